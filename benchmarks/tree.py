@@ -1,0 +1,84 @@
+"""CPU time and memory of a process and everything below it, read from /proc (Linux)."""
+
+import os
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+TICK = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one command took."""
+
+    code: int
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+    output: str
+
+
+def measure(command: list[str], cwd: Path, interval_s: float = 0.2) -> Usage:
+    """Run a command and sample its process tree.
+
+    Memory is the sum of proportional shares (PSS), so that pages shared by Ray's workers count once. CPU seconds are
+    those of the tree's processes while they were seen; a process that lives shorter than the interval is missed.
+    """
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    peak, cpu = 0.0, {}
+    done = threading.Event()
+
+    def sample() -> None:
+        nonlocal peak
+        while not done.wait(interval_s):
+            tree = _tree(process.pid)
+            peak = max(peak, sum(_pss(pid) for pid in tree) / 2**20)
+            cpu.update({pid: _cpu(pid) for pid in tree})
+
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
+    output, _ = process.communicate()
+    done.set()
+    sampler.join()
+    return Usage(process.returncode, time.perf_counter() - started, sum(cpu.values()), peak, output)
+
+
+def _tree(root: int) -> list[int]:
+    """Processes of the session that ``root`` leads, and all descendants (Ray starts sessions of its own)."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(fields[1])
+    found = [root]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found
+
+
+def _pss(pid: int) -> float:
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return float(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0.0
+
+
+def _cpu(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / TICK

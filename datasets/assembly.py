@@ -1,0 +1,223 @@
+"""Raw cohorts put together: targets encoded over all of them, the participant flow, one table each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equipoise.datasets.cohort_tables import RawCohort, name_slides
+from equipoise.datasets.errors import DataError
+from equipoise.datasets.flow import Flow
+from equipoise.datasets.omics.matrix import read_matrix
+from equipoise.datasets.plausibility import check_plausible
+from equipoise.datasets.specs import Columns
+from equipoise.datasets.tables import place
+from equipoise.datasets.targets import EncodedTask, encode
+from equipoise.datasets.tasks import RegressionTask, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SLIDE_COLUMNS = ("slide", "patient", "cohort", "path", "mpp")
+
+
+def encode_all(task: Task, cohorts: Sequence[RawCohort]) -> EncodedTask:
+    """Encode a task over all cohorts at once, so that no cohort reads a value differently.
+
+    Patients of a cohort that lacks the column have no label, with that as the reason.
+    """
+    import pandas as pd
+
+    parts, reasons = [], {}
+    for raw in cohorts:
+        lacking = [column for column in task.columns if column not in raw.labels.columns]
+        if lacking:
+            reasons |= dict.fromkeys(
+                raw.labels.index, f"cohort {raw.source.name} has no column {lacking[0]!r}"
+            )
+        else:
+            parts.append(raw.labels[list(task.columns)])
+    encoded = encode(task, pd.concat(parts))
+    if isinstance(task, RegressionTask):
+        position = {patient: i for i, patient in enumerate(encoded.patients)}
+        for raw in cohorts:
+            own = [patient for patient in raw.labels.index if patient in position]
+            values = encoded.value[[position[patient] for patient in own]]
+            where = f"task {task.name!r}, column {task.column!r} of {place(raw.source.clinical)}"
+            check_plausible(values, own, where, allow=task.allow_wide_range)
+    return _extended(encoded, reasons)
+
+
+def _extended(encoded: EncodedTask, reasons: Mapping[str, str]) -> EncodedTask:
+    """The encoded task with patients that have no label at all behind the others."""
+    gap = np.full(len(reasons), np.nan)
+    survival = encoded.type == "survival"
+    return EncodedTask(
+        name=encoded.name,
+        type=encoded.type,
+        patients=(*encoded.patients, *reasons),
+        value=encoded.value if survival else np.concatenate([encoded.value, gap]),
+        time=np.concatenate([encoded.time, gap]) if survival else encoded.time,
+        event=np.concatenate([encoded.event, gap]) if survival else encoded.event,
+        reasons=encoded.reasons | dict(reasons),
+    )
+
+
+def run_flow(cohorts: Sequence[RawCohort], encoded: Sequence[EncodedTask]) -> list[Flow]:
+    """Send every cohort through the stages up to ``has label``."""
+    labelled = {p for task in encoded for p, known in zip(task.patients, task.known, strict=True) if known}
+    flows = []
+    for raw, names in zip(cohorts, name_slides(cohorts), strict=True):
+        slides = None if raw.slides is None else dict(zip(names, raw.slides["patient"], strict=True))
+        flow = Flow(raw.source.name, raw.labels.index, slides)
+        for reason in raw.keyless:
+            flow.note("", "", "in table", reason)
+        flow.close("in table")
+        for patient, path in raw.repeated:
+            flow.note(patient, path, "unique", "the slides table lists the file again")
+        flow.drop_patients(raw.conflicts, "unique")
+        flow.close("unique")
+        if slides is not None:
+            known = set(raw.labels.index)
+            strangers = {
+                slide: "its patient is not in the clinical table"
+                for slide, p in slides.items()
+                if p not in known
+            }
+            flow.drop_slides(strangers, "has slide")
+            flow.drop_slideless("has slide", "the slides table lists no slide")
+            flow.close("has slide")
+        if encoded:
+            bare = [patient for patient in flow.patients if patient not in labelled]
+            reasons = {p: "; ".join(f"{task.name}: {task.reasons[p]}" for task in encoded) for p in bare}
+            flow.drop_patients(reasons, "has label")
+            flow.close("has label")
+        flows.append(flow)
+    return flows
+
+
+def patient_table(
+    cohorts: Sequence[RawCohort], encoded: Sequence[EncodedTask], flows: Sequence[Flow]
+) -> pd.DataFrame:
+    """Columns patient, cohort, role, site and the tasks', for everybody who is in."""
+    import pandas as pd
+
+    rows = [
+        {"patient": patient, "cohort": raw.source.name, "role": raw.source.role, "site": site}
+        for raw, flow in zip(cohorts, flows, strict=True)
+        for patient, site in zip(raw.labels.index, raw.sites, strict=True)
+        if patient in flow.patients
+    ]
+    table = pd.DataFrame(rows, columns=["patient", "cohort", "role", "site"], dtype=object)
+    for task in encoded:
+        values = pd.DataFrame(task.columns(), index=list(task.patients)).reindex(table["patient"])
+        for column in values:
+            table[column] = values[column].to_numpy(dtype=float)
+    return table
+
+
+def slide_table(cohorts: Sequence[RawCohort], flows: Sequence[Flow]) -> pd.DataFrame:
+    """Columns slide, patient, cohort, path, mpp of every slide that is in, in manifest order."""
+    import pandas as pd
+
+    parts = []
+    for raw, names, flow in zip(cohorts, name_slides(cohorts), flows, strict=True):
+        if raw.slides is not None:
+            part = raw.slides.assign(slide=names, cohort=raw.source.name)
+            parts.append(part[part["slide"].isin(list(flow.slides or {}))])
+    if not parts:
+        return pd.DataFrame(
+            {name: pd.Series(dtype=float if name == "mpp" else object) for name in SLIDE_COLUMNS}
+        )
+    return pd.concat(parts, ignore_index=True)[list(SLIDE_COLUMNS)]
+
+
+def label_gaps(patients: pd.DataFrame, encoded: Sequence[EncodedTask]) -> pd.DataFrame:
+    """Columns cohort, patient, task, reason: who is in without a label for a task."""
+    import pandas as pd
+
+    rows = [
+        (cohort, patient, task.name, task.reasons[patient])
+        for task in encoded
+        for cohort, patient in zip(patients["cohort"], patients["patient"], strict=True)
+        if patient in task.reasons
+    ]
+    return pd.DataFrame(rows, columns=["cohort", "patient", "task", "reason"], dtype=object)
+
+
+def load_omics(
+    cohorts: Sequence[RawCohort], columns: Columns | None, base: Path
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Modality → matrix over all cohorts, with the genes that every cohort's matrix has.
+
+    Raises
+    ------
+    DataError
+        If a matrix holds no patient of its cohort, or the matrices share no gene.
+    """
+    import pandas as pd
+
+    parts: dict[str, dict[str, pd.DataFrame]] = {}
+    notes = []
+    for raw in cohorts:
+        own = (raw.source.columns or Columns()).or_else(columns)
+        for modality, source in raw.source.omics.items():
+            matrix = read_matrix(source, base, own)
+            known = matrix.index.intersection(raw.labels.index, sort=False)
+            if known.empty:
+                turned = (
+                    " (patients stand in the columns: turn the table round)"
+                    if set(matrix.columns) & set(raw.labels.index)
+                    else ""
+                )
+                raise DataError(
+                    f"no patient of the {modality} matrix is in the clinical table{turned}: "
+                    f"{', '.join(map(repr, matrix.index[:3]))} there, "
+                    f"{', '.join(map(repr, raw.labels.index[:3]))} here",
+                    where=f"cohort {raw.source.name!r}, {place(source)}",
+                    fix="make the patient keys of both tables equal, letter by letter",
+                )
+            strangers = len(matrix) - len(known)
+            if strangers or len(known) < len(raw.labels):
+                notes.append(
+                    f"cohort {raw.source.name}: {modality} of {len(known)} of {len(raw.labels)} patients"
+                    + (f"; {strangers} rows belong to nobody" if strangers else "")
+                )
+            parts.setdefault(modality, {})[raw.source.name] = matrix.loc[known]
+    omics = {}
+    for modality, matrices in parts.items():
+        genes, note = _shared_genes(modality, matrices)
+        notes += note
+        omics[modality] = pd.concat([matrix[genes] for matrix in matrices.values()])
+        if gaps := int(omics[modality].isna().sum().sum()):
+            notes.append(f"{modality}: {gaps} single values are missing (NaN)")
+    return omics, notes
+
+
+def _shared_genes(modality: str, matrices: Mapping[str, pd.DataFrame]) -> tuple[list[str], list[str]]:
+    names = list(matrices)
+    genes = [gene for gene in matrices[names[0]].columns if all(gene in m.columns for m in matrices.values())]
+    if not genes:
+        examples = "; ".join(f"{name}: {', '.join(map(str, m.columns[:3]))}" for name, m in matrices.items())
+        raise DataError(
+            f"the cohorts share no {modality} column ({examples})",
+            where=f"omics {modality!r}",
+            fix="use one naming of genes (symbols or Ensembl ids) in all cohorts",
+        )
+    lost = {name: len(m.columns) - len(genes) for name, m in matrices.items() if len(m.columns) > len(genes)}
+    note = f"{modality}: {len(genes)} columns are in every cohort; left out: " + ", ".join(
+        f"{count} of {name}" for name, count in lost.items()
+    )
+    return genes, [note] if lost else []
+
+
+def matching(omics: Mapping[str, pd.DataFrame], patients: Iterable[Any]) -> dict[str, pd.DataFrame]:
+    """Matrices cut to these patients, in their order."""
+    patients = list(patients)
+    return {
+        modality: matrix.loc[[patient for patient in patients if patient in matrix.index]]
+        for modality, matrix in omics.items()
+    }

@@ -1,0 +1,221 @@
+"""All cohorts of a study as one table of patients, one of slides, omics, exclusions and the participant flow.
+
+The one way from a user's tables to what is split, extracted and learned from. Nobody is dropped without a row
+in ``exclusions``; label maps are decided over all cohorts at once, so that no cohort reads a value
+differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equipoise.datasets import assembly, cohort_checks
+from equipoise.datasets.cohort_tables import read_cohort
+from equipoise.datasets.errors import DataError
+from equipoise.datasets.flow import STATUS_STAGE, Flow, exclusion_table
+from equipoise.datasets.specs import CohortSource, Columns
+from equipoise.datasets.tasks import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["CohortSource", "Cohorts", "Columns", "load_cohorts"]
+
+
+@dataclass(frozen=True)
+class Cohorts:
+    """Patients and slides that are in, and who is not and why.
+
+    Attributes
+    ----------
+    tasks
+        Prediction targets in the order of the study.
+    patients
+        Columns patient, cohort, role, site and per task ``NAME`` (or ``NAME.time`` in days and
+        ``NAME.event``), NaN = missing; in the order of the study's cohorts and their tables.
+    slides
+        Columns slide (unique name), patient, cohort, path, mpp (NaN = as the slide says); in manifest order.
+    omics
+        Modality → float32 [patients, genes], indexed by patient; a patient without a row lacks the modality.
+    exclusions
+        Columns cohort, patient, slide, stage, reason; ``slide`` is empty where a patient as a whole is left
+        out.
+    label_gaps
+        Columns cohort, patient, task, reason: patients that are in but have no label for a task.
+    flow
+        Rows {cohort, stage, patients, slides, excluded, excluded_slides}.
+    notes
+        Remarks for terminal and report.
+    """
+
+    tasks: tuple[Task, ...]
+    patients: pd.DataFrame
+    slides: pd.DataFrame
+    omics: dict[str, pd.DataFrame]
+    exclusions: pd.DataFrame
+    label_gaps: pd.DataFrame
+    flow: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...] = ()
+
+    def with_slide_status(self, index: pd.DataFrame) -> Cohorts:
+        """Leave out slides that extraction could not use, and patients that have no other.
+
+        Parameters
+        ----------
+        index
+            Columns slide, status (``ok`` or a reason code) and error (text); slides that it does not list
+            count as missing. Cohorts without a slides table pass unchanged.
+
+        Raises
+        ------
+        DataError
+            If a slide has several rows, or nobody, or nobody of a class, is left to learn from.
+        """
+        if repeated := list(index["slide"][index["slide"].duplicated()]):
+            raise DataError(
+                f"{len(repeated)} slides have several rows ({', '.join(map(str, repeated[:3]))})",
+                where="slide index",
+                fix="pass only the rows of this study's slides, as FeatureStore.choose selects them",
+            )
+        status = dict(zip(index["slide"], zip(index["status"], index["error"], strict=True), strict=True))
+        return self._after(lambda flow: _drop_failed(flow, status) if flow.slides else None, last=True)
+
+    def drop(self, reasons: Mapping[str, str], stage: str) -> Cohorts:
+        """Leave out patients for a reason of one's own: a smoke run, a consent withdrawn.
+
+        Parameters
+        ----------
+        reasons
+            Patient → reason.
+        stage
+            Name of the stage in flow and exclusions.
+        """
+
+        def advance(flow: Flow) -> None:
+            flow.drop_patients(reasons, stage)
+            flow.close(stage)
+
+        return self._after(advance, last=any(row["stage"] == "used" for row in self.flow))
+
+    def _after(self, advance: Callable[[Flow], None], *, last: bool) -> Cohorts:
+        """Every cohort sent through further stages; after the last one, ``used`` counts who is left."""
+        import pandas as pd
+
+        flows = []
+        for name, part in self.patients.groupby("cohort", sort=False):
+            own = self.slides[self.slides["cohort"] == name]
+            flow = Flow(str(name), part["patient"], dict(zip(own["slide"], own["patient"], strict=True)))
+            advance(flow)
+            if last:
+                flow.close("used")
+            flows.append(flow)
+        patients = self.patients[self.patients["patient"].isin([p for flow in flows for p in flow.patients])]
+        slides = self.slides[self.slides["slide"].isin([s for flow in flows for s in flow.slides or {}])]
+        # "used" is the last word of a flow: an earlier one gives way to the new one.
+        flow = _by_cohort(
+            [*(r for r in self.flow if r["stage"] != "used"), *(r for f in flows for r in f.counts)]
+        )
+        cohort_checks.refuse_empty(patients, flow, (), learning=(self.patients["role"] == "develop").any())
+        cohort_checks.refuse_impossible(patients, self.tasks)
+        lost = exclusion_table(row for flow in flows for row in flow.exclusions)
+        return replace(
+            self,
+            patients=patients.reset_index(drop=True),
+            slides=slides.reset_index(drop=True),
+            omics=assembly.matching(self.omics, patients["patient"]),
+            exclusions=pd.concat([self.exclusions, lost], ignore_index=True),
+            label_gaps=self.label_gaps[self.label_gaps["patient"].isin(patients["patient"])].reset_index(
+                drop=True
+            ),
+            flow=flow,
+            notes=self.notes + _emptied(self.patients, patients),
+        )
+
+
+def load_cohorts(
+    sources: Sequence[CohortSource],
+    tasks: Sequence[Task],
+    columns: Columns | None,
+    base: Path,
+) -> Cohorts:
+    """Read, check and encode all cohorts of a study.
+
+    Parameters
+    ----------
+    sources
+        Cohorts in the order of the study.
+    tasks
+        Prediction targets; without any, everybody is in (features can be extracted before there are labels).
+    columns
+        The study's columns; a cohort's own win over them.
+    base
+        Folder of the study file, from which relative paths start.
+
+    Raises
+    ------
+    DataError
+        If a table cannot be used, a patient stands in two cohorts, a task's column is in no cohort, a label
+        map is incomplete, or a cohort or a class is empty.
+    """
+    cohort_checks.refuse_repeated([source.name for source in sources], "cohorts")
+    cohort_checks.refuse_repeated([task.name for task in tasks], "tasks")
+    needed = list(dict.fromkeys(column for task in tasks for column in task.columns))
+    raw = [read_cohort(s, needed, (s.columns or Columns()).or_else(columns), base) for s in sources]
+    cohort_checks.refuse_shared_patients(raw)
+    notes = [note for cohort in raw for note in cohort.notes]
+    notes += cohort_checks.absent_columns(raw, tasks)
+    encoded = [assembly.encode_all(task, raw) for task in tasks]
+    flows = assembly.run_flow(raw, encoded)
+    flow = _by_cohort(row for cohort in flows for row in cohort.counts)
+    patients = assembly.patient_table(raw, encoded, flows)
+    names = [source.name for source in sources]
+    cohort_checks.refuse_empty(patients, flow, names, learning=False)
+    cohort_checks.refuse_impossible(patients, tasks)
+    omics, omics_notes = assembly.load_omics(raw, columns, base)
+    notes += omics_notes + cohort_checks.unit_notes(patients, tasks) + cohort_checks.survival_notes(tasks)
+    return Cohorts(
+        tasks=tuple(tasks),
+        patients=patients,
+        slides=assembly.slide_table(raw, flows),
+        omics=assembly.matching(omics, patients["patient"]),
+        exclusions=exclusion_table(row for cohort in flows for row in cohort.exclusions),
+        label_gaps=assembly.label_gaps(patients, encoded),
+        flow=flow,
+        notes=tuple(notes),
+    )
+
+
+def _drop_failed(flow: Flow, status: Mapping[str, tuple[str, object]]) -> None:
+    """Stages ``readable``, ``mpp ok`` and ``tissue``: a patient leaves with the last slide."""
+    lost: dict[str, dict[str, str]] = {"readable": {}, "mpp ok": {}, "tissue": {}}
+    for slide in flow.slides or {}:
+        state, error = status.get(slide, ("missing", "the slide was not extracted"))
+        if state != "ok":
+            reason = f"{state}: {error}" if isinstance(error, str) and error else str(state)
+            lost[STATUS_STAGE.get(state, "readable")][slide] = reason
+    for stage, reasons in lost.items():
+        owners: dict[str, list[str]] = {}
+        for slide, reason in reasons.items():
+            owners.setdefault((flow.slides or {})[slide], []).append(f"{slide}: {reason}")
+        flow.drop_slides(reasons, stage)
+        kept = set((flow.slides or {}).values())
+        flow.drop_patients(
+            {p: "no usable slide; " + "; ".join(r) for p, r in owners.items() if p not in kept}, stage
+        )
+        flow.close(stage)
+
+
+def _by_cohort(rows: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Flow rows of each cohort together, in the order in which cohorts first appear."""
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault(row["cohort"], []).append(row)
+    return tuple(row for part in grouped.values() for row in part)
+
+
+def _emptied(before: pd.DataFrame, after: pd.DataFrame) -> tuple[str, ...]:
+    gone = [name for name in dict.fromkeys(before["cohort"]) if name not in set(after["cohort"])]
+    return tuple(f"cohort {name}: nobody is left; see the exclusions" for name in gone)

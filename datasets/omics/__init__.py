@@ -1,0 +1,1 @@
+"""Omics of patients: matrices of patients x genes, read as float32."""

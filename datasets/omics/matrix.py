@@ -1,0 +1,235 @@
+"""Matrices of patients x genes from csv, tsv, xlsx or parquet.
+
+Unlike clinical tables these are wide: text is parsed to float32 directly and columns that are not needed are
+skipped. NaN marks a single missing value; a patient without any value has no row, which means that the
+modality is absent.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from equipoise.datasets.errors import DataError
+from equipoise.datasets.specs import Columns, OmicsSource, TableSource, label_key
+from equipoise.datasets.table_files import (
+    SNIFFED_LINES,
+    open_text,
+    read_grid,
+    sniff_delimiter,
+    table_format,
+    unique_columns,
+)
+from equipoise.datasets.tables import (
+    MISSING,
+    applicable,
+    detect_dialect,
+    locate,
+    patient_column,
+    place,
+    read_table,
+    require_columns,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Names that data frames give to a first column that had none.
+INDEX_NAMES = ("", "Unnamed: 0", "__index_level_0__", "index")
+
+
+def read_matrix(source: TableSource, base: Path, columns: Columns | None = None) -> pd.DataFrame:
+    """Read patients x genes.
+
+    Parameters
+    ----------
+    source
+        Path, row filter and, for :class:`~equipoise.datasets.specs.OmicsSource`, the suffix of the gene
+        columns.
+    base
+        Folder that relative paths start from.
+    columns
+        Patient column where it is not recognised; a first column without a name is taken otherwise.
+
+    Returns
+    -------
+    pandas.DataFrame
+        float32 [patients, genes], indexed by patient in the order of the table; equal rows of a patient are
+        one.
+
+    Raises
+    ------
+    DataError
+        If there is no patient or gene column, a gene column holds text, or rows of one patient differ.
+    """
+    import pandas as pd
+
+    path = locate(source.path, base)
+    names = _renamed(_column_names(path, source), source)
+    probe = pd.DataFrame(columns=names, dtype=object)
+    key = _key_column(probe, columns or Columns(), source)
+    require_columns(probe, source.where, source)
+    genes = _gene_columns(probe, key, source)
+    needed = [key, *source.where, *genes]
+    frame = _read_needed(path, source, names, needed, genes, base)
+    frame = _filtered(frame, source)
+    if np.isinf(frame[genes].to_numpy()).any():
+        raise DataError("the matrix holds infinite values", where=place(source), fix="leave such cells empty")
+    return _one_row_per_patient(frame, key, genes, source)
+
+
+def _column_names(path: Path, source: TableSource) -> list[str]:
+    kind = table_format(path)
+    if kind == "parquet":
+        import pyarrow.parquet as pq
+
+        return unique_columns([name.strip() for name in pq.ParquetFile(path).schema_arrow.names])
+    if kind == "xlsx":
+        return list(read_grid(path, sheet=source.sheet, header=source.header).columns)
+    with open_text(path, source.encoding) as stream:
+        lines = list(islice(stream, source.header + SNIFFED_LINES))[source.header - 1 :]
+    if not lines:
+        raise DataError("the table is empty", where=place(source))
+    first = next(csv.reader(lines, delimiter=sniff_delimiter(lines)))
+    return unique_columns([name.strip() for name in first])
+
+
+def _renamed(names: list[str], source: TableSource) -> list[str]:
+    return [source.rename.get(name, name) for name in names]
+
+
+def _key_column(probe: pd.DataFrame, columns: Columns, source: TableSource) -> str:
+    """The patient column: named, recognised, or the first column without a name."""
+    known = columns.patient in probe.columns or detect_dialect(probe) is not None
+    if not known and probe.columns[0] in INDEX_NAMES:
+        return probe.columns[0]
+    return patient_column(probe, applicable(columns, probe), source)
+
+
+def _gene_columns(probe: pd.DataFrame, key: str, source: TableSource) -> list[str]:
+    suffix = source.suffix if isinstance(source, OmicsSource) else None
+    if suffix is not None:
+        genes = [name for name in probe.columns if name.endswith(suffix) and len(name) > len(suffix)]
+        if not genes:
+            raise DataError(f"no column ends with {suffix!r}", where=place(source), fix="correct 'suffix'")
+        return genes
+    dialect = detect_dialect(probe)
+    roles = set(dialect.columns.model_dump().values()) if dialect else set()
+    genes = [n for n in probe.columns if n not in {key, *source.where, *roles} and n not in INDEX_NAMES]
+    if not genes:
+        raise DataError(f"no columns besides the patient key {key!r}", where=place(source))
+    return genes
+
+
+def _read_needed(
+    path: Path, source: TableSource, names: list[str], needed: list[str], genes: list[str], base: Path
+) -> pd.DataFrame:
+    """Key and filter columns as text, genes as float32."""
+    import pandas as pd
+
+    if table_format(path) == "text":
+        with open_text(path, source.encoding) as stream:
+            head = list(islice(stream, source.header + SNIFFED_LINES))[source.header - 1 :]
+        numeric = set(genes)
+        text = [name for name in needed if name not in numeric]
+        with open_text(path, source.encoding) as stream:
+            try:
+                return pd.read_csv(
+                    stream,
+                    sep=sniff_delimiter(head),
+                    header=None,
+                    names=names,
+                    skiprows=source.header,
+                    usecols=needed,
+                    dtype=dict.fromkeys(text, str) | dict.fromkeys(genes, np.float32),
+                    na_values={name: sorted(MISSING) if name in numeric else [] for name in needed},
+                    keep_default_na=False,
+                    index_col=False,
+                )[needed]
+            except ValueError:
+                pass  # a gene column holds text: the slow way below finds it and says so
+    elif (
+        table_format(path) == "parquet"
+        and not source.rename
+        and (fast := _parquet_numbers(path, needed, genes)) is not None
+    ):
+        return fast
+    table = read_table(source.model_copy(update={"where": {}}), base)[needed]
+    numbers = table[genes].where(~table[genes].isin(MISSING)).apply(pd.to_numeric, errors="coerce")
+    bad = numbers.isna() & ~table[genes].isin(MISSING)
+    if bad.to_numpy().any():
+        _refuse_text(table, bad, source)
+    return pd.concat(
+        [table[[name for name in needed if name not in set(genes)]], numbers.astype(np.float32)], axis=1
+    )
+
+
+def _parquet_numbers(path: Path, needed: list[str], genes: list[str]) -> pd.DataFrame | None:
+    """Numeric Parquet columns without a detour through text; ``None`` if a gene column is not numeric."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    schema = file.schema_arrow
+    plain = all(name in schema.names for name in needed)
+    if not plain or not all(
+        pa.types.is_floating(t) or pa.types.is_integer(t) or pa.types.is_boolean(t)
+        for t in (schema.field(name).type for name in genes)
+    ):
+        return None
+    frame = file.read(columns=needed).to_pandas(ignore_metadata=True)
+    text = [name for name in needed if name not in set(genes)]
+    frame[text] = frame[text].astype(object).where(frame[text].notna(), "").astype(str)
+    return frame[needed].astype(dict.fromkeys(genes, np.float32))
+
+
+def _refuse_text(table: pd.DataFrame, bad: pd.DataFrame, source: TableSource) -> None:
+    columns = list(bad.columns[bad.any()])
+    row = bad.index[bad[columns[0]]][0]
+    raise DataError(
+        f"{len(columns)} column(s) hold text among the genes: {', '.join(map(repr, columns[:5]))} "
+        f"(row {row}: {table.at[row, columns[0]]!r})",
+        where=place(source),
+        fix="take these columns out of the table, or name the ending of the gene columns (suffix: _rnaseq)",
+    )
+
+
+def _filtered(frame: pd.DataFrame, source: TableSource) -> pd.DataFrame:
+    for column, wanted in source.where.items():
+        frame = frame.loc[frame[column].str.strip().map(label_key).isin(wanted)]
+    if frame.empty:
+        raise DataError(
+            "the matrix has no rows" + (" that fulfil 'where'" if source.where else ""), where=place(source)
+        )
+    return frame
+
+
+def _one_row_per_patient(
+    frame: pd.DataFrame, key: str, genes: Sequence[str], source: TableSource
+) -> pd.DataFrame:
+    """Equal rows of a patient become one; rows without a key or without any value go."""
+    frame = frame.assign(**{key: frame[key].str.strip()})
+    frame = frame.loc[(frame[key] != "") & frame[list(genes)].notna().any(axis=1)]
+    if frame.empty:
+        raise DataError("no patient has a value", where=place(source))
+    matrix = frame.set_index(key)[list(genes)]
+    matrix.index.name = "patient"
+    first = matrix.loc[~matrix.index.duplicated()]
+    rows, firsts = matrix.to_numpy(), first.to_numpy()[first.index.get_indexer(matrix.index)]
+    equal = ((rows == firsts) | (np.isnan(rows) & np.isnan(firsts))).all(axis=1)
+    differing = list(dict.fromkeys(matrix.index[~equal]))
+    if differing:
+        raise DataError(
+            f"{len(differing)} patients have several rows that differ: {', '.join(differing[:3])}",
+            where=place(source),
+            fix="keep one sample per patient, for instance with 'where: {sample_type: Primary Tumor}'",
+        )
+    suffix = source.suffix if isinstance(source, OmicsSource) else None
+    if suffix:
+        first.columns = [name.removesuffix(suffix) for name in first.columns]
+    return first

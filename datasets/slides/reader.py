@@ -1,0 +1,274 @@
+"""Reading a slide: exact regions at exact resolutions, composited on white, through OpenSlide.
+
+One :class:`SlideReader` serves several threads. Each thread keeps its own OpenSlide handle, because a single
+decoding error makes a handle useless for good (every later call fails, even for good tiles): the thread that
+met the error drops its handle and opens a new one, the others are not disturbed.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+
+from equipoise.datasets.slides.mpp import Sampling, choose_sampling, slide_mpp
+from equipoise.datasets.slides.problems import SlideProblem
+from equipoise.datasets.slides.resample import area_resample, source_size
+
+#: Source pixels read at once for a thumbnail: bounds memory on slides without a pyramid.
+_THUMBNAIL_SOURCE = 2048
+
+
+def open_slide(
+    path: str | Path, mpp_override: float | None = None, study_mpp: float | None = None
+) -> SlideReader:
+    """Open a slide and settle its pixel size.
+
+    Parameters
+    ----------
+    path
+        File, or the folder of a DICOM slide.
+    mpp_override
+        Pixel size from the slides table (um/px); ``None`` or NaN if absent.
+    study_mpp
+        Pixel size from the study, used where the table has none.
+
+    Raises
+    ------
+    SlideProblem
+        ``missing``, ``not_a_slide``, ``unreadable``, ``no_mpp`` or ``mpp_out_of_range``.
+    """
+    return SlideReader(Path(path), mpp_override, study_mpp)
+
+
+class SlideReader:
+    """An open slide; see :func:`open_slide`. Use as a context manager, or call :meth:`close`.
+
+    Attributes
+    ----------
+    dimensions
+        Width and height at level 0.
+    level_dimensions, level_downsamples
+        The pyramid as OpenSlide states it.
+    mpp, mpp_source
+        um per level-0 pixel and where the number comes from.
+    vendor
+        OpenSlide's name of the format.
+    kind
+        Which code reads the pixels.
+    """
+
+    kind = "openslide"
+
+    def __init__(self, path: Path, mpp_override: float | None, study_mpp: float | None) -> None:
+        self.path = path
+        self._file = _slide_file(path)
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._handles: dict[openslide.OpenSlide, threading.Lock] = {}
+        self._closed = False
+        try:
+            handle, _ = self._handle()
+            properties = dict(handle.properties)
+            self.dimensions: tuple[int, int] = handle.dimensions
+            self.level_dimensions: tuple[tuple[int, int], ...] = tuple(handle.level_dimensions)
+            self.level_downsamples: tuple[float, ...] = tuple(handle.level_downsamples)
+            self.vendor = properties.get("openslide.vendor", "")
+            resolved = slide_mpp(properties, mpp_override, study_mpp)
+        except SlideProblem as problem:
+            self.close()
+            problem.where = problem.where or str(path)
+            raise
+        except openslide.OpenSlideError as error:
+            self.close()
+            raise SlideProblem("unreadable", str(error), where=str(path)) from error
+        self.mpp = resolved.value
+        self.mpp_source = resolved.source
+
+    def sampling(self, target: float) -> Sampling:
+        """How ``target`` um/px is read from this slide; raises ``upsampling`` if it cannot be."""
+        return choose_sampling(self.mpp, self.level_downsamples, target)
+
+    def read(
+        self, x0: int, y0: int, w0: float, h0: float, out_px: tuple[int, int], resample: str = "area"
+    ) -> NDArray[np.uint8]:
+        """Read a region at an exact scale.
+
+        Parameters
+        ----------
+        x0, y0
+            Top-left corner in level-0 pixels.
+        w0, h0
+            Size in level-0 pixels; may be fractional.
+        out_px
+            Width and height of the result; ``w0 / width`` level-0 pixels make one output pixel.
+        resample
+            ``area``: average over the exact footprint. Nothing is resampled where the scale is 1.
+
+        Returns
+        -------
+        uint8 ``[height, width, 3]``, RGB on white where the slide has no pixels.
+
+        Raises
+        ------
+        SlideProblem
+            ``unreadable`` if the pixels cannot be decoded (the reader stays usable), ``upsampling`` if the
+            region is smaller than the output.
+        ValueError
+            For an unknown ``resample``.
+        """
+        if resample != "area":
+            raise ValueError(f"unknown resampling {resample!r}; known: area")
+        width, height = out_px
+        downsample = (w0 / width, h0 / height)
+        fits = [d for d in self.level_downsamples if d <= min(downsample) * (1 + 1e-6)]
+        if not fits:
+            raise SlideProblem(
+                "upsampling",
+                f"{w0:g} x {h0:g} px of level 0 cannot fill {width} x {height} px",
+                where=str(self.path),
+            )
+        level = self.level_downsamples.index(max(fits))
+        scale = (downsample[0] / max(fits), downsample[1] / max(fits))
+        pixels = self._read_level(x0, y0, level, source_size(out_px, scale))
+        return area_resample(pixels, out_px, scale)
+
+    def thumbnail(self, mpp: float) -> tuple[NDArray[np.uint8], float]:
+        """The whole slide at about ``mpp`` um/px (the slide's own where that is coarser).
+
+        The result covers the slide exactly, so its pixels may deviate from ``mpp`` by a fraction of one pixel
+        in the whole width. Read in pieces: memory is bounded by the thumbnail, whatever the pyramid.
+
+        Returns
+        -------
+        uint8 ``[h, w, 3]`` and its um/px.
+        """
+        width0, height0 = self.dimensions
+        target = max(mpp, self.mpp)
+        # Rounding down keeps the thumbnail's pixels at least as large as level-0 pixels.
+        width = max(1, math.floor(width0 * self.mpp / target + 1e-6))
+        height = max(1, math.floor(height0 * self.mpp / target + 1e-6))
+        dx, dy = width0 / width, height0 / height
+        finest = max(d for d in self.level_downsamples if d <= min(dx, dy) * (1 + 1e-6))
+        step = max(1, int(_THUMBNAIL_SOURCE * finest / max(dx, dy)))
+        out = np.empty((height, width, 3), np.uint8)
+        for top in range(0, height, step):
+            for left in range(0, width, step):
+                h, w = min(step, height - top), min(step, width - left)
+                piece = self.read(math.floor(left * dx), math.floor(top * dy), w * dx, h * dy, (w, h))
+                out[top : top + h, left : left + w] = piece
+        return out, dx * self.mpp
+
+    def close(self) -> None:
+        """Close the handles of all threads, after the reads that are under way."""
+        with self._lock:
+            self._closed = True
+            for handle, busy in self._handles.items():
+                with busy:  # closing under a read would take the memory from under it
+                    handle.close()
+            self._handles.clear()
+
+    def __enter__(self) -> SlideReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read_level(self, x0: int, y0: int, level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        handle, busy = self._handle()
+        try:
+            # OpenSlide places the corner exactly, between pixels of the level where the downsample is a fraction.
+            with busy:
+                region = handle.read_region((x0, y0), level, size)
+        except openslide.OpenSlideError as error:
+            self._drop(handle)
+            where = f"{self.path} x={x0} y={y0} level={level}"
+            raise SlideProblem("unreadable", f"{error}", where=where) from error
+        return on_white(np.asarray(region))
+
+    def _handle(self) -> tuple[openslide.OpenSlide, threading.Lock]:
+        """This thread's handle, opened if need be, and the lock that is held while it reads."""
+        handle: openslide.OpenSlide | None = getattr(self._local, "handle", None)
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"{self.path} is closed")
+            if handle in self._handles:
+                return handle, self._handles[handle]
+        opened, busy = _open(self._file), threading.Lock()
+        with self._lock:
+            self._handles[opened] = busy
+        self._local.handle = opened
+        return opened, busy
+
+    def _drop(self, handle: openslide.OpenSlide) -> None:
+        """Forget a handle of this thread: OpenSlide latches its first error for every later call."""
+        with self._lock:
+            if self._handles.pop(handle, None) is not None:
+                handle.close()
+
+
+def on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Composite ``[H, W, 4]`` on white: pixels outside a slide are transparent black, not black tissue."""
+    alpha = rgba[..., 3]
+    if alpha.min() == 255:
+        return np.ascontiguousarray(rgba[..., :3])
+    a = alpha[..., None].astype(np.uint16)
+    return ((rgba[..., :3].astype(np.uint16) * a + 255 * (255 - a) + 127) // 255).astype(np.uint8)
+
+
+def _slide_file(path: Path) -> Path:
+    """The file that OpenSlide opens; the first ``.dcm`` of a DICOM folder."""
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob("*.dcm"))
+    if not files:
+        raise SlideProblem("not_a_slide", "the folder holds no .dcm file", where=str(path))
+    return files[0]
+
+
+def _open(file: Path) -> openslide.OpenSlide:
+    if not file.exists():
+        raise SlideProblem("missing", "no such file", where=str(file))
+    try:
+        return openslide.OpenSlide(str(file))
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        status, reason = _why_unsupported(file)
+        raise SlideProblem(status, reason, where=str(file)) from error
+    except openslide.OpenSlideError as error:
+        raise SlideProblem("unreadable", str(error), where=str(file)) from error
+
+
+def _why_unsupported(file: Path) -> tuple[str, str]:
+    """Tell a truncated TIFF from a plain image and from other files: OpenSlide says the same of all three."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            head = stream.read(16)
+    except OSError as error:
+        return "unreadable", str(error)
+    if size == 0:
+        return "unreadable", "the file is empty"
+    order = {b"II": "little", b"MM": "big"}.get(head[:2])
+    if order is None or len(head) < 16:
+        return "not_a_slide", "OpenSlide does not know this format"
+    version = int.from_bytes(head[2:4], order)  # type: ignore[arg-type]
+    if version not in (42, 43):
+        return "not_a_slide", "OpenSlide does not know this format"
+    at = head[4:8] if version == 42 else head[8:16]
+    directory = int.from_bytes(at, order)  # type: ignore[arg-type]
+    if directory >= size:
+        return (
+            "unreadable",
+            f"truncated: the TIFF directory should be at byte {directory}, the file ends at {size}",
+        )
+    return (
+        "not_a_slide",
+        "a TIFF, but none of the whole-slide layouts that OpenSlide knows (tiled, with levels)",
+    )

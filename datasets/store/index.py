@@ -1,0 +1,186 @@
+"""The index: one row per slide, the only truth about what is in a store.
+
+Rows stand in the order in which slides were first registered. That order alone decides the shard of a slide,
+and a shard's name and content follow from the keys of its finished slides: however many workers wrote and
+whenever they were interrupted, the same slides give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from equipoise.datasets.errors import DataError
+from equipoise.datasets.slides.problems import STATUSES
+
+INDEX_FILE = "index.parquet"
+
+#: Registered, nothing known yet.
+PENDING = "pending"
+
+_COLUMNS: dict[str, tuple[pa.DataType, Any]] = {
+    "key": (pa.string(), ""),
+    "slide": (pa.string(), ""),
+    "path": (pa.string(), ""),
+    "fingerprint": (pa.string(), ""),
+    "sha256": (pa.string(), ""),
+    "mpp_override": (pa.float64(), math.nan),
+    "shard": (pa.string(), ""),
+    "batch": (pa.int32(), -1),
+    "n": (pa.int64(), 0),
+    "status": (pa.string(), PENDING),
+    "attempts": (pa.int32(), 0),
+    "error": (pa.string(), ""),
+    "mpp": (pa.float64(), math.nan),
+    "mpp_source": (pa.string(), ""),
+    "tile_mpp": (pa.float64(), math.nan),
+    "level0_px": (pa.float64(), math.nan),
+    "width": (pa.int64(), 0),
+    "height": (pa.int64(), 0),
+    "vendor": (pa.string(), ""),
+    "tissue": (pa.float64(), math.nan),
+    "bad_tiles": (pa.int64(), 0),
+    "reader": (pa.string(), ""),
+}
+
+SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, (kind, _) in _COLUMNS.items()])
+
+#: Columns that say what a slide gave; the others say which slide it is and where its features are.
+RESULT_COLUMNS = tuple(
+    name
+    for name in _COLUMNS
+    if name not in {"key", "slide", "path", "fingerprint", "mpp_override", "shard", "batch"}
+)
+
+Row = dict[str, Any]
+
+
+def slide_key(slide: str, fingerprint: str, mpp_override: float | None) -> str:
+    """Sixteen hexadecimal digits: the slide's name, its content and the pixel size stated for it.
+
+    A moved file keeps its key; a replaced file or another stated pixel size makes another one, so that stale
+    features are never taken for new ones.
+    """
+    mpp = "" if mpp_override is None or math.isnan(mpp_override) else f"{mpp_override:.9g}"
+    return hashlib.sha256(f"{slide}\0{fingerprint}\0{mpp}".encode()).hexdigest()[:16]
+
+
+class Index:
+    """The rows of a store, by place and by key."""
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self._rows: list[Row] = list(rows)
+        self._place = {row["key"]: at for at, row in enumerate(self._rows)}
+        self._keys: dict[str, list[str]] = {}
+        for row in self._rows:
+            self._keys.setdefault(row["slide"], []).append(row["key"])
+
+    @classmethod
+    def load(cls, file: Path) -> Index:
+        """Read the index; an absent file is an empty index.
+
+        Raises
+        ------
+        DataError
+            If the file is damaged.
+        """
+        if not file.exists():
+            return cls()
+        try:
+            table = pq.read_table(file)
+            missing = [name for name in SCHEMA.names if name not in table.column_names]
+            for name in missing:  # written by an older minor version
+                kind, empty = _COLUMNS[name]
+                table = table.append_column(name, pa.array([empty] * len(table), kind))
+            return cls(table.select(SCHEMA.names).to_pylist())
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(f"damaged index of a feature store: {error}", where=str(file)) from error
+
+    def save(self, file: Path, settled: Iterable[Row] | None = None) -> None:
+        """Write all rows (``settled`` instead, if given) to ``file``; the caller renames."""
+        table = pa.Table.from_pylist(list(self._rows if settled is None else settled), schema=SCHEMA)
+        pq.write_table(table, file, compression="zstd")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._place
+
+    def __getitem__(self, key: str) -> Row:
+        return self._rows[self._place[key]]
+
+    def place(self, key: str) -> int:
+        """Position of a slide in the order of registration."""
+        return self._place[key]
+
+    def named(self, slide: str) -> list[Row]:
+        """All rows of that slide name: several if a file was replaced or its pixel size restated."""
+        return [self[key] for key in self._keys.get(slide, ())]
+
+    def register(self, slide: str, path: str, fingerprint: str, mpp_override: float | None) -> str:
+        """Give a slide its place, or find it.
+
+        A new key takes the place of a row of the same slide that has no features (a file that was missing and
+        is now there, a pixel size that was refused and is now stated), and a new place otherwise.
+
+        Returns
+        -------
+        The slide's key.
+        """
+        key = slide_key(slide, fingerprint, mpp_override)
+        if key in self._place:
+            self[key]["path"] = path
+            return key
+        row: Row = {name: empty for name, (_, empty) in _COLUMNS.items()}
+        override = math.nan if mpp_override is None else float(mpp_override)
+        row |= {
+            "key": key,
+            "slide": slide,
+            "path": path,
+            "fingerprint": fingerprint,
+            "mpp_override": override,
+        }
+        for old in self.named(slide):
+            if old["status"] != "ok":
+                at = self._place.pop(old["key"])
+                self._rows[at] = row
+                self._place[key] = at
+                self._keys[slide] = [key if known == old["key"] else known for known in self._keys[slide]]
+                return key
+        self._place[key] = len(self._rows)
+        self._keys.setdefault(slide, []).append(key)
+        self._rows.append(row)
+        return key
+
+    def record(self, key: str, result: Row) -> None:
+        """Enter what a slide gave.
+
+        Raises
+        ------
+        DataError
+            For an unknown slide, status or column.
+        """
+        if key not in self._place:
+            raise DataError(f"slide key {key!r} was never registered in this store")
+        if result.get("status") not in STATUSES:
+            raise DataError(f"unknown slide status {result.get('status')!r}; known: {', '.join(STATUSES)}")
+        unknown = set(result) - set(RESULT_COLUMNS)
+        if unknown:
+            raise DataError(f"unknown columns for the index: {', '.join(sorted(unknown))}")
+        row = self[key]
+        row |= {name: _COLUMNS[name][1] for name in RESULT_COLUMNS}
+        row |= {name: value for name, value in result.items() if value is not None}
+
+    def reset(self, key: str) -> None:
+        """Forget what a slide gave, so that it is tried again."""
+        self[key].update({name: _COLUMNS[name][1] for name in RESULT_COLUMNS}, shard="", batch=-1)

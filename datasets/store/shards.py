@@ -1,0 +1,137 @@
+"""Arrow IPC files: one record batch per slide, memory-mapped, no copy between disk and NumPy.
+
+The same layout serves one staged slide (a file with one batch) and a shard (a file with the batches of its
+slides in the order of their places).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from equipoise.datasets.errors import DataError
+from equipoise.datasets.store.spec import ENCODING_TYPE, ENCODING_VERSION, StoreSpec
+
+
+def shard_schema(spec: StoreSpec) -> pa.Schema:
+    """Columns ``x``, ``y`` (int32) and ``features`` (fixed-size list of float16), with the specification."""
+    about = {
+        "encoding-type": ENCODING_TYPE,
+        "encoding-version": ENCODING_VERSION,
+        "address": spec.address,
+        "encoder": spec.encoder,
+        "encoder_hash": spec.encoder_hash,
+        "dim": str(spec.dim),
+        "mpp": f"{spec.mpp:g}",
+        "tile_px": str(spec.tile_px),
+        "resample": spec.resample,
+        "reader": spec.reader,
+        "tissue": json.dumps(spec.tissue, sort_keys=True),
+        "code": spec.code,
+    }
+    fields = [
+        pa.field("x", pa.int32(), nullable=False),
+        pa.field("y", pa.int32(), nullable=False),
+        pa.field(
+            "features", pa.list_(pa.field("item", pa.float16(), nullable=False), spec.dim), nullable=False
+        ),
+    ]
+    return pa.schema(fields, metadata=about)
+
+
+def slide_batch(
+    spec: StoreSpec, x: NDArray[np.int32], y: NDArray[np.int32], features: NDArray[np.float16]
+) -> pa.RecordBatch:
+    """One slide as a record batch.
+
+    Parameters
+    ----------
+    x, y
+        int32 ``[N]``, level-0 pixels.
+    features
+        ``[N, D]``; converted to float16.
+
+    Raises
+    ------
+    DataError
+        If shapes do not fit the specification or a feature is NaN or infinite.
+    """
+    values = np.ascontiguousarray(features, dtype=np.float16)
+    if values.shape != (len(x), spec.dim) or len(x) != len(y):
+        raise DataError(f"features {values.shape} do not fit {len(x)} tiles of {spec.dim} numbers")
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).any(axis=1).sum())
+        raise DataError(f"{bad} of {len(x)} feature vectors hold NaN or infinity in float16")
+    schema = shard_schema(spec)
+    flat = pa.array(values.reshape(-1))
+    columns = [
+        pa.array(np.ascontiguousarray(x, np.int32)),
+        pa.array(np.ascontiguousarray(y, np.int32)),
+        pa.FixedSizeListArray.from_arrays(flat, type=schema.field("features").type),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def write_batches(
+    path: Path, spec: StoreSpec, batches: Iterable[tuple[pa.RecordBatch, dict[str, str]]]
+) -> None:
+    """Write record batches, each with its own metadata, one after another: memory holds one at a time."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, shard_schema(spec)) as writer:
+        for batch, about in batches:
+            writer.write_batch(batch, custom_metadata=about)
+
+
+class MappedFile:
+    """A memory-mapped IPC file; its pages are shared by all processes of a machine.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._source = pa.memory_map(str(path))
+            self._reader = pa.ipc.open_file(self._source)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(
+                f"features cannot be read: {error}", where=str(path), fix="run `equipoise extract` again"
+            ) from error
+
+    def __len__(self) -> int:
+        return self._reader.num_record_batches
+
+    def batch(self, at: int) -> tuple[pa.RecordBatch, dict[str, str]]:
+        """A record batch and its metadata."""
+        try:
+            found = self._reader.get_batch_with_custom_metadata(at)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(
+                f"batch {at} cannot be read: {error}",
+                where=str(self.path),
+                fix="run `equipoise extract` again",
+            ) from error
+        about = {k.decode(): v.decode() for k, v in dict(found.custom_metadata or {}).items()}
+        return found.batch, about
+
+
+def batch_arrays(batch: pa.RecordBatch) -> tuple[NDArray[np.float16], NDArray[np.int32], NDArray[np.int32]]:
+    """``features [N, D]`` and ``x``, ``y`` ``[N]``, all views of the mapped file (read-only)."""
+    column = batch.column(batch.schema.get_field_index("features"))
+    features = column.flatten().to_numpy(zero_copy_only=True).reshape(len(batch), column.type.list_size)
+    x = batch.column(batch.schema.get_field_index("x")).to_numpy(zero_copy_only=True)
+    y = batch.column(batch.schema.get_field_index("y")).to_numpy(zero_copy_only=True)
+    return features, x, y
+
+
+def as_text(values: dict[str, Any]) -> dict[str, str]:
+    """Batch metadata: every value as JSON, so that types survive."""
+    return {key: json.dumps(value) for key, value in sorted(values.items())}

@@ -1,0 +1,126 @@
+"""What made a store: the identity that decides whether features may be mixed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from equipoise.datasets.errors import DataError
+
+#: Written into every store and shard; readers are chosen by this pair.
+ENCODING_TYPE = "equipoise-feature-store"
+ENCODING_VERSION = "1.0.0"
+
+SPEC_FILE = "store.json"
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """Everything that decides the numbers in a store.
+
+    Attributes
+    ----------
+    encoder, encoder_hash
+        Name, and digest of definition and weights.
+    dim
+        Length of a feature vector.
+    mpp
+        Target um/px of the tiles.
+    tile_px
+        Tile side in px.
+    resample
+        ``area`` or ``dct``.
+    reader
+        Rules by which pixels are read, with their version.
+    tissue
+        Parameters of mask and tile choice.
+    code
+        Version of the extraction's meaning (not of the program): raised when the same slide would give other
+        tiles.
+    """
+
+    encoder: str
+    encoder_hash: str
+    dim: int
+    mpp: float
+    tile_px: int
+    resample: str = "area"
+    reader: str = "openslide-1"
+    tissue: dict[str, Any] = field(default_factory=dict)
+    code: str = "1"
+
+    @property
+    def address(self) -> str:
+        """Sixteen hexadecimal digits; equal specifications have equal addresses."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def folder(self) -> str:
+        """Folder of the store below a folder of stores."""
+        return f"{self.encoder}-{self.mpp:g}mpp-{self.tile_px}px-{self.address}"
+
+    def differences(self, other: StoreSpec) -> list[str]:
+        """``"mpp: 0.5 here, 1.0 asked for"`` for every field in which ``other``, the wish, differs."""
+        found = []
+        for at in fields(self):
+            mine, theirs = getattr(self, at.name), getattr(other, at.name)
+            if isinstance(mine, dict):
+                keys = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
+                found += [f"{at.name}.{k}: {mine.get(k)!r} here, {theirs.get(k)!r} asked for" for k in keys]
+            elif mine != theirs:
+                found.append(f"{at.name}: {mine!r} here, {theirs!r} asked for")
+        return found
+
+
+def write_spec(path: Path, spec: StoreSpec, shard_slides: int) -> str:
+    """The text of ``store.json``; also returned for tests of the format."""
+    text = json.dumps(
+        {
+            "encoding-type": ENCODING_TYPE,
+            "encoding-version": ENCODING_VERSION,
+            "address": spec.address,
+            "shard_slides": shard_slides,
+            "spec": asdict(spec),
+        },
+        indent=1,
+        sort_keys=True,
+    )
+    path.write_text(text + "\n", "utf-8")
+    return text
+
+
+def read_spec(folder: Path) -> tuple[StoreSpec, int]:
+    """Specification and slides per shard of a store.
+
+    Raises
+    ------
+    DataError
+        If the folder is no store, of another major version, or damaged.
+    """
+    file = folder / SPEC_FILE
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            "no feature store here",
+            where=str(folder),
+            fix="run `equipoise extract`, or correct features.store",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"damaged feature store: {error}", where=str(file)) from error
+    kind, version = content.get("encoding-type"), str(content.get("encoding-version", ""))
+    if kind != ENCODING_TYPE:
+        raise DataError(f"not a feature store: encoding-type is {kind!r}", where=str(file))
+    if version.split(".")[0] != ENCODING_VERSION.split(".")[0]:
+        raise DataError(
+            f"feature store of format {version}, this program reads {ENCODING_VERSION}",
+            where=str(file),
+            fix="extract again, or use the release that wrote it",
+        )
+    try:
+        return StoreSpec(**content["spec"]), int(content["shard_slides"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"damaged feature store: {error!r}", where=str(file)) from error

@@ -1,0 +1,161 @@
+"""The built-in sites and presets. Light: tables of numbers, no array code."""
+
+import difflib
+
+from equipoise.datasets.errors import DataError
+from equipoise.datasets.synthetic.params import (
+    SLIDE_FAULTS,
+    CohortPlan,
+    FaultName,
+    Knobs,
+    Preset,
+    Role,
+    SiteStyle,
+    StudyDefaults,
+)
+
+#: Sites differ in stain, scanner, compression and resolution as hospitals do.
+SITES: dict[str, SiteStyle] = {
+    "syn-crc-a": SiteStyle(
+        number=1, letters="CA", sources="S", cancer="crc", p_msi=0.16, p_hrd=0.15, pen=0.10, fold=0.10
+    ),
+    "syn-crc-b": SiteStyle(
+        number=2,
+        letters="CB",
+        sources="T",
+        cancer="crc",
+        p_msi=0.16,
+        p_hrd=0.15,
+        mpp=0.25,
+        objective=40,
+        haematoxylin=(0.56, 0.72, 0.41),
+        eosin=(0.21, 0.86, 0.46),
+        haematoxylin_gain=0.85,
+        eosin_gain=1.15,
+        white=(238, 240, 236),
+        quality=60,
+        blur_um=0.35,
+        pen=0.20,
+        fold=0.05,
+        jitter=0.07,
+    ),
+    "syn-luad-a": SiteStyle(
+        number=3,
+        letters="LA",
+        sources="U",
+        cancer="luad",
+        p_msi=0.04,
+        p_hrd=0.30,
+        container="philips",
+        haematoxylin=(0.68, 0.68, 0.27),
+        eosin=(0.09, 0.95, 0.30),
+        haematoxylin_gain=1.1,
+        eosin_gain=0.85,
+        white=(246, 244, 248),
+        quality=75,
+    ),
+    "syn-luad-b": SiteStyle(
+        number=4,
+        letters="LB",
+        sources="V",
+        cancer="luad",
+        p_msi=0.04,
+        p_hrd=0.30,
+        container="generic",
+        mpp=0.4961,
+        objective=None,
+        haematoxylin=(0.60, 0.72, 0.36),
+        eosin=(0.16, 0.90, 0.41),
+        haematoxylin_gain=0.95,
+        eosin_gain=1.1,
+        white=(235, 236, 240),
+        gamma=1.12,
+        quality=45,
+        blur_um=0.5,
+        fold=0.15,
+        jitter=0.07,
+        no_rna_sources=(3,),
+    ),
+    "syn-ucec-a": SiteStyle(
+        number=5,
+        letters="UA",
+        sources="W",
+        cancer="ucec",
+        p_msi=0.25,
+        p_hrd=0.20,
+        container="dicom",
+        haematoxylin=(0.63, 0.70, 0.33),
+        eosin=(0.11, 0.94, 0.33),
+        haematoxylin_gain=1.05,
+        eosin_gain=0.9,
+        white=(243, 243, 243),
+        quality=85,
+        pen=0.05,
+    ),
+}
+
+
+def _plan(
+    name: str, patients: int, side_um: float, role: Role = "develop", faults: tuple[FaultName, ...] = ()
+) -> CohortPlan:
+    return CohortPlan(
+        name=name, patients=patients, side_um=side_um, role=role, style=SITES[name], faults=faults
+    )
+
+
+_FEW_MISSING = Knobs(missing_slide=0.03, missing_rna=0.05, missing_label=0.03, missing_tme=0.03)
+_SMALL_STUDY = StudyDefaults(mpp=1.0, tile_px=112, dim=32, folds=2, epochs=4, bootstrap=50)
+
+RECIPES: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="tiny",
+            cohorts=(_plan("syn-crc-a", 8, 640), _plan("syn-crc-b", 8, 640)),
+            knobs=_FEW_MISSING,
+            study=_SMALL_STUDY,
+        ),
+        Preset(
+            name="quick",
+            cohorts=(_plan("syn-crc-a", 24, 1024), _plan("syn-crc-b", 24, 1024, "external")),
+        ),
+        Preset(
+            name="demo",
+            cohorts=(
+                _plan("syn-crc-a", 24, 2048),
+                _plan("syn-crc-b", 24, 1280, "external"),
+                _plan("syn-luad-a", 24, 2048),
+                _plan("syn-luad-b", 24, 2048, "external"),
+                _plan("syn-ucec-a", 24, 2048),
+            ),
+        ),
+        Preset(
+            name="faults",
+            cohorts=(
+                _plan("syn-crc-a", 16, 640, faults=(*SLIDE_FAULTS, "duplicate_patient", "swapped_labels")),
+                _plan("syn-crc-b", 12, 640, faults=("poisoned_site",)),
+            ),
+            knobs=_FEW_MISSING,
+            study=_SMALL_STUDY.model_copy(update={"max_fail": 0.5}),
+        ),
+    )
+}
+
+
+def recipe(preset: str | Preset) -> Preset:
+    """The preset of that name; a :class:`Preset` is passed through.
+
+    Raises
+    ------
+    DataError
+        If no preset has that name.
+    """
+    if isinstance(preset, Preset):
+        return preset
+    if preset not in RECIPES:
+        close = difflib.get_close_matches(preset, RECIPES, n=1)
+        raise DataError(
+            f"unknown synthetic preset {preset!r}; known: {', '.join(RECIPES)}",
+            fix=f"did you mean {close[0]!r}?" if close else None,
+        )
+    return RECIPES[preset]

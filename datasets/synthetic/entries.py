@@ -1,0 +1,18 @@
+"""The built-in cohorts a study or a command can name."""
+
+from pydantic import BaseModel
+
+from equipoise.datasets.synthetic.params import PresetOptions
+
+_PLAN = "equipoise.datasets.synthetic.generate:plan"
+
+PRESETS: dict[str, tuple[str, type[BaseModel], str]] = {
+    "tiny": ("2 sites x 8 patients, 0.64 mm slides: for continuous integration", PresetOptions, _PLAN),
+    "quick": ("2 sites x 24 patients, 1.02 mm slides at 20x and 40x: the demo", PresetOptions, _PLAN),
+    "demo": (
+        "5 sites x 24 patients of 3 cancers, 2 mm slides in 4 vendors' formats, single-cell reference",
+        PresetOptions,
+        _PLAN,
+    ),
+    "faults": ("2 small sites in which every known fault happens once", PresetOptions, _PLAN),
+}

@@ -1,0 +1,152 @@
+"""Parameters of the generator: knobs of the biology, style of a site, what a preset consists of.
+
+Light on purpose (pydantic only): the registry and ``equipoise ls cohorts`` read it.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Triple = tuple[float, float, float]
+Share = Annotated[float, Field(ge=0, le=1)]
+ContainerName = Literal["aperio", "philips", "generic", "trestle", "dicom"]
+Role = Literal["develop", "external"]
+FaultName = Literal[
+    "no_mpp",
+    "absurd_mpp",
+    "missing_tile",
+    "corrupt_tile",
+    "truncated",
+    "blank",
+    "two_slides",
+    "duplicate_patient",
+    "swapped_labels",
+    "poisoned_site",
+]
+#: Faults of one patient's slide; the others are faults of tables.
+SLIDE_FAULTS: tuple[FaultName, ...] = (
+    "no_mpp",
+    "absurd_mpp",
+    "missing_tile",
+    "corrupt_tile",
+    "truncated",
+    "blank",
+    "two_slides",
+)
+
+#: Ruifrok's haematoxylin and an eosin that is less magenta than his.
+DEFAULT_HAEMATOXYLIN: Triple = (0.64, 0.69, 0.34)
+DEFAULT_EOSIN: Triple = (0.13, 0.92, 0.37)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Knobs(_Frozen):
+    """Strength of what is planted, and how much goes missing.
+
+    Defaults are those of the specification; they set the difficulty and are not tuned until some method wins.
+    """
+
+    rho_image: Share = Field(
+        default=0.90, description="correlation of a latent with what the slide shows of it"
+    )
+    rho_omics: Share = Field(
+        default=0.92, description="correlation of a latent with what the omics show of it"
+    )
+    msi_effect: float = Field(
+        default=1.5, ge=0, description="shift of immune, mucin and grade latents by MSI"
+    )
+    tme_noise: float = Field(
+        default=0.35, ge=0, description="sd of fresh noise in each microenvironment score"
+    )
+    b_shared: float = Field(default=0.80, description="log hazard per sd of what image and omics both show")
+    b_omics: float = Field(default=1.05, description="log hazard per sd of what only omics show")
+    b_image: float = Field(default=0.65, description="log hazard per sd of what only the slide shows")
+    missing_slide: Share = Field(default=0.04, description="share of patients without a slide")
+    missing_rna: Share = Field(default=0.08, description="share of patients without expression")
+    missing_label: Share = Field(default=0.10, description="share of missing values of each clinical label")
+    missing_tme: Share = Field(
+        default=0.08, description="share of missing values of each microenvironment score"
+    )
+
+
+class SiteStyle(_Frozen):
+    """A cohort's hospital: patients' prevalence, scanner, stain, habits.
+
+    ``number`` goes into every seed and ``letters`` into every barcode: both belong to the site for good, so
+    that a site gives the same patients in every preset that has it.
+    """
+
+    number: int = Field(ge=1)
+    letters: str = Field(pattern="^[A-Z]{2}$", description="first two characters of the participant code")
+    sources: str = Field(pattern="^[A-Z]$", description="first character of its tissue-source-site codes")
+    cancer: Literal["crc", "luad", "ucec"]
+    p_msi: Share
+    p_hrd: Share
+    container: ContainerName = "aperio"
+    mpp: float = Field(default=0.5, gt=0.1, lt=5)
+    objective: float | None = 20
+    haematoxylin: Triple = DEFAULT_HAEMATOXYLIN
+    eosin: Triple = DEFAULT_EOSIN
+    haematoxylin_gain: float = 1.0
+    eosin_gain: float = 1.0
+    white: Triple = (244, 243, 245)
+    gamma: float = 1.0
+    blur_um: float = Field(default=0, ge=0)
+    quality: int = Field(default=80, ge=1, le=100)
+    jitter: float = Field(default=0.05, ge=0, description="sd of the stain's variation between slides")
+    pen: Share = Field(default=0, description="share of slides with pen marks")
+    fold: Share = Field(default=0, description="share of slides with a tissue fold")
+    no_rna_sources: tuple[int, ...] = Field(default=(), description="source sites that never sequenced")
+
+
+class CohortPlan(_Frozen):
+    """One cohort of a preset."""
+
+    name: str = Field(pattern="^syn-[a-z0-9-]+$")
+    patients: int = Field(ge=4, le=999)
+    side_um: float = Field(ge=256, le=4096, description="width and height of each slide")
+    role: Role = "develop"
+    style: SiteStyle
+    faults: tuple[FaultName, ...] = Field(
+        default=(), description="what goes wrong; a slide fault hits one patient"
+    )
+
+    @model_validator(mode="after")
+    def _faults_fit(self) -> Self:
+        if self.style.container != "aperio" and set(self.faults) & set(SLIDE_FAULTS):
+            raise ValueError(
+                f"{self.name}: faults of slides are made in Aperio files, not {self.style.container}"
+            )
+        return self
+
+
+class StudyDefaults(_Frozen):
+    """What the generated study file asks for: sizes that suit the preset."""
+
+    mpp: float = 0.5
+    tile_px: int = 224
+    dim: int = 96
+    folds: int = 3
+    epochs: int = 12
+    bootstrap: int = 500
+    max_fail: float = Field(default=0.05, description="share of slides that may fail")
+
+
+class Preset(_Frozen):
+    """A complete recipe; with a seed it fixes every byte."""
+
+    name: str
+    cohorts: tuple[CohortPlan, ...] = Field(min_length=1)
+    knobs: Knobs = Knobs()
+    study: StudyDefaults = StudyDefaults()
+
+
+class PresetOptions(BaseModel):
+    """What a user may say about a built-in preset."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seed: int = Field(default=7, ge=0, description="fixes every byte of the cohorts")

@@ -1,0 +1,150 @@
+"""The slides of one patient: from a job to files. The unit of parallel work."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from equipoise.datasets.synthetic.artefacts import draw_artefacts
+from equipoise.datasets.synthetic.atomic import replacing, write_text
+from equipoise.datasets.synthetic.cancers import CANCERS
+from equipoise.datasets.synthetic.cells import place_cells
+from equipoise.datasets.synthetic.containers import SlideInfo, open_container
+from equipoise.datasets.synthetic.faults import ABSURD, central_tile, damage
+from equipoise.datasets.synthetic.jobs import PatientJob, SlidePlan, receipt_path
+from equipoise.datasets.synthetic.layout import draw_layout, stain_layers
+from equipoise.datasets.synthetic.morphology import Morphology, draw_morphology
+from equipoise.datasets.synthetic.pyramid import LEVELS, STEP, Pyramid
+from equipoise.datasets.synthetic.render import Scan, Scene, emptied, render
+from equipoise.datasets.synthetic.seeds import WHOLE_COHORT, Purpose, stream
+from equipoise.datasets.synthetic.stain import draw_stain
+from equipoise.datasets.synthetic.tiff_container import TiffContainer
+
+#: Colours of the truth mask's classes, for people; the values index ``layout.MASK_CLASSES``.
+_MASK_COLOURS = (
+    (255, 255, 255),
+    (90, 60, 150),
+    (230, 130, 170),
+    (240, 235, 245),
+    (150, 190, 230),
+    (190, 60, 80),
+    (40, 40, 110),
+    (220, 30, 30),
+    (250, 225, 120),
+)
+
+
+def write_patient(job: PatientJob, root: Path) -> dict[str, object]:
+    """Render the slides of one patient, with their truth masks, and leave a receipt.
+
+    Depends on nothing but the job, so that results are the same on any number of workers. Every file appears
+    whole or not at all; the receipt comes last.
+
+    Returns
+    -------
+    dict
+        ``patient``, ``cohort``, ``status`` ("ok"), ``files`` (relative to ``root``), ``bytes`` (their sum)
+        and ``sha256`` of each file.
+    """
+    folder = root / job.cohort
+    morphology = tissue_of(job)
+    written: dict[str, dict[str, int | str]] = {}
+    for slide, file in zip(job.slides, job.files, strict=True):
+        scene, mask = compose(job, morphology, slide)
+        with replacing(folder / "slides" / file) as partial:
+            _write_slide(job, slide, scene, partial)
+            written |= _measured(partial, file)
+        with replacing(folder / "truth" / "masks" / f"{slide.barcode}.png") as partial:
+            _mask_picture(mask).save(partial, "PNG")
+    receipt = {"fingerprint": job.fingerprint(), "slides": written}
+    write_text(receipt_path(job, root), json.dumps(receipt, indent=1) + "\n")
+    return {
+        "patient": job.patient,
+        "cohort": job.cohort,
+        "status": "ok",
+        "files": [f"{job.cohort}/slides/{file}" for file in written],
+        "bytes": sum(int(entry["bytes"]) for entry in written.values()),
+        "sha256": [entry["sha256"] for entry in written.values()],
+    }
+
+
+def tissue_of(job: PatientJob) -> Morphology:
+    """Tissue parameters of the patient."""
+    rng = stream(job.seed, job.style.number, job.number, Purpose.MORPHOLOGY)
+    return draw_morphology(rng, job.latents, job.style.cancer, job.knobs)
+
+
+def scan_of(job: PatientJob) -> Scan:
+    """Pixels of the patient's slides; sides are such that every level's downsampling is exact."""
+    unit = STEP ** (LEVELS - 1)
+    side = round(job.side_um / job.style.mpp / unit) * unit
+    return Scan(side, side, job.style.mpp, job.style.blur_um)
+
+
+def compose(job: PatientJob, morphology: Morphology, slide: SlidePlan) -> tuple[Scene, np.ndarray]:
+    """Scene of one slide and its truth mask (uint8 at 8 um per pixel)."""
+
+    def rng(purpose: Purpose) -> np.random.Generator:
+        return stream(job.seed, job.style.number, job.number, purpose, slide.part)
+
+    layout_rng = rng(Purpose.LAYOUT)
+    extent = scan_of(job).width * job.style.mpp
+    layout = draw_layout(layout_rng, extent, morphology, CANCERS[job.style.cancer])
+    eosin, haematoxylin = stain_layers(layout_rng, layout, morphology)
+    cells = place_cells(rng(Purpose.CELLS), layout, morphology)
+    artefacts = draw_artefacts(rng(Purpose.ARTEFACTS), layout.outline, job.style)
+    source = stream(job.seed, job.style.number, WHOLE_COHORT, Purpose.SOURCE, job.source)
+    stain = draw_stain(rng(Purpose.STAIN), source, job.style)
+    scene = Scene(eosin, haematoxylin, cells, artefacts, stain)
+    return (
+        (emptied(scene), np.zeros_like(layout.mask())) if slide.fault == "blank" else (scene, layout.mask())
+    )
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _measured(path: Path, name: str) -> dict[str, dict[str, int | str]]:
+    """Size and hash of a slide's file, or of every file of its folder."""
+    files = (
+        {f"{name}/{part.name}": part for part in sorted(path.iterdir())} if path.is_dir() else {name: path}
+    )
+    return {key: {"bytes": file.stat().st_size, "sha256": sha256(file)} for key, file in files.items()}
+
+
+def _write_slide(job: PatientJob, slide: SlidePlan, scene: Scene, path: Path) -> None:
+    style, scan, fault = job.style, scan_of(job), slide.fault
+    info = SlideInfo(
+        barcode=slide.barcode,
+        cohort=job.cohort,
+        seed=job.seed,
+        width=scan.width,
+        height=scan.height,
+        mpp=None if fault == "no_mpp" else style.mpp * (ABSURD if fault == "absurd_mpp" else 1),
+        objective=None if fault == "no_mpp" else style.objective,
+        quality=style.quality,
+    )
+    container = open_container(style.container, path, info)
+    try:
+        pyramid = Pyramid(container, scan.width, scan.height, style.quality)
+        for strip in render(scene, scan):
+            pyramid.push(strip)
+        thumbnail = pyramid.finish()
+        if fault == "missing_tile" and isinstance(container, TiffContainer):
+            container.forget_tile(central_tile(container.levels[0]))
+        container.finish(thumbnail)
+    finally:
+        container.close()
+    if isinstance(container, TiffContainer):
+        damage(fault, path, container.levels[0])
+
+
+def _mask_picture(mask: np.ndarray) -> Image.Image:
+    picture = Image.fromarray(mask, "P")
+    picture.putpalette([channel for colour in _MASK_COLOURS for channel in colour])
+    return picture

@@ -1,0 +1,76 @@
+"""Writes ``docs/reference.md`` from the code: study sections, registries, commands. A test holds it up to date."""
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from equipoise.jobs.cli import JOBS
+from equipoise.jobs.options import StudyOptions
+from equipoise.platform.registry import KINDS, entries
+from equipoise.platform.study import json_schema
+
+TARGET = Path(__file__).parent / "reference.md"
+
+
+def text() -> str:
+    """The whole page."""
+    parts = ["# Reference", "Written by `make docs` from the code; do not edit.", "## Commands", *_commands()]
+    parts += ["## Study file", *_sections(), "## Registries", *_registries()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _commands() -> list[str]:
+    shared = set(StudyOptions.__dataclass_fields__)
+    lines = ["Each is `equipoise <job>` and `python -m equipoise.jobs.<job>`."]
+    rows = ["| job | what it does | own options |", "|---|---|---|"]
+    for name, line in JOBS.items():
+        command = import_module(f"equipoise.jobs.{name}").command
+        own = [p for p in inspect.signature(command).parameters.values() if p.name not in shared]
+        takes_study = "config" in inspect.signature(command).parameters
+        options = [f"`{p.annotation.__metadata__[0].param_decls[-1]}`" for p in own if _is_option(p)]
+        rows.append(f"| `{name}` | {line} | {' '.join(options)}{' + shared' if takes_study else ''} |")
+    rows_shared = ["Shared options of jobs that take a study:", "| option | meaning |", "|---|---|"]
+    for field in StudyOptions.__dataclass_fields__.values():
+        option: Any = field.type.__metadata__[0]  # type: ignore[union-attr]
+        rows_shared.append(f"| `{' '.join(option.param_decls)}` | {option.help} |")
+    return [*lines, "\n".join(rows), rows_shared[0], "\n".join(rows_shared[1:])]
+
+
+def _is_option(parameter: inspect.Parameter) -> bool:
+    return bool(getattr(parameter.annotation.__metadata__[0], "param_decls", None))
+
+
+def _sections() -> list[str]:
+    schema = json_schema()
+    blocks = [_table(schema["properties"], set(schema["required"]))]
+    for name, definition in sorted(schema["$defs"].items()):
+        if definition.get("properties"):
+            lead = " ".join(definition.get("description", "").split())
+            blocks += [
+                f"### {name}",
+                lead,
+                _table(definition["properties"], set(definition.get("required", []))),
+            ]
+    return [block for block in blocks if block]
+
+
+def _table(properties: dict[str, Any], required: set[str]) -> str:
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    for key, value in properties.items():
+        default = "required" if key in required else f"`{value['default']}`" if "default" in value else ""
+        rows.append(f"| `{key}` | {default} | {' '.join(value.get('description', '').split())} |")
+    return "\n".join(rows)
+
+
+def _registries() -> list[str]:
+    blocks = []
+    for kind in KINDS:
+        rows = [f"| {entry.name} | {entry.summary} |" for entry in entries(kind).values()]
+        blocks += [f"### {kind}", "\n".join(["| name | what it is |", "|---|---|", *rows])]
+    return blocks
+
+
+if __name__ == "__main__":
+    TARGET.write_text(text(), encoding="utf-8")
+    print(f"wrote {TARGET}")

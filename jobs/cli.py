@@ -1,0 +1,89 @@
+"""The command line: one command per job, ``equipoise <job>`` ≡ ``python -m equipoise.jobs.<job>``.
+
+A command's module is imported when the command is asked for; ``equipoise --help`` shows the first line of each and
+imports none of what they need.
+"""
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import typer
+
+#: Jobs in the order in which a person meets them.
+JOBS = {
+    "doctor": "Check this machine: PASS, WARN or FAIL, each with a fix.",
+    "demo": "Make a synthetic study and run it: slides to report in minutes.",
+    "init": "Write a commented study file, columns guessed from your tables.",
+    "ls": "List what a study can name: models, encoders, splits, templates, …",
+    "validate": "Check study, tables and slides; write manifest, exclusions and folds.",
+    "synthesize": "Write built-in synthetic cohorts: slides, tables, omics.",
+    "extract": "Tile slides and extract features (Ray Data).",
+    "train": "Train on the development cohorts with cross-validation.",
+    "evaluate": "Predict external cohorts and compute metrics with intervals.",
+    "report": "Write report.html from the run folder.",
+    "run": "Everything from slides to report; skips what is done.",
+    "status": "Progress, failures and next command of a run folder.",
+}
+
+
+def main() -> None:
+    """Entry point of ``equipoise``."""
+    arguments = sys.argv[1:]
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    if name in JOBS:
+        _app({name: JOBS[name]})(arguments, prog_name="equipoise")
+    else:
+        _app(JOBS)(arguments, prog_name="equipoise")
+
+
+def run_module(name: str) -> None:
+    """Entry point of ``python -m equipoise.jobs.<name>``."""
+    _app({name: JOBS[name]})([name, *sys.argv[1:]], prog_name="equipoise")
+
+
+def _app(jobs: dict[str, str]) -> typer.Typer:
+    """A typer application; the modules of its jobs are imported only when it holds a single one."""
+    app = typer.Typer(
+        name="equipoise",
+        help="Computational pathology on Ray: balance tasks, modalities and sites.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=False)(_version)
+    for name, line in jobs.items():
+        command = import_module(f"equipoise.jobs.{name}").command if len(jobs) == 1 else _placeholder(name)
+        app.command(name, help=line if len(jobs) > 1 else None)(command)
+    return app
+
+
+def _placeholder(name: str) -> Any:
+    """Stands for a job in the list of jobs; never runs, since a named job gets an application of its own."""
+
+    def listed() -> None:
+        raise AssertionError(name)
+
+    return listed
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"equipoise {version('equipoise')}")
+        raise typer.Exit
+
+
+def _version(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    """Computational pathology on Ray: balance tasks, modalities and sites."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""``equipoise demo``: from nothing to a report."""
+
+from typing import Annotated, Any
+
+import typer
+
+from equipoise.jobs.options import plain_job
+
+
+@plain_job
+def demo(
+    preset: Annotated[str, typer.Option("--preset", help="One of `equipoise ls cohorts`.")] = "quick",
+    out: Annotated[str, typer.Option("-o", "--out", help="Folder to write to.", metavar="DIR")] = "demo",
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same slides.")] = 7,
+    max_cpus: Annotated[int | None, typer.Option("--max-cpus", help="CPUs a local Ray may use.")] = None,
+) -> dict[str, Any]:
+    """Make a synthetic study and run it: slides, features, cross-validation, report."""
+    from pathlib import Path
+
+    from equipoise.platform import steps
+    from equipoise.platform.session import RayOptions, ray_session
+    from equipoise.platform.study import load_study
+    from equipoise.platform.synthesis import synthesize
+    from equipoise.platform.workspace import STEPS, RunFolder
+
+    folder = Path(out)
+    options = RayOptions(cpus=max_cpus)
+    with ray_session(options):  # one Ray for rendering and extraction
+        study = load_study(synthesize(preset, seed, folder, options))
+        facts = steps.perform(study, lambda study: RunFolder.open(study, str(folder / "run"), "auto"), STEPS)
+    print(f"report: {facts['report']}")
+    print(f"next: equipoise init -o study.yaml --tables DIR   (your own data; or edit {study.file})")
+    return facts
+
+
+command = demo
+
+if __name__ == "__main__":
+    from equipoise.jobs.cli import run_module
+
+    run_module("demo")

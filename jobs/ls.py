@@ -1,0 +1,38 @@
+"""``equipoise ls``: what a study can name."""
+
+from typing import Annotated
+
+import typer
+
+from equipoise.jobs.options import plain_job
+
+
+@plain_job
+def ls(
+    kind: Annotated[
+        str | None, typer.Argument(help="Kind of entry; without one, all kinds are listed.")
+    ] = None,
+) -> None:
+    """List the registries: models, encoders, splits, sites, cohorts, templates, …"""
+    from equipoise.platform.registry import KINDS, entries
+
+    for name in [kind] if kind else KINDS:
+        found = entries(name)
+        width = max(map(len, found), default=0)
+        print(f"{name} ({len(found)})")
+        for entry in found.values():
+            print(f"  {entry.name:<{width}}  {entry.summary}")
+            if kind:
+                for parameter, field in entry.params.model_fields.items():
+                    note = f": {field.description}" if field.description else ""
+                    print(
+                        f"  {'':<{width}}    {parameter} = {field.get_default(call_default_factory=True)!r}{note}"
+                    )
+
+
+command = ls
+
+if __name__ == "__main__":
+    from equipoise.jobs.cli import run_module
+
+    run_module("ls")

@@ -1,0 +1,113 @@
+"""How a job ends: an exit code, ``status.json``, and a last line ``EQUIPOISE-RESULT {json}``.
+
+``ray job submit`` reports only success or failure; the last line says the rest to whoever reads the log.
+"""
+
+import json
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from equipoise.jobs.options import LogFormat
+
+log = logging.getLogger("equipoise")
+
+
+def ended(
+    name: str, job: Callable[[], dict[str, Any] | None], log_format: LogFormat, verbose: bool
+) -> NoReturn:
+    """Run a job and leave the process as the job ended.
+
+    Parameters
+    ----------
+    name
+        Name of the job.
+    job
+        Returns facts for the result line (``out``, ``report``, …); ``run_folder`` receives ``status.json``.
+    log_format, verbose
+        How to write progress; ``verbose`` adds tracebacks.
+    """
+    from equipoise.datasets.errors import EquipoiseError
+
+    set_up_logging(log_format, verbose)
+    facts: dict[str, Any] = {}
+    try:
+        facts = job() or {}
+        status, code = "ok", 0
+    except EquipoiseError as error:
+        status, code = "failed", error.exit_code
+        facts = {"error": str(error), **getattr(error, "facts", {})}
+        sys.stderr.write(f"error: {error}\n")
+        if verbose:
+            traceback.print_exc()
+    except KeyboardInterrupt:
+        status, code = "interrupted", 1
+        sys.stderr.write("interrupted; run the same command again to go on\n")
+    except Exception as error:
+        status, code = "failed", 1
+        facts = {"error": f"{type(error).__name__}: {error}"}
+        traceback.print_exc()
+        sys.stderr.write(
+            f"error: {type(error).__name__}: {error}\n  this is a defect of Equipoise: please report it\n"
+        )
+    _say(name, status, code, facts)
+    sys.exit(code)
+
+
+def _say(name: str, status: str, code: int, facts: dict[str, Any]) -> None:
+    folder = facts.pop("run_folder", None)
+    outcome = {"job": name, "status": status, "code": code, **facts}
+    if folder is not None and folder.root.exists():
+        folder.finish(outcome)
+    sys.stderr.flush()
+    print("EQUIPOISE-RESULT " + json.dumps(outcome, default=str), flush=True)
+
+
+class _KeyValue(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time = self.formatTime(record, "%H:%M:%S")
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        text = f"{time} {level}{record.getMessage()}"
+        return text + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(
+            {"at": self.formatTime(record), "level": record.levelname, "message": record.getMessage()},
+            default=str,
+        )
+
+
+def set_up_logging(log_format: LogFormat, verbose: bool) -> None:
+    """One handler on the ``equipoise`` logger: rich on a terminal, plain lines otherwise, JSON when asked."""
+    chosen = log_format
+    if chosen is LogFormat.auto:
+        chosen = LogFormat.rich if sys.stderr.isatty() else LogFormat.plain
+    if chosen is LogFormat.rich:
+        from rich.console import Console
+        from rich.logging import RichHandler
+
+        handler: logging.Handler = RichHandler(
+            console=Console(stderr=True), show_path=False, show_level=False
+        )
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Json() if chosen is LogFormat.json else _KeyValue())
+    for name, level in (
+        ("equipoise", logging.DEBUG if verbose else logging.INFO),
+        ("py.warnings", logging.WARNING),
+    ):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(level)
+        logger.propagate = False
+    logging.captureWarnings(True)
+    warnings.formatwarning = lambda message, category, *_: str(message)
+    from equipoise.datasets.errors import DataWarning
+
+    warnings.simplefilter("ignore")  # those of libraries are for developers
+    warnings.simplefilter("always", DataWarning)

@@ -1,0 +1,46 @@
+"""``equipoise status``: what a run folder says of itself."""
+
+from typing import Annotated, Any
+
+import typer
+
+from equipoise.jobs.options import plain_job
+
+
+@plain_job
+def status(
+    run: Annotated[str, typer.Argument(help="Run folder.", metavar="RUN")],
+) -> dict[str, Any]:
+    """Progress, failures and next command of a run folder."""
+    from pathlib import Path
+
+    from equipoise.platform.errors import StudyError
+    from equipoise.platform.workspace import STEPS, RunFolder
+
+    folder = RunFolder(Path(run))
+    if not folder.status_file.exists():
+        raise StudyError("is not a run folder: there is no status.json", where=run)
+    facts = folder.status()
+    print(f"{folder.root}: {facts['status']}")
+    for step in STEPS:
+        state = facts["steps"].get(step, {"status": "to do"})
+        rest = {key: value for key, value in state.items() if key not in ("status", "at", "error")}
+        print(
+            f"  {step:<9} {state['status']:<8} " + " ".join(f"{key}={value}" for key, value in rest.items())
+        )
+        if "error" in state:
+            print("    " + state["error"].replace("\n", "\n    "))
+    study = folder.provenance / "study.yaml"
+    if folder.report.exists():
+        print(f"report: {folder.report}")
+    if facts["status"] != "ok" and study.exists():
+        print(f"next: equipoise run -c STUDY -o {run}   (goes on where it stopped)")
+    return {"run": folder.root, "state": facts["status"]}
+
+
+command = status
+
+if __name__ == "__main__":
+    from equipoise.jobs.cli import run_module
+
+    run_module("status")

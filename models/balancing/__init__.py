@@ -1,0 +1,1 @@
+"""Task balancing: losses and gradients of several tasks become one update."""

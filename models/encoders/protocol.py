@@ -1,0 +1,34 @@
+"""What a tile encoder is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Encoder(Protocol):
+    """A function from tiles to vectors that knows its own identity.
+
+    Built from its parameter model: ``Encoder(params)``. An encoder may keep weights and a device, but no
+    state that changes with use: a tile's vector depends on that tile alone, not on its neighbours in the
+    batch.
+
+    Attributes
+    ----------
+    dim
+        Length D of a vector.
+    hash
+        Hexadecimal digest of everything that decides the vectors: definition, weights, normalisation.
+    batch_size
+        Tiles per call at which the encoder works well.
+    """
+
+    dim: int
+    hash: str
+    batch_size: int
+
+    def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[np.float16]:
+        """Encode RGB tiles ``[B, H, W, 3]`` into ``[B, D]``."""
+        ...

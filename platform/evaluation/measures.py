@@ -1,0 +1,189 @@
+"""Which metrics a kind of task gets, how each is computed on a group, and when it cannot be."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from equipoise.platform.evaluation import metrics
+from equipoise.platform.evaluation.samples import Group, Sample
+
+Floats = NDArray[np.float64]
+
+#: The metric that stands for a kind of task in summaries, forest plots and the verdict.
+PRIMARY = {"binary": "auroc", "multiclass": "auroc", "regression": "pearson", "survival": "c_index"}
+#: Value of a predictor without information, where it does not depend on the data.
+CHANCE = {"auroc": 0.5, "balanced_accuracy": 0.5, "pearson": 0.0, "r2": 0.0, "c_index": 0.5}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One metric of a task or, in multiclass tasks, of a class.
+
+    ``value(group, weight)`` gives ``[...]``; ``undefined(group)`` gives the reason why it would be NaN, or
+    None. ``interval`` is False for what is known rather than estimated (baselines, thresholds).
+    """
+
+    metric: str
+    value: Callable[[Group, ArrayLike | None], Floats]
+    undefined: Callable[[Group], str | None]
+    column: int = 0
+    class_name: str = ""
+    predictor: str = "model"
+    interval: bool = True
+    caution: Callable[[Group], str] = field(default=lambda group: "")
+
+
+def measures(sample: Sample) -> list[Measure]:
+    """Measures of a sample, the primary one first; trivial baselines last."""
+    if sample.kind == "binary":
+        return _binary(sample)
+    if sample.kind == "multiclass":
+        of_classes = [m for k, name in enumerate(sample.classes) for m in _one_class(k, name)]
+        share = 1 / len(sample.classes)
+        return [*of_classes, _constant("auroc", 0.5, empty), _constant("balanced_accuracy", share, empty)]
+    return _regression() if sample.kind == "regression" else _survival()
+
+
+def macro_metrics(kind: str) -> dict[tuple[str, str], str]:
+    """(Per-class metric, predictor) → name of its mean over the classes, for multiclass tasks."""
+    if kind != "multiclass":
+        return {}
+    return {
+        ("auroc", "model"): "auroc",
+        ("auprc", "model"): "auprc",
+        ("sensitivity", "model"): "balanced_accuracy",
+        ("auprc", "prevalence"): "auprc",
+    }
+
+
+def one_class(group: Group, k: int = 0) -> str | None:
+    """Reason if a class is missing."""
+    positives, n = int((group.target[:, k] == 1).sum()), len(group.target)
+    if n == 0:
+        return "no labelled patient"
+    if positives in (0, n):
+        return f"all {n} patients are {'positive' if positives else 'negative'}"
+    return None
+
+
+def empty(group: Group) -> str | None:
+    """Reason if nobody has a label."""
+    return None if len(group.patient) else "no labelled patient"
+
+
+def _binary(sample: Sample) -> list[Measure]:
+    def judged(compute: Callable[..., Floats]) -> Callable[[Group, ArrayLike | None], Floats]:
+        return lambda g, w: compute(g.target[:, 0], g.score[:, 0] >= g.threshold, w)
+
+    def no_threshold(g: Group) -> str | None:
+        if np.isnan(g.threshold):
+            return "no threshold, because the validation part lacks a class"
+        return one_class(g)
+
+    def partly(g: Group) -> str:
+        return g.threshold_note
+
+    def threshold(g: Group, _: ArrayLike | None) -> Floats:
+        return np.asarray(g.threshold)
+
+    found = [
+        Measure("auroc", lambda g, w: metrics.auroc(g.target[:, 0], g.score[:, 0], w), one_class),
+        Measure("auprc", lambda g, w: metrics.average_precision(g.target[:, 0], g.score[:, 0], w), one_class),
+    ]
+    if sample.role != "val":  # judged by a threshold that the same patients chose, these would flatter
+        found += [
+            Measure("balanced_accuracy", judged(metrics.balanced_accuracy), no_threshold, caution=partly),
+            Measure("sensitivity", judged(metrics.sensitivity), no_threshold, caution=partly),
+            Measure("specificity", judged(metrics.specificity), no_threshold, caution=partly),
+            Measure("threshold", threshold, no_threshold, interval=False, caution=partly),
+        ]
+    return [*found, _constant("auroc", 0.5, one_class), _prevalence(0, "")]
+
+
+def _one_class(k: int, name: str) -> list[Measure]:
+    def undefined(g: Group) -> str | None:
+        return one_class(g, k)
+
+    return [
+        Measure("auroc", lambda g, w: metrics.auroc(g.target[:, k], g.score[:, k], w), undefined, k, name),
+        Measure(
+            "auprc",
+            lambda g, w: metrics.average_precision(g.target[:, k], g.score[:, k], w),
+            undefined,
+            k,
+            name,
+        ),
+        Measure(
+            "sensitivity",
+            lambda g, w: metrics.sensitivity(g.target[:, k], g.score.argmax(1) == k, w),
+            undefined,
+            k,
+            name,
+        ),
+        _prevalence(k, name),
+    ]
+
+
+def _regression() -> list[Measure]:
+    def correlation_undefined(g: Group) -> str | None:
+        if len(g.score) < 3:
+            return f"{len(g.score)} labelled patients; a correlation needs three"
+        if np.isnan(metrics.pearson(g.target[:, 0], g.score[:, 0])):
+            return f"all {'targets' if np.ptp(g.target[:, 0]) == 0 else 'predictions'} are equal"
+        return None
+
+    def r2_undefined(g: Group) -> str | None:
+        if len(g.score) < 3:
+            return f"{len(g.score)} labelled patients; R² needs three"
+        return "all targets are equal" if np.isnan(metrics.r2(g.target[:, 0], g.score[:, 0])) else None
+
+    def without_reference(undefined: Callable[[Group], str | None]) -> Callable[[Group], str | None]:
+        missing = "no validation target to take the mean of"
+        return lambda g: missing if np.isnan(g.reference) else undefined(g)
+
+    def of_mean(compute: Callable[..., Floats]) -> Callable[[Group, ArrayLike | None], Floats]:
+        return lambda g, w: compute(g.target[:, 0], np.full(len(g.target), g.reference), w)
+
+    trivial = partial(Measure, predictor="validation mean", interval=False)
+    return [
+        Measure(
+            "pearson", lambda g, w: metrics.pearson(g.target[:, 0], g.score[:, 0], w), correlation_undefined
+        ),
+        Measure("r2", lambda g, w: metrics.r2(g.target[:, 0], g.score[:, 0], w), r2_undefined),
+        Measure("mae", lambda g, w: metrics.mae(g.target[:, 0], g.score[:, 0], w), empty),
+        trivial("r2", of_mean(metrics.r2), without_reference(r2_undefined)),
+        trivial("mae", of_mean(metrics.mae), without_reference(empty)),
+    ]
+
+
+def _survival() -> list[Measure]:
+    def undefined(g: Group) -> str | None:
+        if not (g.event == 1).any():
+            return f"no event among {len(g.event)} patients"
+        if np.isnan(metrics.harrell_c(g.time, g.event, g.score[:, 0])):
+            return "no comparable pair of patients"
+        return None
+
+    concordance = Measure(
+        "c_index", lambda g, w: metrics.harrell_c(g.time, g.event, g.score[:, 0], w), undefined
+    )
+    return [concordance, _constant("c_index", 0.5, undefined)]
+
+
+def _prevalence(k: int, name: str) -> Measure:
+    return Measure(
+        "auprc",
+        lambda g, w: metrics.prevalence(g.target[:, k], w),
+        lambda g: one_class(g, k),
+        k,
+        name,
+        predictor="prevalence",
+        interval=False,
+    )
+
+
+def _constant(metric: str, value: float, undefined: Callable[[Group], str | None]) -> Measure:
+    return Measure(metric, lambda g, w: np.asarray(value), undefined, predictor="chance", interval=False)

@@ -1,0 +1,205 @@
+"""Metrics of binary, multiclass, regression and survival predictions, in weighted form.
+
+Every function takes patients along the last axis and an optional ``weight`` of shape ``[..., N]``; it returns
+an array of shape ``[...]``. Without weights every patient counts once and the result is a scalar; with a
+``[R, N]`` matrix of bootstrap multiplicities it is one value per replicate. Point estimate and interval thus
+share one definition.
+
+A metric that cannot be computed is NaN, never a neutral value; :mod:`equipoise.platform.evaluation.measures`
+says why.
+
+Sources: AUROC as the Mann-Whitney statistic with midranks (Hanley and McNeil 1982); average precision as in
+scikit-learn (no interpolation, ties form one step); concordance of Harrell et al. (1982) with ties in risk
+counted one half, and a pair tied in time counted only if one case is censored.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+#: Rows of the pair matrix of the concordance that are held at once.
+_EVENTS_AT_ONCE = 512
+
+
+class Confusion(NamedTuple):
+    """Weighted counts of the 2x2 table at a threshold, each of shape ``[...]``."""
+
+    tp: Floats
+    fp: Floats
+    fn: Floats
+    tn: Floats
+
+
+def auroc(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None) -> Floats:
+    """Area under the ROC curve: the share of (positive, negative) pairs in the right order, ties one half.
+
+    Parameters
+    ----------
+    target
+        ``[N]``, 1 for positive and 0 for negative patients.
+    score
+        ``[N]``, higher means more likely positive.
+    weight
+        ``[..., N]`` multiplicities, or None for one each.
+
+    Returns
+    -------
+    ``[...]``; NaN where a class has no weight.
+    """
+    positive, negative = _by_score(target, score, weight)
+    below = np.cumsum(negative, axis=-1) - 0.5 * negative
+    pairs = positive.sum(-1) * negative.sum(-1)
+    return _ratio((positive * below).sum(-1), pairs)
+
+
+def average_precision(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None) -> Floats:
+    """Area under the precision-recall curve as average precision: the sum of precision times recall gained.
+
+    Returns
+    -------
+    ``[...]``; NaN where no positive has weight. A random order scores the prevalence.
+    """
+    positive, negative = (part[..., ::-1] for part in _by_score(target, score, weight))
+    found = np.cumsum(positive, axis=-1)
+    precision = _ratio(found, found + np.cumsum(negative, axis=-1))
+    # A step without weight (possible in a replicate) has no precision and gains no recall.
+    return _ratio((positive * np.nan_to_num(precision)).sum(-1), positive.sum(-1))
+
+
+def prevalence(target: ArrayLike, weight: ArrayLike | None = None) -> Floats:
+    """Share of positives, the average precision of a predictor that knows nothing."""
+    y, w = _arrays(target, weight)
+    return _ratio((w * y).sum(-1), w.sum(-1))
+
+
+def confusion(target: ArrayLike, positive: ArrayLike, weight: ArrayLike | None = None) -> Confusion:
+    """The 2x2 table of decisions.
+
+    Parameters
+    ----------
+    target
+        ``[N]`` of 0 and 1.
+    positive
+        ``[N]`` booleans, the decision for each patient (usually ``score >= threshold``).
+    """
+    y, w = _arrays(target, weight)
+    called = np.asarray(positive, bool)
+    truly = y == 1
+    return Confusion(
+        tp=w[..., truly & called].sum(-1),
+        fp=w[..., ~truly & called].sum(-1),
+        fn=w[..., truly & ~called].sum(-1),
+        tn=w[..., ~truly & ~called].sum(-1),
+    )
+
+
+def sensitivity(target: ArrayLike, positive: ArrayLike, weight: ArrayLike | None = None) -> Floats:
+    """Share of positives that were called positive; NaN without positives."""
+    table = confusion(target, positive, weight)
+    return _ratio(table.tp, table.tp + table.fn)
+
+
+def specificity(target: ArrayLike, positive: ArrayLike, weight: ArrayLike | None = None) -> Floats:
+    """Share of negatives that were called negative; NaN without negatives."""
+    table = confusion(target, positive, weight)
+    return _ratio(table.tn, table.tn + table.fp)
+
+
+def balanced_accuracy(target: ArrayLike, positive: ArrayLike, weight: ArrayLike | None = None) -> Floats:
+    """Mean of sensitivity and specificity; NaN if a class is missing."""
+    return 0.5 * (sensitivity(target, positive, weight) + specificity(target, positive, weight))
+
+
+def pearson(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None) -> Floats:
+    """Correlation of Pearson; NaN if either side is constant."""
+    y, w = _arrays(target, weight)
+    x = np.asarray(score, float)
+    dy, dx = _centred(y, w), _centred(x, w)
+    spread = np.sqrt((w * dy**2).sum(-1) * (w * dx**2).sum(-1))
+    # A constant column leaves rounding noise of the mean behind, not an exact zero.
+    noise = 1e-12 * w.sum(-1) * np.abs(y).max(initial=0) * np.abs(x).max(initial=0)
+    value = _ratio((w * dy * dx).sum(-1), np.where(spread > noise, spread, 0))
+    return np.clip(value, -1, 1)
+
+
+def r2(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None) -> Floats:
+    """Coefficient of determination, 1 - residual / total sum of squares; below 0 is worse than the mean.
+
+    NaN if the targets do not vary.
+    """
+    y, w = _arrays(target, weight)
+    residual = (w * (y - np.asarray(score, float)) ** 2).sum(-1)
+    total = (w * _centred(y, w) ** 2).sum(-1)
+    noise = (1e-12 * np.abs(y).max(initial=0)) ** 2 * w.sum(-1)
+    return 1 - _ratio(residual, np.where(total > noise, total, 0))
+
+
+def mae(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None) -> Floats:
+    """Mean absolute error in the target's units."""
+    y, w = _arrays(target, weight)
+    return _ratio((w * np.abs(y - np.asarray(score, float))).sum(-1), w.sum(-1))
+
+
+def harrell_c(time: ArrayLike, event: ArrayLike, risk: ArrayLike, weight: ArrayLike | None = None) -> Floats:
+    """Concordance of Harrell: share of comparable pairs in which the earlier event had the higher risk.
+
+    A pair (i, j) is comparable if i had an event and j lived longer, or j was censored at the same time.
+    Equal risks count one half. 1 is perfect, 0.5 is chance, 0 is perfectly reversed.
+
+    Parameters
+    ----------
+    time
+        ``[N]`` follow-up in any unit.
+    event
+        ``[N]``, 1 for an event and 0 for censored.
+    risk
+        ``[N]``, higher is worse.
+
+    Returns
+    -------
+    ``[...]``; NaN where no pair is comparable.
+    """
+    t, w = _arrays(time, weight)
+    e, r = np.asarray(event, float), np.asarray(risk, float)
+    concordant = np.zeros(w.shape[:-1])
+    comparable = np.zeros(w.shape[:-1])
+    case_weight = w.astype(np.float32)  # counts of half pairs stay exact in float32 up to 8 million patients
+    (cases,) = np.nonzero(e == 1)
+    for start in range(0, len(cases), _EVENTS_AT_ONCE):
+        i = cases[start : start + _EVENTS_AT_ONCE]
+        pair = (t[i, None] < t) | ((t[i, None] == t) & (e == 0))
+        right = pair * ((r[i, None] > r) + 0.5 * (r[i, None] == r))
+        concordant += (w[..., i] * (case_weight @ right.T.astype(np.float32))).sum(-1)
+        comparable += (w[..., i] * (case_weight @ pair.T.astype(np.float32))).sum(-1)
+    return _ratio(concordant, comparable)
+
+
+def _arrays(target: ArrayLike, weight: ArrayLike | None) -> tuple[Floats, Floats]:
+    y = np.asarray(target, float)
+    return y, np.ones_like(y) if weight is None else np.asarray(weight, float)
+
+
+def _by_score(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None) -> tuple[Floats, Floats]:
+    """Weights of positives and of negatives for each distinct score, ascending: two arrays ``[..., G]``."""
+    y, w = _arrays(target, weight)
+    s = np.asarray(score, float)
+    if not len(s):
+        return np.zeros((*w.shape[:-1], 1)), np.zeros((*w.shape[:-1], 1))
+    order = np.argsort(s, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(s[order]) > 0])
+    w, y = w[..., order], y[order]
+    return np.add.reduceat(w * y, starts, axis=-1), np.add.reduceat(w * (1 - y), starts, axis=-1)
+
+
+def _centred(values: Floats, w: Floats) -> Floats:
+    return values - _ratio((w * values).sum(-1), w.sum(-1))[..., None]
+
+
+def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
+    """Quotient, NaN where the denominator is 0."""
+    bottom = np.asarray(denominator, float)
+    safe = np.where(bottom == 0, 1, bottom)
+    return np.where(bottom == 0, np.nan, np.asarray(numerator, float) / safe)

@@ -1,0 +1,75 @@
+"""Parameters of ``evaluate:`` and ``report:`` in a study. Light: pydantic only."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class ThresholdParams(BaseModel):
+    """How the operating point of a binary task is chosen.
+
+    The only data that may choose it are validation data; ``chosen_on`` exists so that a study says so in
+    writing.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric: Literal["youden", "sensitivity"] = Field(
+        default="youden",
+        description="youden: highest sensitivity + specificity; sensitivity: highest cut reaching `value`",
+    )
+    value: float | None = Field(
+        default=None, gt=0, le=1, description="sensitivity to reach, for metric: sensitivity"
+    )
+    chosen_on: Literal["val"] = Field(default="val", description="validation data; nothing else is allowed")
+
+    @model_validator(mode="after")
+    def _value_belongs_to_sensitivity(self) -> "ThresholdParams":
+        if self.metric == "sensitivity" and self.value is None:
+            raise ValueError("metric 'sensitivity' needs the value to reach, for example value: 0.95")
+        if self.metric == "youden" and self.value is not None:
+            raise ValueError("metric 'youden' takes no value; write metric: sensitivity to fix a sensitivity")
+        return self
+
+
+class EvaluationParams(BaseModel):
+    """``evaluate:`` of a study."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bootstrap: int = Field(default=2000, ge=50, le=100_000, description="patient bootstrap replicates")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0, description="level of every interval")
+    threshold: ThresholdParams = ThresholdParams()
+    min_site: int = Field(
+        default=10, ge=1, description="labelled patients below which a site gets no metric of its own"
+    )
+
+
+class ReportParams(BaseModel):
+    """``report:`` of a study."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str | None = Field(default=None, max_length=200, description="heading; default: the study's name")
+    intended_use: str | None = Field(
+        default=None,
+        max_length=2000,
+        description="who should use the model for what; printed below the verdict",
+    )
+    sections: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="parameters of report sections, by section name"
+    )
+
+    @field_validator("sections")
+    @classmethod
+    def _known_sections(cls, sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        from equipoise.platform.errors import StudyError
+        from equipoise.platform.registry import get
+
+        for name, values in sections.items():
+            try:
+                entry = get("sections", name)
+            except StudyError as unknown:
+                raise ValueError(str(unknown)) from unknown  # pydantic collects it with the others
+            entry.params.model_validate(values)
+        return sections

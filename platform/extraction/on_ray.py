@@ -1,0 +1,115 @@
+"""The stages as a Ray Data pipeline: planner tasks, then a pool of encoder actors, one slide a row.
+
+Ray schedules, retries and restarts; it holds no state that matters. A worker that dies is started again, takes the
+same slide and finds the mark of its predecessor.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from equipoise.datasets.store.staging import Staging
+from equipoise.platform.extraction.params import ExtractionParams
+from equipoise.platform.extraction.stages import MakeEncoder, Row, SlideEncoder, SlidePlanner, one_thread
+from equipoise.platform.registry import get
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+#: Share of a CPU that a planner task asks for. Not a whole one, so that planners and encoders have different
+#: resources (Ray would otherwise fuse them) and a machine filled with encoders still plans.
+_PLANNER_CPUS = 0.1
+
+#: Loggers of Ray Data that speak of every execution.
+_TALKERS = ("ray.data._internal.progress", "ray.data._internal.execution.streaming_executor")
+
+
+def on_ray(
+    rows: list[Row],
+    store: FeatureStore,
+    params: ExtractionParams,
+    qc: Path,
+    workers: int | None,
+    make_encoder: MakeEncoder,
+) -> Iterator[Row]:
+    """The stages as a Ray Data pipeline; status rows in the order in which slides end."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = 0  # slides fail as rows; an exception here is a bug and must be seen
+    context.execution_options.preserve_order = False
+    with DataContext.current(context), _quiet():
+        dataset = _pipeline(rows, store, params, qc, workers, make_encoder)
+        for row in dataset.iter_rows():
+            yield {name: row[name] for name in ("key", "slide", "result", "seconds")}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray Data from announcing that it starts, ends and shows no bars: we report progress ourselves."""
+    loggers = [logging.getLogger(name) for name in _TALKERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _pipeline(
+    rows: list[Row],
+    store: FeatureStore,
+    params: ExtractionParams,
+    qc: Path,
+    workers: int | None,
+    make_encoder: MakeEncoder,
+) -> Dataset:
+    import ray
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+
+    gpus = float(getattr(get("encoders", params.encoder).params, "gpus", 0.0))
+    cluster = ray.cluster_resources()
+    if workers is None:
+        there = cluster.get("GPU", 0.0) / gpus if gpus else cluster.get("CPU", 1.0)
+        workers = max(1, int(there))
+    workers = min(workers, len(rows))
+    # One row is one block is one slide: a block is what Ray schedules, retries and returns.
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    planned = dataset.map(
+        cast(Any, _plan_on_ray),  # Ray's types know functions of a row only
+        fn_kwargs={"params": params, "staging": store.staging, "qc": qc},
+        compute=TaskPoolStrategy(size=max(1, (workers + 1) // 2)),
+        num_cpus=_PLANNER_CPUS,
+    )
+    return planned.map(
+        cast(Any, _EncoderOnRay),
+        fn_constructor_kwargs={"params": params, "staging": store.staging, "make_encoder": make_encoder},
+        # A second slide waiting at a busy actor would be a slide that an idle one cannot take.
+        compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+        num_cpus=1.0 - _PLANNER_CPUS,
+        num_gpus=gpus or None,
+    )
+
+
+def _plan_on_ray(row: Row, params: ExtractionParams, staging: Staging, qc: Path) -> Row:
+    one_thread()
+    return SlidePlanner(params, staging, qc)(row)
+
+
+class _EncoderOnRay:
+    """An encoder actor: libraries kept to one thread before the encoder is built."""
+
+    def __init__(self, params: ExtractionParams, staging: Staging, make_encoder: MakeEncoder) -> None:
+        one_thread()
+        self._encode = SlideEncoder(params, staging, make_encoder)
+
+    def __call__(self, row: Row) -> Row:
+        return self._encode(row)

@@ -1,0 +1,97 @@
+"""What an extraction gave, for the job that asked for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from equipoise.datasets.features import FeatureStore
+from equipoise.datasets.slides.problems import FAILURES, STATUSES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class ExtractionSummary:
+    """What an extraction gave.
+
+    Attributes
+    ----------
+    index
+        One row per slide asked for, in the order of the table: its columns and those of the store's index.
+    counts
+        Slides per status, statuses without slides left out.
+    tiles
+        Tiles of all ``ok`` slides.
+    seconds
+        Wall time of this run.
+    failed, failed_share
+        Slides that failed (exclusions such as ``no_tissue`` do not count), also as a share of all.
+    tolerated
+        Whether the share stays within ``max_fail``.
+    tried, skipped
+        Slides worked on in this run, and slides that an earlier run had finished.
+    store, address
+        Folder of the feature store and the hash of what made it.
+    """
+
+    index: pd.DataFrame
+    counts: dict[str, int]
+    tiles: int
+    seconds: float
+    failed: int
+    failed_share: float
+    tolerated: bool
+    tried: int
+    skipped: int
+    store: Path
+    address: str
+
+    def failures_text(self, most: int = 10) -> str:
+        """One line per failed slide with its status and reason, the first ``most`` of them."""
+        rows = self.index[self.index["status"].isin(FAILURES)]
+        lines = [f"  {row.slide}: {row.status}: {row.error}" for row in rows.head(most).itertuples()]
+        return "\n".join([*lines, f"  and {len(rows) - most} more"] if len(rows) > most else lines)
+
+    def __str__(self) -> str:
+        counts = " ".join(f"{status}={n}" for status, n in self.counts.items())
+        return (
+            f"slides={len(self.index)} {counts} tiles={self.tiles} tried={self.tried} skipped={self.skipped} "
+            f"failed_share={self.failed_share:.3f} seconds={self.seconds:.1f}"
+        )
+
+
+def summarise(
+    slides: pd.DataFrame,
+    keys: list[str],
+    store: FeatureStore,
+    params: ExtractionParams,
+    tried: int,
+    seconds: float,
+) -> ExtractionSummary:
+    import pandas as pd
+
+    rows = pd.DataFrame([store.status(key) for key in keys]).drop(columns=["slide", "path"])
+    index = pd.concat(
+        [slides.reset_index(drop=True).rename(columns={"mpp": "table_mpp"}), rows.reset_index(drop=True)],
+        axis=1,
+    )
+    statuses = index["status"].tolist()
+    counts = {status: statuses.count(status) for status in STATUSES if status in statuses}
+    failed = sum(status in FAILURES for status in statuses)
+    share = failed / len(statuses) if statuses else 0.0
+    return ExtractionSummary(
+        index=index,
+        counts=counts,
+        tiles=int(index.loc[index["status"] == "ok", "n"].sum()),
+        seconds=seconds,
+        failed=failed,
+        failed_share=share,
+        tolerated=share <= params.max_fail,
+        tried=tried,
+        skipped=len(keys) - tried,
+        store=store.path,
+        address=store.spec.address,
+    )

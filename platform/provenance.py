@@ -1,0 +1,103 @@
+"""What made a run: study, code, packages, machine, inputs.
+
+Written once at the start of a run; a resumed run checks its inputs against it, because predictions of half-old and
+half-new tables belong to nobody.
+"""
+
+import hashlib
+import platform as standard_platform
+import subprocess
+import sys
+from importlib.metadata import distributions, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from equipoise.platform.errors import DataError
+from equipoise.platform.study import Study, json_schema
+from equipoise.platform.workspace import RunFolder, read_json, write_json, write_text
+
+
+def record(study: Study, folder: RunFolder) -> None:
+    """Write ``provenance/``.
+
+    Raises
+    ------
+    DataError
+        If a table changed since the run began.
+    """
+    inputs = input_hashes(study)
+    earlier = read_json(folder.provenance / "inputs.json")
+    if earlier is not None and earlier != inputs:
+        changed = sorted(name for name in {*earlier, *inputs} if earlier.get(name) != inputs.get(name))
+        raise DataError(
+            f"changed since this run began: {', '.join(changed)}",
+            where=str(folder.root),
+            fix="restore the tables, choose another folder with -o, or --resume never to start anew",
+        )
+    write_text(folder.provenance / "study.yaml", study.file.read_text(encoding="utf-8"))
+    write_text(folder.provenance / "resolved.yaml", yaml.safe_dump(study.resolved(), sort_keys=False))
+    write_json(folder.provenance / "schema.json", json_schema())
+    write_json(folder.provenance / "inputs.json", inputs)
+    write_json(folder.provenance / "environment.json", environment())
+    write_text(folder.provenance / "packages.txt", "\n".join(packages()) + "\n")
+
+
+def input_hashes(study: Study) -> dict[str, str]:
+    """SHA-256 of every table the study names, by the path it names it with."""
+    sources = [
+        source
+        for cohort in study.cohorts
+        for source in (cohort.clinical, cohort.slides, *cohort.omics.values())
+        if source is not None
+    ]
+    found = {}
+    for source in sources:
+        path = study.base / source.path
+        if path.is_file():
+            found[source.path] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and code of this process."""
+    return {
+        "equipoise": version("equipoise"),
+        "code": code_version(),
+        "python": sys.version.split()[0],
+        "system": f"{standard_platform.system()} {standard_platform.release()} {standard_platform.machine()}",
+        "versions": {
+            name: version(name) for name in ("ray", "torch", "numpy", "pandas", "pyarrow", "scikit-learn")
+        },
+        "command": " ".join(sys.argv),
+    }
+
+
+def code_version() -> dict[str, str]:
+    """Commit and cleanliness of the checkout the code runs from; empty for an installed release."""
+    room = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(room), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(room), "status", "--porcelain"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    tree = "clean" if not changed else hashlib.sha256(changed.encode()).hexdigest()[:12]
+    return {"commit": commit, "tree": tree}
+
+
+def packages() -> list[str]:
+    """``name==version`` of everything installed, sorted."""
+    return sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]})

@@ -1,0 +1,92 @@
+"""One registry mechanism for every kind of extension.
+
+A room declares what it offers in a light ``entries.py``: a plain dictionary of name → (one line, pydantic parameter
+model, ``"module:object"``). The object is imported only when it is used, so that listing encoders does not import
+torch. Other packages add entries through Python entry points in the group ``equipoise.<kind>``; each of them names a
+callable-free tuple of the same form.
+"""
+
+import difflib
+import importlib
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from equipoise.platform.errors import StudyError
+
+#: kind → "module:dictionary" with the built-in entries.
+KINDS = {
+    "encoders": "equipoise.models.encoders.entries:ENTRIES",
+    "models": "equipoise.models.entries:ENTRIES",
+    "weightings": "equipoise.models.balancing.entries:WEIGHTINGS",
+    "aggregators": "equipoise.models.balancing.entries:AGGREGATORS",
+    "splits": "equipoise.datasets.entries:SPLITS",
+    "sites": "equipoise.datasets.entries:SITES",
+    "cohorts": "equipoise.datasets.entries:PRESETS",
+    "sections": "equipoise.platform.report.entries:SECTIONS",
+    "templates": "equipoise.platform.templates.entries:TEMPLATES",
+}
+
+
+class Entry(NamedTuple):
+    """One thing a study can name."""
+
+    name: str
+    summary: str
+    params: type[BaseModel]
+    target: str
+
+    def load(self) -> Any:
+        """Import and return the object behind the entry."""
+        return resolve(self.target)
+
+
+def resolve(target: str) -> Any:
+    """Import ``"module:object"``."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@cache
+def entries(kind: str) -> dict[str, Entry]:
+    """All entries of a kind, built-in first, in the order in which they were declared.
+
+    Raises
+    ------
+    StudyError
+        If the kind is unknown, or another package claims a built-in name.
+    """
+    if kind not in KINDS:
+        raise StudyError(f"unknown kind {kind!r}; known: {', '.join(KINDS)}{nearest(kind, KINDS)}")
+    found = {name: Entry(name, *row) for name, row in resolve(KINDS[kind]).items()}
+    for point in entry_points(group=f"equipoise.{kind}"):
+        if point.name in found:
+            raise StudyError(
+                f"package {point.dist.name if point.dist else point.value!r} registers {kind} entry {point.name!r}, "
+                "which exists already",
+                fix="uninstall one of the two packages or rename its entry",
+            )
+        found[point.name] = Entry(point.name, *point.load())
+    return found
+
+
+def get(kind: str, name: str) -> Entry:
+    """The entry of that name.
+
+    Raises
+    ------
+    StudyError
+        With the known names and the nearest one.
+    """
+    known = entries(kind)
+    if name not in known:
+        raise StudyError(f"unknown {kind} entry {name!r}; known: {', '.join(known)}{nearest(name, known)}")
+    return known[name]
+
+
+def nearest(word: str, known: "Any") -> str:
+    """``". Did you mean 'x'?"`` for the closest known word, or an empty string."""
+    close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
+    return f". Did you mean {close[0]!r}?" if close else ""

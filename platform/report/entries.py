@@ -1,0 +1,55 @@
+"""Sections of the report in their order. Light: nothing heavier than pydantic is imported here.
+
+A section is a function ``(run: RunFiles, params) -> Section | None``; None leaves it out (no survival task,
+no external cohort). Other packages add sections through the entry point group ``equipoise.sections``; they
+come after the built-in ones.
+"""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SectionParams(BaseModel):
+    """Parameters of a section that has none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FlowParams(SectionParams):
+    """Parameters of the participant flow."""
+
+    exclusions: int = Field(
+        default=100, ge=0, le=1000, description="rows of the exclusion list that are shown"
+    )
+
+
+class QualityParams(SectionParams):
+    """Parameters of quality control."""
+
+    thumbnails: int = Field(default=8, ge=0, le=8, description="thumbnails embedded in the page")
+
+
+class LimitsParams(SectionParams):
+    """Parameters of failures and limits."""
+
+    failures: int = Field(default=50, ge=0, le=500, description="failed slides that are listed")
+
+
+_HOME = "equipoise.platform.report.sections"
+
+SECTIONS: dict[str, tuple[str, type[BaseModel], str]] = {
+    "verdict": (
+        "main result with intervals, warnings, one sentence",
+        SectionParams,
+        f"{_HOME}.verdict:build",
+    ),
+    "flow": ("participant flow, Table 1, exclusions", FlowParams, f"{_HOME}.flow:build"),
+    "quality": ("slides, resolution, tiles, thumbnails", QualityParams, f"{_HOME}.quality:build"),
+    "splits": ("folds and the leakage audit", SectionParams, f"{_HOME}.splits:build"),
+    "training": ("loss and validation metrics over the epochs", SectionParams, f"{_HOME}.training:build"),
+    "classification": ("ROC, precision-recall, 2x2 tables", SectionParams, f"{_HOME}.classification:build"),
+    "regression": ("predicted against measured, r, R², MAE", SectionParams, f"{_HOME}.regression:build"),
+    "survival": ("Kaplan-Meier by predicted risk, Harrell C", SectionParams, f"{_HOME}.survival:build"),
+    "external": ("external cohorts and sites side by side", SectionParams, f"{_HOME}.external:build"),
+    "limits": ("failures and what the numbers cannot say", LimitsParams, f"{_HOME}.limits:build"),
+    "provenance": ("commands, environment, input hashes", SectionParams, f"{_HOME}.provenance:build"),
+}

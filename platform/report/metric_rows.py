@@ -1,0 +1,138 @@
+"""Picking rows of the metrics table and setting them side by side in a report table."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from equipoise.platform.evaluation.measures import CHANCE
+from equipoise.platform.report.blocks import Cell, Table
+from equipoise.platform.report.figures.style import Download, slug
+from equipoise.platform.report.formatting import count, estimate, label, number, percent
+from equipoise.platform.report.run_files import RunFiles, Task
+
+#: A row of the metrics table.
+Row = dict[str, Any]
+
+#: Metrics in the order in which a table shows them.
+ORDER = (
+    "auroc", "auprc", "balanced_accuracy", "sensitivity", "specificity", "threshold",
+    "pearson", "r2", "mae", "c_index",
+)  # fmt: skip
+
+
+def pick(rows: Iterable[Row], **wanted: str) -> list[Row]:
+    """Rows of the model over all folds and sites that match; ``cls`` stands for the column ``class``."""
+    asked = {"site": "all", "fold": "all", "cls": "", "predictor": "model"} | wanted
+    exact = {("class" if column == "cls" else column): value for column, value in asked.items()}
+    return [row for row in rows if all(row[column] == value for column, value in exact.items())]
+
+
+def internal(run: RunFiles, task: str, metric: str) -> Row | None:
+    """Cross-validation row of a metric over all cohorts."""
+    rows = pick(run.metric_rows, role="test", cohort="all", task=task, metric=metric)
+    return rows[0] if rows else None
+
+
+def external(run: RunFiles, task: str, metric: str) -> list[Row]:
+    """One row per external cohort."""
+    rows = pick(run.metric_rows, role="external", task=task, metric=metric)
+    return [row for row in rows if row["cohort"] != "all"]
+
+
+def fold_count(run: RunFiles, task: str) -> int:
+    """Number of test folds of a task."""
+    rows = (r for r in run.metric_rows if r["role"] == "test" and r["task"] == task)
+    return len({r["fold"] for r in rows} - {"all"})
+
+
+def chance_of(run: RunFiles, task: str, metric: str) -> float | None:
+    """Value of a predictor without information: from the baselines of the table, else the known constant."""
+    row = _trivial([r for r in run.metric_rows if r["task"] == task], "", metric)
+    known = row is not None and pd.notna(row["value"])
+    return float(row["value"]) if row is not None and known else CHANCE.get(metric)
+
+
+def metric_table(run: RunFiles, task: Task) -> Table | None:
+    """Every metric of a task: cross-validation, spread of the folds, external cohorts, baseline."""
+    rows = [r for r in run.metric_rows if r["task"] == task.name]
+    found = {(r["class"], r["metric"]) for r in rows if r["predictor"] == "model" and r["fold"] == "all"}
+    if not found:
+        return None
+    cohorts = sorted({r["cohort"] for r in rows if r["role"] == "external"} - {"all"})
+    places = [("test", "all"), *[("external", c) for c in cohorts]]
+    notes: list[str] = []
+    lines = []
+    for cls in sorted({cls for cls, _ in found}):
+        for metric in [m for m in ORDER if (cls, m) in found]:
+            cells: list[str | Cell] = [f"{label(metric)}, {cls}" if cls else label(metric)]
+            for role, cohort in places:
+                cells.append(_value(pick(rows, role=role, cohort=cohort, cls=cls, metric=metric), notes))
+                if role == "test":
+                    cells += [_spread(rows, cls, metric), _baseline(_trivial(rows, cls, metric))]
+            lines.append(cells)
+    level = f"{percent(run.confidence)} CI"
+    columns = ["Metric", f"Test folds ({level})", "Folds, min–max", "Trivial predictor"]
+    columns += [f"External {c} ({level})" for c in cohorts]
+    return Table(
+        columns,
+        lines,
+        caption=_counts(rows, places),
+        numeric=frozenset(range(1, len(columns))),
+        footnotes=notes,
+        download=Download(f"metrics-{slug(task.name)}.csv", pd.DataFrame(rows)),
+    )
+
+
+def first_sentence(note: str) -> str:
+    """A note up to its first semicolon, for places with little room."""
+    return re.split(r";\s", note, maxsplit=1)[0]
+
+
+def _value(found: list[Row], notes: list[str]) -> Cell:
+    if not found:
+        return Cell("–", tone="muted")
+    row = found[0]
+    mark = ""
+    if row["note"]:
+        if row["note"] not in notes:
+            notes.append(row["note"])
+        mark = str(notes.index(row["note"]) + 1)
+    return Cell(estimate(row), tone="" if pd.notna(row["value"]) else "muted", mark=mark)
+
+
+def _spread(rows: list[Row], cls: str, metric: str) -> Cell:
+    same = [r for r in rows if r["role"] == "test" and r["metric"] == metric and r["class"] == cls]
+    values = [r["value"] for r in same if r["fold"] != "all" and pd.notna(r["value"])]
+    return Cell(f"{number(min(values))} to {number(max(values))}" if len(values) > 1 else "–", tone="muted")
+
+
+def _trivial(rows: list[Row], cls: str, metric: str) -> Row | None:
+    """Row of the predictor without information over all test folds."""
+    same = [r for r in rows if r["predictor"] != "model" and r["role"] == "test" and r["cohort"] == "all"]
+    return next((r for r in same if r["class"] == cls and r["metric"] == metric), None)
+
+
+def _baseline(row: Row | None) -> Cell:
+    return Cell("–" if row is None else f"{number(row['value'])} ({row['predictor']})", tone="muted")
+
+
+def _counts(rows: list[Row], places: list[tuple[str, str]]) -> str:
+    """How many patients and positives or events stand behind each column."""
+    parts = []
+    for role, cohort in places:
+        found = [r for r in rows if r["role"] == role and r["cohort"] == cohort and r["site"] == "all"]
+        if found:
+            row = found[0]
+            positives = "" if pd.isna(row["n_pos"]) else f", {_positives(row)}"
+            where = "Test folds" if role == "test" else cohort
+            parts.append(f"{where}: {count(row['n'])} labelled patients{positives}")
+    return "; ".join(parts) + "." if parts else ""
+
+
+def _positives(row: Row) -> str:
+    if row["kind"] == "survival":
+        return f"{count(row['n_pos'])} events"
+    of_class = f" ({row['class']})" if row["class"] else ""
+    return f"{count(row['n_pos'])} positive{of_class}"

@@ -1,0 +1,257 @@
+"""Reading a run folder for its report: a missing or broken file is None and named in ``problems``."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import yaml
+
+from equipoise.datasets.errors import DataError
+from equipoise.platform.evaluation.metrics_table import read_metrics
+from equipoise.platform.evaluation.predictions import kind_of, read_predictions
+from equipoise.platform.report.blocks import Missing
+
+
+class Source(NamedTuple):
+    """What a file of the run folder is, which command makes it, which property of ``RunFiles`` reads it."""
+
+    what: str
+    command: str
+    attribute: str
+
+
+FILES = {
+    "provenance/resolved.yaml": Source("the resolved study", "equipoise run", "study"),
+    "provenance/environment.json": Source("the environment of the run", "equipoise run", "environment"),
+    "provenance/inputs.json": Source("hashes of the inputs", "equipoise validate", "inputs"),
+    "status.json": Source("the state of the run", "equipoise run", "status"),
+    "manifest/patients.parquet": Source("patients and labels", "equipoise validate", "patients"),
+    "manifest/slides.parquet": Source("the slides and their states", "equipoise extract", "slides"),
+    "manifest/exclusions.csv": Source("one row per exclusion", "equipoise validate", "exclusions"),
+    "manifest/flow.json": Source("the participant flow", "equipoise validate", "flow"),
+    "manifest/splits.json": Source("who is in which fold", "equipoise train", "splits"),
+    "manifest/leakage.csv": Source("the leakage audit", "equipoise train", "leakage"),
+    "manifest/warnings.json": Source("warnings of the run", "equipoise validate", "warnings"),
+    "qc": Source("thumbnails of the slides", "equipoise extract", "thumbnails"),
+    "folds": Source("training history of the folds", "equipoise train", "histories"),
+    "evaluation/predictions.parquet": Source("the predictions table", "equipoise train", "predictions"),
+    "evaluation/metrics.csv": Source("the metrics table", "equipoise evaluate", "metrics"),
+    "evaluation/metrics.json": Source("parameters of the evaluation", "equipoise evaluate", "confidence"),
+}
+
+_SYNTHETIC_ID = re.compile(r"^SYN-")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task as the report needs it."""
+
+    name: str
+    kind: str
+    main: bool
+    classes: tuple[str, ...] = ()
+
+
+class RunFiles:
+    """The files of a run folder, each read once, when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.problems: dict[str, str] = {}
+
+    def missing(self, *names: str) -> list[Missing]:
+        """A block for each of the files that is absent or unreadable."""
+        blocks = []
+        for name in names:
+            source = FILES[name]
+            getattr(self, source.attribute)  # what is broken shows when it is read
+            absent = not (self.folder / name).exists()
+            if absent or name in self.problems:
+                blocks.append(Missing(name, source.what, source.command, self.problems.get(name, "")))
+        return blocks
+
+    @cached_property
+    def study(self) -> dict[str, Any]:
+        """The resolved study; empty if there is none."""
+        return self._mapping("provenance/resolved.yaml", _yaml)
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, hardware, commit."""
+        return self._mapping("provenance/environment.json", _json)
+
+    @cached_property
+    def inputs(self) -> Any:
+        """Hashes of the inputs, in whatever shape the run wrote them."""
+        return self._read("provenance/inputs.json", _json)
+
+    @cached_property
+    def status(self) -> dict[str, Any]:
+        """State of the run."""
+        return self._mapping("status.json", _json)
+
+    @cached_property
+    def patients(self) -> pd.DataFrame | None:
+        """Patients with cohort, role, site and targets."""
+        return self._table("manifest/patients.parquet", pd.read_parquet, "patient", "cohort", "role", "site")
+
+    @cached_property
+    def slides(self) -> pd.DataFrame | None:
+        """Slides with their state (``listed`` as long as no slide was opened)."""
+        table = self._table("manifest/slides.parquet", pd.read_parquet, "slide", "patient", "cohort")
+        return table if table is None or "status" in table else table.assign(status="listed")
+
+    @property
+    def used_slides(self) -> pd.DataFrame | None:
+        """Slides that are in use as far as is known."""
+        return None if self.slides is None else self.slides[self.slides["status"].isin(["ok", "listed"])]
+
+    @cached_property
+    def exclusions(self) -> pd.DataFrame | None:
+        """Every exclusion with its reason."""
+        return self._table("manifest/exclusions.csv", _csv, "cohort", "patient", "slide", "stage", "reason")
+
+    @cached_property
+    def leakage(self) -> pd.DataFrame | None:
+        """Leakage audit; ``ok`` as booleans."""
+        table = self._table("manifest/leakage.csv", _csv, "check", "fold", "overlap", "ok")
+        return None if table is None else table.assign(ok=table["ok"].str.lower().isin(["true", "1", "yes"]))
+
+    @cached_property
+    def flow(self) -> list[dict[str, Any]]:
+        """Counts per cohort and stage."""
+        return self._records("manifest/flow.json", "cohort", "stage", "patients")
+
+    @cached_property
+    def splits(self) -> list[dict[str, Any]]:
+        """Folds with their patients."""
+        fields = ("repeat", "index", "train", "val", "test")
+        return self._records("manifest/splits.json", *fields, inside="folds")
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """Warnings of the run."""
+        value = self._read("manifest/warnings.json", _json)
+        if value is not None and not isinstance(value, list):
+            self.problems["manifest/warnings.json"] = "is not a list of sentences"
+        return [str(w) for w in value] if isinstance(value, list) else []
+
+    @cached_property
+    def thumbnails(self) -> list[Path]:
+        """Thumbnails in name order."""
+        return sorted((self.folder / "qc").glob("*.jpg"))
+
+    @cached_property
+    def histories(self) -> dict[str, pd.DataFrame]:
+        """Training history by fold name ``<repeat>-<fold>``."""
+        found = {}
+        for path in sorted((self.folder / "folds").glob("*/history.csv")):
+            name = path.relative_to(self.folder).as_posix()
+            table = self._table(name, pd.read_csv, "epoch")
+            if table is not None and len(table):
+                found[path.parent.name] = table
+        return found
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame | None:
+        """The predictions table, validated."""
+        return self._read("evaluation/predictions.parquet", read_predictions)
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame | None:
+        """The metrics table."""
+        return self._read("evaluation/metrics.csv", read_metrics)
+
+    @cached_property
+    def metric_rows(self) -> list[dict[str, Any]]:
+        """The metrics table as records, in its order; empty if there is none."""
+        return [] if self.metrics is None else self.metrics.to_dict("records")
+
+    @cached_property
+    def confidence(self) -> float:
+        """Level of the intervals in the metrics table."""
+        written = self._mapping("evaluation/metrics.json", _json).get("parameters") or {}
+        asked = self.study.get("evaluation") or {}
+        return float(written.get("confidence") or asked.get("confidence") or 0.95)
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """Tasks in the study's order, the main one first; from the predictions if there is no study."""
+        rows = [t for t in self.study.get("tasks") or [] if isinstance(t, dict) and t.get("name")]
+        tasks = [Task(str(t["name"]), str(t.get("type", "")), bool(t.get("main")), _classes(t)) for t in rows]
+        if not tasks and self.predictions is not None:
+            tasks = [Task(str(n), kind_of(g), False) for n, g in self.predictions.groupby("task", sort=True)]
+        if tasks and not any(t.main for t in tasks):
+            tasks[0] = replace(tasks[0], main=True)
+        return sorted(tasks, key=lambda t: not t.main)
+
+    @cached_property
+    def synthetic(self) -> bool:
+        """Whether anything here comes from the generator: said by the run, or seen by a ``SYN-`` barcode.
+
+        One synthetic patient is enough: a mixed study is not a clinical result either.
+        """
+        said = [self.study.get("synthetic"), self.status.get("synthetic")]
+        said.append(self.inputs.get("synthetic") if isinstance(self.inputs, dict) else None)
+        tables = [self.patients, self.predictions]
+        seen = [t["patient"].astype(str).str.match(_SYNTHETIC_ID).any() for t in tables if t is not None]
+        return any(bool(s) for s in said) or any(seen)
+
+    def _read(self, name: str, reader: Callable[[Path], Any]) -> Any:
+        path = self.folder / name
+        if not path.exists():
+            return None
+        try:
+            return reader(path)
+        except (DataError, OSError, ValueError, yaml.YAMLError, KeyError) as broken:
+            self.problems[name] = f"{type(broken).__name__}: {broken}"
+            return None
+
+    def _mapping(self, name: str, reader: Callable[[Path], Any]) -> dict[str, Any]:
+        value = self._read(name, reader)
+        if value is not None and not isinstance(value, dict):
+            self.problems[name] = f"holds a {type(value).__name__}, a mapping is expected"
+        return value if isinstance(value, dict) else {}
+
+    def _records(self, name: str, *fields: str, inside: str = "") -> list[dict[str, Any]]:
+        """A list of records with the given fields, as the whole file or under the key ``inside``."""
+        value = self._read(name, _json)
+        if inside and isinstance(value, dict):
+            value = value.get(inside, ())
+        if value is None:
+            return []
+        if not isinstance(value, list) or any(not isinstance(r, dict) or set(fields) - set(r) for r in value):
+            self.problems[name] = f"is not a list of records with {', '.join(fields)}"
+            return []
+        return value
+
+    def _table(self, name: str, reader: Callable[[Path], Any], *columns: str) -> pd.DataFrame | None:
+        table = self._read(name, reader)
+        lacking = [] if table is None else [c for c in columns if c not in table]
+        if lacking:
+            self.problems[name] = f"lacks the columns {', '.join(lacking)}"
+        return None if lacking else table
+
+
+def _classes(task: dict[str, Any]) -> tuple[str, ...]:
+    """Classes of a multiclass task in the order of their numbers; the study maps values to classes."""
+    classes = task.get("classes") or ()
+    names = classes.values() if isinstance(classes, dict) else classes
+    return tuple(dict.fromkeys(str(name) for name in names))
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=str, keep_default_na=False)

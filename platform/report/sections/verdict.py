@@ -1,0 +1,137 @@
+"""Verdict: the main task inside and outside, all tasks at a glance, warnings, one honest sentence."""
+
+import math
+from typing import Any
+
+from equipoise.platform.evaluation.measures import PRIMARY
+from equipoise.platform.report.blocks import Block, Cell, Notice, Score, Scores, Section, Table, Text, Tone
+from equipoise.platform.report.drawings import interval_bar
+from equipoise.platform.report.entries import SectionParams
+from equipoise.platform.report.formatting import count, estimate, interval, label, number, percent
+from equipoise.platform.report.metric_rows import chance_of, external, first_sentence, fold_count, internal
+from equipoise.platform.report.run_files import RunFiles, Task
+from equipoise.platform.report.wording import caution, standing, verdict_sentence
+
+_TONES: dict[str, Tone] = {"above": "good", "unclear": "warn", "below": "bad", "unknown": "muted"}
+
+
+def build(run: RunFiles, params: SectionParams) -> Section:
+    """The verdict; without metrics it says how to get them."""
+    blocks: list[Block] = []
+    if run.metrics is None or not run.tasks:
+        blocks += run.missing("evaluation/predictions.parquet", "evaluation/metrics.csv")
+        blocks += _warnings(run)
+        return Section("Verdict", "There is no result yet.", blocks)
+    main = run.tasks[0]
+    metric = PRIMARY[main.kind]
+    inside, outside = internal(run, main.name, metric), external(run, main.name, metric)
+    chance = chance_of(run, main.name, metric)
+    lead = verdict_sentence(
+        main.name,
+        metric,
+        inside,
+        outside,
+        folds=fold_count(run, main.name),
+        chance=chance,
+        confidence=run.confidence,
+    )
+    scores = [_score(run, main, r, metric, chance) for r in [inside, *outside[:3]] if r is not None]
+    blocks.append(Scores(scores))
+    if words := caution(inside, outside, synthetic=run.synthetic):
+        blocks.append(Text(words, tone="warn"))
+    blocks += _warnings(run)
+    if len(run.tasks) > 1:
+        blocks.append(_all_tasks(run))
+    if use := (run.study.get("report") or {}).get("intended_use"):
+        blocks.append(Text(f"Intended use: {use}"))
+    return Section("Verdict", lead, blocks)
+
+
+def _score(run: RunFiles, task: Task, row: dict[str, Any], metric: str, chance: float | None) -> Score:
+    inside = row["role"] == "test"
+    place = "Internal, cross-validation test folds" if inside else f"External, {row['cohort']}"
+    known = math.isfinite(row["low"])
+    bounds = (
+        f"{percent(run.confidence)} CI {interval(row['low'], row['high'], 2)}" if known else "no interval"
+    )
+    return Score(
+        place=place,
+        metric=f"{label(metric)}, {task.name}",
+        value=number(row["value"], 2) if math.isfinite(row["value"]) else "n/e",
+        interval=bounds,
+        detail=_patients(row),
+        note=row["note"],
+        tone=_TONES[standing(row, chance)],
+        drawing=interval_bar(row["value"], row["low"], row["high"], chance, _limits(metric)),
+    )
+
+
+def _all_tasks(run: RunFiles) -> Table:
+    """Primary metric of each task."""
+    cohorts = sorted({r["cohort"] for t in run.tasks for r in external(run, t.name, PRIMARY[t.kind])})
+    rows: list[list[str | Cell]] = []
+    for task in run.tasks:
+        metric = PRIMARY[task.kind]
+        row, chance = internal(run, task.name, metric), chance_of(run, task.name, metric)
+        abroad = {r["cohort"]: r for r in external(run, task.name, metric)}
+        cells: list[str | Cell] = [
+            Cell(task.name, note="main task" if task.main else ""),
+            label(metric),
+            *_result(row, chance, metric),
+        ]
+        cells += [_result(abroad.get(c), chance, metric)[0] for c in cohorts]
+        cells.append(Cell(_patients(row), tone="muted") if row else "–")
+        rows.append(cells)
+    level = f"{percent(run.confidence)} CI"
+    columns = [
+        "Task",
+        "Metric",
+        f"Test folds ({level})",
+        "",
+        *[f"External {c}" for c in cohorts],
+        "Behind the test folds",
+    ]
+    return Table(
+        columns,
+        rows,
+        caption="Primary metric of every task. The bar runs from 0 to 1 (correlations: −1 to 1), its tick is "
+        "a predictor without information.",
+        numeric=frozenset([2, *range(4, 4 + len(cohorts))]),
+    )
+
+
+def _result(row: dict[str, Any] | None, chance: float | None, metric: str) -> list[str | Cell]:
+    if row is None:
+        return ["–", "–"]
+    tone = _TONES[standing(row, chance)]
+    note = first_sentence(row["note"]) if not math.isfinite(row["value"]) else ""
+    drawing = interval_bar(row["value"], row["low"], row["high"], chance, _limits(metric))
+    return [
+        Cell(estimate(row), tone=tone, note=note),
+        Cell("" if drawing else "–", tone=tone, drawing=drawing),
+    ]
+
+
+def _patients(row: dict[str, Any]) -> str:
+    words = f"{count(row['n'])} patients"
+    if row["kind"] == "survival":
+        return f"{words}, {count(row['n_pos'])} events"
+    return f"{words}, {count(row['n_pos'])} positive" if row["kind"] == "binary" else words
+
+
+def _limits(metric: str) -> tuple[float, float]:
+    return (-1.0, 1.0) if metric in ("pearson", "r2") else (0.0, 1.0)
+
+
+def _warnings(run: RunFiles) -> list[Block]:
+    """Warnings of the run, failed audits first; nothing to say is said."""
+    items = []
+    if run.leakage is not None and not run.leakage["ok"].all():
+        failed = run.leakage[~run.leakage["ok"]]
+        items.append(f"the leakage audit failed {len(failed)} checks: these results must not be used")
+    bad = bool(items)
+    items += run.warnings
+    if not items:
+        return []
+    title = "1 warning" if len(items) == 1 else f"{len(items)} warnings"
+    return [Notice(title, items, tone="bad" if bad else "warn")]

@@ -1,0 +1,326 @@
+"""The steps of a run, in the order of the data: tables → features → models → predictions → report.
+
+Each step reads what the one before it left in the run folder or the feature store, and can be repeated: what is
+there and fits is not made again.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equipoise.platform.errors import DataError, StudyError, ToleranceError
+from equipoise.platform.study import Study
+from equipoise.platform.workspace import RunFolder, atomic_path, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from equipoise.datasets.cohort import Cohorts
+    from equipoise.datasets.features import FeatureStore
+    from equipoise.datasets.splits import Fold
+    from equipoise.platform.training.params import Recipe
+
+log = logging.getLogger("equipoise")
+
+
+@dataclass
+class Work:
+    """A study and its run folder; tables are read once for all steps of a command."""
+
+    study: Study
+    folder: RunFolder
+
+    @cached_property
+    def cohorts(self) -> "Cohorts":
+        """Patients and slides as the tables give them."""
+        return load(self.study)
+
+    @cached_property
+    def usable(self) -> "Cohorts":
+        """Patients and slides that have features; needs the step ``extract``."""
+        return self.cohorts.with_slide_status(self.store.index())
+
+    @cached_property
+    def store(self) -> "FeatureStore":
+        """The feature store of the study, in which a slide's name means the file and pixel size of the tables."""
+        from equipoise.platform.extraction.pipeline import open_store
+
+        return open_store(self.study.features, self.store_root, self.cohorts.slides)
+
+    @property
+    def store_root(self) -> Path:
+        """Folder of feature stores."""
+        return self.study.base / self.study.features.store
+
+    @property
+    def recipe(self) -> "Recipe":
+        """What decides the weights of a fold."""
+        from equipoise.platform.training.params import Recipe
+
+        params = self.study.model.model_dump()
+        return Recipe(
+            model=params.pop("kind"),
+            model_params=params,
+            balancing=self.study.balancing,
+            training=self.study.training,
+            seed=self.study.seed,
+        )
+
+
+def perform(
+    study: Study, open_folder: Callable[[Study], RunFolder], steps: Sequence[str], *, dry_run: bool = False
+) -> dict[str, Any]:
+    """Run steps in order, each recorded in the run folder.
+
+    Parameters
+    ----------
+    study
+        The study.
+    open_folder
+        Gives the run folder, or refuses one that belongs to another study.
+    steps
+        Names out of :data:`~equipoise.platform.workspace.STEPS`.
+    dry_run
+        Print what would be done and stop.
+
+    Returns
+    -------
+    Facts for the result line.
+    """
+    from equipoise.platform import provenance
+
+    if dry_run:
+        print(plan(study, steps))
+        return {"study": study.name, "dry_run": True}
+    folder = open_folder(study)
+    work = Work(study, folder)
+    try:
+        provenance.record(study, folder)
+        for name in steps:
+            with folder.step(name) as facts:
+                log.info("step=%s", name)
+                facts.update(STEP[name](work))
+    except BaseException as error:
+        error.facts = {"out": folder.root, "run_folder": folder}  # type: ignore[attr-defined]
+        raise
+    report = {"report": folder.report} if folder.report.exists() else {}
+    return {"out": folder.root, "run_folder": folder, **report}
+
+
+def load(study: Study) -> "Cohorts":
+    """Read the tables of a study."""
+    from equipoise.datasets.cohort import load_cohorts
+    from equipoise.datasets.rehearsal import beyond
+
+    cohorts = load_cohorts(study.cohorts, study.tasks, study.columns, study.base)
+    if study.patients_per_site is None:
+        return cohorts
+    task = study.main_task if study.tasks else None
+    return cohorts.drop(beyond(cohorts.patients, study.patients_per_site, task), "rehearsal")
+
+
+def plan(study: Study, steps: Sequence[str]) -> str:
+    """What the steps would do, without doing it."""
+    cohorts = load(study)
+    lines = [describe(cohorts, study), f"features: {study.features.encoder}, store {study.features.store}"]
+    lines.append(f"folds: {study.splits.scheme}")
+    return "\n".join([*lines, f"steps: {' → '.join(steps)}"])
+
+
+def describe(cohorts: "Cohorts", study: Study) -> str:
+    """Participant flow and labels as a few lines of text."""
+    from equipoise.datasets.flow import flow_text
+
+    lines = [f"study {study.name}: {len(cohorts.patients)} patients, {len(cohorts.slides)} slides"]
+    lines += [f"  {line}" for line in flow_text(cohorts.flow).split("; ")]
+    if len(cohorts.exclusions):
+        lines.append(
+            f"  {len(cohorts.exclusions)} exclusions, each with its reason in manifest/exclusions.csv"
+        )
+    lines += [f"  note: {note}" for note in cohorts.notes]
+    return "\n".join(lines)
+
+
+def validate(work: Work) -> dict[str, Any]:
+    """Write the manifest as the tables give it, and a preview of the folds."""
+    for line in describe(work.cohorts, work.study).splitlines():
+        log.info("%s", line)
+    write_manifest(work, work.cohorts, work.cohorts.slides)
+    folds = _folds(work, work.cohorts) if work.study.tasks else []
+    return {"patients": len(work.cohorts.patients), "slides": len(work.cohorts.slides), "folds": len(folds)}
+
+
+def extract(work: Work) -> dict[str, Any]:
+    """Slides → features; then the manifest and the folds of those that can be used.
+
+    Raises
+    ------
+    ToleranceError
+        If more slides failed than ``features.max_fail`` allows. Everything that could be extracted is kept.
+    """
+    from equipoise.platform.extraction.pipeline import extract as extract_slides
+    from equipoise.platform.session import ray_session
+
+    study = work.study
+    if not len(work.cohorts.slides):
+        raise DataError(
+            "no cohort names a slides table, so there is nothing to extract",
+            where=str(study.file),
+            fix="add slides: and slides_dir: to the cohorts",
+        )
+    summary = extract_slides(
+        work.cohorts.slides,
+        study.features,
+        work.store_root,
+        session=lambda: ray_session(study.resources),
+        qc_dir=work.folder.qc,
+    )
+    for name in ("store", "usable"):  # opened before extraction, they would not know what it found
+        work.__dict__.pop(name, None)
+    log.info("extract %s", summary)
+    if summary.failed:
+        log.warning("%d of %d slides failed\n%s", summary.failed, len(summary.index), summary.failures_text())
+    write_manifest(work, work.usable, summary.index)
+    facts = {"slides": len(summary.index), "tiles": summary.tiles, "failed": summary.failed, **summary.counts}
+    if not summary.tolerated:
+        raise ToleranceError(
+            f"{summary.failed} of {len(summary.index)} slides failed, more than max_fail allows "
+            f"({summary.failed_share:.1%} > {study.features.max_fail:.1%})\n{summary.failures_text()}",
+            where=str(work.folder.manifest / "exclusions.csv"),
+            fix="mend or remove these slides, or raise features.max_fail; what was extracted is kept",
+        )
+    if study.tasks:
+        _folds(work, work.usable)
+    return facts
+
+
+def train(work: Work) -> dict[str, Any]:
+    """Train every fold that is not finished yet; external cohorts are out of reach."""
+    import torch
+
+    from equipoise.datasets.cases import CaseReader
+    from equipoise.platform.tracking import TensorBoard
+    from equipoise.platform.training.crossval import fold_folder, train_fold
+
+    study = work.study
+    if not study.tasks:
+        raise StudyError("there is no task to train", where=f"{study.file}, tasks", fix="add a task")
+    folds = _folds(work, work.usable)
+    cases = CaseReader(work.usable, work.store, role="develop")
+    # More threads change the order of sums and with it the last bits; one thread is the reproducible choice.
+    torch.set_num_threads(1)
+    for fold in folds:
+        name = f"{fold.repeat}-{fold.index}"
+        if fold_folder(work.folder.folds, fold).exists():
+            log.info("train fold=%s already done", name)
+        with TensorBoard(work.folder.tensorboard / name) as board:
+
+            def report(row: dict[str, float], name: str = name, board: TensorBoard = board) -> None:
+                board(row)
+                log.info(
+                    "train fold=%s %s", name, " ".join(f"{key}={value:.4g}" for key, value in row.items())
+                )
+
+            train_fold(
+                fold,
+                study.tasks,
+                cases,
+                work.recipe,
+                work.folder.folds,
+                features=work.store.spec.address,
+                report=report,
+            )
+    return {"folds": len(folds)}
+
+
+def evaluate(work: Work) -> dict[str, Any]:
+    """Predict external cohorts with every fold's model, then compute all metrics."""
+    import pandas as pd
+
+    from equipoise.datasets.cases import CaseReader
+    from equipoise.platform.evaluation.evaluate import evaluate as compute
+    from equipoise.platform.evaluation.metrics_table import write_metrics
+    from equipoise.platform.evaluation.predictions import read_predictions, write_predictions
+    from equipoise.platform.training.batches import CaseList
+    from equipoise.platform.training.crossval import fold_folder, load_fold
+
+    folder = work.folder
+    folds = _folds(work, work.usable)
+    missing = [f"{f.repeat}-{f.index}" for f in folds if not fold_folder(folder.folds, f).exists()]
+    if missing:
+        raise StudyError(
+            f"folds {', '.join(missing)} are not trained yet",
+            where=str(folder.folds),
+            fix="run `equipoise train`",
+        )
+    reader = CaseReader(work.usable, work.store, role="external")
+    cases = CaseList(reader, tuple(reader))
+    parts = []
+    for fold in folds:
+        path = fold_folder(folder.folds, fold)
+        parts.append(read_predictions(path / "preds.parquet"))
+        if cases:
+            parts.append(load_fold(path).predict(cases, "external"))
+    predictions = pd.concat(parts, ignore_index=True)
+    write_predictions(predictions, folder.evaluation / "predictions.parquet")
+    metrics = compute(predictions, work.study.evaluation, work.study.seed)
+    write_metrics(metrics, folder.evaluation, work.study.evaluation)
+    return {"predictions": len(predictions), "metrics": len(metrics)}
+
+
+def report(work: Work) -> dict[str, Any]:
+    """Write ``report.html`` from the run folder and nothing else."""
+    from equipoise.platform.report.report import write_report
+
+    return {"report": str(write_report(work.folder.root))}
+
+
+STEP: dict[str, Callable[[Work], dict[str, Any]]] = {
+    "validate": validate,
+    "extract": extract,
+    "train": train,
+    "evaluate": evaluate,
+    "report": report,
+}
+
+
+def write_manifest(work: Work, cohorts: "Cohorts", slides: "pd.DataFrame") -> None:
+    """Patients who are in, all slides with their status, exclusions, flow and warnings under ``manifest/``."""
+    manifest = work.folder.manifest
+    for name, table in (("patients", cohorts.patients), ("slides", slides)):
+        with atomic_path(manifest / f"{name}.parquet") as path:
+            table.to_parquet(path, index=False)
+    with atomic_path(manifest / "exclusions.csv") as path:
+        cohorts.exclusions.to_csv(path, index=False)
+    write_json(manifest / "flow.json", cohorts.flow)
+    write_json(manifest / "warnings.json", list(cohorts.notes))
+
+
+def _folds(work: Work, cohorts: "Cohorts") -> "list[Fold]":
+    """The folds of the development patients, with warnings and leakage audit beside them.
+
+    Raises
+    ------
+    DataError
+        If the audit finds a patient, a preserved site or a slide file on both sides of a fold.
+    """
+    from equipoise.datasets.leakage import leakage_audit, split_warnings
+    from equipoise.datasets.splits import make_folds, splits_to_json
+
+    study, manifest = work.study, work.folder.manifest
+    folds = make_folds(cohorts.patients, study.splits, study.tasks, study.seed)
+    write_json(manifest / "splits.json", splits_to_json(folds, study.splits, study.seed))
+    files = None if cohorts is work.cohorts else work.cohorts.slides.merge(work.store.index(), on="slide")
+    preserved = study.splits.scheme == "site_preserved"
+    audit = leakage_audit(folds, cohorts.patients, files, preserve_sites=preserved)
+    with atomic_path(manifest / "leakage.csv") as path:
+        audit.to_csv(path, index=False)
+    warnings = split_warnings(folds, cohorts.patients, study.tasks, study.splits)
+    write_json(manifest / "warnings.json", [*cohorts.notes, *warnings])
+    if not audit["ok"].all():
+        leaks = audit[~audit["ok"]].to_string(index=False)
+        raise DataError(f"the folds leak:\n{leaks}", where=str(manifest / "leakage.csv"))
+    return folds

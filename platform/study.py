@@ -1,0 +1,260 @@
+"""The study file: one YAML that drives every job.
+
+Each section is the parameter model of the component it configures (cohorts and tasks belong to ``datasets``, the model
+section to the registry of models, …); this module composes them, checks what only the whole can show, and turns every
+problem into one line a person can act on: file, line, key, what is allowed, what was probably meant.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, create_model, model_validator
+
+from equipoise.datasets.specs import CohortSource, Columns, SplitParams
+from equipoise.datasets.tasks import Task
+from equipoise.platform.errors import StudyError
+from equipoise.platform.evaluation.params import EvaluationParams, ReportParams
+from equipoise.platform.extraction.params import ExtractionParams
+from equipoise.platform.registry import entries
+from equipoise.platform.session import RayOptions
+from equipoise.platform.study_errors import describe, duplicate_keys
+from equipoise.platform.training.params import BalancingParams, TrainingParams
+
+
+def tagged(kind: str) -> Any:
+    """A type that accepts ``{kind: <name>, …parameters}`` for every entry of a registry."""
+    models = [
+        create_model(
+            f"{entry.params.__name__}_{name}",
+            __base__=entry.params,
+            kind=(Literal[name], Field(description=entry.summary)),  # type: ignore[arg-type]
+        )
+        for name, entry in entries(kind).items()
+    ]
+    if len(models) == 1:
+        return models[0]
+    union: Any = models[0]
+    for model in models[1:]:
+        union = union | model
+    return Annotated[union, Field(discriminator="kind")]
+
+
+ModelSection: Any = tagged("models")
+
+
+class Study(BaseModel):
+    """Everything a run needs to know. Paths are relative to the study file."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    version: Literal[1]
+    """Version of this format."""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the study; the run folder is ``runs/<name>`` unless said otherwise."""
+    seed: int = Field(42, ge=0)
+    """Root of every random number: folds, initial weights, bags, bootstraps."""
+    synthetic: bool = False
+    """Marks every result as SYNTHETIC; written by ``equipoise synthesize``."""
+    cohorts: list[CohortSource] = Field(min_length=1)
+    """Where patients, slides and omics come from; at least one has the role ``develop``."""
+    columns: Columns = Field(default_factory=Columns)
+    """Names of the key columns in the tables; a cohort may override them."""
+    patients_per_site: int | None = Field(None, ge=1)
+    """Keep at most this many patients of each site, for rehearsals (``--smoke`` sets 4)."""
+    tasks: list[Task] = Field(min_length=1)
+    """What is predicted."""
+    features: ExtractionParams = ExtractionParams()  # type: ignore[call-arg]
+    """How slides become features."""
+    model: ModelSection = Field(default_factory=lambda: {"kind": "joint"}, validate_default=True)
+    """Which model is trained (``equipoise ls models``)."""
+    balancing: BalancingParams = Field(default_factory=BalancingParams)
+    """How losses and gradients of several tasks become one update."""
+    training: TrainingParams = Field(default_factory=TrainingParams)
+    """Optimisation, bags, early stopping."""
+    splits: SplitParams = Field(default_factory=SplitParams)
+    """Cross-validation scheme."""
+    evaluation: EvaluationParams = Field(default_factory=EvaluationParams)
+    """Intervals and thresholds."""
+    report: ReportParams = Field(default_factory=ReportParams)
+    """The HTML page."""
+    resources: RayOptions = Field(default_factory=RayOptions)
+    """What Ray may use; the command line overrides it."""
+
+    _file: Path = PrivateAttr(default=Path("study.yaml"))
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Study":
+        problems = [
+            *_repeated("cohorts", [cohort.name for cohort in self.cohorts]),
+            *_repeated("tasks", [task.name for task in self.tasks]),
+        ]
+        if not any(cohort.role == "develop" for cohort in self.cohorts):
+            problems.append("cohorts: none has role develop; training needs one")
+        mains = [task.name for task in self.tasks if task.main]
+        if len(mains) > 1:
+            problems.append(f"tasks: {', '.join(mains)} all say main: true; the report leads with one")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def file(self) -> Path:
+        """The file the study was read from."""
+        return self._file
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths start from."""
+        return self._file.parent
+
+    @property
+    def main_task(self) -> Task:
+        """The task the report leads with: the one that says ``main: true``, else the first."""
+        return next((task for task in self.tasks if task.main), self.tasks[0])
+
+    def resolved(self) -> dict[str, Any]:
+        """All settings with defaults filled in, as plain data."""
+        return self.model_dump(mode="json")
+
+    def digest(self) -> str:
+        """SHA-256 over everything that can change a prediction."""
+        settled = {key: value for key, value in self.resolved().items() if key not in FREE_SECTIONS}
+        return hashlib.sha256(json.dumps(settled, sort_keys=True).encode()).hexdigest()
+
+
+#: Sections that may change between the parts of one run: they do not change a prediction.
+FREE_SECTIONS = ("evaluation", "report", "resources")
+
+
+def smoke_overrides(study: Study) -> dict[str, Any]:
+    """What ``--smoke`` sets: every step runs over a few patients, nothing is learned."""
+    overrides: dict[str, Any] = {
+        "name": f"{study.name}-smoke",
+        "patients_per_site": 4,
+        "training.epochs": 1,
+        "training.min_epochs": 1,
+        "evaluation.bootstrap": 50,
+    }
+    if study.splits.scheme in ("kfold", "site_preserved"):
+        overrides |= {"splits.folds": 2, "splits.repeats": 1}
+    return overrides
+
+
+def _repeated(section: str, names: list[str]) -> list[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return [f"{section}: the name {name!r} is used {names.count(name)} times" for name in twice]
+
+
+def load_study(path: str | Path, overrides: dict[str, Any] | None = None) -> Study:
+    """Read, override and check a study.
+
+    Parameters
+    ----------
+    path
+        The YAML file.
+    overrides
+        Dotted key → value, as given by ``--set``; list items by number (``cohorts.0.role``).
+
+    Raises
+    ------
+    StudyError
+        With every problem at once, each with its line.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StudyError(
+            "no such study file", where=str(file), fix="`equipoise init -o study.yaml` writes a commented one"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"cannot be read: {error}", where=str(file)) from error
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise StudyError(
+            f"not valid YAML: {getattr(error, 'problem', None) or error}",
+            where=f"{file}{line}",
+            fix="YAML needs spaces (no tabs), aligned keys and a space after each colon",
+        ) from None
+    if not isinstance(data, dict):
+        raise StudyError(
+            "a study is a mapping of sections (version, name, cohorts, tasks, …)", where=str(file)
+        )
+    if repeated := duplicate_keys(tree):
+        raise StudyError("not valid\n" + "\n".join(f"  {line}" for line in repeated), where=str(file))
+    for key, value in (overrides or {}).items():
+        override(data, key, value)
+    try:
+        study = Study.model_validate(data)
+    except ValidationError as error:
+        lines = describe(error, tree, Study, set(overrides or {}))
+        count = f"{len(lines)} problem{'s' if len(lines) != 1 else ''}"
+        raise StudyError(
+            f"not valid, {count}\n" + "\n".join(f"  {line}" for line in lines), where=str(file)
+        ) from None
+    study._file = file.resolve()
+    return study
+
+
+def override(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``a.b.0.c`` in nested dictionaries and lists, making dictionaries on the way.
+
+    Raises
+    ------
+    StudyError
+        If the path meets a plain value or a list item that is not there.
+    """
+    node: Any = data
+    *path, last = key.split(".")
+    for depth, part in enumerate([*path, last]):
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
+                raise StudyError(
+                    f"--set {key}: {part!r} is not an item of {'.'.join(key.split('.')[:depth])!r}, "
+                    f"which has items 0 to {len(node) - 1}"
+                )
+            place: str | int = int(part)
+        elif isinstance(node, dict):
+            place = part
+        else:
+            raise StudyError(f"--set {key}: {'.'.join(key.split('.')[:depth])!r} is a plain value")
+        if depth == len(path):
+            node[place] = value
+        else:
+            if isinstance(node, dict) and not isinstance(node.get(part), dict | list):
+                node[place] = {}
+            node = node[place]
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, Any]:
+    """``["a.b=1", …]`` → ``{"a.b": 1}``, values typed as YAML types them.
+
+    Raises
+    ------
+    StudyError
+        If a pair has no ``=`` or its value is not YAML.
+    """
+    parsed = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise StudyError(
+                f"--set {pair!r} is not of the form key=value", fix="for example --set training.lr=1e-4"
+            )
+        try:
+            parsed[key.strip()] = yaml.safe_load(value) if value else None
+        except yaml.YAMLError:
+            raise StudyError(f"--set {key}: the value {value!r} is not valid YAML") from None
+    return parsed
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the study file, for editors."""
+    return Study.model_json_schema()

@@ -1,0 +1,1 @@
+"""Commented study files that ``equipoise init`` writes, filled in from the user's own tables."""

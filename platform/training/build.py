@@ -1,0 +1,60 @@
+"""Registry names become objects: models, balancing, devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from equipoise.models.balancing.protocol import GradAggregator, LossWeighting
+from equipoise.models.batch import CaseShape, TaskHead
+from equipoise.platform.errors import ResourceError
+from equipoise.platform.registry import get
+from equipoise.platform.training.params import BalancingParams, entry_params
+
+
+def build_model(
+    name: str, params: dict[str, Any], shape: CaseShape, heads: Sequence[TaskHead], *, seed: int
+) -> nn.Module:
+    """A model of the registry with initial weights that depend on nothing but the seed.
+
+    Modules of torch draw from its global generator, which is seeded here and given back as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return get("models", name).load()(entry_params("models", name, params), shape, heads)
+
+
+def build_balancing(
+    balancing: BalancingParams, heads: Sequence[TaskHead], device: torch.device
+) -> tuple[LossWeighting, GradAggregator]:
+    """The loss weighting and the gradient aggregator that a study names."""
+    slots = (
+        ("weightings", balancing.weighting, balancing.weighting_params),
+        ("aggregators", balancing.aggregation, balancing.aggregation_params),
+    )
+    weighting, aggregator = (
+        get(kind, name).load()(entry_params(kind, name, p), heads) for kind, name, p in slots
+    )
+    for parameter in weighting.parameters():
+        parameter.data = parameter.data.to(device)
+    return weighting, aggregator
+
+
+def pick_device(device: str) -> torch.device:
+    """``auto`` is a GPU where torch sees one.
+
+    Raises
+    ------
+    ResourceError
+        If a GPU is asked for and there is none.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ResourceError(
+            "no CUDA device is visible", where="training.device", fix="write device: auto or cpu"
+        )
+    return torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)

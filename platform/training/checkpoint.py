@@ -1,0 +1,120 @@
+"""State of a training after an epoch: written atomically, read with ``weights_only``, tied to one training.
+
+There is no generator and no schedule in it: both are functions of (seed, epoch), see
+:mod:`equipoise.platform.training.loop`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.platform.errors import StudyError
+from equipoise.platform.training.batches import CaseList
+from equipoise.platform.training.params import BalancingParams, TrainingParams
+from equipoise.platform.training.targets import Targets
+from equipoise.platform.workspace import atomic_path
+
+
+class HasState(Protocol):
+    """A model, an optimiser, a loss weighting, a gradient aggregator: whatever changes during training."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+@dataclass
+class Progress:
+    """Epochs done so far and the best weights among them."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, row: dict[str, float], model: nn.Module) -> None:
+        """Append an epoch; keep a copy of the weights if none was better. Of equals the first is kept."""
+        self.history.append(row)
+        if not self.best_epoch or row["monitor"] < self.history[self.best_epoch - 1]["monitor"]:
+            self.best_epoch = len(self.history)
+            self.best_weights = {
+                name: value.detach().cpu().clone() for name, value in model.state_dict().items()
+            }
+
+
+def digest(names: Sequence[str]) -> str:
+    """Short hash of a list of patients, in order."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def identity(
+    model: nn.Module,
+    targets: Targets,
+    train: CaseList,
+    val: CaseList,
+    params: TrainingParams,
+    balancing: BalancingParams,
+    seed: int,
+) -> dict[str, Any]:
+    """What a checkpoint must agree on to be continued, as plain data."""
+    return {
+        "model": f"{type(model).__name__} with parameters {[list(p.shape) for p in model.parameters()]}",
+        "targets": targets.to_json(),
+        "training patients": digest(train.patients),
+        "validation patients": digest(val.patients),
+        "training": params.model_dump(mode="json"),
+        "balancing": balancing.model_dump(mode="json"),
+        "seed": seed,
+    }
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """``training.lr: 0.0001, now 0.001`` for every value in which two nested dictionaries differ."""
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {a}, now {b}")
+    return found
+
+
+def save(path: Path, identity: dict[str, Any], progress: Progress, parts: Mapping[str, HasState]) -> None:
+    """Replace the checkpoint; a reader sees the old one or the new one, never half of one."""
+    state = {
+        "identity": json.dumps(identity),
+        "history": progress.history,
+        "best_epoch": progress.best_epoch,
+        "best_weights": progress.best_weights,
+        "parts": {name: part.state_dict() for name, part in parts.items()},
+    }
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load(path: Path, identity: dict[str, Any], parts: Mapping[str, HasState]) -> Progress:
+    """Put everything back as it was after the last finished epoch.
+
+    Raises
+    ------
+    StudyError
+        If the checkpoint belongs to another training, naming what differs.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if differ := differences(json.loads(state["identity"]), json.loads(json.dumps(identity))):
+        raise StudyError(
+            f"the checkpoint belongs to another training: {'; '.join(differ[:5])}",
+            where=str(path),
+            fix="delete it to train anew, or undo the change",
+        )
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
+    return Progress(state["history"], state["best_epoch"], state["best_weights"])

@@ -1,0 +1,225 @@
+"""One fold: fit on its training patients, predict its validation and test patients, leave a folder behind.
+
+The folder ``folds/<repeat>-<index>/`` appears whole or not at all: everything, the checkpoint included, is
+written to ``.<repeat>-<index>.partial`` beside it, which is renamed at the end. A finished fold is not
+trained again; one that was trained otherwise than asked for is refused by name of what differs. Seeds come
+from (seed, repeat, fold), so that a fold does not depend on which others ran, where, or in which order.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from equipoise.platform.errors import DataError, StudyError
+from equipoise.platform.training.batches import CaseList, CaseSource
+from equipoise.platform.training.build import build_model
+from equipoise.platform.training.checkpoint import differences, digest
+from equipoise.platform.training.loop import FitResult, Reporter, fit
+from equipoise.platform.training.params import Recipe, entry_params
+from equipoise.platform.training.predict import Role, predict
+from equipoise.platform.training.targets import Targets, fit_targets
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from equipoise.datasets.splits import Fold
+    from equipoise.datasets.tasks import Task
+
+#: Layout of a fold folder.
+FORMAT = "equipoise-fold/1"
+
+
+@dataclass(frozen=True)
+class TrainedFold:
+    """A model as it came out of a fold, ready to predict patients that it has not seen."""
+
+    model: nn.Module
+    targets: Targets
+    config: dict[str, Any]
+
+    def predict(self, cases: CaseList, role: Role) -> pd.DataFrame:
+        """Rows of the predictions table, in original units."""
+        fold = self.config["fold"]
+        return predict(self.model, self.targets, cases, role=role, repeat=fold["repeat"], fold=fold["index"])
+
+
+def fold_folder(folds: Path, fold: Fold) -> Path:
+    """Where a fold's results stand."""
+    return folds / f"{fold.repeat}-{fold.index}"
+
+
+def fold_seed(seed: int, fold: Fold) -> int:
+    """The seed of a fold, for initial weights and the loop."""
+    state = np.random.SeedSequence([seed, fold.repeat, fold.index]).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))  # torch takes signed 64 bit
+
+
+def train_fold(
+    fold: Fold,
+    tasks: Sequence[Task],
+    cases: CaseSource,
+    recipe: Recipe,
+    folds: Path,
+    *,
+    features: str,
+    report: Reporter | None = None,
+) -> Path:
+    """Train a fold and write its folder, unless it is there already.
+
+    Parameters
+    ----------
+    fold
+        Training, inner validation and test patients.
+    tasks
+        What to predict.
+    cases
+        Reads a patient's case.
+    recipe
+        Model, balancing, training parameters and the study's seed.
+    folds
+        The run's ``folds/``.
+    features
+        Address of the feature store, recorded and compared.
+    report
+        Called after every epoch.
+
+    Returns
+    -------
+    Path
+        ``folds/<repeat>-<index>`` with ``model.safetensors``, ``config.json``, ``targets.json``,
+        ``history.csv`` and ``preds.parquet`` (validation and test patients).
+
+    Raises
+    ------
+    DataError
+        If a patient is in two parts of the fold.
+    StudyError
+        If the folder, or an unfinished one, was made by other settings, patients or features.
+    """
+    from equipoise.platform.workspace import read_json
+
+    _check_parts(fold)
+    folder = fold_folder(folds, fold)
+    made_by = _made_by(fold, recipe, features)
+    if folder.exists():
+        _refuse_other(folder, read_json(folder / "config.json", {}).get("made_by", {}), made_by)
+        return folder
+    partial = folds / f".{folder.name}.partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    train, val, test = (CaseList(cases, part) for part in (fold.train, fold.val, fold.test))
+    targets = fit_targets(
+        tasks, train, class_weights=recipe.training.class_weights, scaling=recipe.training.target_scaling
+    )
+    seed = fold_seed(recipe.seed, fold)
+    model = build_model(recipe.model, recipe.model_params, targets.shape, targets.heads, seed=seed)
+    checkpoint = partial / "checkpoint.pt"
+    result = fit(
+        model,
+        targets,
+        train,
+        val,
+        recipe.training,
+        seed=seed,
+        balancing=recipe.balancing,
+        report=report,
+        checkpoint=checkpoint,
+    )
+    config = {
+        "format": FORMAT,
+        "fold": {"repeat": fold.repeat, "index": fold.index},
+        "patients": {"train": len(fold.train), "val": len(fold.val), "test": len(fold.test)},
+        "epochs": len(result.history),
+        "best_epoch": result.best_epoch,
+        "stopped_early": result.stopped_early,
+        "made_by": made_by,
+    }
+    trained = TrainedFold(model, targets, config)
+    _write(partial, trained, result, val, test)
+    checkpoint.unlink()
+    os.replace(partial, folder)
+    return folder
+
+
+def load_fold(folder: Path) -> TrainedFold:
+    """Read a fold back, to predict other patients with it.
+
+    Raises
+    ------
+    DataError
+        If the folder is not a finished fold of this layout.
+    """
+    from safetensors.torch import load_file
+
+    from equipoise.platform.workspace import read_json
+
+    config = read_json(folder / "config.json", {})
+    if config.get("format") != FORMAT:
+        raise DataError(
+            f"not a finished fold of layout {FORMAT}: config.json says {config.get('format', 'nothing')!r}",
+            where=str(folder),
+            fix="run 'equipoise train'",
+        )
+    targets = Targets.from_json(read_json(folder / "targets.json"))
+    made_by = config["made_by"]
+    model = build_model(made_by["model"], made_by["model_params"], targets.shape, targets.heads, seed=0)
+    model.load_state_dict(load_file(folder / "model.safetensors"))  # strict: no weight stays as initialised
+    return TrainedFold(model.eval(), targets, config)
+
+
+def _made_by(fold: Fold, recipe: Recipe, features: str) -> dict[str, Any]:
+    """Everything that the weights are a function of, as plain data."""
+    made_by = recipe.model_dump(mode="json")
+    made_by["model_params"] = entry_params("models", recipe.model, recipe.model_params).model_dump(
+        mode="json"
+    )
+    made_by["features"] = features
+    made_by["patients"] = {part: digest(getattr(fold, part)) for part in ("train", "val", "test")}
+    return json.loads(json.dumps(made_by))
+
+
+def _refuse_other(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    if differ := differences(old, new):
+        raise StudyError(
+            f"this fold was trained otherwise: {'; '.join(differ[:5])}",
+            where=str(folder),
+            fix="undo the change, delete the folder to train anew, or use another run folder",
+        )
+
+
+def _check_parts(fold: Fold) -> None:
+    parts = {"train": set(fold.train), "val": set(fold.val), "test": set(fold.test)}
+    for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
+        if both := sorted(parts[a] & parts[b]):
+            raise DataError(
+                f"patients in both {a} and {b} part: {', '.join(both[:5])}; that is leakage",
+                where=f"fold {fold.repeat}-{fold.index}",
+            )
+
+
+def _write(partial: Path, trained: TrainedFold, result: FitResult, val: CaseList, test: CaseList) -> None:
+    import pandas as pd
+    from safetensors.torch import save_file
+
+    from equipoise.platform.evaluation.predictions import write_predictions
+    from equipoise.platform.workspace import write_json
+
+    parts: tuple[tuple[CaseList, Role], ...] = ((val, "val"), (test, "test"))
+    predictions = [trained.predict(cases, role) for cases, role in parts if len(cases)]
+    write_predictions(pd.concat(predictions, ignore_index=True), partial / "preds.parquet")
+    weights = {name: value.detach().cpu().contiguous() for name, value in trained.model.state_dict().items()}
+    save_file(weights, partial / "model.safetensors")
+    write_json(partial / "targets.json", trained.targets.to_json())
+    with (partial / "history.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(result.history[0]))
+        table.writeheader()
+        table.writerows(result.history)
+    write_json(partial / "config.json", trained.config)

@@ -1,0 +1,252 @@
+"""What training patients fix before training begins: task heads, class weights, scalers, widths, sites.
+
+Fitted once per fold on training patients and on nobody else, kept beside the weights as ``targets.json``, and
+used in both directions: labels → training targets, outputs → scores in the units of the table.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from equipoise.datasets.targets import TargetScaler
+from equipoise.models.batch import CaseShape, TaskHead
+from equipoise.models.losses import balanced_weights
+from equipoise.platform.errors import DataError, DataWarning
+
+if TYPE_CHECKING:
+    from equipoise.datasets.cases import Case
+    from equipoise.datasets.tasks import Task
+
+#: A label as a case holds it: a number, or (days, event); NaN or None where it is missing.
+Label = float | Sequence[float] | None
+
+
+@dataclass(frozen=True)
+class TaskTarget:
+    """One task after its training labels were seen.
+
+    Parameters
+    ----------
+    head
+        What the model gets to know.
+    classes
+        Names of the classes with a row in the predictions table: the positive one for binary, all for
+        multiclass.
+    class_weights
+        K weights of the classes in the loss, or None.
+    scaler
+        Scaling of a regression target, or None.
+    """
+
+    head: TaskHead
+    classes: tuple[str, ...] = ()
+    class_weights: tuple[float, ...] | None = None
+    scaler: TargetScaler | None = None
+
+    def encode(self, label: Label) -> float | tuple[float, float] | None:
+        """The training target of a label; None if it is missing."""
+        if is_missing(label):
+            return None
+        if self.head.kind == "survival":
+            days, event = label  # type: ignore[misc]
+            return float(days), float(event)
+        return float(label if self.scaler is None else self.scaler.transform(label))  # type: ignore[arg-type]
+
+    def decode(self, scores: np.ndarray) -> np.ndarray:
+        """Model outputs of a regression task in the units of the table."""
+        return scores if self.scaler is None else self.scaler.inverse(scores)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """All tasks of a fold, and the widths and sites that a batch is laid out by.
+
+    Parameters
+    ----------
+    tasks
+        In the order of the study.
+    shape
+        Widths of tile features and omics.
+    sites
+        Sites of the training patients, sorted; the site index of a batch counts in them.
+    """
+
+    tasks: tuple[TaskTarget, ...]
+    shape: CaseShape
+    sites: tuple[str, ...] = field(default=())
+
+    @property
+    def heads(self) -> tuple[TaskHead, ...]:
+        """What a model and a balancer are built from."""
+        return tuple(task.head for task in self.tasks)
+
+    @property
+    def class_weights(self) -> dict[str, tuple[float, ...]]:
+        """Weights of the tasks that have some."""
+        return {task.head.name: task.class_weights for task in self.tasks if task.class_weights is not None}
+
+    @property
+    def main(self) -> TaskHead:
+        """The task marked as main, else the first."""
+        return next((head for head in self.heads if head.main), self.heads[0])
+
+    def site_index(self, site: str) -> int:
+        """Index of a training site, -1 for any other."""
+        return self.sites.index(site) if site in self.sites else -1
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``targets.json``."""
+        return {
+            "tasks": [
+                {
+                    "name": task.head.name,
+                    "kind": task.head.kind,
+                    "outputs": task.head.outputs,
+                    "main": task.head.main,
+                    "classes": list(task.classes),
+                    "class_weights": None if task.class_weights is None else list(task.class_weights),
+                    "scaler": None if task.scaler is None else json.loads(task.scaler.to_json()),
+                }
+                for task in self.tasks
+            ],
+            "features": self.shape.features,
+            "omics": dict(self.shape.omics),
+            "sites": list(self.sites),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Targets:
+        """The inverse of :meth:`to_json`."""
+        tasks = []
+        for row in data["tasks"]:
+            weights, scaler = row["class_weights"], row["scaler"]
+            tasks.append(
+                TaskTarget(
+                    TaskHead(row["name"], row["kind"], row["outputs"], row["main"]),
+                    tuple(row["classes"]),
+                    None if weights is None else tuple(weights),
+                    None if scaler is None else TargetScaler.from_json(json.dumps(scaler)),
+                )
+            )
+        return cls(tuple(tasks), CaseShape(data["features"], data["omics"]), tuple(data["sites"]))
+
+
+def is_missing(label: Label) -> bool:
+    """Whether a case has no label: nothing, NaN, or a survival label with a part missing."""
+    if label is None:
+        return True
+    parts = (label,) if isinstance(label, int | float) or not hasattr(label, "__len__") else label
+    return any(math.isnan(part) for part in parts)
+
+
+def fit_targets(
+    tasks: Sequence[Task],
+    train: Iterable[Case],
+    *,
+    class_weights: Literal["balanced", "none"] = "balanced",
+    scaling: Literal["minmax", "standard"] = "minmax",
+) -> Targets:
+    """Learn class weights, scalers, widths and sites from training patients.
+
+    Parameters
+    ----------
+    tasks
+        Specifications of the study.
+    train
+        Training patients only; read once, one at a time.
+    class_weights, scaling
+        As in :class:`~equipoise.platform.training.params.TrainingParams`.
+
+    Raises
+    ------
+    DataError
+        If there is no training patient, bags differ in width, or the main task (the first, if none is marked) cannot be
+        learned: no label, a single value, or no event.
+
+    Warns
+    -----
+    DataWarning
+        If another task cannot be learned, or a class of a multiclass task has no training patient.
+    """
+    labels: dict[str, list[Any]] = {task.name: [] for task in tasks}
+    sites: set[str] = set()
+    widths: set[int] = set()
+    omics: dict[str, int] = {}
+    for case in train:
+        sites.add(case.site)
+        if len(case.bag):
+            widths.add(case.bag.shape[1])
+        for modality, genes in case.omics.items():
+            omics.setdefault(modality, len(genes))
+        for task in tasks:
+            if not is_missing(case.targets.get(task.name)):
+                labels[task.name].append(case.targets[task.name])
+    if len(widths) != 1:
+        seen = f"tiles of {' and '.join(map(str, sorted(widths)))} features" if widths else "no tile"
+        raise DataError(f"the training part has {seen}; one width is needed", fix="extract all slides alike")
+    leading = next((task for task in tasks if task.main), tasks[0])
+    fitted = tuple(_fit(t, labels[t.name], class_weights, scaling, leads=t is leading) for t in tasks)
+    return Targets(fitted, CaseShape(widths.pop(), dict(sorted(omics.items()))), tuple(sorted(sites)))
+
+
+def _fit(
+    task: Task, labels: list[Any], class_weights: str, scaling: Literal["minmax", "standard"], *, leads: bool
+) -> TaskTarget:
+    """The target of one task; what cannot be learned is an error for the leading task, else a warning."""
+    name, main = task.name, task.main
+    lacking = _lacking(task, labels)
+    if lacking and leads:
+        raise DataError(lacking, where=f"task {name}", fix="use fewer folds or another split scheme")
+    if lacking:
+        warnings.warn(f"task {name}: {lacking}; nothing of it is learned here", DataWarning, stacklevel=3)
+    if task.type == "survival":
+        return TaskTarget(TaskHead(name, "survival", 1, main))
+    if task.type == "regression":
+        shift = float(labels[0]) if labels else 0.0
+        scaler = (
+            TargetScaler(scaling, shift, 1.0) if lacking else TargetScaler.fit(np.asarray(labels), scaling)
+        )
+        return TaskTarget(TaskHead(name, "regression", 1, main), scaler=scaler)
+    classes = tuple(task.class_names)
+    outputs = 2 if task.type == "binary" else len(classes)
+    seen = Counter(int(label) for label in labels)
+    counts = [seen[k] for k in range(outputs)]
+    weights = None
+    if class_weights == "balanced":
+        found = iter(balanced_weights([count for count in counts if count]))
+        # An absent class never enters the loss, whatever it weighs.
+        weights = tuple(next(found) if count else 1.0 for count in counts)
+    return TaskTarget(TaskHead(name, task.type, outputs, main), classes, weights)
+
+
+def _lacking(task: Task, labels: list[Any]) -> str:
+    """What the training labels of a task lack to be learned from; empty if nothing."""
+    if not labels:
+        return "no training patient has a label"
+    if task.type == "survival":
+        return (
+            ""
+            if any(event for _, event in labels)
+            else f"none of {len(labels)} training patients has an event"
+        )
+    if len(set(labels)) == 1:
+        shown = {"binary": ("negative", "positive")}.get(task.type, task.class_names)
+        value = f"{labels[0]:g}" if task.type == "regression" else shown[int(labels[0])]
+        return f"all {len(labels)} labelled training patients are {value}"
+    if task.type == "multiclass":
+        absent = [
+            name for k, name in enumerate(task.class_names) if k not in {int(label) for label in labels}
+        ]
+        if absent:
+            warnings.warn(
+                f"task {task.name}: no training patient is {', '.join(absent)}", DataWarning, stacklevel=4
+            )
+    return ""

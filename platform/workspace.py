@@ -1,0 +1,190 @@
+"""The run folder: where things are, how they are written, what is done.
+
+Everything is written to a temporary sibling and renamed, so that a file that exists is a whole file. ``status.json``
+says which steps are done; ``events.jsonl`` says what happened when.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from equipoise.platform.errors import StudyError
+from equipoise.platform.study import FREE_SECTIONS, Study
+
+#: Steps of a run in their order.
+STEPS = ("validate", "extract", "train", "evaluate", "report")
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary sibling of ``path`` to write to; renamed on success, removed on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def read_json(path: Path, default: Any = None) -> Any:
+    """Read JSON, or return ``default`` where the file is absent."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+
+
+class RunFolder:
+    """``runs/<study>/``: paths of its parts, status, events.
+
+    Parameters
+    ----------
+    root
+        The folder; made when first written to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.provenance = self.root / "provenance"
+        self.manifest = self.root / "manifest"
+        self.qc = self.root / "qc"
+        self.folds = self.root / "folds"
+        self.evaluation = self.root / "evaluation"
+        self.tensorboard = self.root / "tb"
+        self.report = self.root / "report.html"
+        self.status_file = self.root / "status.json"
+        self.events_file = self.root / "events.jsonl"
+
+    @classmethod
+    def open(cls, study: Study, out: str | None, resume: str) -> "RunFolder":
+        """The run folder of a study, checked to belong to it.
+
+        Parameters
+        ----------
+        study
+            The study about to run.
+        out
+            Folder given on the command line; by default ``runs/<name>`` below the current folder.
+        resume
+            ``auto`` goes on where a run stopped, ``must`` requires one, ``never`` moves an earlier one aside.
+
+        Raises
+        ------
+        StudyError
+            If the folder holds a run of a study that differs in something that changes predictions.
+        """
+        folder = cls(Path(out) if out else Path("runs") / study.name)
+        earlier = folder.provenance / "resolved.yaml"
+        if resume == "must" and not earlier.exists():
+            raise StudyError(
+                "--resume must: there is no run to go on with",
+                where=str(folder.root),
+                fix="leave --resume out",
+            )
+        if resume == "never" and folder.root.exists() and any(folder.root.iterdir()):
+            folder._move_aside()
+        elif earlier.exists():
+            folder._check_same(study, yaml.safe_load(earlier.read_text(encoding="utf-8")))
+        return folder
+
+    def _check_same(self, study: Study, earlier: dict[str, Any]) -> None:
+        now = study.resolved()
+        keys = [key for key in now if key not in FREE_SECTIONS]
+        changed = [path for key in keys for path in differences(earlier.get(key), now[key], key)]
+        if changed:
+            shown = "\n".join(f"  {line}" for line in changed[:12])
+            more = f"\n  … and {len(changed) - 12} more" if len(changed) > 12 else ""
+            raise StudyError(
+                f"this folder holds a run of another study; it differs in\n{shown}{more}",
+                where=str(self.root),
+                fix="choose another folder with -o, or --resume never to move the earlier run aside",
+            )
+
+    def _move_aside(self) -> None:
+        number = 1
+        while (target := self.root.with_name(f"{self.root.name}.{number}")).exists():
+            number += 1
+        self.root.rename(target)
+
+    def status(self) -> dict[str, Any]:
+        """What ``status.json`` says; an empty run where it is absent."""
+        return read_json(self.status_file, {"status": "new", "steps": {}})
+
+    def is_done(self, step: str) -> bool:
+        """Whether a step has finished."""
+        return self.status()["steps"].get(step, {}).get("status") == "done"
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[dict[str, Any]]:
+        """Record a step: running, then done with what the body put into the dictionary, or failed with the reason."""
+        self._note(name, {"status": "running"})
+        started = time.monotonic()
+        facts: dict[str, Any] = {}
+        try:
+            yield facts
+        except BaseException as error:
+            reason = str(error) or type(error).__name__
+            self._note(name, {"status": "failed", "error": reason, "seconds": _since(started), **facts})
+            raise
+        self._note(name, {"status": "done", "seconds": _since(started), **facts})
+
+    def _note(self, step: str, facts: dict[str, Any]) -> None:
+        status = self.status()
+        if facts["status"] == "running":
+            # What comes after a step that runs again is no longer what the run folder says it is.
+            for later in STEPS[STEPS.index(step) + 1 :] if step in STEPS else ():
+                status["steps"].pop(later, None)
+        status["steps"][step] = {**facts, "at": _now()}
+        status["status"] = facts["status"] if facts["status"] != "done" else "partial"
+        write_json(self.status_file, status)
+        self.event(step, facts)
+
+    def finish(self, outcome: dict[str, Any]) -> None:
+        """Write how the job that just ended ended."""
+        write_json(self.status_file, {**self.status(), **outcome, "at": _now()})
+
+    def event(self, name: str, facts: dict[str, Any]) -> None:
+        """Append one line to ``events.jsonl``."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self.events_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"at": _now(), "event": name, **facts}, default=str) + "\n")
+
+
+def differences(before: Any, after: Any, path: str) -> list[str]:
+    """Lines ``path: before → after`` for every leaf that differs."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted({*before, *after})
+        return [
+            line for key in keys for line in differences(before.get(key), after.get(key), f"{path}.{key}")
+        ]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        pairs = enumerate(zip(before, after, strict=True))
+        return [line for i, (b, a) in pairs for line in differences(b, a, f"{path}.{i}")]
+    return [] if before == after else [f"{path}: {before!r} → {after!r}"]
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 2)

@@ -1,0 +1,52 @@
+"""Shared fixtures: token mode before Ray is imported, one Ray for the whole test session, the shared data folder."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything imports Ray: explicit token mode, so that nothing is written to the home folder and a head started
+# by a test is reachable on every machine alike.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real slides and tables beside the checkout; skips where they are absent."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("real data: the folder shared/data beside the checkout is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray for all tests that need one."""
+    from equipoise.platform.session import RayOptions, ray_session
+
+    with ray_session(RayOptions(address="local", cpus=2, object_store_mb=300, dashboard=False)):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic cohorts of preset ``tiny`` with their study file; copy before changing anything."""
+    from equipoise.platform.session import RayOptions
+    from equipoise.platform.synthesis import synthesize
+
+    root = tmp_path_factory.mktemp("tiny")
+    synthesize("tiny", 7, root, RayOptions())
+    return root

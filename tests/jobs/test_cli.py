@@ -1,0 +1,133 @@
+"""Both doors, light imports, exit codes, the result line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from equipoise.jobs.cli import JOBS
+
+HEAVY = ("torch", "ray", "sklearn", "lifelines", "scanpy")
+STUDY = """\
+version: 1
+name: small
+cohorts: [{name: A, role: develop, clinical: a.csv}]
+tasks: [{name: MSI, type: binary, column: MSI, positive: MSI-H}]
+"""
+
+
+def call(
+    *arguments: str, cwd: Path | None = None, module: str = "equipoise.jobs.cli"
+) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", module, *arguments], cwd=cwd, capture_output=True, text=True)
+
+
+def result_of(output: str) -> dict:
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("EQUIPOISE-RESULT ")
+    return json.loads(last.removeprefix("EQUIPOISE-RESULT "))
+
+
+def test_help_lists_every_job() -> None:
+    shown = call("--help").stdout
+    assert all(name in shown for name in JOBS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["ls"],
+        ["ls", "models"],
+        ["init", "-o", "new.yaml"],
+        ["validate", "--config-only", "-c", "s.yaml"],
+    ],
+)
+def test_light_commands_leave_heavy_packages_alone(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(STUDY)
+    code = (
+        "import sys, json\n"
+        "from equipoise.jobs.cli import main\n"
+        f"sys.argv = ['equipoise', *{arguments!r}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    code = end.code\n"
+        f"print(json.dumps([code, [m for m in {HEAVY!r} if m in sys.modules]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert json.loads(done.stdout.strip().splitlines()[-1]) == [0, []], done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(JOBS))
+def test_every_job_has_both_doors(name: str) -> None:
+    from importlib import import_module
+
+    module = import_module(f"equipoise.jobs.{name}")
+    assert callable(module.command)
+    assert f'run_module("{name}")' in Path(module.__file__).read_text()
+
+
+def test_both_doors_give_the_same_answer(tmp_path: Path) -> None:
+    first = call("ls", "splits", cwd=tmp_path)
+    second = call("splits", cwd=tmp_path, module="equipoise.jobs.ls")
+    assert first.returncode == second.returncode == 0
+    assert first.stdout == second.stdout
+    assert result_of(first.stdout)["status"] == "ok"
+
+
+def test_study_errors_exit_with_2_and_say_so_in_the_result(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(STUDY.replace("role: develop", "role: develope"))
+    done = call("validate", "-c", "s.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Did you mean 'develop'?" in done.stderr
+    assert "Traceback" not in done.stderr
+    result = result_of(done.stdout)
+    assert (result["status"], result["code"], result["job"]) == ("failed", 2, "validate")
+
+
+def test_data_errors_exit_with_3(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(STUDY)
+    done = call("validate", "-c", "s.yaml", cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "a.csv" in done.stderr
+
+
+def test_usage_errors_exit_with_2() -> None:
+    assert call("validate", "--no-such-option").returncode == 2
+    assert call("no-such-job").returncode == 2
+
+
+def test_init_writes_a_valid_study_and_does_not_overwrite(tmp_path: Path) -> None:
+    for template in ("biomarker", "survival"):
+        assert call("init", "--template", template, "-o", f"{template}.yaml", cwd=tmp_path).returncode == 0
+        checked = call("validate", "--config-only", "-c", f"{template}.yaml", cwd=tmp_path)
+        assert checked.returncode == 0, checked.stderr
+    again = call("init", "-o", "biomarker.yaml", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "not overwritten" in again.stderr
+
+
+def test_init_guesses_columns_from_tables(tmp_path: Path) -> None:
+    tables = tmp_path / "hospital"
+    (tables / "slides").mkdir(parents=True)
+    (tables / "slides" / "p1.svs").touch()
+    rows = "\n".join(
+        f"p{i},{'MSI-H' if i % 4 == 0 else 'MSS'},{i * 1.5},{i * 3},{i % 2}" for i in range(1, 21)
+    )
+    (tables / "clini.csv").write_text(f"PATIENT,MSI status,LISS,OS_MONTHS,OS_EVENT\n{rows}\n")
+    (tables / "slide_table.csv").write_text("PATIENT,FILENAME\np1,p1.svs\n")
+    assert call("init", "--tables", "hospital", "-o", "study.yaml", cwd=tmp_path).returncode == 0
+    from equipoise.platform.study import load_study
+
+    study = load_study(tmp_path / "study.yaml")
+    assert study.main_task.column == "MSI status"
+    assert study.main_task.positive == ["MSI-H"]
+    assert [task.name for task in study.tasks] == ["MSI_status", "LISS"]
+    assert study.cohorts[0].slides_dir == "hospital/slides"
+    assert "column: OS_MONTHS, unit: months" in (tmp_path / "study.yaml").read_text()
+
+
+def test_status_of_something_else(tmp_path: Path) -> None:
+    done = call("status", str(tmp_path))
+    assert done.returncode == 2
+    assert "not a run folder" in done.stderr

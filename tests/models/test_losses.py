@@ -1,0 +1,248 @@
+"""Losses against closed forms, brute force and lifelines."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from equipoise.models.batch import TaskHead
+from equipoise.models.losses import TaskLosses, balanced_weights, cox_partial_likelihood
+
+HEADS = (
+    TaskHead("MSI", "binary", 2, main=True),
+    TaskHead("grade", "multiclass", 3),
+    TaskHead("LF", "regression", 1),
+    TaskHead("OS", "survival", 1),
+)
+
+
+def outputs_and_targets(
+    b: int, seed: int = 0
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    rng = torch.Generator().manual_seed(seed)
+    outputs = {h.name: torch.randn(b, h.outputs, generator=rng, dtype=torch.float64) for h in HEADS}
+    days = torch.randint(1, 6, (b,), generator=rng)
+    targets = {
+        "MSI": torch.randint(0, 2, (b,), generator=rng).double(),
+        "grade": torch.randint(0, 3, (b,), generator=rng).double(),
+        "LF": torch.rand(b, generator=rng, dtype=torch.float64),
+        "OS": torch.stack([days, torch.randint(0, 2, (b,), generator=rng)], dim=1).double(),
+    }
+    return outputs, targets, {h.name: torch.ones(b, dtype=torch.bool) for h in HEADS}
+
+
+def brute_force(s: np.ndarray, t: np.ndarray, e: np.ndarray, ties: str) -> float:
+    """The definition, one event time at a time."""
+    total = 0.0
+    for time in np.unique(t[e == 1]):
+        dead = (t == time) & (e == 1)
+        at_risk, tied = np.exp(s[t >= time]).sum(), np.exp(s[dead]).sum()
+        for rank in range(dead.sum()):
+            share = rank / dead.sum() if ties == "efron" else 0.0
+            total += math.log(at_risk - share * tied)
+        total -= s[dead].sum()
+    return total
+
+
+def tied_survival(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, 2)), rng.integers(1, 12, n).astype(float), (rng.random(n) < 0.6).astype(float)
+
+
+def test_efron_is_lifelines_log_likelihood_on_tied_data() -> None:
+    import pandas as pd
+    from lifelines import CoxPHFitter
+
+    x, t, e = tied_survival(150, seed=3)
+    table = pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "t": t, "e": e})
+    fitted = CoxPHFitter().fit(table, "t", "e")
+    score = torch.tensor(x @ fitted.params_.to_numpy())
+    ours = cox_partial_likelihood(score, torch.tensor(t), torch.tensor(e))
+    assert ours.item() == pytest.approx(-fitted.log_likelihood_, rel=1e-10)
+
+
+def test_cox_gradient_vanishes_at_the_lifelines_estimate() -> None:
+    import pandas as pd
+    from lifelines import CoxPHFitter
+
+    x, t, e = tied_survival(80, seed=4)
+    fitted = CoxPHFitter().fit(pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "t": t, "e": e}), "t", "e")
+    beta = torch.tensor(fitted.params_.to_numpy(), requires_grad=True)
+    cox_partial_likelihood(torch.tensor(x) @ beta, torch.tensor(t), torch.tensor(e)).backward()
+    assert beta.grad is not None
+    assert beta.grad.norm() < 1e-3  # lifelines stops at this precision; the gradient at 0 has norm 16
+
+
+@pytest.mark.parametrize("ties", ["efron", "breslow"])
+@pytest.mark.parametrize("seed", range(4))
+def test_cox_is_its_definition(ties: str, seed: int) -> None:
+    x, t, e = tied_survival(40, seed)
+    ours = cox_partial_likelihood(torch.tensor(x[:, 0]), torch.tensor(t), torch.tensor(e), ties=ties)  # type: ignore[arg-type]
+    assert ours.item() == pytest.approx(brute_force(x[:, 0], t, e, ties), rel=1e-12)
+
+
+@pytest.mark.parametrize("ties", ["efron", "breslow"])
+def test_cox_gradient_is_the_numerical_one(ties: str) -> None:
+    x, t, e = tied_survival(12, seed=1)
+    scores = torch.tensor(x[:, 0], requires_grad=True)
+    loss = lambda s: cox_partial_likelihood(s, torch.tensor(t), torch.tensor(e), ties=ties)  # noqa: E731
+    assert torch.autograd.gradcheck(loss, (scores,))
+
+
+def test_two_patients_by_hand() -> None:
+    s = torch.tensor([0.7, -0.2], dtype=torch.float64)
+    loss = cox_partial_likelihood(s, torch.tensor([10.0, 20.0]), torch.tensor([1.0, 0.0]))
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-0.9)))
+
+
+def test_cox_ignores_a_common_shift_and_the_order_of_patients() -> None:
+    x, t, e = (torch.tensor(a) for a in tied_survival(60, seed=2))
+    s, order = x[:, 0], torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    value = cox_partial_likelihood(s, t, e)
+    assert cox_partial_likelihood(s + 100, t, e).item() == pytest.approx(value.item(), rel=1e-9)
+    assert cox_partial_likelihood(s[order], t[order], e[order]).item() == pytest.approx(
+        value.item(), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("ties", ["efron", "breslow"])
+def test_extreme_scores_stay_finite(ties: str) -> None:
+    s = torch.tensor([1e4, -1e4, 0.0, 5e3, -1e4], requires_grad=True)
+    loss = cox_partial_likelihood(
+        s,
+        torch.tensor([1.0, 1, 1, 2, 2]),
+        torch.tensor([1.0, 1, 0, 1, 0]),
+        ties=ties,  # type: ignore[arg-type]
+    )
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert s.grad is not None
+    assert torch.isfinite(s.grad).all()
+
+
+def test_a_censored_case_in_a_tied_group_without_weight_gives_no_nan() -> None:
+    # The tied events hold all of the risk set in floating point: log1p(-1) lurks for the censored case.
+    s = torch.tensor([50.0, 50.0, -80.0], requires_grad=True)
+    cox_partial_likelihood(s, torch.ones(3), torch.tensor([1.0, 1.0, 0.0])).backward()
+    assert s.grad is not None
+    assert torch.isfinite(s.grad).all()
+
+
+@pytest.mark.parametrize("event", [[0.0, 0.0], []])
+def test_no_event_no_loss(event: list[float]) -> None:
+    s = torch.zeros(len(event), requires_grad=True)
+    loss = cox_partial_likelihood(s, torch.ones(len(event)), torch.tensor(event))
+    loss.backward()
+    assert loss.item() == 0
+    assert s.grad is not None
+    assert not s.grad.any()
+
+
+def test_unknown_ties_are_refused() -> None:
+    with pytest.raises(ValueError, match="'efron' or 'breslow', not 'exact'"):
+        cox_partial_likelihood(torch.zeros(1), torch.ones(1), torch.ones(1), ties="exact")  # type: ignore[arg-type]
+
+
+def test_losses_are_sums_and_counts_of_their_closed_forms() -> None:
+    outputs, targets, mask = outputs_and_targets(9)
+    sums, counts = TaskLosses(HEADS)(outputs, targets, mask)
+    entropy = torch.nn.functional.cross_entropy
+    assert counts.tolist() == [9, 9, 9, targets["OS"][:, 1].sum()]
+    assert sums[0] == pytest.approx(entropy(outputs["MSI"], targets["MSI"].long(), reduction="sum").item())
+    assert sums[1] == pytest.approx(
+        entropy(outputs["grade"], targets["grade"].long(), reduction="sum").item()
+    )
+    assert sums[2] == pytest.approx(((outputs["LF"][:, 0] - targets["LF"]) ** 2).sum().item())
+    expected = brute_force(outputs["OS"][:, 0].numpy(), *targets["OS"].numpy().T, "efron")
+    assert sums[3] == pytest.approx(expected)
+
+
+def test_missing_labels_give_zero_gradient_and_do_not_count() -> None:
+    outputs, targets, mask = outputs_and_targets(8)
+    for name in mask:
+        mask[name] = torch.tensor([True] * 5 + [False] * 3)
+        targets[name][5:] = 0  # as collate fills them
+        outputs[name].requires_grad_()
+    result = TaskLosses(HEADS)(outputs, targets, mask)
+    result.sums.sum().backward()
+    for name, out in outputs.items():
+        assert out.grad is not None
+        assert not out.grad[5:].any(), name
+        assert out.grad[:5].any(), name
+    shorter = TaskLosses(HEADS)(*({k: v[:5] for k, v in part.items()} for part in (outputs, targets, mask)))
+    torch.testing.assert_close(result.sums, shorter.sums)
+    torch.testing.assert_close(result.counts, shorter.counts)
+
+
+def test_a_task_without_any_label_has_loss_zero_and_a_zero_gradient() -> None:
+    outputs, targets, mask = outputs_and_targets(4)
+    mask = {name: torch.zeros_like(m) for name, m in mask.items()}
+    for out in outputs.values():
+        out.requires_grad_()
+    result = TaskLosses(HEADS)(outputs, targets, mask)
+    result.means().sum().backward()
+    assert result.means().tolist() == [0, 0, 0, 0]
+    assert result.counts.tolist() == [0, 0, 0, 0]
+    assert all(out.grad is not None and not out.grad.any() for out in outputs.values())
+
+
+def test_class_weights_count_in_batches_of_one() -> None:
+    # With the weighted mean of torch a weight cancels out there.
+    head = (TaskHead("MSI", "binary", 2),)
+    plain, weighted = TaskLosses(head), TaskLosses(head, {"MSI": [0.5, 3.0]})
+    part = {"MSI": torch.randn(1, 2)}, {"MSI": torch.ones(1)}, {"MSI": torch.ones(1, dtype=torch.bool)}
+    assert weighted(*part).means().item() == pytest.approx(3 * plain(*part).means().item())
+
+
+def test_class_weights_are_buffers() -> None:
+    losses = TaskLosses(HEADS, {"MSI": [0.5, 3.0]})
+    assert [buffer.tolist() for buffer in losses.buffers()] == [[0.5, 3.0]]
+    assert not list(losses.parameters())
+
+
+def test_gather_brings_the_risk_sets_of_workers_together() -> None:
+    outputs, targets, mask = outputs_and_targets(10)
+    head = HEADS[3:]
+    whole = TaskLosses(head)(outputs, targets, mask)
+    mine = [{k: v[:6] for k, v in part.items()} for part in (outputs, targets, mask)]
+    theirs = torch.cat([outputs["OS"], targets["OS"], mask["OS"][:, None]], dim=1)[6:]
+    joined = TaskLosses(head, gather=lambda rows: torch.cat([rows, theirs]))(*mine)
+    torch.testing.assert_close(joined.sums, whole.sums)
+    torch.testing.assert_close(joined.counts, whole.counts)
+
+
+def test_half_precision_outputs_are_computed_in_single() -> None:
+    outputs, targets, mask = outputs_and_targets(6)
+    half = {name: out.bfloat16() for name, out in outputs.items()}
+    single = {name: out.float() for name, out in half.items()}
+    torch.testing.assert_close(
+        TaskLosses(HEADS)(half, targets, mask), TaskLosses(HEADS)(single, targets, mask)
+    )
+
+
+@pytest.mark.parametrize(
+    ("heads", "weights", "message"),
+    [
+        (HEADS, {"LF": [1.0]}, "'LF' (regression, 1 outputs)"),
+        (HEADS, {"MSI": [1.0, 1.0, 1.0]}, "'MSI' (binary, 2 outputs)"),
+        (HEADS, {"HRD": [1.0, 1.0]}, "unknown tasks: HRD"),
+        ((TaskHead("TME", "regression", 5),), {}, "defined for 1 output, not 5"),
+    ],
+)
+def test_impossible_losses_are_refused(heads: tuple, weights: dict, message: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        TaskLosses(heads, weights)
+    assert message in str(refused.value)
+
+
+def test_balanced_weights_average_one_over_cases() -> None:
+    counts = [30, 9, 1]
+    weights = balanced_weights(counts)
+    assert sum(w * n for w, n in zip(weights, counts, strict=True)) == pytest.approx(40)
+    assert weights[2] * 1 == pytest.approx(weights[0] * 30)
+    with pytest.raises(ValueError, match="without training cases"):
+        balanced_weights([3, 0])

@@ -1,0 +1,102 @@
+"""The pipeline on Ray Data: awkward real files in one job, workers that die, the bytes of a single process."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from equipoise.models.encoders.handcrafted import Handcrafted
+from equipoise.platform.extraction.params import ExtractionParams
+from equipoise.platform.extraction.pipeline import extract
+from equipoise.platform.extraction.stages import load_encoder
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+REAL = {
+    "CMU-1-Small-Region.svs": ("ok", ""),
+    "TCGA-CR-7395-01A-01-TS1.svs": ("no_mpp", "MPP column"),
+    "wsic-CMU-1-Small-Region.jpeg.tiff": ("mpp_out_of_range", "0.00499 um/px"),
+    "openslide-python-small.svs": ("too_few_tiles", "16 x 16 px"),
+    "openslide-python-unreadable.svs": ("unreadable", "Bogus marker length"),
+    "openslide-python-unopenable.tiff": ("unreadable", "52479"),
+    "histolab-broken.svs": ("not_a_slide", "does not know this format"),
+    "kidney-48-5.tif": ("not_a_slide", "a TIFF, but none of the whole-slide layouts"),
+}
+
+
+@pytest.mark.real
+def test_all_real_files_in_one_job(
+    shared_data: Path, table_of: Callable[..., pd.DataFrame], tmp_path: Path
+) -> None:
+    paths = [shared_data / "slides" / name for name in REAL]
+    truncated = tmp_path / "truncated.svs"
+    whole = paths[0].read_bytes()
+    truncated.write_bytes(whole[: len(whole) // 2])
+    slides = table_of([*paths, truncated])
+    first = extract(slides, ExtractionParams(), tmp_path / "store", workers=2)
+    for row in first.index.iloc[:-1].itertuples():
+        status, says = REAL[row.slide]
+        assert row.status == status, row.slide
+        assert says in row.error
+    assert first.index["status"].iloc[-1] in ("unreadable", "not_a_slide")
+    assert first.index["n"].tolist() == [56] + [0] * 8
+    assert (first.failed, first.tolerated) == (7, False)
+
+    # Pixel sizes are stated: the wrong one is corrected; 4.5 um/px cannot give 0.5: upsampling.
+    stated = slides.assign(mpp=[np.nan, 4.5, 0.499, *[np.nan] * 6])
+    second = extract(stated, ExtractionParams(), tmp_path / "store", workers=0)
+    assert second.index["status"].tolist()[:3] == ["ok", "upsampling", "ok"]
+    assert second.tried == 2
+    third = extract(stated.iloc[[1]], ExtractionParams(mpp=4.5), tmp_path / "store", workers=0)
+    assert third.index["status"].tolist() == ["ok"]
+    assert (third.index["mpp"][0], third.index["mpp_source"][0]) == (4.5, "table")
+    assert third.tiles > 150
+
+
+def test_workers_die_and_the_bytes_stay_the_same(
+    slides: pd.DataFrame,
+    params: ExtractionParams,
+    table_of: Callable[..., pd.DataFrame],
+    make_slide: Callable[..., Path],
+    contents: Callable[[Path], dict[str, bytes]],
+    tmp_path: Path,
+) -> None:
+    """One slide kills its worker once and is done at the second attempt; another always: quarantined."""
+    marks = tmp_path / "once"
+    once, always = (40, 150, 60), (60, 60, 170)
+
+    def deadly(section: ExtractionParams) -> Handcrafted:
+        class Deadly(Handcrafted):
+            def __call__(self, tiles: np.ndarray) -> np.ndarray:
+                seen = np.median(tiles.reshape(-1, 3), axis=0)
+                if np.abs(seen - always).max() < 12:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if np.abs(seen - once).max() < 12 and not marks.exists():
+                    marks.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return super().__call__(tiles)
+
+        return Deadly()
+
+    deadly_slides = [make_slide("once", seed=21, colour=once), make_slide("always", seed=22, colour=always)]
+    more = pd.concat([slides, table_of(deadly_slides)], ignore_index=True)
+    on_ray = extract(more, params, tmp_path / "ray", workers=2, make_encoder=deadly)
+    status = dict(zip(on_ray.index["slide"], on_ray.index["status"], strict=True))
+    assert marks.exists()
+    assert (status["once.svs"], status["always.svs"]) == ("ok", "quarantined")
+    assert on_ray.counts["ok"] == 6
+    quarantined = on_ray.index[on_ray.index["slide"] == "always.svs"].iloc[0]
+    assert "died 2 times while it was to encode" in quarantined["error"]
+    assert quarantined["attempts"] == 2
+
+    # With an encoder that does not kill, the quarantined slide is tried again on request; then the store is
+    # the one that a single process writes.
+    retry = params.model_copy(update={"retry": True})
+    again = extract(more, retry, tmp_path / "ray", workers=0)
+    assert again.counts["ok"] == 7
+    alone = extract(more, params, tmp_path / "alone", workers=0, make_encoder=load_encoder)
+    assert contents(again.store) == contents(alone.store)

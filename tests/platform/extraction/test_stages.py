@@ -1,0 +1,274 @@
+"""One slide through the stages, without Ray."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from equipoise.datasets.features import FeatureStore
+from equipoise.datasets.slides.fingerprint import sha256
+from equipoise.datasets.slides.grid import TilePlan
+from equipoise.datasets.slides.problems import SlideProblem
+from equipoise.datasets.slides.reader import SlideReader, open_slide
+from equipoise.datasets.slides.tiles import TileBlock
+from equipoise.platform.extraction.params import ExtractionParams
+from equipoise.platform.extraction.stages import (
+    PlanRow,
+    SlideEncoder,
+    SlidePlanner,
+    full_batches,
+    load_encoder,
+    one_thread,
+    plan_slide,
+    read_ahead,
+    store_spec,
+)
+
+
+def row(path: Path, mpp: float = math.nan) -> dict:
+    return {"key": "00ff", "slide": path.stem, "path": str(path), "mpp": mpp}
+
+
+@pytest.fixture(scope="module")
+def good(make_slide: Callable[..., Path]) -> Path:
+    return make_slide("good", seed=1)
+
+
+@pytest.fixture
+def store(tmp_path: Path, params: ExtractionParams) -> FeatureStore:
+    return FeatureStore.create_or_open(tmp_path, store_spec(params, load_encoder(params)))
+
+
+def test_planning_a_good_slide(good: Path, params: ExtractionParams, tmp_path: Path) -> None:
+    planned = plan_slide(row(good), params, tmp_path)
+    assert planned.result["status"] == "ok"
+    assert planned.result["n"] == len(planned.plan) > 20
+    assert planned.result["sha256"] == sha256(good)
+    assert planned.result["mpp_source"] == "metadata"
+    assert (planned.result["tile_mpp"], planned.result["level0_px"]) == (0.5, 64.0)
+    assert (planned.result["width"], planned.result["vendor"]) == (512, "aperio")
+    assert 0.4 < planned.result["tissue"] < 0.6
+    assert {file.name for file in tmp_path.iterdir()} == {"00ff.jpg", "00ff.geojson"}
+
+
+def test_a_plan_survives_the_way_through_ray(good: Path, params: ExtractionParams) -> None:
+    planned = plan_slide(row(good), params)
+    again = PlanRow.from_row(planned.as_row())
+    assert again.result == planned.result
+    np.testing.assert_array_equal(again.plan.x, planned.plan.x)
+    np.testing.assert_array_equal(again.plan.y, planned.plan.y)
+    assert (again.plan.side, again.plan.px, again.plan.mpp) == (64.0, 64, 0.5)
+    assert all(isinstance(value, str | bytes) for value in planned.as_row().values())
+    failed = plan_slide(row(good.with_name("none.svs")), params)
+    assert PlanRow.from_row(failed.as_row()).plan is None
+
+
+@pytest.mark.parametrize(
+    ("how", "section", "status"),
+    [
+        ({"blank": True}, {}, "no_tissue"),
+        ({"side": 48}, {}, "too_few_tiles"),
+        ({}, {"min_tiles": 1000}, "too_few_tiles"),
+        ({"mpp": 1.0}, {}, "upsampling"),
+        ({"mpp": 0.00499}, {}, "mpp_out_of_range"),
+    ],
+)
+def test_every_trouble_is_a_row(
+    make_slide: Callable[..., Path],
+    params: ExtractionParams,
+    tmp_path: Path,
+    how: dict,
+    section: dict,
+    status: str,
+) -> None:
+    path = make_slide("slide", seed=2, **how)
+    planned = plan_slide(row(path), params.model_copy(update=section), tmp_path)
+    assert planned.result["status"] == status
+    assert planned.result["error"]
+    assert planned.result["n"] == 0
+    assert planned.plan is None
+    if status == "no_tissue":
+        assert (tmp_path / "00ff.jpg").exists()  # what people want to look at
+
+
+def test_the_table_goes_before_the_study_s_override(
+    make_slide: Callable[..., Path], params: ExtractionParams
+) -> None:
+    path = make_slide("wrong", seed=2, mpp=0.00499)
+    study = params.model_copy(update={"mpp_override": 0.25})
+    assert plan_slide(row(path), study).result["mpp_source"] == "study"
+    assert plan_slide(row(path), study).result["level0_px"] == 128.0
+    assert plan_slide(row(path, 0.5), study).result["mpp_source"] == "table"
+
+
+def test_an_unexpected_error_is_kept_with_its_place(
+    good: Path, params: ExtractionParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug\nof two lines")
+
+    monkeypatch.setattr("equipoise.platform.extraction.stages.find_tissue", broken)
+    result = plan_slide(row(good), params).result
+    assert result["status"] == "error"
+    assert result["error"].startswith("RuntimeError: a bug of two lines (test_stages.py:")
+
+
+def test_encoding_stages_the_tiles_of_the_plan(
+    good: Path, params: ExtractionParams, store: FeatureStore
+) -> None:
+    planned = plan_slide(row(good), params)
+    status = SlideEncoder(params, store.staging)(planned.as_row())
+    result = json.loads(status["result"])
+    assert (status["key"], status["slide"]) == ("00ff", "good")
+    assert (result["status"], result["bad_tiles"], result["reader"]) == ("ok", 0, "openslide")
+    assert store.staging.found("00ff") == result
+    assert store.staging.open_attempts("00ff", "encode") == 0
+    encoder = load_encoder(params)
+    with open_slide(good) as reader:
+        for at in (0, len(planned.plan) - 1):
+            x, y = int(planned.plan.x[at]), int(planned.plan.y[at])
+            expected = encoder(reader.read(x, y, 64, 64, (64, 64))[None])[0]
+            staged = staged_arrays(store, "00ff")
+            np.testing.assert_array_equal(staged[0][at], expected)
+            assert (staged[1][at], staged[2][at]) == (x, y)
+
+
+def staged_arrays(store: FeatureStore, key: str) -> tuple:
+    from equipoise.datasets.store.shards import MappedFile, batch_arrays
+
+    return batch_arrays(MappedFile(store.staging.file(key)).batch(0)[0])
+
+
+def failing_at(monkeypatch: pytest.MonkeyPatch, corners: set[tuple[int, int]]) -> None:
+    """Make tiles at these corners unreadable, as a corrupt JPEG would."""
+    read = SlideReader.read
+
+    def sometimes(self: SlideReader, x0: int, y0: int, *rest: object) -> np.ndarray:
+        if (x0, y0) in corners and rest[0] == 64:
+            raise SlideProblem("unreadable", "premature end of data", where=f"x={x0} y={y0}")
+        return read(self, x0, y0, *rest)
+
+    monkeypatch.setattr(SlideReader, "read", sometimes)
+
+
+def test_one_unreadable_tile_is_left_out_and_counted(
+    good: Path, params: ExtractionParams, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan_slide(row(good), params)
+    whole = SlideEncoder(params, store.staging)(planned.as_row())
+    features, x, y = (array.copy() for array in staged_arrays(store, "00ff"))
+    failing_at(monkeypatch, {(int(x[5]), int(y[5]))})
+    result = json.loads(SlideEncoder(params, store.staging)(planned.as_row())["result"])
+    assert json.loads(whole["result"])["n"] == len(x)
+    assert (result["status"], result["n"], result["bad_tiles"]) == ("ok", len(x) - 1, 1)
+    assert f"1 of {len(x)} tiles left out, the first: premature end of data; at x={x[5]}" in result["error"]
+    for array, expected in zip(staged_arrays(store, "00ff"), (features, x, y), strict=True):
+        np.testing.assert_array_equal(array, np.delete(expected, 5, axis=0))  # nothing in its place
+
+
+def test_too_many_unreadable_tiles_fail_the_slide(
+    good: Path, params: ExtractionParams, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan_slide(row(good), params)
+    failing_at(monkeypatch, set(zip(planned.plan.x[:4].tolist(), planned.plan.y[:4].tolist(), strict=True)))
+    result = json.loads(SlideEncoder(params, store.staging)(planned.as_row())["result"])
+    assert result["status"] == "unreadable"
+    assert f"of {len(planned.plan)} tiles cannot be read, the first: premature end" in result["error"]
+    assert result["n"] == 0
+    assert store.staging.found("00ff") is None
+
+
+def test_a_broken_encoder_is_an_error_of_the_slide(
+    good: Path, params: ExtractionParams, store: FeatureStore
+) -> None:
+    def make(_: ExtractionParams) -> object:
+        encoder = load_encoder(params)
+        encoder.__class__ = type("Broken", (type(encoder),), {"__call__": lambda self, tiles: tiles / 0})
+        return encoder
+
+    with np.errstate(all="ignore"):
+        status = SlideEncoder(params, store.staging, make)(plan_slide(row(good), params).as_row())
+    assert json.loads(status["result"])["status"] == "error"
+    assert store.staging.found("00ff") is None
+
+
+def test_a_failed_plan_passes_through(params: ExtractionParams, store: FeatureStore, tmp_path: Path) -> None:
+    planned = plan_slide(row(tmp_path / "none.svs"), params)
+    result = json.loads(SlideEncoder(params, store.staging)(planned.as_row())["result"])
+    assert result == {"attempts": 1, "n": 0, "status": "missing", "error": result["error"]}
+
+
+@pytest.mark.parametrize("step", ["plan", "encode"])
+def test_a_slide_that_killed_two_workers_is_not_touched_again(
+    good: Path, params: ExtractionParams, store: FeatureStore, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planner, encoder = SlidePlanner(params, store.staging, None), SlideEncoder(params, store.staging)
+    for _ in range(2):
+        store.staging.begin("00ff", step)  # and the worker dies
+    planned = planner(row(good))
+    monkeypatch.setattr("equipoise.platform.extraction.stages.open_slide", None)  # touching it would fail
+    result = json.loads(encoder(planned)["result"])
+    assert (result["status"], result["attempts"]) == ("quarantined", 2)
+    assert f"died 2 times while it was to {step}" in result["error"]
+
+
+def test_one_death_is_forgiven(good: Path, params: ExtractionParams, store: FeatureStore) -> None:
+    store.staging.begin("00ff", "plan")
+    store.staging.begin("00ff", "encode")
+    planned = SlidePlanner(params, store.staging, None)(row(good))
+    result = json.loads(SlideEncoder(params, store.staging)(planned)["result"])
+    assert (result["status"], result["attempts"]) == ("ok", 1)
+
+
+def a_plan(n: int) -> TilePlan:
+    return TilePlan(np.zeros(n, np.int32), np.zeros(n, np.int32), 4.0, 4, 0.5)
+
+
+def blocks(sizes: list[int]) -> Iterator[TileBlock]:
+    """Tiles whose pixels hold their own place."""
+    start = 0
+    for n in sizes:
+        index = np.arange(start, start + n)
+        yield TileBlock(index, np.broadcast_to(index[:, None, None, None], (n, 4, 4, 3)).astype(np.uint8))
+        start += n
+
+
+@pytest.mark.parametrize("sizes", [[16, 16, 8], [1] * 40, [40], [3, 0, 30, 7]])
+def test_batches_do_not_depend_on_blocks(sizes: list[int]) -> None:
+    got = [(index.copy(), pixels.copy()) for index, pixels in full_batches(blocks(sizes), 12, 4)]
+    assert [len(index) for index, _ in got] == [12, 12, 12, 4]
+    np.testing.assert_array_equal(np.concatenate([index for index, _ in got]), np.arange(40))
+    np.testing.assert_array_equal(np.concatenate([pixels for _, pixels in got])[:, 2, 1, 0], np.arange(40))
+
+
+def test_reading_ahead_is_bounded_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+
+    def read(reader: object, plan: TilePlan, run: slice, resample: str) -> TileBlock:
+        begun.append(run.start)
+        return TileBlock(np.arange(run.start, run.stop), np.zeros((0, 4, 4, 3), np.uint8))
+
+    monkeypatch.setattr("equipoise.platform.extraction.stages.read_block", read)
+    starts = []
+    for block in read_ahead(None, a_plan(160), "area", readers=2, ahead=3):
+        starts.append(int(block.index[0]))
+        assert len(begun) <= len(starts) + 3
+    assert starts == list(range(0, 160, 16))
+
+
+def test_worker_processes_keep_to_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "8")
+    before = cv2.getNumThreads()
+    try:
+        one_thread()
+        assert cv2.getNumThreads() == 1
+        import os
+
+        assert os.environ["OMP_NUM_THREADS"] == "1"
+    finally:
+        cv2.setNumThreads(before)

@@ -1,0 +1,170 @@
+"""The whole way from slides to report: what is left behind, resumed, refused, and unchanged by being killed."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from equipoise.platform import steps
+from equipoise.platform.errors import DataError, EquipoiseError, StudyError, ToleranceError
+from equipoise.platform.evaluation.predictions import read_predictions
+from equipoise.platform.study import Study, load_study, smoke_overrides
+from equipoise.platform.workspace import STEPS, RunFolder, read_json
+
+
+def perform(study: Study, out: Path, *names: str) -> dict:
+    return steps.perform(study, lambda s: RunFolder.open(s, str(out), "auto"), names or STEPS)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A copy of the tiny cohorts and a finished run over them, the second cohort external."""
+    root = tmp_path_factory.mktemp("finished") / "cohorts"
+    shutil.copytree(tiny, root)
+    perform(study_of(root), root / "run")
+    return root, root / "run"
+
+
+def study_of(root: Path, **overrides: object) -> Study:
+    given = {"cohorts.1.role": "external", "training.epochs": 3}
+    return load_study(root / "study.yaml", given | {k.replace("__", "."): v for k, v in overrides.items()})
+
+
+def test_a_run_leaves_everything_the_report_needs(finished: tuple[Path, Path]) -> None:
+    root, run = finished
+    predictions = read_predictions(run / "evaluation" / "predictions.parquet")
+    cohorts = predictions.groupby("role")["cohort"].unique()
+    assert set(cohorts["external"]) == {"syn-crc-b"}
+    assert set(cohorts["test"]) == set(cohorts["val"]) == {"syn-crc-a"}
+    tested = predictions[(predictions["role"] == "test") & (predictions["task"] == "MSI")]
+    assert tested["patient"].is_unique
+    assert set(tested["patient"]) == set(pd.read_csv(root / "syn-crc-a" / "slides.csv", dtype=str)["PATIENT"])
+    metrics = pd.read_csv(run / "evaluation" / "metrics.csv")
+    assert {"auroc", "pearson", "c_index"} <= set(metrics["metric"])
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "SYNTHETIC" in page
+    assert len(page) < 5e6
+    assert (run / "tb" / "0-0").is_dir()
+    status = read_json(run / "status.json")
+    assert list(status["steps"]) == list(STEPS)
+    assert all(step["status"] == "done" for step in status["steps"].values())
+    assert pd.read_csv(run / "manifest" / "leakage.csv")["ok"].all()
+
+
+def test_training_cannot_read_external_patients(finished: tuple[Path, Path]) -> None:
+    from equipoise.datasets.cases import CaseReader
+
+    root, run = finished
+    work = steps.Work(study_of(root), RunFolder(run))
+    reader = CaseReader(work.usable, work.store, role="develop")
+    external = work.usable.patients.query("role == 'external'")["patient"].iloc[0]
+    assert external not in set(reader)
+    with pytest.raises(DataError, match="not among the develop patients"):
+        reader[external]
+
+
+def test_again_does_nothing_twice_and_changes_nothing(finished: tuple[Path, Path]) -> None:
+    root, run = finished
+    table = run / "evaluation" / "predictions.parquet"
+    weights = [(path, path.stat().st_mtime_ns) for path in sorted(run.glob("folds/*/model.safetensors"))]
+    before = table.read_bytes()
+    perform(study_of(root), run)
+    assert table.read_bytes() == before
+    assert weights == [
+        (path, path.stat().st_mtime_ns) for path in sorted(run.glob("folds/*/model.safetensors"))
+    ]
+
+
+def test_other_settings_need_another_folder(finished: tuple[Path, Path]) -> None:
+    root, run = finished
+    with pytest.raises(StudyError, match=r"training\.epochs: 3 → 4"):
+        perform(study_of(root, training__epochs=4), run)
+    perform(study_of(root, evaluation__bootstrap=60), run, "evaluate", "report")
+
+
+def test_steps_say_what_comes_before_them(tiny: Path, tmp_path: Path) -> None:
+    study = study_of(tiny, features__store=str(tmp_path / "nowhere"))
+    with pytest.raises(EquipoiseError, match="equipoise extract") as caught:
+        perform(study, tmp_path / "run", "train")
+    assert caught.value.exit_code == 3
+    assert read_json(tmp_path / "run" / "status.json")["steps"]["train"]["status"] == "failed"
+
+
+def test_smoke_runs_every_step(tiny: Path, tmp_path: Path) -> None:
+    study = study_of(tiny, features__store=str(tmp_path / "features"), patients_per_site=None)
+    overrides = {"cohorts.1.role": "external", "features.store": str(tmp_path / "features")}
+    small = load_study(tiny / "study.yaml", overrides | smoke_overrides(study))
+    facts = perform(small, tmp_path / "run")
+    assert facts["report"].exists()
+    patients = pd.read_parquet(tmp_path / "run" / "manifest" / "patients.parquet")
+    assert patients.groupby(["cohort", "site"]).size().max() <= 4
+    left_out = pd.read_csv(tmp_path / "run" / "manifest" / "exclusions.csv")
+    everyone = sum(len(pd.read_csv(f)) for f in tiny.glob("syn-*/clinical.csv"))
+    gone = left_out[left_out["slide"].isna()]["patient"].nunique()
+    assert len(patients) + gone == everyone
+
+
+def test_broken_slides_are_rows_and_decide_the_exit_code(tiny: Path, tmp_path: Path) -> None:
+    root = tmp_path / "cohorts"
+    shutil.copytree(tiny, root, ignore=shutil.ignore_patterns("features"))
+    victim = sorted((root / "syn-crc-b" / "slides").iterdir())[0]
+    victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
+    with pytest.raises(ToleranceError, match="1 of") as caught:
+        perform(study_of(root), root / "run", "validate", "extract")
+    assert caught.value.exit_code == 5
+    assert victim.stem in str(caught.value)
+    slides = pd.read_parquet(root / "run" / "manifest" / "slides.parquet").set_index("slide")
+    assert slides.loc[victim.stem, "status"] != "ok"
+    assert (slides.drop(victim.stem)["status"] == "ok").all()
+    exclusions = pd.read_csv(root / "run" / "manifest" / "exclusions.csv")
+    assert victim.stem in set(exclusions["slide"])
+    perform(study_of(root, features__max_fail=0.2), root / "tolerant", "validate", "extract")
+
+
+def run_process(root: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "equipoise.jobs.run", "-c", "study.yaml", "-o", "run", "--max-cpus", "2"]
+    return subprocess.Popen(
+        [*command, "-s", "cohorts.1.role=external", "-s", "training.epochs=3"],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_gives_the_same_predictions(
+    finished: tuple[Path, Path], tiny: Path, tmp_path: Path
+) -> None:
+    """SIGKILL of the driver three times, somewhere in a step that differs each time; then let it end."""
+    root = tmp_path / "cohorts"
+    shutil.copytree(tiny, root, ignore=shutil.ignore_patterns("features", "run"))
+    chance = random.Random(11)
+    for step in ("extract", "train", "evaluate"):
+        process = run_process(root)
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline and process.poll() is None:
+            if step in read_json(root / "run" / "status.json", {"steps": {}})["steps"]:
+                break
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0, 3))  # the random moment
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    process = run_process(root)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    result = json.loads(output.strip().splitlines()[-1].removeprefix("EQUIPOISE-RESULT "))
+    assert result["status"] == "ok"
+    one = read_predictions(finished[1] / "evaluation" / "predictions.parquet")
+    other = read_predictions(root / "run" / "evaluation" / "predictions.parquet")
+    pd.testing.assert_frame_equal(one, other, check_exact=True)

@@ -1,0 +1,95 @@
+"""The run folder: whole files, honest status, no mixing of studies."""
+
+from pathlib import Path
+
+import pytest
+
+from equipoise.platform.errors import DataError, StudyError
+from equipoise.platform.provenance import record
+from equipoise.platform.study import Study, load_study
+from equipoise.platform.workspace import RunFolder, atomic_path, differences, read_json
+
+TEXT = """\
+version: 1
+name: small
+cohorts: [{name: A, role: develop, clinical: a.csv}]
+tasks: [{name: MSI, type: binary, column: MSI, positive: MSI-H}]
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    (tmp_path / "study.yaml").write_text(TEXT)
+    (tmp_path / "a.csv").write_text("PATIENT,MSI\np1,MSI-H\np2,MSS\n")
+    return load_study(tmp_path / "study.yaml")
+
+
+def test_atomic_path_leaves_nothing_half_written(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "file.txt"
+    with pytest.raises(RuntimeError), atomic_path(target) as path:
+        path.write_text("half")
+        raise RuntimeError
+    assert list(target.parent.iterdir()) == []
+    with atomic_path(target) as path:
+        path.write_text("whole")
+    assert [p.name for p in target.parent.iterdir()] == ["file.txt"]
+    assert target.read_text() == "whole"
+
+
+def test_steps_are_recorded_and_later_ones_forgotten(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    for name in ("validate", "extract", "train"):
+        with folder.step(name) as facts:
+            facts["n"] = 3
+    assert folder.is_done("train")
+    with pytest.raises(ValueError, match="broken"), folder.step("extract"):
+        raise ValueError("broken on purpose")
+    status = folder.status()
+    assert status["steps"]["extract"]["error"] == "broken on purpose"
+    assert "train" not in status["steps"]
+    assert folder.is_done("validate")
+    events = folder.events_file.read_text().splitlines()
+    assert len(events) == 8
+
+
+def test_a_run_folder_belongs_to_one_study(tmp_path: Path, study: Study) -> None:
+    out = str(tmp_path / "run")
+    record(study, RunFolder.open(study, out, "auto"))
+    other = load_study(study.file, {"training.lr": 0.5, "evaluation.bootstrap": 60})
+    with pytest.raises(StudyError) as caught:
+        RunFolder.open(other, out, "auto")
+    assert "training.lr: 0.0001 → 0.5" in str(caught.value)
+    assert "bootstrap" not in str(caught.value)  # may change: it changes no prediction
+    RunFolder.open(study, out, "must")
+
+
+def test_resume_never_moves_aside_and_must_requires(tmp_path: Path, study: Study) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(StudyError, match="no run to go on with"):
+        RunFolder.open(study, str(out), "must")
+    record(study, RunFolder.open(study, str(out), "auto"))
+    assert not RunFolder.open(study, str(out), "never").root.exists()
+    assert (tmp_path / "run.1" / "provenance" / "resolved.yaml").exists()
+
+
+def test_changed_tables_are_noticed(tmp_path: Path, study: Study) -> None:
+    folder = RunFolder(tmp_path / "run")
+    record(study, folder)
+    record(study, folder)  # the same tables again
+    (tmp_path / "a.csv").write_text("PATIENT,MSI\np1,MSS\n")
+    with pytest.raises(DataError, match=r"changed since this run began: a\.csv"):
+        record(study, folder)
+
+
+def test_provenance_says_code_packages_and_inputs(tmp_path: Path, study: Study) -> None:
+    folder = RunFolder(tmp_path / "run")
+    record(study, folder)
+    environment = read_json(folder.provenance / "environment.json")
+    assert environment["versions"]["torch"].startswith("2.")
+    assert "numpy==" in (folder.provenance / "packages.txt").read_text()
+    assert len(read_json(folder.provenance / "inputs.json")["a.csv"]) == 64
+
+
+def test_differences_name_leaves() -> None:
+    assert differences({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}, "x") == ["x.a.1.b: 2 → 3"]
+    assert differences({"a": 1}, {"a": 1, "c": None}, "x") == []

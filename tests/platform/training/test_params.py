@@ -1,0 +1,57 @@
+"""Names are checked when a study is read; what cannot learn is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from equipoise.platform.errors import StudyError
+from equipoise.platform.training.params import BalancingParams, Recipe, TrainingParams
+
+
+def test_defaults_are_the_published_settings() -> None:
+    params = TrainingParams()
+    assert (params.epochs, params.patience, params.lr, params.weight_decay) == (32, 7, 1e-4, 0.01)
+    assert params.batch_for({"binary", "regression"}) == 1
+
+
+def test_a_survival_task_needs_patients_to_compare() -> None:
+    assert TrainingParams().batch_for({"binary", "survival"}) == 8
+    assert TrainingParams(batch=3).batch_for({"survival"}) == 3
+    with pytest.raises(StudyError, match=r"training.batch: a survival task cannot learn from batches of one"):
+        TrainingParams(batch=1).batch_for({"survival"})
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "message"),
+    [
+        (BalancingParams, {"weighting": "equl"}, "Did you mean 'equal'"),
+        (BalancingParams, {"aggregation": "nothing"}, "unknown aggregators entry 'nothing'; known: none"),
+        (BalancingParams, {"weighting_params": {"c": 0.4}}, "Extra inputs"),
+        (Recipe, {"model": "jont"}, "Did you mean 'joint'"),
+        (Recipe, {"model_params": {"layers": 3}}, "Extra inputs"),
+        (Recipe, {"model_params": {"dim": 100}}, "not divisible"),
+        (TrainingParams, {"batch": 0}, "1 or more, or auto"),
+        (TrainingParams, {"epochs": 3, "min_epochs": 4}, "min_epochs 4 is more than epochs 3"),
+        (TrainingParams, {"monitor": "test_loss"}, "'val_loss', 'main_loss' or 'main_metric'"),
+        (TrainingParams, {"learning_rate": 1}, "Extra inputs"),
+    ],
+)
+def test_what_cannot_be_is_refused(model, values, message: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        model.model_validate(values)
+    assert message in str(refused.value)
+
+
+def test_parameters_are_light() -> None:
+    code = """
+import sys
+from equipoise.platform.training.params import Recipe
+Recipe()
+heavy = {"torch", "pandas", "ray", "sklearn", "scipy", "pyarrow"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

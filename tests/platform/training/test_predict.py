@@ -1,0 +1,144 @@
+"""Predictions: units, classes, independence of company."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from equipoise.platform.errors import DataError
+from equipoise.platform.evaluation.predictions import COLUMNS
+from equipoise.platform.training.batches import CaseList
+from equipoise.platform.training.build import build_model
+from equipoise.platform.training.monitor import badness, main_metric
+from equipoise.platform.training.predict import Outputs, predict, run_model
+from equipoise.platform.training.targets import fit_targets
+
+SMALL = {"dim": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
+
+
+@pytest.fixture
+def trained(tasks, make_cases):
+    cases = make_cases(9)
+    targets = fit_targets(tasks, cases.values())
+    return build_model("joint", SMALL, targets.shape, targets.heads, seed=0), targets, cases
+
+
+def table_of(trained, patients=None):
+    model, targets, cases = trained
+    return predict(model, targets, CaseList(cases, tuple(patients or cases)), role="test", repeat=1, fold=2)
+
+
+def test_one_row_per_patient_task_and_class(trained) -> None:
+    table = table_of(trained)
+    assert list(table.columns) == list(COLUMNS)
+    assert len(table) == 9 * (1 + 3 + 1 + 1)
+    assert set(table.loc[table["task"] == "MSI", "class"]) == {"MSI-H"}
+    assert set(table.loc[table["task"] == "grade", "class"]) == {"low", "mid", "high"}
+    assert set(table.loc[table["task"].isin(["LF", "OS"]), "class"]) == {""}
+    assert (table[["repeat", "fold"]] == [1, 2]).all(axis=None)
+
+
+def test_scores_are_probabilities_original_units_and_log_risks(trained) -> None:
+    model, targets, cases = trained
+    table, out = table_of(trained), run_model(model, targets, CaseList(cases, tuple(cases))).outputs
+    wide = table.set_index(["task", "class", "patient"])["score"]
+    assert wide["MSI"].to_numpy() == pytest.approx(out["MSI"].softmax(1)[:, 1].numpy(), rel=1e-5)
+    grade = np.stack([wide["grade"][name].to_numpy() for name in ("low", "mid", "high")], axis=1)
+    assert grade == pytest.approx(out["grade"].softmax(1).numpy(), rel=1e-5)
+    assert grade.sum(1) == pytest.approx(np.ones(9))
+    scaler = targets.tasks[2].scaler
+    assert wide["LF"].to_numpy() == pytest.approx(scaler.inverse(out["LF"][:, 0].numpy()), rel=1e-5)
+    assert wide["OS"].to_numpy() == pytest.approx(out["OS"][:, 0].numpy(), rel=1e-5)
+
+
+def test_labels_are_copied_in_original_units(trained) -> None:
+    _, _, cases = trained
+    table = table_of(trained).set_index(["task", "class", "patient"]).sort_index()
+    for patient, case in cases.items():
+        assert table.loc[("MSI", "MSI-H", patient), "target"] == case.targets["MSI"]
+        grade = [table.loc[("grade", name, patient), "target"] for name in ("low", "mid", "high")]
+        assert grade == [float(case.targets["grade"] == k) for k in range(3)]
+        assert table.loc[("LF", "", patient), "target"] == pytest.approx(case.targets["LF"], nan_ok=True)
+        label = table.loc[("OS", "", patient), ["time", "event"]].tolist()
+        assert label == pytest.approx(case.targets["OS"], nan_ok=True)
+    assert table.loc["OS", "target"].isna().all()
+
+
+def test_unlabelled_patients_are_predicted(trained) -> None:
+    model, targets, cases = trained
+    stranger = dataclasses.replace(cases["P00"], targets={}, site="elsewhere", omics={})
+    table = predict(model, targets, [stranger], role="external", repeat=0, fold=0)
+    assert len(table) == 6
+    assert table[["target", "time", "event"]].isna().all(axis=None)
+    assert np.isfinite(table["score"]).all()
+
+
+def test_a_score_does_not_depend_on_who_else_is_predicted(trained) -> None:
+    together = table_of(trained).set_index(["patient", "task", "class"])["score"]
+    alone = table_of(trained, ["P03"]).set_index(["patient", "task", "class"])["score"]
+    assert (together.loc[alone.index] == alone).all()  # bit for bit
+    _, _, cases = trained
+    backwards = table_of(trained, list(cases)[::-1]).set_index(["patient", "task", "class"])["score"]
+    assert backwards.equals(together)
+
+
+def test_prediction_has_no_dropout_and_leaves_the_mode(trained) -> None:
+    model, targets, cases = trained
+    model.train()
+    first, second = (run_model(model, targets, list(cases.values())).outputs["MSI"] for _ in range(2))
+    assert torch.equal(first, second)
+    assert model.training
+
+
+def test_nobody_to_predict_is_an_error(trained) -> None:
+    model, targets, _ = trained
+    with pytest.raises(DataError, match="no patient to predict"):
+        run_model(model, targets, [])
+
+
+def outputs_for(targets, msi: list[float], label: list[float], known: list[bool]) -> Outputs:
+    logits = torch.stack([torch.zeros(len(msi)), torch.tensor(msi)], dim=1)
+    return Outputs((), {"MSI": logits}, {"MSI": torch.tensor(label)}, {"MSI": torch.tensor(known)})
+
+
+def test_main_metric_is_the_auroc_of_labelled_patients(trained) -> None:
+    _, targets, _ = trained
+    out = outputs_for(targets, [0.1, 0.4, 0.35, 0.8, 9.0], [0, 0, 1, 1, 0], [True, True, True, True, False])
+    assert main_metric(targets, out) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(("main", "expected"), [("LF", 1.0), ("OS", 1.0), ("grade", 1.0)])
+def test_main_metric_of_other_kinds(trained, main: str, expected: float) -> None:
+    _, targets, _ = trained
+    tasks = tuple(
+        dataclasses.replace(t, head=dataclasses.replace(t.head, main=t.head.name == main))
+        for t in targets.tasks
+    )
+    targets = dataclasses.replace(targets, tasks=tasks)
+    out = {
+        "LF": torch.tensor([[0.1], [0.2], [0.3]]),
+        "OS": torch.tensor([[3.0], [2.0], [1.0]]),
+        "grade": 4 * torch.eye(3),
+    }
+    label = {
+        "LF": torch.tensor([1.0, 2.0, 3.0]),
+        "OS": torch.tensor([[1.0, 1.0], [2.0, 1.0], [3.0, 0.0]]),
+        "grade": torch.tensor([0.0, 1.0, 2.0]),
+    }
+    mask = {name: torch.ones(3, dtype=torch.bool) for name in out}
+    assert main_metric(targets, Outputs((), out, label, mask)) == pytest.approx(expected)
+
+
+def test_a_metric_without_both_classes_is_an_error(trained) -> None:
+    from equipoise.models.losses import LossSums
+
+    _, targets, _ = trained
+    out = outputs_for(targets, [0.1, 0.4], [0, 0], [True, True])
+    losses = LossSums(torch.zeros(4), torch.ones(4))
+    with pytest.raises(DataError, match=r"task MSI: training\.monitor: main_metric cannot be worked out"):
+        badness("main_metric", targets, losses, out)
+    with pytest.raises(DataError, match="no validation patient has a label"):
+        badness("val_loss", targets, LossSums(torch.zeros(4), torch.zeros(4)), out)

@@ -1,0 +1,320 @@
+"""A head of our own with token authentication: jobs submitted to it, drivers connecting to it.
+
+The head is started the way a person would (``ray start --head --block``) on free ports with its own token,
+home and temporary folder. It ends with its process group; other Rays of the machine are left alone.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+BIN = Path(sys.executable).parent
+RUNTIME_ENV = json.dumps({"env_vars": {"PYTHONPATH": ".src"}})
+
+
+@dataclass
+class Head:
+    """A running head and how to reach it."""
+
+    folder: Path
+    token: str = field(default_factory=lambda: secrets.token_hex(32))
+    port: int = 0
+    dashboard: int = 0
+    client: int = 0
+
+    def environ(self, token: str | None) -> dict[str, str]:
+        """Environment of a process that talks to the head with the given token."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        kept |= {
+            "HOME": str(self.folder),
+            "PATH": f"{BIN}{os.pathsep}{kept['PATH']}",
+            "RAY_AUTH_MODE": "token",
+        }
+        return kept if token is None else kept | {"RAY_AUTH_TOKEN": token}
+
+    def submit(self, root: Path, *command: str) -> subprocess.CompletedProcess[str]:
+        """``ray job submit`` from the checkout; waits for the job's end."""
+        submit = [str(BIN / "ray"), "job", "submit", f"--address=http://127.0.0.1:{self.dashboard}"]
+        return subprocess.run(
+            [*submit, "--working-dir=.", f"--runtime-env-json={RUNTIME_ENV}", "--", *command],
+            cwd=root,
+            env=self.environ(self.token),
+            capture_output=True,
+            text=True,
+            timeout=420,
+        )
+
+    def answers(self) -> bool:
+        """Whether the dashboard takes jobs."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {self.token}"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status == 200
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on; held together, so that they differ."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [held.getsockname()[1] for held in sockets]
+    for held in sockets:
+        held.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """A private head with two CPUs."""
+    with tempfile.TemporaryDirectory(prefix="eqh", dir="/tmp", ignore_cleanup_errors=True) as name:
+        # A short folder: Ray's unix sockets lie below it.
+        head = Head(Path(name))
+        head.port, head.dashboard, head.client, agent = free_ports(4)
+        arguments = [
+            "--head",
+            "--block",
+            f"--port={head.port}",
+            "--include-dashboard=true",
+            "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={head.dashboard}",
+            f"--dashboard-agent-listen-port={agent}",
+            f"--ray-client-server-port={head.client}",
+            "--num-cpus=2",
+            f"--object-store-memory={300 * 2**20}",
+            f"--temp-dir={name}/t",
+            "--disable-usage-stats",
+        ]
+        log = head.folder / "head.log"
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [str(BIN / "ray"), "start", *arguments],
+                env=head.environ(head.token),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            deadline = time.monotonic() + 180
+            while not head.answers():
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            yield head
+        finally:
+            end(process, head.folder)
+
+
+def end(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    """End the head's process group, and what else was started with its folder on the command line."""
+    process.terminate()  # the command ends what it started
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(5)
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            mine = f"{folder}/" in Path("/proc", pid, "cmdline").read_text(errors="replace")
+            if mine or os.getpgid(int(pid)) == process.pid:
+                os.kill(int(pid), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    process.wait(20)
+    shutil.rmtree(folder / "t", ignore_errors=True)
+
+
+def result_line(text: str) -> dict[str, Any]:
+    """The last ``EQUIPOISE-RESULT`` of a log."""
+    lines = [line for line in text.splitlines() if "EQUIPOISE-RESULT" in line]
+    assert lines, text
+    return json.loads(lines[-1].partition("EQUIPOISE-RESULT")[2])
+
+
+@pytest.mark.parametrize("token", ["", "wrong"])
+def test_refused_without_the_token(head: Head, root: Path, token: str) -> None:
+    command = [
+        str(BIN / "ray"),
+        "job",
+        "submit",
+        f"--address=http://127.0.0.1:{head.dashboard}",
+        "--",
+        "true",
+    ]
+    environ = head.environ(token or None)
+    done = subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "authentication" in (done.stdout + done.stderr).lower()
+    # The same without Ray's own client.
+    request = urllib.request.Request(f"http://127.0.0.1:{head.dashboard}/api/jobs/")
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=30)
+    assert caught.value.code in (401, 403)
+
+
+LOOK = """
+import json, os, pathlib
+from equipoise.platform.session import RayOptions, ray_session, session_description
+
+with ray_session(RayOptions(address="local")) as opened:
+    import ray
+    @ray.remote
+    def look():
+        import equipoise.platform.registry as registry
+        return registry.__file__, os.environ["OMP_NUM_THREADS"], ray.get_runtime_context().get_node_id()
+    package, threads, node = ray.get(look.remote())
+    told = session_description()
+files = [p for p in pathlib.Path(".").rglob("*") if p.is_file() and not p.is_symlink()]
+print("LOOKED " + json.dumps({
+    "where": opened.where, "package": package, "threads": threads, "cwd": os.getcwd(),
+    "nodes": len(told["nodes"]), "job": told["job"], "top": sorted(os.listdir(".")),
+    "bytes": sum(p.stat().st_size for p in files),
+}))
+"""
+
+
+def test_job_brings_its_code_and_no_data(head: Head, root: Path, tmp_path: Path) -> None:
+    """The driver joins the job's cluster though it asks for a local Ray; workers run the submitted code."""
+    script = tmp_path / "look.py"
+    script.write_text(LOOK)
+    done = head.submit(root, "python", str(script))
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(next(li for li in done.stdout.splitlines() if "LOOKED " in li).partition("LOOKED ")[2])
+    assert told["where"] == "job"
+    assert told["nodes"] == 1
+    assert told["job"].startswith("raysubmit_")
+    assert told["threads"] == "1"
+    assert told["package"] == f"{told['cwd']}/.src/equipoise/platform/registry.py"
+    assert str(head.folder) in told["cwd"], "the copy that the head unpacked, not the checkout"
+    assert {".src", "platform", "pyproject.toml"} <= set(told["top"])
+    assert not {".git", ".venv", "runs", "demo", "dist", "build"} & set(told["top"])
+    assert told["bytes"] < 20e6
+
+
+@pytest.fixture(scope="module")
+def tiny(head: Head, root: Path) -> Path:
+    """The tiny study, written by a job, outside the checkout."""
+    out = head.folder / "tiny"
+    command = ["python", "-m", "equipoise.jobs.synthesize", "--preset", "tiny", "--out", str(out)]
+    done = head.submit(root, *command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert result_line(done.stdout)["status"] == "ok"
+    return out / "study.yaml"
+
+
+def test_study_runs_as_a_job(head: Head, root: Path, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = head.submit(root, "python", "-m", "equipoise.jobs.run", "--config", str(tiny), "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded" in done.stdout
+    assert result_line(done.stdout)["status"] == "ok"
+    assert (out / "report.html").stat().st_size > 10_000
+    assert json.loads((out / "status.json").read_text())
+
+
+def test_broken_study_fails_the_job(head: Head, root: Path, tiny: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "study.yaml"
+    broken.write_text(tiny.read_text() + "\nsplit: {scheme: kfold}\n")
+    done = head.submit(root, "python", "-m", "equipoise.jobs.run", "--config", str(broken))
+    assert done.returncode == 1
+    assert "failed" in done.stdout
+    told = result_line(done.stdout)
+    assert (told["status"], told["code"]) == ("failed", 2)
+    assert "splits" in told["error"], "the nearest section is named"
+
+
+CONNECT = """
+import json, os, sys
+from equipoise.platform.errors import ResourceError
+from equipoise.platform.session import RayOptions, ray_session
+
+def attempt(address, token):
+    os.environ.pop("RAY_AUTH_TOKEN", None)
+    if token:
+        os.environ["RAY_AUTH_TOKEN"] = token
+    try:
+        with ray_session(RayOptions(address=address)) as opened:
+            import ray
+            @ray.remote
+            def package():
+                import equipoise.platform.registry as registry
+                return registry.__file__
+            file = ray.get(package.remote())
+            return {"where": opened.where, "dashboard": opened.dashboard, "package": file}
+    except ResourceError as error:
+        return {"what": error.what, "where": error.where, "fix": error.fix}
+
+good, gcs, client, closed = sys.argv[1:]
+found = {"good": attempt(gcs, good), "wrong": attempt(gcs, "wrong"), "none": attempt(gcs, None)}
+found["closed"] = attempt(closed, good)
+for _ in range(3):  # Ray gives the process that serves a client 30 s to start; a busy machine misses that
+    found["client"] = attempt("ray://" + client, good)
+    if "package" in found["client"]:
+        break
+os.environ["RAY_ADDRESS"] = gcs
+found["auto"] = attempt("auto", good)
+del os.environ["RAY_ADDRESS"]
+
+import ray
+from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+with ray_session(RayOptions(address=gcs)):  # pretend that the cluster runs another Ray
+    key, space = b"CLUSTER_METADATA", b"cluster"
+    before = _internal_kv_get(key, namespace=space)
+    _internal_kv_put(key, json.dumps(json.loads(before) | {"ray_version": "2.59.0"}), namespace=space)
+found["version"] = attempt(gcs, good)
+from ray._raylet import GcsClient
+from equipoise.platform import tokens
+tokens.refresh()
+GcsClient(address=gcs).internal_kv_put(key, before, True, space)
+found["again"] = attempt(gcs, good)
+print(json.dumps(found))
+"""
+
+
+def test_drivers_connect_or_are_told_why_not(head: Head, root: Path, tmp_path: Path) -> None:
+    [closed] = free_ports(1)
+    addresses = [f"127.0.0.1:{port}" for port in (head.port, head.client, closed)]
+    done = subprocess.run(
+        [sys.executable, "-c", CONNECT, head.token, *addresses],
+        cwd=tmp_path,
+        env=head.environ(head.token),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    gcs = addresses[0]
+    installed = str(root / ".src" / "equipoise" / "platform" / "registry.py")
+    dashboard = f"http://127.0.0.1:{head.dashboard}"
+    for name in ("good", "auto", "again"):
+        assert found[name] == {"where": "cluster", "dashboard": dashboard, "package": installed}
+    assert found["wrong"]["what"] == "the cluster refuses the token"
+    assert found["none"]["what"] == "no token for this cluster"
+    assert found["closed"]["what"].startswith("the cluster does not answer (ConnectionRefusedError")
+    assert "another Ray or Python" in found["version"]["what"]
+    assert "2.59.0" in found["version"]["what"]
+    for name in ("wrong", "none", "version"):
+        assert found[name]["where"] == f"Ray at {gcs}"
+        assert found[name]["fix"]
+    # Over ray:// the code travels: the worker runs the copy that the cluster unpacked.
+    assert found["client"].get("package"), found["client"]
+    assert found["client"]["package"].startswith(f"{head.folder}/")
