@@ -31,7 +31,8 @@ def encode_all(task: Task, cohorts: Sequence[RawCohort]) -> EncodedTask:
     """
     import pandas as pd
 
-    parts, reasons = [], {}
+    parts: list[Any] = []
+    reasons: dict[str, str] = {}
     for raw in cohorts:
         lacking = [column for column in task.columns if column not in raw.labels.columns]
         if lacking:
@@ -164,7 +165,8 @@ def load_omics(
     notes = []
     for raw in cohorts:
         own = (raw.source.columns or Columns()).or_else(columns)
-        for modality, source in raw.source.omics.items():
+        for name, source in raw.source.omics.items():
+            modality: str = name
             matrix = read_matrix(source, base, own)
             known = matrix.index.intersection(raw.labels.index, sort=False)
             if known.empty:
@@ -187,7 +189,7 @@ def load_omics(
                     + (f"; {strangers} rows belong to nobody" if strangers else "")
                 )
             parts.setdefault(modality, {})[raw.source.name] = matrix.loc[known]
-    omics = {}
+    omics: dict[str, pd.DataFrame] = {}
     for modality, matrices in parts.items():
         genes, note = _shared_genes(modality, matrices)
         notes += note

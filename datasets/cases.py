@@ -14,7 +14,7 @@ import numpy as np
 
 from equipoise.datasets.cohort import Cohorts
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.tables import nearest
+from equipoise.datasets.suggestions import nearest
 from equipoise.datasets.tasks import SurvivalTask, Task
 
 if TYPE_CHECKING:

@@ -100,11 +100,23 @@ class Cohorts:
 
         return self._after(advance, last=any(row["stage"] == "used" for row in self.flow))
 
+    def require_learnable(self) -> None:
+        """Refuse to go on when too little is left; not part of the stages, so that a manifest can be written first.
+
+        Raises
+        ------
+        DataError
+            If no development patient is left, or a task has nothing to learn in development: a class without
+            patients, no event, one value.
+        """
+        cohort_checks.refuse_empty(self.patients, self.flow, (), learning=True)
+        cohort_checks.refuse_impossible(self.patients, self.tasks)
+
     def _after(self, advance: Callable[[Flow], None], *, last: bool) -> Cohorts:
         """Every cohort sent through further stages; after the last one, ``used`` counts who is left."""
         import pandas as pd
 
-        flows = []
+        flows: list[Flow] = []
         for name, part in self.patients.groupby("cohort", sort=False):
             own = self.slides[self.slides["cohort"] == name]
             flow = Flow(str(name), part["patient"], dict(zip(own["slide"], own["patient"], strict=True)))
@@ -115,11 +127,9 @@ class Cohorts:
         patients = self.patients[self.patients["patient"].isin([p for flow in flows for p in flow.patients])]
         slides = self.slides[self.slides["slide"].isin([s for flow in flows for s in flow.slides or {}])]
         # "used" is the last word of a flow: an earlier one gives way to the new one.
-        flow = _by_cohort(
+        counts = _by_cohort(
             [*(r for r in self.flow if r["stage"] != "used"), *(r for f in flows for r in f.counts)]
         )
-        cohort_checks.refuse_empty(patients, flow, (), learning=(self.patients["role"] == "develop").any())
-        cohort_checks.refuse_impossible(patients, self.tasks)
         lost = exclusion_table(row for flow in flows for row in flow.exclusions)
         return replace(
             self,
@@ -130,7 +140,7 @@ class Cohorts:
             label_gaps=self.label_gaps[self.label_gaps["patient"].isin(patients["patient"])].reset_index(
                 drop=True
             ),
-            flow=flow,
+            flow=counts,
             notes=self.notes + _emptied(self.patients, patients),
         )
 

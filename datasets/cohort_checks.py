@@ -12,7 +12,8 @@ from equipoise.datasets.cohort_tables import RawCohort
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.flow import flow_text
 from equipoise.datasets.plausibility import unit_note
-from equipoise.datasets.tables import nearest, place
+from equipoise.datasets.suggestions import nearest
+from equipoise.datasets.tables import place
 from equipoise.datasets.tasks import RegressionTask, SurvivalTask, Task
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.sites import patient_code, sites_of
@@ -127,7 +127,8 @@ def read_cohort(source: CohortSource, task_columns: Sequence[str], columns: Colu
             f"cohort {source.name}: {len(table)} rows of the clinical table are {len(labels)} patients"
         )
     sites, site_notes = sites_of(labels, source.name, source.site, base)
-    slides, repeated = None, []
+    slides = None
+    repeated: list[Any] = []
     if source.slides is not None:
         listing = table if source.slides == source.clinical else read_table(source.slides, base)
         if source.slides != source.clinical:
@@ -233,8 +234,9 @@ def list_slides(
     columns = applicable(columns, table)
     key, file = patient_column(table, columns, source), file_column(table, columns, source)
     mpp = _mpp_column(table, columns, source)
-    folder = base / Path(slides_dir).expanduser() if _is_local(slides_dir) else slides_dir
-    folder = folder if folder is not None else (base / Path(source.path).expanduser()).parent
+    folder: str | Path = (base / Path(source.path).expanduser()).parent
+    if slides_dir is not None:
+        folder = base / Path(slides_dir).expanduser() if _is_local(slides_dir) else slides_dir
     owner: dict[str, str] = {}
     rows, repeated, incomplete = [], [], []
     for number, patient, name, size in zip(table.index, table[key], table[file], mpp, strict=True):

@@ -7,24 +7,28 @@ TCGA tissue source sites) must not become missing, so every cell is text and mis
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
 import gzip
 import io
 import lzma
-import sys
 import warnings
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import date, datetime, time
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from equipoise.datasets.errors import DataError
+from equipoise.datasets.suggestions import nearest
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow.parquet as pq
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 COMPRESSIONS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -68,7 +72,7 @@ def read_grid(
         return _read_parquet(path)
     if kind == "text":
         with open_text(path, encoding) as stream:
-            return _frame(_text_rows(stream, path, encoding, header), path, header)
+            return _frame(_text_rows(stream, header), path, header)
     return _frame(_xlsx_rows(path, sheet), path, header)
 
 
@@ -91,17 +95,41 @@ def table_format(path: Path) -> str:
     )
 
 
-def open_text(path: Path, encoding: str = "utf-8") -> IO[str]:
-    """Open a text file, through its compression; a byte order mark is skipped."""
+@contextmanager
+def open_text(path: Path, encoding: str = "utf-8") -> Iterator[IO[str]]:
+    """Open a text file, through its compression; a byte order mark is skipped.
+
+    Raises
+    ------
+    DataError
+        Also for what goes wrong while the text is read inside the ``with`` block.
+    """
     encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-    ending = path.suffix.lower()
     try:
-        if ending == ".zip":
-            return io.TextIOWrapper(_zip_member(path), encoding=encoding, newline="")
-        opener = COMPRESSIONS.get(ending, open)
-        return opener(path, mode="rt", encoding=encoding, newline="")
+        codecs.lookup(encoding)
     except LookupError as error:
         raise DataError(f"unknown encoding {encoding!r}", where=str(path), fix="encoding: utf-8") from error
+    try:
+        with _opened(path, encoding) as stream:
+            yield stream
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"the file is not {encoding.removesuffix('-sig')} text ({error.reason} at byte {error.start})",
+            where=str(path),
+            fix="name its encoding, for instance 'encoding: cp1252', or save it as UTF-8",
+        ) from error
+    except csv.Error as error:
+        raise DataError(
+            f"not readable as text ({error})", where=str(path), fix="save the table again as .csv"
+        ) from error
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"the file cannot be read ({error})", where=str(path), fix="copy it again") from error
+
+
+def _opened(path: Path, encoding: str) -> IO[str]:
+    if path.suffix.lower() == ".zip":
+        return io.TextIOWrapper(_zip_member(path), encoding=encoding, newline="")
+    return COMPRESSIONS.get(path.suffix.lower(), open)(path, mode="rt", encoding=encoding, newline="")
 
 
 def _zip_member(path: Path) -> IO[bytes]:
@@ -136,27 +164,14 @@ def sniff_delimiter(lines: Iterable[str]) -> str:
     return best
 
 
-def _text_rows(stream: IO[str], path: Path, encoding: str, header: int) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    try:
-        head = list(islice(stream, header - 1 + SNIFFED_LINES))
-        delimiter = sniff_delimiter(head[header - 1 :])  # title rows above the header have no vote
-        reader = csv.reader(chain(head, stream), delimiter=delimiter)
-        for row in reader:
-            if row:  # blank lines
-                yield reader.line_num, [cell.strip() for cell in row]
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"the file is not {encoding} text ({error.reason} at byte {error.start})",
-            where=str(path),
-            fix="name its encoding, for instance 'encoding: cp1252', or save it as UTF-8",
-        ) from error
-    except csv.Error as error:
-        raise DataError(
-            f"not readable as text ({error})", where=str(path), fix="save the table again as .csv"
-        ) from error
-    except (OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError) as error:
-        raise DataError(f"the file cannot be read ({error})", where=str(path), fix="copy it again") from error
+def _text_rows(stream: IO[str], header: int) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(2**31 - 1)
+    head = list(islice(stream, header - 1 + SNIFFED_LINES))
+    delimiter = sniff_delimiter(head[header - 1 :])  # title rows above the header have no vote
+    reader = csv.reader(chain(head, stream), delimiter=delimiter)
+    for row in reader:
+        if row:  # blank lines
+            yield reader.line_num, [cell.strip() for cell in row]
 
 
 def _xlsx_rows(path: Path, sheet: str | None) -> Iterator[tuple[int, list[str]]]:
@@ -181,8 +196,6 @@ def _xlsx_rows(path: Path, sheet: str | None) -> Iterator[tuple[int, list[str]]]
                 fix=f"say which one: sheet: {names[0]}",
             )
         if sheet is not None and sheet not in names:
-            from equipoise.datasets.tables import nearest
-
             raise DataError(
                 f"no sheet {sheet!r}{nearest(sheet, names)}",
                 where=str(path),
@@ -260,7 +273,8 @@ def _without_empty_columns(columns: list[str], body: list[list[str]]) -> tuple[l
 
 def unique_columns(columns: list[str]) -> list[str]:
     """Number *all* columns that share a name: asking for the shared name is then an error, not a guess."""
-    total, seen = Counter(columns), Counter()
+    total = Counter(columns)
+    seen: Counter[str] = Counter()
     out = []
     for name in columns:
         seen[name] += 1
@@ -268,18 +282,25 @@ def unique_columns(columns: list[str]) -> list[str]:
     return out
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
-    import pandas as pd
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """A Parquet file whose schema and columns can be read."""
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(path).read()
+        return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
             f"not a readable Parquet file ({error})", where=str(path), fix="write it again"
         ) from error
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = open_parquet(path).read()
     columns = {}
     for name, column in zip(
         unique_columns([n.strip() for n in table.column_names]), table.columns, strict=True

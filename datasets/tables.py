@@ -5,7 +5,6 @@ Every failure says the place, the reason, the remedy and the nearest names that 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.specs import Columns, TableSource, label_key
+from equipoise.datasets.suggestions import nearest, value_counts
 from equipoise.datasets.table_files import read_grid
 
 if TYPE_CHECKING:
@@ -27,12 +27,10 @@ __all__ = [
     "detect_dialect",
     "file_column",
     "locate",
-    "nearest",
     "patient_column",
     "place",
     "read_table",
     "require_columns",
-    "value_counts",
 ]
 
 #: What stands for a missing label or number, never for a missing key or site: ``NA`` is Duke University.
@@ -57,18 +55,6 @@ LIKELY = {
     "patient": ("patient", "case", "barcode", "subject", "participant"),
     "file": ("file", "slide", "image"),
 }
-
-
-def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
-    """``"; nearest: 'MSI Status', 'MSI'"`` for close names, or an empty string."""
-    by_folded: dict[str, str] = {}
-    for name in known:
-        by_folded.setdefault(str(name).casefold(), str(name))
-    close = difflib.get_close_matches(word.casefold(), by_folded, n=n, cutoff=0.6)
-    # A word inside a longer name is near for a person, though not for an edit distance.
-    inside = [name for name in by_folded if len(word) > 2 and word.casefold() in name and name not in close]
-    names = [by_folded[name] for name in [*close, *inside][:n]]
-    return f"; nearest: {', '.join(map(repr, names))}" if names else ""
 
 
 def place(source: TableSource) -> str:
@@ -172,15 +158,6 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], source: TableSo
             )
 
 
-def value_counts(values: Iterable[str], n: int = 12) -> str:
-    """``"MSS 318, MSI-L 74, …"``, most frequent first."""
-    import pandas as pd
-
-    counts = pd.Series(list(values), dtype=object).value_counts()
-    shown = [f"{value or '(empty)'} {count}" for value, count in counts.head(n).items()]
-    return ", ".join(shown) + (f", … ({len(counts)} values)" if len(counts) > n else "")
-
-
 def _shortened(names: Iterable[str], n: int = 20) -> str:
     names = list(names)
     return ", ".join(names[:n]) + (f", … ({len(names)} columns)" if len(names) > n else "")
@@ -246,4 +223,6 @@ def _role_column(table: pd.DataFrame, columns: Columns, source: TableSource, rol
             where=place(source),
             fix=f"correct columns: {{{role}: …}} of the cohort{hint}; columns: {_shortened(table.columns)}",
         )
-    return named or recognised
+    column = named or recognised
+    assert column is not None  # neither: refused above
+    return column

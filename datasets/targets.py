@@ -17,7 +17,8 @@ import numpy as np
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.plausibility import check_plausible
 from equipoise.datasets.specs import label_key
-from equipoise.datasets.tables import MISSING, nearest, value_counts
+from equipoise.datasets.suggestions import nearest, value_counts
+from equipoise.datasets.tables import MISSING
 from equipoise.datasets.tasks import (
     DAYS,
     BinaryTask,

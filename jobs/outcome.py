@@ -43,12 +43,13 @@ def ended(
         sys.stderr.write(f"error: {error}\n")
         if verbose:
             traceback.print_exc()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:  # Ray turns SIGTERM into SystemExit
         status, code = "interrupted", 1
+        facts = dict(getattr(end, "facts", {}))
         sys.stderr.write("interrupted; run the same command again to go on\n")
     except Exception as error:
         status, code = "failed", 1
-        facts = {"error": f"{type(error).__name__}: {error}"}
+        facts = {"error": f"{type(error).__name__}: {error}", **getattr(error, "facts", {})}
         traceback.print_exc()
         sys.stderr.write(
             f"error: {type(error).__name__}: {error}\n  this is a defect of Equipoise: please report it\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -138,7 +138,7 @@ class CaseBatch:
 
     def to(self, device: torch.device | str) -> CaseBatch:
         """The same batch on another device."""
-        moved = {}
+        moved: dict[str, Any] = {}
         for part in dataclasses.fields(self):
             value = getattr(self, part.name)
             if isinstance(value, Tensor):

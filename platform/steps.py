@@ -154,7 +154,7 @@ def validate(work: Work) -> dict[str, Any]:
 
 
 def extract(work: Work) -> dict[str, Any]:
-    """Slides → features; then the manifest and the folds of those that can be used.
+    """Slides → features; then the manifest of those that can be used.
 
     Raises
     ------
@@ -181,7 +181,7 @@ def extract(work: Work) -> dict[str, Any]:
     for name in ("store", "usable"):  # opened before extraction, they would not know what it found
         work.__dict__.pop(name, None)
     log.info("extract %s", summary)
-    if summary.failed:
+    if summary.failed and summary.tolerated:
         log.warning("%d of %d slides failed\n%s", summary.failed, len(summary.index), summary.failures_text())
     write_manifest(work, work.usable, summary.index)
     facts = {"slides": len(summary.index), "tiles": summary.tiles, "failed": summary.failed, **summary.counts}
@@ -192,8 +192,6 @@ def extract(work: Work) -> dict[str, Any]:
             where=str(work.folder.manifest / "exclusions.csv"),
             fix="mend or remove these slides, or raise features.max_fail; what was extracted is kept",
         )
-    if study.tasks:
-        _folds(work, work.usable)
     return facts
 
 
@@ -208,6 +206,7 @@ def train(work: Work) -> dict[str, Any]:
     study = work.study
     if not study.tasks:
         raise StudyError("there is no task to train", where=f"{study.file}, tasks", fix="add a task")
+    work.usable.require_learnable()
     folds = _folds(work, work.usable)
     cases = CaseReader(work.usable, work.store, role="develop")
     # More threads change the order of sums and with it the last bits; one thread is the reproducible choice.
@@ -296,7 +295,7 @@ def write_manifest(work: Work, cohorts: "Cohorts", slides: "pd.DataFrame") -> No
     with atomic_path(manifest / "exclusions.csv") as path:
         cohorts.exclusions.to_csv(path, index=False)
     write_json(manifest / "flow.json", cohorts.flow)
-    write_json(manifest / "warnings.json", list(cohorts.notes))
+    write_json(manifest / "notes.json", list(cohorts.notes))
 
 
 def _folds(work: Work, cohorts: "Cohorts") -> "list[Fold]":
@@ -319,7 +318,7 @@ def _folds(work: Work, cohorts: "Cohorts") -> "list[Fold]":
     with atomic_path(manifest / "leakage.csv") as path:
         audit.to_csv(path, index=False)
     warnings = split_warnings(folds, cohorts.patients, study.tasks, study.splits)
-    write_json(manifest / "warnings.json", [*cohorts.notes, *warnings])
+    write_json(manifest / "warnings.json", warnings)
     if not audit["ok"].all():
         leaks = audit[~audit["ok"]].to_string(index=False)
         raise DataError(f"the folds leak:\n{leaks}", where=str(manifest / "leakage.csv"))

@@ -6,6 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples everywhere: a run that fails can be repeated.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 # Before anything imports Ray: explicit token mode, so that nothing is written to the home folder and a head started
 # by a test is reachable on every machine alike.

@@ -17,8 +17,10 @@ import numpy as np
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.specs import Columns, OmicsSource, TableSource, label_key
+from equipoise.datasets.suggestions import nearest
 from equipoise.datasets.table_files import (
     SNIFFED_LINES,
+    open_parquet,
     open_text,
     read_grid,
     sniff_delimiter,
@@ -70,7 +72,7 @@ def read_matrix(source: TableSource, base: Path, columns: Columns | None = None)
     import pandas as pd
 
     path = locate(source.path, base)
-    names = _renamed(_column_names(path, source), source)
+    names = _column_names(path, source)
     probe = pd.DataFrame(columns=names, dtype=object)
     key = _key_column(probe, columns or Columns(), source)
     require_columns(probe, source.where, source)
@@ -84,23 +86,33 @@ def read_matrix(source: TableSource, base: Path, columns: Columns | None = None)
 
 
 def _column_names(path: Path, source: TableSource) -> list[str]:
+    """Names of all columns, after renaming."""
     kind = table_format(path)
     if kind == "parquet":
-        import pyarrow.parquet as pq
+        names = unique_columns([name.strip() for name in open_parquet(path).schema_arrow.names])
+    elif kind == "xlsx":
+        names = list(read_grid(path, sheet=source.sheet, header=source.header).columns)
+    else:
+        delimiter, lines = _head(path, source)
+        first = next(csv.reader(lines, delimiter=delimiter))
+        names = unique_columns([name.strip() for name in first])
+    for name in source.rename:
+        if name not in names:
+            raise DataError(
+                f"no column {name!r} to rename{nearest(name, names)}",
+                where=place(source),
+                fix="correct 'rename'",
+            )
+    return unique_columns([source.rename.get(name, name) for name in names])
 
-        return unique_columns([name.strip() for name in pq.ParquetFile(path).schema_arrow.names])
-    if kind == "xlsx":
-        return list(read_grid(path, sheet=source.sheet, header=source.header).columns)
+
+def _head(path: Path, source: TableSource) -> tuple[str, list[str]]:
+    """Delimiter and first lines of a text file, from the header on."""
     with open_text(path, source.encoding) as stream:
-        lines = list(islice(stream, source.header + SNIFFED_LINES))[source.header - 1 :]
+        lines = list(islice(stream, source.header - 1 + SNIFFED_LINES))[source.header - 1 :]
     if not lines:
         raise DataError("the table is empty", where=place(source))
-    first = next(csv.reader(lines, delimiter=sniff_delimiter(lines)))
-    return unique_columns([name.strip() for name in first])
-
-
-def _renamed(names: list[str], source: TableSource) -> list[str]:
-    return [source.rename.get(name, name) for name in names]
+    return sniff_delimiter(lines), lines
 
 
 def _key_column(probe: pd.DataFrame, columns: Columns, source: TableSource) -> str:
@@ -132,58 +144,69 @@ def _read_needed(
     """Key and filter columns as text, genes as float32."""
     import pandas as pd
 
-    if table_format(path) == "text":
-        with open_text(path, source.encoding) as stream:
-            head = list(islice(stream, source.header + SNIFFED_LINES))[source.header - 1 :]
-        numeric = set(genes)
-        text = [name for name in needed if name not in numeric]
-        with open_text(path, source.encoding) as stream:
-            try:
-                return pd.read_csv(
-                    stream,
-                    sep=sniff_delimiter(head),
-                    header=None,
-                    names=names,
-                    skiprows=source.header,
-                    usecols=needed,
-                    dtype=dict.fromkeys(text, str) | dict.fromkeys(genes, np.float32),
-                    na_values={name: sorted(MISSING) if name in numeric else [] for name in needed},
-                    keep_default_na=False,
-                    index_col=False,
-                )[needed]
-            except ValueError:
-                pass  # a gene column holds text: the slow way below finds it and says so
-    elif (
-        table_format(path) == "parquet"
-        and not source.rename
-        and (fast := _parquet_numbers(path, needed, genes)) is not None
-    ):
+    kind = table_format(path)
+    if kind == "text" and (fast := _text_numbers(path, source, names, needed, genes)) is not None:
         return fast
+    if kind == "parquet" and (fast := _parquet_numbers(path, needed, genes)) is not None:
+        return fast
+    # The slow way takes what the fast ones do not (workbooks, renamed Parquet) and says what is wrong elsewhere.
     table = read_table(source.model_copy(update={"where": {}}), base)[needed]
     numbers = table[genes].where(~table[genes].isin(MISSING)).apply(pd.to_numeric, errors="coerce")
     bad = numbers.isna() & ~table[genes].isin(MISSING)
     if bad.to_numpy().any():
         _refuse_text(table, bad, source)
-    return pd.concat(
-        [table[[name for name in needed if name not in set(genes)]], numbers.astype(np.float32)], axis=1
-    )
+    return pd.concat([table[_text_columns(needed, genes)], numbers.astype(np.float32)], axis=1)
+
+
+def _text_columns(needed: list[str], genes: list[str]) -> list[str]:
+    numeric = set(genes)
+    return [name for name in needed if name not in numeric]
+
+
+def _text_numbers(
+    path: Path, source: TableSource, names: list[str], needed: list[str], genes: list[str]
+) -> pd.DataFrame | None:
+    """Numeric text parsed without a detour; ``None`` if a gene column holds text or a row is short or long."""
+    import pandas as pd
+
+    delimiter, _ = _head(path, source)
+    text = _text_columns(needed, genes)
+    with open_text(path, source.encoding) as stream:
+        # Pandas would fill short rows with NaN and cut long ones without a word.
+        body = islice(csv.reader(stream, delimiter=delimiter), source.header, None)
+        if any(row and len(row) != len(names) for row in body):
+            return None
+    with open_text(path, source.encoding) as stream:
+        try:
+            return pd.read_csv(
+                stream,
+                sep=delimiter,
+                header=None,
+                names=names,
+                skiprows=source.header,
+                usecols=needed,
+                dtype=dict.fromkeys(text, str) | dict.fromkeys(genes, np.float32),
+                na_values=dict.fromkeys(genes, sorted(MISSING)) | {name: [] for name in text},
+                keep_default_na=False,
+                index_col=False,
+            )[needed]
+        except ValueError:
+            return None
 
 
 def _parquet_numbers(path: Path, needed: list[str], genes: list[str]) -> pd.DataFrame | None:
     """Numeric Parquet columns without a detour through text; ``None`` if a gene column is not numeric."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
+    file = open_parquet(path)
     schema = file.schema_arrow
-    plain = all(name in schema.names for name in needed)
-    if not plain or not all(
-        pa.types.is_floating(t) or pa.types.is_integer(t) or pa.types.is_boolean(t)
-        for t in (schema.field(name).type for name in genes)
-    ):
+    if not all(name in schema.names for name in needed):
+        return None
+    kinds = [schema.field(name).type for name in genes]
+    if not all(pa.types.is_floating(k) or pa.types.is_integer(k) or pa.types.is_boolean(k) for k in kinds):
         return None
     frame = file.read(columns=needed).to_pandas(ignore_metadata=True)
-    text = [name for name in needed if name not in set(genes)]
+    text = _text_columns(needed, genes)
     frame[text] = frame[text].astype(object).where(frame[text].notna(), "").astype(str)
     return frame[needed].astype(dict.fromkeys(genes, np.float32))
 

@@ -128,6 +128,22 @@ RECIPES: dict[str, Preset] = {
                 _plan("syn-luad-b", 24, 2048, "external"),
                 _plan("syn-ucec-a", 24, 2048),
             ),
+            single_cell=20,
+        ),
+        Preset(
+            name="giga",
+            cohorts=(_plan("syn-crc-a", 1, 2048).model_copy(update={"mosaic": 10}),),
+            knobs=Knobs(missing_slide=0),
+            study=StudyDefaults(note="One slide of 1.7 gigapixels: for extraction, not for training."),
+        ),
+        Preset(
+            name="bench",
+            cohorts=tuple(_plan(name, 400, 1024) for name in SITES),
+            content="bags",
+            study=StudyDefaults(
+                epochs=20,
+                note="Feature bags without slides: *.h5 in STAMP's layout; there is nothing to extract.",
+            ),
         ),
         Preset(
             name="faults",

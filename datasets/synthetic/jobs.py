@@ -10,7 +10,15 @@ from equipoise.datasets.synthetic.catalogue import recipe
 from equipoise.datasets.synthetic.containers import suffix
 from equipoise.datasets.synthetic.faults import assign_faults
 from equipoise.datasets.synthetic.latents import Latents
-from equipoise.datasets.synthetic.params import SLIDE_FAULTS, CohortPlan, FaultName, Knobs, Preset, SiteStyle
+from equipoise.datasets.synthetic.params import (
+    SLIDE_FAULTS,
+    CohortPlan,
+    Content,
+    FaultName,
+    Knobs,
+    Preset,
+    SiteStyle,
+)
 from equipoise.datasets.synthetic.patients import Patient, draw_patients
 
 #: Changes whenever the same seed would give other bytes.
@@ -53,11 +61,13 @@ class PatientJob:
     source: int
     latents: Latents
     slides: tuple[SlidePlan, ...]
+    content: Content = "slides"
+    mosaic: int = 1
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names of the slides in the cohort's folder ``slides``: files, or folders of DICOM files."""
-        return tuple(slide.barcode + suffix(self.style.container) for slide in self.slides)
+        """Names in the cohort's folder ``slides`` (or ``features``): files, or folders of DICOM files."""
+        return tuple(slide.barcode + file_suffix(self.content, self.style) for slide in self.slides)
 
     def fingerprint(self) -> str:
         """Hash of all that shapes the slides: another seed, knob or version gives another one."""
@@ -81,7 +91,17 @@ def plan(preset: str | Preset, seed: int) -> list[PatientJob]:
         If no preset has that name.
     """
     preset = recipe(preset)
-    return [job for cohort in preset.cohorts for job in _cohort_jobs(cohort, preset.knobs, seed)]
+    return [job for cohort in preset.cohorts for job in _cohort_jobs(cohort, preset, seed)]
+
+
+def file_suffix(content: Content, style: SiteStyle) -> str:
+    """Ending of a slide's file, or of its bag of features."""
+    return suffix(style.container) if content == "slides" else ".h5"
+
+
+def content_folder(content: Content) -> str:
+    """Folder of a cohort's slides, or of its bags of features."""
+    return "slides" if content == "slides" else "features"
 
 
 def planned_slides(patient: Patient, fault: FaultName | None) -> tuple[SlidePlan, ...]:
@@ -93,21 +113,23 @@ def planned_slides(patient: Patient, fault: FaultName | None) -> tuple[SlidePlan
     return (SlidePlan(patient.slide(0), 0, fault if fault in SLIDE_FAULTS else None),)
 
 
-def _cohort_jobs(cohort: CohortPlan, knobs: Knobs, seed: int) -> list[PatientJob]:
-    patients = draw_patients(cohort, knobs, seed)
+def _cohort_jobs(cohort: CohortPlan, preset: Preset, seed: int) -> list[PatientJob]:
+    patients = draw_patients(cohort, preset.knobs, seed)
     hit = assign_faults(cohort.faults, patients)
     return [
         PatientJob(
             seed=seed,
             cohort=cohort.name,
             style=cohort.style,
-            knobs=knobs,
+            knobs=preset.knobs,
             side_um=cohort.side_um,
             number=patient.number,
             patient=patient.barcode,
             source=patient.source,
             latents=patient.latents,
             slides=slides,
+            content=preset.content,
+            mosaic=cohort.mosaic,
         )
         for patient in patients
         if (slides := planned_slides(patient, hit.get(patient.barcode)))
@@ -133,7 +155,7 @@ def is_done(job: PatientJob, root: Path) -> bool:
     receipt = read_receipt(job, root)
     if receipt is None:
         return False
-    folder = root / job.cohort / "slides"
+    folder = root / job.cohort / content_folder(job.content)
     sizes = {file: entry["bytes"] for file, entry in receipt["slides"].items()}
     return {file.split("/")[0] for file in sizes} == set(job.files) and all(
         (folder / file).is_file() and (folder / file).stat().st_size == size for file, size in sizes.items()

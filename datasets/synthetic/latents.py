@@ -38,8 +38,8 @@ SCORES = tuple(name for name in Latents.__dataclass_fields__ if name not in ("ms
 def assign_states(rng: np.random.Generator, patients: int, style: SiteStyle) -> tuple[np.ndarray, np.ndarray]:
     """Which patients have MSI and which HRD.
 
-    Counts are fixed (``round(p n)``, at least two of either class) instead of drawn, so that small cohorts
-    can be split. HRD is five times less likely under MSI.
+    Counts are fixed (``round(p n)``, at least two of either class from four patients on) instead of drawn, so
+    that small cohorts can be split. HRD is five times less likely under MSI.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def assign_states(rng: np.random.Generator, patients: int, style: SiteStyle) -> 
 
 
 def _count(share: float, patients: int) -> int:
-    return min(max(MIN_POSITIVES, round(share * patients)), patients - MIN_POSITIVES)
+    return min(max(MIN_POSITIVES, round(share * patients)), max(patients - MIN_POSITIVES, 0))
 
 
 def draw_latents(

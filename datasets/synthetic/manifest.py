@@ -5,13 +5,15 @@ from pathlib import Path
 
 from equipoise.datasets.synthetic.atomic import write_text
 from equipoise.datasets.synthetic.catalogue import recipe
-from equipoise.datasets.synthetic.jobs import VERSION, is_done, plan, read_receipt
+from equipoise.datasets.synthetic.jobs import VERSION, content_folder, is_done, plan, read_receipt
 from equipoise.datasets.synthetic.params import Preset
+from equipoise.datasets.synthetic.single_cell import write_single_cell
 from equipoise.datasets.synthetic.slide import sha256
 from equipoise.datasets.synthetic.tables import build_tables, institution_table, write_cohort
 
 NOTICE = "SYNTHETIC: generated tissue and data of no patient; not for diagnosis"
 INSTITUTIONS = "institutions.csv"
+SINGLE_CELL = "single_cell.h5ad"
 
 
 def write_tables(preset: str | Preset, seed: int, root: Path) -> None:
@@ -21,8 +23,10 @@ def write_tables(preset: str | Preset, seed: int, root: Path) -> None:
     """
     preset = recipe(preset)
     for cohort in preset.cohorts:
-        write_cohort(build_tables(cohort, preset.knobs, seed), root / cohort.name)
+        write_cohort(build_tables(cohort, preset.knobs, seed, preset.content), root / cohort.name)
     write_text(root / INSTITUTIONS, institution_table(preset))
+    if preset.single_cell:
+        write_single_cell(preset, seed, root / SINGLE_CELL)
     write_manifest(preset, seed, root)
 
 
@@ -40,7 +44,7 @@ def write_manifest(preset: str | Preset, seed: int, root: Path) -> None:
             absent.append(job.patient)
             continue
         for file, entry in receipt["slides"].items():
-            files[f"{job.cohort}/slides/{file}"] = entry
+            files[f"{job.cohort}/{content_folder(job.content)}/{file}"] = entry
     for path in _tables(preset, root):
         files[path.relative_to(root).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     manifest = {
@@ -59,7 +63,7 @@ def write_manifest(preset: str | Preset, seed: int, root: Path) -> None:
 
 def _tables(preset: Preset, root: Path) -> list[Path]:
     """Everything but slides and receipts."""
-    paths = [root / INSTITUTIONS]
+    paths = [root / INSTITUTIONS, *([root / SINGLE_CELL] if preset.single_cell else [])]
     for cohort in preset.cohorts:
         folder = root / cohort.name
         paths += [folder / "clinical.csv", folder / "slides.csv"]

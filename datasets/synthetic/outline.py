@@ -39,6 +39,7 @@ def draw_outline(rng: np.random.Generator, extent_um: float, morphology: Morphol
     side = int(np.ceil(extent_um / COARSE_UM))
     envelope = _envelope(rng, side)
     envelope += 0.10 * noise(rng, side, side / 6) + 0.05 * noise(rng, side, side / 18)
+    envelope += _border(side)
     fine = enlarge(envelope, RATIO)
     # A frayed edge of the same width in um on slides of any size.
     fine += noise(rng, side * RATIO, 24 / FINE_UM) * np.float32(3.0 / extent_um)
@@ -50,6 +51,13 @@ def draw_outline(rng: np.random.Generator, extent_um: float, morphology: Morphol
     bed = enlarge(20 * (z - np.float32(cut)), RATIO)
     het = noise(rng, side, 400 / COARSE_UM) * np.float32(morphology.hetero)
     return Outline(tissue, bed, het)
+
+
+def _border(side: int) -> np.ndarray:
+    """Ramp that keeps tissue off the edge of the glass: positive in the outer 3 %."""
+    axis = (np.arange(side, dtype=np.float32) + 0.5) / side
+    ramp = np.clip(0.03 - np.minimum(axis, 1 - axis), 0, None) / np.float32(0.03)
+    return np.maximum(ramp[:, None], ramp[None])
 
 
 def _envelope(rng: np.random.Generator, side: int) -> np.ndarray:

@@ -11,6 +11,7 @@ Triple = tuple[float, float, float]
 Share = Annotated[float, Field(ge=0, le=1)]
 ContainerName = Literal["aperio", "philips", "generic", "trestle", "dicom"]
 Role = Literal["develop", "external"]
+Content = Literal["slides", "bags"]
 FaultName = Literal[
     "no_mpp",
     "absurd_mpp",
@@ -106,13 +107,20 @@ class CohortPlan(_Frozen):
     """One cohort of a preset."""
 
     name: str = Field(pattern="^syn-[a-z0-9-]+$")
-    patients: int = Field(ge=4, le=999)
+    patients: int = Field(ge=1, le=999)
     side_um: float = Field(ge=256, le=4096, description="width and height of each slide")
+    mosaic: int = Field(default=1, ge=1, le=16, description="repeat the slide this often in x and y")
     role: Role = "develop"
     style: SiteStyle
     faults: tuple[FaultName, ...] = Field(
         default=(), description="what goes wrong; a slide fault hits one patient"
     )
+
+    @model_validator(mode="after")
+    def _mosaic_has_whole_tiles(self) -> Self:
+        if self.mosaic > 1 and (self.side_um / self.style.mpp) % 4096:
+            raise ValueError(f"{self.name}: the slide of a mosaic must be a multiple of 4096 px wide")
+        return self
 
     @model_validator(mode="after")
     def _faults_fit(self) -> Self:
@@ -132,6 +140,7 @@ class StudyDefaults(_Frozen):
     folds: int = 3
     epochs: int = 12
     bootstrap: int = 500
+    note: str = Field(default="", description="what a reader of the study should know")
     max_fail: float = Field(default=0.05, description="share of slides that may fail")
 
 
@@ -141,6 +150,8 @@ class Preset(_Frozen):
     name: str
     cohorts: tuple[CohortPlan, ...] = Field(min_length=1)
     knobs: Knobs = Knobs()
+    content: Content = Field(default="slides", description="pixels, or features without them")
+    single_cell: int = Field(default=0, ge=0, description="cells of each type and donor; 0: no reference")
     study: StudyDefaults = StudyDefaults()
 
 

@@ -76,7 +76,7 @@ def render(
         bottom = min(top + strip_rows, scan.height)
         first, last = max(0, top - halo), min(scan.height, bottom + halo)
         nuclei, red = painter.paint(first, last)
-        density = np.empty((last - first, scan.width, 2), np.uint8)
+        density: np.ndarray = np.empty((last - first, scan.width, 2), np.uint8)
         for start in range(first, last, _CHUNK):
             rows = np.arange(start, min(start + _CHUNK, last))
             here = slice(start - first, rows[-1] + 1 - first)

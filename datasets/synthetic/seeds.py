@@ -27,6 +27,10 @@ class Purpose(IntEnum):
     ARTEFACTS = 13
     SOURCE = 14  # tissue source site of a patient, and its stain
     TEXTURE = 15  # seedless content: stamps and grain
+    SINGLE_CELL = 16
+    ENCODER = 17  # feature bags: the random encoder (seedless) and its shift at each site
+    BAG = 18
+    MOSAIC = 19
 
 
 #: Patient number of streams that belong to a whole cohort; real patients count from 1.

@@ -9,14 +9,23 @@ from PIL import Image
 
 from equipoise.datasets.synthetic.artefacts import draw_artefacts
 from equipoise.datasets.synthetic.atomic import replacing, write_text
+from equipoise.datasets.synthetic.bags import draw_bag, write_bag
 from equipoise.datasets.synthetic.cancers import CANCERS
 from equipoise.datasets.synthetic.cells import place_cells
 from equipoise.datasets.synthetic.containers import SlideInfo, open_container
 from equipoise.datasets.synthetic.faults import ABSURD, central_tile, damage
-from equipoise.datasets.synthetic.jobs import PatientJob, SlidePlan, receipt_path
+from equipoise.datasets.synthetic.jobs import PatientJob, SlidePlan, content_folder, receipt_path
 from equipoise.datasets.synthetic.layout import draw_layout, stain_layers
 from equipoise.datasets.synthetic.morphology import Morphology, draw_morphology
-from equipoise.datasets.synthetic.pyramid import LEVELS, STEP, Pyramid
+from equipoise.datasets.synthetic.mosaic import (
+    BASES,
+    TileAlbum,
+    arrangement,
+    lay_pictures,
+    lay_thumbnails,
+    lay_tiles,
+)
+from equipoise.datasets.synthetic.pyramid import LEVELS, STEP, Pyramid, TileSink
 from equipoise.datasets.synthetic.render import Scan, Scene, emptied, render
 from equipoise.datasets.synthetic.seeds import WHOLE_COHORT, Purpose, stream
 from equipoise.datasets.synthetic.stain import draw_stain
@@ -37,7 +46,7 @@ _MASK_COLOURS = (
 
 
 def write_patient(job: PatientJob, root: Path) -> dict[str, object]:
-    """Render the slides of one patient, with their truth masks, and leave a receipt.
+    """Render the slides of one patient, with their truth masks (or draw its bag), and leave a receipt.
 
     Depends on nothing but the job, so that results are the same on any number of workers. Every file appears
     whole or not at all; the receipt comes last.
@@ -49,22 +58,26 @@ def write_patient(job: PatientJob, root: Path) -> dict[str, object]:
         and ``sha256`` of each file.
     """
     folder = root / job.cohort
+    place = content_folder(job.content)
     morphology = tissue_of(job)
     written: dict[str, dict[str, int | str]] = {}
     for slide, file in zip(job.slides, job.files, strict=True):
-        scene, mask = compose(job, morphology, slide)
-        with replacing(folder / "slides" / file) as partial:
-            _write_slide(job, slide, scene, partial)
+        with replacing(folder / place / file) as partial:
+            if job.content == "bags":
+                rng = stream(job.seed, job.style.number, job.number, Purpose.BAG, slide.part)
+                write_bag(partial, *draw_bag(rng, morphology, job.seed, job.style.number))
+            else:
+                mask = _write_slide(job, morphology, slide, partial)
+                with replacing(folder / "truth" / "masks" / f"{slide.barcode}.png") as picture:
+                    _mask_picture(mask).save(picture, "PNG")
             written |= _measured(partial, file)
-        with replacing(folder / "truth" / "masks" / f"{slide.barcode}.png") as partial:
-            _mask_picture(mask).save(partial, "PNG")
     receipt = {"fingerprint": job.fingerprint(), "slides": written}
     write_text(receipt_path(job, root), json.dumps(receipt, indent=1) + "\n")
     return {
         "patient": job.patient,
         "cohort": job.cohort,
         "status": "ok",
-        "files": [f"{job.cohort}/slides/{file}" for file in written],
+        "files": [f"{job.cohort}/{place}/{file}" for file in written],
         "bytes": sum(int(entry["bytes"]) for entry in written.values()),
         "sha256": [entry["sha256"] for entry in written.values()],
     }
@@ -117,24 +130,23 @@ def _measured(path: Path, name: str) -> dict[str, dict[str, int | str]]:
     return {key: {"bytes": file.stat().st_size, "sha256": sha256(file)} for key, file in files.items()}
 
 
-def _write_slide(job: PatientJob, slide: SlidePlan, scene: Scene, path: Path) -> None:
+def _write_slide(job: PatientJob, morphology: Morphology, slide: SlidePlan, path: Path) -> np.ndarray:
+    """Write one slide and return its truth mask."""
     style, scan, fault = job.style, scan_of(job), slide.fault
     info = SlideInfo(
         barcode=slide.barcode,
         cohort=job.cohort,
         seed=job.seed,
-        width=scan.width,
-        height=scan.height,
+        width=scan.width * job.mosaic,
+        height=scan.height * job.mosaic,
         mpp=None if fault == "no_mpp" else style.mpp * (ABSURD if fault == "absurd_mpp" else 1),
         objective=None if fault == "no_mpp" else style.objective,
         quality=style.quality,
     )
     container = open_container(style.container, path, info)
     try:
-        pyramid = Pyramid(container, scan.width, scan.height, style.quality)
-        for strip in render(scene, scan):
-            pyramid.push(strip)
-        thumbnail = pyramid.finish()
+        fill = _fill_mosaic if job.mosaic > 1 else _fill
+        thumbnail, mask = fill(container, job, morphology, slide)
         if fault == "missing_tile" and isinstance(container, TiffContainer):
             container.forget_tile(central_tile(container.levels[0]))
         container.finish(thumbnail)
@@ -142,6 +154,33 @@ def _write_slide(job: PatientJob, slide: SlidePlan, scene: Scene, path: Path) ->
         container.close()
     if isinstance(container, TiffContainer):
         damage(fault, path, container.levels[0])
+    return mask
+
+
+def _fill(
+    sink: TileSink, job: PatientJob, morphology: Morphology, slide: SlidePlan
+) -> tuple[np.ndarray, np.ndarray]:
+    """Render a slide into a sink; returns its thumbnail and its truth mask."""
+    scene, mask = compose(job, morphology, slide)
+    scan = scan_of(job)
+    pyramid = Pyramid(sink, scan.width, scan.height, job.style.quality)
+    for strip in render(scene, scan):
+        pyramid.push(strip)
+    return pyramid.finish(), mask
+
+
+def _fill_mosaic(
+    sink: TileSink, job: PatientJob, morphology: Morphology, slide: SlidePlan
+) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`_fill`, from a few small slides of the same patient laid side by side."""
+    albums = [TileAlbum() for _ in range(BASES)]
+    parts = [SlidePlan(slide.barcode, BASES * slide.part + k, slide.fault) for k in range(BASES)]
+    filled = [_fill(album, job, morphology, part) for album, part in zip(albums, parts, strict=True)]
+    rng = stream(job.seed, job.style.number, job.number, Purpose.MOSAIC, slide.part)
+    places = arrangement(rng, job.mosaic)
+    lay_tiles(sink, albums, places)
+    thumbnails, masks = zip(*filled, strict=True)
+    return lay_thumbnails(thumbnails, places), lay_pictures(masks, places)
 
 
 def _mask_picture(mask: np.ndarray) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from equipoise.datasets.synthetic.catalogue import recipe
 from equipoise.datasets.synthetic.clinical import TME
+from equipoise.datasets.synthetic.jobs import content_folder
 from equipoise.datasets.synthetic.manifest import INSTITUTIONS
 from equipoise.datasets.synthetic.params import CohortPlan, Preset
 
@@ -10,11 +11,12 @@ def study_yaml(preset: str | Preset, seed: int) -> str:
     """Text of ``study.yaml`` for the root folder of the cohorts (paths are relative to it)."""
     preset = recipe(preset)
     wish = preset.study
-    cohorts = "\n".join(_cohort(cohort) for cohort in preset.cohorts)
+    cohorts = "\n".join(_cohort(cohort, preset) for cohort in preset.cohorts)
+    note = f"# {wish.note}\n" if wish.note else ""
     scores = "\n".join(f"  - {{name: {name}, type: regression, column: {name}}}" for name in TME)
     return f"""\
 # SYNTHETIC cohorts, preset {preset.name}, seed {seed}: generated tissue and data of no patient.
-# Check with `equipoise validate -c study.yaml`, run with `equipoise run -c study.yaml`.
+{note}# Check with `equipoise validate -c study.yaml`, run with `equipoise run -c study.yaml`.
 version: 1
 name: synthetic-{preset.name}
 seed: {seed}
@@ -61,7 +63,7 @@ evaluation: {{bootstrap: {wish.bootstrap}}}
 """
 
 
-def _cohort(cohort: CohortPlan) -> str:
+def _cohort(cohort: CohortPlan, preset: Preset) -> str:
     name = cohort.name
     comment = "" if cohort.role == "develop" else "                 # evaluated only, never trained on"
     return f"""\
@@ -69,7 +71,7 @@ def _cohort(cohort: CohortPlan) -> str:
     role: {cohort.role}{comment}
     clinical: {name}/clinical.csv
     slides: {name}/slides.csv
-    slides_dir: {name}/slides
+    slides_dir: {name}/{content_folder(preset.content)}
     site: tss                      # or {{institution: {INSTITUTIONS}}}
     omics:
       rna: {name}/omics/rna.parquet

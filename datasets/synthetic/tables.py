@@ -8,15 +8,14 @@ import numpy as np
 
 from equipoise.datasets.synthetic.atomic import replacing, write_text
 from equipoise.datasets.synthetic.clinical import COLUMNS, draw_labels, draw_survival
-from equipoise.datasets.synthetic.containers import suffix
 from equipoise.datasets.synthetic.expression import draw_batch, draw_counts, draw_profiles, draw_tissue
 from equipoise.datasets.synthetic.faults import assign_faults, spoil_clinical
 from equipoise.datasets.synthetic.genes import PANEL
 from equipoise.datasets.synthetic.genome import ARMS, MUTATION_COLUMNS, draw_arms, draw_mutations
-from equipoise.datasets.synthetic.jobs import planned_slides
+from equipoise.datasets.synthetic.jobs import file_suffix, planned_slides
 from equipoise.datasets.synthetic.latents import observe
 from equipoise.datasets.synthetic.morphology import draw_morphology
-from equipoise.datasets.synthetic.params import CohortPlan, Knobs, Preset
+from equipoise.datasets.synthetic.params import CohortPlan, Content, Knobs, Preset
 from equipoise.datasets.synthetic.patients import SOURCE_SHARES, Patient, draw_patients
 from equipoise.datasets.synthetic.seeds import WHOLE_COHORT, Purpose, stream
 
@@ -43,7 +42,7 @@ class CohortTables:
     faults: "pd.DataFrame"
 
 
-def build_tables(cohort: CohortPlan, knobs: Knobs, seed: int) -> CohortTables:
+def build_tables(cohort: CohortPlan, knobs: Knobs, seed: int, content: Content = "slides") -> CohortTables:
     """Tables of one cohort, in memory; patients in the order of their numbers."""
     import pandas as pd
 
@@ -55,7 +54,7 @@ def build_tables(cohort: CohortPlan, knobs: Knobs, seed: int) -> CohortTables:
         columns=pd.Index(COLUMNS),
     )
     slides = [
-        (patient.barcode, slide.barcode + suffix(cohort.style.container))
+        (patient.barcode, slide.barcode + file_suffix(content, cohort.style))
         for patient in patients
         for slide in planned_slides(patient, hit.get(patient.barcode))
     ]

@@ -47,7 +47,7 @@ def attend(
     dtype = torch.float64 if q_BHQE.dtype == torch.float64 else torch.float32
     with torch.autocast("cpu", enabled=False):
         q, k, v = (part.flatten(0, 1).to(dtype) for part in (q_BHQE, k_BHNE, v_BHNE))
-        out: Tensor = BlockwiseAttention.apply(q, k, v, mask, dropout)  # type: ignore[assignment]
+        out: Tensor = BlockwiseAttention.apply(q, k, v, mask, dropout)
     return out.unflatten(0, (batch, heads)).to(q_BHQE.dtype)
 
 

@@ -4,6 +4,9 @@ Cross-validation: the metric per fold, then the mean of the folds; raw scores of
 pooled. The interval is a patient bootstrap stratified within fold. External cohorts: the mean score of the
 fold models, then the metric; DeLong for an AUROC, the patient bootstrap for the rest. Trivial baselines stand
 in the same table.
+
+Of these intervals the one of the average precision is the least reliable: with few positives in a fold,
+patients drawn twice form ties that flatter it, so that it covers less often than it says.
 """
 
 import zlib

@@ -9,12 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from equipoise.datasets.store.staging import Staging
-from equipoise.platform.extraction.params import ExtractionParams
-from equipoise.platform.extraction.stages import MakeEncoder, Row, SlideEncoder, SlidePlanner, one_thread
+from equipoise.platform.extraction.stages import Row, Setup, one_thread
 from equipoise.platform.registry import get
 
 if TYPE_CHECKING:
@@ -28,15 +25,22 @@ _PLANNER_CPUS = 0.1
 _TALKERS = ("ray.data._internal.progress", "ray.data._internal.execution.streaming_executor")
 
 
-def on_ray(
-    rows: list[Row],
-    store: FeatureStore,
-    params: ExtractionParams,
-    qc: Path,
-    workers: int | None,
-    make_encoder: MakeEncoder,
-) -> Iterator[Row]:
-    """The stages as a Ray Data pipeline; status rows in the order in which slides end."""
+def on_ray(rows: list[Row], setup: Setup, workers: int | None) -> Iterator[Row]:
+    """Run both stages over all rows on the Ray that is open.
+
+    Parameters
+    ----------
+    rows
+        The manifest, at least one row.
+    setup
+        For the stages.
+    workers
+        Encoder actors; ``None``: as many as the cluster has CPUs, or GPUs for encoders that want one.
+
+    Yields
+    ------
+    Status rows of :class:`~equipoise.platform.extraction.stages.SlideEncoder`, in the order in which slides end.
+    """
     from ray.data import DataContext
 
     context = DataContext.get_current().copy()
@@ -45,7 +49,7 @@ def on_ray(
     context.max_errored_blocks = 0  # slides fail as rows; an exception here is a bug and must be seen
     context.execution_options.preserve_order = False
     with DataContext.current(context), _quiet():
-        dataset = _pipeline(rows, store, params, qc, workers, make_encoder)
+        dataset = _pipeline(rows, setup, workers)
         for row in dataset.iter_rows():
             yield {name: row[name] for name in ("key", "slide", "result", "seconds")}
 
@@ -64,18 +68,11 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _pipeline(
-    rows: list[Row],
-    store: FeatureStore,
-    params: ExtractionParams,
-    qc: Path,
-    workers: int | None,
-    make_encoder: MakeEncoder,
-) -> Dataset:
+def _pipeline(rows: list[Row], setup: Setup, workers: int | None) -> Dataset:
     import ray
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-    gpus = float(getattr(get("encoders", params.encoder).params, "gpus", 0.0))
+    gpus = float(getattr(get("encoders", setup.params.encoder).params, "gpus", 0.0))
     cluster = ray.cluster_resources()
     if workers is None:
         there = cluster.get("GPU", 0.0) / gpus if gpus else cluster.get("CPU", 1.0)
@@ -84,14 +81,14 @@ def _pipeline(
     # One row is one block is one slide: a block is what Ray schedules, retries and returns.
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     planned = dataset.map(
-        cast(Any, _plan_on_ray),  # Ray's types know functions of a row only
-        fn_kwargs={"params": params, "staging": store.staging, "qc": qc},
+        cast(Any, _plan),  # Ray's types know functions of a row only
+        fn_kwargs={"setup": setup},
         compute=TaskPoolStrategy(size=max(1, (workers + 1) // 2)),
         num_cpus=_PLANNER_CPUS,
     )
     return planned.map(
-        cast(Any, _EncoderOnRay),
-        fn_constructor_kwargs={"params": params, "staging": store.staging, "make_encoder": make_encoder},
+        cast(Any, _Encode),
+        fn_constructor_kwargs={"setup": setup},
         # A second slide waiting at a busy actor would be a slide that an idle one cannot take.
         compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
         num_cpus=1.0 - _PLANNER_CPUS,
@@ -99,17 +96,17 @@ def _pipeline(
     )
 
 
-def _plan_on_ray(row: Row, params: ExtractionParams, staging: Staging, qc: Path) -> Row:
+def _plan(row: Row, setup: Setup) -> Row:
     one_thread()
-    return SlidePlanner(params, staging, qc)(row)
+    return setup.planner()(row)
 
 
-class _EncoderOnRay:
+class _Encode:
     """An encoder actor: libraries kept to one thread before the encoder is built."""
 
-    def __init__(self, params: ExtractionParams, staging: Staging, make_encoder: MakeEncoder) -> None:
+    def __init__(self, setup: Setup) -> None:
         one_thread()
-        self._encode = SlideEncoder(params, staging, make_encoder)
+        self._encode = setup.encoder()
 
     def __call__(self, row: Row) -> Row:
         return self._encode(row)

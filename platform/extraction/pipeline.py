@@ -14,34 +14,23 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.features import FeatureStore
 from equipoise.datasets.slides.fingerprint import fingerprint, slide_bytes
-from equipoise.datasets.slides.problems import FAILURES, STATUSES, SlideProblem
+from equipoise.datasets.slides.problems import FAILURES, SlideProblem
 from equipoise.datasets.store.spec import SPEC_FILE
-from equipoise.datasets.store.staging import Staging
+from equipoise.platform.extraction.on_ray import on_ray
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.progress import Progress
-from equipoise.platform.extraction.stages import (
-    QC,
-    MakeEncoder,
-    Row,
-    SlideEncoder,
-    SlidePlanner,
-    load_encoder,
-    one_thread,
-    store_spec,
-)
-from equipoise.platform.registry import get
+from equipoise.platform.extraction.stages import QC, MakeEncoder, Row, Setup, load_encoder, store_spec
+from equipoise.platform.extraction.summary import ExtractionSummary, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
-    from ray.data import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +94,11 @@ def extract(
         keys = store.register(_with_fingerprints(slides, params))
         todo = _unfinished(store, keys, params.retry)
         rows = _manifest(slides, keys, set(todo))
+        setup = Setup(params, store.staging, store.path / QC, make_encoder)
         report = progress or _logged()
         try:
             with nullcontext() if workers == 0 or not rows else session():
-                _work(rows, store, params, workers, report, make_encoder)
+                _work(rows, store, setup, workers, report)
         finally:
             store.commit(partial=True)
         store.commit()
@@ -193,24 +183,18 @@ def _manifest(slides: pd.DataFrame, keys: list[str], todo: set[str]) -> list[Row
 def _work(
     rows: list[Row],
     store: FeatureStore,
-    params: ExtractionParams,
+    setup: Setup,
     workers: int | None,
     report: Callable[[Progress], None],
-    make_encoder: MakeEncoder,
 ) -> None:
     """Run the stages over all rows; record and commit what comes back."""
-    qc = store.path / QC
-    results = (
-        _inline(rows, store, params, qc, make_encoder)
-        if workers == 0 or not rows
-        else on_ray(rows, store, params, qc, workers, make_encoder)
-    )
+    results = _inline(rows, setup) if workers == 0 or not rows else on_ray(rows, setup, workers)
     started = committed = time.perf_counter()
     tiles = failed = 0
     for done, row in enumerate(results, start=1):
         result = json.loads(row["result"])
         store.record([{"key": row["key"], **result}])
-        tiles += result.get("n", 0) if result["status"] == "ok" else 0
+        tiles += result["n"] if result["status"] == "ok" else 0
         failed += result["status"] in FAILURES
         now = time.perf_counter()
         report(Progress(done, len(rows), tiles, failed, now - started, row["slide"], result["status"]))
@@ -219,13 +203,12 @@ def _work(
             committed = time.perf_counter()
 
 
-def _inline(
-    rows: list[Row], store: FeatureStore, params: ExtractionParams, qc: Path, make_encoder: MakeEncoder
-) -> Iterator[Row]:
-    planner = SlidePlanner(params, store.staging, qc)
-    encoder = SlideEncoder(params, store.staging, make_encoder)
-    for row in rows:
-        yield encoder(planner(row))
+def _inline(rows: list[Row], setup: Setup) -> Iterator[Row]:
+    """Both stages in this process, slide by slide."""
+    if rows:
+        planner, encoder = setup.planner(), setup.encoder()
+        for row in rows:
+            yield encoder(planner(row))
 
 
 def _copy_qc(source: Path, target: Path, names: dict[str, str]) -> None:

@@ -12,9 +12,7 @@ import json
 import os
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,13 +26,13 @@ from equipoise.datasets.slides.grid import TilePlan, plan_tiles
 from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.qc import overlay_jpeg, picture_of, plan_geojson
 from equipoise.datasets.slides.reader import SlideReader, open_slide
-from equipoise.datasets.slides.tiles import TileBlock, read_block
 from equipoise.datasets.slides.tissue import Tissue, TissueParams, find_tissue
 from equipoise.datasets.store.files import written_aside
 from equipoise.datasets.store.spec import StoreSpec
 from equipoise.datasets.store.staging import Staging
 from equipoise.models.encoders.protocol import Encoder
 from equipoise.platform.extraction.params import ExtractionParams
+from equipoise.platform.extraction.reading import full_batches, read_ahead, tolerated
 from equipoise.platform.registry import get
 
 Row = dict[str, Any]
@@ -45,9 +43,6 @@ QC = "qc"
 
 #: Unfinished attempts after which a slide is quarantined.
 MAX_ATTEMPTS = 2
-
-#: Tiles per unit of reading: 16 tiles of 224 px are 2.4 MB.
-_RUN = 16
 
 
 def load_encoder(params: ExtractionParams) -> Encoder:
@@ -240,8 +235,10 @@ class SlideEncoder:
         result = planned.result
         if planned.plan is not None:
             quarantined = _begin(self._staging, planned.key, "encode")
-            result = quarantined or self._finish(planned, planned.plan)
-            if not quarantined:
+            if quarantined:
+                result = planned.result | quarantined
+            else:
+                result = self._finish(planned, planned.plan)
                 self._staging.end(planned.key, "encode")
         return {
             "key": planned.key,
@@ -272,67 +269,41 @@ class SlideEncoder:
         bad: list[tuple[int, str]] = []
         # Closing waits for the reader threads, also when the slide is given up half way.
         with closing(read_ahead(reader, plan, self._params.resample, self._readers, self._ahead)) as blocks:
-            good = _tolerated(blocks, bad, self._params.max_bad_tiles, len(plan))
+            good = tolerated(blocks, bad, self._params.max_bad_tiles, len(plan))
             for index, pixels in full_batches(good, self._encoder.batch_size, plan.px):
                 features[index] = self._encoder(pixels)
                 read[index] = True
         return features, np.flatnonzero(read), bad
 
 
-def read_ahead(
-    reader: SlideReader, plan: TilePlan, resample: str, readers: int, ahead: int
-) -> Generator[TileBlock, None, None]:
-    """Blocks of a plan in its order, read by ``readers`` threads, at most ``ahead`` before they are used."""
-    runs = deque(plan.blocks(_RUN))
-    waiting: deque[Future[TileBlock]] = deque()
-    with ThreadPoolExecutor(readers, thread_name_prefix="tiles") as pool:
-        try:
-            while runs or waiting:
-                while runs and len(waiting) < ahead:
-                    waiting.append(pool.submit(read_block, reader, plan, runs.popleft(), resample))
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+@dataclass(frozen=True)
+class Setup:
+    """What both stages need to know, in this process or another.
 
-
-def full_batches(
-    blocks: Iterable[TileBlock], size: int, px: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-    """Join and cut blocks into batches of exactly ``size`` tiles of ``px`` pixels; only the last one is
-    smaller.
-
-    Which tiles share a batch depends on the plan alone, not on how it was read. The pixels of a batch are
-    only good until the next one is asked for.
+    Attributes
+    ----------
+    params
+        The study's features section.
+    staging
+        Where features are staged and attempts marked.
+    qc
+        Folder for pictures, or ``None``.
+    make_encoder
+        Builds the encoder.
     """
-    places = np.empty(size, np.int64)
-    buffer = np.empty((size, px, px, 3), np.uint8)
-    held = 0
-    for block in blocks:
-        start = 0
-        while start < len(block.index):
-            take = min(size - held, len(block.index) - start)
-            places[held : held + take] = block.index[start : start + take]
-            buffer[held : held + take] = block.pixels[start : start + take]
-            held, start = held + take, start + take
-            if held == size:
-                yield places, buffer
-                held = 0
-    if held:
-        yield places[:held], buffer[:held]
 
+    params: ExtractionParams
+    staging: Staging
+    qc: Path | None
+    make_encoder: MakeEncoder
 
-def _tolerated(
-    blocks: Iterable[TileBlock], bad: list[tuple[int, str]], share: float, total: int
-) -> Iterator[TileBlock]:
-    """Pass blocks on, collect their unreadable tiles in ``bad``; give the slide up when they are too many."""
-    for block in blocks:
-        bad.extend(block.bad)
-        if bad and (len(bad) > share * total or len(bad) == total):
-            raise SlideProblem(
-                "unreadable", f"at least {len(bad)} of {total} tiles cannot be read, the first: {bad[0][1]}"
-            )
-        yield block
+    def planner(self) -> SlidePlanner:
+        """The first stage."""
+        return SlidePlanner(self.params, self.staging, self.qc)
+
+    def encoder(self) -> SlideEncoder:
+        """The second stage, with its encoder built."""
+        return SlideEncoder(self.params, self.staging, self.make_encoder)
 
 
 def _begin(staging: Staging, key: str, step: str) -> Row | None:

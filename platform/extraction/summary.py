@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from equipoise.datasets.features import FeatureStore
 from equipoise.datasets.slides.problems import FAILURES, STATUSES
+from equipoise.platform.extraction.params import ExtractionParams
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -33,7 +33,7 @@ def number(value: float | None, decimals: int = 3) -> str:
         return NOT_ESTIMABLE
     if abs(value) >= 1000:
         return count(round(value))
-    if abs(value) >= 100:
+    if abs(value) >= 10:
         decimals = min(decimals, 1)
     text = f"{value:.{decimals}f}"
     if float(text) == 0:

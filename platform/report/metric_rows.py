@@ -115,7 +115,9 @@ def _trivial(rows: list[Row], cls: str, metric: str) -> Row | None:
 
 
 def _baseline(row: Row | None) -> Cell:
-    return Cell("–" if row is None else f"{number(row['value'])} ({row['predictor']})", tone="muted")
+    if row is None:
+        return Cell("–", tone="muted")
+    return Cell(number(row["value"]), tone="muted", note=row["predictor"])
 
 
 def _counts(rows: list[Row], places: list[tuple[str, str]]) -> str:

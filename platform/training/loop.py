@@ -13,13 +13,13 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.balancing.protocol import GradAggregator, LossWeighting, StepContext
+from equipoise.models.balancing.protocol import BalancedModel, GradAggregator, LossWeighting, StepContext
 from equipoise.models.losses import LossSums, TaskLosses
 from equipoise.platform.errors import DataError, EquipoiseError
 from equipoise.platform.training import checkpoint as checkpoints
@@ -197,7 +197,7 @@ def _train_epoch(
         context = StepContext(tasks=names, present=sums.counts > 0, epoch=epoch, step=step)
         run.optimizer.zero_grad(set_to_none=True)
         weighted = run.weighting.weights(means, context) * means
-        run.aggregator.backward(weighted, run.model, context)
+        run.aggregator.backward(weighted, cast(BalancedModel, run.model), context)
         if params.grad_clip is not None:
             nn.utils.clip_grad_norm_(run.model.parameters(), params.grad_clip)
         run.optimizer.step()

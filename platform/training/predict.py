@@ -127,7 +127,7 @@ def predict(
         name = task.head.name
         scores = task_scores(task, result.outputs[name])
         for person, score in zip(result.people, scores, strict=True):
-            key = {"patient": person.patient, "cohort": person.cohort, "site": person.site}
+            key: dict[str, object] = {"patient": person.patient, "cohort": person.cohort, "site": person.site}
             key |= {"repeat": repeat, "fold": fold, "role": role, "task": name}
             rows += [key | row for row in _task_rows(task, score, person.labels.get(name))]
     return validate(pd.DataFrame(rows), where=f"predictions of fold {repeat}-{fold}, {role}")

@@ -7,7 +7,6 @@ used in both directions: labels → training targets, outputs → scores in the 
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -143,8 +142,7 @@ def is_missing(label: Label) -> bool:
     """Whether a case has no label: nothing, NaN, or a survival label with a part missing."""
     if label is None:
         return True
-    parts = (label,) if isinstance(label, int | float) or not hasattr(label, "__len__") else label
-    return any(math.isnan(part) for part in parts)
+    return bool(np.isnan(label).any())
 
 
 def fit_targets(

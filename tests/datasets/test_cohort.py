@@ -244,9 +244,9 @@ def test_slides_that_failed(base: Path) -> None:
 def test_slides_that_failed_leave_somebody_to_learn_from(base: Path) -> None:
     cohorts = load(base)
     with pytest.raises(DataError, match="nobody is left in the development cohorts"):
-        cohorts.with_slide_status(status(b1="ok", b1b="ok", b2="ok"))
+        cohorts.with_slide_status(status(b1="ok", b1b="ok", b2="ok")).require_learnable()
     with pytest.raises(DataError, match="nobody of class MSI-H among 2 labelled"):
-        cohorts.with_slide_status(status(a2="ok", a3="ok", b1="ok"))
+        cohorts.with_slide_status(status(a2="ok", a3="ok", b1="ok")).require_learnable()
     alone = cohorts.with_slide_status(status(a1="ok", a2="ok", a3="ok"))
     assert any("cohort B: nobody is left" in note for note in alone.notes)
     with pytest.raises(DataError, match="1 slides have several rows"):

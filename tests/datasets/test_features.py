@@ -357,6 +357,14 @@ def test_reading_says_why_there_is_nothing(tmp_path: Path, reference: dict[str, 
         store.read("s6")
 
 
+def test_a_batch_of_another_slide_is_never_taken(tmp_path: Path, reference: dict[str, bytes]) -> None:
+    store = FeatureStore.open(next((tmp_path / "reference").iterdir()))
+    shards = store.path / "shards"
+    shutil.copy(shards / store.status("s3")["shard"], shards / store.status("s0")["shard"])
+    with pytest.raises(DataError, match="the shard holds another slide"):
+        store.read("s0")
+
+
 def test_attempts_are_counted_before_work_and_forgiven_after_a_power_cut(tmp_path: Path) -> None:
     staging = FeatureStore.create_or_open(tmp_path, SPEC).staging
     assert [staging.begin("aa", "plan") for _ in range(2)] == [1, 2]

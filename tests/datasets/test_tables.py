@@ -11,7 +11,6 @@ from equipoise.datasets.tables import (
     applicable,
     detect_dialect,
     file_column,
-    nearest,
     patient_column,
     read_table,
 )
@@ -108,9 +107,3 @@ def test_a_slides_table_may_speak_its_own_dialect() -> None:
     # A misspelt mpp column is not dropped silently: looking it up is an error.
     assert applicable(Columns(mpp="Resolution"), pd.DataFrame(columns=["PATIENT"])).mpp == "Resolution"
     assert applicable(study, pd.DataFrame(columns=["ID"])) == study
-
-
-def test_nearest() -> None:
-    assert nearest("msi status", ["MSI Status", "Sex"]) == "; nearest: 'MSI Status'"
-    assert nearest("Project", ["TCGA Project Code"]) == "; nearest: 'TCGA Project Code'"
-    assert nearest("qqq", ["MSI Status"]) == ""

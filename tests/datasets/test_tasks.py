@@ -1,10 +1,14 @@
 """Tasks: label maps are explicit, survival needs an event value, every refusal says what to write."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from equipoise.datasets.specs import TableSource
 from equipoise.datasets.tasks import BinaryTask, MulticlassTask, SurvivalTask, Task, main_task
 
 TASK = TypeAdapter(Task)
@@ -108,3 +112,16 @@ def test_tasks_written_out_in_full_read_back() -> None:
         task(type="binary", name="H", column="H", cutoff=42),
     ):
         assert TASK.validate_python(original.model_dump()) == original
+
+
+def test_the_documented_tasks_are_tasks(root: Path) -> None:
+    page = (root / "docs" / "tables.md").read_text(encoding="utf-8")
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    documented = next(block["tasks"] for block in blocks if "tasks" in block)
+    assert {TASK.validate_python(spec).type for spec in documented} == {
+        "binary",
+        "multiclass",
+        "regression",
+        "survival",
+    }
+    TableSource.model_validate(next(block["clinical"] for block in blocks if "clinical" in block))

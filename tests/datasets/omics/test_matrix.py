@@ -80,7 +80,8 @@ def test_rows_that_differ_are_refused(tmp_path: Path) -> None:
         ("ID,G1\np1,1\n", "no column is recognised as the patient key"),
         ("PATIENT\np1\n", "no columns besides the patient key"),
         ("PATIENT,G1\np1,inf\n", "infinite values"),
-        ("PATIENT,G1,G2\np1,1\n", "row 2 has 2 cells|no patient|cells under"),
+        ("PATIENT,G1,G2\np1,1,2\np2,1\n", "row 3 has 2 cells under 3"),
+        ("PATIENT,G1,G2\np1,1,2\np2,1,4,5\n", "row 3 has 4 cells under 3"),
         ("", "the table is empty"),
     ],
 )
@@ -92,3 +93,21 @@ def test_matrices_that_are_none(tmp_path: Path, text: str, message: str) -> None
 def test_a_named_key(tmp_path: Path) -> None:
     source = write(tmp_path, "Barcode,G1\nNA,1\n01,2\n")
     assert read_matrix(source, tmp_path, Columns(patient="Barcode")).index.tolist() == ["NA", "01"]
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.csv.gz", "m.csv.zip", "m.parquet", "m.xlsx"])
+def test_files_that_cannot_be_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PATIENT,G\xfc\np1,1\n")
+    with pytest.raises(DataError, match="m\\."):
+        read_matrix(OmicsSource(path=name), tmp_path)
+
+
+def test_renamed_columns(tmp_path: Path) -> None:
+    write(tmp_path, "PATIENT,ENSG1\np1,1\n")
+    source = OmicsSource(path="m.csv", rename={"ENSG1": "TP53"})
+    assert read_matrix(source, tmp_path).to_dict("index") == {"p1": {"TP53": 1.0}}
+    pd.DataFrame({"PATIENT": ["p1"], "ENSG1": [2.0]}).to_parquet(tmp_path / "m.parquet")
+    parquet = source.model_copy(update={"path": "m.parquet"})
+    assert read_matrix(parquet, tmp_path).to_dict("index") == {"p1": {"TP53": 2.0}}
+    with pytest.raises(DataError, match="no column 'ENSG2' to rename; nearest: 'ENSG1'"):
+        read_matrix(source.model_copy(update={"rename": {"ENSG2": "x"}}), tmp_path)

@@ -12,7 +12,7 @@ def test_openslide_sees_an_aperio_slide(tiny):
                 float(properties["openslide.mpp-x"]) == float(properties["openslide.mpp-y"]) == job.style.mpp
             )
             assert float(properties["openslide.objective-power"]) == job.style.objective
-            assert properties["aperio.Filename"] == job.slides[0]
+            assert properties["aperio.Filename"] == job.slides[0].barcode
             assert "SYNTHETIC" in properties["openslide.comment"]
             side = round(640 / job.style.mpp)
             assert slide.level_dimensions == ((side, side), (side // 4, side // 4), (side // 16, side // 16))

@@ -1,4 +1,6 @@
 import json
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +12,7 @@ import yaml
 from PIL import Image
 from pydantic import TypeAdapter
 
+from equipoise.datasets.cohort import load_cohorts
 from equipoise.datasets.specs import CohortSource
 from equipoise.datasets.synthetic import containers, jobs
 from equipoise.datasets.synthetic.generate import (
@@ -77,12 +80,12 @@ def test_a_failure_leaves_nothing_behind(tiny, tmp_path, monkeypatch):
 
 
 def _info() -> containers.SlideInfo:
-    return containers.SlideInfo("SYN", "syn", 256, 256, 0.5, 20, 80)
+    return containers.SlideInfo("SYN", "syn", 7, 256, 256, 0.5, 20, 80)
 
 
 def test_masks_fit_their_slides(tiny):
     job = tiny.jobs[0]
-    mask = np.asarray(Image.open(tiny.root / job.cohort / "truth" / "masks" / f"{job.slides[0]}.png"))
+    mask = np.asarray(Image.open(tiny.root / job.cohort / "truth" / "masks" / f"{job.slides[0].barcode}.png"))
     assert mask.shape == (80, 80)
     assert mask.max() < len(MASK_CLASSES)
     assert {0, 1, 2} <= set(np.unique(mask))
@@ -128,7 +131,7 @@ def test_slides_table_lists_exactly_the_slides(tiny):
         assert min(labelled["MSI-H"], labelled["MSS"]) >= 2
 
 
-@pytest.mark.parametrize("preset", ["tiny", "quick"])
+@pytest.mark.parametrize("preset", ["tiny", "quick", "demo"])
 def test_study_fits_the_tables(preset, tmp_path):
     study = yaml.safe_load(study_yaml(preset, 11))
     assert (study["version"], study["seed"], study["synthetic"]) == (1, 11, True)
@@ -139,8 +142,33 @@ def test_study_fits_the_tables(preset, tmp_path):
         columns = pd.read_csv(tmp_path / cohort.clinical.path).columns
         assert {column for task in tasks for column in task.columns} <= set(columns)
         assert all((tmp_path / source.path).is_file() for source in cohort.omics.values())
-    assert [cohort.role for cohort in cohorts] == ["develop", "develop" if preset == "tiny" else "external"]
+    assert cohorts[0].role == "develop"
+    assert {cohort.role for cohort in cohorts[1:]} == (
+        {"develop"} if preset == "tiny" else {"develop", "external"} if preset == "demo" else {"external"}
+    )
     assert [task.name for task in tasks if task.main] == ["MSI"]
+
+
+def test_nothing_outside_this_room_opens_the_truth(root):
+    for room in ("platform", "models", "jobs", "datasets"):
+        for path in (root / room).rglob("*.py"):
+            if "synthetic" not in path.parts:
+                found = re.search(r"""['"/]truth(/|['"])""", path.read_text(encoding="utf-8"))
+                assert not found, f"{path} names the folder of the truth"
+
+
+def test_cohorts_load_the_same_without_the_truth(tiny, tmp_path):
+    study = yaml.safe_load((tiny.root / "study.yaml").read_text())
+    sources = [CohortSource.model_validate(cohort) for cohort in study["cohorts"]]
+    tasks = TypeAdapter(list[Task]).validate_python(study["tasks"])
+    shutil.copytree(tiny.root, tmp_path / "bare", ignore=shutil.ignore_patterns("truth", "manifest.json"))
+    with_truth, without = (
+        load_cohorts(sources, tasks, None, base) for base in (tiny.root, tmp_path / "bare")
+    )
+    pd.testing.assert_frame_equal(with_truth.patients, without.patients)
+    assert with_truth.flow == without.flow
+    assert len(without.slides) == len(tiny.jobs)
+    assert set(without.patients.site) <= {f"{letter}{k}" for letter in "ST" for k in range(1, 5)}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")

@@ -18,7 +18,7 @@ def test_barcodes_follow_tcga():
         for patient in patients:
             assert re.fullmatch(r"SYN-[A-Z][1-4]-[A-Z]{2}\d{3}", patient.barcode)
             assert len(patient.barcode) == 12  # as long as TCGA's, for readers that cut instead of parse
-            assert re.fullmatch(re.escape(patient.barcode) + r"-01Z-00-DX\d", patient.slide)
+            assert re.fullmatch(re.escape(patient.barcode) + r"-01Z-00-DX1", patient.slide(0))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -73,3 +73,12 @@ def test_latents_carry_the_planted_effects():
     views = np.array([observe(rng, x, 0.9)["immune"] for x in latents])
     assert np.corrcoef(views, immune)[0, 1] == pytest.approx(0.9, abs=0.04)
     assert observe(rng, latents[0], 1.0)["immune"] == latents[0].immune
+
+
+def test_a_site_that_never_sequenced_has_no_expression():
+    cohort = next(c for c in RECIPES["demo"].cohorts if c.style.no_rna_sources)
+    patients = draw_patients(cohort.model_copy(update={"patients": 100}), Knobs(missing_rna=0), 7)
+    assert {p.source for p in patients if "rna" in p.missing} == set(cohort.style.no_rna_sources)
+    assert {p.source for p in patients if "rna" not in p.missing} == {1, 2, 3, 4} - set(
+        cohort.style.no_rna_sources
+    )

@@ -18,7 +18,7 @@ def _job(mpp: float, blur: float, **style):
 @pytest.mark.parametrize(("mpp", "blur"), [(0.25, 0.35), (0.5, 0.0), (0.4961, 0.5)])
 def test_neither_halo_nor_strip_height_changes_a_bit(mpp, blur):
     job = _job(mpp, blur)
-    scene, _ = compose(job, tissue_of(job))
+    scene, _ = compose(job, tissue_of(job), job.slides[0])
     scan = scan_of(job)
     assert scene.artefacts.fold is not None
     assert scene.artefacts.pen is not None
@@ -32,7 +32,7 @@ def test_the_same_tissue_is_scanned_at_any_resolution():
     fine, coarse = (_job(mpp, 0.0, pen=0.0) for mpp in (0.25, 0.5))
     pixels = []
     for job in (fine, coarse):
-        scene, mask = compose(job, tissue_of(job))
+        scene, mask = compose(job, tissue_of(job), job.slides[0])
         image = np.concatenate(list(render(scene, scan_of(job))))[..., :3]
         factor = round(4 / job.style.mpp)
         side = image.shape[0] // factor

@@ -15,8 +15,9 @@ import pytest
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.slides.reader import SlideReader
 from equipoise.platform.extraction.params import ExtractionParams
-from equipoise.platform.extraction.pipeline import ExtractionSummary, extract, open_store
+from equipoise.platform.extraction.pipeline import extract, open_store
 from equipoise.platform.extraction.progress import Progress
+from equipoise.platform.extraction.summary import ExtractionSummary
 
 STATUSES = ["ok", "ok", "no_tissue", "ok", "missing", "ok", "ok", "not_a_slide"]
 
@@ -117,7 +118,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     contents: Callable,
     tmp_path: Path,
 ) -> None:
-    """SIGKILL while slides are staged, nothing recorded and one slide half done."""
+    """SIGKILL while slides are staged, nothing recorded and one slide half done; then twice more in that slide."""
     slides.to_parquet(tmp_path / "slides.parquet")
     (tmp_path / "params.json").write_text(params.model_dump_json())
     code = """
@@ -127,7 +128,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
         from equipoise.platform.extraction.params import ExtractionParams
 
         class Mortal(Handcrafted):
-            left = 4
+            left = int(sys.argv[2])
             def __call__(self, tiles):
                 self.left -= 1
                 if self.left == 0:
@@ -139,8 +140,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
         pipeline.extract(pd.read_parquet(root + "/slides.parquet"), params, root + "/store", workers=0,
                          make_encoder=lambda p: Mortal())
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], check=False)
-    assert done.returncode == -signal.SIGKILL
+    for batches in ("4", "1", "1"):
+        command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path), batches]
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     (store,) = (tmp_path / "store").iterdir()
     assert not (store / "index.parquet").exists()
     assert len(list((store / "staging").glob("*.arrow"))) >= 1

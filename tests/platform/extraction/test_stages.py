@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -11,20 +12,16 @@ import pytest
 
 from equipoise.datasets.features import FeatureStore
 from equipoise.datasets.slides.fingerprint import sha256
-from equipoise.datasets.slides.grid import TilePlan
 from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.reader import SlideReader, open_slide
-from equipoise.datasets.slides.tiles import TileBlock
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.stages import (
     PlanRow,
     SlideEncoder,
     SlidePlanner,
-    full_batches,
     load_encoder,
     one_thread,
     plan_slide,
-    read_ahead,
     store_spec,
 )
 
@@ -224,42 +221,6 @@ def test_one_death_is_forgiven(good: Path, params: ExtractionParams, store: Feat
     assert (result["status"], result["attempts"]) == ("ok", 1)
 
 
-def a_plan(n: int) -> TilePlan:
-    return TilePlan(np.zeros(n, np.int32), np.zeros(n, np.int32), 4.0, 4, 0.5)
-
-
-def blocks(sizes: list[int]) -> Iterator[TileBlock]:
-    """Tiles whose pixels hold their own place."""
-    start = 0
-    for n in sizes:
-        index = np.arange(start, start + n)
-        yield TileBlock(index, np.broadcast_to(index[:, None, None, None], (n, 4, 4, 3)).astype(np.uint8))
-        start += n
-
-
-@pytest.mark.parametrize("sizes", [[16, 16, 8], [1] * 40, [40], [3, 0, 30, 7]])
-def test_batches_do_not_depend_on_blocks(sizes: list[int]) -> None:
-    got = [(index.copy(), pixels.copy()) for index, pixels in full_batches(blocks(sizes), 12, 4)]
-    assert [len(index) for index, _ in got] == [12, 12, 12, 4]
-    np.testing.assert_array_equal(np.concatenate([index for index, _ in got]), np.arange(40))
-    np.testing.assert_array_equal(np.concatenate([pixels for _, pixels in got])[:, 2, 1, 0], np.arange(40))
-
-
-def test_reading_ahead_is_bounded_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[int] = []
-
-    def read(reader: object, plan: TilePlan, run: slice, resample: str) -> TileBlock:
-        begun.append(run.start)
-        return TileBlock(np.arange(run.start, run.stop), np.zeros((0, 4, 4, 3), np.uint8))
-
-    monkeypatch.setattr("equipoise.platform.extraction.stages.read_block", read)
-    starts = []
-    for block in read_ahead(None, a_plan(160), "area", readers=2, ahead=3):
-        starts.append(int(block.index[0]))
-        assert len(begun) <= len(starts) + 3
-    assert starts == list(range(0, 160, 16))
-
-
 def test_worker_processes_keep_to_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "8")
@@ -267,8 +228,6 @@ def test_worker_processes_keep_to_one_thread(monkeypatch: pytest.MonkeyPatch) ->
     try:
         one_thread()
         assert cv2.getNumThreads() == 1
-        import os
-
         assert os.environ["OMP_NUM_THREADS"] == "1"
     finally:
         cv2.setNumThreads(before)

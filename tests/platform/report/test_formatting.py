@@ -13,6 +13,7 @@ from equipoise.platform.report import formatting as f
         (-0.0004, 3, "0.000"),
         (-1.25, 2, "\u22121.25"),
         (123.456, 3, "123.5"),
+        (12.3456, 3, "12.3"),
         (54321.7, 2, "54\u202f322"),
         (float("nan"), 2, "not estimable"),
         (None, 2, "not estimable"),

@@ -98,7 +98,9 @@ def test_a_task_without_labels_is_refused(tasks, make_cases) -> None:
         ("LF", math.nan, "task LF: no training patient has a label"),
     ],
 )
-def test_what_cannot_be_learned_is_an_error_only_for_the_leading_task(tasks, make_cases, name, value, said) -> None:
+def test_what_cannot_be_learned_is_an_error_only_for_the_leading_task(
+    tasks, make_cases, name, value, said
+) -> None:
     cases = [with_targets(c, **{name: value}) for c in make_cases(9).values()]
     with pytest.warns(DataWarning, match=f"{said}; nothing of it is learned here"):
         targets = fit_targets(tasks, cases)
