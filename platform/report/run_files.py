@@ -37,6 +37,7 @@ FILES = {
     "manifest/splits.json": Source("who is in which fold", "equipoise train", "splits"),
     "manifest/leakage.csv": Source("the leakage audit", "equipoise train", "leakage"),
     "manifest/warnings.json": Source("warnings of the run", "equipoise validate", "warnings"),
+    "manifest/notes.json": Source("remarks on the tables", "equipoise validate", "notes"),
     "qc": Source("thumbnails of the slides", "equipoise extract", "thumbnails"),
     "folds": Source("training history of the folds", "equipoise train", "histories"),
     "evaluation/predictions.parquet": Source("the predictions table", "equipoise train", "predictions"),
@@ -136,10 +137,12 @@ class RunFiles:
     @cached_property
     def warnings(self) -> list[str]:
         """Warnings of the run."""
-        value = self._read("manifest/warnings.json", _json)
-        if value is not None and not isinstance(value, list):
-            self.problems["manifest/warnings.json"] = "is not a list of sentences"
-        return [str(w) for w in value] if isinstance(value, list) else []
+        return self._sentences("manifest/warnings.json")
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """Remarks on how the tables were read."""
+        return self._sentences("manifest/notes.json")
 
     @cached_property
     def thumbnails(self) -> list[Path]:
@@ -211,6 +214,12 @@ class RunFiles:
         except (DataError, OSError, ValueError, yaml.YAMLError, KeyError) as broken:
             self.problems[name] = f"{type(broken).__name__}: {broken}"
             return None
+
+    def _sentences(self, name: str) -> list[str]:
+        value = self._read(name, _json)
+        if value is not None and not isinstance(value, list):
+            self.problems[name] = "is not a list of sentences"
+        return [str(sentence) for sentence in value] if isinstance(value, list) else []
 
     def _mapping(self, name: str, reader: Callable[[Path], Any]) -> dict[str, Any]:
         value = self._read(name, reader)

@@ -24,6 +24,9 @@ def build(run: RunFiles, params: FlowParams) -> Section:
         blocks += [Heading("Patients"), _table_one(run, run.patients)]
     if run.exclusions is not None:
         blocks += _exclusions(run.exclusions, params.exclusions)
+    if run.notes:
+        remarks = [[note] for note in run.notes]
+        blocks += [Heading("Remarks on the tables"), Table(["How they were read"], remarks, folded=True)]
     return Section("Participants", _lead(run), blocks)
 
 

@@ -117,11 +117,9 @@ def _gallery(run: RunFiles, most: int) -> list[Block]:
             broken.append(f"qc/{path.name}: {reason}")
     blocks: list[Block] = [Heading("Thumbnails")]
     if pictures:
-        which = (
-            f"{len(pictures)} of {count(len(paths))}, evenly chosen in name order."
-            if len(paths) > most
-            else ""
-        )
+        which = "Blue squares are the tiles that were encoded."
+        if len(paths) > most:
+            which = f"{len(pictures)} of {count(len(paths))}, evenly chosen in name order. {which}"
         blocks.append(Gallery(pictures, which))
     if broken:
         blocks.append(Notice("Thumbnails that cannot be read", broken))

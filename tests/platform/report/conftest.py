@@ -167,7 +167,12 @@ def _write_manifest(root: Path, made: Made, patients: pd.DataFrame, folds: list[
     leakage = pd.DataFrame(audit, columns=["check", "fold", "overlap", "ok"])
     leakage.to_csv(manifest / "leakage.csv", index=False)
     few = f"fold 0-1 has 4 MSI-H patients in its inner validation part {made.hostile}".strip()
-    for name, value in (("flow", flow), ("splits", {"version": 1, "folds": folds}), ("warnings", [few])):
+    for name, value in (
+        ("flow", flow),
+        ("splits", {"version": 1, "folds": folds}),
+        ("warnings", [few]),
+        ("notes", ["rna of 9 of 10 patients"]),
+    ):
         (manifest / f"{name}.json").write_text(json.dumps(value))
 
 
