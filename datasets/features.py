@@ -10,30 +10,26 @@ The format is documented in ``docs/feature-store.md``.
 
 from __future__ import annotations
 
-import fcntl
 import math
-import warnings
 from collections.abc import Iterable
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.datasets.errors import DataError, DataWarning
-from equipoise.datasets.store.files import written_aside
+from equipoise.datasets.errors import DataError
 from equipoise.datasets.store.index import INDEX_FILE, PENDING, SCHEMA, Index, Row, slide_key
-from equipoise.datasets.store.shards import MappedFile, batch_arrays, write_batches
+from equipoise.datasets.store.lock import writer_lock
+from equipoise.datasets.store.shards import SHARDS, MappedFile, batch_arrays, shard_name, write_batches
 from equipoise.datasets.store.spec import SPEC_FILE, StoreSpec, read_spec, write_spec
 from equipoise.datasets.store.staging import Staging
+from equipoise.datasets.whole_files import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["FeatureStore", "StoreSpec"]
-
-_SHARDS = "shards"
 
 
 class FeatureStore:
@@ -81,7 +77,7 @@ class FeatureStore:
         root = Path(root)
         path = root if (root / SPEC_FILE).exists() else root / spec.folder
         if not (path / SPEC_FILE).exists():
-            with written_aside(path / SPEC_FILE) as aside:
+            with atomic_path(path / SPEC_FILE) as aside:
                 write_spec(aside, spec, shard_slides)
         store = cls.open(path)
         differences = store.spec.differences(spec)
@@ -118,6 +114,23 @@ class FeatureStore:
         rows = [self._index[key] for key in self._chosen.values()] if self._chosen else list(self._index)
         return pd.DataFrame(rows, columns=SCHEMA.names)
 
+    def rows(self) -> list[Row]:
+        """Copies of all rows of the index, in the order of registration."""
+        return [dict(row) for row in self._index]
+
+    def lock(self) -> None:
+        """Be the one writer until :meth:`close`; whatever writes calls this first.
+
+        Raises
+        ------
+        DataError
+            If another process is writing.
+        """
+        if self._lock is None:
+            self._lock = writer_lock(self.path)
+            # Another run may have written between our opening and our lock.
+            self._index = Index.load(self.path / INDEX_FILE)
+
     def register(self, slides: pd.DataFrame) -> list[str]:
         """Give slides their places, in the order of the table.
 
@@ -131,7 +144,7 @@ class FeatureStore:
         -------
         One key per row. From now on this object means these rows by the slides' names.
         """
-        self._lock_for_writing()
+        self.lock()
         _no_duplicates(slides)
         keys = [
             self._index.register(str(row.slide), str(row.path), str(row.fingerprint), _optional(row.mpp))
@@ -186,7 +199,7 @@ class FeatureStore:
 
     def reset(self, key: str) -> None:
         """Forget what a slide gave: it is pending again."""
-        self._lock_for_writing()
+        self.lock()
         self._index.reset(key)
 
     def stage(
@@ -211,9 +224,16 @@ class FeatureStore:
 
     def record(self, rows: Iterable[Row]) -> None:
         """Enter what slides gave: ``key``, ``status`` and any other result columns of the index."""
-        self._lock_for_writing()
+        self.lock()
         for row in rows:
             self._index.record(row["key"], {name: value for name, value in row.items() if name != "key"})
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Take slides out of the index; their features go with the next :meth:`commit`."""
+        self.lock()
+        gone = set(keys)
+        self._index = self._index.without(gone)
+        self._chosen = {slide: key for slide, key in self._chosen.items() if key not in gone}
 
     def commit(self, partial: bool = False) -> None:
         """Bring shards and index on disk up to date.
@@ -224,8 +244,8 @@ class FeatureStore:
             Only assemble shards whose slides have all been tried; staged slides of the others stay staged and
             ``pending`` on disk. For commits while work goes on: no shard is written twice.
         """
-        self._lock_for_writing()
-        (self.path / _SHARDS).mkdir(exist_ok=True)
+        self.lock()
+        (self.path / SHARDS).mkdir(exist_ok=True)
         rows = list(self._index)
         for number, start in enumerate(range(0, len(rows), self._shard_slides)):
             members = rows[start : start + self._shard_slides]
@@ -233,7 +253,7 @@ class FeatureStore:
                 continue
             self._assemble(number, members)
         on_disk = [row if row["status"] != "ok" or row["shard"] else _as_pending(row) for row in rows]
-        with written_aside(self.path / INDEX_FILE) as aside:
+        with atomic_path(self.path / INDEX_FILE) as aside:
             self._index.save(aside, on_disk)
         self._sweep(rows, partial)
 
@@ -257,14 +277,14 @@ class FeatureStore:
                 where=f"slide {row['slide']}",
                 fix="run `equipoise extract`" if row["status"] == PENDING else None,
             )
-        if not (self.path / _SHARDS / row["shard"]).exists():
+        if not (self.path / SHARDS / row["shard"]).exists():
             # Another run has added slides to this shard since the index was read.
             self._index = Index.load(self.path / INDEX_FILE)
             row = self._row(row["key"])
         batch, about = self._mapped_file(row["shard"]).batch(row["batch"])
         if about.get("key") != f'"{row["key"]}"':
             raise DataError(
-                "the shard holds another slide here", where=str(self.path / _SHARDS / row["shard"])
+                "the shard holds another slide here", where=str(self.path / SHARDS / row["shard"])
             )
         features, x, y = batch_arrays(batch)
         return features, np.stack([x, y], axis=1)
@@ -311,11 +331,9 @@ class FeatureStore:
         done = [row for row in members if row["status"] == "ok"]
         name = ""
         if done:
-            name = (
-                f"{number:05d}-{sha256(' '.join(row['key'] for row in done).encode()).hexdigest()[:8]}.arrow"
-            )
-            if not (self.path / _SHARDS / name).exists() or any(not row["shard"] for row in done):
-                with written_aside(self.path / _SHARDS / name) as aside:
+            name = shard_name(number, (row["key"] for row in done))
+            if not (self.path / SHARDS / name).exists() or any(not row["shard"] for row in done):
+                with atomic_path(self.path / SHARDS / name) as aside:
                     write_batches(aside, self.spec, (self._finished_batch(row) for row in done))
                 self._mapped.pop(name, None)
         for row in members:
@@ -337,13 +355,13 @@ class FeatureStore:
 
     def _mapped_file(self, name: str) -> MappedFile:
         if name not in self._mapped:
-            self._mapped[name] = MappedFile(self.path / _SHARDS / name)
+            self._mapped[name] = MappedFile(self.path / SHARDS / name)
         return self._mapped[name]
 
     def _sweep(self, rows: list[Row], partial: bool) -> None:
         """Remove what the index no longer needs: old shards, staged slides that are in shards, marks."""
         used = {row["shard"] for row in rows}
-        for file in (self.path / _SHARDS).iterdir():
+        for file in (self.path / SHARDS).iterdir():
             if file.name not in used:
                 self._mapped.pop(file.name, None)
                 file.unlink()
@@ -352,30 +370,6 @@ class FeatureStore:
                 self.staging.file(row["key"]).unlink(missing_ok=True)
         if not partial:
             self.staging.clear(keep={row["key"] for row in rows if row["status"] == PENDING})
-
-    def _lock_for_writing(self) -> None:
-        if self._lock is not None:
-            return
-        lock = (self.path / "writer.lock").open("ab")
-        try:
-            # Released by the kernel when the process ends, however it ends: no stale locks.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise DataError(
-                "another run is writing to this feature store",
-                where=str(self.path),
-                fix="wait for it, or stop it",
-            ) from None
-        except OSError as error:
-            warnings.warn(
-                f"{self.path}: this file system knows no locks ({error}); keep other runs away",
-                DataWarning,
-                stacklevel=3,
-            )
-        self._lock = lock
-        # Another run may have written between our opening and our lock.
-        self._index = Index.load(self.path / INDEX_FILE)
 
 
 def _as_pending(row: Row) -> Row:

@@ -23,6 +23,7 @@ JOBS = {
     "evaluate": "Predict external cohorts and compute metrics with intervals.",
     "report": "Write report.html from the run folder.",
     "run": "Everything from slides to report; skips what is done.",
+    "store": "List, verify, clean, export and import feature stores.",
     "status": "Progress, failures and next command of a run folder.",
 }
 

@@ -1,16 +1,28 @@
 """``equipoise extract``: slides to features on Ray Data."""
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from equipoise.jobs.options import StudyOptions, study_job
 
 
 @study_job
-def extract(options: StudyOptions) -> dict[str, Any]:
+def extract(
+    options: StudyOptions,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try slides again that failed.")
+    ] = False,
+    max_fail: Annotated[
+        float | None, typer.Option("--max-fail", help="Share of slides that may fail.", metavar="SHARE")
+    ] = None,
+) -> dict[str, Any]:
     """Tile slides and extract features on Ray Data; slides already in the store are skipped."""
     from equipoise.platform import steps
 
-    return steps.perform(options.study(), options.folder, ["extract"], dry_run=options.dry_run)
+    own = {"features.retry": retry_failed or None, "features.max_fail": max_fail}
+    study = options.study({key: value for key, value in own.items() if value is not None})
+    return steps.perform(study, options.folder, ["extract"], dry_run=options.dry_run)
 
 
 command = extract

@@ -63,8 +63,8 @@ class StudyOptions:
         False
     )
 
-    def study(self) -> "Study":
-        """The study with all overrides of the command line."""
+    def study(self, own: dict[str, Any] | None = None) -> "Study":
+        """The study with all overrides of the command line; ``own`` are those of the job's own options."""
         from equipoise.platform.study import load_study, parse_overrides, smoke_overrides
 
         overrides = parse_overrides(self.set or [])
@@ -74,7 +74,7 @@ class StudyOptions:
             "resources.cpus": self.max_cpus,
             "resources.gpus": self.max_gpus,
         }
-        overrides |= {key: value for key, value in given.items() if value is not None}
+        overrides |= {key: value for key, value in given.items() if value is not None} | (own or {})
         study = load_study(self.config, overrides)
         return load_study(self.config, overrides | smoke_overrides(study)) if self.smoke else study
 

@@ -11,6 +11,10 @@ from equipoise.jobs.options import StudyOptions, study_job
 def validate(
     options: StudyOptions,
     config_only: Annotated[bool, typer.Option("--config-only", help="Check the study file alone.")] = False,
+    check_slides: Annotated[
+        bool,
+        typer.Option("--check-slides", help="Open every slide's header: readable, pixel size, resolution."),
+    ] = False,
     json_schema: Annotated[bool, typer.Option("--json-schema", help="Print the schema for editors.")] = False,
 ) -> dict[str, Any]:
     """Check study, tables and slides; write manifest, exclusions, participant flow and folds."""
@@ -27,7 +31,9 @@ def validate(
         return {"study": study.name}
     from equipoise.platform import steps
 
-    return steps.perform(study, options.folder, ["validate"], dry_run=options.dry_run)
+    return steps.perform(
+        study, options.folder, ["validate"], dry_run=options.dry_run, check_slides=check_slides
+    )
 
 
 command = validate

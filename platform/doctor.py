@@ -288,19 +288,24 @@ def writable(folder: Path) -> Finding:
 
 def weights() -> Finding:
     """Which encoders can be used as they are, and whose weights are missing."""
+    from equipoise.models.encoders.weights import find_hub_weights
     from equipoise.platform.registry import entries
 
     ready, missing = [], []
     for name, entry in entries("encoders").items():
-        field = entry.params.model_fields.get("weights")
-        if field is None:
-            ready.append(f"{name}: no weights needed")
-        elif not field.is_required() and field.default and Path(field.default).expanduser().exists():
-            ready.append(f"{name}: {field.default}")
+        card = getattr(entry.params, "card", None)
+        if "weights" not in entry.params.model_fields:
+            ready.append(name)
+        elif card is None:
+            missing.append(name)
         else:
-            missing.append(f"{name}: {'named in the study' if field.is_required() else 'not found'}")
-    status: Status = "PASS" if ready else "WARN"
-    return Finding(status, "; ".join(ready + missing), None if ready else "see `equipoise ls encoders`")
+            try:
+                find_hub_weights(card)
+                ready.append(name)
+            except FileNotFoundError:
+                missing.append(name)
+    detail = f"ready: {', '.join(ready)}" + (f"; no weights here: {', '.join(missing)}" if missing else "")
+    return Finding("PASS" if ready else "WARN", detail, None if ready else "docs/encoders.md says how to get weights")
 
 
 def cluster_file(path: Path) -> Finding:

@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
+from equipoise.datasets.whole_files import read_json, write_json, write_text
 from equipoise.platform.errors import DataError
 from equipoise.platform.study import Study, json_schema
-from equipoise.platform.workspace import RunFolder, read_json, write_json, write_text
+from equipoise.platform.workspace import RunFolder
 
 
 def record(study: Study, folder: RunFolder) -> None:

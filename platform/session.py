@@ -44,7 +44,7 @@ ADDRESS_FORM = re.compile(r"(ray://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")
 class RayOptions(BaseModel):
     """Where Ray runs and how much of the machine it may use.
 
-    All but ``address`` shape a Ray that is started here; a cluster that exists already keeps its own.
+    All but ``address`` and ``workers`` shape a Ray that is started here; a cluster that exists already keeps its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -59,6 +59,9 @@ class RayOptions(BaseModel):
     """Object store of a local Ray in MiB; default: 30 % of memory, at most 2048."""
     dashboard: bool = True
     """Dashboard of a local Ray, on 127.0.0.1 and a free port."""
+    workers: int | None = Field(default=None, ge=1)
+    """Most encoder workers; default: as many as there are CPUs or GPUs at the start; on an autoscaling cluster say
+    how far the pool may grow."""
 
     @field_validator("address")
     @classmethod

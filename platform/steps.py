@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from equipoise.datasets.whole_files import atomic_path, write_json
 from equipoise.platform.errors import DataError, StudyError, ToleranceError
 from equipoise.platform.study import Study
-from equipoise.platform.workspace import RunFolder, atomic_path, write_json
+from equipoise.platform.workspace import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,10 +29,22 @@ log = logging.getLogger("equipoise")
 
 @dataclass
 class Work:
-    """A study and its run folder; tables are read once for all steps of a command."""
+    """A study and its run folder; tables are read once for all steps of a command.
+
+    Parameters
+    ----------
+    study, folder
+        The study and where it runs.
+    only_folds
+        Folds to train (``0-1``: repeat 0, fold 1); all of them if empty.
+    check_slides
+        Whether ``validate`` opens every slide's header.
+    """
 
     study: Study
     folder: RunFolder
+    only_folds: tuple[str, ...] = ()
+    check_slides: bool = False
 
     @cached_property
     def cohorts(self) -> "Cohorts":
@@ -71,7 +84,13 @@ class Work:
 
 
 def perform(
-    study: Study, open_folder: Callable[[Study], RunFolder], steps: Sequence[str], *, dry_run: bool = False
+    study: Study,
+    open_folder: Callable[[Study], RunFolder],
+    steps: Sequence[str],
+    *,
+    dry_run: bool = False,
+    only_folds: Sequence[str] = (),
+    check_slides: bool = False,
 ) -> dict[str, Any]:
     """Run steps in order, each recorded in the run folder.
 
@@ -85,6 +104,10 @@ def perform(
         Names out of :data:`~equipoise.platform.workspace.STEPS`.
     dry_run
         Print what would be done and stop.
+    only_folds
+        Folds to train, all if empty.
+    check_slides
+        Whether ``validate`` opens every slide's header.
 
     Returns
     -------
@@ -96,7 +119,7 @@ def perform(
         print(plan(study, steps))
         return {"study": study.name, "dry_run": True}
     folder = open_folder(study)
-    work = Work(study, folder)
+    work = Work(study, folder, tuple(only_folds), check_slides)
     try:
         provenance.record(study, folder)
         for name in steps:
@@ -148,9 +171,20 @@ def validate(work: Work) -> dict[str, Any]:
     """Write the manifest as the tables give it, and a preview of the folds."""
     for line in describe(work.cohorts, work.study).splitlines():
         log.info("%s", line)
-    write_manifest(work, work.cohorts, work.cohorts.slides)
+    slides = work.cohorts.slides
+    facts: dict[str, Any] = {}
+    if work.check_slides and len(slides):
+        from equipoise.platform.extraction.headers import check_headers
+
+        slides = check_headers(slides, work.study.features)
+        bad = slides[slides["status"] != "ok"]
+        facts["headers"] = slides["status"].value_counts().to_dict()
+        for row in bad.head(20).itertuples():
+            log.warning("%s: %s: %s", row.slide, row.status, row.error)
+        log.info("headers: %d of %d slides can be used", len(slides) - len(bad), len(slides))
+    write_manifest(work, work.cohorts, slides)
     folds = _folds(work, work.cohorts) if work.study.tasks else []
-    return {"patients": len(work.cohorts.patients), "slides": len(work.cohorts.slides), "folds": len(folds)}
+    return {"patients": len(work.cohorts.patients), "slides": len(slides), "folds": len(folds), **facts}
 
 
 def extract(work: Work) -> dict[str, Any]:
@@ -175,6 +209,7 @@ def extract(work: Work) -> dict[str, Any]:
         work.cohorts.slides,
         study.features,
         work.store_root,
+        workers=study.resources.workers,
         session=lambda: ray_session(study.resources),
         qc_dir=work.folder.qc,
     )
@@ -211,8 +246,12 @@ def train(work: Work) -> dict[str, Any]:
     cases = CaseReader(work.usable, work.store, role="develop")
     # More threads change the order of sums and with it the last bits; one thread is the reproducible choice.
     torch.set_num_threads(1)
-    for fold in folds:
-        name = f"{fold.repeat}-{fold.index}"
+    names = [f"{fold.repeat}-{fold.index}" for fold in folds]
+    if unknown := sorted(set(work.only_folds) - set(names)):
+        raise StudyError(f"there is no fold {', '.join(unknown)}; folds: {', '.join(names)}", where="--fold")
+    for name, fold in zip(names, folds, strict=True):
+        if work.only_folds and name not in work.only_folds:
+            continue
         if fold_folder(work.folder.folds, fold).exists():
             log.info("train fold=%s already done", name)
         with TensorBoard(work.folder.tensorboard / name) as board:
@@ -232,7 +271,8 @@ def train(work: Work) -> dict[str, Any]:
                 features=work.store.spec.address,
                 report=report,
             )
-    return {"folds": len(folds)}
+    done = sum(fold_folder(work.folder.folds, fold).exists() for fold in folds)
+    return {"folds": len(folds), "trained": done}
 
 
 def evaluate(work: Work) -> dict[str, Any]:

@@ -121,12 +121,32 @@ class Study(BaseModel):
 
     def digest(self) -> str:
         """SHA-256 over everything that can change a prediction."""
-        settled = {key: value for key, value in self.resolved().items() if key not in FREE_SECTIONS}
+        settled = settled_part(self.resolved())
         return hashlib.sha256(json.dumps(settled, sort_keys=True).encode()).hexdigest()
 
 
-#: Sections that may change between the parts of one run: they do not change a prediction.
-FREE_SECTIONS = ("evaluation", "report", "resources")
+#: What may change between the parts of one run, because it changes no prediction: dotted keys or whole sections.
+FREE = (
+    "evaluation",
+    "report",
+    "resources",
+    "features.store",
+    "features.shard_slides",
+    "features.max_fail",
+    "features.retry",
+)
+
+
+def settled_part(resolved: dict[str, Any]) -> dict[str, Any]:
+    """Resolved settings without those that may change within a run."""
+    kept = {key: dict(value) if isinstance(value, dict) else value for key, value in resolved.items()}
+    for free in FREE:
+        section, _, key = free.partition(".")
+        if key:
+            kept.get(section, {}).pop(key, None)
+        else:
+            kept.pop(section, None)
+    return kept
 
 
 def smoke_overrides(study: Study) -> dict[str, Any]:

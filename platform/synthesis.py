@@ -8,10 +8,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from equipoise.datasets.whole_files import write_text
 from equipoise.platform.errors import ToleranceError
 from equipoise.platform.registry import get
 from equipoise.platform.session import RayOptions, ray_session
-from equipoise.platform.workspace import write_text
 
 log = logging.getLogger("equipoise.synthesis")
 

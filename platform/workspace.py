@@ -1,13 +1,11 @@
-"""The run folder: where things are, how they are written, what is done.
+"""The run folder: where things are, what is done.
 
-Everything is written to a temporary sibling and renamed, so that a file that exists is a whole file. ``status.json``
-says which steps are done; ``events.jsonl`` says what happened when.
+A file that exists is a whole file (:mod:`equipoise.datasets.whole_files`). ``status.json`` says which steps are done,
+``events.jsonl`` what happened when.
 """
 
 import contextlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,42 +13,12 @@ from typing import Any
 
 import yaml
 
+from equipoise.datasets.whole_files import read_json, write_json
 from equipoise.platform.errors import StudyError
-from equipoise.platform.study import FREE_SECTIONS, Study
+from equipoise.platform.study import Study, settled_part
 
 #: Steps of a run in their order.
 STEPS = ("validate", "extract", "train", "evaluate", "report")
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary sibling of ``path`` to write to; renamed on success, removed on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
-    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
-
-
-def read_json(path: Path, default: Any = None) -> Any:
-    """Read JSON, or return ``default`` where the file is absent."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
 
 
 class RunFolder:
@@ -107,9 +75,8 @@ class RunFolder:
         return folder
 
     def _check_same(self, study: Study, earlier: dict[str, Any]) -> None:
-        now = study.resolved()
-        keys = [key for key in now if key not in FREE_SECTIONS]
-        changed = [path for key in keys for path in differences(earlier.get(key), now[key], key)]
+        before, now = settled_part(earlier), settled_part(study.resolved())
+        changed = [path for key in now for path in differences(before.get(key), now[key], key)]
         if changed:
             shown = "\n".join(f"  {line}" for line in changed[:12])
             more = f"\n  … and {len(changed) - 12} more" if len(changed) > 12 else ""

@@ -43,8 +43,16 @@ class TilePlan:
         return len(self.x)
 
     def blocks(self, size: int) -> list[slice]:
-        """Consecutive runs of at most ``size`` tiles: what one reader thread reads at a time."""
+        """Consecutive runs of at most ``size`` tiles."""
         return [slice(at, min(at + size, len(self))) for at in range(0, len(self), size)]
+
+    def squares(self, size: int) -> list[NDArray[np.int64]]:
+        """Places of the tiles in each square of ``size`` by ``size`` grid cells, squares row by row."""
+        column = np.rint(self.x / self.side).astype(np.int64) // size
+        row = np.rint(self.y / self.side).astype(np.int64) // size
+        order = np.lexsort((column, row))  # stable: within a square the plan's order stays
+        ends = np.flatnonzero(np.diff(row[order]) | np.diff(column[order])) + 1
+        return np.split(order, ends)
 
 
 def grid_corners(
@@ -63,7 +71,7 @@ def grid_corners(
     sampling
         From :func:`~equipoise.datasets.slides.mpp.choose_sampling`.
     level_size
-        Size of the level that is read: its rounding may make it end before level 0 does.
+        Size of the level as it is read: its rounding may make it end before level 0 does.
     tile_px
         Tile side in output pixels.
 
@@ -117,7 +125,9 @@ def plan_tiles(
     side = tile_px * sampling.downsample
     if not tissue.mask.any():
         raise SlideProblem("no_tissue", "no tissue found: nothing is more saturated than glass")
-    columns, rows = grid_corners(tissue.dimensions, sampling, level_dimensions[sampling.level], tile_px)
+    across, down = level_dimensions[sampling.level]
+    level_size = (across // sampling.reduce, down // sampling.reduce)
+    columns, rows = grid_corners(tissue.dimensions, sampling, level_size, tile_px)
     if not len(columns) or not len(rows):
         raise SlideProblem(
             "too_few_tiles", f"the slide has {width} x {height} px, one tile needs {side:.0f} x {side:.0f}"

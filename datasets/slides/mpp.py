@@ -8,8 +8,8 @@ refused too: assuming 40x is more than tenfold wrong for a scanned frozen sectio
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from equipoise.datasets.slides.problems import SlideProblem
 
@@ -104,6 +104,8 @@ class Sampling:
         Resolution that the output really has, in um/px: the target, or the level's own within 2 %.
     native
         Whether the level is taken as it is.
+    reduce
+        How much smaller the level is decoded (resampling ``dct``); ``scale`` counts pixels after that.
     """
 
     level: int
@@ -111,9 +113,12 @@ class Sampling:
     scale: float
     mpp: float
     native: bool
+    reduce: int = 1
 
 
-def choose_sampling(mpp: float, level_downsamples: Sequence[float], target: float) -> Sampling:
+def choose_sampling(
+    mpp: float, level_downsamples: Sequence[float], target: float, reducible: Collection[int] = ()
+) -> Sampling:
     """Find the level from which a target resolution is read.
 
     A level within 2 % of the target is native: the nearest of them is read as it is. Otherwise the coarsest
@@ -128,6 +133,9 @@ def choose_sampling(mpp: float, level_downsamples: Sequence[float], target: floa
         Level-0 pixels per level pixel, per level.
     target
         Wanted um/px.
+    reducible
+        Levels that can be decoded at 1/2, 1/4 and 1/8. Of the level that would be resampled, the largest
+        reduction that is not coarser than the target is taken; one within 2 % of the target is native.
 
     Raises
     ------
@@ -147,7 +155,21 @@ def choose_sampling(mpp: float, level_downsamples: Sequence[float], target: floa
             fix=f"ask for features.mpp of at least {mpp:g}, or leave the slide out",
         )
     level = max(finer, key=lambda at: sizes[at])
-    return Sampling(level, target / mpp, target / sizes[level], target, False)
+    sampling = Sampling(level, target / mpp, target / sizes[level], target, False)
+    return (
+        _reduced(sampling, float(level_downsamples[level]), sizes[level]) if level in reducible else sampling
+    )
+
+
+def _reduced(sampling: Sampling, downsample: float, size: float) -> Sampling:
+    """The same with the level decoded smaller; ``size`` is the level's own um/px."""
+    for reduce in (8, 4, 2):
+        reached = size * reduce
+        if abs(reached / sampling.mpp - 1.0) <= NATIVE:
+            return Sampling(sampling.level, downsample * reduce, 1.0, reached, True, reduce)
+        if reached < sampling.mpp:
+            return replace(sampling, scale=sampling.scale / reduce, reduce=reduce)
+    return sampling
 
 
 def _believable(value: float, source: str) -> Mpp:

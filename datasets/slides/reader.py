@@ -1,4 +1,7 @@
-"""Reading a slide: exact regions at exact resolutions, composited on white, through OpenSlide.
+"""Reading a slide: exact regions at exact resolutions, composited on white.
+
+OpenSlide opens every slide, says what it is and can read all of it. Tiles of JPEG in TIFF are decoded without it
+(:mod:`equipoise.datasets.slides.jpeg_tiff`), after three tiles of the level have come out equal both ways.
 
 One :class:`SlideReader` serves several threads. Each thread keeps its own OpenSlide handle, because a single
 decoding error makes a handle useless for good (every later call fails, even for good tiles): the thread that
@@ -16,16 +19,24 @@ import numpy as np
 import openslide
 from numpy.typing import NDArray
 
+from equipoise.datasets.slides.jpeg_tiff import JpegLevel, JpegTiff
 from equipoise.datasets.slides.mpp import Sampling, choose_sampling, slide_mpp
 from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.resample import area_resample, source_size
+from equipoise.datasets.slides.self_check import self_check
+
+#: Ways to bring pixels to a resolution. ``dct`` is ``area`` wherever a slide has no JPEG tiles to decode smaller.
+RESAMPLINGS = ("area", "dct")
 
 #: Source pixels read at once for a thumbnail: bounds memory on slides without a pyramid.
 _THUMBNAIL_SOURCE = 2048
 
 
 def open_slide(
-    path: str | Path, mpp_override: float | None = None, study_mpp: float | None = None
+    path: str | Path,
+    mpp_override: float | None = None,
+    study_mpp: float | None = None,
+    fast: bool = True,
 ) -> SlideReader:
     """Open a slide and settle its pixel size.
 
@@ -37,13 +48,15 @@ def open_slide(
         Pixel size from the slides table (um/px); ``None`` or NaN if absent.
     study_mpp
         Pixel size from the study, used where the table has none.
+    fast
+        Whether JPEG tiles may be decoded without OpenSlide.
 
     Raises
     ------
     SlideProblem
         ``missing``, ``not_a_slide``, ``unreadable``, ``no_mpp`` or ``mpp_out_of_range``.
     """
-    return SlideReader(Path(path), mpp_override, study_mpp)
+    return SlideReader(Path(path), mpp_override, study_mpp, fast)
 
 
 class SlideReader:
@@ -59,19 +72,21 @@ class SlideReader:
         um per level-0 pixel and where the number comes from.
     vendor
         OpenSlide's name of the format.
-    kind
-        Which code reads the pixels.
     """
 
-    kind = "openslide"
-
-    def __init__(self, path: Path, mpp_override: float | None, study_mpp: float | None) -> None:
+    def __init__(
+        self, path: Path, mpp_override: float | None, study_mpp: float | None, fast: bool = True
+    ) -> None:
         self.path = path
         self._file = _slide_file(path)
         self._local = threading.local()
         self._lock = threading.Lock()
         self._handles: dict[openslide.OpenSlide, threading.Lock] = {}
         self._closed = False
+        self._jpeg: JpegTiff | None = None
+        self._checking = threading.Lock()
+        #: Per level that was asked for: empty if its tiles are decoded here, else why they are not.
+        self._refused: dict[int, str] = {}
         try:
             handle, _ = self._handle()
             properties = dict(handle.properties)
@@ -80,19 +95,44 @@ class SlideReader:
             self.level_downsamples: tuple[float, ...] = tuple(handle.level_downsamples)
             self.vendor = properties.get("openslide.vendor", "")
             resolved = slide_mpp(properties, mpp_override, study_mpp)
+            if fast:
+                self._jpeg = JpegTiff(self._file, self.vendor, self.level_dimensions)
         except SlideProblem as problem:
             self.close()
             problem.where = problem.where or str(path)
             raise
-        except openslide.OpenSlideError as error:
+        except (openslide.OpenSlideError, OSError) as error:
             self.close()
             raise SlideProblem("unreadable", str(error), where=str(path)) from error
         self.mpp = resolved.value
         self.mpp_source = resolved.source
 
-    def sampling(self, target: float) -> Sampling:
+    @property
+    def kind(self) -> str:
+        """Which code read the pixels so far: ``jpeg-tiff``, or ``openslide`` with the reason if there is one."""
+        reasons = [
+            f"level {level}: {why}" for level, why in sorted(self._refused.items()) if why not in ("", "-")
+        ]
+        if reasons:
+            return f"openslide ({'; '.join(reasons)})"
+        return "jpeg-tiff" if "" in self._refused.values() else "openslide"
+
+    def sampling(self, target: float, resample: str = "area") -> Sampling:
         """How ``target`` um/px is read from this slide; raises ``upsampling`` if it cannot be."""
-        return choose_sampling(self.mpp, self.level_downsamples, target)
+        plain = choose_sampling(self.mpp, self.level_downsamples, target)
+        if resample != "dct" or plain.native or self._fast_level(plain.level) is None:
+            return plain
+        return choose_sampling(self.mpp, self.level_downsamples, target, (plain.level,))
+
+    def source_of(self, side: float, px: int) -> tuple[int, float]:
+        """The level that squares of ``side`` level-0 pixels are read from, and its pixels per output pixel."""
+        level, scale = self._source((side, side), (px, px), "area")
+        return level, scale[0]
+
+    def jpeg_tile(self, level: int) -> tuple[int, int] | None:
+        """Width and height of the JPEG tiles of a level, ``None`` if it has none: what blocks are aligned to."""
+        found = self._jpeg.level(level) if self._jpeg else None
+        return found.tile if found else None
 
     def read(
         self, x0: int, y0: int, w0: float, h0: float, out_px: tuple[int, int], resample: str = "area"
@@ -108,7 +148,8 @@ class SlideReader:
         out_px
             Width and height of the result; ``w0 / width`` level-0 pixels make one output pixel.
         resample
-            ``area``: average over the exact footprint. Nothing is resampled where the scale is 1.
+            ``area``: average over the exact footprint. ``dct``: JPEG tiles are decoded at 1/2, 1/4 or 1/8 where
+            the scale allows, then ``area``. Nothing is resampled where the scale is 1.
 
         Returns
         -------
@@ -122,21 +163,57 @@ class SlideReader:
         ValueError
             For an unknown ``resample``.
         """
-        if resample != "area":
-            raise ValueError(f"unknown resampling {resample!r}; known: area")
-        width, height = out_px
-        downsample = (w0 / width, h0 / height)
-        fits = [d for d in self.level_downsamples if d <= min(downsample) * (1 + 1e-6)]
-        if not fits:
-            raise SlideProblem(
-                "upsampling",
-                f"{w0:g} x {h0:g} px of level 0 cannot fill {width} x {height} px",
-                where=str(self.path),
-            )
-        level = self.level_downsamples.index(max(fits))
-        scale = (downsample[0] / max(fits), downsample[1] / max(fits))
-        pixels = self._read_level(x0, y0, level, source_size(out_px, scale))
-        return area_resample(pixels, out_px, scale)
+        level, scale = self._source((w0, h0), out_px, resample)
+        found = self._read_fast(np.array([x0]), np.array([y0]), level, out_px, scale, resample)
+        if found is None:
+            pixels = self._read_level(x0, y0, level, source_size(out_px, scale))
+            return area_resample(pixels, out_px, scale)
+        windows, problems = found
+        if problems:
+            raise SlideProblem("unreadable", problems[0], where=self._place(x0, y0, level))
+        return windows[0]
+
+    def read_many(
+        self,
+        x0: NDArray[np.int32],
+        y0: NDArray[np.int32],
+        side: float,
+        px: int,
+        resample: str = "area",
+    ) -> tuple[NDArray[np.uint8], dict[int, str]]:
+        """Read squares that lie close together: what they share is decoded once.
+
+        Parameters
+        ----------
+        x0, y0
+            int ``[N]``, top-left corners in level-0 pixels.
+        side, px
+            Side in level-0 and in output pixels.
+        resample
+            As in :meth:`read`.
+
+        Returns
+        -------
+        pixels, problems
+            uint8 ``[N, px, px, 3]``, the same as :meth:`read` of each; and a line per square that cannot be
+            read, by its place (its pixels mean nothing).
+        """
+        level, scale = self._source((side, side), (px, px), resample)
+        found = self._read_fast(x0, y0, level, (px, px), scale, resample)
+        if found is not None:
+            pixels, why = found
+            return pixels, {
+                at: SlideProblem("unreadable", text, where=self._place(int(x0[at]), int(y0[at]), level)).line
+                for at, text in why.items()
+            }
+        pixels = np.empty((len(x0), px, px, 3), np.uint8)
+        problems: dict[int, str] = {}
+        for at in range(len(x0)):
+            try:
+                pixels[at] = self.read(int(x0[at]), int(y0[at]), side, side, (px, px), resample)
+            except SlideProblem as problem:
+                problems[at] = problem.line
+        return pixels, problems
 
     def thumbnail(self, mpp: float) -> tuple[NDArray[np.uint8], float]:
         """The whole slide at about ``mpp`` um/px (the slide's own where that is coarser).
@@ -166,6 +243,8 @@ class SlideReader:
 
     def close(self) -> None:
         """Close the handles of all threads, after the reads that are under way."""
+        if self._jpeg:
+            self._jpeg.close()
         with self._lock:
             self._closed = True
             for handle, busy in self._handles.items():
@@ -181,6 +260,64 @@ class SlideReader:
     ) -> None:
         self.close()
 
+    def _source(
+        self, size: tuple[float, float], out_px: tuple[int, int], resample: str
+    ) -> tuple[int, tuple[float, float]]:
+        """The coarsest level that is not coarser than the output, and its pixels per output pixel."""
+        if resample not in RESAMPLINGS:
+            raise ValueError(f"unknown resampling {resample!r}; known: {', '.join(RESAMPLINGS)}")
+        downsample = (size[0] / out_px[0], size[1] / out_px[1])
+        fits = [d for d in self.level_downsamples if d <= min(downsample) * (1 + 1e-6)]
+        if not fits:
+            raise SlideProblem(
+                "upsampling",
+                f"{size[0]:g} x {size[1]:g} px of level 0 cannot fill {out_px[0]} x {out_px[1]} px",
+                where=str(self.path),
+            )
+        level = self.level_downsamples.index(max(fits))
+        return level, (downsample[0] / max(fits), downsample[1] / max(fits))
+
+    def _read_fast(
+        self,
+        x0: NDArray[np.integer],
+        y0: NDArray[np.integer],
+        level: int,
+        out_px: tuple[int, int],
+        scale: tuple[float, float],
+        resample: str,
+    ) -> tuple[NDArray[np.uint8], dict[int, str]] | None:
+        """Windows without OpenSlide, with reasons for unreadable ones; ``None`` where it has to do the work."""
+        downsample = round(self.level_downsamples[level])
+        if (x0 % downsample).any() or (y0 % downsample).any():
+            return None  # between pixels of the level: OpenSlide interpolates
+        jpeg = self._fast_level(level)
+        if jpeg is None or self._jpeg is None:
+            return None
+        x, y = x0.astype(np.int64) // downsample, y0.astype(np.int64) // downsample
+        return self._jpeg.resampled(jpeg, x, y, out_px, scale, resample)
+
+    def _fast_level(self, level: int) -> JpegLevel | None:
+        """A level whose tiles have been found equal to OpenSlide's; checked when first asked for."""
+        if self._jpeg is None:
+            return None
+        with self._checking:
+            if level not in self._refused:
+                self._refused[level] = self._check(self._jpeg, level)
+        return None if self._refused[level] else self._jpeg.level(level)
+
+    def _check(self, tiff: JpegTiff, level: int) -> str:
+        """Why a level must be read through OpenSlide: ``-`` if it is not made of JPEG tiles, empty if it need not."""
+        found = tiff.levels[level]
+        if isinstance(found, str):
+            return found or "-"
+        downsample = self.level_downsamples[level]
+        if downsample != round(downsample):
+            return f"lies between pixels of level 0, {downsample:.6g} to one"
+        return self_check(tiff, found, downsample, lambda x, y, size: self._read_level(x, y, level, size))
+
+    def _place(self, x0: int, y0: int, level: int) -> str:
+        return f"{self.path} x={x0} y={y0} level={level}"
+
     def _read_level(self, x0: int, y0: int, level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         handle, busy = self._handle()
         try:
@@ -189,8 +326,7 @@ class SlideReader:
                 region = handle.read_region((x0, y0), level, size)
         except openslide.OpenSlideError as error:
             self._drop(handle)
-            where = f"{self.path} x={x0} y={y0} level={level}"
-            raise SlideProblem("unreadable", f"{error}", where=where) from error
+            raise SlideProblem("unreadable", f"{error}", where=self._place(x0, y0, level)) from error
         return on_white(np.asarray(region))
 
     def _handle(self) -> tuple[openslide.OpenSlide, threading.Lock]:

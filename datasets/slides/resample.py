@@ -51,4 +51,4 @@ def area_resample(
     # Given a size, OpenCV would stretch ceil(n * s) pixels over it; given factors, it keeps the exact scale.
     # The result may have one row or column more than asked for, which is dropped.
     out = cv2.resize(image, None, fx=1.0 / sx, fy=1.0 / sy, interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(out[:height, :width])
+    return np.ascontiguousarray(out[:height, :width], np.uint8)

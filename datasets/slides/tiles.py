@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.datasets.slides.grid import TilePlan
-from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.reader import SlideReader
+
+#: Tiles in a run: 16 of 224 px are 2.4 MB.
+_RUN = 16
+
+#: Tiles along the side of a square: as a rule, and at most; and bytes of a block's pixels.
+_USUAL_SIDE, _MOST_SIDE, _MOST_BYTES = 8, 16, 16 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +37,26 @@ class TileBlock:
     bad: list[tuple[int, str]] = field(default_factory=list)
 
 
-def read_block(reader: SlideReader, plan: TilePlan, run: slice, resample: str = "area") -> TileBlock:
-    """Read a run of tiles.
+def tile_blocks(reader: SlideReader, plan: TilePlan) -> list[NDArray[np.int64]]:
+    """Places of the tiles that are read together: all of a plan, in an order that depends on nothing but file and plan.
 
-    A tile that OpenSlide cannot decode is left out and reported in ``bad``; the reader has then already
-    opened a new handle, so that the good tiles behind it are read as if nothing had happened.
+    On slides of JPEG tiles these are squares whose sides fall on the borders of JPEG tiles, or nearly so: what
+    straddles a border is decoded twice. On others they are short runs.
+    """
+    level, scale = reader.source_of(plan.side, plan.px)
+    tile = reader.jpeg_tile(level)
+    if tile:
+        return plan.squares(_square(plan.px, scale, tile))
+    return [np.arange(run.start, run.stop) for run in plan.blocks(_RUN)]
+
+
+def read_block(
+    reader: SlideReader, plan: TilePlan, places: NDArray[np.int64] | slice, resample: str = "area"
+) -> TileBlock:
+    """Read some tiles of a plan.
+
+    A tile that cannot be decoded is left out and reported in ``bad``; the good tiles around it are read as if
+    nothing had happened.
 
     Parameters
     ----------
@@ -43,22 +64,32 @@ def read_block(reader: SlideReader, plan: TilePlan, run: slice, resample: str = 
         Open slide.
     plan
         Tiles of that slide.
-    run
-        Which of them, from :meth:`TilePlan.blocks`.
+    places
+        Which of them, from :func:`tile_blocks`.
     resample
         As in :meth:`SlideReader.read`.
     """
-    pixels = np.empty((run.stop - run.start, plan.px, plan.px, 3), np.uint8)
-    index: list[int] = []
-    bad: list[tuple[int, str]] = []
-    for at in range(run.start, run.stop):
-        try:
-            tile = reader.read(
-                int(plan.x[at]), int(plan.y[at]), plan.side, plan.side, (plan.px, plan.px), resample
-            )
-        except SlideProblem as problem:
-            bad.append((at, problem.line))
-            continue
-        pixels[len(index)] = tile
-        index.append(at)
-    return TileBlock(np.array(index, np.int64), pixels[: len(index)], bad)
+    places = np.arange(len(plan))[places]
+    pixels, problems = reader.read_many(plan.x[places], plan.y[places], plan.side, plan.px, resample)
+    if not problems:
+        return TileBlock(places, pixels)
+    good = np.array([at for at in range(len(places)) if at not in problems], np.int64)
+    return TileBlock(places[good], pixels[good], [(int(places[at]), problems[at]) for at in sorted(problems)])
+
+
+def _square(px: int, scale: float, tile: tuple[int, int]) -> int:
+    """Tiles along the side of a block: the number for which fewest JPEG tiles are decoded twice."""
+    best, least = 1, math.inf
+    for side in range(1, _MOST_SIDE + 1):
+        if side > 1 and 3 * (side * px) ** 2 * max(1.0, scale / 2) ** 2 > _MOST_BYTES:
+            break
+        cost = math.prod(_touched(side * px * scale, length) for length in tile)
+        if cost < least - 1e-9 or (cost < least + 1e-9 and side <= _USUAL_SIDE):
+            best, least = side, cost
+    return best
+
+
+def _touched(length: float, tile: int) -> float:
+    """JPEG tiles that a stretch of pixels touches on average, per JPEG tile that it is long."""
+    aligned = abs(length / tile - round(length / tile)) < 1e-6
+    return 1.0 if aligned and length >= tile else 1.0 + tile / length

@@ -181,6 +181,10 @@ class Index:
         row |= {name: _COLUMNS[name][1] for name in RESULT_COLUMNS}
         row |= {name: value for name, value in result.items() if value is not None}
 
+    def without(self, keys: set[str]) -> Index:
+        """An index without these slides; those behind them move up."""
+        return Index(row for row in self._rows if row["key"] not in keys)
+
     def reset(self, key: str) -> None:
         """Forget what a slide gave, so that it is tried again."""
         self[key].update({name: _COLUMNS[name][1] for name in RESULT_COLUMNS}, shard="", batch=-1)

@@ -6,6 +6,7 @@ slides in the order of their places).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,17 @@ from numpy.typing import NDArray
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.store.spec import ENCODING_TYPE, ENCODING_VERSION, StoreSpec
+
+#: Folder of the shards within a store.
+SHARDS = "shards"
+
+#: Key of a batch's metadata: :func:`batch_digest` of what was written.
+DIGEST = "digest"
+
+
+def shard_name(number: int, keys: Iterable[str]) -> str:
+    """Name of the shard of that number with these finished slides."""
+    return f"{number:05d}-{hashlib.sha256(' '.join(keys).encode()).hexdigest()[:8]}.arrow"
 
 
 def shard_schema(spec: StoreSpec) -> pa.Schema:
@@ -130,6 +142,15 @@ def batch_arrays(batch: pa.RecordBatch) -> tuple[NDArray[np.float16], NDArray[np
     x = batch.column(batch.schema.get_field_index("x")).to_numpy(zero_copy_only=True)
     y = batch.column(batch.schema.get_field_index("y")).to_numpy(zero_copy_only=True)
     return features, x, y
+
+
+def batch_digest(batch: pa.RecordBatch) -> str:
+    """32 hexadecimal digits of x, y and features: tells a flipped bit."""
+    features, x, y = batch_arrays(batch)
+    digest = hashlib.sha256()
+    for array in (x, y, features):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:32]
 
 
 def as_text(values: dict[str, Any]) -> dict[str, str]:

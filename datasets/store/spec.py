@@ -12,9 +12,12 @@ from equipoise.datasets.errors import DataError
 
 #: Written into every store and shard; readers are chosen by this pair.
 ENCODING_TYPE = "equipoise-feature-store"
-ENCODING_VERSION = "1.0.0"
+ENCODING_VERSION = "1.1.0"
 
 SPEC_FILE = "store.json"
+
+#: Folder of pictures and tile plans within a store.
+QC_FOLDER = "qc"
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.store.files import written_aside
-from equipoise.datasets.store.shards import MappedFile, as_text, slide_batch, write_batches
+from equipoise.datasets.store.shards import (
+    DIGEST,
+    MappedFile,
+    as_text,
+    batch_digest,
+    slide_batch,
+    write_batches,
+)
 from equipoise.datasets.store.spec import StoreSpec
+from equipoise.datasets.whole_files import atomic_path
 
 STAGING = "staging"
 _MARKS = "attempts"
@@ -66,8 +73,9 @@ class Staging:
             If the arrays do not fit the store.
         """
         batch = slide_batch(self.spec, x, y, features)
-        with written_aside(self.file(key)) as aside:
-            write_batches(aside, self.spec, [(batch, as_text({"key": key, **about}))])
+        with atomic_path(self.file(key)) as aside:
+            text = as_text({"key": key, DIGEST: batch_digest(batch), **about})
+            write_batches(aside, self.spec, [(batch, text)])
 
     def found(self, key: str) -> dict[str, Any] | None:
         """Result columns of a staged slide, or ``None`` if there is none (or it belongs to another key)."""
@@ -78,7 +86,8 @@ class Staging:
         except DataError:
             return None
         about = {name: json.loads(value) for name, value in text.items()}
-        about.pop("slide", None)
+        for name in ("slide", DIGEST):
+            about.pop(name, None)
         return about if about.pop("key", None) == key else None
 
     def begin(self, key: str, step: str) -> int:
@@ -96,7 +105,7 @@ class Staging:
         Number of this attempt: 1 plus the attempts that began and never ended.
         """
         attempt = self.open_attempts(key, step) + 1
-        with written_aside(self._mark(key, step)) as aside:
+        with atomic_path(self._mark(key, step)) as aside:
             aside.write_text(str(attempt))
         return attempt
 

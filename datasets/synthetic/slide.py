@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -57,6 +58,7 @@ def write_patient(job: PatientJob, root: Path) -> dict[str, object]:
         ``patient``, ``cohort``, ``status`` ("ok"), ``files`` (relative to ``root``), ``bytes`` (their sum)
         and ``sha256`` of each file.
     """
+    cv2.setNumThreads(1)  # patients run in parallel; OpenCV's own threads would only compete
     folder = root / job.cohort
     place = content_folder(job.content)
     morphology = tissue_of(job)

@@ -52,7 +52,7 @@ model:
   decoder_layers: 1
   feedforward: {2 * wish.dim}
 balancing: {{weighting: equal, aggregation: none}}
-training: {{epochs: {wish.epochs}, lr: 5.0e-4}}
+training: {{epochs: {wish.epochs}, patience: {wish.patience}, lr: 1.0e-3, batch: {wish.batch}, bag_tiles: {wish.bag_tiles}}}
 
 splits:
   scheme: kfold                    # or site_preserved: source sites are in the barcodes

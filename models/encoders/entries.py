@@ -1,8 +1,10 @@
 """Tile encoders a study can name, without importing one."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from equipoise.models.encoders.cards import CARDS, Card
 
 
 class EncoderParams(BaseModel):
@@ -29,12 +31,73 @@ class HandcraftedParams(EncoderParams):
     min_tile_px: ClassVar[int] = 64
 
 
+class RandomConvParams(EncoderParams):
+    """Parameters of the random convolutions."""
+
+    seed: int = Field(
+        default=0, ge=0, description="which random filters; features of different seeds do not mix"
+    )
+
+
+class TrainedParams(EncoderParams):
+    """Parameters of an encoder with trained weights."""
+
+    gpus: ClassVar[float] = 1.0
+
+    weights: str | None = Field(default=None, description="file or folder with the weights")
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        default="auto", description="of matrix products; auto: as published on a GPU, float32 on a CPU"
+    )
+    batch_size: int = Field(default=32, ge=1, le=4096, description="tiles per pass through the network")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: a GPU where one is visible"
+    )
+
+
+class HubParams(TrainedParams):
+    """Parameters of an encoder from the Hugging Face hub; without ``weights`` its local cache is looked into."""
+
+    card: ClassVar[Card]
+
+
+class CTransPathParams(TrainedParams):
+    """Parameters of CTransPath; ``weights`` is the converted checkpoint.
+
+    Trained at 20x; the authors advise 1 um/px first, STAMP cuts tiles of 256 um.
+    """
+
+    pairings: ClassVar[tuple[tuple[float, int], ...]] = ((1.0, 224), (0.5, 224), (256 / 224, 224))
+    gpus: ClassVar[float] = 0.25
+
+
+def hub_params(card: Card) -> type[HubParams]:
+    """The parameter model of one card."""
+    model = create_model(f"{card.name}_params", __base__=HubParams, __module__=__name__, __doc__=card.line)
+    model.card = card
+    model.pairings = card.pairings
+    return model
+
+
 ENTRIES: dict[str, tuple[str, type[BaseModel], str]] = {
     "handcrafted": (
         "90 stain, texture and nucleus statistics; no weights, CPU, deterministic; a baseline",
         HandcraftedParams,
         "equipoise.models.encoders.handcrafted:Handcrafted",
     ),
+    "random_conv": (
+        "960 statistics of four layers of random orthogonal filters; no weights, CPU, deterministic; a baseline",
+        RandomConvParams,
+        "equipoise.models.encoders.random_conv:RandomConv",
+    ),
+    "ctranspath": (
+        "CTransPath: Swin-T with convolutional stem, 768-d; checkpoint to be converted once",
+        CTransPathParams,
+        "equipoise.models.encoders.ctranspath:CTransPath",
+    ),
+    **{
+        name: (card.line, hub_params(card), "equipoise.models.encoders.hub:HubEncoder")
+        for name, card in CARDS.items()
+    },
 }
 
 

@@ -19,7 +19,7 @@ def write_metrics(metrics: pd.DataFrame, folder: Path, params: EvaluationParams 
 
     ``params`` are written beside the numbers that they led to.
     """
-    from equipoise.platform.workspace import atomic_path
+    from equipoise.datasets.whole_files import atomic_path
 
     folder.mkdir(parents=True, exist_ok=True)
     document = {

@@ -70,7 +70,7 @@ def write_predictions(predictions: pd.DataFrame, path: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from equipoise.platform.workspace import atomic_path
+    from equipoise.datasets.whole_files import atomic_path
 
     table = pa.Table.from_pandas(validate(predictions, str(path)), preserve_index=False)
     table = table.replace_schema_metadata({b"equipoise.predictions": VERSION.encode()})

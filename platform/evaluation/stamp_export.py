@@ -44,7 +44,7 @@ def export_stamp(
     predictions: pd.DataFrame, folder: Path, negative: dict[str, str] | None = None
 ) -> list[Path]:
     """Write the tables as CSV below ``folder``; returns the files."""
-    from equipoise.platform.workspace import atomic_path
+    from equipoise.datasets.whole_files import atomic_path
 
     written = []
     for name, wide in stamp_tables(predictions, negative).items():

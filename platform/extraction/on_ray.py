@@ -35,7 +35,8 @@ def on_ray(rows: list[Row], setup: Setup, workers: int | None) -> Iterator[Row]:
     setup
         For the stages.
     workers
-        Encoder actors; ``None``: as many as the cluster has CPUs, or GPUs for encoders that want one.
+        Most encoder actors. ``None``: as many as the cluster has CPUs, or GPUs for encoders that want one, when the
+        run starts. More than that: the pool grows with the cluster.
 
     Yields
     ------
@@ -48,6 +49,8 @@ def on_ray(rows: list[Row], setup: Setup, workers: int | None) -> Iterator[Row]:
     context.print_on_execution_start = False
     context.max_errored_blocks = 0  # slides fail as rows; an exception here is a bug and must be seen
     context.execution_options.preserve_order = False
+    # An actor has one slide at a time (see below), so a pool that should grow is used to 1.0 and no more.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     with DataContext.current(context), _quiet():
         dataset = _pipeline(rows, setup, workers)
         for row in dataset.iter_rows():
@@ -68,29 +71,50 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def pool_size(workers: int | None, slides: int, resources: dict[str, float], gpus: float) -> tuple[int, int]:
+    """Fewest and most encoder actors.
+
+    Parameters
+    ----------
+    workers
+        As for :func:`on_ray`.
+    slides
+        Number of slides; more actors than slides would idle.
+    resources
+        Of the cluster as it is now.
+    gpus
+        Share of a GPU that an encoder wants; 0 for one that runs on a CPU.
+
+    Returns
+    -------
+    fewest, most
+        Equal for a pool that does not grow.
+    """
+    now = resources.get("GPU", 0.0) / gpus if gpus else resources.get("CPU", 0.0)
+    fitting = max(1, int(now))
+    most = max(1, min(fitting if workers is None else workers, slides))
+    return min(fitting, most), most
+
+
 def _pipeline(rows: list[Row], setup: Setup, workers: int | None) -> Dataset:
     import ray
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
     gpus = float(getattr(get("encoders", setup.params.encoder).params, "gpus", 0.0))
-    cluster = ray.cluster_resources()
-    if workers is None:
-        there = cluster.get("GPU", 0.0) / gpus if gpus else cluster.get("CPU", 1.0)
-        workers = max(1, int(there))
-    workers = min(workers, len(rows))
+    fewest, most = pool_size(workers, len(rows), ray.cluster_resources(), gpus)
     # One row is one block is one slide: a block is what Ray schedules, retries and returns.
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     planned = dataset.map(
         cast(Any, _plan),  # Ray's types know functions of a row only
         fn_kwargs={"setup": setup},
-        compute=TaskPoolStrategy(size=max(1, (workers + 1) // 2)),
+        compute=TaskPoolStrategy(size=(most + 1) // 2),
         num_cpus=_PLANNER_CPUS,
     )
     return planned.map(
         cast(Any, _Encode),
         fn_constructor_kwargs={"setup": setup},
         # A second slide waiting at a busy actor would be a slide that an idle one cannot take.
-        compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+        compute=ActorPoolStrategy(min_size=fewest, max_size=most, max_tasks_in_flight_per_actor=1),
         num_cpus=1.0 - _PLANNER_CPUS,
         num_gpus=gpus or None,
     )

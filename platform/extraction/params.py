@@ -18,7 +18,11 @@ class ExtractionParams(BaseModel):
     encoder_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the encoder")
     mpp: float = Field(0.5, ge=0.1, le=5.0, description="resolution of the tiles in um per pixel")
     tile_px: int = Field(224, ge=32, le=2048, description="side of a tile in pixels")
-    resample: Literal["area"] = Field("area", description="how pixels are brought to the resolution")
+    resample: Literal["area", "dct"] = Field(
+        "area",
+        description="how pixels are brought to the resolution: area averages all of them, dct decodes JPEG tiles "
+        "at 1/2, 1/4 or 1/8 first (half the work and other pixels; other codecs are read by area)",
+    )
     mpp_override: float | None = Field(
         None, ge=0.1, le=5.0, description="pixel size of every slide whose table row states none"
     )

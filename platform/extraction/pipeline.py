@@ -22,11 +22,11 @@ from equipoise.datasets.errors import DataError
 from equipoise.datasets.features import FeatureStore
 from equipoise.datasets.slides.fingerprint import fingerprint, slide_bytes
 from equipoise.datasets.slides.problems import FAILURES, SlideProblem
-from equipoise.datasets.store.spec import SPEC_FILE
+from equipoise.datasets.store.spec import QC_FOLDER, SPEC_FILE
 from equipoise.platform.extraction.on_ray import on_ray
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.progress import Progress
-from equipoise.platform.extraction.stages import QC, MakeEncoder, Row, Setup, load_encoder, store_spec
+from equipoise.platform.extraction.stages import MakeEncoder, Row, Setup, load_encoder, store_spec
 from equipoise.platform.extraction.summary import ExtractionSummary, summarise
 
 if TYPE_CHECKING:
@@ -63,8 +63,9 @@ def extract(
         Folder of stores, or one store (see :meth:`FeatureStore.create_or_open`); on a file system that all
         workers share.
     workers
-        Encoder actors; default as many as the cluster has CPUs (or GPUs, for encoders that want one). 0:
-        everything in this process, without Ray.
+        Most encoder actors; default as many as the cluster has CPUs (or GPUs, for encoders that want one) when
+        the run starts; with more than that the pool grows with the cluster. 0: everything in this process,
+        without Ray.
     progress
         Called after every slide; default logs a line every ten seconds.
     session
@@ -94,7 +95,7 @@ def extract(
         keys = store.register(_with_fingerprints(slides, params))
         todo = _unfinished(store, keys, params.retry)
         rows = _manifest(slides, keys, set(todo))
-        setup = Setup(params, store.staging, store.path / QC, make_encoder)
+        setup = Setup(params, store.staging, store.path / QC_FOLDER, make_encoder)
         report = progress or _logged()
         try:
             with nullcontext() if workers == 0 or not rows else session():
@@ -103,7 +104,7 @@ def extract(
             store.commit(partial=True)
         store.commit()
         if qc_dir is not None:
-            _copy_qc(store.path / QC, Path(qc_dir), dict(zip(keys, slides["slide"], strict=True)))
+            _copy_qc(store.path / QC_FOLDER, Path(qc_dir), dict(zip(keys, slides["slide"], strict=True)))
         return summarise(slides, keys, store, params, len(todo), time.perf_counter() - started)
 
 

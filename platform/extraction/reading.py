@@ -1,4 +1,4 @@
-"""From a plan to full batches of tiles: read ahead by threads, bounded, in the order of the plan."""
+"""From a plan to full batches of tiles: read ahead by threads, bounded, in an order that the plan decides."""
 
 from __future__ import annotations
 
@@ -12,17 +12,14 @@ from numpy.typing import NDArray
 from equipoise.datasets.slides.grid import TilePlan
 from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.reader import SlideReader
-from equipoise.datasets.slides.tiles import TileBlock, read_block
-
-#: Tiles per unit of reading: 16 tiles of 224 px are 2.4 MB.
-_RUN = 16
+from equipoise.datasets.slides.tiles import TileBlock, read_block, tile_blocks
 
 
 def read_ahead(
     reader: SlideReader, plan: TilePlan, resample: str, readers: int, ahead: int
 ) -> Generator[TileBlock, None, None]:
-    """Blocks of a plan in its order, read by ``readers`` threads, at most ``ahead`` before they are used."""
-    runs = deque(plan.blocks(_RUN))
+    """The blocks of a plan in their order, read by ``readers`` threads, at most ``ahead`` before they are used."""
+    runs = deque(tile_blocks(reader, plan))
     waiting: deque[Future[TileBlock]] = deque()
     with ThreadPoolExecutor(readers, thread_name_prefix="tiles") as pool:
         try:
@@ -41,7 +38,7 @@ def full_batches(
     """Join and cut blocks into batches of exactly ``size`` tiles of ``px`` pixels; only the last one is
     smaller.
 
-    Which tiles share a batch depends on the plan alone, not on how it was read. The pixels of a batch are
+    Which tiles share a batch depends on file and plan alone, not on how they were read. The pixels of a batch are
     only good until the next one is asked for.
     """
     places = np.empty(size, np.int64)

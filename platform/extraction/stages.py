@@ -27,10 +27,11 @@ from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.qc import overlay_jpeg, picture_of, plan_geojson
 from equipoise.datasets.slides.reader import SlideReader, open_slide
 from equipoise.datasets.slides.tissue import Tissue, TissueParams, find_tissue
-from equipoise.datasets.store.files import written_aside
 from equipoise.datasets.store.spec import StoreSpec
 from equipoise.datasets.store.staging import Staging
+from equipoise.datasets.whole_files import atomic_path
 from equipoise.models.encoders.protocol import Encoder
+from equipoise.platform.errors import ResourceError
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.reading import full_batches, read_ahead, tolerated
 from equipoise.platform.registry import get
@@ -38,17 +39,30 @@ from equipoise.platform.registry import get
 Row = dict[str, Any]
 MakeEncoder = Callable[[ExtractionParams], Encoder]
 
-#: Folder of pictures and tile plans within a store.
-QC = "qc"
+#: Rules by which pixels are read: raised when the same slide would give other tiles or other pixels.
+#: Since ``tiles-2``: truncated JPEG tiles are refused instead of filled with grey.
+READER = "tiles-2"
 
 #: Unfinished attempts after which a slide is quarantined.
 MAX_ATTEMPTS = 2
 
 
 def load_encoder(params: ExtractionParams) -> Encoder:
-    """The encoder that a study names."""
+    """The encoder that a study names.
+
+    Raises
+    ------
+    ResourceError
+        If its weights are missing or are not its own, with how to get them.
+    """
     entry = get("encoders", params.encoder)
-    return entry.load()(entry.params.model_validate(params.encoder_params))
+    build = entry.load()
+    chosen = entry.params.model_validate(params.encoder_params)
+    try:
+        return build(chosen)
+    except (FileNotFoundError, ValueError) as error:
+        what, _, fix = str(error).partition("\n")
+        raise ResourceError(what, where=f"encoder {params.encoder}", fix=fix or None) from error
 
 
 def store_spec(params: ExtractionParams, encoder: Encoder) -> StoreSpec:
@@ -61,6 +75,7 @@ def store_spec(params: ExtractionParams, encoder: Encoder) -> StoreSpec:
         mpp=params.mpp,
         tile_px=params.tile_px,
         resample=params.resample,
+        reader=READER,
         tissue={**tissue, "max_bad_tiles": params.max_bad_tiles},
     )
 
@@ -152,7 +167,9 @@ def plan_slide(row: Row, params: ExtractionParams, qc: Path | None = None) -> Pl
 
 def _lay_out(reader: SlideReader, params: ExtractionParams, facts: Row, picture: Path | None) -> TilePlan:
     """Tissue and tiles of an open slide; adds to ``facts`` and writes the picture, with or without tiles."""
-    sampling = reader.sampling(params.mpp)  # first: a slide too coarse for the target need not be read
+    sampling = reader.sampling(
+        params.mpp, params.resample
+    )  # first: a slide too coarse for the target need not be read
     tissue = find_tissue(reader, TissueParams())
     facts["tissue"] = round(tissue.share, 6)
     plan: TilePlan | None = None
@@ -341,7 +358,7 @@ def _facts(reader: SlideReader) -> Row:
 
 
 def _write_qc(place: Path, reader: SlideReader, tissue: Tissue, plan: TilePlan | None) -> None:
-    with written_aside(place.with_suffix(".jpg")) as aside:
+    with atomic_path(place.with_suffix(".jpg")) as aside:
         aside.write_bytes(overlay_jpeg(picture_of(reader, tissue), tissue, plan))
-    with written_aside(place.with_suffix(".geojson")) as aside:
+    with atomic_path(place.with_suffix(".geojson")) as aside:
         aside.write_bytes(plan_geojson(tissue, plan))

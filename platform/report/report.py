@@ -63,7 +63,7 @@ def write_report(run_folder: Path) -> Path:
     DataError
         If there is no such folder.
     """
-    from equipoise.platform.workspace import atomic_path
+    from equipoise.datasets.whole_files import write_text
 
     folder = Path(run_folder)
     if not folder.is_dir():
@@ -73,8 +73,7 @@ def write_report(run_folder: Path) -> Path:
     if size > MAX_BYTES:
         log.warning("report size=%d bytes is above %d", size, MAX_BYTES)
     path = folder / "report.html"
-    with atomic_path(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_text(path, html)
     return path
 
 

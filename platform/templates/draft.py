@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SLIDE_ENDINGS = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".dcm")
 TABLE_ENDINGS = (".csv", ".tsv", ".xlsx", ".parquet")
+#: Columns that describe a patient rather than the disease: rarely what a study predicts, so they are offered last.
+DEMOGRAPHIC = ("age", "sex", "gender", "race", "ethnic", "female", "male", "site", "batch", "year")
 
 
 @dataclass
@@ -108,11 +110,12 @@ def _tasks(table: "pd.DataFrame", found: Found) -> None:
     from equipoise.datasets.tables import MISSING
 
     numeric: dict[str, Any] = {}
-    for column in table.columns:
+    events = {_event_of(column, table) for column in table.columns if _time_unit(column)}
+    for column in sorted(table.columns, key=_is_demographic):
         values = table[column][~table[column].isin(MISSING)]
         numbers = pd.to_numeric(values, errors="coerce")
         kinds = values.nunique()
-        if kinds == 2:
+        if kinds == 2 and column not in events:
             rare, common = values.value_counts().index[1], values.value_counts().index[0]
             found.binary.append(
                 _task(name=_plain(column), type="binary", column=column, positive=rare, negative=[common])
@@ -121,7 +124,7 @@ def _tasks(table: "pd.DataFrame", found: Found) -> None:
             numeric[column] = numbers
     for column in numeric:
         event = _event_of(column, table)
-        unit = next((u for u in ("months", "years", "days") if u in column.lower()), None)
+        unit = _time_unit(column)
         if event and unit:
             found.survival.append(
                 f"- {{name: {_plain(event)}, type: survival, time: {{column: {_quoted(column)}, unit: {unit}}}, "
@@ -129,6 +132,14 @@ def _tasks(table: "pd.DataFrame", found: Found) -> None:
             )
         elif unit is None:
             found.regression.append(_task(name=_plain(column), type="regression", column=column))
+
+
+def _time_unit(column: str) -> str | None:
+    return next((unit for unit in ("months", "years", "days") if unit in column.lower()), None)
+
+
+def _is_demographic(column: str) -> bool:
+    return any(word in column.lower().replace(" ", "_").split("_") for word in DEMOGRAPHIC)
 
 
 def _event_of(time: str, table: "pd.DataFrame") -> str | None:

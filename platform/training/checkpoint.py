@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from equipoise.datasets.whole_files import atomic_path
 from equipoise.platform.errors import StudyError
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.params import BalancingParams, TrainingParams
 from equipoise.platform.training.targets import Targets
-from equipoise.platform.workspace import atomic_path
 
 
 class HasState(Protocol):

@@ -105,7 +105,7 @@ def train_fold(
     StudyError
         If the folder, or an unfinished one, was made by other settings, patients or features.
     """
-    from equipoise.platform.workspace import read_json
+    from equipoise.datasets.whole_files import read_json
 
     _check_parts(fold)
     folder = fold_folder(folds, fold)
@@ -159,7 +159,7 @@ def load_fold(folder: Path) -> TrainedFold:
     """
     from safetensors.torch import load_file
 
-    from equipoise.platform.workspace import read_json
+    from equipoise.datasets.whole_files import read_json
 
     config = read_json(folder / "config.json", {})
     if config.get("format") != FORMAT:
@@ -209,8 +209,8 @@ def _write(partial: Path, trained: TrainedFold, result: FitResult, val: CaseList
     import pandas as pd
     from safetensors.torch import save_file
 
+    from equipoise.datasets.whole_files import write_json
     from equipoise.platform.evaluation.predictions import write_predictions
-    from equipoise.platform.workspace import write_json
 
     parts: tuple[tuple[CaseList, Role], ...] = ((val, "val"), (test, "test"))
     predictions = [trained.predict(cases, role) for cases, role in parts if len(cases)]

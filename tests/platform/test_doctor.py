@@ -25,7 +25,7 @@ def test_nothing_fails_in_the_test_environment(tmp_path: Path) -> None:
     assert all(check.fix for check in found if check.status == "WARN")
     by_name = {check.name: check for check in found}
     assert "reads a slide" in by_name["openslide"].detail
-    assert "handcrafted: no weights needed" in by_name["weights"].detail
+    assert "ready: handcrafted" in by_name["weights"].detail
     assert "cluster.yaml" not in by_name
     assert len(by_name) == len(found)
 
@@ -171,27 +171,16 @@ def test_folder_that_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def test_weights_of_an_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from pydantic import BaseModel
-
-    from equipoise.platform import registry
-
-    class There(BaseModel):
-        weights: str = str(tmp_path)
-
-    class Absent(BaseModel):
-        weights: str = str(tmp_path / "absent.safetensors")
-
-    class Named(BaseModel):
-        weights: str
-
-    models = {"there": There, "absent": Absent, "named": Named}
-    known = {name: registry.Entry(name, "", model, "") for name, model in models.items()}
-    monkeypatch.setattr(registry, "entries", lambda kind: known)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     found = doctor.weights()
     assert found.status == "PASS"
-    assert found.detail == f"there: {tmp_path}; absent: not found; named: named in the study"
-    del known["there"]
-    assert doctor.weights().status == "WARN"
+    assert found.detail.startswith("ready: handcrafted, random_conv; no weights here: ctranspath, uni,")
+    snapshot = tmp_path / "hub" / "models--MahmoodLab--uni" / "snapshots" / "1"
+    snapshot.mkdir(parents=True)
+    (snapshot / "pytorch_model.bin").touch()
+    assert "ready: handcrafted, random_conv, uni;" in doctor.weights().detail
+
 
 
 def test_cluster_profile(root: Path, tmp_path: Path) -> None:

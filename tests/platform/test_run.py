@@ -13,11 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from equipoise.datasets.whole_files import read_json
 from equipoise.platform import steps
 from equipoise.platform.errors import DataError, EquipoiseError, StudyError, ToleranceError
 from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.study import Study, load_study, smoke_overrides
-from equipoise.platform.workspace import STEPS, RunFolder, read_json
+from equipoise.platform.workspace import STEPS, RunFolder
 
 
 def perform(study: Study, out: Path, *names: str) -> dict:

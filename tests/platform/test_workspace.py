@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from equipoise.datasets.whole_files import read_json
 from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.provenance import record
 from equipoise.platform.study import Study, load_study
-from equipoise.platform.workspace import RunFolder, atomic_path, differences, read_json
+from equipoise.platform.workspace import RunFolder, differences
 
 TEXT = """\
 version: 1
@@ -22,18 +23,6 @@ def study(tmp_path: Path) -> Study:
     (tmp_path / "study.yaml").write_text(TEXT)
     (tmp_path / "a.csv").write_text("PATIENT,MSI\np1,MSI-H\np2,MSS\n")
     return load_study(tmp_path / "study.yaml")
-
-
-def test_atomic_path_leaves_nothing_half_written(tmp_path: Path) -> None:
-    target = tmp_path / "deep" / "file.txt"
-    with pytest.raises(RuntimeError), atomic_path(target) as path:
-        path.write_text("half")
-        raise RuntimeError
-    assert list(target.parent.iterdir()) == []
-    with atomic_path(target) as path:
-        path.write_text("whole")
-    assert [p.name for p in target.parent.iterdir()] == ["file.txt"]
-    assert target.read_text() == "whole"
 
 
 def test_steps_are_recorded_and_later_ones_forgotten(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_defaults_are_a_valid_section() -> None:
         ({"tile_px": 48}, "at least 64 px, not 48"),
         ({"mpp": 50}, "less than or equal to 5"),
         ({"mpp_override": 0.00499}, "greater than or equal to 0.1"),
-        ({"resample": "nearest"}, "'area'"),
+        ({"resample": "nearest"}, "'area' or 'dct'"),
         ({"max_fail": 1.5}, "less than or equal to 1"),
         ({"tile": 224}, "Extra inputs"),
     ],

@@ -35,11 +35,15 @@ def test_batches_do_not_depend_on_blocks(sizes: list[int]) -> None:
 def test_reading_ahead_is_bounded_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
 
-    def read(reader: object, plan: TilePlan, run: slice, resample: str) -> TileBlock:
-        begun.append(run.start)
-        return TileBlock(np.arange(run.start, run.stop), np.zeros((0, 4, 4, 3), np.uint8))
+    def read(reader: object, plan: TilePlan, places: np.ndarray, resample: str) -> TileBlock:
+        begun.append(int(places[0]))
+        return TileBlock(places, np.zeros((0, 4, 4, 3), np.uint8))
+
+    def runs(reader: object, plan: TilePlan) -> list[np.ndarray]:
+        return [np.arange(at, at + 16) for at in range(0, len(plan), 16)]
 
     monkeypatch.setattr("equipoise.platform.extraction.reading.read_block", read)
+    monkeypatch.setattr("equipoise.platform.extraction.reading.tile_blocks", runs)
     starts = []
     for block in read_ahead(None, a_plan(160), "area", readers=2, ahead=3):
         starts.append(int(block.index[0]))

@@ -12,7 +12,6 @@ import pytest
 
 from equipoise.datasets.features import FeatureStore
 from equipoise.datasets.slides.fingerprint import sha256
-from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.reader import SlideReader, open_slide
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.stages import (
@@ -121,7 +120,7 @@ def test_encoding_stages_the_tiles_of_the_plan(
     status = SlideEncoder(params, store.staging)(planned.as_row())
     result = json.loads(status["result"])
     assert (status["key"], status["slide"]) == ("00ff", "good")
-    assert (result["status"], result["bad_tiles"], result["reader"]) == ("ok", 0, "openslide")
+    assert (result["status"], result["bad_tiles"], result["reader"]) == ("ok", 0, "jpeg-tiff")
     assert store.staging.found("00ff") == result
     assert store.staging.open_attempts("00ff", "encode") == 0
     encoder = load_encoder(params)
@@ -142,14 +141,16 @@ def staged_arrays(store: FeatureStore, key: str) -> tuple:
 
 def failing_at(monkeypatch: pytest.MonkeyPatch, corners: set[tuple[int, int]]) -> None:
     """Make tiles at these corners unreadable, as a corrupt JPEG would."""
-    read = SlideReader.read
+    read_many = SlideReader.read_many
 
-    def sometimes(self: SlideReader, x0: int, y0: int, *rest: object) -> np.ndarray:
-        if (x0, y0) in corners and rest[0] == 64:
-            raise SlideProblem("unreadable", "premature end of data", where=f"x={x0} y={y0}")
-        return read(self, x0, y0, *rest)
+    def sometimes(self: SlideReader, x0: np.ndarray, y0: np.ndarray, *rest: object) -> tuple:
+        pixels, problems = read_many(self, x0, y0, *rest)
+        for at, corner in enumerate(zip(x0.tolist(), y0.tolist(), strict=True)):
+            if corner in corners:
+                problems[at] = f"premature end of data; at x={corner[0]} y={corner[1]}"
+        return pixels, problems
 
-    monkeypatch.setattr(SlideReader, "read", sometimes)
+    monkeypatch.setattr(SlideReader, "read_many", sometimes)
 
 
 def test_one_unreadable_tile_is_left_out_and_counted(

@@ -1,0 +1,84 @@
+"""The measures of a vision transformer, as plain numbers: what a card can state without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+#: How the tokens of a tile become its vector: the class token, the mean of the patch tokens, or both joined.
+Pooling = Literal["token", "mean", "token_and_mean"]
+
+
+@dataclass(frozen=True)
+class VitShape:
+    """Measures of one vision transformer.
+
+    Attributes
+    ----------
+    width, depth, heads
+        Length of a token, number of blocks, heads of each attention.
+    patch, image
+        Sides in px of a patch and of the input.
+    mlp
+        Outputs of a block's first linear layer. With ``swiglu`` it gives gate and value, half of it each.
+    swiglu
+        SiLU-gated perceptrons in place of GELU ones.
+    registers
+        Additional tokens that carry nothing of the image (Darcet et al., arXiv 2309.16588).
+    class_token
+        Whether there is a class token.
+    layer_scale
+        Whether each branch is scaled per channel before it is added.
+    prefix_positions
+        Whether class and register tokens have positions, too (timm: not ``no_embed_class``).
+    pooling
+        How tokens become a vector.
+
+    Raises
+    ------
+    ValueError
+        If the numbers cannot belong together.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    mlp: int
+    image: int = 224
+    swiglu: bool = False
+    registers: int = 0
+    class_token: bool = True
+    layer_scale: bool = True
+    prefix_positions: bool = True
+    pooling: Pooling = "token"
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"{self.heads} heads cannot share a width of {self.width}")
+        if self.image % self.patch:
+            raise ValueError(f"patches of {self.patch} px do not fill an image of {self.image} px")
+        if self.swiglu and self.mlp % 2:
+            raise ValueError(f"gate and value need an even width, not {self.mlp}")
+        if not self.class_token and self.pooling != "mean":
+            raise ValueError(f"pooling {self.pooling!r} needs a class token")
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.image // self.patch
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches: class token, then registers."""
+        return int(self.class_token) + self.registers
+
+    @property
+    def positions(self) -> int:
+        """Rows of the position embedding."""
+        return self.grid**2 + (self.prefix if self.prefix_positions else 0)
+
+    @property
+    def dim(self) -> int:
+        """Length of the pooled vector."""
+        return self.width * (2 if self.pooling == "token_and_mean" else 1)

@@ -1,0 +1,175 @@
+"""What every encoder on torch shares: from uint8 tiles to float16 vectors, on a GPU or a CPU.
+
+Tiles travel to the device as bytes and become numbers there. On a GPU, matrix products run in half precision
+(autocast: norms and sums stay in float32); on a CPU everything is float32. Vectors leave as float16. A vector depends
+on its own tile alone, up to the rounding of sums, which libraries order by the size of a batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from equipoise.models.encoders.cards import Fit, Precision, Triple
+from equipoise.models.encoders.weights import digest
+
+#: Raise when the same weights and settings would give other numbers: it enters every hash.
+VERSION = 1
+
+_WARM_UP = 2  # batches: the first one chooses kernels, the second one shows that they are chosen
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """From pixels to what a network was trained on.
+
+    Attributes
+    ----------
+    px
+        Side of the network's input.
+    mean, std
+        Per channel, of pixels between 0 and 1.
+    fit
+        How a tile of another side gets there: resized with antialiasing, or the middle cut out.
+    """
+
+    px: int
+    mean: Triple
+    std: Triple
+    fit: Fit
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        """uint8 ``[B, H, W, 3]`` to float32 ``[B, 3, px, px]`` on the same device.
+
+        Raises
+        ------
+        ValueError
+            If the middle is to be cut out of a tile that is too small.
+        """
+        pixels = tiles.permute(0, 3, 1, 2).float() / 255
+        if pixels.shape[2:] != (self.px, self.px):
+            pixels = self._fitted(pixels)
+        mean, std = (torch.tensor(v, device=tiles.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return (pixels - mean) / std
+
+    def _fitted(self, pixels: Tensor) -> Tensor:
+        height, width = pixels.shape[2:]
+        if self.fit != "crop":
+            side = (self.px, self.px)
+            pixels = functional.interpolate(pixels, side, mode=self.fit, align_corners=False, antialias=True)
+            return pixels.clamp(0, 1)  # bicubic overshoots at edges; images cannot
+        top, left = (height - self.px) // 2, (width - self.px) // 2
+        if min(top, left) < 0:
+            raise ValueError(f"tiles of {width} x {height} px are smaller than the input of {self.px} px")
+        return pixels[:, :, top : top + self.px, left : left + self.px]
+
+
+class TorchEncoder:
+    """A network as an :class:`~equipoise.models.encoders.protocol.Encoder`.
+
+    The network moves to the device at the first call and warms up there: who only asks for ``dim`` and ``hash`` (the
+    driver of an extraction does) touches no GPU.
+
+    Parameters
+    ----------
+    network
+        From ``[B, 3, px, px]`` to ``[B, dim]``, with its weights, on the CPU.
+    preparation
+        For its input.
+    dim
+        Length of a vector.
+    identity
+        Further things that decide the vectors, for the hash: JSON-like.
+    precision
+        Of matrix products on a GPU; ``on_cpu`` the same on a CPU.
+    on_cpu
+        See ``precision``.
+    batch_size
+        Tiles per pass.
+    device
+        ``auto``: a GPU where one is visible.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preparation: Preparation,
+        dim: int,
+        identity: dict[str, Any],
+        *,
+        precision: Precision = "float32",
+        on_cpu: Precision = "float32",
+        batch_size: int = 32,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+    ) -> None:
+        self.dim: int = dim
+        self.batch_size: int = batch_size
+        about = {"version": VERSION, "preparation": asdict(preparation), "precision": [precision, on_cpu]}
+        text = json.dumps([identity, about, digest(network)], sort_keys=True)
+        self.hash: str = hashlib.sha256(text.encode()).hexdigest()
+        self._network = network.eval().requires_grad_(False)
+        self._preparation = preparation
+        self._precisions = {"cuda": precision, "cpu": on_cpu}
+        self._wish = device
+        self._device: torch.device | None = None
+
+    def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[np.float16]:
+        """Encode RGB tiles ``[B, H, W, 3]`` into ``[B, dim]``.
+
+        Raises
+        ------
+        ValueError
+            For another shape or dtype, or if numbers leave the range of the precision.
+        """
+        if tiles.ndim != 4 or tiles.shape[3] != 3 or tiles.dtype != np.uint8:
+            raise ValueError(f"tiles must be uint8 [B, H, W, 3], not {tiles.dtype} {tiles.shape}")
+        vectors = np.empty((len(tiles), self.dim), np.float16)
+        with torch.inference_mode():
+            device = self._device or self._start(tiles.shape[1:])
+            for start in range(0, len(tiles), self.batch_size):
+                batch = np.require(tiles[start : start + self.batch_size], requirements=("C", "W"))
+                encoded = self._encode(torch.from_numpy(batch).to(device))
+                vectors[start : start + len(batch)] = encoded.to(torch.float16).cpu().numpy()
+        if not np.isfinite(vectors).all():
+            raise ValueError(
+                "the encoder gave numbers beyond float16; set `precision` in features.encoder_params to bfloat16"
+            )
+        return vectors
+
+    def _encode(self, tiles: Tensor) -> Tensor:
+        prepared = self._preparation(tiles)
+        with self._autocast(tiles.device):
+            vectors = self._network(prepared)
+        if vectors.shape != (len(tiles), self.dim):
+            raise ValueError(
+                f"the network gave {list(vectors.shape)} for {len(tiles)} tiles of dim {self.dim}"
+            )
+        return vectors
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        precision = self._precisions[device.type]
+        if precision == "float32":
+            return nullcontext()
+        return torch.autocast(device.type, dtype=getattr(torch, precision))
+
+    def _start(self, tile: tuple[int, ...]) -> torch.device:
+        """Choose the device, move there, warm up."""
+        on_gpu = self._wish == "cuda" or (self._wish == "auto" and torch.cuda.is_available())
+        device = torch.device("cuda" if on_gpu else "cpu")
+        self._network = self._network.to(device)
+        if on_gpu:
+            blank = torch.zeros((self.batch_size, *tile), dtype=torch.uint8, device=device)
+            for _ in range(_WARM_UP):
+                self._encode(blank)
+            torch.cuda.synchronize()
+        self._device = device
+        return device

@@ -1,0 +1,194 @@
+"""Where weights are on this machine, how they are read, and whether they are the right ones.
+
+Nothing here opens a connection: weights come from a path that the study names or from what the Hugging Face tools have
+downloaded before. Files are read as tensors and nothing else (safetensors, or ``torch.load(weights_only=True)``).
+
+Messages of two lines: what is wrong, then what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from equipoise.models.encoders.cards import Card
+
+#: Names of weights files in a folder, the preferred first.
+FILES = ("model.safetensors", "pytorch_model.bin")
+_SAFE, _TORCH = (".safetensors",), (".bin", ".pt", ".pth")
+_SHOWN = 4
+
+
+def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
+    """Folder where the Hugging Face tools keep what they download, by their own variables."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if environ.get(name):
+            return Path(environ[name]).expanduser()
+    home = environ.get("HF_HOME")
+    if not home:
+        home = str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    return Path(home).expanduser() / "hub"
+
+
+def find_hub_weights(card: Card, weights: str | None = None, environ: Mapping[str, str] = os.environ) -> Path:
+    """The weights file of a hub encoder.
+
+    Parameters
+    ----------
+    card
+        The encoder.
+    weights
+        A file or folder; ``None``: what the Hugging Face cache has.
+    environ
+        Variables that say where the cache is.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none, with how to get it.
+    ValueError
+        If the cache holds several versions and none of them is the current one.
+    """
+    if weights is not None:
+        return find_local_weights(card.name, weights)
+    cache = hub_cache(environ)
+    found = _in_cache(cache, card)
+    if found is not None:
+        return found
+    terms = f"accept the terms at https://huggingface.co/{card.hub}, then `hf auth login` and "
+    raise FileNotFoundError(
+        f"the weights of encoder {card.name!r} are not on this machine: no {' or '.join(FILES)} of {card.hub} "
+        f"below {cache}\n"
+        f"{terms if card.gated else ''}`hf download {card.hub}`; or name a file or folder: "
+        "features: {encoder_params: {weights: PATH}}"
+    )
+
+
+def find_local_weights(name: str, weights: str) -> Path:
+    """The weights file that a path means: the file itself, or the one in a folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    path = Path(weights).expanduser()
+    if path.is_file():
+        return path
+    for file in FILES:
+        if (path / file).is_file():
+            return path / file
+    what = f"the folder has no {' or '.join(FILES)}" if path.is_dir() else "there is no such file or folder"
+    raise FileNotFoundError(
+        f"weights of encoder {name!r}: {path}: {what}\ncorrect `weights` in features.encoder_params "
+        "(an absolute path: workers may run in another folder)"
+    )
+
+
+def _in_cache(cache: Path, card: Card) -> Path | None:
+    """The file of the current snapshot, or of the only one."""
+    wanted = f"models--{card.hub.replace('/', '--')}".lower()  # the hub does not tell capitals apart
+    models = sorted(cache.glob("models--*"))
+    for model in models:
+        if model.name.lower() != wanted:
+            continue
+        found = {}
+        for snapshot in sorted(model.glob("snapshots/*")):
+            files = [snapshot / file for file in FILES if (snapshot / file).is_file()]
+            if files:
+                found[snapshot.name] = files[0]
+        main = model / "refs" / "main"
+        current = main.read_text("utf-8").strip() if main.is_file() else None
+        if current in found:
+            return found[current]
+        if len(found) > 1:
+            raise ValueError(
+                f"the cache holds {len(found)} versions of {card.hub} and none of them is marked as current: {model}\n"
+                "name one: features: {encoder_params: {weights: FOLDER OF A SNAPSHOT}}"
+            )
+        if found:
+            return next(iter(found.values()))
+    return None
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file by name, on the CPU and mapped into memory where the format allows it.
+
+    Raises
+    ------
+    ValueError
+        If the file holds anything else, is damaged or of an unknown kind.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    if path.suffix not in _SAFE + _TORCH:
+        raise ValueError(
+            f"{path}: weights are {', '.join(_SAFE + _TORCH)}, not {path.suffix!r}\nname another file"
+        )
+    try:
+        if path.suffix in _SAFE:
+            return load_file(path)
+        mapped = zipfile.is_zipfile(path)  # what torch wrote before 1.6 cannot be mapped
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # both libraries raise a dozen kinds for damaged files
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{path}: cannot be read as weights: {reason}\ndownload the file again") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise ValueError(f"{path}: holds other things than named tensors\nname the published weights file")
+    return state
+
+
+def load_weights(network: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    """Put weights into a network, all of them and nothing else; numbers become float32.
+
+    Raises
+    ------
+    ValueError
+        Naming tensors that are missing, not expected or of another shape.
+    """
+    wanted = network.state_dict()
+    problems = [
+        _named("missing", [name for name in wanted if name not in state]),
+        _named("not expected", [name for name in state if name not in wanted]),
+        _named(
+            "of another shape",
+            [
+                f"{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
+                for name, tensor in wanted.items()
+                if name in state and state[name].shape != tensor.shape
+            ],
+        ),
+    ]
+    if any(problems):
+        raise ValueError(
+            f"{where}: these are not the weights of this encoder: {'; '.join(filter(None, problems))}\n"
+            "name the published weights file of the encoder"
+        )
+    numbers = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+    network.load_state_dict(numbers, strict=True, assign=True)
+
+
+def _named(problem: str, names: list[str]) -> str:
+    """``"2 missing (a, b)"``, or nothing."""
+    if not names:
+        return ""
+    more = f", … {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} {problem} ({', '.join(names[:_SHOWN])}{more})"
+
+
+def digest(network: nn.Module) -> str:
+    """SHA-256 of a network's weights: equal for equal numbers, whatever file they came in."""
+    import hashlib
+
+    total = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        total.update(tensor.detach().cpu().contiguous().numpy().data)
+    return total.hexdigest()

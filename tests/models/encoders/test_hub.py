@@ -1,0 +1,166 @@
+"""Small random weights through the whole way that real ones take."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from equipoise.models.encoders import entries as encoder_entries
+from equipoise.models.encoders.cards import CARDS, Card
+from equipoise.models.encoders.entries import HubParams, hub_params
+from equipoise.models.encoders.hub import HubEncoder
+from equipoise.models.encoders.vit import VisionTransformer
+from equipoise.platform import registry
+from equipoise.platform.errors import ResourceError
+from equipoise.platform.extraction.params import ExtractionParams
+from equipoise.platform.extraction.stages import load_encoder, store_spec
+
+
+def small(name: str) -> Card:
+    """A card with everything as published but the size of its transformer."""
+    card = CARDS[name]
+    return replace(card, shape=replace(card.shape, width=48, depth=2, heads=4, mlp=96))
+
+
+def random_state(card: Card, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    names = VisionTransformer(card.shape).state_dict()
+    return {name: torch.randn(tensor.shape, generator=generator) * 0.2 for name, tensor in names.items()}
+
+
+def params_for(card: Card, weights: Path | None, **changes: Any) -> HubParams:
+    settings = {"weights": str(weights) if weights else None, "device": "cpu"} | changes
+    return hub_params(card).model_validate(settings)
+
+
+def tiles(count: int, px: int = 224) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (count, px, px, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", [name for name, card in CARDS.items() if card.layout == "timm"])
+def test_round_trip(name: str, tmp_path: Path) -> None:
+    card = small(name)
+    state = random_state(card)
+    save_file(state, tmp_path / "model.safetensors")
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    encoder = HubEncoder(params_for(card, tmp_path))
+    again = HubEncoder(params_for(card, tmp_path / "pytorch_model.bin"))
+    assert encoder.dim == card.dim
+    assert encoder.hash == again.hash  # the numbers count, not the file
+    batch = tiles(3)
+    network = VisionTransformer(card.shape)
+    network.load_state_dict(state)
+    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in card.normalisation)
+    with torch.inference_mode():
+        wanted = network((torch.from_numpy(batch).permute(0, 3, 1, 2) / 255 - mean) / std).half().numpy()
+    np.testing.assert_array_equal(encoder(batch), wanted)
+    np.testing.assert_array_equal(again(batch), wanted)
+
+
+def test_dinov2_layout_with_positions_of_another_size(tmp_path: Path) -> None:
+    """Midnight's file holds positions for 518 px."""
+    card = small("midnight")
+    shape = replace(card.shape, image=518)
+    state = {}
+    for name, tensor in random_state(replace(card, shape=shape)).items():
+        for ours, theirs in (
+            ("blocks.", "encoder.layer."),
+            ("attn.proj", "attention.output.dense"),
+            ("mlp.fc1", "mlp.weights_in"),
+            ("mlp.fc2", "mlp.weights_out"),
+            ("ls1.gamma", "layer_scale1.lambda1"),
+            ("ls2.gamma", "layer_scale2.lambda1"),
+            ("cls_token", "embeddings.cls_token"),
+            ("pos_embed", "embeddings.position_embeddings"),
+            ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+        ):
+            name = name.replace(ours, theirs)
+        if name.startswith("norm."):
+            name = f"layer{name}"
+        if ".attn.qkv." in name:
+            for part, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                state[name.replace("attn.qkv", f"attention.attention.{part}")] = third.clone()
+        else:
+            state[name] = tensor
+    assert state["embeddings.position_embeddings"].shape[1] == 1370
+    save_file(state | {"embeddings.mask_token": torch.zeros(1, 48)}, tmp_path / "model.safetensors")
+    vectors = HubEncoder(params_for(card, tmp_path))(tiles(2))
+    assert vectors.shape == (2, 96)
+    assert np.abs(vectors).max() > 0
+
+
+def test_vectors_do_not_depend_on_neighbours(tmp_path: Path) -> None:
+    card = small("virchow2")
+    save_file(random_state(card), tmp_path / "model.safetensors")
+    encoder = HubEncoder(params_for(card, tmp_path, batch_size=3))
+    batch = tiles(5)
+    together = encoder(batch)
+    np.testing.assert_array_equal(together, encoder(batch))
+    alone = np.concatenate([encoder(tile[None]) for tile in batch])
+    np.testing.assert_allclose(together.astype(float), alone.astype(float), rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(encoder(batch[::-1])[::-1].astype(float), together.astype(float), atol=2e-3)
+
+
+def test_tiles_of_256_px(tmp_path: Path) -> None:
+    for name in ("uni", "gigapath"):
+        card = small(name)
+        save_file(random_state(card), tmp_path / f"{name}.safetensors")
+        encoder = HubEncoder(params_for(card, tmp_path / f"{name}.safetensors"))
+        batch = tiles(2, 256)
+        cut = encoder(np.ascontiguousarray(batch[:, 16:240, 16:240]))
+        assert np.array_equal(encoder(batch), cut) == (name == "gigapath")
+
+
+def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
+    save_file(random_state(small("virchow")), tmp_path / "model.safetensors")
+    with pytest.raises(
+        ValueError, match=r"1 missing \(reg_token\); 1 of another shape \(pos_embed \[1, 257, 48\]"
+    ):
+        HubEncoder(params_for(small("virchow2"), tmp_path))
+    with pytest.raises(ValueError, match=r"3 of another shape \(patch_embed\.proj\.weight"):
+        HubEncoder(params_for(small("phikon_v2"), tmp_path))
+
+
+def test_precision_and_seed_enter_the_hash(tmp_path: Path) -> None:
+    card = small("uni")
+    save_file(random_state(card), tmp_path / "a.safetensors")
+    save_file(random_state(card, 1), tmp_path / "b.safetensors")
+    hashes = {
+        HubEncoder(params_for(card, tmp_path / "a.safetensors")).hash,
+        HubEncoder(params_for(card, tmp_path / "a.safetensors", precision="float32")).hash,
+        HubEncoder(params_for(card, tmp_path / "b.safetensors")).hash,
+    }
+    assert len(hashes) == 3
+
+
+def test_a_study_finds_weights_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    card = small("uni")
+    known = encoder_entries.ENTRIES | {
+        "uni": (card.line, hub_params(card), encoder_entries.ENTRIES["uni"][2])
+    }
+    monkeypatch.setattr(encoder_entries, "ENTRIES", known)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    registry.entries.cache_clear()
+    try:
+        study = ExtractionParams.model_validate({"encoder": "uni", "encoder_params": {"device": "cpu"}})
+        with pytest.raises(ResourceError) as missing:
+            load_encoder(study)
+        assert "not on this machine" in missing.value.what
+        assert "hf download MahmoodLab/UNI" in (missing.value.fix or "")
+        assert missing.value.exit_code == 4
+        folder = tmp_path / "hub" / "models--MahmoodLab--UNI" / "snapshots" / "abc"
+        folder.mkdir(parents=True)
+        torch.save(random_state(card), folder / "pytorch_model.bin")
+        encoder = load_encoder(study)
+        spec = store_spec(study, encoder)
+        assert (spec.dim, spec.encoder_hash) == (48, encoder.hash)
+        torch.save({"x": torch.zeros(1)}, folder / "pytorch_model.bin")
+        with pytest.raises(ResourceError, match="not the weights of this encoder"):
+            load_encoder(study)
+    finally:
+        registry.entries.cache_clear()

@@ -1,0 +1,241 @@
+"""The transformer against published counts, against the same sums written otherwise, and against timm."""
+
+import math
+from dataclasses import replace
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from equipoise.models.encoders.cards import CARDS
+from equipoise.models.encoders.shape import VitShape
+from equipoise.models.encoders.vit import VisionTransformer, resized_positions
+
+#: Published parameter counts, without the mask tokens that only training uses (1024 of Phikon-v2, 1536 of Midnight)
+#: and with Midnight's positions for 224 px (its file has those for 518 px: 1113 more).
+COUNTS = {
+    "uni": 303_350_784,
+    "uni2_h": 681_394_176,
+    "virchow": 631_229_184,
+    "virchow2": 631_239_424,
+    "h_optimus_0": 1_134_774_272,
+    "h_optimus_1": 1_134_774_272,
+    "gigapath": 1_134_953_984,
+    "phikon_v2": 303_351_808 - 1024,
+    "midnight": 1_136_480_768 - 1536 - 1113 * 1536,
+}
+
+SMALL = VitShape(width=48, depth=2, heads=4, patch=8, mlp=96, image=32)
+VARIANTS = {
+    "plain": replace(SMALL, layer_scale=False),
+    "uni": SMALL,
+    "uni2_h": replace(SMALL, swiglu=True, registers=8, prefix_positions=False),
+    "virchow": replace(SMALL, swiglu=True, pooling="token_and_mean"),
+    "virchow2": replace(SMALL, swiglu=True, registers=4, pooling="token_and_mean"),
+    "no token": replace(SMALL, class_token=False, pooling="mean"),
+}
+
+
+def random_network(shape: VitShape, seed: int = 0) -> VisionTransformer:
+    """Every parameter, also those that start as zeros or ones, is drawn."""
+    network = VisionTransformer(shape)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0.0, 0.2, generator=generator)
+    return network.eval()
+
+
+def images(shape: VitShape, count: int = 3) -> Tensor:
+    return torch.randn(count, 3, shape.image, shape.image, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", list(CARDS))
+def test_parameters_of_published_models(name: str) -> None:
+    with torch.device("meta"):
+        network = VisionTransformer(CARDS[name].shape)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    if name in COUNTS:
+        assert count == COUNTS[name]
+    else:  # kaiko's ViT-L/14: DINOv2's 304 M with positions for 224 px
+        assert count == pytest.approx(304e6, rel=0.005)
+
+
+BLOCK = {
+    *(f"{part}.{kind}" for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+      for kind in ("weight", "bias")),
+    "ls1.gamma",
+    "ls2.gamma",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "registers"), [("uni", 24, False), ("uni2_h", 24, True), ("gigapath", 40, False)]
+)
+def test_names_are_those_of_timm(name: str, depth: int, registers: bool) -> None:
+    with torch.device("meta"):
+        state = VisionTransformer(CARDS[name].shape).state_dict()
+    wanted = {
+        "cls_token",
+        "pos_embed",
+        "patch_embed.proj.weight",
+        "patch_embed.proj.bias",
+        "norm.weight",
+        "norm.bias",
+    }
+    wanted |= {"reg_token"} if registers else set()
+    wanted |= {f"blocks.{at}.{part}" for at in range(depth) for part in BLOCK}
+    assert set(state) == wanted
+
+
+def test_shapes_where_layouts_differ() -> None:
+    """Positions with and without the prefix; gate and value in one layer."""
+    with torch.device("meta"):
+        states = {
+            name: VisionTransformer(CARDS[name].shape).state_dict() for name in ("virchow2", "uni2_h", "uni")
+        }
+    assert states["virchow2"]["pos_embed"].shape == (1, 261, 1280)
+    assert states["uni2_h"]["pos_embed"].shape == (1, 256, 1536)
+    assert states["uni"]["pos_embed"].shape == (1, 197, 1024)
+    assert states["virchow2"]["blocks.0.mlp.fc1.weight"].shape == (6832, 1280)
+    assert states["virchow2"]["blocks.0.mlp.fc2.weight"].shape == (1280, 3416)
+
+
+def by_hand(state: dict[str, Tensor], shape: VitShape, image: Tensor) -> Tensor:
+    """One image at a time, patches cut by hand, one head after the other, softmax written out; float64."""
+    p = {name: tensor.double() for name, tensor in state.items()}
+    grid, size, width = shape.grid, shape.patch, shape.width
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        return scaled * p[f"{name}.weight"] + p[f"{name}.bias"]
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
+
+    def attention(x: Tensor, name: str) -> Tensor:
+        packed = linear(x, f"{name}.qkv")
+        per_head = width // shape.heads
+        heads = []
+        for head in range(shape.heads):
+            q, k, v = (packed[:, part * width + head * per_head :][:, :per_head] for part in range(3))
+            scores = (q @ k.T / math.sqrt(per_head)).exp()
+            heads.append(scores / scores.sum(1, keepdim=True) @ v)
+        return linear(torch.cat(heads, 1), f"{name}.proj")
+
+    def perceptron(x: Tensor, name: str) -> Tensor:
+        hidden = linear(x, f"{name}.fc1")
+        if shape.swiglu:
+            half = hidden.shape[1] // 2
+            return linear(hidden[:, :half] * hidden[:, :half].sigmoid() * hidden[:, half:], f"{name}.fc2")
+        return linear(hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2, f"{name}.fc2")
+
+    vectors = []
+    for picture in image.double():
+        patches = [
+            picture[:, row * size : (row + 1) * size, column * size : (column + 1) * size]
+            for row in range(grid)
+            for column in range(grid)
+        ]
+        kernel = p["patch_embed.proj.weight"].flatten(1)
+        x = torch.stack([kernel @ patch.flatten() + p["patch_embed.proj.bias"] for patch in patches])
+        prefix = [p["cls_token"][0]] if shape.class_token else []
+        prefix += [p["reg_token"][0]] if shape.registers else []
+        place = p["pos_embed"][0]
+        x = torch.cat([*prefix, x]) + place if shape.prefix_positions else torch.cat([*prefix, x + place])
+        for at in range(shape.depth):
+            name = f"blocks.{at}"
+            one, two = (p[f"{name}.ls{k}.gamma"] if shape.layer_scale else 1.0 for k in (1, 2))
+            x = x + one * attention(norm(x, f"{name}.norm1"), f"{name}.attn")
+            x = x + two * perceptron(norm(x, f"{name}.norm2"), f"{name}.mlp")
+        x = norm(x, "norm")
+        mean = x[-(grid * grid) :].mean(0)
+        pooled = {"token": x[0], "mean": mean, "token_and_mean": torch.cat([x[0], mean])}
+        vectors.append(pooled[shape.pooling])
+    return torch.stack(vectors)
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_equals_the_same_sums_by_hand(name: str) -> None:
+    shape = VARIANTS[name]
+    network = random_network(shape)
+    with torch.inference_mode():
+        double = network.double()(images(shape).double())
+        by = by_hand(network.state_dict(), shape, images(shape))
+        single = network.float()(images(shape))
+    assert double.shape == (3, shape.dim)
+    torch.testing.assert_close(double, by, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(single.double(), by, rtol=1e-3, atol=1e-4)
+
+
+def timm_or_skip() -> ModuleType:
+    try:
+        import timm.models.vision_transformer as module  # pyright: ignore[reportMissingImports]
+    except (
+        Exception
+    ) as error:  # beside a CPU build of torch its import fails in torchvision, with a RuntimeError
+        pytest.skip(f"timm does not import here: {type(error).__name__}: {error}")
+    return module
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_equals_timm(name: str) -> None:
+    module = timm_or_skip()
+    from timm.layers import SwiGLUPacked  # pyright: ignore[reportMissingImports]
+
+    shape = VARIANTS[name]
+    mlp = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if shape.swiglu else {}
+    theirs = module.VisionTransformer(
+        img_size=shape.image,
+        patch_size=shape.patch,
+        embed_dim=shape.width,
+        depth=shape.depth,
+        num_heads=shape.heads,
+        mlp_ratio=shape.mlp / shape.width,
+        num_classes=0,
+        init_values=1e-5 if shape.layer_scale else None,
+        reg_tokens=shape.registers,
+        class_token=shape.class_token,
+        no_embed_class=not shape.prefix_positions,
+        global_pool="",
+        **mlp,
+    ).eval()
+    ours = random_network(shape)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    with torch.inference_mode():
+        assert torch.equal(ours.tokens(images(shape)), theirs(images(shape)))
+
+
+def test_images_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[B, 3, 32, 32\], not \[1, 3, 40, 32\]"):
+        VisionTransformer(SMALL)(torch.zeros(1, 3, 40, 32))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"heads": 5}, "5 heads"),
+        ({"patch": 7}, "do not fill"),
+        ({"mlp": 97, "swiglu": True}, "even"),
+        ({"class_token": False}, "class token"),
+    ],
+)
+def test_impossible_measures(change: dict[str, int], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        replace(SMALL, **change)
+
+
+def test_positions_are_resized_and_the_prefix_is_not() -> None:
+    positions = torch.randn(1, 1 + 37 * 37, 6, generator=torch.Generator().manual_seed(2))
+    resized = resized_positions(positions, 16, prefix=1)
+    assert resized.shape == (1, 257, 6)
+    assert torch.equal(resized[:, 0], positions[:, 0])
+    plane = positions[0, 1:, 3].view(1, 1, 37, 37)
+    wanted = functional.interpolate(plane, size=(16, 16), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(resized[0, 1:, 3], wanted.flatten())
+    assert resized_positions(positions, 37, prefix=1) is positions
+    with pytest.raises(ValueError, match="no square"):
+        resized_positions(positions[:, :-1], 16, prefix=1)
