@@ -4,7 +4,7 @@ import os
 import subprocess
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -13,13 +13,18 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Usage:
-    """What one command took."""
+    """What one command took.
+
+    ``process_mb`` is the largest resident memory that a single process ever had (shared pages included), by the first
+    word of its command line; Ray's workers call themselves ``ray::<task>``.
+    """
 
     code: int
     wall_s: float
     cpu_s: float
     peak_mb: float
     output: str
+    process_mb: dict[str, float] = field(default_factory=dict)
 
 
 def measure(command: list[str], cwd: Path, interval_s: float = 0.2) -> Usage:
@@ -32,7 +37,7 @@ def measure(command: list[str], cwd: Path, interval_s: float = 0.2) -> Usage:
     process = subprocess.Popen(
         command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
-    peak, cpu = 0.0, {}
+    peak, cpu, single = 0.0, {}, {}
     done = threading.Event()
 
     def sample() -> None:
@@ -41,13 +46,17 @@ def measure(command: list[str], cwd: Path, interval_s: float = 0.2) -> Usage:
             tree = _tree(process.pid)
             peak = max(peak, sum(_pss(pid) for pid in tree) / 2**20)
             cpu.update({pid: _cpu(pid) for pid in tree})
+            for pid in tree:
+                title = _title(pid)
+                single[title] = max(single.get(title, 0.0), _most_resident(pid) / 2**20)
 
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()
     output, _ = process.communicate()
     done.set()
     sampler.join()
-    return Usage(process.returncode, time.perf_counter() - started, sum(cpu.values()), peak, output)
+    wall = time.perf_counter() - started
+    return Usage(process.returncode, wall, sum(cpu.values()), peak, output, single)
 
 
 def _tree(root: int) -> list[int]:
@@ -82,3 +91,21 @@ def _cpu(pid: int) -> float:
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def _title(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").split()
+    except OSError:
+        return ""
+    return words[0] if words else ""
+
+
+def _most_resident(pid: int) -> float:
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return float(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0.0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equipoise.datasets.cohort_tables import RawCohort, name_slides
+from equipoise.datasets.cohort_tables import RawCohort, lost_zeros, name_slides
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.flow import Flow
 from equipoise.datasets.omics.matrix import read_matrix
@@ -169,6 +169,7 @@ def load_omics(
             modality: str = name
             matrix = read_matrix(source, base, own)
             known = matrix.index.intersection(raw.labels.index, sort=False)
+            zeros = lost_zeros(matrix.index, raw.labels.index)
             if known.empty:
                 turned = (
                     " (patients stand in the columns: turn the table round)"
@@ -180,8 +181,12 @@ def load_omics(
                     f"{', '.join(map(repr, matrix.index[:3]))} there, "
                     f"{', '.join(map(repr, raw.labels.index[:3]))} here",
                     where=f"cohort {raw.source.name!r}, {place(source)}",
-                    fix="make the patient keys of both tables equal, letter by letter",
+                    fix=f"{zeros}: a spreadsheet has cut zeros off; save that column as text"
+                    if zeros
+                    else "make the patient keys of both tables equal, letter by letter",
                 )
+            if zeros:
+                notes.append(f"cohort {raw.source.name}: of the {modality} matrix, {zeros}")
             strangers = len(matrix) - len(known)
             if strangers or len(known) < len(raw.labels):
                 notes.append(

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from equipoise.datasets.cohort_tables import RawCohort
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.flow import flow_text
@@ -137,8 +135,3 @@ def survival_notes(tasks: Sequence[Task]) -> list[str]:
         and "censor" in task.event.column.casefold()
         and "1" in task.event.event_value
     ]
-
-
-def known_rows(patients: pd.DataFrame, tasks: Sequence[Task]) -> np.ndarray:
-    """[n, tasks] bool: who has a label for what."""
-    return np.column_stack([patients[task.frame_columns[-1]].notna() for task in tasks])

@@ -8,7 +8,7 @@ reason.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -136,6 +136,8 @@ def read_cohort(source: CohortSource, task_columns: Sequence[str], columns: Colu
         slides, repeated, fileless = list_slides(listing, source.slides, source.slides_dir, columns, base)
         keyless += fileless
         _check_keys(labels.index, slides["patient"], source)
+        if zeros := lost_zeros(slides["patient"], labels.index):
+            notes.append(f"cohort {source.name}: of the slides table, {zeros}")
     return RawCohort(
         source=source,
         labels=labels[wanted],
@@ -326,6 +328,22 @@ def _mpp_column(table: pd.DataFrame, columns: Columns, source: TableSource) -> l
     return sizes
 
 
+def lost_zeros(listed: Iterable[str], patients: Iterable[str]) -> str:
+    """Which listed keys would be keys of the clinical table without leading zeros; empty where none would.
+
+    >>> lost_zeros(["07", "8"], ["7", "8"])
+    "1 keys match the clinical table only without leading zeros ('07' against '7')"
+    """
+    listed, patients = list(dict.fromkeys(listed)), list(patients)
+    spare = {key.lstrip("0"): key for key in set(patients) - set(listed) if key.strip("0")}
+    known = set(patients)
+    pairs = [(key, spare[key.lstrip("0")]) for key in listed if key not in known and key.lstrip("0") in spare]
+    if not pairs:
+        return ""
+    examples = ", ".join(f"{one!r} against {other!r}" for one, other in pairs[:3])
+    return f"{len(pairs)} keys match the clinical table only without leading zeros ({examples})"
+
+
 def _check_keys(patients: Sequence[str], slide_patients: pd.Series, source: CohortSource) -> None:
     """Clinical and slides table must share at least one key."""
     known = set(patients)
@@ -333,6 +351,8 @@ def _check_keys(patients: Sequence[str], slide_patients: pd.Series, source: Coho
     if known.intersection(listed):
         return
     fix = "make the patient keys of both tables equal, letter by letter"
+    if zeros := lost_zeros(listed, patients):
+        fix = f"{zeros}: a spreadsheet has cut zeros off; save that column as text"
     if known.intersection(map(patient_code, listed)):
         fix = "the slides table holds sample or slide barcodes: add a column with their first three fields"
     raise DataError(

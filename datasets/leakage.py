@@ -83,6 +83,88 @@ def _files(members: Iterable[str], files: dict[str, set[str]]) -> set[str]:
     return set().union(*(files.get(patient, set()) for patient in members))
 
 
+def shared_files(folds: Sequence[Fold], patients: pd.DataFrame, slides: pd.DataFrame) -> list[str]:
+    """One sentence per file that :func:`leakage_audit` finds in two parts: which slides of whom it is.
+
+    Parameters
+    ----------
+    folds
+        The folds that models were trained on.
+    patients
+        Columns patient, role (both roles).
+    slides
+        Columns slide, patient and fingerprint (or path), as for :func:`leakage_audit`.
+
+    Returns
+    -------
+    list of str
+        In the order of ``slides``; empty where no file of two patients stands in two parts of a fold, or in a
+        fold and an external cohort.
+    """
+    sides = _sides(folds, patients)
+    known_by = "fingerprint" if "fingerprint" in slides else "path"
+    owners: dict[str, list[tuple[str, str]]] = {}
+    for slide, patient, identity in zip(slides["slide"], slides["patient"], slides[known_by], strict=True):
+        if isinstance(identity, str) and identity:
+            owners.setdefault(identity, []).append((str(slide), str(patient)))
+    found = []
+    for listed in owners.values():
+        members = {patient for _, patient in listed}
+        if len(members) > 1 and any(len({side[p] for p in members if p in side}) > 1 for side in sides):
+            found.append(_same_file(listed))
+    return found
+
+
+def _sides(folds: Sequence[Fold], patients: pd.DataFrame) -> list[dict[str, str]]:
+    """Per fold, the side each patient stands on; external patients are one more side."""
+    external = dict.fromkeys(patients.loc[patients["role"] == "external", "patient"], "external")
+    return [
+        external | {patient: part for part in ("train", "val", "test") for patient in getattr(fold, part)}
+        for fold in folds
+    ]
+
+
+def _same_file(listed: Sequence[tuple[str, str]], n: int = 6) -> str:
+    """``slides A (patient X) and B (patient Y) are the same file``; of many slides, the first."""
+    named = [f"{slide} (patient {patient})" for slide, patient in listed]
+    if len(named) > n:
+        named = [*named[:n], f"{len(named) - n} more"]
+    return f"slides {', '.join(named[:-1])} and {named[-1]} are the same file"
+
+
+def shared_sites(patients: pd.DataFrame) -> list[str]:
+    """Remarks on hospitals that stand in a development and in an external cohort; nothing fails for them.
+
+    Parameters
+    ----------
+    patients
+        Columns patient, cohort, role, site. Only the schemes ``tss`` and ``institution`` name the same site
+        in two cohorts (see :mod:`equipoise.datasets.sites`).
+
+    Returns
+    -------
+    list of str
+        One per external cohort that shares a site.
+    """
+    named = patients[patients["site"] != patients["cohort"]]  # scheme ``cohort`` names no hospital
+    develop = named[named["role"] == "develop"]
+    remarks = []
+    for cohort, own in named[named["role"] == "external"].groupby("cohort", sort=False):
+        shared = own[own["site"].isin(set(develop["site"]))]
+        if shared.empty:
+            continue
+        sites = sorted(set(shared["site"]))
+        cohorts = dict.fromkeys(develop.loc[develop["site"].isin(sites), "cohort"])
+        shown = ", ".join(map(str, sites[:5])) + (f" and {len(sites) - 5} more" if len(sites) > 5 else "")
+        noun, verb = ("hospital", "is") if len(sites) == 1 else ("hospitals", "are")
+        whole = int((patients["cohort"] == cohort).sum())
+        remarks.append(
+            f"{noun} {shown} {verb} in both {', '.join(map(str, cohorts))} and {cohort} "
+            f"({len(shared)} of {whole} patients): the external cohort is not wholly new"
+        )
+    return remarks
+
+
 def split_warnings(
     folds: Sequence[Fold], patients: pd.DataFrame, tasks: Sequence[Task], params: SplitParams | None = None
 ) -> list[str]:

@@ -2,7 +2,8 @@
 
 TCGA-like barcodes (``TCGA-AA-3660``, ``SYN-S3-CA001``) name the tissue source site in their second field;
 several codes can be one institution. Barcodes are parsed by their dashes, codes stay text: ``01`` keeps its
-zero and ``NA`` is Duke University. CPTAC case ids carry no site.
+zero and ``NA`` is Duke University. CPTAC case ids carry no site. Codes and institutions mean the same hospital in
+every cohort; what a column says is known to its own cohort only.
 """
 
 from __future__ import annotations
@@ -98,7 +99,10 @@ def by_institution(
 def by_column(
     table: pd.DataFrame, cohort: str, source: SiteSource, base: Path
 ) -> tuple[list[str], list[str]]:
-    """A column of the clinical table; patients without a value share the site ``COHORT:unknown``."""
+    """``COHORT:VALUE`` of a column of the clinical table; patients without a value share ``COHORT:unknown``.
+
+    A hospital's own numbering means nothing to another cohort: site 1 of two cohorts is two sites.
+    """
     sites = [str(site) for site in table[source.column]]
     notes = []
     if empty := sites.count(""):
@@ -116,7 +120,7 @@ def by_column(
             f"cohort {cohort}: column {source.column!r} has lost leading zeros ({site!r} for {patient}, "
             f"{len(stripped)} patients): use 'site: tss', which reads the barcode"
         )
-    return [site or f"{cohort}:unknown" for site in sites], notes
+    return [f"{cohort}:{site or 'unknown'}" for site in sites], notes
 
 
 SCHEMES: dict[str, Callable[[pd.DataFrame, str, SiteSource, Path], tuple[list[str], list[str]]]] = {

@@ -148,7 +148,7 @@ def _refuse_impossible(develop: DevelopPatients, train: np.ndarray, fold: str, t
             f"the training part of fold {fold} has no {', '.join(names[i] for i in sorted(lacking))} "
             f"({len(train)} patients)",
             where=f"splits, task {task.name!r}",
-            fix="use fewer folds, scheme: kfold, or more patients of that class",
+            fix="use fewer folds, a smaller inner_val, or more patients of that class",
         )
 
 

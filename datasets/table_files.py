@@ -203,22 +203,34 @@ def _xlsx_rows(path: Path, sheet: str | None) -> Iterator[tuple[int, list[str]]]
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            for number, row in enumerate(book[sheet or names[0]].iter_rows(values_only=True), start=1):
-                cells = [cell_text(cell) for cell in row]
+            for number, row in enumerate(book[sheet or names[0]].iter_rows(), start=1):
+                cells = [_shown(cell) for cell in row]
                 if any(cells):
                     yield number, cells
     finally:
         book.close()
 
 
-def cell_text(value: Any) -> str:
-    """A cell of a workbook as it is shown: whole numbers without a point, dates in ISO form."""
+def _shown(cell: Any) -> str:
+    # Looking a format up costs more than the cell itself, and only numbers have leading zeros in it.
+    value = cell.value
+    return cell_text(value, cell.number_format if isinstance(value, int | float) else None)
+
+
+def cell_text(value: Any, number_format: str | None = None) -> str:
+    """A cell of a workbook as it is shown: whole numbers without a point, dates in ISO form.
+
+    A whole number under a format of zeros only keeps the leading ones: 7 as ``00000`` is ``00007``.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return str(int(value))
+        value = int(value)
+    if isinstance(value, int):
+        width = len(number_format) if number_format and not number_format.strip("0") else 0
+        return "-" * (value < 0) + str(abs(value)).zfill(width)
     if isinstance(value, datetime) and value.time() == time():
         return value.date().isoformat()
     if isinstance(value, date | time):

@@ -356,7 +356,8 @@ class TargetScaler:
 
 
 def quoted(label: str) -> str:
-    """A label as it must stand in YAML."""
+    """A label as it must stand in YAML, which reads ``01`` as 1, ``010`` as 8 and ``no`` as false."""
     plain = re.fullmatch(r"[A-Za-z][\w+./-]*( [\w+./-]+)*", label)
     words = {"yes", "no", "on", "off", "true", "false", "null", "y", "n"}
-    return label if (plain and label.lower() not in words) or label.isdigit() else json.dumps(label)
+    number = re.fullmatch(r"0|[1-9][0-9]*", label)
+    return label if number or (plain and label.lower() not in words) else json.dumps(label)

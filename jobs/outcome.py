@@ -47,6 +47,9 @@ def ended(
         status, code = "interrupted", 1
         facts = dict(getattr(end, "facts", {}))
         sys.stderr.write("interrupted; run the same command again to go on\n")
+    except BrokenPipeError:  # `equipoise ls | head`
+        sys.stderr.close()
+        sys.exit(0)
     except Exception as error:
         status, code = "failed", 1
         facts = {"error": f"{type(error).__name__}: {error}", **getattr(error, "facts", {})}

@@ -20,8 +20,9 @@ def status(
     folder = RunFolder(Path(run))
     if not folder.status_file.exists():
         raise StudyError("is not a run folder: there is no status.json", where=run)
-    facts = folder.status()
-    print(f"{folder.root}: {facts['status']}")
+    facts, to_do = folder.status(), folder.to_do()
+    rest = f"to do: {', '.join(to_do)}" if to_do else "complete"
+    print(f"{folder.root}: last job {facts['status']}, {rest}")
     for step in STEPS:
         state = facts["steps"].get(step, {"status": "to do"})
         rest = {key: value for key, value in state.items() if key not in ("status", "at", "error")}
@@ -33,9 +34,9 @@ def status(
     study = folder.provenance / "study.yaml"
     if folder.report.exists():
         print(f"report: {folder.report}")
-    if facts["status"] != "ok" and study.exists():
+    if to_do and study.exists():
         print(f"next: equipoise run -c STUDY -o {run}   (goes on where it stopped)")
-    return {"run": folder.root, "state": facts["status"]}
+    return {"run": folder.root, "state": facts["status"], "to_do": to_do}
 
 
 command = status

@@ -305,7 +305,9 @@ def weights() -> Finding:
             except FileNotFoundError:
                 missing.append(name)
     detail = f"ready: {', '.join(ready)}" + (f"; no weights here: {', '.join(missing)}" if missing else "")
-    return Finding("PASS" if ready else "WARN", detail, None if ready else "docs/encoders.md says how to get weights")
+    return Finding(
+        "PASS" if ready else "WARN", detail, None if ready else "docs/encoders.md says how to get weights"
+    )
 
 
 def cluster_file(path: Path) -> Finding:

@@ -1,10 +1,11 @@
 """What made a run: study, code, packages, machine, inputs.
 
-Written once at the start of a run; a resumed run checks its inputs against it, because predictions of half-old and
-half-new tables belong to nobody.
+Written at the start of every command; a resumed run checks its inputs against what the first one wrote, because
+predictions of half-old and half-new tables belong to nobody.
 """
 
 import hashlib
+import json
 import platform as standard_platform
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from equipoise.datasets.tables import locate
 from equipoise.datasets.whole_files import read_json, write_json, write_text
 from equipoise.platform.errors import DataError
 from equipoise.platform.study import Study, json_schema
@@ -21,7 +23,7 @@ from equipoise.platform.workspace import RunFolder
 
 
 def record(study: Study, folder: RunFolder) -> None:
-    """Write ``provenance/``.
+    """Write ``provenance/``; ``environment.json`` is that of the first command, ``environments.jsonl`` has them all.
 
     Raises
     ------
@@ -41,24 +43,37 @@ def record(study: Study, folder: RunFolder) -> None:
     write_text(folder.provenance / "resolved.yaml", yaml.safe_dump(study.resolved(), sort_keys=False))
     write_json(folder.provenance / "schema.json", json_schema())
     write_json(folder.provenance / "inputs.json", inputs)
-    write_json(folder.provenance / "environment.json", environment())
+    now = environment()
+    if not (folder.provenance / "environment.json").exists():
+        write_json(folder.provenance / "environment.json", now)
+    with (folder.provenance / "environments.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(now) + "\n")
     write_text(folder.provenance / "packages.txt", "\n".join(packages()) + "\n")
 
 
 def input_hashes(study: Study) -> dict[str, str]:
-    """SHA-256 of every table the study names, by the path it names it with."""
-    sources = [
-        source
+    """SHA-256 of every table the study names, by the path it names it with.
+
+    Raises
+    ------
+    DataError
+        If a table does not exist.
+    """
+    named = [
+        path
         for cohort in study.cohorts
-        for source in (cohort.clinical, cohort.slides, *cohort.omics.values())
-        if source is not None
+        for path in (
+            cohort.clinical.path,
+            cohort.slides.path if cohort.slides else None,
+            cohort.site.institution,
+            *(source.path for source in cohort.omics.values()),
+        )
+        if path is not None
     ]
-    found = {}
-    for source in sources:
-        path = study.base / source.path
-        if path.is_file():
-            found[source.path] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+    return {
+        path: hashlib.sha256(locate(path, study.base).read_bytes()).hexdigest()
+        for path in dict.fromkeys(named)
+    }
 
 
 def environment() -> dict[str, Any]:
@@ -77,22 +92,16 @@ def environment() -> dict[str, Any]:
 
 def code_version() -> dict[str, str]:
     """Commit and cleanliness of the checkout the code runs from; empty for an installed release."""
-    room = Path(__file__).resolve().parent
+    checkout = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(checkout), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        commit = subprocess.run(
-            ["git", "-C", str(room), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "-C", str(room), "status", "--porcelain"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout
+        if Path(git("rev-parse", "--show-toplevel")) != checkout:
+            return {}  # a package installed inside somebody else's repository
+        commit, changed = git("rev-parse", "HEAD"), git("diff", "HEAD") + git("status", "--porcelain")
     except (OSError, subprocess.SubprocessError):
         return {}
     tree = "clean" if not changed else hashlib.sha256(changed.encode()).hexdigest()[:12]

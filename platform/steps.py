@@ -5,7 +5,8 @@ there and fits is not made again.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,7 +67,22 @@ class Work:
     @property
     def store_root(self) -> Path:
         """Folder of feature stores."""
-        return self.study.base / self.study.features.store
+        return self.study.base / Path(self.study.features.store).expanduser()
+
+    @cached_property
+    def contents(self) -> dict[str, str]:
+        """Patient → labels and slides as text: whatever changes here changes what a model would have learned."""
+        index = self.store.index().set_index("slide")
+        slides: dict[str, list[str]] = {}
+        for slide, patient in zip(self.usable.slides["slide"], self.usable.slides["patient"], strict=True):
+            row = index.loc[slide]
+            slides.setdefault(patient, []).append(f"{slide} {row['key']} {row['n']}")
+        table = self.usable.patients.set_index("patient")
+        labels = table[[column for task in self.study.tasks for column in task.frame_columns]]
+        return {
+            patient: f"{values.tolist()} {slides.get(patient, [])}"
+            for patient, values in zip(labels.index, labels.to_numpy(), strict=True)
+        }
 
     @property
     def recipe(self) -> "Recipe":
@@ -129,7 +145,7 @@ def perform(
     except BaseException as error:
         error.facts = {"out": folder.root, "run_folder": folder}  # type: ignore[attr-defined]
         raise
-    report = {"report": folder.report} if folder.report.exists() else {}
+    report = {"report": folder.report} if "report" in steps else {}
     return {"out": folder.root, "run_folder": folder, **report}
 
 
@@ -141,8 +157,8 @@ def load(study: Study) -> "Cohorts":
     cohorts = load_cohorts(study.cohorts, study.tasks, study.columns, study.base)
     if study.patients_per_site is None:
         return cohorts
-    task = study.main_task if study.tasks else None
-    return cohorts.drop(beyond(cohorts.patients, study.patients_per_site, task), "rehearsal")
+    left_out = beyond(cohorts.patients, study.patients_per_site, study.main_task)
+    return cohorts.drop(left_out, "rehearsal")
 
 
 def plan(study: Study, steps: Sequence[str]) -> str:
@@ -182,8 +198,12 @@ def validate(work: Work) -> dict[str, Any]:
         for row in bad.head(20).itertuples():
             log.warning("%s: %s: %s", row.slide, row.status, row.error)
         log.info("headers: %d of %d slides can be used", len(slides) - len(bad), len(slides))
-    write_manifest(work, work.cohorts, slides)
-    folds = _folds(work, work.cohorts) if work.study.tasks else []
+    folds = _make_folds(work, work.cohorts)
+    if _extracted(work.folder):
+        log.info("the manifest of the extraction is kept: the tables are the same")
+    else:
+        write_manifest(work, work.cohorts, slides)
+        _write_folds(work, work.cohorts, folds, None)
     return {"patients": len(work.cohorts.patients), "slides": len(slides), "folds": len(folds), **facts}
 
 
@@ -196,21 +216,29 @@ def extract(work: Work) -> dict[str, Any]:
         If more slides failed than ``features.max_fail`` allows. Everything that could be extracted is kept.
     """
     from equipoise.platform.extraction.pipeline import extract as extract_slides
-    from equipoise.platform.session import ray_session
+    from equipoise.platform.session import ray_session, session_description
 
     study = work.study
-    if not len(work.cohorts.slides):
+
+    @contextmanager
+    def session() -> Iterator[None]:
+        with ray_session(study.resources):
+            write_json(work.folder.provenance / "ray.json", session_description())
+            yield
+
+    without = [cohort.name for cohort in study.cohorts if cohort.slides is None]
+    if without:
         raise DataError(
-            "no cohort names a slides table, so there is nothing to extract",
+            f"cohort {', '.join(without)} names no slides table, and the model reads tiles",
             where=str(study.file),
-            fix="add slides: and slides_dir: to the cohorts",
+            fix="add slides: and slides_dir: to the cohort, or leave it out",
         )
     summary = extract_slides(
         work.cohorts.slides,
         study.features,
         work.store_root,
         workers=study.resources.workers,
-        session=lambda: ray_session(study.resources),
+        session=session,
         qc_dir=work.folder.qc,
     )
     for name in ("store", "usable"):  # opened before extraction, they would not know what it found
@@ -232,20 +260,16 @@ def extract(work: Work) -> dict[str, Any]:
 
 def train(work: Work) -> dict[str, Any]:
     """Train every fold that is not finished yet; external cohorts are out of reach."""
-    import torch
-
     from equipoise.datasets.cases import CaseReader
     from equipoise.platform.tracking import TensorBoard
-    from equipoise.platform.training.crossval import fold_folder, train_fold
+    from equipoise.platform.training.crossval import fold_folder, require_same, train_fold
 
     study = work.study
-    if not study.tasks:
-        raise StudyError("there is no task to train", where=f"{study.file}, tasks", fix="add a task")
     work.usable.require_learnable()
-    folds = _folds(work, work.usable)
+    folds = _make_folds(work, work.usable)
+    _write_folds(work, work.usable, folds, work.store.index())
     cases = CaseReader(work.usable, work.store, role="develop")
-    # More threads change the order of sums and with it the last bits; one thread is the reproducible choice.
-    torch.set_num_threads(1)
+    _set_threads(study)
     names = [f"{fold.repeat}-{fold.index}" for fold in folds]
     if unknown := sorted(set(work.only_folds) - set(names)):
         raise StudyError(f"there is no fold {', '.join(unknown)}; folds: {', '.join(names)}", where="--fold")
@@ -253,7 +277,11 @@ def train(work: Work) -> dict[str, Any]:
         if work.only_folds and name not in work.only_folds:
             continue
         if fold_folder(work.folder.folds, fold).exists():
+            require_same(
+                work.folder.folds, fold, work.recipe, features=work.store.spec.address, contents=work.contents
+            )
             log.info("train fold=%s already done", name)
+            continue
         with TensorBoard(work.folder.tensorboard / name) as board:
 
             def report(row: dict[str, float], name: str = name, board: TensorBoard = board) -> None:
@@ -269,10 +297,11 @@ def train(work: Work) -> dict[str, Any]:
                 work.recipe,
                 work.folder.folds,
                 features=work.store.spec.address,
+                contents=work.contents,
                 report=report,
             )
     done = sum(fold_folder(work.folder.folds, fold).exists() for fold in folds)
-    return {"folds": len(folds), "trained": done}
+    return {"folds": len(folds), "trained": done} | ({} if done == len(folds) else {"status": "partial"})
 
 
 def evaluate(work: Work) -> dict[str, Any]:
@@ -280,14 +309,16 @@ def evaluate(work: Work) -> dict[str, Any]:
     import pandas as pd
 
     from equipoise.datasets.cases import CaseReader
+    from equipoise.datasets.whole_files import read_json
     from equipoise.platform.evaluation.evaluate import evaluate as compute
     from equipoise.platform.evaluation.metrics_table import write_metrics
     from equipoise.platform.evaluation.predictions import read_predictions, write_predictions
     from equipoise.platform.training.batches import CaseList
-    from equipoise.platform.training.crossval import fold_folder, load_fold
+    from equipoise.platform.training.build import pick_device
+    from equipoise.platform.training.crossval import fold_folder, load_fold, require_same
 
     folder = work.folder
-    folds = _folds(work, work.usable)
+    folds = _make_folds(work, work.usable)
     missing = [f"{f.repeat}-{f.index}" for f in folds if not fold_folder(folder.folds, f).exists()]
     if missing:
         raise StudyError(
@@ -295,14 +326,29 @@ def evaluate(work: Work) -> dict[str, Any]:
             where=str(folder.folds),
             fix="run `equipoise train`",
         )
+    for (
+        fold
+    ) in folds:  # before anything is written: predictions of other folds than these belong to no manifest
+        require_same(
+            folder.folds, fold, work.recipe, features=work.store.spec.address, contents=work.contents
+        )
+    _set_threads(work.study)
+    device = pick_device(work.study.training.device)
     reader = CaseReader(work.usable, work.store, role="external")
     cases = CaseList(reader, tuple(reader))
+    wanted = {"patients": {patient: work.contents[patient] for patient in reader}}
     parts = []
     for fold in folds:
         path = fold_folder(folder.folds, fold)
         parts.append(read_predictions(path / "preds.parquet"))
-        if cases:
-            parts.append(load_fold(path).predict(cases, "external"))
+        if not cases:
+            continue
+        kept, made_for = path / "external.parquet", path / "external.json"
+        if read_json(made_for) != wanted:
+            made_for.unlink(missing_ok=True)
+            write_predictions(load_fold(path, device).predict(cases, "external"), kept)
+            write_json(made_for, wanted)
+        parts.append(read_predictions(kept))
     predictions = pd.concat(parts, ignore_index=True)
     write_predictions(predictions, folder.evaluation / "predictions.parquet")
     metrics = compute(predictions, work.study.evaluation, work.study.seed)
@@ -338,28 +384,58 @@ def write_manifest(work: Work, cohorts: "Cohorts", slides: "pd.DataFrame") -> No
     write_json(manifest / "notes.json", list(cohorts.notes))
 
 
-def _folds(work: Work, cohorts: "Cohorts") -> "list[Fold]":
-    """The folds of the development patients, with warnings and leakage audit beside them.
+def _extracted(folder: RunFolder) -> bool:
+    """Whether the manifest is that of an extraction, which knows more than the tables do."""
+    import pyarrow.parquet as pq
+
+    slides = folder.manifest / "slides.parquet"
+    return slides.exists() and "fingerprint" in pq.read_schema(slides).names
+
+
+def _set_threads(study: Study) -> None:
+    """More threads change the order of sums and with it the last bits; one number of threads, one result."""
+    import torch
+
+    torch.set_num_threads(study.training.threads)
+
+
+def _make_folds(work: Work, cohorts: "Cohorts") -> "list[Fold]":
+    """The folds of the development patients; writes nothing."""
+    from equipoise.datasets.splits import make_folds
+
+    return make_folds(cohorts.patients, work.study.splits, work.study.tasks, work.study.seed)
+
+
+def _write_folds(work: Work, cohorts: "Cohorts", folds: "list[Fold]", index: "pd.DataFrame | None") -> None:
+    """Folds, their warnings and the leakage audit under ``manifest/``.
+
+    Parameters
+    ----------
+    index
+        The store's index with fingerprints of slide files; ``None`` before extraction.
 
     Raises
     ------
     DataError
         If the audit finds a patient, a preserved site or a slide file on both sides of a fold.
     """
-    from equipoise.datasets.leakage import leakage_audit, split_warnings
-    from equipoise.datasets.splits import make_folds, splits_to_json
+    from equipoise.datasets.leakage import leakage_audit, shared_files, shared_sites, split_warnings
+    from equipoise.datasets.splits import splits_to_json
 
     study, manifest = work.study, work.folder.manifest
-    folds = make_folds(cohorts.patients, study.splits, study.tasks, study.seed)
     write_json(manifest / "splits.json", splits_to_json(folds, study.splits, study.seed))
-    files = None if cohorts is work.cohorts else work.cohorts.slides.merge(work.store.index(), on="slide")
+    files = None if index is None else cohorts.slides.merge(index[["slide", "fingerprint"]], on="slide")
     preserved = study.splits.scheme == "site_preserved"
     audit = leakage_audit(folds, cohorts.patients, files, preserve_sites=preserved)
     with atomic_path(manifest / "leakage.csv") as path:
         audit.to_csv(path, index=False)
     warnings = split_warnings(folds, cohorts.patients, study.tasks, study.splits)
-    write_json(manifest / "warnings.json", warnings)
+    write_json(manifest / "warnings.json", [*warnings, *shared_sites(cohorts.patients)])
     if not audit["ok"].all():
-        leaks = audit[~audit["ok"]].to_string(index=False)
-        raise DataError(f"the folds leak:\n{leaks}", where=str(manifest / "leakage.csv"))
-    return folds
+        lines = [] if files is None else shared_files(folds, cohorts.patients, files)
+        found = "\n".join(f"  {line}" for line in lines) or audit[~audit["ok"]].to_string(index=False)
+        raise DataError(
+            f"the folds leak:\n{found}",
+            where=str(manifest / "leakage.csv"),
+            fix="remove one row of each pair from the slides table, or give both the same patient",
+        )

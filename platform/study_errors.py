@@ -39,7 +39,9 @@ def describe(
                 section, _, _ = text.partition(":")
                 _, line = _walk(tree, (section,), root)
                 dotted = ""
-            place = next((f"--set {key}" for key in overridden if dotted and dotted.startswith(key)), None)
+            place = next(
+                (f"--set {key}" for key in overridden if dotted == key or dotted.startswith(f"{key}.")), None
+            )
             head = place or f"line {line}"
             lines.append((line, f"{head}, {dotted}: {text}" if dotted else f"{head}, {text}"))
     return [text for _, text in sorted(lines, key=lambda pair: pair[0])]

@@ -69,7 +69,7 @@ class RunFolder:
                 fix="leave --resume out",
             )
         if resume == "never" and folder.root.exists() and any(folder.root.iterdir()):
-            folder._move_aside()
+            folder._move_aside(study)
         elif earlier.exists():
             folder._check_same(study, yaml.safe_load(earlier.read_text(encoding="utf-8")))
         return folder
@@ -86,7 +86,19 @@ class RunFolder:
                 fix="choose another folder with -o, or --resume never to move the earlier run aside",
             )
 
-    def _move_aside(self) -> None:
+    def _move_aside(self, study: Study) -> None:
+        if not (self.provenance / "resolved.yaml").exists():
+            raise StudyError(
+                "--resume never: the folder is not empty and holds no run, so it is left alone",
+                where=str(self.root),
+                fix="choose another folder with -o",
+            )
+        if study.file.is_relative_to(self.root):
+            raise StudyError(
+                "--resume never: the study file lies in this run folder and would move with it",
+                where=str(self.root),
+                fix="choose another folder with -o",
+            )
         number = 1
         while (target := self.root.with_name(f"{self.root.name}.{number}")).exists():
             number += 1
@@ -96,13 +108,17 @@ class RunFolder:
         """What ``status.json`` says; an empty run where it is absent."""
         return read_json(self.status_file, {"status": "new", "steps": {}})
 
-    def is_done(self, step: str) -> bool:
-        """Whether a step has finished."""
-        return self.status()["steps"].get(step, {}).get("status") == "done"
+    def to_do(self) -> list[str]:
+        """Steps that are not done, in their order."""
+        steps = self.status()["steps"]
+        return [name for name in STEPS if steps.get(name, {}).get("status") != "done"]
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[dict[str, Any]]:
-        """Record a step: running, then done with what the body put into the dictionary, or failed with the reason."""
+        """Record a step: running, then done with what the body put into the dictionary, or failed with the reason.
+
+        A body that sets ``status`` to ``partial`` says that there is more to do.
+        """
         self._note(name, {"status": "running"})
         started = time.monotonic()
         facts: dict[str, Any] = {}
@@ -116,18 +132,18 @@ class RunFolder:
 
     def _note(self, step: str, facts: dict[str, Any]) -> None:
         status = self.status()
-        if facts["status"] == "running":
+        if facts["status"] == "running" and step != "validate":
             # What comes after a step that runs again is no longer what the run folder says it is.
-            for later in STEPS[STEPS.index(step) + 1 :] if step in STEPS else ():
+            for later in STEPS[STEPS.index(step) + 1 :]:
                 status["steps"].pop(later, None)
         status["steps"][step] = {**facts, "at": _now()}
-        status["status"] = facts["status"] if facts["status"] != "done" else "partial"
-        write_json(self.status_file, status)
+        write_json(self.status_file, {"status": facts["status"], "at": _now(), "steps": status["steps"]})
         self.event(step, facts)
 
     def finish(self, outcome: dict[str, Any]) -> None:
-        """Write how the job that just ended ended."""
-        write_json(self.status_file, {**self.status(), **outcome, "at": _now()})
+        """Write how the job that just ended ended; nothing of an earlier job's outcome stays."""
+        steps = self.status()["steps"]
+        write_json(self.status_file, {**outcome, "to_do": self.to_do(), "at": _now(), "steps": steps})
 
     def event(self, name: str, facts: dict[str, Any]) -> None:
         """Append one line to ``events.jsonl``."""

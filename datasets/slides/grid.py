@@ -48,6 +48,8 @@ class TilePlan:
 
     def squares(self, size: int) -> list[NDArray[np.int64]]:
         """Places of the tiles in each square of ``size`` by ``size`` grid cells, squares row by row."""
+        if not len(self):
+            return []
         column = np.rint(self.x / self.side).astype(np.int64) // size
         row = np.rint(self.y / self.side).astype(np.int64) // size
         order = np.lexsort((column, row))  # stable: within a square the plan's order stays
@@ -124,7 +126,8 @@ def plan_tiles(
     width, height = tissue.dimensions
     side = tile_px * sampling.downsample
     if not tissue.mask.any():
-        raise SlideProblem("no_tissue", "no tissue found: nothing is more saturated than glass")
+        besides = " but ink" if tissue.ink is not None and tissue.ink.any() else ""
+        raise SlideProblem("no_tissue", f"no tissue found: nothing{besides} is more saturated than glass")
     across, down = level_dimensions[sampling.level]
     level_size = (across // sampling.reduce, down // sampling.reduce)
     columns, rows = grid_corners(tissue.dimensions, sampling, level_size, tile_px)

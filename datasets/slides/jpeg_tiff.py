@@ -111,7 +111,7 @@ class JpegTiff:
     """
 
     def __init__(self, path: Path, vendor: str, level_dimensions: Sequence[tuple[int, int]]) -> None:
-        self._active = 0
+        self._active, self._closed = 0, False
         self._idle = threading.Condition()
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         try:
@@ -129,10 +129,10 @@ class JpegTiff:
     def close(self) -> None:
         """Close the file, after the reads that are under way."""
         with self._idle:
+            closing, self._closed = not self._closed, True  # first: no new read begins
             self._idle.wait_for(lambda: not self._active)
-            if self._fd >= 0:
+            if closing:
                 os.close(self._fd)
-            self._fd = -1
 
     def resampled(
         self,
@@ -246,7 +246,7 @@ class JpegTiff:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         with self._idle:
-            if self._fd < 0:
+            if self._closed:
                 raise ValueError("the slide is closed")
             self._active += 1
         try:

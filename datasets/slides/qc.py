@@ -21,6 +21,9 @@ PICTURE_PX = 640
 _TISSUE_RGB = (20, 120, 60)
 _TILE_RGB = (40, 90, 200)
 
+#: What was taken out of the tissue, if anything was.
+_REJECTED_RGB = {"ink": (220, 120, 20), "blur": (200, 40, 40)}
+
 
 def picture_of(reader: SlideReader, tissue: Tissue) -> NDArray[np.uint8]:
     """An image of the whole slide worth looking at, uint8 ``[h, w, 3]``.
@@ -38,7 +41,7 @@ def picture_of(reader: SlideReader, tissue: Tissue) -> NDArray[np.uint8]:
 
 
 def overlay_jpeg(picture: NDArray[np.uint8], tissue: Tissue, plan: TilePlan | None) -> bytes:
-    """The picture of a slide, tissue outlined in green and kept tiles tinted blue, as JPEG bytes.
+    """The picture of a slide, tissue outlined in green (ink in orange, blur in red), kept tiles tinted blue, as JPEG.
 
     Parameters
     ----------
@@ -53,23 +56,26 @@ def overlay_jpeg(picture: NDArray[np.uint8], tissue: Tissue, plan: TilePlan | No
     shown = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     if plan is not None:
         shown = _tinted(shown, tissue, plan)
-    outline = cv2.resize(tissue.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    contours, _ = cv2.findContours(outline, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    cv2.drawContours(shown, contours, -1, _TISSUE_RGB, 1)
+    for mask, colour in [*_rejected(tissue).values(), (tissue.mask, _TISSUE_RGB)]:
+        outline = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        contours, _ = cv2.findContours(outline, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(shown, contours, -1, colour, 1)
     ok, data = cv2.imencode(".jpg", cv2.cvtColor(shown, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])
     assert ok, "the JPEG encoder takes every 8-bit RGB image"
     return data.tobytes()
 
 
 def plan_geojson(tissue: Tissue, plan: TilePlan | None) -> bytes:
-    """Tissue polygons and kept tiles as a GeoJSON FeatureCollection in level-0 pixels (QuPath reads it).
+    """Tissue polygons, ink and blur if there are any, and kept tiles, as a GeoJSON FeatureCollection.
 
-    Neighbouring tiles of a row are merged into one rectangle: a few hundred polygons instead of tens of
-    thousands.
+    In level-0 pixels; QuPath reads it. Neighbouring tiles of a row are merged into one rectangle: a few hundred
+    polygons instead of tens of thousands.
     """
     sx = tissue.dimensions[0] / tissue.mask.shape[1]
     sy = tissue.dimensions[1] / tissue.mask.shape[0]
     features = [_feature("tissue", _TISSUE_RGB, _outlines(tissue.mask, sx, sy), {})]
+    for name, (mask, colour) in _rejected(tissue).items():
+        features.append(_feature(name, colour, _outlines(mask, sx, sy), {}))
     if plan is not None:
         about = {
             "tiles": len(plan),
@@ -79,6 +85,14 @@ def plan_geojson(tissue: Tissue, plan: TilePlan | None) -> bytes:
         }
         features.append(_feature("tiles", _TILE_RGB, _runs(plan), about))
     return json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":")).encode()
+
+
+def _rejected(tissue: Tissue) -> dict[str, tuple[NDArray[np.bool_], tuple[int, int, int]]]:
+    """Mask and colour of what was found and is no tissue, by name."""
+    masks = {"ink": tissue.ink, "blur": tissue.blur}
+    return {
+        name: (mask, _REJECTED_RGB[name]) for name, mask in masks.items() if mask is not None and mask.any()
+    }
 
 
 def _tinted(picture: np.ndarray, tissue: Tissue, plan: TilePlan) -> np.ndarray:

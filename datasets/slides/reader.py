@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from equipoise.datasets.slides.jpeg_tiff import JpegLevel, JpegTiff
 from equipoise.datasets.slides.mpp import Sampling, choose_sampling, slide_mpp
+from equipoise.datasets.slides.opening import open_handle, slide_file
 from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.resample import area_resample, source_size
 from equipoise.datasets.slides.self_check import self_check
@@ -78,7 +79,7 @@ class SlideReader:
         self, path: Path, mpp_override: float | None, study_mpp: float | None, fast: bool = True
     ) -> None:
         self.path = path
-        self._file = _slide_file(path)
+        self._file = slide_file(path)
         self._local = threading.local()
         self._lock = threading.Lock()
         self._handles: dict[openslide.OpenSlide, threading.Lock] = {}
@@ -337,7 +338,7 @@ class SlideReader:
                 raise ValueError(f"{self.path} is closed")
             if handle in self._handles:
                 return handle, self._handles[handle]
-        opened, busy = _open(self._file), threading.Lock()
+        opened, busy = open_handle(self._file), threading.Lock()
         with self._lock:
             self._handles[opened] = busy
         self._local.handle = opened
@@ -357,54 +358,3 @@ def on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.ascontiguousarray(rgba[..., :3])
     a = alpha[..., None].astype(np.uint16)
     return ((rgba[..., :3].astype(np.uint16) * a + 255 * (255 - a) + 127) // 255).astype(np.uint8)
-
-
-def _slide_file(path: Path) -> Path:
-    """The file that OpenSlide opens; the first ``.dcm`` of a DICOM folder."""
-    if not path.is_dir():
-        return path
-    files = sorted(path.glob("*.dcm"))
-    if not files:
-        raise SlideProblem("not_a_slide", "the folder holds no .dcm file", where=str(path))
-    return files[0]
-
-
-def _open(file: Path) -> openslide.OpenSlide:
-    if not file.exists():
-        raise SlideProblem("missing", "no such file", where=str(file))
-    try:
-        return openslide.OpenSlide(str(file))
-    except openslide.OpenSlideUnsupportedFormatError as error:
-        status, reason = _why_unsupported(file)
-        raise SlideProblem(status, reason, where=str(file)) from error
-    except openslide.OpenSlideError as error:
-        raise SlideProblem("unreadable", str(error), where=str(file)) from error
-
-
-def _why_unsupported(file: Path) -> tuple[str, str]:
-    """Tell a truncated TIFF from a plain image and from other files: OpenSlide says the same of all three."""
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            head = stream.read(16)
-    except OSError as error:
-        return "unreadable", str(error)
-    if size == 0:
-        return "unreadable", "the file is empty"
-    order = {b"II": "little", b"MM": "big"}.get(head[:2])
-    if order is None or len(head) < 16:
-        return "not_a_slide", "OpenSlide does not know this format"
-    version = int.from_bytes(head[2:4], order)  # type: ignore[arg-type]
-    if version not in (42, 43):
-        return "not_a_slide", "OpenSlide does not know this format"
-    at = head[4:8] if version == 42 else head[8:16]
-    directory = int.from_bytes(at, order)  # type: ignore[arg-type]
-    if directory >= size:
-        return (
-            "unreadable",
-            f"truncated: the TIFF directory should be at byte {directory}, the file ends at {size}",
-        )
-    return (
-        "not_a_slide",
-        "a TIFF, but none of the whole-slide layouts that OpenSlide knows (tiled, with levels)",
-    )

@@ -1,4 +1,4 @@
-"""Where is tissue? Saturation above a bounded Otsu threshold.
+"""Where is tissue? Saturation above a bounded Otsu threshold, less ink and what is out of focus.
 
 Glass is grey, stained tissue is not. Plain Otsu always splits an image in two, a blank slide too; bounded to
 [5, 25] (of 255) it finds nothing on glass and still follows pale or dark stains. Sizes are in micrometres, so
@@ -13,11 +13,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.datasets.slides.artefacts import ArtefactParams, find_blur, find_ink
 from equipoise.datasets.slides.reader import SlideReader
 
 
 @dataclass(frozen=True)
-class TissueParams:
+class TissueParams(ArtefactParams):
     """What makes a mask; stands in the store's specification."""
 
     #: Resolution of the mask in um/px.
@@ -49,6 +50,9 @@ class Tissue:
         The image that the mask was computed from, uint8 ``[h, w, 3]``.
     mpp
         um per mask pixel.
+    ink, blur
+        bool ``[h, w]``, what was taken for pen marks and for tissue out of focus; no part of ``mask``. ``None``:
+        not looked for.
     """
 
     mask: NDArray[np.bool_]
@@ -56,6 +60,8 @@ class Tissue:
     threshold: int
     thumbnail: NDArray[np.uint8]
     mpp: float
+    ink: NDArray[np.bool_] | None = None
+    blur: NDArray[np.bool_] | None = None
 
     @property
     def share(self) -> float:
@@ -92,12 +98,23 @@ def find_tissue(reader: SlideReader, params: TissueParams) -> Tissue:
         ``unreadable`` if the thumbnail cannot be read.
     """
     thumbnail, mpp = reader.thumbnail(params.mpp)
-    mask, threshold = tissue_mask(thumbnail, mpp, params)
-    return Tissue(mask, reader.dimensions, threshold, thumbnail, mpp)
+    ink = find_ink(thumbnail, mpp, params)
+    mask, threshold = tissue_mask(thumbnail, mpp, params, ink)
+    blur = find_blur(thumbnail, mask, mpp, params)
+    return Tissue(mask & ~blur, reader.dimensions, threshold, thumbnail, mpp, ink, blur)
 
 
-def tissue_mask(image: NDArray[np.uint8], mpp: float, params: TissueParams) -> tuple[NDArray[np.bool_], int]:
-    """Tissue in an RGB image ``[h, w, 3]`` of ``mpp`` um/px.
+def tissue_mask(
+    image: NDArray[np.uint8], mpp: float, params: TissueParams, ink: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.bool_], int]:
+    """Tissue in an RGB image ``[h, w, 3]`` of ``mpp`` um/px, in focus or not.
+
+    Parameters
+    ----------
+    image, mpp, params
+        The image.
+    ink
+        bool ``[h, w]``, what is no tissue whatever its colour; default: nothing.
 
     Returns
     -------
@@ -106,6 +123,8 @@ def tissue_mask(image: NDArray[np.uint8], mpp: float, params: TissueParams) -> t
     """
     saturation = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[..., 1]
     saturation[image.max(axis=2) < params.black] = 0
+    if ink is not None:
+        saturation[ink] = 0
     smooth = cv2.medianBlur(saturation, _odd(params.median_um / mpp))
     otsu, _ = cv2.threshold(smooth, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     threshold = int(np.clip(round(otsu), params.threshold_min, params.threshold_max))
@@ -116,14 +135,15 @@ def tissue_mask(image: NDArray[np.uint8], mpp: float, params: TissueParams) -> t
     smallest = params.min_area_um2 / mpp**2
     pieces = _without_small(closed, smallest)
     holes = _without_small(1 - pieces, smallest)  # what remains of the background: small holes are filled
-    return holes == 0, threshold
+    found = holes == 0
+    return (found if ink is None else found & ~ink), threshold
 
 
 def _without_small(mask: NDArray[np.uint8], smallest: float) -> NDArray[np.uint8]:
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     keep = stats[:, cv2.CC_STAT_AREA] >= smallest
     keep[0] = False
-    return keep[labels].astype(np.uint8)
+    return keep[np.asarray(labels, np.intp)].astype(np.uint8)
 
 
 def _odd(pixels: float) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +82,9 @@ def read_h5(path: Path, layout: Layout, mpp: float | None = None, tile_px: int |
     try:
         with h5py.File(path, "r") as file:
             names = _names(file, path, layout)
-            features, coords = (np.asarray(file[name][()]) for name in names)
-            attributes = {**file.attrs, **file[names[0]].attrs, **file[names[1]].attrs}
+            parts = [cast(h5py.Dataset, file[name]) for name in names]
+            features, coords = (np.asarray(part[()]) for part in parts)
+            attributes = {**file.attrs, **parts[0].attrs, **parts[1].attrs}
     except OSError as error:
         raise DataError(f"cannot be read as HDF5: {error}", where=str(path)) from error
     features, coords = features.squeeze(0) if features.ndim == 3 else features, coords.reshape(-1, 2)

@@ -25,6 +25,9 @@ SHARDS = "shards"
 #: Key of a batch's metadata: :func:`batch_digest` of what was written.
 DIGEST = "digest"
 
+#: Rows that are looked at together.
+_ROWS = 8192
+
 
 def shard_name(number: int, keys: Iterable[str]) -> str:
     """Name of the shard of that number with these finished slides."""
@@ -77,8 +80,9 @@ def slide_batch(
     values = np.ascontiguousarray(features, dtype=np.float16)
     if values.shape != (len(x), spec.dim) or len(x) != len(y):
         raise DataError(f"features {values.shape} do not fit {len(x)} tiles of {spec.dim} numbers")
-    if not np.isfinite(values).all():
-        bad = int((~np.isfinite(values)).any(axis=1).sum())
+    parts = range(0, len(values), _ROWS)  # in parts: giant slides have hundreds of MB
+    bad = sum(int((~np.isfinite(values[at : at + _ROWS])).any(axis=1).sum()) for at in parts)
+    if bad:
         raise DataError(f"{bad} of {len(x)} feature vectors hold NaN or infinity in float16")
     schema = shard_schema(spec)
     flat = pa.array(values.reshape(-1))

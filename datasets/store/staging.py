@@ -133,6 +133,13 @@ class Staging:
             else:
                 mark.unlink(missing_ok=True)
 
+    def forgive_all_but_one(self, key: str) -> None:
+        """Leave one open attempt of a slide standing: it may be tried once more."""
+        for mark in self._marks():
+            if mark.name.rsplit(".", 1)[0] == key:
+                with atomic_path(mark) as aside:
+                    aside.write_text("1")
+
     def clear(self, keep: set[str]) -> None:
         """Remove marks, leftovers of dead workers, staged slides but those of ``keep``, and empty folders."""
         for staged in self.folder.glob("*.arrow"):

@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
-from equipoise.datasets.synthetic.atomic import write_text
 from equipoise.datasets.synthetic.catalogue import recipe
 from equipoise.datasets.synthetic.jobs import VERSION, content_folder, is_done, plan, read_receipt
 from equipoise.datasets.synthetic.params import Preset
 from equipoise.datasets.synthetic.single_cell import write_single_cell
 from equipoise.datasets.synthetic.slide import sha256
 from equipoise.datasets.synthetic.tables import build_tables, institution_table, write_cohort
+from equipoise.datasets.whole_files import write_text
 
 NOTICE = "SYNTHETIC: generated tissue and data of no patient; not for diagnosis"
 INSTITUTIONS = "institutions.csv"

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from equipoise.datasets.synthetic.atomic import replacing
 from equipoise.datasets.synthetic.expression import draw_profiles, draw_tissue, type_means
 from equipoise.datasets.synthetic.genes import CELL_TYPES, PANEL
 from equipoise.datasets.synthetic.latents import observe
 from equipoise.datasets.synthetic.params import Preset
 from equipoise.datasets.synthetic.patients import draw_patients
 from equipoise.datasets.synthetic.seeds import WHOLE_COHORT, Purpose, stream
+from equipoise.datasets.whole_files import atomic_path
 
 #: Patients of each cohort whose tumours were taken apart.
 DONORS = 2
@@ -49,7 +49,7 @@ def write_single_cell(preset: Preset, seed: int, path: Path) -> None:
         var=pd.DataFrame(index=pd.Index(PANEL)),
     )
     data.uns["notice"] = "SYNTHETIC: no patient; cells match the bulk counts by construction"
-    with replacing(path) as partial:
+    with atomic_path(path) as partial:
         data.write_h5ad(partial, compression="gzip")
 
 

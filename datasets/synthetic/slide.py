@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from equipoise.datasets.synthetic.artefacts import draw_artefacts
-from equipoise.datasets.synthetic.atomic import replacing, write_text
 from equipoise.datasets.synthetic.bags import draw_bag, write_bag
 from equipoise.datasets.synthetic.cancers import CANCERS
 from equipoise.datasets.synthetic.cells import place_cells
@@ -31,6 +30,7 @@ from equipoise.datasets.synthetic.render import Scan, Scene, emptied, render
 from equipoise.datasets.synthetic.seeds import WHOLE_COHORT, Purpose, stream
 from equipoise.datasets.synthetic.stain import draw_stain
 from equipoise.datasets.synthetic.tiff_container import TiffContainer
+from equipoise.datasets.whole_files import atomic_path, write_text
 
 #: Colours of the truth mask's classes, for people; the values index ``layout.MASK_CLASSES``.
 _MASK_COLOURS = (
@@ -64,13 +64,13 @@ def write_patient(job: PatientJob, root: Path) -> dict[str, object]:
     morphology = tissue_of(job)
     written: dict[str, dict[str, int | str]] = {}
     for slide, file in zip(job.slides, job.files, strict=True):
-        with replacing(folder / place / file) as partial:
+        with atomic_path(folder / place / file) as partial:
             if job.content == "bags":
                 rng = stream(job.seed, job.style.number, job.number, Purpose.BAG, slide.part)
                 write_bag(partial, *draw_bag(rng, morphology, job.seed, job.style.number))
             else:
                 mask = _write_slide(job, morphology, slide, partial)
-                with replacing(folder / "truth" / "masks" / f"{slide.barcode}.png") as picture:
+                with atomic_path(folder / "truth" / "masks" / f"{slide.barcode}.png") as picture:
                     _mask_picture(mask).save(picture, "PNG")
             written |= _measured(partial, file)
     receipt = {"fingerprint": job.fingerprint(), "slides": written}

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equipoise.datasets.synthetic.atomic import replacing, write_text
 from equipoise.datasets.synthetic.clinical import COLUMNS, draw_labels, draw_survival
 from equipoise.datasets.synthetic.expression import draw_batch, draw_counts, draw_profiles, draw_tissue
 from equipoise.datasets.synthetic.faults import assign_faults, spoil_clinical
@@ -18,6 +17,7 @@ from equipoise.datasets.synthetic.morphology import draw_morphology
 from equipoise.datasets.synthetic.params import CohortPlan, Content, Knobs, Preset
 from equipoise.datasets.synthetic.patients import SOURCE_SHARES, Patient, draw_patients
 from equipoise.datasets.synthetic.seeds import WHOLE_COHORT, Purpose, stream
+from equipoise.datasets.whole_files import atomic_path, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +76,7 @@ def write_cohort(tables: CohortTables, folder: Path) -> None:
         write_text(folder / "truth" / "faults.csv", tables.faults.to_csv(index=False, lineterminator="\n"))
     parquets = {f"omics/{name}.parquet": table for name, table in tables.omics.items()}
     for name, table in {**parquets, "truth/latents.parquet": tables.truth}.items():
-        with replacing(folder / name) as partial:
+        with atomic_path(folder / name) as partial:
             table.to_parquet(partial, index=False)
 
 

@@ -1,7 +1,9 @@
 """From the predictions table to one tidy table of metrics with intervals.
 
 Cross-validation: the metric per fold, then the mean of the folds; raw scores of different folds are not
-pooled. The interval is a patient bootstrap stratified within fold. External cohorts: the mean score of the
+pooled. The interval is a patient bootstrap stratified within fold. With several repeats only the folds of the
+first can be strata, so a replicate may leave a fold of another repeat without a class: it then takes that
+repeat's other folds, and is undefined only where a whole repeat is. External cohorts: the mean score of the
 fold models, then the metric; DeLong for an AUROC, the patient bootstrap for the rest. Trivial baselines stand
 in the same table.
 
@@ -135,8 +137,42 @@ def _estimate(sample: Sample, measure: Measure, weights: NDArray[np.uint16]) -> 
     value = float(np.mean([float(measure.value(g, None)) for g in used]))
     if not measure.interval:
         return Estimate(value, None, note)
-    replicates = np.mean([_replicates(measure, g, weights) for g in used], axis=0)
+    replicates, gaps = _mean_of_folds(used, [_replicates(measure, g, weights) for g in used])
+    if gaps:
+        note = _join(note, f"{gaps:.1%} of the folds' bootstrap values are not estimable and left out")
     return Estimate(value, replicates, note)
+
+
+def _mean_of_folds(groups: list[Group], values: list[Floats]) -> tuple[Floats, float]:
+    """Each replicate's mean over the folds, and the share of fold values that it had to do without.
+
+    Parameters
+    ----------
+    groups
+        The folds, of one or several repeats.
+    values
+        ``[replicates]`` of each fold, NaN where a replicate leaves the fold without a class or event.
+
+    Notes
+    -----
+    Repeats weigh as many folds as they have, so that a replicate in which every fold is defined is the mean
+    of all folds. Splits drawn anew (one test part per repeat) are taken together: none of them is a whole
+    pass over the patients.
+    """
+    repeats = [group.repeat for group in groups]
+    if len(set(repeats)) == 1:
+        return np.mean(values, axis=0), 0.0
+    blocks = np.zeros(len(groups), int) if len(set(repeats)) == len(repeats) else np.asarray(repeats)
+    every = np.stack(values)
+    total = np.zeros(every.shape[1])
+    for block in np.unique(blocks):
+        part = every[blocks == block]
+        defined = (~np.isnan(part)).sum(0)
+        with np.errstate(invalid="ignore"):  # no fold defined: NaN
+            total += len(part) * (np.nansum(part, axis=0) / defined)
+    mean = total / len(groups)
+    usable = ~np.isnan(mean)
+    return mean, float(np.isnan(every[:, usable]).mean()) if usable.any() else 0.0
 
 
 def _replicates(measure: Measure, group: Group, weights: NDArray[np.uint16]) -> Floats:

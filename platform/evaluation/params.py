@@ -1,4 +1,4 @@
-"""Parameters of ``evaluate:`` and ``report:`` in a study. Light: pydantic only."""
+"""Parameters of ``evaluation:`` and ``report:`` in a study. Light: pydantic only."""
 
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ class ThresholdParams(BaseModel):
 
 
 class EvaluationParams(BaseModel):
-    """``evaluate:`` of a study."""
+    """``evaluation:`` of a study."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -39,6 +39,7 @@ class Group:
     threshold: float = float("nan")
     reference: float = float("nan")
     threshold_note: str = ""
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ def _sample(
             groups.append(_group("ensemble", rows, classes, patients, validation.of_ensemble(models)))
         else:
             name = f"{key[0]}-{key[1]}"
-            groups.append(_group(name, rows, classes, patients, validation.of_fold(tuple(key))))
+            decided = validation.of_fold(tuple(key))
+            groups.append(_group(name, rows, classes, patients, decided, repeat=int(key[0])))
     return Sample(
         task=str(part["task"].iloc[0]),
         kind=kind,
@@ -153,7 +155,12 @@ def _sample(
 
 
 def _group(
-    name: str, rows: pd.DataFrame, classes: tuple[str, ...], patients: pd.Index, decided: dict[str, Any]
+    name: str,
+    rows: pd.DataFrame,
+    classes: tuple[str, ...],
+    patients: pd.Index,
+    decided: dict[str, Any],
+    repeat: int = 0,
 ) -> Group:
     of_class = [rows[rows["class"] == c].set_index("patient") for c in classes]
     order = of_class[0].index
@@ -164,6 +171,7 @@ def _group(
         target=np.stack([part["target"].reindex(order).to_numpy(float) for part in of_class], axis=1),
         time=of_class[0]["time"].to_numpy(float),
         event=of_class[0]["event"].to_numpy(float),
+        repeat=repeat,
         **decided,
     )
 
@@ -171,8 +179,9 @@ def _group(
 def _strata(groups: list[Group], patients: int, kind: str) -> NDArray[np.int64]:
     """Bootstrap stratum of each patient: the fold that tests them first, and in it their class or event.
 
-    Holding classes and events keeps a replicate of a small fold estimable; a patient who is tested in several
-    repeats is drawn as often in each of them, because their results are not independent.
+    Holding classes and events keeps a replicate of a small fold of the first repeat estimable (in the others a
+    fold may lose a class, see :func:`~equipoise.platform.evaluation.evaluate.evaluate`); a patient who is
+    tested in several repeats is drawn as often in each of them, because their results are not independent.
     """
     strata = np.full(patients, -1, np.int64)
     for number, group in enumerate(groups):

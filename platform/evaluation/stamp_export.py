@@ -31,12 +31,14 @@ def stamp_tables(
     """
     table = validate(predictions)
     tables = {}
+    # Unlabelled external patients do not tell a survival task from a regression; the whole task does.
+    kinds = {task: kind_of(rows) for task, rows in table.groupby("task")}
     for (task, role), rows in table.groupby(["task", "role"], sort=True):
-        other = (negative or {}).get(str(task))
+        kind, other = kinds[task], (negative or {}).get(str(task))
         for (repeat, fold), part in rows.groupby(["repeat", "fold"], sort=True):
-            tables[f"{task}/{role}-{repeat}-{fold}"] = _wide(str(task), part, other)
+            tables[f"{task}/{role}-{repeat}-{fold}"] = _wide(str(task), kind, part, other)
         if role == "external":
-            tables[f"{task}/external-mean"] = _wide(str(task), ensemble(rows), other)
+            tables[f"{task}/external-mean"] = _wide(str(task), kind, ensemble(rows), other)
     return tables
 
 
@@ -56,8 +58,7 @@ def export_stamp(
     return written
 
 
-def _wide(task: str, rows: pd.DataFrame, negative: str | None) -> pd.DataFrame:
-    kind = kind_of(rows)
+def _wide(task: str, kind: str, rows: pd.DataFrame, negative: str | None) -> pd.DataFrame:
     if kind == "survival":
         return pd.DataFrame(
             {

@@ -7,7 +7,7 @@ same slide and finds the mark of its predecessor.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -59,7 +59,11 @@ def on_ray(rows: list[Row], setup: Setup, workers: int | None) -> Iterator[Row]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Ray Data from announcing that it starts, ends and shows no bars: we report progress ourselves."""
+    """Keep Ray Data from announcing that it starts, ends and shows no bars: we report progress ourselves.
+
+    One line stays, "Actor ... has constructor arguments in the object store": Ray's C++ core says it of every actor
+    pool, because Ray Data puts its own two arguments there (ray-project/ray#57733). Ours are a few hundred bytes.
+    """
     loggers = [logging.getLogger(name) for name in _TALKERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -71,7 +75,9 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def pool_size(workers: int | None, slides: int, resources: dict[str, float], gpus: float) -> tuple[int, int]:
+def pool_size(
+    workers: int | None, slides: int, resources: Mapping[str, float], gpus: float
+) -> tuple[int, int]:
     """Fewest and most encoder actors.
 
     Parameters

@@ -189,7 +189,7 @@ def _work(
     report: Callable[[Progress], None],
 ) -> None:
     """Run the stages over all rows; record and commit what comes back."""
-    results = _inline(rows, setup) if workers == 0 or not rows else on_ray(rows, setup, workers)
+    results = _inline(rows, setup) if workers == 0 or not rows else _distributed(rows, setup, workers)
     started = committed = time.perf_counter()
     tiles = failed = 0
     for done, row in enumerate(results, start=1):
@@ -202,6 +202,37 @@ def _work(
         if now - committed > _COMMIT_EVERY:
             store.commit(partial=True)
             committed = time.perf_counter()
+
+
+def _distributed(rows: list[Row], setup: Setup, workers: int | None) -> Iterator[Row]:
+    """Both stages on Ray; slides that were in work at two deaths are tried once more, alone, at the end.
+
+    A worker may also die of its neighbours' memory or by somebody else's hand. When it dies again although nothing
+    else is going on, it is the slide.
+    """
+    suspects: list[str] = []
+    for row in on_ray(rows, setup, workers):
+        if _quarantined(row):
+            suspects.append(row["key"])
+        else:
+            yield row
+    if suspects:
+        log.warning(
+            "%d slides were in work when two workers died; trying them once more, alone", len(suspects)
+        )
+        for key in suspects:
+            setup.staging.forgive_all_but_one(key)
+        for row in on_ray([row for row in rows if row["key"] in set(suspects)], setup, 1):
+            if _quarantined(row):
+                result = json.loads(row["result"])
+                row["result"] = json.dumps(
+                    result | {"error": f"{result['error']} (it also died of it alone)"}
+                )
+            yield row
+
+
+def _quarantined(row: Row) -> bool:
+    return json.loads(row["result"])["status"] == "quarantined"
 
 
 def _inline(rows: list[Row], setup: Setup) -> Iterator[Row]:

@@ -272,7 +272,8 @@ class SlideEncoder:
             if bad:
                 result["error"] = f"{len(bad)} of {len(plan)} tiles left out, the first: {bad[0][1]}"
             about = {"slide": planned.slide, **result}
-            self._staging.write(planned.key, plan.x[kept], plan.y[kept], features[kept], about)
+            taken = kept if bad else slice(None)  # a giant slide's features are not copied without need
+            self._staging.write(planned.key, plan.x[taken], plan.y[taken], features[taken], about)
         except Exception as error:
             return planned.result | {"n": 0, **_failure(error)}
         return result

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from equipoise.datasets.specs import TableSource
+from equipoise.datasets.specs import Columns, TableSource
+from equipoise.datasets.tasks import RESERVED
 from equipoise.platform.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,8 +19,19 @@ if TYPE_CHECKING:
 
 SLIDE_ENDINGS = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".dcm")
 TABLE_ENDINGS = (".csv", ".tsv", ".xlsx", ".parquet")
-#: Columns that describe a patient rather than the disease: rarely what a study predicts, so they are offered last.
+#: Columns that describe a patient rather than the disease: rarely what a study predicts, so they are only offered.
 DEMOGRAPHIC = ("age", "sex", "gender", "race", "ethnic", "female", "male", "site", "batch", "year")
+#: A table of at least so many columns, all of them numbers, is a matrix of genes and no clinical table.
+WIDE = 50
+#: A column with at most so many values holds labels rather than measurements.
+FEW_VALUES = 10
+FOLDS = 5
+_MOST_OFFERED = 20
+
+BINARY = (
+    "- {name: MSI, type: binary, column: MSI, positive: MSI-H, negative: [MSS], exclude: [MSI-L], main: true}"
+)
+SURVIVAL = "- {name: OS, type: survival, time: {column: OS_MONTHS, unit: months}, event: {column: OS, event_value: 1}}"
 
 
 @dataclass
@@ -31,107 +43,204 @@ class Found:
     slides: str | None = "slides.csv"
     slides_dir: str | None = "slides"
     site: str = "cohort"
-    columns: str | None = None
+    scheme: str = "kfold"
+    folds: int = FOLDS
+    omics: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     binary: list[str] = field(default_factory=list)
     regression: list[str] = field(default_factory=list)
     survival: list[str] = field(default_factory=list)
+    demographic: list[str] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
     other_tasks: list[str] = field(default_factory=list)
 
 
 def biomarker(tables: Path | None, file: Path) -> str:
     """A study that predicts a biomarker and auxiliary regression targets."""
-    found = look(tables, file.parent) if tables else Found()
-    binary = found.binary or [
-        "- {name: MSI, type: binary, column: MSI, positive: MSI-H, negative: [MSS], exclude: [MSI-L], main: true}"
-    ]
-    found.tasks = [binary[0].replace("}", ", main: true}") if "main:" not in binary[0] else binary[0]]
-    found.tasks += found.regression[:5]
-    found.other_tasks = [*binary[1:], *found.regression[5:], *(found.survival or [SURVIVAL])]
+    found = look(tables, file.parent) if tables else Found(binary=[BINARY])
+    if found.binary:
+        label = found.binary[0]
+        found.tasks = [label if "main: true" in label else label.removesuffix("}") + ", main: true}"]
+        found.tasks += found.regression[:5]
+        found.other_tasks = [*found.binary[1:], *found.regression[5:]]
+    else:
+        found.other_tasks = [BINARY, *found.regression]
+    found.other_tasks += [*(found.survival or [SURVIVAL]), *found.demographic]
     return _render(found, "a biomarker with auxiliary targets", file)
 
 
 def survival(tables: Path | None, file: Path) -> str:
     """A study that predicts survival."""
-    found = look(tables, file.parent) if tables else Found()
-    found.tasks = (found.survival or [SURVIVAL])[:1]
-    found.other_tasks = [*found.survival[1:], *found.binary, *found.regression]
+    found = look(tables, file.parent) if tables else Found(survival=[SURVIVAL])
+    found.tasks = found.survival[:1]
+    found.other_tasks = found.survival[1:] if found.tasks else [SURVIVAL]
+    found.other_tasks += [*found.binary, *found.regression, *found.demographic]
     return _render(found, "survival", file)
 
 
-SURVIVAL = "- {name: OS, type: survival, time: {column: OS_MONTHS, unit: months}, event: {column: OS, event_value: 1}}"
-
-
 def look(tables: Path, base: Path) -> Found:
-    """Find the clinical and the slides table in a folder and what their columns could be.
+    """Find the clinical table, the slides table and matrices in a folder and what their columns could be.
+
+    Tables that cannot be read or used become remarks; the clinical table is the one with most columns of text
+    or of few values.
 
     Raises
     ------
     DataError
-        If the folder holds no table with a patient column.
+        If the folder holds nothing that could be the clinical table.
     """
-    from equipoise.datasets.tables import detect_dialect, read_table
-
     if not tables.is_dir():
         raise DataError(
             "is not a folder", where=str(tables), fix="--tables takes the folder that holds your tables"
         )
     found = Found(name=_plain(tables.resolve().name), slides=None, slides_dir=None)
-    clinical = None
-    for path in sorted(p for p in tables.iterdir() if p.suffix.lower() in TABLE_ENDINGS):
-        table = read_table(TableSource(path=str(path.resolve())), base)
-        dialect = detect_dialect(table)
-        if dialect is None:
-            continue
+    unread: list[str] = []
+    clinical: tuple[pd.DataFrame, pd.Series] | None = None
+    best = (-1, 0)
+    for path in sorted(p for p in tables.iterdir() if _is_table(p)):
         shown = _relative(path, base)
-        if dialect.columns.file in table.columns and found.slides is None:
+        read = _read(path, shown, base, found, unread)
+        if read is None:
+            continue
+        table, known = read
+        if known.file is not None and found.slides is None:
             found.slides = shown
             if folder := _slides_folder(tables):
                 found.slides_dir = _relative(folder, base)
-        others = [c for c in table.columns if c not in (dialect.columns.patient, dialect.columns.file)]
-        if others and (clinical is None or len(others) > len(clinical.columns)):
-            clinical, found.clinical = table[others], shown
-            patients = table[dialect.columns.patient]
-            found.site = "tss" if patients.str.match(r"^(TCGA|SYN)-").all() else "cohort"
-    if clinical is None:
+        others = table[[c for c in table.columns if c not in (known.patient, known.file, known.mpp)]]
+        if _is_matrix(others):
+            found.omics.append(f"{{{_modality(path)}: {_quoted(shown)}}}")
+        elif len(others.columns) and (rank := (_labels(others), len(others.columns))) > best:
+            clinical, best, found.clinical = (others, table[known.patient]), rank, shown
+    if clinical is None and not unread:
         raise DataError(
-            "no table with a patient column (PATIENT or case_id) was found",
+            "no clinical table with a patient column (PATIENT or case_id) was found"
+            + (f"; only matrices: {', '.join(found.omics)}" if found.omics else ""),
             where=str(tables),
             fix="rename the column, or write the study by hand from `equipoise init` without --tables",
         )
-    _tasks(clinical, found)
+    if clinical is None:
+        found.clinical = unread[0]  # its remark says what it needs
+    else:
+        _sites(clinical[1], found)
+        _tasks(clinical[0], found)
     return found
 
 
-def _tasks(table: "pd.DataFrame", found: Found) -> None:
-    """Sort columns into two-valued labels, numbers, and pairs of time and event."""
+def _is_table(path: Path) -> bool:
+    # "~$name.xlsx" is the lock file of a workbook that somebody has open.
+    return path.suffix.lower() in TABLE_ENDINGS and not path.name.startswith(("~$", "."))
+
+
+def _read(
+    path: Path, shown: str, base: Path, found: Found, unread: list[str]
+) -> "tuple[pd.DataFrame, Columns] | None":
+    """A table with its recognised columns; ``None``, with a remark, where a study could not use it."""
+    from equipoise.datasets.omics.matrix import INDEX_NAMES
+    from equipoise.datasets.tables import detect_dialect, read_table
+
+    try:
+        table = read_table(TableSource(path=str(path.resolve())), base)
+    except DataError as error:
+        unread.append(shown)
+        remark = f"{shown} was not read: {error.what}" + (f"; {error.fix}" if error.fix else "")
+        found.remarks.append(" ".join(remark.split()))
+        return None
+    dialect = detect_dialect(table)
+    if dialect is not None:
+        return table, dialect.columns
+    if table.columns[0] in INDEX_NAMES and _is_matrix(table[table.columns[1:]]):
+        return table, Columns(
+            patient=table.columns[0]
+        )  # a matrix may have its key in a column without a name
+    columns = " ".join(", ".join(table.columns[:5]).split())
+    found.remarks.append(f"{shown} was not used: no patient column (PATIENT or case_id) among {columns}")
+    return None
+
+
+def _is_matrix(table: "pd.DataFrame") -> bool:
+    """Many columns and nothing but numbers in them."""
+    return len(table.columns) >= WIDE and all(_numbers(table[column]) is not None for column in table.columns)
+
+
+def _labels(table: "pd.DataFrame") -> int:
+    """How many columns hold text or few values."""
+    return sum(
+        _numbers(table[column]) is None or 2 <= table[column].nunique() <= FEW_VALUES
+        for column in table.columns
+    )
+
+
+def _numbers(column: "pd.Series") -> "pd.Series | None":
+    """The known values of a column as numbers, ``None`` if one is text."""
     import pandas as pd
 
     from equipoise.datasets.tables import MISSING
 
-    numeric: dict[str, Any] = {}
+    numbers = pd.to_numeric(column[~column.isin(MISSING)], errors="coerce")
+    return numbers if numbers.notna().all() else None
+
+
+def _modality(path: Path) -> str:
+    name = path.name.lower()
+    return "cnv" if "cnv" in name else "mutation" if "mut" in name else "rna"
+
+
+def _sites(patients: "pd.Series", found: Found) -> None:
+    """Sites from barcodes where all patients have one; only then can folds keep sites together."""
+    from equipoise.datasets.sites import tss_code
+
+    codes = {tss_code(patient) for patient in patients if patient}
+    if codes and None not in codes:
+        found.site = "tss"
+        if len(codes) > 1:
+            found.scheme, found.folds = "site_preserved", min(FOLDS, len(codes))
+
+
+def _tasks(table: "pd.DataFrame", found: Found) -> None:
+    """Sort columns into two-valued labels, numbers, and pairs of time and event."""
+    from equipoise.datasets.tables import MISSING
+
+    names = _Names()
+    numeric: list[str] = []
     events = {_event_of(column, table) for column in table.columns if _time_unit(column)}
-    for column in sorted(table.columns, key=_is_demographic):
+    for column in table.columns:
         values = table[column][~table[column].isin(MISSING)]
-        numbers = pd.to_numeric(values, errors="coerce")
         kinds = values.nunique()
         if kinds == 2 and column not in events:
             rare, common = values.value_counts().index[1], values.value_counts().index[0]
-            found.binary.append(
-                _task(name=_plain(column), type="binary", column=column, positive=rare, negative=[common])
+            task = _task(
+                name=names.of(column), type="binary", column=column, positive=rare, negative=[common]
             )
-        if kinds > 10 and numbers.notna().all():
-            numeric[column] = numbers
+            (found.demographic if _is_demographic(column) else found.binary).append(task)
+        if kinds > FEW_VALUES and _numbers(values) is not None:
+            numeric.append(column)
     for column in numeric:
         event = _event_of(column, table)
         unit = _time_unit(column)
         if event and unit:
             found.survival.append(
-                f"- {{name: {_plain(event)}, type: survival, time: {{column: {_quoted(column)}, unit: {unit}}}, "
+                f"- {{name: {names.of(event)}, type: survival, time: {{column: {_quoted(column)}, unit: {unit}}}, "
                 f"event: {{column: {_quoted(event)}, event_value: 1}}}}   # check: which value means that it happened?"
             )
         elif unit is None:
-            found.regression.append(_task(name=_plain(column), type="regression", column=column))
+            task = _task(name=names.of(column), type="regression", column=column)
+            (found.demographic if _is_demographic(column) else found.regression).append(task)
+
+
+class _Names:
+    """Task names from column names: each is given once, and none that a patients table has already."""
+
+    def __init__(self) -> None:
+        self._taken = set(RESERVED)
+
+    def of(self, column: str) -> str:
+        plain = name = _plain(column)
+        number = 2
+        while name in self._taken:
+            name, number = f"{plain}_{number}", number + 1
+        self._taken.add(name)
+        return name
 
 
 def _time_unit(column: str) -> str | None:
@@ -166,17 +275,26 @@ def _slides_folder(tables: Path) -> Path | None:
 def _render(found: Found, summary: str, file: Path) -> str:
     from jinja2 import Environment, StrictUndefined
 
+    if (more := len(found.other_tasks) - _MOST_OFFERED) > 0:
+        found.other_tasks = [*found.other_tasks[:_MOST_OFFERED], f"… and {more} more columns"]
     text = (Path(__file__).parent / "study.yaml").read_text(encoding="utf-8")
     template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(text)  # noqa: S701
+    template.globals["quoted"] = _quoted
     return template.render(found=found, summary=summary, file=file.name)
 
 
 def _task(**values: Any) -> str:
-    return "- " + yaml.safe_dump(values, default_flow_style=True, sort_keys=False, width=10_000).strip()
+    return "- " + _flow(values)
 
 
 def _quoted(text: str) -> str:
-    return yaml.safe_dump(text, default_flow_style=True).splitlines()[0].strip()
+    return _flow([text])[1:-1]
+
+
+def _flow(value: Any) -> str:
+    """One line of YAML that may stand inside brackets."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
+    return text.strip()
 
 
 def _plain(text: str) -> str:

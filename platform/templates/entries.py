@@ -11,12 +11,12 @@ class TemplateParams(BaseModel):
 
 TEMPLATES = {
     "biomarker": (
-        "a biomarker with auxiliary regression targets, site-preserved folds",
+        "a biomarker with auxiliary regression targets; site-preserved folds where barcodes name sites",
         TemplateParams,
         "equipoise.platform.templates.draft:biomarker",
     ),
     "survival": (
-        "overall survival from slides, site-preserved folds",
+        "overall survival from slides; site-preserved folds where barcodes name sites",
         TemplateParams,
         "equipoise.platform.templates.draft:survival",
     ),

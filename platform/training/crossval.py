@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from equipoise.platform.errors import DataError, StudyError
@@ -36,6 +39,10 @@ if TYPE_CHECKING:
 
 #: Layout of a fold folder.
 FORMAT = "equipoise-fold/1"
+#: What an unfinished fold was begun with; becomes part of ``config.json``.
+MADE_BY = "made_by.json"
+
+log = logging.getLogger("equipoise")
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ def train_fold(
     folds: Path,
     *,
     features: str,
+    contents: Mapping[str, str],
     report: Reporter | None = None,
 ) -> Path:
     """Train a fold and write its folder, unless it is there already.
@@ -89,6 +97,8 @@ def train_fold(
         The run's ``folds/``.
     features
         Address of the feature store, recorded and compared.
+    contents
+        Patient → text that changes whenever labels or slides of the patient do; recorded and compared as a hash.
     report
         Called after every epoch.
 
@@ -103,18 +113,21 @@ def train_fold(
     DataError
         If a patient is in two parts of the fold.
     StudyError
-        If the folder, or an unfinished one, was made by other settings, patients or features.
+        If the folder was made by other settings, patients or features.
     """
-    from equipoise.datasets.whole_files import read_json
+    from equipoise.datasets.whole_files import write_json
+    from equipoise.platform.provenance import environment
 
     _check_parts(fold)
     folder = fold_folder(folds, fold)
-    made_by = _made_by(fold, recipe, features)
+    made_by = _made_by(fold, recipe, features, contents)
     if folder.exists():
-        _refuse_other(folder, read_json(folder / "config.json", {}).get("made_by", {}), made_by)
+        require_same(folds, fold, recipe, features=features, contents=contents)
         return folder
     partial = folds / f".{folder.name}.partial"
+    _discard_other(partial, made_by)
     partial.mkdir(parents=True, exist_ok=True)
+    write_json(partial / MADE_BY, made_by)
     train, val, test = (CaseList(cases, part) for part in (fold.train, fold.val, fold.test))
     targets = fit_targets(
         tasks, train, class_weights=recipe.training.class_weights, scaling=recipe.training.target_scaling
@@ -136,21 +149,67 @@ def train_fold(
     config = {
         "format": FORMAT,
         "fold": {"repeat": fold.repeat, "index": fold.index},
-        "patients": {"train": len(fold.train), "val": len(fold.val), "test": len(fold.test)},
+        "patients": {"train": fold.train, "val": fold.val, "test": fold.test},
         "epochs": len(result.history),
         "best_epoch": result.best_epoch,
         "stopped_early": result.stopped_early,
         "made_by": made_by,
+        "made_with": environment(),
     }
     trained = TrainedFold(model, targets, config)
     _write(partial, trained, result, val, test)
     checkpoint.unlink()
+    (partial / MADE_BY).unlink()
     os.replace(partial, folder)
     return folder
 
 
-def load_fold(folder: Path) -> TrainedFold:
-    """Read a fold back, to predict other patients with it.
+def require_same(
+    folds: Path, fold: Fold, recipe: Recipe, *, features: str, contents: Mapping[str, str]
+) -> None:
+    """Refuse a finished fold that was trained otherwise than it would be now; parameters as in :func:`train_fold`.
+
+    Raises
+    ------
+    StudyError
+        Naming the settings that differ, and the patients that joined or left.
+    """
+    from equipoise.datasets.whole_files import read_json
+
+    folder = fold_folder(folds, fold)
+    config = read_json(folder / "config.json", {})
+    differ = differences(config.get("made_by", {}), _made_by(fold, recipe, features, contents))
+    if not differ:
+        return
+    before = {p for part in config.get("patients", {}).values() for p in part}
+    now = {*fold.train, *fold.val, *fold.test}
+    moves = [
+        f"{len(who)} {word} ({', '.join(sorted(who)[:5])}{', …' if len(who) > 5 else ''})"
+        for word, who in (("joined", now - before), ("left", before - now))
+        if who
+    ]
+    settings = [line for line in differ if not line.startswith("contents.")]
+    changed = settings or [
+        f"patients: {' and '.join(moves)}" if moves else "labels, slides or parts of its patients"
+    ]
+    raise StudyError(
+        f"this fold was trained otherwise: {'; '.join(changed[:5])}",
+        where=str(folder),
+        fix="--resume never moves this run aside and starts anew; -o another folder keeps both",
+    )
+
+
+def _discard_other(partial: Path, made_by: dict[str, Any]) -> None:
+    """An unfinished fold is continued only if it was begun with the very same settings, patients, labels and slides."""
+    from equipoise.datasets.whole_files import read_json
+
+    if partial.exists() and read_json(partial / MADE_BY) != made_by:
+        log.warning("%s was begun with other data or settings and starts again", partial.name)
+        shutil.rmtree(partial)
+
+
+def load_fold(folder: Path, device: torch.device | None = None) -> TrainedFold:
+    """Read a fold back, to predict other patients with it, on ``device`` (the CPU if not given).
 
     Raises
     ------
@@ -172,27 +231,21 @@ def load_fold(folder: Path) -> TrainedFold:
     made_by = config["made_by"]
     model = build_model(made_by["model"], made_by["model_params"], targets.shape, targets.heads, seed=0)
     model.load_state_dict(load_file(folder / "model.safetensors"))  # strict: no weight stays as initialised
-    return TrainedFold(model.eval(), targets, config)
+    return TrainedFold(model.to(device or "cpu").eval(), targets, config)
 
 
-def _made_by(fold: Fold, recipe: Recipe, features: str) -> dict[str, Any]:
+def _made_by(fold: Fold, recipe: Recipe, features: str, contents: Mapping[str, str]) -> dict[str, Any]:
     """Everything that the weights are a function of, as plain data."""
     made_by = recipe.model_dump(mode="json")
     made_by["model_params"] = entry_params("models", recipe.model, recipe.model_params).model_dump(
         mode="json"
     )
     made_by["features"] = features
-    made_by["patients"] = {part: digest(getattr(fold, part)) for part in ("train", "val", "test")}
+    made_by["contents"] = {
+        part: digest([f"{patient}: {contents[patient]}" for patient in getattr(fold, part)])
+        for part in ("train", "val", "test")
+    }
     return json.loads(json.dumps(made_by))
-
-
-def _refuse_other(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    if differ := differences(old, new):
-        raise StudyError(
-            f"this fold was trained otherwise: {'; '.join(differ[:5])}",
-            where=str(folder),
-            fix="undo the change, delete the folder to train anew, or use another run folder",
-        )
 
 
 def _check_parts(fold: Fold) -> None:

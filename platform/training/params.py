@@ -76,6 +76,8 @@ class TrainingParams(Spec):
     """How regression targets are scaled, fitted on training patients; predictions are in original units."""
     ties: Literal["efron", "breslow"] = "efron"
     """Treatment of tied event times in Cox losses."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads of torch. Results are the same for the same number of threads."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: a GPU where one is visible."""
     amp: Literal["auto", "off", "bf16"] = "auto"

@@ -301,3 +301,18 @@ def test_columns_of_study_and_cohort(base: Path) -> None:
     assert any("a_slides.csv is read as equipoise/STAMP" in note for note in cohorts.notes)
     with pytest.raises(DataError, match="no column 'id'"):
         load_cohorts([source], [task], Columns(patient="id"), base)
+
+
+def test_an_omics_key_that_has_lost_zeros_is_said(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("PATIENT,MSI\n07,1\n08,0\n")
+    task = {"name": "MSI", "type": "binary", "column": "MSI", "positive": 1}
+    source = {"name": "A", "role": "develop", "clinical": "c.csv", "omics": {"rna": "rna.csv"}}
+
+    def notes(rows: str) -> tuple[str, ...]:
+        (tmp_path / "rna.csv").write_text(f"PATIENT,TP53\n{rows}")
+        tasks = [TypeAdapter(Task).validate_python(task)]
+        return load_cohorts([CohortSource.model_validate(source)], tasks, None, tmp_path).notes
+
+    with pytest.raises(DataError, match=r"fix: 2 keys .*without leading zeros \('7' against '07'"):
+        notes("7,1.5\n8,2.5\n")
+    assert any("of the rna matrix, 1 keys match" in note for note in notes("07,1.5\n8,2.5\n"))

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equipoise.datasets.cohort_tables import RawCohort, list_slides, merge_rows, name_slides, slide_stem
+from equipoise.datasets.cohort_tables import (
+    RawCohort,
+    list_slides,
+    lost_zeros,
+    merge_rows,
+    name_slides,
+    read_cohort,
+    slide_stem,
+)
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.specs import CohortSource, Columns, TableSource
 
@@ -125,3 +133,35 @@ def test_names_of_slides_are_unique() -> None:
     first = raw("A", [("d/1.svs", "1"), ("d/2.svs", "2"), ("e/3.svs", "3"), ("f/3.svs", "3")])
     second = raw("B", [("g/1.svs", "1"), ("g/4.svs", "4")])
     assert name_slides([first, second]) == [["A/1", "2", "A/e/3.svs", "A/f/3.svs"], ["B/1", "4"]]
+
+
+@pytest.mark.parametrize(
+    ("listed", "patients", "said"),
+    [
+        (["07", "07", "08"], ["7", "8"], "2 keys match .* ('07' against '7', '08' against '8')"),
+        (["7"], ["007"], "1 keys match .* ('7' against '007')"),
+        (["07", "7"], ["7"], ""),  # 7 has its own row: 07 is somebody else
+        (["7"], ["7"], ""),
+        (["0", "00"], ["000"], ""),
+        (["70"], ["7"], ""),
+    ],
+)
+def test_keys_that_have_lost_zeros(listed: list[str], patients: list[str], said: str) -> None:
+    found = lost_zeros(listed, patients)
+    assert found == said.replace(".*", "the clinical table only without leading zeros")
+
+
+def test_lost_zeros_are_said_in_errors_and_notes(tmp_path: Path) -> None:
+    def read(slides: str) -> RawCohort:
+        (tmp_path / "c.csv").write_text("PATIENT,MSI\n07,1\n08,0\n")
+        (tmp_path / "s.csv").write_text("PATIENT,FILENAME\n" + slides)
+        source = {"name": "A", "role": "develop", "clinical": "c.csv", "slides": "s.csv"}
+        return read_cohort(CohortSource.model_validate(source), ["MSI"], Columns(), tmp_path)
+
+    with pytest.raises(
+        DataError, match=r"fix: 2 keys .* zeros \('7' against '07', .*save that column as text"
+    ):
+        read("7,a.svs\n8,b.svs\n")
+    notes = read("07,a.svs\n8,b.svs\n").notes
+    assert "cohort A: of the slides table, 1 keys match the clinical table only" in notes[-1]
+    assert not any("zeros" in note for note in read("07,a.svs\n08,b.svs\n").notes)

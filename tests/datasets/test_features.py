@@ -375,6 +375,10 @@ def test_attempts_are_counted_before_work_and_forgiven_after_a_power_cut(tmp_pat
     assert staging.open_attempts("aa", "encode") == 0
     staging.forgive_last()
     assert staging.begin("aa", "plan") == 1
+    for key in ("aa", "aab", "aa", "aab"):
+        staging.begin(key, "encode")
+    staging.forgive_all_but_one("aa")
+    assert (staging.begin("aa", "encode"), staging.begin("aab", "encode")) == (2, 3)
 
 
 def test_travels_to_other_processes(tmp_path: Path, reference: dict[str, bytes]) -> None:

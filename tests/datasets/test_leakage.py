@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipoise.datasets.leakage import leakage_audit, split_warnings
+from equipoise.datasets.leakage import leakage_audit, shared_files, shared_sites, split_warnings
 from equipoise.datasets.specs import SplitParams
 from equipoise.datasets.splits import Fold, make_folds
 from equipoise.datasets.tasks import BinaryTask, MulticlassTask
@@ -108,3 +108,55 @@ def test_a_dominant_site_and_an_inner_part_by_patient() -> None:
     assert any("site 'big' holds 67% of the development patients, more than 1/2" in r for r in remarks)
     assert any("repeat 1 found the same test parts" in r for r in remarks)
     assert any("fold 0-0, 0-1, 1-0, 1-1: inner validation is drawn by patient" in r for r in remarks)
+
+
+def test_the_slides_behind_a_shared_file_are_named(patients: pd.DataFrame, slides: pd.DataFrame) -> None:
+    def shared(*same: str, planted: Fold | None = None) -> list[str]:
+        files = slides.assign(slide=[f"S{i}" for i in range(len(slides))])
+        files["fingerprint"] = files["fingerprint"].where(~files["patient"].isin(same), "same")
+        folds = [planted or fold(), Fold(0, 1, fold().test, fold().val, fold().train)]
+        found = shared_files(folds, patients, files)
+        red = leakage_audit(folds, patients, files)
+        assert bool(found) == (not red["ok"].all())
+        return found
+
+    assert shared() == []
+    assert shared("p0", "p8") == ["slides S0 (patient p0) and S8 (patient p8) are the same file"]
+    assert shared("p0", "p11") == ["slides S0 (patient p0) and S11 (patient p11) are the same file"]
+    three = "slides S0 (patient p0), S1 (patient p1) and S8 (patient p8) are the same file"
+    assert shared("p0", "p1", "p8") == [three]
+    # In one part, or both external, a copy tests nothing that was learned.
+    assert shared("p0", "p1") == shared("p9", "p10") == []
+    many = shared(*(f"p{i}" for i in range(9)))
+    assert many[0].endswith("S5 (patient p5) and 3 more are the same file")
+
+
+def test_before_extraction_paths_name_shared_files(patients: pd.DataFrame) -> None:
+    paths = pd.DataFrame({"slide": ["A", "B"], "patient": ["p0", "p8"], "path": ["x.svs", "x.svs"]})
+    assert shared_files([fold()], patients, paths) == [
+        "slides A (patient p0) and B (patient p8) are the same file"
+    ]
+    unread = paths.assign(fingerprint=["", np.nan])
+    assert shared_files([fold()], patients, unread) == []
+
+
+def test_a_hospital_in_development_and_external_is_a_remark() -> None:
+    table = pd.DataFrame(
+        [
+            ("p1", "A", "develop", "Duke"),
+            ("p2", "A", "develop", "Mayo"),
+            ("p3", "B", "external", "Duke"),
+            ("p4", "B", "external", "Pitt"),
+            ("p5", "C", "external", "C"),
+            ("p6", "D", "develop", "Pitt"),
+            ("p7", "E", "external", "E:1"),
+        ],
+        columns=["patient", "cohort", "role", "site"],
+    )
+    assert shared_sites(table) == [
+        "hospitals Duke, Pitt are in both A, D and B (2 of 2 patients): the external cohort is not wholly new"
+    ]
+    assert shared_sites(table[table["patient"] != "p6"]) == [
+        "hospital Duke is in both A and B (1 of 2 patients): the external cohort is not wholly new"
+    ]
+    assert shared_sites(table[table["role"] == "develop"]) == []

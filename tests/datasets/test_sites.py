@@ -79,7 +79,16 @@ def test_columns_with_gaps_and_lost_zeros(base: Path) -> None:
     source = SiteSource.model_validate({"column": "site"})
     table = clinical("TCGA-02-0047", "TCGA-3C-AALI", "TCGA-06-0125", site=["2", "3C", ""])
     sites, notes = sites_of(table, "GBM", source, base)
-    assert sites == ["2", "3C", "GBM:unknown"]
+    assert sites == ["GBM:2", "GBM:3C", "GBM:unknown"]
     assert "1 patients have no 'site'" in notes[0]
     assert "has lost leading zeros ('2' for TCGA-02-0047, 1 patients): use 'site: tss'" in notes[1]
-    assert sites_of(clinical("p1", site=["NA"]), "A", source, base)[0] == ["NA"]
+    assert sites_of(clinical("p1", site=["NA"]), "A", source, base)[0] == ["A:NA"]
+
+
+def test_only_barcodes_name_a_site_across_cohorts(base: Path) -> None:
+    table = clinical("TCGA-01-0001", hospital=["1"])
+    for source, same in ({"column": "hospital"}, False), ("tss", True), ({"institution": "tss.csv"}, True):
+        parsed = SiteSource.model_validate(source)
+        first, second = (sites_of(table, cohort, parsed, base)[0] for cohort in "AB")
+        assert (first == second) is same
+    assert sites_of(table, "A", SiteSource.model_validate({"column": "hospital"}), base)[0] == ["A:1"]

@@ -83,6 +83,35 @@ def test_excel_cells_are_what_a_person_sees(tmp_path: Path) -> None:
     assert table.loc[3].tolist() == ["p1", "5", "0.25", "01", "2020-01-31", "TRUE", ""]
 
 
+def test_a_number_format_of_zeros_is_kept(tmp_path: Path) -> None:
+    book = Workbook()
+    sheet = book.active
+    sheet.append(["PATIENT", "same", "n", "share"])
+    sheet.append([7, 123456, 7, 0.5])
+    for cell, shown in zip(sheet[2], ("00000", "00000", "0.00", "00000"), strict=True):
+        cell.number_format = shown
+    book.save(tmp_path / "t.xlsx")
+    assert read_grid(tmp_path / "t.xlsx").loc[2].tolist() == ["00007", "123456", "7", "0.5"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown", "text"),
+    [
+        (7, "00", "07"),
+        (7.0, "000", "007"),
+        (-7, "000", "-007"),
+        (7, "0", "7"),
+        (7, "General", "7"),
+        (7, None, "7"),
+        (True, "000", "TRUE"),
+        ("7", "000", "7"),
+        (None, "000", ""),
+    ],
+)
+def test_cells_under_formats(value: object, shown: str | None, text: str) -> None:
+    assert cell_text(value, shown) == text
+
+
 def test_sheets_are_named(tmp_path: Path) -> None:
     book = Workbook()
     book.active.title = "Clinical data"

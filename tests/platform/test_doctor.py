@@ -182,7 +182,6 @@ def test_weights_of_an_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert "ready: handcrafted, random_conv, uni;" in doctor.weights().detail
 
 
-
 def test_cluster_profile(root: Path, tmp_path: Path) -> None:
     assert doctor.cluster_file(root / "cluster.yaml").status == "PASS"
     assert doctor.cluster_file(tmp_path / "cluster.yaml").status == "WARN"

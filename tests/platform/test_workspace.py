@@ -30,13 +30,16 @@ def test_steps_are_recorded_and_later_ones_forgotten(tmp_path: Path) -> None:
     for name in ("validate", "extract", "train"):
         with folder.step(name) as facts:
             facts["n"] = 3
-    assert folder.is_done("train")
+    assert folder.to_do() == ["evaluate", "report"]
     with pytest.raises(ValueError, match="broken"), folder.step("extract"):
         raise ValueError("broken on purpose")
     status = folder.status()
     assert status["steps"]["extract"]["error"] == "broken on purpose"
     assert "train" not in status["steps"]
-    assert folder.is_done("validate")
+    assert folder.to_do() == ["extract", "train", "evaluate", "report"]
+    folder.finish({"job": "run", "status": "failed", "error": "broken on purpose"})
+    folder.finish({"job": "validate", "status": "ok"})
+    assert "error" not in folder.status()
     events = folder.events_file.read_text().splitlines()
     assert len(events) == 8
 
@@ -58,6 +61,13 @@ def test_resume_never_moves_aside_and_must_requires(tmp_path: Path, study: Study
         RunFolder.open(study, str(out), "must")
     record(study, RunFolder.open(study, str(out), "auto"))
     assert not RunFolder.open(study, str(out), "never").root.exists()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "precious.csv").touch()
+    with pytest.raises(StudyError, match="holds no run, so it is left alone"):
+        RunFolder.open(study, str(tmp_path / "data"), "never")
+    record(study, RunFolder.open(study, str(tmp_path), "auto"))
+    with pytest.raises(StudyError, match="the study file lies in this run folder"):
+        RunFolder.open(study, str(tmp_path), "never")
     assert (tmp_path / "run.1" / "provenance" / "resolved.yaml").exists()
 
 

@@ -1,10 +1,13 @@
 """Small slides with known pixels: tiled TIFFs without compression, to compare what is read exactly."""
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from equipoise.datasets.synthetic.tiff import (
     ASCII,
@@ -13,6 +16,7 @@ from equipoise.datasets.synthetic.tiff import (
     Tag,
     TiffWriter,
     TiledImage,
+    picture_tags,
     resolution_tags,
     tile_tags,
 )
@@ -81,3 +85,89 @@ def tissue_image() -> np.ndarray:
     image[disk] = (170, 90, 160)
     image += rng.integers(-6, 7, image.shape, dtype=np.int16)
     return image.clip(0, 255).astype(np.uint8)
+
+
+class _Bytes(Tag):
+    """A tag of undefined bytes."""
+
+    def encode(self) -> tuple[int, bytes]:
+        return len(self.value), bytes(self.value)  # type: ignore[arg-type]
+
+
+def shared_tables(jpeg: bytes) -> tuple[bytes, bytes]:
+    """Split a JPEG stream as scanners do: tables for the directory, the rest (without markers of colour) per tile."""
+    at, tables, rest = 2, b"", b""
+    while jpeg[at + 1] != 0xDA:
+        segment = jpeg[at : at + 2 + int.from_bytes(jpeg[at + 2 : at + 4])]
+        if jpeg[at + 1] in (0xDB, 0xC4):
+            tables += segment
+        elif not 0xE0 <= jpeg[at + 1] <= 0xEF:
+            rest += _numbered(segment, 10, 3) if jpeg[at + 1] == 0xC0 else segment
+        at += len(segment)
+    return b"\xff\xd8" + tables + b"\xff\xd9", b"\xff\xd8" + rest + _numbered(jpeg[at:], 5, 2)
+
+
+def _numbered(segment: bytes, at: int, step: int) -> bytes:
+    """Components called 1, 2, 3: a decoder takes that for YCbCr, whatever they are."""
+    changed = bytearray(segment)
+    changed[at : at + 3 * step : step] = b"\1\2\3"
+    return bytes(changed)
+
+
+@pytest.fixture(scope="session")
+def write_jpeg_slide(tmp_path_factory: pytest.TempPathFactory) -> WriteSlide:
+    """``write(levels, rgb=..., tables=..., big=..., spoil=...)``: an Aperio slide of JPEG tiles.
+
+    ``rgb`` stores RGB instead of YCbCr, ``tables`` shares tables and drops all markers, ``spoil`` maps (level, tile) to
+    a function of the stream; a tile of no bytes is left out.
+    """
+
+    def encoded(pixels: np.ndarray, rgb: bool) -> bytes:
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "JPEG", quality=85, subsampling=0 if rgb else 2, keep_rgb=rgb)
+        return stream.getvalue()
+
+    def write(
+        levels: Sequence[np.ndarray],
+        rgb: bool = False,
+        tables: bool = False,
+        big: bool = False,
+        tile: int = 64,
+        mpp: float = 0.5,
+        spoil: dict[tuple[int, int], Callable[[bytes], bytes]] | None = None,
+    ) -> Path:
+        path = tmp_path_factory.mktemp("jpeg") / "slide.svs"
+        with path.open("wb") as file:
+            writer = TiffWriter(file, big=big)
+            for at, pixels in enumerate(levels):
+                height, width = pixels.shape[:2]
+                image, shared = TiledImage(width, height, tile), b""
+                whole = np.pad(pixels, ((0, -height % tile), (0, -width % tile), (0, 0)), mode="edge")
+                for y in range(0, height, tile):
+                    for x in range(0, width, tile):
+                        stream = encoded(whole[y : y + tile, x : x + tile], rgb)
+                        if tables:
+                            shared, stream = shared_tables(stream)
+                        stream = (spoil or {}).get((at, len(image.counts)), bytes)(stream)
+                        writer.tile(image, stream)
+                        if not stream:
+                            image.offsets[-1] = 0
+                about = f"Aperio test\n{width}x{height} ({tile}x{tile})|MPP = {mpp}"
+                tags = {tag.code: tag for tag in picture_tags(width, height, subfile=0, description=about)}
+                tags |= {tag.code: tag for tag in tile_tags(writer, image)}
+                tags[262] = Tag(262, SHORT, [2 if rgb else 6])
+                tags[530] = Tag(530, SHORT, [1, 1] if rgb else [2, 2])
+                if tables:
+                    tags[347] = _Bytes(347, 7, tuple(shared))
+                writer.directory(tags.values())
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def picture() -> np.ndarray:
+    """uint8 ``[470, 620, 3]``: smooth enough for JPEG, and different everywhere."""
+    rng = np.random.default_rng(8)
+    coarse = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (620, 470), interpolation=cv2.INTER_CUBIC)

@@ -92,3 +92,12 @@ def test_blocks_are_consecutive_and_complete() -> None:
     runs = plan.blocks(10)
     assert [run.stop - run.start for run in runs] == [10, 10, 10, 10, 9]
     assert [run.start for run in runs[1:]] == [run.stop for run in runs[:-1]]
+
+
+def test_corners_fall_on_pixels_of_the_reduced_level() -> None:
+    mask = np.ones((10, 10), bool)
+    sampling = choose_sampling(0.2527, [1.0], 0.5, reducible=(0,))
+    plan = plan_tiles(a_tissue(mask, (1001, 777)), sampling, [(1001, 777)], 33, 0.25)
+    assert (plan.side, plan.mpp) == (66.0, 0.5054)
+    assert not (plan.x % 2).any()
+    assert (plan.x + plan.side <= 1000).all()  # the last column has no partner to be averaged with

@@ -104,3 +104,27 @@ def test_upsampling_is_refused_beyond_two_percent(mpp: float, works: bool) -> No
     with pytest.raises(SlideProblem, match=f"{mpp:g} um/px at full resolution") as caught:
         choose_sampling(mpp, [1.0], 0.5)
     assert caught.value.status == "upsampling"
+
+
+@pytest.mark.parametrize(
+    ("mpp", "levels", "target", "expected"),
+    [
+        (0.25, [1.0, 4.0], 0.5, (0, 2, 1.0, 0.5, True)),
+        (0.2527, [1.0, 4.0], 0.5, (0, 2, 1.0, 0.5054, True)),  # within 2 %: native, and recorded
+        (0.25, [1.0, 4.0, 16.0], 2.5, (1, 2, 1.25, 2.5, False)),
+        (0.25, [1.0], 2.0, (0, 8, 1.0, 2.0, True)),
+        (0.25, [1.0], 0.4, (0, 1, 1.6, 0.4, False)),
+        (0.26, [1.0], 0.5, (0, 1, 0.5 / 0.26, 0.5, False)),  # a half would be 4 % too coarse
+        (0.25, [1.0, 4.0], 1.0, (1, 1, 1.0, 1.0, True)),  # a level that is there comes first
+    ],
+)
+def test_a_level_that_can_be_decoded_smaller(
+    mpp: float, levels: list, target: float, expected: tuple
+) -> None:
+    found = choose_sampling(mpp, levels, target, reducible=range(len(levels)))
+    level, reduce, scale, reached, native = expected
+    assert (found.level, found.reduce, found.native) == (level, reduce, native)
+    assert (found.scale, found.mpp) == (pytest.approx(scale), pytest.approx(reached))
+    assert found.downsample == pytest.approx(reached / mpp)
+    plain = choose_sampling(mpp, levels, target)
+    assert (plain.level, plain.reduce) == (level, 1)

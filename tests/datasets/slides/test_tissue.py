@@ -3,6 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from equipoise.datasets.slides.grid import plan_tiles
+from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.reader import open_slide
 from equipoise.datasets.slides.tissue import Tissue, TissueParams, find_tissue, tissue_mask
 
@@ -76,3 +78,39 @@ def test_share_on_real_slides(
 ) -> None:
     with open_slide(shared_data / "slides" / name, mpp) as reader:
         assert low < find_tissue(reader, PARAMS).share < high
+
+
+def test_ink_and_blur_are_no_part_of_the_mask(write_slide, tissue_image) -> None:
+    marked = tissue_image.copy()
+    marked[300:420, 100:1100] = (15, 120, 14)  # 60 um of green, across the disk and over glass
+    with open_slide(write_slide([marked])) as reader:
+        tissue = find_tissue(reader, PARAMS)
+    assert tissue.ink is not None
+    assert tissue.blur is not None
+    assert tissue.ink[20:25, 10:65].all()
+    assert not (tissue.mask & (tissue.ink | tissue.blur)).any()
+    assert tissue.mask[12, 37]
+    assert tissue.mask[40, 37]
+    assert not tissue.mask[20:25, 8:12].any()
+
+
+def test_a_slide_of_nothing_but_ink_has_no_tissue(write_slide, tissue_image) -> None:
+    marked = np.full_like(tissue_image, 243)
+    marked[300:420, 100:1100] = (8, 43, 185)
+    with open_slide(write_slide([marked])) as reader:
+        tissue = find_tissue(reader, PARAMS)
+        with pytest.raises(SlideProblem, match="nothing but ink is more saturated than glass") as caught:
+            plan_tiles(tissue, reader.sampling(0.5), reader.level_dimensions, 64, 0.25)
+    assert caught.value.status == "no_tissue"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "mpp"), [("CMU-1-Small-Region.svs", None), ("TCGA-CR-7395-01A-01-TS1.svs", 1.0)]
+)
+def test_real_tissue_is_neither_ink_nor_blurred(shared_data: Path, name: str, mpp: float | None) -> None:
+    with open_slide(shared_data / "slides" / name, mpp) as reader:
+        tissue = find_tissue(reader, PARAMS)
+    assert tissue.ink is not None
+    assert tissue.blur is not None
+    assert (tissue.ink | tissue.blur).sum() < 0.01 * tissue.mask.sum()

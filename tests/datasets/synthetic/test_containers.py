@@ -106,7 +106,7 @@ def test_a_folder_is_one_slide(tmp_path):
     assert write_patient(job, tmp_path) == row  # replaces the folder
     (tmp_path / row["files"][1]).unlink()
     assert not is_done(job, tmp_path)
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_dicom_slide_needs_a_pixel_spacing(tmp_path):

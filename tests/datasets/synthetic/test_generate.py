@@ -45,7 +45,7 @@ def test_rows_say_what_was_written(tiny):
         assert (row["patient"], row["cohort"], row["status"]) == (job.patient, job.cohort, "ok")
         assert row["bytes"] == tiny.slide(job).stat().st_size
         assert is_done(job, tiny.root)
-    assert not list(tiny.root.rglob("*.partial"))
+    assert not list(tiny.root.rglob("*.tmp"))
 
 
 def test_only_whole_slides_of_the_very_job_are_done(tiny, tmp_path, monkeypatch):

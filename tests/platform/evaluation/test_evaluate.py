@@ -303,3 +303,77 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     truth = 0.7602  # P(N(1, 2) > 0) = Phi(1 / sqrt(2))
     covered = ((table["low"] <= truth) & (truth <= table["high"])).mean()
     assert 0.8 <= covered <= 0.98
+
+
+def study_of_repeats(rng: np.random.Generator, repeats: int, positives: int = 2) -> pd.DataFrame:
+    """Repeated cross-validation with so many positives per fold: each repeat deals the patients anew."""
+    n, folds = 60, 5
+    y = (np.arange(n) < positives * folds).astype(float)
+    own = rng.normal(size=n)
+    parts = []
+    for repeat in range(repeats):
+        fold = np.empty(n, int)
+        for label in (0, 1):  # stratified, as make_folds deals
+            members = rng.permutation(np.flatnonzero(y == label))
+            fold[members] = np.arange(len(members)) % folds
+        score = 1 / (1 + np.exp(-y - 0.9 * own - np.sqrt(0.19) * rng.normal(size=n)))
+        parts.append(pd.DataFrame({"fold": fold, "repeat": repeat, "target": y, "score": score}))
+    rows = pd.concat(parts, ignore_index=True)
+    rows["patient"] = [f"p{i % n:03d}" for i in range(len(rows))]
+    same = {"cohort": "c", "site": "s", "role": "test", "task": "B", "class": "x"}
+    return rows.assign(**same, time=np.nan, event=np.nan)
+
+
+def test_repeats_keep_their_interval_and_cover() -> None:
+    """30 studies of 60 patients, 3 x 5 folds with 4 positives each, nominal 90 % (fewer than 5: too narrow)."""
+    rng = np.random.default_rng(2)
+    params = EvaluationParams(bootstrap=100, confidence=0.9)
+    found = []
+    for study in range(30):
+        rows = study_of_repeats(rng, 3, positives=4)
+        found.append(row(evaluate(rows, params, study), "auroc"))
+    table = pd.DataFrame(found)
+    assert table["low"].notna().all()
+    assert table["note"].str.contains("of the folds' bootstrap values are not estimable and left out").all()
+    truth = 0.7602  # P(N(1, 2) > 0)
+    covered = ((table["low"] <= truth) & (truth <= table["high"])).mean()
+    assert 0.75 <= covered <= 0.98
+
+
+def test_three_repeats_have_an_interval_where_one_has() -> None:
+    rows = study_of_repeats(np.random.default_rng(3), 3)
+    once = row(evaluate(rows[rows["repeat"] == 0], FAST), "auroc")
+    thrice = row(evaluate(rows, FAST), "auroc")
+    for found in (once, thrice):
+        assert found["low"] < found["value"] < found["high"]
+    assert "left out" not in once["note"]  # strata are the folds of the only repeat
+    by_fold = [
+        row(evaluate(rows, FAST), "auroc", fold=f"{r}-{k}")["value"] for r in range(3) for k in range(5)
+    ]
+    assert thrice["value"] == pytest.approx(np.mean(by_fold))
+
+
+def test_splits_drawn_anew_have_an_interval_too() -> None:
+    rng = np.random.default_rng(4)
+    drawn = [study_of_repeats(rng, 1).query("fold == 0").assign(repeat=r) for r in range(20)]
+    found = row(evaluate(pd.concat(drawn), FAST), "auroc")
+    assert found["low"] < found["value"] < found["high"]
+
+
+def test_a_replicate_without_a_whole_repeat_is_undefined() -> None:
+    from equipoise.platform.evaluation.evaluate import _mean_of_folds
+    from equipoise.platform.evaluation.samples import Group
+
+    def group(repeat: int) -> Group:
+        nothing = np.empty(0)
+        return Group("g", nothing.astype(int), nothing, nothing, nothing, nothing, repeat=repeat)
+
+    nan = np.nan
+    values = [np.array([0.5, 0.5, nan]), np.array([0.7, nan, nan]), np.array([0.9, 0.9, 0.9])]
+    values.append(np.array([0.9, nan, nan]))
+    mean, gaps = _mean_of_folds([group(0), group(0), group(1), group(1)], values)
+    np.testing.assert_allclose(mean, [0.75, 0.7, nan])
+    assert gaps == pytest.approx(2 / 8)
+    single, gaps = _mean_of_folds([group(0), group(0)], values[:2])
+    np.testing.assert_allclose(single, [0.6, nan, nan])  # one repeat: as ever, all folds or nothing
+    assert gaps == 0

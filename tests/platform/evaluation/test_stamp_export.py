@@ -52,3 +52,10 @@ def test_external_also_as_mean_and_files(binary: Rows, tmp_path: Path) -> None:
     mean = pd.read_csv(tmp_path / "MSI/external-mean.csv").set_index("PATIENT")
     expected = rows.groupby("patient")["score"].mean()
     assert mean["MSI_MSI-H"].tolist() == pytest.approx(expected.tolist())
+
+
+def test_unlabelled_external_survival_keeps_its_layout(survival: Rows) -> None:
+    external = survival("external", n=5, folds=2).assign(time=np.nan, event=np.nan)
+    tables = stamp_tables(pd.concat([survival(n=8, folds=2), external]))
+    assert {tuple(table) for table in tables.values()} == {("PATIENT", "pred_score", "time", "event")}
+    assert tables["OS/external-mean"]["time"].isna().all()

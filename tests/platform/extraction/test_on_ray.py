@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from equipoise.models.encoders.handcrafted import Handcrafted
+from equipoise.platform.extraction.on_ray import pool_size
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.pipeline import extract
 from equipoise.platform.extraction.stages import load_encoder
@@ -65,38 +66,62 @@ def test_workers_die_and_the_bytes_stay_the_same(
     contents: Callable[[Path], dict[str, bytes]],
     tmp_path: Path,
 ) -> None:
-    """One slide kills its worker once and is done at the second attempt; another always: quarantined."""
-    marks = tmp_path / "once"
-    once, always = (40, 150, 60), (60, 60, 170)
+    """One slide kills its worker once and is done at the second attempt; another twice, and is done when it is alone;
+    a third always: quarantined."""
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    colours = {"once": (210, 60, 110), "twice": (120, 40, 140), "always": (60, 60, 170)}
+    deaths = {"once": 1, "twice": 2, "always": 99}
 
     def deadly(section: ExtractionParams) -> Handcrafted:
         class Deadly(Handcrafted):
             def __call__(self, tiles: np.ndarray) -> np.ndarray:
                 seen = np.median(tiles.reshape(-1, 3), axis=0)
-                if np.abs(seen - always).max() < 12:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                if np.abs(seen - once).max() < 12 and not marks.exists():
-                    marks.touch()
-                    os.kill(os.getpid(), signal.SIGKILL)
+                for name, colour in colours.items():
+                    before = len(list(marks.glob(f"{name}-*")))
+                    if np.abs(seen - colour).max() < 12 and before < deaths[name]:
+                        (marks / f"{name}-{before}").touch()
+                        os.kill(os.getpid(), signal.SIGKILL)
                 return super().__call__(tiles)
 
         return Deadly()
 
-    deadly_slides = [make_slide("once", seed=21, colour=once), make_slide("always", seed=22, colour=always)]
+    deadly_slides = [make_slide(name, seed=21 + at, colour=colours[name]) for at, name in enumerate(colours)]
     more = pd.concat([slides, table_of(deadly_slides)], ignore_index=True)
     on_ray = extract(more, params, tmp_path / "ray", workers=2, make_encoder=deadly)
     status = dict(zip(on_ray.index["slide"], on_ray.index["status"], strict=True))
-    assert marks.exists()
-    assert (status["once.svs"], status["always.svs"]) == ("ok", "quarantined")
-    assert on_ray.counts["ok"] == 6
+    assert [status[f"{name}.svs"] for name in colours] == ["ok", "ok", "quarantined"]
+    assert [len(list(marks.glob(f"{name}-*"))) for name in colours] == [1, 2, 3]
+    assert on_ray.counts["ok"] == 7
     quarantined = on_ray.index[on_ray.index["slide"] == "always.svs"].iloc[0]
     assert "died 2 times while it was to encode" in quarantined["error"]
+    assert "also died of it alone" in quarantined["error"]
     assert quarantined["attempts"] == 2
 
     # With an encoder that does not kill, the quarantined slide is tried again on request; then the store is
     # the one that a single process writes.
     retry = params.model_copy(update={"retry": True})
     again = extract(more, retry, tmp_path / "ray", workers=0)
-    assert again.counts["ok"] == 7
+    assert again.counts["ok"] == 8
     alone = extract(more, params, tmp_path / "alone", workers=0, make_encoder=load_encoder)
     assert contents(again.store) == contents(alone.store)
+
+
+@pytest.mark.parametrize(
+    ("workers", "slides", "resources", "gpus", "expected"),
+    [
+        (None, 100, {"CPU": 4.0}, 0.0, (4, 4)),  # what is there
+        (None, 3, {"CPU": 4.0}, 0.0, (3, 3)),  # no more actors than slides
+        (2, 100, {"CPU": 4.0}, 0.0, (2, 2)),  # less than what is there
+        (16, 100, {"CPU": 4.0}, 0.0, (4, 16)),  # grows with the cluster
+        (16, 10, {"CPU": 4.0}, 0.0, (4, 10)),
+        (8, 100, {}, 0.0, (1, 8)),  # a head without CPUs: nodes are still to come
+        (None, 100, {"CPU": 64.0, "GPU": 2.0}, 1.0, (2, 2)),
+        (None, 100, {"CPU": 64.0, "GPU": 2.0}, 0.25, (8, 8)),
+        (6, 100, {"CPU": 64.0, "GPU": 2.0}, 1.0, (2, 6)),
+    ],
+)
+def test_pool_size(
+    workers: int | None, slides: int, resources: dict, gpus: float, expected: tuple[int, int]
+) -> None:
+    assert pool_size(workers, slides, resources, gpus) == expected

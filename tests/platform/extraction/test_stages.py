@@ -232,3 +232,21 @@ def test_worker_processes_keep_to_one_thread(monkeypatch: pytest.MonkeyPatch) ->
         assert os.environ["OMP_NUM_THREADS"] == "1"
     finally:
         cv2.setNumThreads(before)
+
+
+def test_dct_makes_other_features_in_another_store(
+    params: ExtractionParams, make_slide: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make_slide("fine", mpp=0.25, seed=5, side=1024)
+    features = {}
+    for resample in ("area", "dct"):
+        study = params.model_copy(update={"resample": resample})
+        spec = store_spec(study, load_encoder(study))
+        with FeatureStore.create_or_open(tmp_path, spec, 2) as store:
+            planned = plan_slide(row(path), study)
+            result = json.loads(SlideEncoder(study, store.staging)(planned.as_row())["result"])
+            assert (result["status"], result["reader"], result["tile_mpp"]) == ("ok", "jpeg-tiff", 0.5)
+            features[resample] = staged_arrays(store, "00ff")[0].astype(float)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert features["area"].shape == features["dct"].shape
+    assert 0 < np.abs(features["area"] - features["dct"]).mean() < 0.1

@@ -51,7 +51,8 @@ def folds(cases) -> list[Fold]:
 
 
 def run(fold, tasks, cases, folder, recipe=RECIPE, **more):
-    return train_fold(fold, tasks, cases, recipe, folder, features="abc", **more)
+    contents = {patient: str(case.targets) for patient, case in cases.items()}
+    return train_fold(fold, tasks, cases, recipe, folder, features="abc", **({"contents": contents} | more))
 
 
 def content(folder) -> dict[str, bytes]:
@@ -148,8 +149,33 @@ def test_a_fold_trained_otherwise_is_refused_by_name(tasks, cases, folds, tmp_pa
     with pytest.raises(StudyError, match=r"trained otherwise: training\.epochs: 3, now 4"):
         run(folds[0], tasks, cases, tmp_path, other)
     fewer = Fold(0, 0, folds[0].train[1:], folds[0].val, folds[0].test)
-    with pytest.raises(StudyError, match=r"patients\.train"):
+    with pytest.raises(StudyError, match=rf"patients: 1 left \({folds[0].train[0]}\)"):
         run(fewer, tasks, cases, tmp_path)
+
+
+def test_other_labels_or_slides_are_noticed(tasks, cases, folds, tmp_path) -> None:
+    contents = dict.fromkeys(cases, "one slide")
+    run(folds[0], tasks, cases, tmp_path, contents=contents)
+    mended = contents | {folds[0].test[0]: "two slides"}
+    with pytest.raises(StudyError, match="labels, slides or parts of its patients"):
+        run(folds[0], tasks, cases, tmp_path, contents=mended)
+
+
+def test_an_unfinished_fold_of_other_data_starts_again(tasks, cases, folds, tmp_path, caplog) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(row) -> None:
+        raise Stop
+
+    expected = content(run(folds[0], tasks, cases, tmp_path / "undisturbed"))
+    with pytest.raises(Stop):
+        run(folds[0], tasks, cases, tmp_path / "other", contents=dict.fromkeys(cases, "old"), report=stop)
+    assert (tmp_path / "other" / ".0-0.partial" / "checkpoint.pt").exists()
+    epochs: list[float] = []
+    again = run(folds[0], tasks, cases, tmp_path / "other", report=lambda row: epochs.append(row["epoch"]))
+    assert epochs[0] == 1
+    assert content(again) == expected
 
 
 def test_test_patients_are_read_only_after_training(tasks, cases, folds, tmp_path) -> None:

@@ -1,0 +1,92 @@
+"""A sound store has no problems; every kind of damage is told with the slide it hits."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from equipoise.datasets.features import FeatureStore
+from equipoise.datasets.store.shards import MappedFile
+from equipoise.datasets.store.verify import problems_of
+
+ARCHIVES = Path(__file__).parents[1] / "archives" / "feature-store"
+
+
+def shard_of(path: Path, slide: str) -> Path:
+    return path / "shards" / FeatureStore.open(path).status(slide)["shard"]
+
+
+def test_a_sound_store(path: Path) -> None:
+    assert problems_of(path) == []
+
+
+@pytest.mark.parametrize("version", sorted(folder.name for folder in ARCHIVES.iterdir() if folder.is_dir()))
+def test_stores_of_old_releases_are_sound(version: str, tmp_path: Path) -> None:
+    shutil.copytree(ARCHIVES / version, tmp_path / version)
+    assert problems_of(tmp_path / version) == []
+
+
+def flip(path: Path) -> None:
+    """One bit of the features of ``s1``, found by their bytes."""
+    features = FeatureStore.open(path).read("s1")[0].tobytes()
+    file = shard_of(path, "s1")
+    content = bytearray(file.read_bytes())
+    content[content.index(features) + len(features) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    file = shard_of(path, "s0")
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def lose(path: Path) -> None:
+    shard_of(path, "s4").unlink()
+
+
+def swap(path: Path) -> None:
+    shutil.copy(shard_of(path, "s2"), shard_of(path, "s4"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (flip, ["s1: ", "batch 1: is not what was written: its digest differs"]),
+        (cut, ["s0: ", "s1: ", "features cannot be read"]),
+        (lose, ["s4: ", "features cannot be read"]),
+        (swap, ["s4: ", "holds another slide"]),
+    ],
+)
+def test_damage_is_named(path: Path, damage: Callable[[Path], None], says: list[str]) -> None:
+    damage(path)
+    problems = "\n".join(problems_of(path))
+    assert all(word in problems for word in says), problems
+    assert "s3" not in problems
+
+
+def test_an_index_that_says_something_else(path: Path) -> None:
+    with FeatureStore.open(path) as store:
+        store.lock()
+        row = next(row for row in store._index if row["slide"] == "s2")
+        n, row["n"] = row["n"], row["n"] + 1
+        store._index.save(path / "index.parquet")
+    (problem,) = problems_of(path)
+    assert f"has {n} tiles of 6 numbers instead of {n + 1} of 6" in problem
+
+
+def test_a_renamed_shard_and_a_changed_specification(path: Path) -> None:
+    text = (path / "store.json").read_text()
+    (path / "store.json").write_text(text.replace('"abc"', '"abd"'))
+    problems = problems_of(path)
+    assert "store.json: the address" in problems[0]
+    assert sum("made with another specification" in problem for problem in problems) == 4
+    (path / "store.json").write_text("{")
+    assert "damaged feature store" in problems_of(path)[0]
+
+
+def test_the_digest_is_of_the_numbers(path: Path) -> None:
+    row = FeatureStore.open(path).status("s0")
+    batch, about = MappedFile(path / "shards" / row["shard"]).batch(row["batch"])
+    assert len(about["digest"]) == 34
+    assert batch.num_rows == row["n"]
