@@ -21,8 +21,8 @@ def status(
     if not folder.status_file.exists():
         raise StudyError("is not a run folder: there is no status.json", where=run)
     facts, to_do = folder.status(), folder.to_do()
-    rest = f"to do: {', '.join(to_do)}" if to_do else "complete"
-    print(f"{folder.root}: last job {facts['status']}, {rest}")
+    left = f"to do: {', '.join(to_do)}" if to_do else "complete"
+    print(f"{folder.root}: last job {facts['status']}, {left}")
     for step in STEPS:
         state = facts["steps"].get(step, {"status": "to do"})
         rest = {key: value for key, value in state.items() if key not in ("status", "at", "error")}

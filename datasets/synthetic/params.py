@@ -141,7 +141,9 @@ class StudyDefaults(_Frozen):
     epochs: int = 60
     patience: int = 20
     batch: int = Field(default=4, description="few patients: small steps, many of them")
-    bag_tiles: int = Field(default=16, description="tiles drawn anew in every epoch, against learning bags by heart")
+    bag_tiles: int = Field(
+        default=16, description="tiles drawn anew in every epoch, against learning bags by heart"
+    )
     bootstrap: int = 500
     note: str = Field(default="", description="what a reader of the study should know")
     max_fail: float = Field(default=0.05, description="share of slides that may fail")

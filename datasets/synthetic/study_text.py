@@ -52,7 +52,12 @@ model:
   decoder_layers: 1
   feedforward: {2 * wish.dim}
 balancing: {{weighting: equal, aggregation: none}}
-training: {{epochs: {wish.epochs}, patience: {wish.patience}, lr: 1.0e-3, batch: {wish.batch}, bag_tiles: {wish.bag_tiles}}}
+training:
+  epochs: {wish.epochs}
+  patience: {wish.patience}
+  lr: 1.0e-3
+  batch: {wish.batch}                         # few patients: small steps, many of them
+  bag_tiles: {wish.bag_tiles}                    # tiles drawn anew in every epoch
 
 splits:
   scheme: kfold                    # or site_preserved: source sites are in the barcodes

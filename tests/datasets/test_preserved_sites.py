@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+
 from equipoise.datasets.preserved_sites import (
     assign_sites,
     howard_objective,

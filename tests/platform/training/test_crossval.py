@@ -162,14 +162,14 @@ def test_other_labels_or_slides_are_noticed(tasks, cases, folds, tmp_path) -> No
 
 
 def test_an_unfinished_fold_of_other_data_starts_again(tasks, cases, folds, tmp_path, caplog) -> None:
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop(row) -> None:
-        raise Stop
+        raise StopError
 
     expected = content(run(folds[0], tasks, cases, tmp_path / "undisturbed"))
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         run(folds[0], tasks, cases, tmp_path / "other", contents=dict.fromkeys(cases, "old"), report=stop)
     assert (tmp_path / "other" / ".0-0.partial" / "checkpoint.pt").exists()
     epochs: list[float] = []
