@@ -27,7 +27,7 @@ class Usage:
     process_mb: dict[str, float] = field(default_factory=dict)
 
 
-def measure(command: list[str], cwd: Path, interval_s: float = 0.2) -> Usage:
+def measure(command: list[str], cwd: Path, interval_s: float = 1.0) -> Usage:
     """Run a command and sample its process tree.
 
     Memory is the sum of proportional shares (PSS), so that pages shared by Ray's workers count once. CPU seconds are

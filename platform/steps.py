@@ -12,14 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equipoise.datasets.whole_files import atomic_path, write_json
+from equipoise.datasets.whole_files import write_json
 from equipoise.platform.errors import DataError, StudyError, ToleranceError
+from equipoise.platform.manifest import is_of_extraction, write_folds, write_manifest
 from equipoise.platform.study import Study
 from equipoise.platform.workspace import RunFolder
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from equipoise.datasets.cohort import Cohorts
     from equipoise.datasets.features import FeatureStore
     from equipoise.datasets.splits import Fold
@@ -199,11 +198,11 @@ def validate(work: Work) -> dict[str, Any]:
             log.warning("%s: %s: %s", row.slide, row.status, row.error)
         log.info("headers: %d of %d slides can be used", len(slides) - len(bad), len(slides))
     folds = _make_folds(work, work.cohorts)
-    if _extracted(work.folder):
+    if is_of_extraction(work.folder):
         log.info("the manifest of the extraction is kept: the tables are the same")
     else:
-        write_manifest(work, work.cohorts, slides)
-        _write_folds(work, work.cohorts, folds, None)
+        write_manifest(work.folder, work.cohorts, slides)
+        write_folds(work.study, work.folder, work.cohorts, folds, None)
     return {"patients": len(work.cohorts.patients), "slides": len(slides), "folds": len(folds), **facts}
 
 
@@ -246,7 +245,7 @@ def extract(work: Work) -> dict[str, Any]:
     log.info("extract %s", summary)
     if summary.failed and summary.tolerated:
         log.warning("%d of %d slides failed\n%s", summary.failed, len(summary.index), summary.failures_text())
-    write_manifest(work, work.usable, summary.index)
+    write_manifest(work.folder, work.usable, summary.index)
     facts = {"slides": len(summary.index), "tiles": summary.tiles, "failed": summary.failed, **summary.counts}
     if not summary.tolerated:
         raise ToleranceError(
@@ -267,7 +266,7 @@ def train(work: Work) -> dict[str, Any]:
     study = work.study
     work.usable.require_learnable()
     folds = _make_folds(work, work.usable)
-    _write_folds(work, work.usable, folds, work.store.index())
+    write_folds(work.study, work.folder, work.usable, folds, work.store.index())
     cases = CaseReader(work.usable, work.store, role="develop")
     _set_threads(study)
     names = [f"{fold.repeat}-{fold.index}" for fold in folds]
@@ -372,26 +371,6 @@ STEP: dict[str, Callable[[Work], dict[str, Any]]] = {
 }
 
 
-def write_manifest(work: Work, cohorts: "Cohorts", slides: "pd.DataFrame") -> None:
-    """Patients who are in, all slides with their status, exclusions, flow and warnings under ``manifest/``."""
-    manifest = work.folder.manifest
-    for name, table in (("patients", cohorts.patients), ("slides", slides)):
-        with atomic_path(manifest / f"{name}.parquet") as path:
-            table.to_parquet(path, index=False)
-    with atomic_path(manifest / "exclusions.csv") as path:
-        cohorts.exclusions.to_csv(path, index=False)
-    write_json(manifest / "flow.json", cohorts.flow)
-    write_json(manifest / "notes.json", list(cohorts.notes))
-
-
-def _extracted(folder: RunFolder) -> bool:
-    """Whether the manifest is that of an extraction, which knows more than the tables do."""
-    import pyarrow.parquet as pq
-
-    slides = folder.manifest / "slides.parquet"
-    return slides.exists() and "fingerprint" in pq.read_schema(slides).names
-
-
 def _set_threads(study: Study) -> None:
     """More threads change the order of sums and with it the last bits; one number of threads, one result."""
     import torch
@@ -404,38 +383,3 @@ def _make_folds(work: Work, cohorts: "Cohorts") -> "list[Fold]":
     from equipoise.datasets.splits import make_folds
 
     return make_folds(cohorts.patients, work.study.splits, work.study.tasks, work.study.seed)
-
-
-def _write_folds(work: Work, cohorts: "Cohorts", folds: "list[Fold]", index: "pd.DataFrame | None") -> None:
-    """Folds, their warnings and the leakage audit under ``manifest/``.
-
-    Parameters
-    ----------
-    index
-        The store's index with fingerprints of slide files; ``None`` before extraction.
-
-    Raises
-    ------
-    DataError
-        If the audit finds a patient, a preserved site or a slide file on both sides of a fold.
-    """
-    from equipoise.datasets.leakage import leakage_audit, shared_files, shared_sites, split_warnings
-    from equipoise.datasets.splits import splits_to_json
-
-    study, manifest = work.study, work.folder.manifest
-    write_json(manifest / "splits.json", splits_to_json(folds, study.splits, study.seed))
-    files = None if index is None else cohorts.slides.merge(index[["slide", "fingerprint"]], on="slide")
-    preserved = study.splits.scheme == "site_preserved"
-    audit = leakage_audit(folds, cohorts.patients, files, preserve_sites=preserved)
-    with atomic_path(manifest / "leakage.csv") as path:
-        audit.to_csv(path, index=False)
-    warnings = split_warnings(folds, cohorts.patients, study.tasks, study.splits)
-    write_json(manifest / "warnings.json", [*warnings, *shared_sites(cohorts.patients)])
-    if not audit["ok"].all():
-        lines = [] if files is None else shared_files(folds, cohorts.patients, files)
-        found = "\n".join(f"  {line}" for line in lines) or audit[~audit["ok"]].to_string(index=False)
-        raise DataError(
-            f"the folds leak:\n{found}",
-            where=str(manifest / "leakage.csv"),
-            fix="remove one row of each pair from the slides table, or give both the same patient",
-        )
