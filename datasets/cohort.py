@@ -168,7 +168,7 @@ def load_cohorts(
     ------
     DataError
         If a table cannot be used, a patient stands in two cohorts, a task's column is in no cohort, a label
-        map is incomplete, or a cohort or a class is empty.
+        map is incomplete or names a class that nobody has, or a cohort is empty.
     """
     cohort_checks.refuse_repeated([source.name for source in sources], "cohorts")
     cohort_checks.refuse_repeated([task.name for task in tasks], "tasks")
@@ -183,7 +183,6 @@ def load_cohorts(
     patients = assembly.patient_table(raw, encoded, flows)
     names = [source.name for source in sources]
     cohort_checks.refuse_empty(patients, flow, names, learning=False)
-    cohort_checks.refuse_impossible(patients, tasks)
     omics, omics_notes = assembly.load_omics(raw, columns, base)
     notes += omics_notes + cohort_checks.unit_notes(patients, tasks) + cohort_checks.survival_notes(tasks)
     return Cohorts(

@@ -186,6 +186,7 @@ def validate(work: Work) -> dict[str, Any]:
     """Write the manifest as the tables give it, and a preview of the folds."""
     for line in describe(work.cohorts, work.study).splitlines():
         log.info("%s", line)
+    work.cohorts.require_learnable()
     slides = work.cohorts.slides
     facts: dict[str, Any] = {}
     if work.check_slides and len(slides):

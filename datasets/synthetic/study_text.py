@@ -14,6 +14,14 @@ def study_yaml(preset: str | Preset, seed: int) -> str:
     cohorts = "\n".join(_cohort(cohort, preset) for cohort in preset.cohorts)
     note = f"# {wish.note}\n" if wish.note else ""
     scores = "\n".join(f"  - {{name: {name}, type: regression, column: {name}}}" for name in TME)
+    main = "  - {name: MSI, type: binary, column: MSI, positive: MSI-H, negative: [MSS], main: true}\n"
+    survival = """
+  - name: OS
+    type: survival
+    time: {column: OS_DAYS, unit: days}
+    event: {column: OS_EVENT, event_value: "1"}"""
+    if sum(cohort.patients for cohort in preset.cohorts) == 1:
+        main = survival = ""  # one patient has one label of each task: such a preset is for extraction
     return f"""\
 # SYNTHETIC cohorts, preset {preset.name}, seed {seed}: generated tissue and data of no patient.
 {note}# Check with `equipoise validate -c study.yaml`, run with `equipoise run -c study.yaml`.
@@ -26,13 +34,8 @@ cohorts:
 {cohorts}
 
 tasks:
-  - {{name: MSI, type: binary, column: MSI, positive: MSI-H, negative: [MSS], main: true}}
-  # Microenvironment scores: lymphocytes, leukocyte and stromal fraction, proliferation, heterogeneity.
-{scores}
-  - name: OS
-    type: survival
-    time: {{column: OS_DAYS, unit: days}}
-    event: {{column: OS_EVENT, event_value: "1"}}
+{main}  # Microenvironment scores: lymphocytes, leukocyte and stromal fraction, proliferation, heterogeneity.
+{scores}{survival}
   # More columns to predict:
   # - {{name: HRD, type: binary, column: HRD, positive: HRD, negative: [HRP]}}
   # - {{name: GRADE, type: multiclass, column: GRADE, classes: [G1, G2, G3]}}
