@@ -17,6 +17,8 @@ from equipoise.platform.registry import get
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+log = logging.getLogger(__name__)
+
 #: Share of a CPU that a planner task asks for. Not a whole one, so that planners and encoders have different
 #: resources (Ray would otherwise fuse them) and a machine filled with encoders still plans.
 _PLANNER_CPUS = 0.1
@@ -102,12 +104,26 @@ def pool_size(
     return min(fitting, most), most
 
 
+def gpu_share(wanted: float, workers: int | None, resources: Mapping[str, float]) -> float:
+    """The share of a GPU to ask for; 0 where there is none and none was announced.
+
+    Ray waits for ever for a resource that nobody has. A study that says how far the pool may grow
+    (``resources.workers``) runs on a cluster that may still start its GPU nodes, and is taken at its word.
+    """
+    if wanted and not resources.get("GPU") and workers is None:
+        log.warning("no GPU in this Ray: the encoder runs on CPUs, which is slow")
+        return 0.0
+    return wanted
+
+
 def _pipeline(rows: list[Row], setup: Setup, workers: int | None) -> Dataset:
     import ray
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-    gpus = float(getattr(get("encoders", setup.params.encoder).params, "gpus", 0.0))
-    fewest, most = pool_size(workers, len(rows), ray.cluster_resources(), gpus)
+    resources = ray.cluster_resources()
+    wanted = float(getattr(get("encoders", setup.params.encoder).params, "gpus", 0.0))
+    gpus = gpu_share(wanted, workers, resources)
+    fewest, most = pool_size(workers, len(rows), resources, gpus)
     # One row is one block is one slide: a block is what Ray schedules, retries and returns.
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     planned = dataset.map(

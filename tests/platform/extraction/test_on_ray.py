@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from equipoise.models.encoders.handcrafted import Handcrafted
-from equipoise.platform.extraction.on_ray import pool_size
+from equipoise.platform.extraction.on_ray import gpu_share, pool_size
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.pipeline import extract
 from equipoise.platform.extraction.stages import load_encoder
@@ -125,3 +125,16 @@ def test_pool_size(
     workers: int | None, slides: int, resources: dict, gpus: float, expected: tuple[int, int]
 ) -> None:
     assert pool_size(workers, slides, resources, gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "workers", "resources", "expected"),
+    [
+        (1.0, None, {"CPU": 2.0}, 0.0),
+        (1.0, 8, {"CPU": 2.0}, 1.0),
+        (0.25, None, {"CPU": 2.0, "GPU": 1.0}, 0.25),
+        (0.0, None, {"CPU": 2.0}, 0.0),
+    ],
+)
+def test_gpu_share(wanted: float, workers: int | None, resources: dict, expected: float) -> None:
+    assert gpu_share(wanted, workers, resources) == expected
