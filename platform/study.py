@@ -5,8 +5,6 @@ section to the registry of models, …); this module composes them, checks what 
 problem into one line a person can act on: file, line, key, what is allowed, what was probably meant.
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -118,11 +116,6 @@ class Study(BaseModel):
     def resolved(self) -> dict[str, Any]:
         """All settings with defaults filled in, as plain data."""
         return self.model_dump(mode="json")
-
-    def digest(self) -> str:
-        """SHA-256 over everything that can change a prediction."""
-        settled = settled_part(self.resolved())
-        return hashlib.sha256(json.dumps(settled, sort_keys=True).encode()).hexdigest()
 
 
 #: What may change between the parts of one run, because it changes no prediction: dotted keys or whole sections.

@@ -45,6 +45,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.models.encoders.entries import HandcraftedParams
+from equipoise.models.encoders.protocol import require_tiles
 
 #: Raise with every change of the numbers: it enters the hash, and with it the address of every feature store.
 VERSION = 1
@@ -113,10 +114,7 @@ class Handcrafted:
         ValueError
             For another shape or dtype.
         """
-        if tiles.ndim != 4 or tiles.shape[3] != 3 or tiles.dtype != np.uint8:
-            raise ValueError(f"tiles must be uint8 [B, H, W, 3], not {tiles.dtype} {tiles.shape}")
-        if min(tiles.shape[1:3]) < HandcraftedParams.min_tile_px:
-            raise ValueError(f"tiles must have at least 64 px a side, not {tiles.shape[1:3]}")
+        require_tiles(tiles, HandcraftedParams.min_tile_px)
         raw = np.empty((len(tiles), self.dim), np.float32)
         room = Room()
         for tile, row in zip(tiles, raw, strict=True):

@@ -8,6 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def require_tiles(tiles: NDArray[np.uint8], least_px: int = 1) -> None:
+    """Refuse what is no stack of RGB tiles ``[B, H, W, 3]``, uint8, of at least ``least_px`` a side.
+
+    Raises
+    ------
+    ValueError
+        For another shape or dtype, or smaller tiles.
+    """
+    if tiles.ndim != 4 or tiles.shape[3] != 3 or tiles.dtype != np.uint8:
+        raise ValueError(f"tiles must be uint8 [B, H, W, 3], not {tiles.dtype} {tiles.shape}")
+    if min(tiles.shape[1:3]) < least_px:
+        raise ValueError(f"tiles must have at least {least_px} px a side, not {tiles.shape[1:3]}")
+
+
 class Encoder(Protocol):
     """A function from tiles to vectors that knows its own identity.
 

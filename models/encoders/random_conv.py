@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from equipoise.models.encoders.entries import RandomConvParams
+from equipoise.models.encoders.protocol import require_tiles
 
 #: Raise with every change of the numbers.
 VERSION = 1
@@ -62,12 +63,7 @@ class RandomConv:
         ValueError
             For another shape or dtype.
         """
-        if tiles.ndim != 4 or tiles.shape[3] != 3 or tiles.dtype != np.uint8:
-            raise ValueError(f"tiles must be uint8 [B, H, W, 3], not {tiles.dtype} {tiles.shape}")
-        if min(tiles.shape[1:3]) < RandomConvParams.min_tile_px:
-            raise ValueError(
-                f"tiles must have at least {RandomConvParams.min_tile_px} px a side, not {tiles.shape[1:3]}"
-            )
+        require_tiles(tiles, RandomConvParams.min_tile_px)
         vectors = np.empty((len(tiles), self.dim), np.float16)
         with torch.inference_mode():
             for tile, row in zip(tiles, vectors, strict=True):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equipoise.models.encoders.cards import Fit, Precision, Triple
+from equipoise.models.encoders.protocol import require_tiles
 from equipoise.models.encoders.weights import digest
 
 #: Raise when the same weights and settings would give other numbers: it enters every hash.
@@ -130,8 +131,7 @@ class TorchEncoder:
         ValueError
             For another shape or dtype, or if numbers leave the range of the precision.
         """
-        if tiles.ndim != 4 or tiles.shape[3] != 3 or tiles.dtype != np.uint8:
-            raise ValueError(f"tiles must be uint8 [B, H, W, 3], not {tiles.dtype} {tiles.shape}")
+        require_tiles(tiles)
         vectors = np.empty((len(tiles), self.dim), np.float16)
         with torch.inference_mode():
             device = self._device or self._start(tiles.shape[1:])
