@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from equipoise.models.balancing.entries import NoParams
-from equipoise.models.balancing.protocol import StepContext
+from equipoise.models.balancing.protocol import Evidence, Need, StepContext
 from equipoise.models.batch import TaskHead
 
 
 class Equal:
     """The baseline: weights of 1, nothing learned, no state."""
+
+    needs: frozenset[Need] = frozenset()
 
     def __init__(self, params: NoParams, heads: Sequence[TaskHead]) -> None:
         del params, heads
@@ -24,9 +26,8 @@ class Equal:
         del context
         return torch.ones_like(losses)
 
-    def parameters(self) -> list[nn.Parameter]:
-        """None."""
-        return []
+    def learn(self, losses: Tensor, context: StepContext, evidence: Evidence) -> None:
+        """Equal weights learn nothing."""
 
     def on_epoch_end(self, mean_losses: Tensor) -> None:
         """Equal weights do not look at losses."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from torch import Tensor
-
 from equipoise.models.balancing.entries import NoParams
-from equipoise.models.balancing.protocol import BalancedModel, StepContext
+from equipoise.models.balancing.protocol import Need
 from equipoise.models.batch import TaskHead
 
 
@@ -16,14 +14,10 @@ class NoAggregation:
     """One backward pass for all tasks; conflicts between them are not looked at."""
 
     kind: Literal["none"] = "none"
+    needs: frozenset[Need] = frozenset()
 
     def __init__(self, params: NoParams, heads: Sequence[TaskHead]) -> None:
         del params, heads
-
-    def backward(self, losses: Tensor, model: BalancedModel, context: StepContext) -> None:
-        """Back-propagate the sum of ``[T]`` weighted losses."""
-        del model, context
-        losses.sum().backward()
 
     def state_dict(self) -> dict[str, Any]:
         """Empty: there is no state."""

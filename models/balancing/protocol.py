@@ -1,37 +1,120 @@
-"""The two slots of task balancing: a loss weighting and a gradient aggregator.
+"""The two slots of task balancing, a loss weighting and a gradient aggregator, and what they may ask for.
 
-A step is: forward → T losses → ``weighting.weights`` → ``aggregator.backward(weights * losses)`` → optimiser.
-A method sees losses as means over labelled cases; a task without labels in a batch has loss 0, no gradient,
-and ``present`` False, and a method must not take that 0 for success.
+One step with T tasks, losses L and weights w on shared parameters θ of size P:
+
+    means   = mean loss of every task over all labelled cases of all workers        [T]
+    w       = weighting.weights(means)                                              [T]
+    J       = gradient of every task's mean loss, averaged over workers             [T, P]
+    d       = Jᵀ(c ∘ w) with c = aggregator.coefficients(diag(w) J Jᵀ diag(w)), or aggregator.direction(diag(w) J)
+    θ       ← optimiser(θ, d);   a task's own parameters ← optimiser(., Σ w_k ∂L_k)
+    weighting.learn(means, what it asked for)
+
+:class:`~equipoise.models.balancing.balancer.Balancer` runs it. Everything of size T is float64 on the CPU and
+the same at every worker; methods therefore decide alike everywhere without talking to each other. A task
+without labels in a batch has loss 0, no gradient and ``present`` False, and a method must not take that 0 for
+success.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor, nn
+
+#: What a method needs beyond the losses of the batch. ``gram``: products of the tasks' gradients.
+#: ``validation``: the gradient of an inner validation loss after a virtual step. ``second_forward``: the
+#: losses of the same batch after the step. ``samples``: gradients on two further training batches.
+Need = Literal["gram", "validation", "second_forward", "samples"]
+
+#: Mean over all workers of a tensor, in place where it likes; identity when alone.
+Reduce = Callable[[Tensor], Tensor]
+
+
+def alone(values: Tensor) -> Tensor:
+    """The :data:`Reduce` of a single worker."""
+    return values
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """Where training stands.
+    """Where training stands; the same at every worker.
 
     Parameters
     ----------
     tasks
         Names of the T tasks, in the order of losses and weights.
     present
-        ``[T]`` bool, whether the batch has a label of the task.
+        ``[T]`` bool on the CPU, whether any worker's batch has a label of the task.
     epoch, step
         Both from 0; ``step`` counts within the epoch.
+    seed
+        Of the training.
+    lr
+        Learning rate of this step.
+    rows
+        For an aggregator: which of the T tasks its t rows belong to.
+    cross_gram
+        ``[t, t]`` products of gradients on two further batches, for an aggregator that needs ``samples``.
     """
 
-    tasks: Sequence[str]
+    tasks: tuple[str, ...]
     present: Tensor
     epoch: int
     step: int
+    seed: int = 0
+    lr: float = 1e-4
+    rows: tuple[int, ...] = ()
+    cross_gram: Tensor | None = None
+
+    def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
+        """Randomness of this step: a function of (seed, epoch, step), so that workers draw the same numbers
+        and a resumed training draws them again."""
+        sequence = np.random.SeedSequence([self.seed, self.epoch, self.step, 0xBA1A])
+        state = int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return torch.Generator(device=device).manual_seed(state)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a weighting asked for; parts it did not ask for are None.
+
+    Parameters
+    ----------
+    gram
+        ``[T, T]`` products of the gradients of the *unweighted* losses on shared parameters; zero rows for
+        absent tasks.
+    hypergradient
+        ``[T]`` derivative of the validation loss by each weight through one step of gradient descent.
+    losses_after
+        ``[T]`` mean losses of the same batch after the optimiser's step.
+    """
+
+    gram: Tensor | None = None
+    hypergradient: Tensor | None = None
+    losses_after: Tensor | None = None
+
+
+class StepTools(Protocol):
+    """What the training loop offers to methods that need more than one backward pass over one batch.
+
+    Losses have graphs and are this worker's share, so that their mean over workers is the mean over cases.
+    """
+
+    def losses_again(self) -> Tensor:
+        """``[T]`` means over all workers for the same batch, same dropout, current parameters; no graph."""
+        ...
+
+    def validation_losses(self) -> Tensor:
+        """``[T]`` losses of another inner validation batch each step, without dropout."""
+        ...
+
+    def sample_losses(self, index: int) -> Tensor:
+        """``[T]`` losses of a further training batch, another for every index and step."""
+        ...
 
 
 class BalancedModel(Protocol):
@@ -51,30 +134,57 @@ class Stateful(Protocol):
 
 
 class LossWeighting(Stateful, Protocol):
-    """How much each task's loss counts."""
+    """How much each task's loss counts. Learned weights and their optimiser are the weighting's own."""
+
+    needs: frozenset[Need]
 
     def weights(self, losses: Tensor, context: StepContext) -> Tensor:
-        """``[T]`` weights for ``[T]`` losses; may carry gradients to :meth:`parameters`."""
+        """``[T]`` weights without graph for ``[T]`` mean losses; those of absent tasks are not looked at."""
         ...
 
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """Learned weights; the loop gives them an optimiser group of their own, without weight decay."""
+    def learn(self, losses: Tensor, context: StepContext, evidence: Evidence) -> None:
+        """Told, after the optimiser's step, the losses that :meth:`weights` saw and what it needs."""
         ...
 
     def on_epoch_end(self, mean_losses: Tensor) -> None:
-        """Told the ``[T]`` mean training losses of every epoch, unweighted."""
+        """Told the ``[T]`` mean training losses of every epoch, unweighted; NaN for a task without labels."""
         ...
 
 
-class GradAggregator(Stateful, Protocol):
-    """How the tasks' gradients on shared parameters become one.
+class BilevelWeighting(LossWeighting, Protocol):
+    """A weighting that needs ``validation``.
 
-    ``kind`` says what a method needs: ``none`` one backward pass of the sum, ``gram`` the T x T products of
-    the gradients, ``jacobian`` the T x P gradients themselves.
+    ``primary`` is ``[T]``: how much each task counts in the validation loss whose gradient it is shown.
+    """
+
+    primary: Tensor
+
+
+class GradAggregator(Stateful, Protocol):
+    """How the t present tasks' gradients on shared parameters become one.
+
+    ``kind`` says which: ``none`` sums them in one backward pass, ``gram`` implements :meth:`coefficients`,
+    ``jacobian`` implements :meth:`direction`. Called with two tasks or more.
     """
 
     kind: Literal["none", "gram", "jacobian"]
+    needs: frozenset[Need]
 
-    def backward(self, losses: Tensor, model: BalancedModel, context: StepContext) -> None:
-        """Add to ``.grad`` of every parameter of ``model`` the direction for ``[T]`` weighted losses."""
+
+class GramAggregator(GradAggregator, Protocol):
+    """Combines gradients by what their products say."""
+
+    def coefficients(self, gram: Tensor, losses: Tensor, context: StepContext) -> Tensor:
+        """``[t]`` coefficients c of the direction Jᵀc, for ``gram`` = JJᵀ ``[t, t]`` of weighted losses.
+
+        ``losses`` are the ``[t]`` unweighted means of the same tasks.
+        """
+        ...
+
+
+class JacobianAggregator(GradAggregator, Protocol):
+    """Combines gradients coordinate by coordinate."""
+
+    def direction(self, jacobian: Tensor, losses: Tensor, context: StepContext) -> Tensor:
+        """``[P]`` direction for the gradients ``[t, P]`` of weighted losses, on their device."""
         ...

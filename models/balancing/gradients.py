@@ -1,0 +1,138 @@
+"""Gradients of every task in one matrix, averaged over workers before anything is decided on them.
+
+``autograd.grad`` through a module wrapped for data parallel training is not synchronised, and neither is its
+second ``backward``; both are silent. Gradients are therefore taken on the bare module, one pass per task
+through shared and own parameters together, and reduced as one buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.models.balancing.protocol import BalancedModel, Reduce, alone
+
+#: Parameters whose products are summed at once.
+BLOCK = 4096
+
+
+class TaskGradients:
+    """The ``[T, P + Q]`` matrix of task gradients: P shared parameters, then Q parameters of single tasks.
+
+    Own parameters of every task stand in every row: in the joint model tokens attend to each other, so that a
+    task's loss also moves the others' tokens.
+
+    Parameters
+    ----------
+    model
+        The bare model.
+    tasks
+        In the order of the rows.
+    reduce
+        Mean over workers.
+
+    Raises
+    ------
+    ValueError
+        If the model is wrapped for data parallel training, or has a parameter that is neither shared nor a
+        task's own.
+    """
+
+    def __init__(self, model: nn.Module, tasks: Sequence[str], reduce: Reduce = alone) -> None:
+        if not hasattr(model, "shared_parameters"):
+            raise ValueError(
+                f"{type(model).__name__} does not say which parameters tasks share; a wrapped model "
+                "(DistributedDataParallel) must be given bare, its gradients are reduced here"
+            )
+        balanced: BalancedModel = model  # type: ignore[assignment]
+        self.shared = [p for p in balanced.shared_parameters() if p.requires_grad]
+        own = {id(p): p for task in tasks for p in balanced.task_parameters(task) if p.requires_grad}
+        self.own = list(own.values())
+        self.parameters: list[Tensor] = [*self.shared, *self.own]
+        known = {id(p) for p in self.parameters}
+        lost = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in known]
+        if lost:
+            raise ValueError(f"parameters that are neither shared nor a task's own: {', '.join(lost[:5])}")
+        self.reduce = reduce
+        self.width = sum(p.numel() for p in self.shared)
+        self.size = sum(p.numel() for p in self.parameters)
+        self._buffers: dict[int, Tensor] = {}
+        self._direction: Tensor | None = None
+
+    def collect(
+        self, losses: Tensor, rows: Sequence[int], *, slot: int = 0, keep_graph: bool = False
+    ) -> Tensor:
+        """``[t, P + Q]`` gradients of ``losses[rows]``; one backward pass each, one reduction for all.
+
+        The buffer belongs to ``slot`` and is overwritten by its next use. ``keep_graph`` leaves the graph for
+        another pass.
+        """
+        jacobian = self._buffer(slot, len(losses))[: len(rows)]
+        for i, row in enumerate(rows):
+            graph = keep_graph or i < len(rows) - 1
+            found = torch.autograd.grad(losses[row], self.parameters, retain_graph=graph, allow_unused=True)
+            self._write(jacobian[i], found)
+        return self.reduce(jacobian)
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        """``[P + Q]`` gradient of one loss by all parameters, averaged over workers."""
+        found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        flat = self.parameters[0].detach().new_empty(self.size)
+        self._write(flat, found)
+        return self.reduce(flat)
+
+    def gram(self, jacobian: Tensor, other: Tensor | None = None) -> Tensor:
+        """``[t, t]`` products of gradients on shared parameters, float64 on the CPU."""
+        left = jacobian[:, : self.width]
+        right = left if other is None else other[:, : self.width]
+        # In blocks that fit the cache: four times as fast as one dot product per pair, and more exact, as only
+        # a block is summed in single precision.
+        whole = self.width // BLOCK * BLOCK
+        pieces = [part[:, :whole].unflatten(1, (-1, BLOCK)).transpose(0, 1) for part in (left, right)]
+        products = torch.bmm(pieces[0], pieces[1].transpose(1, 2)).double().sum(0)
+        return (products + left[:, whole:].double() @ right[:, whole:].double().T).cpu()
+
+    def write(self, direction: Tensor) -> None:
+        """Make ``[P + Q]`` the ``.grad`` of all parameters, without copying it."""
+        start = 0
+        for parameter in self.parameters:
+            stop = start + parameter.numel()
+            parameter.grad = direction[start:stop].view_as(parameter)
+            start = stop
+
+    def blank(self) -> Tensor:
+        """The ``[P + Q]`` vector that a direction is written into; the same one in every step."""
+        if self._direction is None:
+            self._direction = self.parameters[0].detach().new_empty(self.size)
+        return self._direction
+
+    def shift(self, direction: Tensor, by: float) -> list[Tensor]:
+        """Add ``by * direction`` to the parameters in place; returns copies of what they were."""
+        before = [p.detach().clone() for p in self.parameters]
+        with torch.no_grad():
+            torch._foreach_add_(self.parameters, self._views(direction), alpha=by)
+        return before
+
+    def restore(self, before: list[Tensor]) -> None:
+        """Put parameters back exactly as they were."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, before)
+
+    def _buffer(self, slot: int, tasks: int) -> Tensor:
+        if slot not in self._buffers:
+            self._buffers[slot] = self.parameters[0].detach().new_empty(tasks, self.size)
+        return self._buffers[slot]
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        pieces = flat.split([p.numel() for p in self.parameters])
+        return [piece.view_as(p) for piece, p in zip(pieces, self.parameters, strict=True)]
+
+    def _write(self, flat: Tensor, found: Sequence[Tensor | None]) -> None:
+        views = self._views(flat)
+        known = [(view, grad) for view, grad in zip(views, found, strict=True) if grad is not None]
+        torch._foreach_copy_([view for view, _ in known], [grad for _, grad in known])
+        for view, grad in zip(views, found, strict=True):
+            if grad is None:
+                view.zero_()

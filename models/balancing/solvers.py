@@ -1,0 +1,198 @@
+"""Small exact solvers on products of gradients, shared by the aggregators.
+
+NumPy float64 throughout: T is 2 to 10, where a call into torch costs more than the arithmetic. Two conventions
+hold for all methods:
+
+*A zero gradient takes no part.* A batch can say nothing about a task that is present (censored cases only, a
+weight of 0). The minimum-norm point would then be 0 and the worst-off task could never gain, so that one silent
+task would stop all others. Such tasks get coefficient 0 and the rule is applied to the rest.
+
+*Unit gradients.* Problems are stated in cosines C and norms n, G = diag(n) C diag(n), and solved for y = n ∘ x:
+tasks whose gradients differ by orders of magnitude stay equally well conditioned, and tolerances mean the same
+for all. Products come from float32 gradients, so that parallel or opposite ones leave eigenvalues around 0 of
+either sign; C is lifted until its smallest is :data:`FLOOR`, and is left alone where it is above.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[np.float64]
+
+#: Smallest eigenvalue of a matrix of cosines. Coefficients of unit gradients stay below 1e4 times their
+#: combination; results of well-conditioned problems are not touched.
+FLOOR = 1e-8
+
+#: Products of float32 gradients are known to about this relative precision.
+PRECISION = float(np.finfo(np.float32).eps)
+
+
+def as_array(gram: Tensor) -> Array:
+    """``[t, t]`` products as NumPy.
+
+    Raises
+    ------
+    ValueError
+        If one is infinite or NaN: no rule can combine such gradients.
+    """
+    array: Array = gram.double().numpy()
+    if not np.isfinite(array).all():
+        raise ValueError("gradients of the tasks are not finite; a loss overflowed or is NaN")
+    return array
+
+
+@dataclass(frozen=True)
+class UnitGradients:
+    """The m of t tasks whose gradient is not zero, by direction and length.
+
+    Parameters
+    ----------
+    cosines
+        ``[m, m]``, lifted to positive definite.
+    norms
+        ``[m]``, positive.
+    rows
+        ``[m]`` their places among the t tasks.
+    size
+        t.
+    """
+
+    cosines: Array
+    norms: Array
+    rows: NDArray[np.intp]
+    size: int
+
+    @classmethod
+    def of(cls, gram: Tensor) -> UnitGradients:
+        """From the products ``[t, t]`` of gradients."""
+        array = as_array(gram)
+        squares = array.diagonal()
+        rows = np.flatnonzero(squares > 0)
+        norms = np.sqrt(squares[rows])
+        inner = array if len(rows) == len(array) else array[np.ix_(rows, rows)]
+        return cls(lifted(inner / norms / norms[:, None]), norms, rows, len(array))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def spread(self, values: Array) -> Tensor:
+        """``[t]`` coefficients from those ``[m]`` of the tasks that take part."""
+        whole = np.zeros(self.size)
+        whole[self.rows] = values
+        return torch.from_numpy(whole)
+
+
+def lifted(cosines: Array) -> Array:
+    """The matrix plus the multiple of the identity that brings its smallest eigenvalue to :data:`FLOOR`; itself
+    where it is there already."""
+    if not len(cosines):
+        return cosines
+    lack = FLOOR - np.linalg.eigvalsh(cosines)[0]
+    return cosines + lack * np.eye(len(cosines)) if lack > 0 else cosines
+
+
+def project_on_simplex(values: Array) -> Array:
+    """The nearest ``[t]`` weights that are not negative and sum to 1 (Held, Wolfe and Crowder, 1974)."""
+    falling = np.sort(values)[::-1]
+    excess = (np.cumsum(falling) - 1) / np.arange(1, len(values) + 1)
+    last = np.flatnonzero(falling > excess)[-1]
+    return np.maximum(values - excess[last], 0)
+
+
+def nonnegative_qp(A: Array, b: Array) -> Array:
+    """argmin ½ xᵀAx − bᵀx over x ≥ 0, for positive definite A: the active-set method of Lawson and Hanson.
+
+    Exact up to rounding after finitely many solves: a coordinate enters where the slope b − Ax says that it
+    pays, others leave where the solution on the free ones would turn negative.
+    """
+    n = len(b)
+    x, free, refused = np.zeros(n), np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
+    tolerance = 1e-12 * np.abs(b).max(initial=0)
+    slope = b
+    for _ in range(10 * n):  # ends by itself unless rounding makes it cycle, and x is feasible then
+        gain = np.where(free | refused, -np.inf, slope)
+        entering = int(gain.argmax())
+        if gain[entering] <= tolerance:
+            break
+        free[entering] = True
+        before = x.copy()
+        _solve_on_free(A, b, x, free)
+        if free[entering] or not np.array_equal(x, before):
+            refused[:] = False
+        else:  # its slope was rounding
+            refused[entering] = True
+        slope = b - A @ x
+    return x
+
+
+def _solve_on_free(A: Array, b: Array, x: Array, free: NDArray[np.bool_]) -> None:
+    """Solve on the free coordinates, in place; those that would fall below 0 are fixed there."""
+    while True:
+        index = np.flatnonzero(free)
+        goal = np.linalg.solve(A[np.ix_(index, index)], b[index])
+        if (goal > 0).all():
+            x[index] = goal
+            return
+        at = x[index]
+        share = np.where(goal <= 0, at / np.maximum(at - goal, np.finfo(float).tiny), np.inf)
+        first = int(share.argmin())
+        x[index] = np.maximum(at + share[first] * (goal - at), 0)
+        x[index[first]] = 0.0
+        free[index[first]] = False
+
+
+def min_norm(unit: UnitGradients) -> Array:
+    r"""``[m]`` weights w of the shortest vector :math:`\sum w_k g_k` of the convex hull.
+
+    For two gradients :math:`w_1 = (\|g_2\|^2 - g_1 g_2) / \|g_1 - g_2\|^2`, cut to [0, 1]. For more, the
+    minimum of :math:`\|J^\top x\|^2 + \varepsilon^2 (1^\top x - 1)^2` over x ≥ 0 lies in the direction of w for every
+    ε: with x = s w it is :math:`s^2 \|J^\top w\|^2 + \varepsilon^2 (s - 1)^2`, whose minimum over s grows with the
+    norm. ε is the smallest norm of a gradient.
+    """
+    C, n = unit.cosines, unit.norms
+    if len(unit) == 2:
+        ratio = n / n.max()
+        cross = C[0, 1] * ratio[0] * ratio[1]
+        apart = ratio @ ratio - 2 * cross
+        first = 0.5 if apart <= 0 else min(max((ratio[1] ** 2 - cross) / apart, 0.0), 1.0)
+        return np.array([first, 1 - first])
+    q = n.min(initial=np.inf) / n
+    x = q * nonnegative_qp(C + np.outer(q, q), q)
+    return x / x.sum()
+
+
+def equilibrium(C: Array, pull: Array, power: float) -> Array:
+    r"""z > 0 with :math:`(Cz)_k = h_k z_k^{-p}`, for positive definite C and positive h (``pull``).
+
+    It is where the convex :math:`\tfrac12 z^\top C z - \sum_k h_k z_k^{1-p} / (1-p)` (:math:`\log z_k` at p = 1) is
+    least; Newton's method with backtracking, from the point that solves it for C = 1 and fits the length.
+    """
+    z = pull ** (1 / (1 + power))
+    z = z * ((pull * z ** (1 - power)).sum() / (z @ C @ z)) ** (1 / (1 + power))
+    before = np.inf
+    for _ in range(60):
+        force = pull * z**-power
+        residual = C @ z - force
+        step = np.linalg.solve(C + np.diag(power * force / z), residual)
+        decrement, energy = residual @ step, z @ force
+        near = decrement < 1e-4 * energy  # full steps converge quadratically, until rounding of C z ends it
+        if decrement <= 1e-20 * energy or (near and decrement > before / 4):
+            break
+        before = decrement
+        size = min(1.0, 0.95 / max(float((step / z).max()), 0.95))
+        if not near:  # energies of opposite gradients are differences too small to be compared at the end
+            value = _energy(C, pull, power, z)
+            while size > 1e-6 and _energy(C, pull, power, z - size * step) > value - 1e-4 * size * decrement:
+                size /= 2
+        z = z - size * step
+    return z
+
+
+def _energy(C: Array, pull: Array, power: float, z: Array) -> float:
+    gained = np.log(z) if power == 1 else z ** (1 - power) / (1 - power)
+    return float(0.5 * (z @ C @ z) - pull @ gained)

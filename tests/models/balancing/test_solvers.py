@@ -1,0 +1,123 @@
+"""Small solvers: optimality conditions on anything, closed forms where there are some."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.optimize import nnls
+
+from equipoise.models.balancing.solvers import (
+    FLOOR,
+    UnitGradients,
+    as_array,
+    equilibrium,
+    lifted,
+    min_norm,
+    nonnegative_qp,
+    project_on_simplex,
+)
+
+
+@st.composite
+def gradients(draw: st.DrawFn) -> np.ndarray:
+    """Small whole numbers: zero, parallel, opposite and dependent rows come by themselves."""
+    shape = draw(st.tuples(st.integers(2, 6), st.integers(1, 8)))
+    return draw(arrays(np.float64, shape, elements=st.integers(-3, 3).map(float)))
+
+
+def unit(J: np.ndarray) -> UnitGradients:
+    return UnitGradients.of(torch.from_numpy(J @ J.T))
+
+
+@given(arrays(np.float64, st.integers(1, 8), elements=st.floats(-1e3, 1e3)))
+def test_projection_on_the_simplex_is_optimal(v: np.ndarray) -> None:
+    """The residual v − w is constant where w > 0 and smaller elsewhere."""
+    w = project_on_simplex(v)
+    assert w.min() >= 0
+    assert w.sum() == pytest.approx(1)
+    rest = v - w
+    assert rest[w > 0] == pytest.approx(np.full((w > 0).sum(), rest.max()), abs=1e-9)
+
+
+@given(gradients(), st.integers(0, 2**16))
+def test_nonnegative_qp_fulfils_its_optimality_conditions(J: np.ndarray, seed: int) -> None:
+    A = lifted(J @ J.T)
+    b = J @ np.random.default_rng(seed).normal(size=J.shape[1])
+    x = nonnegative_qp(A, b)
+    slope = A @ x - b
+    scale = max(np.abs(b).max(), 1e-300)
+    assert x.min() >= 0
+    assert slope.min() >= -1e-9 * scale
+    assert abs(x @ slope) <= 1e-7 * scale * max(x.max(), 1)
+
+
+def test_nonnegative_qp_is_nonnegative_least_squares() -> None:
+    rng = np.random.default_rng(3)
+    for n in range(1, 11):
+        M, target = rng.normal(size=(n + 2, n)), rng.normal(size=n + 2)
+        assert nonnegative_qp(M.T @ M, M.T @ target) == pytest.approx(nnls(M, target)[0], abs=1e-9)
+
+
+@given(gradients())
+def test_min_norm_point_is_optimal(J: np.ndarray) -> None:
+    """No vertex of the hull lies on the near side of the plane through d: g_k·d ≥ ‖d‖²."""
+    part = unit(J)
+    if not len(part):
+        assert part.spread(min_norm(part)).tolist() == [0] * len(J)
+        return
+    w = part.spread(min_norm(part)).numpy()
+    assert w.min() >= 0
+    assert w.sum() == pytest.approx(1)
+    d = J.T @ w
+    assert (J @ d)[part.rows].min() >= d @ d - 1e-6
+
+
+def test_min_norm_of_two_agrees_with_the_way_for_more() -> None:
+    """A third gradient that is far off and no help changes nothing."""
+    J = np.array([[2.0, 1.0, 0.0], [-1.0, 1.5, 0.0], [50.0, 80.0, 0.0]])
+    two, three = min_norm(unit(J[:2])), min_norm(unit(J))
+    assert three == pytest.approx([*two, 0.0], abs=1e-7)
+
+
+@pytest.mark.parametrize("power", [0.4, 0.5, 1.0, 2.0, 5.0])
+@given(J=gradients())
+def test_equilibrium_solves_its_equation(power: float, J: np.ndarray) -> None:
+    part = unit(J)
+    if not len(part):
+        return
+    pull = part.norms ** (power - 1)
+    z = equilibrium(part.cosines, pull, power)
+    assert (z > 0).all()
+    # Opposite gradients: C z is the difference of numbers up to 1/FLOOR larger.
+    assert part.cosines @ z == pytest.approx(pull * z**-power, rel=1e-5)
+
+
+def test_equilibrium_without_interaction() -> None:
+    z = equilibrium(np.eye(3), np.array([1.0, 8.0, 27.0]), 2.0)
+    assert z == pytest.approx([1, 2, 3])
+
+
+def test_only_singular_cosines_are_lifted() -> None:
+    regular = np.array([[1.0, 0.5], [0.5, 1.0]])
+    assert lifted(regular) is regular
+    parallel = lifted(np.ones((2, 2)))
+    assert np.linalg.eigvalsh(parallel)[0] == pytest.approx(FLOOR, rel=1e-6)
+    below = lifted(np.array([[1.0, 1.0 + 1e-7], [1.0 + 1e-7, 1.0]]))  # as rounding of float32 leaves it
+    assert np.linalg.eigvalsh(below)[0] == pytest.approx(FLOOR, rel=1e-6)
+
+
+def test_zero_gradients_take_no_part() -> None:
+    part = unit(np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]]))
+    assert part.rows.tolist() == [1]
+    assert part.norms == pytest.approx([5])
+    assert part.spread(np.array([2.0])).tolist() == [0, 2, 0]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_gradients_that_are_not_finite_are_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="gradients of the tasks are not finite"):
+        as_array(torch.tensor([[1.0, bad], [bad, 1.0]]))
