@@ -7,6 +7,8 @@ head.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -29,20 +31,25 @@ class TaskHead:
         What is predicted. It decides the loss and the meaning of the outputs.
     outputs
         Width K of the head. A binary task has **two** logits under cross-entropy, as in the published joint
-        model (384→2), not one; survival has one log risk (higher is worse).
+        model (384→2), not one; survival has one log risk (higher is worse) or, with ``edges``, K logits of
+        hazards.
     main
         Whether this is the target the study is about; the others are auxiliary.
+    edges
+        Ascending edges in days between the K intervals of a discrete-time survival head, K - 1 of them
+        (:mod:`equipoise.models.hazards`); None for Cox's model and for other kinds.
 
     Raises
     ------
     ValueError
-        If kind and width do not fit.
+        If kind, width and edges do not fit.
     """
 
     name: str
     kind: TaskKind
     outputs: int
     main: bool = False
+    edges: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(TaskKind):
@@ -53,15 +60,37 @@ class TaskHead:
             "binary": self.outputs == 2,
             "multiclass": self.outputs >= 2,
             "regression": self.outputs >= 1,
-            "survival": self.outputs == 1,
+            "survival": self.outputs == 1 + len(self.edges or ()),
         }[self.kind]
         if not fits:
-            raise ValueError(f"task {self.name!r}: a {self.kind} head cannot have {self.outputs} outputs")
+            cut = "" if self.edges is None else f" and {len(self.edges)} edges"
+            raise ValueError(
+                f"task {self.name!r}: a {self.kind} head cannot have {self.outputs} outputs{cut}"
+            )
+        if self.edges is not None:
+            self._check_edges(self.edges)
+
+    def _check_edges(self, edges: tuple[float, ...]) -> None:
+        if self.kind != "survival":
+            raise ValueError(f"task {self.name!r}: a {self.kind} head has no intervals of time")
+        if any(not a < b for a, b in itertools.pairwise((0.0, *edges, math.inf))):
+            raise ValueError(
+                f"task {self.name!r}: edges are days above 0 in ascending order, not {list(edges)}"
+            )
+
+    @property
+    def compares_patients(self) -> bool:
+        """Whether the loss compares patients with each other (Cox's), so that batches of one teach nothing."""
+        return self.kind == "survival" and self.edges is None
 
 
 @dataclass(frozen=True)
 class CaseShape:
-    """Widths of a case's parts, all that a model needs to know about the data before it is built."""
+    """Widths of a case's parts, all that a model needs to know about the data before it is built.
+
+    ``features`` is 0 in a study without tiles; ``omics`` holds the tables (modality → columns) that the model
+    reads, ``clinical`` among them.
+    """
 
     features: int
     omics: Mapping[str, int] = field(default_factory=dict)
@@ -76,11 +105,12 @@ class CaseBatch:
     bags
         ``[B, N, D]`` float32 tile features, zero where there is no tile.
     mask
-        ``[B, N]`` bool, True where a tile exists. A case has at least one tile.
+        ``[B, N]`` bool, True where a tile exists. A case without tiles has a row of False; N may be 0.
     coords
         ``[B, N, 2]`` int32, x and y of a tile's top left corner in level-0 pixels.
     omics
-        modality → ``[B, G]`` float32, zero where the modality is absent, NaN where a single value is missing.
+        modality → ``[B, G]`` float32, the tables as they were prepared, without gaps; zero where the
+        modality is absent.
     present
         modality → ``[B]`` bool, whether the case has it.
     targets
@@ -93,11 +123,13 @@ class CaseBatch:
     padded
         Whether any tile is missing in ``mask``. Worked out here, once and where the tensors are made, because
         asking a GPU would stall it in every step.
+    tileless
+        Whether a case has no tile at all; worked out with ``padded``.
 
     Raises
     ------
     ValueError
-        If shapes disagree or a case has no tile.
+        If shapes disagree.
     """
 
     bags: Tensor
@@ -109,6 +141,7 @@ class CaseBatch:
     label_mask: Mapping[str, Tensor]
     site: Tensor
     padded: bool | None = None
+    tileless: bool | None = None
 
     def __post_init__(self) -> None:
         if self.padded is not None:  # a copy of a checked batch
@@ -119,21 +152,29 @@ class CaseBatch:
                 f"shapes do not fit: bags {(b, n)}, mask {tuple(self.mask.shape)}, "
                 f"coords {tuple(self.coords.shape)}"
             )
-        if not bool(self.mask.any(dim=1).all()):
-            raise ValueError("a case of the batch has no tile")
         parts = [("site", self.site)]
         for part in (self.omics, self.present, self.targets, self.label_mask):
             parts += part.items()
         if wrong := [name for name, tensor in parts if tensor.shape[0] != b]:
             raise ValueError(f"{', '.join(wrong)}: not {b} rows as the bags have")
         object.__setattr__(self, "padded", not bool(self.mask.all()))
+        object.__setattr__(self, "tileless", not bool(self.mask.any(dim=1).all()))
 
     def __len__(self) -> int:
         return self.bags.shape[0]
 
     @property
     def key_mask(self) -> Tensor | None:
-        """``mask`` if it says anything, None if every tile exists (attention is cheaper without one)."""
+        """``mask`` if it says anything, None if every tile exists (attention is cheaper without one).
+
+        Raises
+        ------
+        ValueError
+            If a case has no tile: nothing can be pooled or attended to. Models that read such cases look at
+            ``mask`` themselves.
+        """
+        if self.tileless:
+            raise ValueError("a case of the batch has no tile, and the model reads tiles only")
         return self.mask if self.padded else None
 
     def to(self, device: torch.device | str) -> CaseBatch:

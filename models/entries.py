@@ -1,5 +1,7 @@
 """Models a study can name, with their parameters and search ranges, without importing torch."""
 
+from typing import ClassVar, Literal
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
@@ -7,6 +9,7 @@ class JointParams(BaseModel):
     """Parameters of the joint transformer; the defaults are the published ones (arXiv 2403.03891)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
 
     dim: int = Field(
         384, ge=1, description="width of tokens", json_schema_extra={"search": {"choice": [192, 384, 576]}}
@@ -26,10 +29,185 @@ class JointParams(BaseModel):
         return self
 
 
+class MeanPoolParams(BaseModel):
+    """Parameters of the mean-tile baseline."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
+
+    layers: int = Field(
+        1,
+        ge=0,
+        description="hidden layers; 0 is linear in the mean tile, and tasks share no parameter then",
+        json_schema_extra={"search": {"choice": [1, 2]}},
+    )
+    dim: int = Field(
+        384,
+        ge=1,
+        description="width of the hidden layers",
+        json_schema_extra={"search": {"choice": [192, 384, 768]}},
+    )
+    dropout: float = Field(0.1, ge=0, lt=1, json_schema_extra={"search": {"uniform": [0.0, 0.4]}})
+
+
+class AbmilParams(BaseModel):
+    """Parameters of gated attention pooling (Ilse et al. 2018)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
+
+    dim: int = Field(
+        512,
+        ge=1,
+        description="width of projected tiles",
+        json_schema_extra={"search": {"choice": [256, 384, 512]}},
+    )
+    hidden: int = Field(
+        128,
+        ge=1,
+        description="width inside the attention",
+        json_schema_extra={"search": {"choice": [64, 128, 256]}},
+    )
+    branches: Literal["shared", "task"] = Field(
+        "shared",
+        description="one attention for all tasks, or one for each",
+        json_schema_extra={"search": {"choice": ["shared", "task"]}},
+    )
+    dropout: float = Field(
+        0.25,
+        ge=0,
+        lt=1,
+        description="on projected tiles",
+        json_schema_extra={"search": {"uniform": [0.0, 0.5]}},
+    )
+
+
+class TransmilParams(BaseModel):
+    """Parameters of TransMIL; the defaults are the published ones (Shao et al. 2021)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
+
+    dim: int = Field(
+        512, ge=1, description="width of tokens", json_schema_extra={"search": {"choice": [256, 384, 512]}}
+    )
+    heads: int = Field(8, ge=1, description="attention heads; must divide dim")
+    landmarks: int = Field(
+        256,
+        ge=1,
+        description="landmarks of Nyström's approximation; smaller bags get exact attention",
+        json_schema_extra={"search": {"choice": [128, 256]}},
+    )
+    pinv_iterations: int = Field(6, ge=1, description="steps of the iterative pseudo-inverse")
+    dropout: float = Field(0.1, ge=0, lt=1, json_schema_extra={"search": {"uniform": [0.0, 0.4]}})
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> "TransmilParams":
+        if self.dim % self.heads:
+            raise ValueError(
+                f"dim {self.dim} is not divisible by heads {self.heads}; for example dim: {self.heads * 64}"
+            )
+        return self
+
+
+class ClinicalParams(BaseModel):
+    """Parameters of the linear model of covariates: there are none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"clinical"})
+
+
+class OmicsParams(BaseModel):
+    """Parameters of the omics baseline, linear or a self-normalising network (Klambauer et al. 2017)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"rna", "cnv", "mutation"})
+
+    modalities: tuple[Literal["rna", "cnv", "mutation"], ...] | None = Field(
+        None, min_length=1, description="tables to read; all that the cohorts have if not given"
+    )
+    network: Literal["linear", "snn"] = Field(
+        "snn",
+        description="linear shares no parameter among tasks",
+        json_schema_extra={"search": {"choice": ["linear", "snn"]}},
+    )
+    dim: int = Field(
+        256, ge=1, description="width of the layers", json_schema_extra={"search": {"choice": [64, 128, 256]}}
+    )
+    layers: int = Field(2, ge=1, json_schema_extra={"search": {"choice": [1, 2, 3]}})
+    dropout: float = Field(
+        0.25, ge=0, lt=1, description="alpha dropout", json_schema_extra={"search": {"uniform": [0.0, 0.5]}}
+    )
+
+
+class ConcatParams(BaseModel):
+    """Parameters of late fusion by concatenation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"wsi", "clinical", "rna", "cnv", "mutation"})
+
+    modalities: tuple[Literal["wsi", "clinical", "rna", "cnv", "mutation"], ...] | None = Field(
+        None, min_length=1, description="what to read; all that the study has if not given"
+    )
+    dim: int = Field(
+        256,
+        ge=1,
+        description="width of the embeddings",
+        json_schema_extra={"search": {"choice": [128, 256, 384]}},
+    )
+    hidden: int = Field(
+        128,
+        ge=1,
+        description="width inside the attention over tiles",
+        json_schema_extra={"search": {"choice": [64, 128, 256]}},
+    )
+    layers: int = Field(
+        2, ge=1, description="layers of a table's network", json_schema_extra={"search": {"choice": [1, 2]}}
+    )
+    dropout: float = Field(0.25, ge=0, lt=1, json_schema_extra={"search": {"uniform": [0.0, 0.5]}})
+    modality_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="how often a modality of a training case is hidden; one always stays",
+        json_schema_extra={"search": {"uniform": [0.0, 0.5]}},
+    )
+
+
 ENTRIES = {
     "joint": (
         "transformer over all tiles with one learned token per task (arXiv 2403.03891)",
         JointParams,
         "equipoise.models.joint.model:JointTransformer",
+    ),
+    "mean_pool": (
+        "mean over tiles, a small network, linear heads: the simplest baseline",
+        MeanPoolParams,
+        "equipoise.models.aggregators.mean_pool:MeanPool",
+    ),
+    "abmil": (
+        "gated attention pooling (Ilse et al. 2018), shared by the tasks or one per task",
+        AbmilParams,
+        "equipoise.models.aggregators.abmil:Abmil",
+    ),
+    "transmil": (
+        "Nyström attention with position encoding on a grid (Shao et al. 2021)",
+        TransmilParams,
+        "equipoise.models.aggregators.transmil:TransMIL",
+    ),
+    "clinical": (
+        "linear in the covariates of the clinical table",
+        ClinicalParams,
+        "equipoise.models.tables.model:Clinical",
+    ),
+    "omics": (
+        "linear or self-normalising network over RNA, CNV and mutation tables (arXiv 1706.02515)",
+        OmicsParams,
+        "equipoise.models.tables.model:Omics",
+    ),
+    "concat": (
+        "slides and tables, one encoder each, concatenated; learned tokens for what is missing",
+        ConcatParams,
+        "equipoise.models.tables.concat:Concat",
     ),
 }

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.models.batch import TaskHead
+from equipoise.models.hazards import hazard_nll, interval_of
 
 Ties = Literal["efron", "breslow"]
 
@@ -29,8 +30,8 @@ def alone(rows: Tensor) -> Tensor:
 class LossSums(NamedTuple):
     """Losses of T tasks over some cases.
 
-    ``sums`` and ``counts`` are ``[T]``. A case counts once; for survival every event counts once, because a
-    term of the partial likelihood belongs to an event.
+    ``sums`` and ``counts`` are ``[T]``. A case counts once; under Cox's model every event counts once, because
+    a term of the partial likelihood belongs to an event.
     """
 
     sums: Tensor
@@ -42,7 +43,7 @@ class LossSums(NamedTuple):
 
 
 class TaskLosses(nn.Module):
-    """Cross-entropy, squared error or Cox partial likelihood per task, over the cases that have a label.
+    """Cross-entropy, squared error, Cox partial or discrete-time likelihood, over the cases with a label.
 
     Parameters
     ----------
@@ -91,6 +92,8 @@ class TaskLosses(nn.Module):
                 )
             value = None if weight is None else torch.as_tensor(weight, dtype=torch.float32)
             self.register_buffer(f"class_weight_{index}", value, persistent=False)
+            edges = None if head.edges is None else torch.tensor(head.edges, dtype=torch.float64)
+            self.register_buffer(f"edges_{index}", edges, persistent=False)
         if weights:
             raise ValueError(f"class weights for unknown tasks: {', '.join(weights)}")
 
@@ -110,18 +113,22 @@ class TaskLosses(nn.Module):
         for index, head in enumerate(self.heads):
             out, target, mask = (part[head.name] for part in (outputs, targets, label_mask))
             out = out if out.dtype == torch.float64 else out.float()  # half precision stops at the heads
-            if head.kind == "survival":
+            if head.compares_patients:
                 rows = torch.cat([out, target.to(out), mask.to(out)[:, None]], dim=1)
                 total, count = self._cox(self.gather(rows))
             else:
-                weight = getattr(self, f"class_weight_{index}")
-                per_case = (
-                    _squared(out, target) if head.kind == "regression" else _entropy(out, target, weight)
-                )
-                total, count = (per_case * mask).sum(), mask.sum().to(out)
+                total, count = (self._per_case(index, out, target) * mask).sum(), mask.sum().to(out)
             sums.append(total)
             counts.append(count)
         return LossSums(torch.stack(sums), torch.stack(counts))
+
+    def _per_case(self, index: int, out: Tensor, target: Tensor) -> Tensor:
+        head = self.heads[index]
+        if head.kind == "regression":
+            return _squared(out, target)
+        if head.kind == "survival":
+            return hazard_nll(out, interval_of(target[:, 0], getattr(self, f"edges_{index}")), target[:, 1])
+        return _entropy(out, target, getattr(self, f"class_weight_{index}"))
 
     def _cox(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         risk, days, event, _ = rows[rows[:, 3] > 0].unbind(dim=1)

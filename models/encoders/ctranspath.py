@@ -16,31 +16,26 @@ from torch.nn import functional
 
 from equipoise.models.encoders.cards import IMAGENET
 from equipoise.models.encoders.entries import CTransPathParams
-from equipoise.models.encoders.torch_encoder import Preparation, TorchEncoder
-from equipoise.models.encoders.weights import find_local_weights, load_weights, read_weights
+from equipoise.models.encoders.torch_encoder import Blueprint, PlannedEncoder, Preparation
+from equipoise.models.encoders.weights import find_local_weights, read_weights
 
 PX = 224
 WIDTH, DEPTHS, HEADS, WINDOW = 96, (2, 2, 6, 2), (3, 6, 12, 24), 7
 _FAR = -100.0  # added to scores between patches that the shift brought together
 
 
-class CTransPath(TorchEncoder):
+class CTransPath(PlannedEncoder):
     """The encoder, with converted weights.
 
     Parameters
     ----------
     params
         Where the converted checkpoint is, and how to run.
-
-    Raises
-    ------
-    FileNotFoundError
-        If no weights are named or found, with how to get them.
-    ValueError
-        If they are others.
     """
 
-    def __init__(self, params: CTransPathParams) -> None:
+    @staticmethod
+    def blueprint(params: CTransPathParams) -> Blueprint:
+        """The network and the file of its weights."""
         if params.weights is None:
             raise FileNotFoundError(
                 "the weights of encoder 'ctranspath' are not named\n"
@@ -55,9 +50,10 @@ class CTransPath(TorchEncoder):
                 f"`python -m equipoise.models.encoders.convert_ctranspath {path} {path.with_suffix('.safetensors')}`"
             )
         network = SwinTransformer()
-        load_weights(network, read_weights(path), str(path))
-        super().__init__(
+        return Blueprint(
             network,
+            read_weights(path),
+            str(path),
             Preparation(PX, *IMAGENET, fit="bilinear"),
             network.dim,
             {"encoder": "ctranspath"},

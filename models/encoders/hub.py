@@ -8,28 +8,23 @@ import torch
 
 from equipoise.models.encoders.dinov2_names import from_dinov2
 from equipoise.models.encoders.entries import HubParams
-from equipoise.models.encoders.torch_encoder import Preparation, TorchEncoder
+from equipoise.models.encoders.torch_encoder import Blueprint, PlannedEncoder, Preparation
 from equipoise.models.encoders.vit import VisionTransformer
-from equipoise.models.encoders.weights import find_hub_weights, load_weights, read_weights
+from equipoise.models.encoders.weights import find_hub_weights, read_weights
 
 
-class HubEncoder(TorchEncoder):
+class HubEncoder(PlannedEncoder):
     """The encoder of a card, with weights from this machine.
 
     Parameters
     ----------
     params
         Parameters of one encoder; their class names the card.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the weights are not here, with how to get them.
-    ValueError
-        If they are not the weights of this encoder.
     """
 
-    def __init__(self, params: HubParams) -> None:
+    @staticmethod
+    def blueprint(params: HubParams) -> Blueprint:
+        """The card's transformer and the file of its weights."""
         card = params.card
         path = find_hub_weights(card, params.weights)
         state = read_weights(path)
@@ -37,10 +32,11 @@ class HubEncoder(TorchEncoder):
             state = from_dinov2(state, card.shape)
         with torch.device("meta"):  # no memory and no time for numbers that are replaced at once
             network = VisionTransformer(card.shape)
-        load_weights(network, state, str(path))
         mean, std = card.normalisation
-        super().__init__(
+        return Blueprint(
             network,
+            state,
+            str(path),
             Preparation(card.shape.image, mean, std, card.fit),
             card.dim,
             {"encoder": card.name, "shape": asdict(card.shape)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,24 @@ def require_tiles(tiles: NDArray[np.uint8], least_px: int = 1) -> None:
         raise ValueError(f"tiles must be uint8 [B, H, W, 3], not {tiles.dtype} {tiles.shape}")
     if min(tiles.shape[1:3]) < least_px:
         raise ValueError(f"tiles must have at least {least_px} px a side, not {tiles.shape[1:3]}")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an encoder is, known without building it.
+
+    An encoder class may have a class method ``identify(params) -> Identity`` that costs no more than reading the
+    weights once; without one, the encoder is built to be asked. It gives what the built encoder would say.
+
+    Attributes
+    ----------
+    dim, hash, batch_size
+        As of :class:`Encoder`.
+    """
+
+    dim: int
+    hash: str
+    batch_size: int
 
 
 class Encoder(Protocol):

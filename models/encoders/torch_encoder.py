@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equipoise.models.encoders.cards import Fit, Precision, Triple
-from equipoise.models.encoders.protocol import require_tiles
-from equipoise.models.encoders.weights import digest
+from equipoise.models.encoders.protocol import Identity, require_tiles
+from equipoise.models.encoders.weights import digest, digest_unloaded, load_weights
 
 #: Raise when the same weights and settings would give other numbers: it enters every hash.
 VERSION = 1
@@ -74,6 +74,38 @@ class Preparation:
         return pixels[:, :, top : top + self.px, left : left + self.px]
 
 
+@dataclass(frozen=True)
+class Blueprint:
+    """A torch encoder before it is built.
+
+    Attributes
+    ----------
+    network
+        Names and shapes of its weights; on the device ``meta`` or not.
+    state, where
+        Its weights by name, as :func:`~equipoise.models.encoders.weights.read_weights` gives them, and whence.
+    preparation, dim, identity, precision, on_cpu, batch_size, device
+        As for :class:`TorchEncoder`.
+    """
+
+    network: nn.Module
+    state: dict[str, Tensor]
+    where: str
+    preparation: Preparation
+    dim: int
+    identity: dict[str, Any]
+    precision: Precision
+    on_cpu: Precision
+    batch_size: int
+    device: Literal["auto", "cpu", "cuda"]
+
+    def known(self) -> Identity:
+        """What the built encoder would say of itself; raises :class:`ValueError` for weights that are others."""
+        weights = digest_unloaded(self.network, self.state, self.where)
+        total = _hash(self.identity, self.preparation, (self.precision, self.on_cpu), weights)
+        return Identity(self.dim, total, self.batch_size)
+
+
 class TorchEncoder:
     """A network as an :class:`~equipoise.models.encoders.protocol.Encoder`.
 
@@ -114,9 +146,7 @@ class TorchEncoder:
     ) -> None:
         self.dim: int = dim
         self.batch_size: int = batch_size
-        about = {"version": VERSION, "preparation": asdict(preparation), "precision": [precision, on_cpu]}
-        text = json.dumps([identity, about, digest(network)], sort_keys=True)
-        self.hash: str = hashlib.sha256(text.encode()).hexdigest()
+        self.hash: str = _hash(identity, preparation, (precision, on_cpu), digest(network))
         self._network = network.eval().requires_grad_(False)
         self._preparation = preparation
         self._precisions = {"cuda": precision, "cpu": on_cpu}
@@ -173,3 +203,52 @@ class TorchEncoder:
             torch.cuda.synchronize()
         self._device = device
         return device
+
+
+class PlannedEncoder(TorchEncoder):
+    """A :class:`TorchEncoder` whose blueprint tells what it is without building it.
+
+    Parameters
+    ----------
+    params
+        Parameters of the encoder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the weights are not here, with how to get them.
+    ValueError
+        If they are not the weights of this encoder.
+    """
+
+    def __init__(self, params: Any) -> None:
+        plan = self.blueprint(params)
+        load_weights(plan.network, plan.state, plan.where)
+        super().__init__(
+            plan.network,
+            plan.preparation,
+            plan.dim,
+            plan.identity,
+            precision=plan.precision,
+            on_cpu=plan.on_cpu,
+            batch_size=plan.batch_size,
+            device=plan.device,
+        )
+
+    @staticmethod
+    def blueprint(params: Any) -> Blueprint:
+        """What the parameters mean; finds the weights and maps them, reads no number."""
+        raise NotImplementedError
+
+    @classmethod
+    def identify(cls, params: Any) -> Identity:
+        """What :class:`~equipoise.models.encoders.protocol.Identity` says; raises as the constructor."""
+        return cls.blueprint(params).known()
+
+
+def _hash(
+    identity: dict[str, Any], preparation: Preparation, precisions: tuple[Precision, Precision], weights: str
+) -> str:
+    """Of everything that decides the vectors; ``weights`` is their digest."""
+    about = {"version": VERSION, "preparation": asdict(preparation), "precision": list(precisions)}
+    return hashlib.sha256(json.dumps([identity, about, weights], sort_keys=True).encode()).hexdigest()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,7 +153,17 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], where: str) -> No
     ValueError
         Naming tensors that are missing, not expected or of another shape.
     """
-    wanted = network.state_dict()
+    _require_same(network.state_dict(), state, where)
+    network.load_state_dict({name: _number(t) for name, t in state.items()}, strict=True, assign=True)
+
+
+def _number(tensor: Tensor) -> Tensor:
+    """Numbers as float32, counters as they are."""
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _require_same(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> None:
+    """The same names and shapes; raises :class:`ValueError` as :func:`load_weights` does."""
     problems = [
         _named("missing", [name for name in wanted if name not in state]),
         _named("not expected", [name for name in state if name not in wanted]),
@@ -171,8 +181,6 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], where: str) -> No
             f"{where}: these are not the weights of this encoder: {'; '.join(filter(None, problems))}\n"
             "name the published weights file of the encoder"
         )
-    numbers = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
-    network.load_state_dict(numbers, strict=True, assign=True)
 
 
 def _named(problem: str, names: list[str]) -> str:
@@ -185,10 +193,36 @@ def _named(problem: str, names: list[str]) -> str:
 
 def digest(network: nn.Module) -> str:
     """SHA-256 of a network's weights: equal for equal numbers, whatever file they came in."""
+    return _digest(sorted(network.state_dict().items()))
+
+
+def digest_unloaded(network: nn.Module, state: Mapping[str, Tensor], where: str) -> str:
+    """:func:`digest` of the network that :func:`load_weights` would make, without making it.
+
+    Reads the file once and holds one tensor at a time where ``state`` is mapped into memory.
+
+    Parameters
+    ----------
+    network
+        Names and shapes: may be on the device ``meta``.
+    state, where
+        As for :func:`load_weights`.
+
+    Raises
+    ------
+    ValueError
+        As :func:`load_weights`.
+    """
+    _require_same(network.state_dict(), state, where)
+    return _digest((name, _number(state[name])) for name in sorted(state))
+
+
+def _digest(named: Iterable[tuple[str, Tensor]]) -> str:
+    """Of tensors in the order of their names."""
     import hashlib
 
     total = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in named:
         total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         total.update(tensor.detach().cpu().contiguous().numpy().data)
     return total.hexdigest()

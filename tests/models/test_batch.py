@@ -49,11 +49,19 @@ def test_batch_is_frozen() -> None:
         CaseBatch(**parts()).bags = torch.zeros(1)  # type: ignore[misc]
 
 
-def test_a_case_without_tiles_is_refused() -> None:
+def test_a_case_without_tiles_is_for_models_that_can_read_it() -> None:
     holes = parts()
     holes["mask"][1] = False
-    with pytest.raises(ValueError, match="has no tile"):
-        CaseBatch(**holes)
+    batch = CaseBatch(**holes)
+    assert batch.tileless is True
+    assert batch.to("meta").tileless is True
+    with pytest.raises(ValueError, match="has no tile, and the model reads tiles only"):
+        _ = batch.key_mask
+    assert CaseBatch(**parts()).tileless is False
+
+
+def test_a_batch_may_have_no_tiles_at_all() -> None:
+    assert CaseBatch(**parts(n=0, d=0)).tileless is True
 
 
 @pytest.mark.parametrize("part", ["rna", "MSI", "site"])

@@ -37,3 +37,18 @@ def test_listing_models_does_not_import_torch() -> None:
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert "joint" in ENTRIES
+
+
+def test_every_model_says_what_it_reads() -> None:
+    reads = {name: params.reads for name, (_, params, _) in ENTRIES.items()}
+    assert reads["joint"] == {"wsi"}
+    assert reads["clinical"] == {"clinical"}
+    assert reads["omics"] == {"rna", "cnv", "mutation"}
+    assert reads["concat"] == {"wsi", "clinical", "rna", "cnv", "mutation"}
+    for name, (_, params, _) in ENTRIES.items():
+        if (chosen := params.model_fields.get("modalities")) is not None:
+            for modality in reads[name]:
+                assert params(modalities=[modality]).modalities == (modality,)
+            assert chosen.default is None
+    with pytest.raises(ValidationError, match="at least 1"):
+        ENTRIES["omics"][1](modalities=[])

@@ -173,7 +173,10 @@ def test_convert_then_encode(official: tuple[Path, str], network: SwinTransforme
     with safe_open(target, "pt") as file:
         assert set(file.keys()) == set(network.state_dict())
         assert file.metadata() == {"source_sha256": sha256}
-    encoder = CTransPath(CTransPathParams(weights=str(target), device="cpu", batch_size=2))
+    params = CTransPathParams(weights=str(target), device="cpu", batch_size=2)
+    encoder = CTransPath(params)
+    known = CTransPath.identify(params)
+    assert (known.dim, known.hash, known.batch_size) == (768, encoder.hash, 2)
     tiles = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.inference_mode():

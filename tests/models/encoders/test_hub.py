@@ -16,8 +16,8 @@ from equipoise.models.encoders.hub import HubEncoder
 from equipoise.models.encoders.vit import VisionTransformer
 from equipoise.platform import registry
 from equipoise.platform.errors import ResourceError
+from equipoise.platform.extraction.encoders import identify_encoder, load_encoder, store_spec
 from equipoise.platform.extraction.params import ExtractionParams
-from equipoise.platform.extraction.stages import load_encoder, store_spec
 
 
 def small(name: str) -> Card:
@@ -51,6 +51,7 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     again = HubEncoder(params_for(card, tmp_path / "pytorch_model.bin"))
     assert encoder.dim == card.dim
     assert encoder.hash == again.hash  # the numbers count, not the file
+    assert HubEncoder.identify(params_for(card, tmp_path)).hash == encoder.hash
     batch = tiles(3)
     network = VisionTransformer(card.shape)
     network.load_state_dict(state)
@@ -137,6 +138,16 @@ def test_precision_and_seed_enter_the_hash(tmp_path: Path) -> None:
     assert len(hashes) == 3
 
 
+def test_identifying_builds_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = small("uni")
+    save_file(random_state(card), tmp_path / "model.safetensors")
+    wanted = HubEncoder(params_for(card, tmp_path)).hash
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", None)
+    assert HubEncoder.identify(params_for(card, tmp_path)).hash == wanted
+    with pytest.raises(TypeError):
+        HubEncoder(params_for(card, tmp_path))
+
+
 def test_a_study_finds_weights_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     card = small("uni")
     known = encoder_entries.ENTRIES | {
@@ -157,10 +168,12 @@ def test_a_study_finds_weights_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp
         folder.mkdir(parents=True)
         torch.save(random_state(card), folder / "pytorch_model.bin")
         encoder = load_encoder(study)
-        spec = store_spec(study, encoder)
-        assert (spec.dim, spec.encoder_hash) == (48, encoder.hash)
+        known = identify_encoder(study)
+        assert (known.dim, known.hash, known.batch_size) == (48, encoder.hash, 32)
+        assert store_spec(study, known) == store_spec(study, encoder)
         torch.save({"x": torch.zeros(1)}, folder / "pytorch_model.bin")
-        with pytest.raises(ResourceError, match="not the weights of this encoder"):
-            load_encoder(study)
+        for ask in (load_encoder, identify_encoder):
+            with pytest.raises(ResourceError, match="not the weights of this encoder"):
+                ask(study)
     finally:
         registry.entries.cache_clear()

@@ -1,0 +1,1 @@
+"""Slide encoders: from a bag of tile features to one vector, behind one ``protocol``, listed in ``entries``."""

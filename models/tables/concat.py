@@ -1,0 +1,133 @@
+"""Late fusion by concatenation: one encoder per modality, a learned token where a modality is missing.
+
+A modality becomes an embedding ``[B, dim]``; the fusion turns the embeddings into what the heads read. Other
+multi-modal models replace an encoder or the fusion and keep the rest. Slides are pooled by gated attention
+(Ilse, Tomczak and Welling 2018, arXiv 1802.04712); tables go through self-normalising networks (Klambauer et
+al. 2017, arXiv 1706.02515).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.models.aggregators.abmil import GatedAttention
+from equipoise.models.aggregators.bag_model import BagModel
+from equipoise.models.batch import CaseBatch, CaseShape, TaskHead
+from equipoise.models.entries import ConcatParams
+from equipoise.models.tables.rows import table_of
+from equipoise.models.tables.snn import SelfNormalising
+
+#: The modality of tile features, beside the names of tables.
+WSI = "wsi"
+
+
+class SlideEncoder(nn.Module):
+    """Projection with ReLU and dropout → weighted mean over tiles; any value for a case without tiles."""
+
+    def __init__(self, features: int, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.project = nn.Sequential(nn.Linear(features, dim), nn.ReLU(), nn.Dropout(dropout))
+        self.attention = GatedAttention(dim, hidden)
+
+    def forward(self, batch: CaseBatch) -> Tensor:
+        """``[B, dim]``."""
+        bags, mask = batch.bags, batch.mask
+        if bags.shape[1] == 0:  # nobody has a tile: one of zeros keeps shapes and gradients defined
+            bags, mask = bags.new_zeros(len(batch), 1, bags.shape[2]), mask.new_zeros(len(batch), 1)
+        if batch.tileless:
+            mask = mask | ~mask.any(dim=1, keepdim=True)  # a softmax over nothing would be NaN
+        h_BNE = self.project(bags)
+        weights_BN = self.attention(h_BNE, mask if batch.padded or batch.tileless else None)
+        return (weights_BN[:, None, :].to(h_BNE) @ h_BNE)[:, 0]
+
+
+class TableEncoder(nn.Module):
+    """A self-normalising network over one table."""
+
+    def __init__(self, modality: str, width: int, dim: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.modality, self.width = modality, width
+        self.network = SelfNormalising(width, dim, layers, dropout)
+
+    def forward(self, batch: CaseBatch) -> Tensor:
+        """``[B, dim]``."""
+        return self.network(table_of(batch, self.modality, self.width))
+
+
+class Concatenation(nn.Module):
+    """Embeddings side by side → Linear → ReLU → dropout."""
+
+    def __init__(self, modalities: int, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(modalities * dim, dim), nn.ReLU(), nn.Dropout(dropout))
+
+    def forward(self, embeddings: Mapping[str, Tensor]) -> Tensor:
+        """modality → ``[B, dim]`` become one ``[B, dim]``."""
+        return self.network(torch.cat(list(embeddings.values()), dim=1))
+
+
+class Concat(BagModel):
+    """Encoders of modalities → learned tokens where one is missing → concatenation → linear heads.
+
+    Parameters
+    ----------
+    params
+        Sizes, and the probability with which a modality of a training case is hidden.
+    shape
+        Widths of the data: a slide encoder if there are tiles, one encoder per table.
+    heads
+        Tasks.
+
+    Raises
+    ------
+    ValueError
+        If the data have neither tiles nor tables.
+    """
+
+    def __init__(self, params: ConcatParams, shape: CaseShape, heads: Sequence[TaskHead]) -> None:
+        super().__init__(shape, heads, params.dim)
+        encoders: dict[str, nn.Module] = {}
+        if shape.features:
+            encoders[WSI] = SlideEncoder(shape.features, params.dim, params.hidden, params.dropout)
+        for name, width in shape.omics.items():
+            encoders[name] = TableEncoder(name, width, params.dim, params.layers, params.dropout)
+        if not encoders:
+            raise ValueError("the data have neither tiles nor tables")
+        self.modality_dropout = params.modality_dropout
+        self.encoders = nn.ModuleDict(encoders)
+        self.tokens = nn.ParameterDict({name: 0.02 * torch.randn(params.dim) for name in encoders})
+        self.fusion = Concatenation(len(encoders), params.dim, params.dropout)
+
+    def pool(self, batch: CaseBatch) -> Sequence[Tensor]:
+        """The fused vector, the same for every task."""
+        return [self.fusion(self.embeddings(batch))] * len(self.task_heads)
+
+    def embeddings(self, batch: CaseBatch) -> dict[str, Tensor]:
+        """modality → ``[B, dim]``: what the encoder makes of it, the learned token where it is missing.
+
+        Every parameter takes part in every batch, if with a gradient of zero, so that workers of a data
+        parallel run always have the same gradients to exchange.
+        """
+        shown_BM = self._shown(batch)
+        return {
+            name: torch.where(shown_BM[:, i, None], encoder(batch), self.tokens[name])
+            for i, (name, encoder) in enumerate(self.encoders.items())
+        }
+
+    def presence(self, batch: CaseBatch) -> Tensor:
+        """``[B, M]`` bool: which modalities a case has, in the order of the encoders."""
+        flags = [batch.mask.any(dim=1) if name == WSI else batch.present[name] for name in self.encoders]
+        return torch.stack(flags, dim=1)
+
+    def _shown(self, batch: CaseBatch) -> Tensor:
+        """Presence, with modalities hidden at random in training; one that is there always stays."""
+        present_BM = self.presence(batch)
+        if not self.training or self.modality_dropout == 0:
+            return present_BM
+        draw_BM = torch.rand(present_BM.shape, device=present_BM.device).masked_fill(~present_BM, -1)
+        kept_BM = draw_BM >= self.modality_dropout
+        kept_BM |= draw_BM == draw_BM.max(dim=1, keepdim=True).values
+        return present_BM & kept_BM

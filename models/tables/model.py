@@ -1,0 +1,75 @@
+"""Baselines over tables alone: what slides have to add is measured against them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from equipoise.models.aggregators.bag_model import BagModel
+from equipoise.models.batch import CaseBatch, CaseShape, TaskHead
+from equipoise.models.entries import ClinicalParams, OmicsParams
+from equipoise.models.tables.rows import row_width, tables_of
+from equipoise.models.tables.snn import SelfNormalising
+
+
+class TableModel(BagModel):
+    """All tables side by side → ``body`` → linear heads.
+
+    Parameters
+    ----------
+    shape, heads
+        As in :class:`~equipoise.models.aggregators.bag_model.BagModel`; tiles are not looked at.
+    body
+        Module from the row of tables to what the heads read, or None: the heads are then linear in the row.
+    dim
+        Width of what the heads read.
+
+    Raises
+    ------
+    ValueError
+        If there is no table.
+    """
+
+    def __init__(self, shape: CaseShape, heads: Sequence[TaskHead], body: nn.Module | None, dim: int) -> None:
+        if not shape.omics:
+            raise ValueError("the model reads tables, and the data have none")
+        super().__init__(shape, heads, dim)
+        self.widths = dict(shape.omics)
+        self.body = body
+
+    def pool(self, batch: CaseBatch) -> Sequence[Tensor]:
+        """The same vector for every task."""
+        row_BW = tables_of(batch, self.widths)
+        return [row_BW if self.body is None else self.body(row_BW)] * len(self.task_heads)
+
+
+class Clinical(TableModel):
+    """Heads linear in the covariates: logistic, linear or Cox regression, fitted as every other model is.
+
+    Tasks share no parameter, so balancing changes nothing but the scale of their losses.
+    """
+
+    def __init__(self, params: ClinicalParams, shape: CaseShape, heads: Sequence[TaskHead]) -> None:
+        del params
+        super().__init__(shape, heads, None, row_width(shape.omics))
+
+
+class Omics(TableModel):
+    """Heads linear in all omics tables, or over a self-normalising network that reads them.
+
+    Parameters
+    ----------
+    params
+        ``network: linear`` shares no parameter among tasks; ``network: snn`` shares the whole network.
+    shape, heads
+        As in :class:`TableModel`.
+    """
+
+    def __init__(self, params: OmicsParams, shape: CaseShape, heads: Sequence[TaskHead]) -> None:
+        width = row_width(shape.omics)
+        if params.network == "linear":
+            super().__init__(shape, heads, None, width)
+        else:
+            body = SelfNormalising(width, params.dim, params.layers, params.dropout)
+            super().__init__(shape, heads, body, params.dim)
