@@ -11,7 +11,10 @@ import numpy as np
 from equipoise.datasets.cohort_tables import RawCohort, lost_zeros, name_slides
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.flow import Flow
+from equipoise.datasets.omics.alignment import align
+from equipoise.datasets.omics.covariates import covariate_table
 from equipoise.datasets.omics.matrix import read_matrix
+from equipoise.datasets.omics.params import CLINICAL, Covariate
 from equipoise.datasets.plausibility import check_plausible
 from equipoise.datasets.specs import Columns
 from equipoise.datasets.tables import place
@@ -67,8 +70,22 @@ def _extended(encoded: EncodedTask, reasons: Mapping[str, str]) -> EncodedTask:
     )
 
 
-def run_flow(cohorts: Sequence[RawCohort], encoded: Sequence[EncodedTask]) -> list[Flow]:
-    """Send every cohort through the stages up to ``has label``."""
+def run_flow(
+    cohorts: Sequence[RawCohort],
+    encoded: Sequence[EncodedTask],
+    tables: Mapping[str, pd.DataFrame] | None = None,
+) -> list[Flow]:
+    """Send every cohort through the stages up to ``has label``.
+
+    Parameters
+    ----------
+    cohorts, encoded
+        Raw cohorts and their targets.
+    tables
+        Tables that the model reads: a patient in one of them stays without a slide, and one who has neither
+        leaves. ``None`` for a model that reads slides only.
+    """
+    tabled = {patient for table in (tables or {}).values() for patient in table.index}
     labelled = {p for task in encoded for p, known in zip(task.patients, task.known, strict=True) if known}
     flows = []
     for raw, names in zip(cohorts, name_slides(cohorts), strict=True):
@@ -89,8 +106,14 @@ def run_flow(cohorts: Sequence[RawCohort], encoded: Sequence[EncodedTask]) -> li
                 if p not in known
             }
             flow.drop_slides(strangers, "has slide")
-            flow.drop_slideless("has slide", "the slides table lists no slide")
+            if tables is None:
+                flow.drop_slideless("has slide", "the slides table lists no slide")
             flow.close("has slide")
+        if tables is not None:
+            owners = set((flow.slides or {}).values())
+            bare = [p for p in flow.patients if p not in tabled and p not in owners]
+            flow.drop_patients(dict.fromkeys(bare, _nothing_to_read(raw, tables)), "has table")
+            flow.close("has table")
         if encoded:
             bare = [patient for patient in flow.patients if patient not in labelled]
             reasons = {p: "; ".join(f"{task.name}: {task.reasons[p]}" for task in encoded) for p in bare}
@@ -98,6 +121,12 @@ def run_flow(cohorts: Sequence[RawCohort], encoded: Sequence[EncodedTask]) -> li
             flow.close("has label")
         flows.append(flow)
     return flows
+
+
+def _nothing_to_read(raw: RawCohort, tables: Mapping[str, pd.DataFrame]) -> str:
+    """Why a patient of this cohort has nothing that the model reads."""
+    reason = f"no row in what the model reads ({', '.join(tables) or 'no table'})"
+    return reason if raw.slides is None else f"{reason}, and the slides table lists no slide"
 
 
 def patient_table(
@@ -150,24 +179,44 @@ def label_gaps(patients: pd.DataFrame, encoded: Sequence[EncodedTask]) -> pd.Dat
 
 
 def load_omics(
-    cohorts: Sequence[RawCohort], columns: Columns | None, base: Path
+    cohorts: Sequence[RawCohort],
+    columns: Columns | None,
+    base: Path,
+    reads: frozenset[str] | None = None,
+    labels: Iterable[str] = (),
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Modality → matrix over all cohorts, with the genes that every cohort's matrix has.
+    """Modality → matrix over all cohorts, with the genes that every development cohort's matrix has.
+
+    Parameters
+    ----------
+    cohorts, columns, base
+        As in :func:`~equipoise.datasets.cohort.load_cohorts`.
+    reads
+        Modalities to read, all if ``None``.
+    labels
+        Columns that tasks predict, which no matrix may hold.
 
     Raises
     ------
     DataError
-        If a matrix holds no patient of its cohort, or the matrices share no gene.
+        If a matrix holds no patient of its cohort or a column that a task predicts, or the matrices share no
+        gene.
     """
-    import pandas as pd
-
     parts: dict[str, dict[str, pd.DataFrame]] = {}
     notes = []
     for raw in cohorts:
         own = (raw.source.columns or Columns()).or_else(columns)
         for name, source in raw.source.omics.items():
             modality: str = name
+            if reads is not None and modality not in reads:
+                continue
             matrix = read_matrix(source, base, own)
+            if leaked := sorted(set(matrix.columns) & set(labels)):
+                raise DataError(
+                    f"the {modality} matrix holds column {leaked[0]!r}, which a task predicts: that is leakage",
+                    where=f"cohort {raw.source.name!r}, {place(source)}",
+                    fix="name the ending of the gene columns (suffix: _rnaseq), or 'rename' a gene of that name",
+                )
             known = matrix.index.intersection(raw.labels.index, sort=False)
             zeros = lost_zeros(matrix.index, raw.labels.index)
             if known.empty:
@@ -195,30 +244,25 @@ def load_omics(
                 )
             parts.setdefault(modality, {})[raw.source.name] = matrix.loc[known]
     omics: dict[str, pd.DataFrame] = {}
+    develop = frozenset(raw.source.name for raw in cohorts if raw.source.role == "develop")
     for modality, matrices in parts.items():
-        genes, note = _shared_genes(modality, matrices)
-        notes += note
-        omics[modality] = pd.concat([matrix[genes] for matrix in matrices.values()])
-        if gaps := int(omics[modality].isna().sum().sum()):
-            notes.append(f"{modality}: {gaps} single values are missing (NaN)")
+        aligned, more = align(modality, matrices, develop)
+        notes += more
+        if aligned is not None:
+            omics[modality] = aligned
     return omics, notes
 
 
-def _shared_genes(modality: str, matrices: Mapping[str, pd.DataFrame]) -> tuple[list[str], list[str]]:
-    names = list(matrices)
-    genes = [gene for gene in matrices[names[0]].columns if all(gene in m.columns for m in matrices.values())]
-    if not genes:
-        examples = "; ".join(f"{name}: {', '.join(map(str, m.columns[:3]))}" for name, m in matrices.items())
-        raise DataError(
-            f"the cohorts share no {modality} column ({examples})",
-            where=f"omics {modality!r}",
-            fix="use one naming of genes (symbols or Ensembl ids) in all cohorts",
-        )
-    lost = {name: len(m.columns) - len(genes) for name, m in matrices.items() if len(m.columns) > len(genes)}
-    note = f"{modality}: {len(genes)} columns are in every cohort; left out: " + ", ".join(
-        f"{count} of {name}" for name, count in lost.items()
-    )
-    return genes, [note] if lost else []
+def load_covariates(
+    cohorts: Sequence[RawCohort], covariates: Sequence[Covariate]
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """The modality ``clinical`` over all cohorts; nothing where the study names no covariate."""
+    if not covariates:
+        return {}, []
+    everything = list(dict.fromkeys(column for raw in cohorts for column in raw.clinical_columns))
+    labels = [(raw.source.name, raw.labels) for raw in cohorts]
+    table, notes = covariate_table(labels, covariates, everything)
+    return {CLINICAL: table}, notes
 
 
 def matching(omics: Mapping[str, pd.DataFrame], patients: Iterable[Any]) -> dict[str, pd.DataFrame]:

@@ -7,7 +7,7 @@ part (``equipoise.platform.training.batches``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -47,9 +47,13 @@ class Case:
         Tiles of each slide, in that order; they sum to N.
     omics
         Modality → [G] float32, NaN = a single value is missing; a modality that is absent has no key.
+        ``clinical`` are the covariates.
     targets
         Task → value (binary 0/1, multiclass class index, regression original unit) or, for survival, (days,
         event); NaN = missing.
+    columns
+        Modality → [G] names of the columns, the same tuple for all patients of a reader; by position where a
+        modality has no key.
     """
 
     patient: str
@@ -61,6 +65,7 @@ class Case:
     tiles: tuple[int, ...]
     omics: dict[str, np.ndarray]
     targets: dict[str, float | tuple[float, float]]
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class CaseReader(Mapping[str, Case]):
@@ -92,6 +97,7 @@ class CaseReader(Mapping[str, Case]):
         self.role = role
         listed = zip(cohorts.patients["patient"], cohorts.patients["role"], strict=True)
         self._rows = {patient: i for i, (patient, own) in enumerate(listed) if role in (None, own)}
+        self._columns = {m: tuple(map(str, matrix.columns)) for m, matrix in cohorts.omics.items()}
         self._slides: dict[str, list[str]] = {}
         for slide, patient in zip(cohorts.slides["slide"], cohorts.slides["patient"], strict=True):
             self._slides.setdefault(patient, []).append(slide)
@@ -134,6 +140,7 @@ class CaseReader(Mapping[str, Case]):
                 if patient in matrix.index
             },
             targets={task.name: _target(row, task) for task in self.cohorts.tasks},
+            columns=self._columns,
         )
 
     def _bag(self, slides: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:

@@ -7,7 +7,7 @@ differently.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from equipoise.datasets import assembly, cohort_checks
 from equipoise.datasets.cohort_tables import read_cohort
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.flow import STATUS_STAGE, Flow, exclusion_table
+from equipoise.datasets.omics.params import CLINICAL, Covariate
 from equipoise.datasets.specs import CohortSource, Columns
 from equipoise.datasets.tasks import Task
 
@@ -39,7 +40,8 @@ class Cohorts:
     slides
         Columns slide (unique name), patient, cohort, path, mpp (NaN = as the slide says); in manifest order.
     omics
-        Modality → float32 [patients, genes], indexed by patient; a patient without a row lacks the modality.
+        Modality → float32 [patients, columns], indexed by patient; a patient without a row lacks the modality.
+        ``clinical`` are the covariates.
     exclusions
         Columns cohort, patient, slide, stage, reason; ``slide`` is empty where a patient as a whole is left
         out.
@@ -49,6 +51,8 @@ class Cohorts:
         Rows {cohort, stage, patients, slides, excluded, excluded_slides}.
     notes
         Remarks for terminal and report.
+    tables_suffice
+        Whether a patient without a slide can be learned from, by a row in one of the tables.
     """
 
     tasks: tuple[Task, ...]
@@ -59,9 +63,10 @@ class Cohorts:
     label_gaps: pd.DataFrame
     flow: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
+    tables_suffice: bool = False
 
     def with_slide_status(self, index: pd.DataFrame) -> Cohorts:
-        """Leave out slides that extraction could not use, and patients that have no other.
+        """Leave out slides that extraction could not use, and patients that have nothing else.
 
         Parameters
         ----------
@@ -81,7 +86,14 @@ class Cohorts:
                 fix="pass only the rows of this study's slides, as FeatureStore.choose selects them",
             )
         status = dict(zip(index["slide"], zip(index["status"], index["error"], strict=True), strict=True))
-        return self._after(lambda flow: _drop_failed(flow, status) if flow.slides else None, last=True)
+        tabled = {p for table in self.omics.values() for p in table.index} if self.tables_suffice else set()
+        return self._after(
+            lambda flow: _drop_failed(flow, status, tabled) if flow.slides else None, last=True
+        )
+
+    def without_slides(self) -> Cohorts:
+        """The last stage of a study whose model reads tables only: nothing can fail any more."""
+        return self._after(lambda flow: None, last=True)
 
     def drop(self, reasons: Mapping[str, str], stage: str) -> Cohorts:
         """Leave out patients for a reason of one's own: a smoke run, a consent withdrawn.
@@ -150,6 +162,9 @@ def load_cohorts(
     tasks: Sequence[Task],
     columns: Columns | None,
     base: Path,
+    *,
+    covariates: Sequence[Covariate] = (),
+    reads: frozenset[str] | None = None,
 ) -> Cohorts:
     """Read, check and encode all cohorts of a study.
 
@@ -163,6 +178,11 @@ def load_cohorts(
         The study's columns; a cohort's own win over them.
     base
         Folder of the study file, from which relative paths start.
+    covariates
+        Columns of the clinical table that are read as the modality ``clinical``.
+    reads
+        Modalities that the model reads, ``wsi`` for slides: others are not loaded, and who has none of them is
+        left out. ``None`` loads everything, and a patient of a slides table needs a slide.
 
     Raises
     ------
@@ -172,19 +192,28 @@ def load_cohorts(
     """
     cohort_checks.refuse_repeated([source.name for source in sources], "cohorts")
     cohort_checks.refuse_repeated([task.name for task in tasks], "tasks")
-    needed = list(dict.fromkeys(column for task in tasks for column in task.columns))
+    predicted = list(dict.fromkeys(column for task in tasks for column in task.columns))
+    if reads is not None and CLINICAL not in reads:
+        covariates = ()
+    if reads is not None and "wsi" not in reads:
+        sources = [source.model_copy(update={"slides": None, "slides_dir": None}) for source in sources]
+    needed = list(dict.fromkeys([*predicted, *(covariate.column for covariate in covariates)]))
     raw = [read_cohort(s, needed, (s.columns or Columns()).or_else(columns), base) for s in sources]
     cohort_checks.refuse_shared_patients(raw)
     notes = [note for cohort in raw for note in cohort.notes]
     notes += cohort_checks.absent_columns(raw, tasks)
     encoded = [assembly.encode_all(task, raw) for task in tasks]
-    flows = assembly.run_flow(raw, encoded)
+    clinical, clinical_notes = assembly.load_covariates(raw, covariates)
+    omics, omics_notes = assembly.load_omics(raw, columns, base, reads, predicted)
+    omics = clinical | omics
+    suffice = reads is not None and reads != {"wsi"}
+    flows = assembly.run_flow(raw, encoded, omics if suffice else None)
     flow = _by_cohort(row for cohort in flows for row in cohort.counts)
     patients = assembly.patient_table(raw, encoded, flows)
     names = [source.name for source in sources]
     cohort_checks.refuse_empty(patients, flow, names, learning=False)
-    omics, omics_notes = assembly.load_omics(raw, columns, base)
-    notes += omics_notes + cohort_checks.unit_notes(patients, tasks) + cohort_checks.survival_notes(tasks)
+    notes += clinical_notes + omics_notes
+    notes += cohort_checks.unit_notes(patients, tasks) + cohort_checks.survival_notes(tasks)
     return Cohorts(
         tasks=tuple(tasks),
         patients=patients,
@@ -194,11 +223,12 @@ def load_cohorts(
         label_gaps=assembly.label_gaps(patients, encoded),
         flow=flow,
         notes=tuple(notes),
+        tables_suffice=suffice,
     )
 
 
-def _drop_failed(flow: Flow, status: Mapping[str, tuple[str, object]]) -> None:
-    """Stages ``readable``, ``mpp ok`` and ``tissue``: a patient leaves with the last slide."""
+def _drop_failed(flow: Flow, status: Mapping[str, tuple[str, object]], tabled: Collection[str]) -> None:
+    """Stages ``readable``, ``mpp ok`` and ``tissue``: a patient leaves with the last slide, unless in a table."""
     lost: dict[str, dict[str, str]] = {"readable": {}, "mpp ok": {}, "tissue": {}}
     for slide in flow.slides or {}:
         state, error = status.get(slide, ("missing", "the slide was not extracted"))
@@ -210,7 +240,7 @@ def _drop_failed(flow: Flow, status: Mapping[str, tuple[str, object]]) -> None:
         for slide, reason in reasons.items():
             owners.setdefault((flow.slides or {})[slide], []).append(f"{slide}: {reason}")
         flow.drop_slides(reasons, stage)
-        kept = set((flow.slides or {}).values())
+        kept = {*(flow.slides or {}).values(), *tabled}
         flow.drop_patients(
             {p: "no usable slide; " + "; ".join(r) for p, r in owners.items() if p not in kept}, stage
         )

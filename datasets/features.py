@@ -10,8 +10,8 @@ The format is documented in ``docs/feature-store.md``.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.store.index import INDEX_FILE, PENDING, SCHEMA, Index, Row, slide_key
+from equipoise.datasets.remote.folders import Folder, folder_at
+from equipoise.datasets.store.index import INDEX_FILE, PENDING, SCHEMA, Index, Row, identities, slide_key
 from equipoise.datasets.store.lock import writer_lock
 from equipoise.datasets.store.shards import SHARDS, MappedFile, batch_arrays, shard_name, write_batches
 from equipoise.datasets.store.spec import SPEC_FILE, StoreSpec, read_spec, write_spec
 from equipoise.datasets.store.staging import Staging
-from equipoise.datasets.whole_files import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,11 +33,11 @@ __all__ = ["FeatureStore", "StoreSpec"]
 
 
 class FeatureStore:
-    """A store on disk; open it with :meth:`create_or_open` or :meth:`open`.
+    """A store on disk or at an address; open it with :meth:`create_or_open` or :meth:`open`.
 
     Attributes
     ----------
-    path
+    folder
         Folder of the store.
     spec
         What made its features.
@@ -45,12 +45,12 @@ class FeatureStore:
         What workers need to write to it.
     """
 
-    def __init__(self, path: Path, spec: StoreSpec, shard_slides: int) -> None:
-        self.path = path
+    def __init__(self, folder: Folder, spec: StoreSpec, shard_slides: int) -> None:
+        self.folder = folder
         self.spec = spec
-        self.staging = Staging(path, spec)
+        self.staging = Staging(folder, spec)
         self._shard_slides = shard_slides
-        self._index = Index.load(path / INDEX_FILE)
+        self._index, self._known = self._read_index()
         self._chosen: dict[str, str] = {}
         self._mapped: dict[str, MappedFile] = {}
         self._lock: BinaryIO | None = None
@@ -62,8 +62,8 @@ class FeatureStore:
         Parameters
         ----------
         root
-            A folder of stores: the one for ``spec`` is found by its address. Or the folder of one store: it
-            must be the right one.
+            A folder of stores, a path or an address (``s3://…``): the one for ``spec`` is found by its address. Or
+            the folder of one store: it must be the right one.
         spec
             What the features must have been made with.
         shard_slides
@@ -74,17 +74,18 @@ class FeatureStore:
         DataError
             If ``root`` is a store made with something else; the message names what differs.
         """
-        root = Path(root)
-        path = root if (root / SPEC_FILE).exists() else root / spec.folder
-        if not (path / SPEC_FILE).exists():
-            with atomic_path(path / SPEC_FILE) as aside:
+        folder = folder_at(root)
+        if not folder.has(SPEC_FILE):
+            folder = folder.child(spec.folder)
+        if not folder.has(SPEC_FILE):
+            with folder.writing(SPEC_FILE) as aside:
                 write_spec(aside, spec, shard_slides)
-        store = cls.open(path)
+        store = cls(folder, *read_spec(folder))
         differences = store.spec.differences(spec)
         if differences:
             raise DataError(
                 "the feature store was made with something else: " + "; ".join(differences),
-                where=str(path),
+                where=folder.address,
                 fix="ask for what it was made with, or name another folder in features.store",
             )
         return store
@@ -98,8 +99,19 @@ class FeatureStore:
         DataError
             If there is none, or its format is not understood.
         """
-        spec, shard_slides = read_spec(Path(path))
-        return cls(Path(path), spec, shard_slides)
+        folder = folder_at(path)
+        return cls(folder, *read_spec(folder))
+
+    @classmethod
+    def exists(cls, root: str | Path, spec: StoreSpec) -> bool:
+        """Whether :meth:`create_or_open` would open a store, not create one."""
+        folder = folder_at(root)
+        return folder.has(SPEC_FILE) or folder.child(spec.folder).has(SPEC_FILE)
+
+    @property
+    def path(self) -> Path:
+        """Where its files are on this machine: the folder itself, or its mirror."""
+        return self.folder.path
 
     def index(self) -> pd.DataFrame:
         """A copy of the index; columns as in ``docs/feature-store.md``.
@@ -111,7 +123,9 @@ class FeatureStore:
         """
         import pandas as pd
 
-        rows = [self._index[key] for key in self._chosen.values()] if self._chosen else list(self._index)
+        rows = [{**self._index[key], "slide": name} for name, key in self._chosen.items()] or list(
+            self._index
+        )
         return pd.DataFrame(rows, columns=SCHEMA.names)
 
     def rows(self) -> list[Row]:
@@ -128,8 +142,7 @@ class FeatureStore:
         """
         if self._lock is None:
             self._lock = writer_lock(self.path)
-            # Another run may have written between our opening and our lock.
-            self._index = Index.load(self.path / INDEX_FILE)
+            self._index, self._known = self._read_index()  # another run may have written meanwhile
 
     def register(self, slides: pd.DataFrame) -> list[str]:
         """Give slides their places, in the order of the table.
@@ -142,14 +155,13 @@ class FeatureStore:
 
         Returns
         -------
-        One key per row. From now on this object means these rows by the slides' names.
+        One key per row. From now on this object means these rows by the slides' names. Where all are known already
+        nothing is written, so that several runs over the same finished store do not stand in each other's way.
         """
-        self.lock()
-        _no_duplicates(slides)
-        keys = [
-            self._index.register(str(row.slide), str(row.path), str(row.fingerprint), _optional(row.mpp))
-            for row in slides.itertuples(index=False)
-        ]
+        wanted = list(identities(slides))
+        if not all(self._index.knows(*identity) for identity in wanted):
+            self.lock()
+        keys = [self._index.register(*identity) for identity in wanted]
         self._chosen = dict(zip(slides["slide"].astype(str), keys, strict=True))
         return keys
 
@@ -161,22 +173,34 @@ class FeatureStore:
         DataError
             Naming the slides that the store does not know in this form.
         """
-        _no_duplicates(slides)
-        keys = [
-            slide_key(str(row.slide), str(row.fingerprint), _optional(row.mpp))
-            for row in slides.itertuples(index=False)
-        ]
+        keys = [slide_key(slide, fingerprint, mpp) for slide, _, fingerprint, mpp in identities(slides)]
         unknown = [
             str(name) for name, key in zip(slides["slide"], keys, strict=True) if key not in self._index
         ]
         if unknown:
             raise DataError(
                 f"{len(unknown)} slides were never extracted as they are now: {', '.join(unknown[:3])}",
-                where=str(self.path),
+                where=self.folder.address,
                 fix="run `equipoise extract`",
             )
         self._chosen = dict(zip(slides["slide"].astype(str), keys, strict=True))
         return keys
+
+    def choose_named(self, slides: Mapping[str, str]) -> None:
+        """As :meth:`choose`, for a store that was made elsewhere: by the names that it gives its slides.
+
+        Parameters
+        ----------
+        slides
+            Slide in the study → slide in this store; :meth:`index` and :meth:`read` go by the former from now on.
+
+        Raises
+        ------
+        DataError
+            If the store does not know a slide, or knows several of that name with features.
+        """
+        self._chosen = {}
+        self._chosen = {mine: self._row(theirs)["key"] for mine, theirs in slides.items()}
 
     def status(self, slide_or_key: str) -> Row:
         """A copy of the index row of a slide.
@@ -244,18 +268,16 @@ class FeatureStore:
             Only assemble shards whose slides have all been tried; staged slides of the others stay staged and
             ``pending`` on disk. For commits while work goes on: no shard is written twice.
         """
-        self.lock()
-        (self.path / SHARDS).mkdir(exist_ok=True)
-        rows = list(self._index)
+        if self._lock is None:  # nothing was registered or recorded
+            return
+        rows, there = list(self._index), set(self.folder.names(SHARDS))
         for number, start in enumerate(range(0, len(rows), self._shard_slides)):
             members = rows[start : start + self._shard_slides]
             if partial and any(row["status"] == PENDING for row in members):
                 continue
-            self._assemble(number, members)
-        on_disk = [row if row["status"] != "ok" or row["shard"] else _as_pending(row) for row in rows]
-        with atomic_path(self.path / INDEX_FILE) as aside:
-            self._index.save(aside, on_disk)
-        self._sweep(rows, partial)
+            self._assemble(number, members, there)
+        self._save_index()
+        self._sweep(rows, there, partial)
 
     def read(self, slide_or_key: str) -> tuple[NDArray[np.float16], NDArray[np.int32]]:
         """Features and tile corners of a slide.
@@ -277,14 +299,14 @@ class FeatureStore:
                 where=f"slide {row['slide']}",
                 fix="run `equipoise extract`" if row["status"] == PENDING else None,
             )
-        if not (self.path / SHARDS / row["shard"]).exists():
+        if not self.folder.fetch(f"{SHARDS}/{row['shard']}").exists():
             # Another run has added slides to this shard since the index was read.
-            self._index = Index.load(self.path / INDEX_FILE)
+            self._index, self._known = self._read_index()
             row = self._row(row["key"])
         batch, about = self._mapped_file(row["shard"]).batch(row["batch"])
         if about.get("key") != f'"{row["key"]}"':
             raise DataError(
-                "the shard holds another slide here", where=str(self.path / SHARDS / row["shard"])
+                "the shard holds another slide here", where=f"{self.folder.address}/{SHARDS}/{row['shard']}"
             )
         features, x, y = batch_arrays(batch)
         return features, np.stack([x, y], axis=1)
@@ -315,25 +337,25 @@ class FeatureStore:
         if not rows:
             raise DataError(
                 f"slide {slide_or_key!r} is not in the feature store",
-                where=str(self.path),
+                where=self.folder.address,
                 fix="run `equipoise extract`",
             )
         if len(rows) > 1:
             raise DataError(
                 f"the store holds {len(rows)} versions of slide {slide_or_key!r}: file or pixel size changed",
-                where=str(self.path),
+                where=self.folder.address,
                 fix="say which slides table is meant with `store.choose(slides)`, or read by key",
             )
         return rows[0]
 
-    def _assemble(self, number: int, members: list[Row]) -> None:
+    def _assemble(self, number: int, members: list[Row], there: set[str]) -> None:
         """Write one shard if the slides in it changed, and point its rows to it."""
         done = [row for row in members if row["status"] == "ok"]
         name = ""
         if done:
             name = shard_name(number, (row["key"] for row in done))
-            if not (self.path / SHARDS / name).exists() or any(not row["shard"] for row in done):
-                with atomic_path(self.path / SHARDS / name) as aside:
+            if name not in there or any(not row["shard"] for row in done):
+                with self.folder.writing(f"{SHARDS}/{name}") as aside:
                     write_batches(aside, self.spec, (self._finished_batch(row) for row in done))
                 self._mapped.pop(name, None)
         for row in members:
@@ -353,37 +375,40 @@ class FeatureStore:
             fix="put features.store on a file system that all workers share",
         )
 
+    def _read_index(self) -> tuple[Index, str]:
+        content = self.folder.read(INDEX_FILE)
+        return Index.parse(content, f"{self.folder.address}/{INDEX_FILE}"), _digest(content)
+
+    def _save_index(self) -> None:
+        """Write the index, unless somebody else has: a lock holds on one machine only where the folder is remote."""
+        if _digest(self.folder.read(INDEX_FILE)) != self._known:
+            raise DataError(
+                "another run has written to this feature store",
+                where=self.folder.address,
+                fix="let one run at a time write to it; run again: what was staged is taken up",
+            )
+        with self.folder.writing(INDEX_FILE) as aside:
+            self._index.save(aside, self._index.settled())
+            self._known = _digest(aside.read_bytes())
+
     def _mapped_file(self, name: str) -> MappedFile:
         if name not in self._mapped:
-            self._mapped[name] = MappedFile(self.path / SHARDS / name)
+            self._mapped[name] = MappedFile(self.folder.fetch(f"{SHARDS}/{name}"))
         return self._mapped[name]
 
-    def _sweep(self, rows: list[Row], partial: bool) -> None:
+    def _sweep(self, rows: list[Row], there: set[str], partial: bool) -> None:
         """Remove what the index no longer needs: old shards, staged slides that are in shards, marks."""
         used = {row["shard"] for row in rows}
-        for file in (self.path / SHARDS).iterdir():
-            if file.name not in used:
-                self._mapped.pop(file.name, None)
-                file.unlink()
+        for name in there - used:
+            self._mapped.pop(name, None)
+            self.folder.remove(f"{SHARDS}/{name}")
+        staged = self.staging.keys()
         for row in rows:
-            if row["shard"]:
-                self.staging.file(row["key"]).unlink(missing_ok=True)
+            if row["shard"] and row["key"] in staged:
+                self.staging.discard(row["key"])
         if not partial:
             self.staging.clear(keep={row["key"] for row in rows if row["status"] == PENDING})
 
 
-def _as_pending(row: Row) -> Row:
-    pending = Index([dict(row)])
-    pending.reset(row["key"])
-    return pending[row["key"]]
-
-
-def _optional(value: Any) -> float | None:
-    number = math.nan if value is None else float(value)
-    return None if math.isnan(number) else number
-
-
-def _no_duplicates(slides: pd.DataFrame) -> None:
-    twice = slides["slide"][slides["slide"].duplicated()].astype(str).tolist()
-    if twice:
-        raise DataError(f"slide names must be unique; twice: {', '.join(twice[:5])}")
+def _digest(content: bytes | None) -> str:
+    return "" if content is None else hashlib.sha256(content).hexdigest()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Stages in their order; the last four need extracted slides.
-STAGES = ("in table", "unique", "has slide", "has label", "readable", "mpp ok", "tissue", "used")
+#: Stages in their order; a study has those that it needs, the last four but one need extracted slides.
+STAGES = ("in table", "unique", "has slide", "has table", "has label", "readable", "mpp ok", "tissue", "used")
 EXCLUSION_COLUMNS = ("cohort", "patient", "slide", "stage", "reason")
 
 #: Status of a slide after extraction → stage at which it is lost. Others count as unreadable.

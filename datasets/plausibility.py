@@ -50,7 +50,7 @@ def check_plausible(values: np.ndarray, patients: Sequence[str], where: str, *, 
     if allow or len(known) == 0:
         return
     numbers = values[known]
-    fix = "take the column from its original source; if it is right, set 'allow_wide_range: true' on the task"
+    fix = "take the column from its original source; if it is right, set 'allow_wide_range: true' on it"
     if (orders := orders_of_magnitude(numbers)) > MAX_ORDERS:
         positive = known[numbers > 0]
         low, high = positive[np.argmin(values[positive])], positive[np.argmax(values[positive])]

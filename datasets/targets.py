@@ -43,6 +43,7 @@ __all__ = [
     "Task",
     "TaskSpec",
     "encode",
+    "interval_edges",
     "main_task",
     "survival_summary",
 ]
@@ -306,6 +307,30 @@ def survival_summary(time: np.ndarray, event: np.ndarray) -> dict[str, float]:
             break
     events = int(event.sum())
     return {"n": len(time), "events": events, "censored": len(time) - events, "median_follow_up_days": median}
+
+
+def interval_edges(time: np.ndarray, event: np.ndarray, bins: int) -> tuple[float, ...]:
+    """Days that cut follow-up into intervals with about equally many events each, ascending.
+
+    Edges are quantiles k / bins of the event times, taken as the next observed one, so that every interval
+    ``[edge, next edge)`` has an event. Fit on training patients only.
+
+    Parameters
+    ----------
+    time, event
+        [n] days and 1 (happened) / 0 (censored), no value missing.
+    bins
+        Intervals asked for.
+
+    Returns
+    -------
+    ``bins - 1`` edges; fewer where event times are tied or there are fewer of them than intervals.
+    """
+    times = np.asarray(time, float)[np.asarray(event) == 1]
+    if len(times) == 0:
+        return ()
+    edges = np.unique(np.quantile(times, np.arange(1, bins) / bins, method="higher"))
+    return tuple(edges[edges > times.min()].tolist())
 
 
 @dataclass(frozen=True)

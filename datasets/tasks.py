@@ -180,6 +180,10 @@ class SurvivalEvent(Spec):
         return self
 
 
+#: Intervals of a discrete-time survival task that does not say how many.
+BINS = 4
+
+
 class SurvivalTask(TaskSpec):
     """Time to an event, with censoring."""
 
@@ -188,6 +192,18 @@ class SurvivalTask(TaskSpec):
     """Follow-up time."""
     event: SurvivalEvent
     """Whether the event happened."""
+    likelihood: Literal["cox", "discrete_hazard"] = "cox"
+    """What the model learns from: Cox's partial likelihood (a log risk, from comparing patients), or the chance
+    of the event in each of a few intervals of time."""
+    bins: int | None = Field(default=None, ge=2)
+    """Intervals of ``discrete_hazard``, cut at quantiles of the event times of training patients; 4 if not
+    given."""
+
+    @model_validator(mode="after")
+    def _bins_of_hazards(self) -> Self:
+        if self.bins is not None and self.likelihood != "discrete_hazard":
+            raise ValueError("'bins' belongs to likelihood: discrete_hazard; Cox's model cuts no time")
+        return self
 
     @property
     def columns(self) -> tuple[str, ...]:

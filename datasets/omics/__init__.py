@@ -1,1 +1,6 @@
-"""Omics of patients: matrices of patients x genes, read as float32."""
+"""Tables as inputs: omics and covariates, aligned by name, prepared by what training patients show.
+
+``matrix`` reads omics, ``covariates`` columns of the clinical table, ``alignment`` puts the cohorts of a study
+together; ``transforms`` and ``covariate_transform`` are fitted on training patients and applied to everybody,
+``fitting`` does so for all tables of a fold; ``params`` is what a study says.
+"""

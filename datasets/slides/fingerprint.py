@@ -1,13 +1,29 @@
-"""Which file is this? A cheap fingerprint for keys, a full SHA-256 for the record."""
+"""Which file is this? A cheap fingerprint for keys, a full SHA-256 for the record.
+
+The same for a file and for its copy at an address: a slide that moves to object storage keeps its features.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+from equipoise.datasets.remote.addresses import is_remote
+from equipoise.datasets.remote.slide_files import RemoteFile, asked, borrow_slide, remote_files
 from equipoise.datasets.slides.problems import SlideProblem
 
 _PART = 64 * 1024
+
+
+class _Member(NamedTuple):
+    """A file of a slide: name within it (empty for one file), size, and a function of start and length."""
+
+    name: str
+    size: int
+    read: Callable[[int, int], bytes]
 
 
 def fingerprint(path: str | Path) -> str:
@@ -23,31 +39,33 @@ def fingerprint(path: str | Path) -> str:
         ``missing`` or ``unreadable``.
     """
     digest = hashlib.sha256()
-    for name, file in _members(Path(path)):
-        try:
-            size = file.stat().st_size
-            with file.open("rb") as stream:
-                head = stream.read(_PART)
-                stream.seek(max(0, size - _PART))
-                tail = stream.read(_PART)
-        except OSError as error:
-            raise SlideProblem("unreadable", str(error), where=str(file)) from error
-        digest.update(f"{name}\0{size}\0".encode())
-        digest.update(head)
-        digest.update(tail)
+    for member in _members(path):
+        digest.update(f"{member.name}\0{member.size}\0".encode())
+        digest.update(member.read(0, _PART))
+        digest.update(member.read(max(0, member.size - _PART), _PART))
     return digest.hexdigest()[:32]
 
 
 def sha256(path: str | Path) -> str:
     """SHA-256 of the file; of a folder, of the digests of its files in the order of their names.
 
+    Of a slide at an address, the copy on this machine is read.
+
     Raises
     ------
     SlideProblem
         ``missing`` or ``unreadable``.
     """
+    loan = borrow_slide(path)
+    try:
+        return _sha256(loan.path)
+    finally:
+        loan.release()
+
+
+def _sha256(path: Path) -> str:
     digests = []
-    for name, file in _members(Path(path)):
+    for name, file in _local_files(path):
         try:
             with file.open("rb") as stream:
                 digests.append((name, hashlib.file_digest(stream, "sha256").hexdigest()))
@@ -61,12 +79,38 @@ def sha256(path: str | Path) -> str:
 def slide_bytes(path: str | Path) -> int:
     """Size of the slide in bytes, 0 if it is not there: large slides are started first."""
     try:
-        return sum(file.stat().st_size for _, file in _members(Path(path)))
-    except (SlideProblem, OSError):
+        return sum(member.size for member in _members(path))
+    except SlideProblem:
         return 0
 
 
-def _members(path: Path) -> list[tuple[str, Path]]:
+def _members(path: str | Path) -> list[_Member]:
+    if isinstance(path, str) and is_remote(path):
+        fs, files = remote_files(path)
+
+        def remote(file: RemoteFile, start: int, length: int) -> bytes:
+            return asked(path, partial(file.read, fs, start, length))
+
+        return [_Member(file.name, file.size, partial(remote, file)) for file in files]
+    return [_local(name, file) for name, file in _local_files(Path(path))]
+
+
+def _local(name: str, file: Path) -> _Member:
+    def read(start: int, length: int) -> bytes:
+        try:
+            with file.open("rb") as stream:
+                stream.seek(start)
+                return stream.read(length)
+        except OSError as error:
+            raise SlideProblem("unreadable", str(error), where=str(file)) from error
+
+    try:
+        return _Member(name, file.stat().st_size, read)
+    except OSError as error:
+        raise SlideProblem("unreadable", str(error), where=str(file)) from error
+
+
+def _local_files(path: Path) -> list[tuple[str, Path]]:
     """(name within the slide, file): one unnamed file, or the files of a DICOM or MRXS companion folder."""
     if path.is_dir():
         return [(file.name, file) for file in sorted(path.iterdir()) if file.is_file()]

@@ -19,6 +19,7 @@ import numpy as np
 import openslide
 from numpy.typing import NDArray
 
+from equipoise.datasets.remote.slide_files import borrow_slide
 from equipoise.datasets.slides.jpeg_tiff import JpegLevel, JpegTiff
 from equipoise.datasets.slides.mpp import Sampling, choose_sampling, slide_mpp
 from equipoise.datasets.slides.opening import open_handle, slide_file
@@ -44,7 +45,7 @@ def open_slide(
     Parameters
     ----------
     path
-        File, or the folder of a DICOM slide.
+        File, or the folder of a DICOM slide; an address (``s3://…``) is copied to this machine first.
     mpp_override
         Pixel size from the slides table (um/px); ``None`` or NaN if absent.
     study_mpp
@@ -57,7 +58,7 @@ def open_slide(
     SlideProblem
         ``missing``, ``not_a_slide``, ``unreadable``, ``no_mpp`` or ``mpp_out_of_range``.
     """
-    return SlideReader(Path(path), mpp_override, study_mpp, fast)
+    return SlideReader(path, mpp_override, study_mpp, fast)
 
 
 class SlideReader:
@@ -76,10 +77,10 @@ class SlideReader:
     """
 
     def __init__(
-        self, path: Path, mpp_override: float | None, study_mpp: float | None, fast: bool = True
+        self, path: str | Path, mpp_override: float | None, study_mpp: float | None, fast: bool = True
     ) -> None:
         self.path = path
-        self._file = slide_file(path)
+        self._loan = borrow_slide(path)
         self._local = threading.local()
         self._lock = threading.Lock()
         self._handles: dict[openslide.OpenSlide, threading.Lock] = {}
@@ -89,6 +90,7 @@ class SlideReader:
         #: Per level that was asked for: empty if its tiles are decoded here, else why they are not.
         self._refused: dict[int, str] = {}
         try:
+            self._file = slide_file(self._loan.path)
             handle, _ = self._handle()
             properties = dict(handle.properties)
             self.dimensions: tuple[int, int] = handle.dimensions
@@ -100,7 +102,8 @@ class SlideReader:
                 self._jpeg = JpegTiff(self._file, self.vendor, self.level_dimensions)
         except SlideProblem as problem:
             self.close()
-            problem.where = problem.where or str(path)
+            copied = self._loan.path != Path(path)
+            problem.where = str(path) if copied else problem.where or str(path)
             raise
         except (openslide.OpenSlideError, OSError) as error:
             self.close()
@@ -252,6 +255,7 @@ class SlideReader:
                 with busy:  # closing under a read would take the memory from under it
                     handle.close()
             self._handles.clear()
+        self._loan.release()
 
     def __enter__(self) -> SlideReader:
         return self

@@ -25,6 +25,9 @@ Layout = Literal["stamp", "trident"]
 #: The release of STAMP since which this layout holds; STAMP refuses files of releases newer than itself.
 _STAMP_VERSION = "2.1.0"
 
+#: Name of the features → layout.
+_FEATURES: dict[str, Layout] = {"feats": "stamp", "features": "trident"}
+
 #: um per pixel at a magnification of 1: 0.25 at 40x.
 _UM_AT_1X = 10.0
 _MAGNIFICATIONS = (1.25, 2.5, 5, 10, 20, 40, 60, 80)
@@ -58,6 +61,30 @@ class SlideTiles:
     tile_px: int
     mpp: float
     level0_px: float
+
+
+def layout_of(path: Path) -> Layout:
+    """Whose file it is, by the name of its features.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, or has neither layout.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            names = set(file)
+    except OSError as error:
+        raise DataError(f"cannot be read as HDF5: {error}", where=str(path)) from error
+    for features, layout in _FEATURES.items():
+        if {features, "coords"} <= names:
+            return layout
+    raise DataError(
+        f"holds {', '.join(sorted(names)) or 'nothing'}, neither feats (STAMP) nor features (TRIDENT) and coords",
+        where=str(path),
+    )
 
 
 def read_h5(path: Path, layout: Layout, mpp: float | None = None, tile_px: int | None = None) -> SlideTiles:

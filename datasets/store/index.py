@@ -11,13 +11,16 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.slides.problems import STATUSES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 INDEX_FILE = "index.parquet"
 
@@ -71,6 +74,30 @@ def slide_key(slide: str, fingerprint: str, mpp_override: float | None) -> str:
     return hashlib.sha256(f"{slide}\0{fingerprint}\0{mpp}".encode()).hexdigest()[:16]
 
 
+def blank_row(**known: Any) -> Row:
+    """A row of which only ``known`` is known."""
+    return {name: empty for name, (_, empty) in _COLUMNS.items()} | known
+
+
+def identities(slides: pd.DataFrame) -> list[tuple[str, str, str, float | None]]:
+    """Slide, path, fingerprint and stated pixel size (``None`` for NaN) of each row of a slides table.
+
+    Raises
+    ------
+    DataError
+        If a slide stands in it twice.
+    """
+    from pandas import isna
+
+    twice = slides["slide"][slides["slide"].duplicated()].astype(str).tolist()
+    if twice:
+        raise DataError(f"slide names must be unique; twice: {', '.join(twice[:5])}")
+    return [
+        (str(row.slide), str(row.path), str(row.fingerprint), None if isna(row.mpp) else float(row.mpp))
+        for row in slides.itertuples(index=False)
+    ]
+
+
 class Index:
     """The rows of a store, by place and by key."""
 
@@ -90,17 +117,22 @@ class Index:
         DataError
             If the file is damaged.
         """
-        if not file.exists():
+        return cls.parse(file.read_bytes() if file.exists() else None, str(file))
+
+    @classmethod
+    def parse(cls, content: bytes | None, where: str) -> Index:
+        """As :meth:`load`, of the content of a file (``None``: absent)."""
+        if content is None:
             return cls()
         try:
-            table = pq.read_table(file)
+            table = pq.read_table(pa.BufferReader(content))
             missing = [name for name in SCHEMA.names if name not in table.column_names]
             for name in missing:  # written by an older minor version
                 kind, empty = _COLUMNS[name]
                 table = table.append_column(name, pa.array([empty] * len(table), kind))
             return cls(table.select(SCHEMA.names).to_pylist())
         except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"damaged index of a feature store: {error}", where=str(file)) from error
+            raise DataError(f"damaged index of a feature store: {error}", where=where) from error
 
     def save(self, file: Path, settled: Iterable[Row] | None = None) -> None:
         """Write all rows (``settled`` instead, if given) to ``file``; the caller renames."""
@@ -127,6 +159,11 @@ class Index:
         """All rows of that slide name: several if a file was replaced or its pixel size restated."""
         return [self[key] for key in self._keys.get(slide, ())]
 
+    def knows(self, slide: str, path: str, fingerprint: str, mpp_override: float | None) -> bool:
+        """Whether :meth:`register` would change nothing."""
+        key = slide_key(slide, fingerprint, mpp_override)
+        return key in self._place and self[key]["path"] == path
+
     def register(self, slide: str, path: str, fingerprint: str, mpp_override: float | None) -> str:
         """Give a slide its place, or find it.
 
@@ -141,15 +178,8 @@ class Index:
         if key in self._place:
             self[key]["path"] = path
             return key
-        row: Row = {name: empty for name, (_, empty) in _COLUMNS.items()}
         override = math.nan if mpp_override is None else float(mpp_override)
-        row |= {
-            "key": key,
-            "slide": slide,
-            "path": path,
-            "fingerprint": fingerprint,
-            "mpp_override": override,
-        }
+        row = blank_row(key=key, slide=slide, path=path, fingerprint=fingerprint, mpp_override=override)
         for old in self.named(slide):
             if old["status"] != "ok":
                 at = self._place.pop(old["key"])
@@ -184,6 +214,14 @@ class Index:
     def without(self, keys: set[str]) -> Index:
         """An index without these slides; those behind them move up."""
         return Index(row for row in self._rows if row["key"] not in keys)
+
+    def settled(self) -> list[Row]:
+        """Rows for the disk: a slide whose features are in no shard yet is pending there."""
+        rows = [dict(row) for row in self._rows]
+        waiting = Index(row for row in rows if row["status"] == "ok" and not row["shard"])
+        for row in waiting:
+            waiting.reset(row["key"])
+        return rows
 
     def reset(self, key: str) -> None:
         """Forget what a slide gave, so that it is tried again."""

@@ -25,6 +25,7 @@ def writer_lock(folder: Path) -> BinaryIO:
     DataWarning
         If the file system knows no locks.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / LOCK_FILE).open("ab")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.datasets.errors import DataError
+from equipoise.datasets.remote.folders import Folder, LocalFolder
 
 #: Written into every store and shard; readers are chosen by this pair.
 ENCODING_TYPE = "equipoise-feature-store"
@@ -18,6 +19,9 @@ SPEC_FILE = "store.json"
 
 #: Folder of pictures and tile plans within a store.
 QC_FOLDER = "qc"
+
+#: Endings of what stands there for each slide.
+PICTURES = (".jpg", ".geojson")
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def write_spec(path: Path, spec: StoreSpec, shard_slides: int) -> str:
     return text
 
 
-def read_spec(folder: Path) -> tuple[StoreSpec, int]:
+def read_spec(place: Path | Folder) -> tuple[StoreSpec, int]:
     """Specification and slides per shard of a store.
 
     Raises
@@ -103,27 +107,29 @@ def read_spec(folder: Path) -> tuple[StoreSpec, int]:
     DataError
         If the folder is no store, of another major version, or damaged.
     """
-    file = folder / SPEC_FILE
+    folder = LocalFolder(place) if isinstance(place, Path) else place
+    file = f"{folder.address}/{SPEC_FILE}"
     try:
-        content = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
+        text = folder.read(SPEC_FILE)
+        content = None if text is None else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise DataError(f"damaged feature store: {error}", where=file) from error
+    if content is None:
         raise DataError(
             "no feature store here",
-            where=str(folder),
+            where=folder.address,
             fix="run `equipoise extract`, or correct features.store",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"damaged feature store: {error}", where=str(file)) from error
+        )
     kind, version = content.get("encoding-type"), str(content.get("encoding-version", ""))
     if kind != ENCODING_TYPE:
-        raise DataError(f"not a feature store: encoding-type is {kind!r}", where=str(file))
+        raise DataError(f"not a feature store: encoding-type is {kind!r}", where=file)
     if version.split(".")[0] != ENCODING_VERSION.split(".")[0]:
         raise DataError(
             f"feature store of format {version}, this program reads {ENCODING_VERSION}",
-            where=str(file),
+            where=file,
             fix="extract again, or use the release that wrote it",
         )
     try:
         return StoreSpec(**content["spec"]), int(content["shard_slides"])
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"damaged feature store: {error!r}", where=str(file)) from error
+        raise DataError(f"damaged feature store: {error!r}", where=file) from error

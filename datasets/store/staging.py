@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.datasets.errors import DataError
+from equipoise.datasets.remote.folders import Folder
 from equipoise.datasets.store.shards import (
     DIGEST,
     MappedFile,
@@ -26,11 +28,11 @@ from equipoise.datasets.store.shards import (
     slide_batch,
     write_batches,
 )
-from equipoise.datasets.store.spec import StoreSpec
-from equipoise.datasets.whole_files import atomic_path
+from equipoise.datasets.store.spec import PICTURES, QC_FOLDER, StoreSpec
+from equipoise.datasets.whole_files import ASIDE_PREFIX, ASIDE_SUFFIX
 
 STAGING = "staging"
-_MARKS = "attempts"
+_MARKS = f"{STAGING}/attempts"
 
 
 @dataclass(frozen=True)
@@ -39,23 +41,18 @@ class Staging:
 
     Attributes
     ----------
-    root
+    store
         Folder of the store, reachable from every worker.
     spec
         What the store holds.
     """
 
-    root: Path
+    store: Folder
     spec: StoreSpec
 
-    @property
-    def folder(self) -> Path:
-        """Where staged slides stand."""
-        return self.root / STAGING
-
     def file(self, key: str) -> Path:
-        """The staged file of a slide."""
-        return self.folder / f"{key}.arrow"
+        """The staged file of a slide, on this machine."""
+        return self.store.fetch(_staged(key))
 
     def write(
         self,
@@ -73,16 +70,18 @@ class Staging:
             If the arrays do not fit the store.
         """
         batch = slide_batch(self.spec, x, y, features)
-        with atomic_path(self.file(key)) as aside:
+        with self.store.writing(_staged(key)) as aside:
             text = as_text({"key": key, DIGEST: batch_digest(batch), **about})
             write_batches(aside, self.spec, [(batch, text)])
+        self.store.drop_copy(_staged(key))
 
     def found(self, key: str) -> dict[str, Any] | None:
         """Result columns of a staged slide, or ``None`` if there is none (or it belongs to another key)."""
-        if not self.file(key).exists():
+        file = self.file(key)
+        if not file.exists():
             return None
         try:
-            _, text = MappedFile(self.file(key)).batch(0)
+            _, text = MappedFile(file).batch(0)
         except DataError:
             return None
         about = {name: json.loads(value) for name, value in text.items()}
@@ -98,26 +97,55 @@ class Staging:
         key
             The slide.
         step
-            ``plan`` or ``encode``: counted apart.
+            ``plan``, ``encode``, or ``encode-3`` for a region: counted apart.
 
         Returns
         -------
         Number of this attempt: 1 plus the attempts that began and never ended.
         """
         attempt = self.open_attempts(key, step) + 1
-        with atomic_path(self._mark(key, step)) as aside:
-            aside.write_text(str(attempt))
+        self._mark(key, step, attempt)
         return attempt
 
     def end(self, key: str, step: str) -> None:
         """The attempt came to an end, good or bad."""
-        self._mark(key, step).unlink(missing_ok=True)
+        self.store.remove(f"{_MARKS}/{key}.{step}")
+
+    def deaths(self, key: str, step: str) -> int:
+        """Workers that are known to have died in a step of a slide, its regions (``step-0``, …) taken together.
+
+        The last attempt of a region does not count: it may be in work.
+        """
+        regions = [mark for mark in self._marks() if mark[0] == key and mark[1].startswith(f"{step}-")]
+        known = sum(max(0, self.open_attempts(*mark) - 1) for mark in regions)
+        return self.open_attempts(key, step) + known
+
+    def share_pictures(self, folder: Path, key: str) -> None:
+        """Send what was written below ``folder`` for a slide to a store that is not on this machine."""
+        for ending in PICTURES:
+            self.store.send(folder / f"{key}{ending}", f"{QC_FOLDER}/{key}{ending}")
+
+    def pictures(self, keys: Iterable[str]) -> Path:
+        """Folder with the pictures and tile plans of these slides, on this machine."""
+        wanted = {f"{key}{ending}" for key in keys for ending in PICTURES}
+        for name in wanted.intersection(self.store.names(QC_FOLDER)):
+            self.store.fetch(f"{QC_FOLDER}/{name}")
+        return self.store.path / QC_FOLDER
+
+    def keys(self) -> set[str]:
+        """Keys of all staged files."""
+        names = self.store.names(STAGING)
+        return {name.removesuffix(".arrow") for name in names if name.endswith(".arrow")}
+
+    def discard(self, key: str) -> None:
+        """Remove a staged file that is no longer needed."""
+        self.store.remove(_staged(key))
 
     def open_attempts(self, key: str, step: str) -> int:
         """Attempts that began and never ended."""
         try:
-            return int(self._mark(key, step).read_text() or 0)
-        except (FileNotFoundError, ValueError):
+            return int(self.store.read(f"{_MARKS}/{key}.{step}") or 0)
+        except ValueError:
             return 0
 
     def forgive_last(self) -> None:
@@ -126,36 +154,45 @@ class Staging:
         Called once when a run starts. Otherwise a slide that happened to be in work at two power cuts would
         be taken for one that kills its workers.
         """
-        for mark in self._marks():
-            attempts = self.open_attempts(*mark.name.rsplit(".", 1)) - 1
+        for key, step in self._marks():
+            attempts = self.open_attempts(key, step) - 1
             if attempts > 0:
-                mark.write_text(str(attempts))
+                self._mark(key, step, attempts)
             else:
-                mark.unlink(missing_ok=True)
+                self.end(key, step)
 
     def forgive_all_but_one(self, key: str) -> None:
-        """Leave one open attempt of a slide standing: it may be tried once more."""
-        for mark in self._marks():
-            if mark.name.rsplit(".", 1)[0] == key:
-                with atomic_path(mark) as aside:
-                    aside.write_text("1")
+        """Leave one open attempt of a slide standing, whatever its region: it may be tried once more."""
+        for name, step in self._marks():
+            if name == key:
+                if "-" in step:
+                    self.end(key, step)
+                self._mark(key, step.partition("-")[0], 1)
 
     def clear(self, keep: set[str]) -> None:
         """Remove marks, leftovers of dead workers, staged slides but those of ``keep``, and empty folders."""
-        for staged in self.folder.glob("*.arrow"):
-            if staged.stem not in keep:
-                staged.unlink(missing_ok=True)
-        for mark in self._marks():
-            mark.unlink(missing_ok=True)
-        for leftover in [*self.folder.glob(".*.tmp"), *(self.folder / _MARKS).glob(".*.tmp")]:
-            leftover.unlink(missing_ok=True)
-        for folder in (self.folder / _MARKS, self.folder):
+        for name in self.store.names(STAGING):
+            if _is_aside(name) or name.split(".")[0] not in keep:  # KEY.arrow, or KEY.REGION.arrow
+                self.store.remove(f"{STAGING}/{name}")
+        for name in self.store.names(_MARKS):
+            self.store.remove(f"{_MARKS}/{name}")
+        for folder in (_MARKS, STAGING):
             with contextlib.suppress(OSError):
-                folder.rmdir()
+                (self.store.path / folder).rmdir()
 
-    def _mark(self, key: str, step: str) -> Path:
-        return self.folder / _MARKS / f"{key}.{step}"
+    def _mark(self, key: str, step: str, attempts: int) -> None:
+        with self.store.writing(f"{_MARKS}/{key}.{step}") as aside:
+            aside.write_text(str(attempts))
 
-    def _marks(self) -> list[Path]:
-        folder = self.folder / _MARKS
-        return [mark for mark in folder.iterdir() if not mark.name.startswith(".")] if folder.is_dir() else []
+    def _marks(self) -> list[tuple[str, str]]:
+        """Key and step of every mark."""
+        names = [name for name in self.store.names(_MARKS) if not _is_aside(name)]
+        return [(key, step) for key, _, step in (name.rpartition(".") for name in names)]
+
+
+def _staged(key: str) -> str:
+    return f"{STAGING}/{key}.arrow"
+
+
+def _is_aside(name: str) -> bool:
+    return name.startswith(ASIDE_PREFIX) and name.endswith(ASIDE_SUFFIX)

@@ -150,7 +150,7 @@ RECIPES: dict[str, Preset] = {
             content="bags",
             study=StudyDefaults(
                 epochs=20,
-                note="Feature bags without slides: *.h5 in STAMP's layout; there is nothing to extract.",
+                note="Feature bags without slides: *.h5 in STAMP's layout.",
             ),
         ),
         Preset(

@@ -41,9 +41,7 @@ tasks:
   # - {{name: GRADE, type: multiclass, column: GRADE, classes: [G1, G2, G3]}}
 
 features:
-  encoder: handcrafted             # equipoise ls encoders
-  mpp: {wish.mpp}                         # micrometres per pixel, reached exactly from any scanner
-  tile_px: {wish.tile_px}
+{_source(preset)}
   max_fail: {wish.max_fail}                   # share of slides that may fail before the run exits with 5
   store: features                  # shared by all studies over these slides
 
@@ -69,6 +67,22 @@ splits:
 
 evaluation: {{bootstrap: {wish.bootstrap}}}
 """
+
+
+def _source(preset: Preset) -> str:
+    """Tiles of slides to be encoded, or bags to be imported."""
+    if preset.content == "bags":
+        folders = "".join(
+            f"\n    - {cohort.name}/{content_folder(preset.content)}" for cohort in preset.cohorts
+        )
+        return (
+            f"  imported:                        # bags as *.h5 files: there is nothing to extract{folders}"
+        )
+    wish = preset.study
+    return f"""\
+  encoder: handcrafted             # equipoise ls encoders
+  mpp: {wish.mpp}                         # micrometres per pixel, reached exactly from any scanner
+  tile_px: {wish.tile_px}"""
 
 
 def _cohort(cohort: CohortPlan, preset: Preset) -> str:

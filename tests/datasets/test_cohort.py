@@ -9,7 +9,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from equipoise.datasets.cohort import Cohorts, load_cohorts
-from equipoise.datasets.errors import DataError
+from equipoise.datasets.errors import DataError, DataWarning
+from equipoise.datasets.omics.params import Covariate
 from equipoise.datasets.specs import CohortSource, Columns
 from equipoise.datasets.tasks import Task
 
@@ -269,14 +270,16 @@ def test_dropping_for_ones_own_reason(base: Path) -> None:
 def test_omics_of_several_cohorts(base: Path) -> None:
     (base / "rna_a.csv").write_text("PATIENT,G1,G2,G3\nSYN-S1-0001,1,2,\nSYN-S1-0002,4,5,6\nnobody,7,8,9\n")
     (base / "rna_b.csv").write_text("case_id,G3,G1\nB2,0.5,1.5\n")
-    cohorts = load(base, {"omics": {"rna": "rna_a.csv"}}, {"omics": {"rna": "rna_b.csv"}})
+    with pytest.warns(DataWarning, match="cohort B lacks 1 of 3 rna columns"):
+        cohorts = load(base, {"omics": {"rna": "rna_a.csv"}}, {"omics": {"rna": "rna_b.csv"}})
     rna = cohorts.omics["rna"]
     assert rna.index.tolist() == ["SYN-S1-0001", "SYN-S1-0002", "B2"]
-    assert rna.columns.tolist() == ["G1", "G3"]
-    assert rna.dtypes.tolist() == [np.float32, np.float32]
+    assert rna.columns.tolist() == ["G1", "G2", "G3"]  # development decides
+    assert rna.dtypes.tolist() == [np.float32] * 3
+    np.testing.assert_array_equal(rna.loc["B2"], np.array([1.5, np.nan, 0.5], np.float32))
     notes = "\n".join(cohorts.notes)
     assert "cohort A: rna of 2 of 6 patients; 1 rows belong to nobody" in notes
-    assert "rna: 2 columns are in every cohort; left out: 1 of A" in notes
+    assert "cohort B lacks 1 of 3 rna columns, e.g. G2; they are filled with training medians" in notes
     assert "rna: 1 single values are missing" in notes
 
 
@@ -316,3 +319,62 @@ def test_an_omics_key_that_has_lost_zeros_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"fix: 2 keys .*without leading zeros \('7' against '07'"):
         notes("7,1.5\n8,2.5\n")
     assert any("of the rna matrix, 1 keys match" in note for note in notes("07,1.5\n8,2.5\n"))
+
+
+def read_by(base: Path, reads: set[str], *covariates: dict[str, Any], **changes: Any) -> Cohorts:
+    """Cohort A with RNA of two patients, as a model sees it that reads these modalities."""
+    (base / "rna.csv").write_text("PATIENT,G1\nSYN-S1-0002,1\nSYN-S1-0006,2\n")
+    source, _ = sources({"omics": {"rna": "rna.csv"}} | changes)
+    specs = [Covariate.model_validate(covariate) for covariate in covariates]
+    tasks = [TypeAdapter(Task).validate_python(MSI)]
+    return load_cohorts([source], tasks, None, base, covariates=specs, reads=frozenset(reads))
+
+
+def test_a_model_of_tables_needs_no_slide(base: Path) -> None:
+    cohorts = read_by(base, {"rna"})
+    assert cohorts.patients["patient"].tolist() == ["SYN-S1-0002", "SYN-S1-0006"]
+    assert len(cohorts.slides) == 0
+    lost = cohorts.exclusions.set_index("patient")
+    assert lost.loc["SYN-S1-0001", "stage"] == "has table"
+    assert lost.loc["SYN-S1-0001", "reason"] == "no row in what the model reads (rna)"
+    assert lost.loc["SYN-S2-0005", "stage"] == "unique"
+    used = cohorts.without_slides()
+    assert stages(used, "A")["used"] == (2, 0, 0)
+
+
+def test_a_model_of_slides_and_tables_takes_who_has_either(base: Path) -> None:
+    cohorts = read_by(base, {"wsi", "rna"})
+    assert cohorts.patients["patient"].tolist() == [
+        "SYN-S1-0001",
+        "SYN-S1-0002",
+        "SYN-S2-0003",
+        "SYN-S1-0006",
+    ]
+    used = cohorts.with_slide_status(status(a1="ok", a1b="no_mpp", a2="unreadable", a3="no_tissue"))
+    assert used.patients["patient"].tolist() == ["SYN-S1-0001", "SYN-S1-0002", "SYN-S1-0006"]
+    assert used.slides["slide"].tolist() == ["a1"]
+    left = used.exclusions.query("slide == ''").set_index("patient")["reason"]
+    assert left["SYN-S2-0003"].startswith("no usable slide; a3: no_tissue")
+
+
+def test_a_model_of_slides_loads_no_table(base: Path) -> None:
+    cohorts = read_by(base, {"wsi"}, {"column": "LF", "type": "number"})
+    assert cohorts.omics == {}
+    assert cohorts.patients["patient"].tolist() == ["SYN-S1-0001", "SYN-S1-0002", "SYN-S2-0003"]
+
+
+def test_covariates_are_a_modality(base: Path) -> None:
+    cohorts = read_by(base, {"clinical"}, {"column": "LF", "type": "number"})
+    clinical = cohorts.omics["clinical"]
+    assert clinical.columns.tolist() == ["LF"]
+    assert clinical.index.tolist() == ["SYN-S1-0001", "SYN-S1-0002", "SYN-S1-0006"]
+    reasons = cohorts.exclusions.set_index("patient")["reason"]
+    assert reasons["SYN-S2-0003"] == "no row in what the model reads (clinical)"
+
+
+def test_a_matrix_that_holds_the_label_is_leakage(base: Path) -> None:
+    (base / "all.csv").write_text("PATIENT,G1,MSI\nSYN-S1-0001,1,1\nSYN-S1-0002,2,0\n")
+    with pytest.raises(DataError, match=r"holds column 'MSI', which a task predicts: that is leakage"):
+        read_by(base, {"rna"}, omics={"rna": "all.csv"})
+    cohorts = read_by(base, {"rna"}, omics={"rna": {"path": "all.csv", "rename": {"MSI": "MSI_expression"}}})
+    assert cohorts.omics["rna"].columns.tolist() == ["G1", "MSI_expression"]

@@ -424,3 +424,20 @@ def test_the_documented_way_of_reading_works(
     names: dict[str, np.ndarray] = {}
     exec(code, names)
     np.testing.assert_array_equal(names["features"], arrays(slide_key("s0", "print-s0", None))[2])
+
+
+def test_many_runs_stand_at_a_finished_store_one_writes(tmp_path: Path) -> None:
+    with FeatureStore.create_or_open(tmp_path, SPEC) as store:
+        keys = store.register(slides())
+        for key in keys:
+            finish(store, key)
+        store.commit()
+    with (
+        FeatureStore.create_or_open(tmp_path, SPEC) as first,
+        FeatureStore.create_or_open(tmp_path, SPEC) as second,
+    ):
+        assert first.register(slides()) == second.register(slides()) == keys
+        second.commit()
+        first.register(slides(path="moved"))
+        with pytest.raises(DataError, match="another run is writing"):
+            second.register(slides(8))

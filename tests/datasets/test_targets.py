@@ -11,7 +11,15 @@ from hypothesis.extra.numpy import arrays
 from pydantic import TypeAdapter
 
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.targets import TargetScaler, Task, encode, parse_number, quoted, survival_summary
+from equipoise.datasets.targets import (
+    TargetScaler,
+    Task,
+    encode,
+    interval_edges,
+    parse_number,
+    quoted,
+    survival_summary,
+)
 
 TASK = TypeAdapter(Task)
 NAN = float("nan")
@@ -140,6 +148,26 @@ def test_survival_status_with_three_values_must_be_decided() -> None:
 def test_everybody_may_have_had_the_event() -> None:
     found = encode(survival(column="OS", event_value=1), table(months=["1", "2"], OS=["1", "1"]))
     np.testing.assert_array_equal(found.event, [1, 1])
+
+
+def test_intervals_have_equally_many_events() -> None:
+    days = np.arange(1.0, 13)
+    edges = interval_edges(days, np.ones(12), 4)
+    assert edges == (4.0, 7.0, 10.0)
+    assert np.histogram(days, [0, *edges, np.inf])[0].tolist() == [3, 3, 3, 3]
+    late_and_censored = interval_edges(np.append(days, 900.0), np.append(np.ones(12), 0), 4)
+    assert late_and_censored == edges
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.booleans()), max_size=30), st.integers(1, 6))
+def test_every_interval_has_an_event(rows: list[tuple[int, bool]], bins: int) -> None:
+    time, event = (np.array([row[i] for row in rows], float) for i in (0, 1))
+    edges = interval_edges(time, event, bins)
+    assert len(edges) < bins
+    if event.any():
+        assert np.histogram(time[event == 1], [0, *edges, np.inf])[0].all()
+    else:
+        assert edges == ()
 
 
 def test_reverse_kaplan_meier_by_hand() -> None:

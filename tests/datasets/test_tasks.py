@@ -79,6 +79,20 @@ def test_a_censorship_column_without_event_value_is_explained() -> None:
     assert caught.value.errors()[0]["loc"] == ("survival", "event")
 
 
+def test_bins_belong_to_discrete_hazards() -> None:
+    os = {"type": "survival", "name": "OS", "time": {"column": "t", "unit": "days"}}
+    os["event"] = {"column": "e", "event_value": 1}
+    assert task(**os).likelihood == "cox"
+    hazards = task(**os, likelihood="discrete_hazard", bins=6)
+    assert hazards.bins == 6
+    assert task(**hazards.model_dump()) == hazards
+    assert task(**task(**os).model_dump()) == task(**os)
+    with pytest.raises(ValidationError, match="'bins' belongs to likelihood: discrete_hazard"):
+        task(**os, bins=4)
+    with pytest.raises(ValidationError, match="greater than or equal to 2"):
+        task(**os, likelihood="discrete_hazard", bins=1)
+
+
 def test_survival_columns_and_names() -> None:
     found = survival(column="censorship", event_value=0)
     assert isinstance(found, SurvivalTask)

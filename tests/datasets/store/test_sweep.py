@@ -107,10 +107,10 @@ def test_versions_stay_while_their_files_or_no_files_are_there(
     assert contents(path) == before
 
 
-def test_a_store_in_use_is_left_alone(path: Path, slides: pd.DataFrame) -> None:
+def test_a_store_in_use_is_left_alone(path: Path) -> None:
     (path / "qc" / "0123456789abcdef.jpg").write_text("left over")
     with FeatureStore.open(path) as store:
-        store.register(slides)
+        store.lock()
         with pytest.raises(DataError, match="another run is writing"):
             sweep(path)
     assert (path / "qc" / "0123456789abcdef.jpg").exists()

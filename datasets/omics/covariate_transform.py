@@ -1,0 +1,158 @@
+"""Covariates → what a model reads: numbers standardised, categories as columns of 0 and 1, gaps said.
+
+A table of covariates has one column per number and ``COLUMN=VALUE`` columns of 0 and 1 per category
+(:mod:`equipoise.datasets.omics.covariates`). What training patients do not show is not learned: values nobody
+in training has become ``unknown``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from equipoise.datasets.omics.params import Covariate
+from equipoise.datasets.omics.transforms import MatrixTransform, fit_matrix
+
+#: Fence around numbers, in spreads.
+CLIP = 5.0
+
+
+@dataclass(frozen=True)
+class Category:
+    """The values of a covariate that training patients have.
+
+    Attributes
+    ----------
+    column
+        Name of the covariate.
+    values
+        Values with a column of 0 and 1 each.
+    unknown
+        Whether some training patient lacks the value: only then has ``unknown`` a column of its own, because
+        nothing could be learned of it otherwise.
+    shares
+        How frequent the values are in training: what stands in for a patient without a known value where
+        ``unknown`` has no column.
+    """
+
+    column: str
+    values: tuple[str, ...]
+    unknown: bool
+    shares: tuple[float, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``COLUMN=VALUE`` of the columns that come out."""
+        return tuple(f"{self.column}={v}" for v in (*self.values, *(["unknown"] if self.unknown else [])))
+
+    def encode(self, row: dict[str, float]) -> list[float]:
+        """0 and 1 for the values, then for unknown."""
+        seen = [float(row.get(f"{self.column}={value}") == 1) for value in self.values]
+        if any(seen):
+            return [*seen, *([0.0] if self.unknown else [])]
+        return [*([0.0] * len(self.values)), 1.0] if self.unknown else list(self.shares)
+
+
+@dataclass(frozen=True)
+class CovariateTransform:
+    """What training patients fixed about covariates.
+
+    Attributes
+    ----------
+    numbers
+        Transform of the numeric columns, ``None`` if there is none.
+    gaps
+        Numeric columns with an indicator of their own: some training patient lacks the value.
+    categories
+        The others.
+    """
+
+    numbers: MatrixTransform | None
+    gaps: tuple[str, ...]
+    categories: tuple[Category, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns that come out."""
+        numbers = self.numbers.names if self.numbers else ()
+        indicators = tuple(f"{column} missing" for column in self.gaps)
+        return (*numbers, *indicators, *(name for category in self.categories for name in category.names))
+
+    def apply(self, values: np.ndarray, columns: tuple[str, ...]) -> np.ndarray:
+        """One patient's row under these column names as [K] float32 without gaps."""
+        row = dict(zip(columns, np.asarray(values, float).tolist(), strict=True))
+        parts: list[float] = []
+        if self.numbers is not None:
+            names = self.numbers.columns
+            numbers = np.array([row.get(name, np.nan) for name in names], np.float32)
+            parts += self.numbers.apply(numbers, names).tolist()
+        parts += [float(np.isnan(row.get(column, np.nan))) for column in self.gaps]
+        for category in self.categories:
+            parts += category.encode(row)
+        return np.array(parts, np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "numbers": None if self.numbers is None else self.numbers.to_json(),
+            "gaps": list(self.gaps),
+            "categories": [
+                {"column": c.column, "values": list(c.values), "unknown": c.unknown, "shares": list(c.shares)}
+                for c in self.categories
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> CovariateTransform:
+        """The transform that :meth:`to_json` wrote."""
+        numbers = None if data["numbers"] is None else MatrixTransform.from_json(data["numbers"])
+        categories = (
+            Category(c["column"], tuple(c["values"]), c["unknown"], tuple(c["shares"]))
+            for c in data["categories"]
+        )
+        return cls(numbers, tuple(data["gaps"]), tuple(categories))
+
+
+def fit_covariates(
+    rows: np.ndarray, columns: tuple[str, ...], covariates: Sequence[Covariate]
+) -> CovariateTransform:
+    """Fit on training patients.
+
+    Parameters
+    ----------
+    rows
+        [n, C] of training patients that have a covariate, NaN = missing.
+    columns
+        [C] names.
+    covariates
+        As the study names them; in this order columns come out.
+    """
+    place = {name: i for i, name in enumerate(columns)}
+    numeric = [c.column for c in covariates if c.type == "number" and c.column in place]
+    numbers = None
+    gaps: tuple[str, ...] = ()
+    if numeric:
+        values = rows[:, [place[name] for name in numeric]]
+        if (np.nanmax(values, axis=0, initial=-np.inf) > np.nanmin(values, axis=0, initial=np.inf)).any():
+            numbers = fit_matrix(values, tuple(numeric), clip=CLIP)
+        lacking = np.isnan(values)
+        some = lacking.any(axis=0) & ~lacking.all(axis=0)
+        gaps = tuple(name for name, gap in zip(numeric, some, strict=True) if gap)
+    found = [_category(rows, columns, c.column) for c in covariates if c.type == "category"]
+    categories = tuple(category for category in found if len(category.names) > 1)
+    return CovariateTransform(numbers, gaps, categories)
+
+
+def _category(rows: np.ndarray, columns: tuple[str, ...], column: str) -> Category:
+    """Values that training patients have; one that all have is constant and goes with its category."""
+    values = {
+        name.removeprefix(f"{column}="): rows[:, i]
+        for i, name in enumerate(columns)
+        if name.startswith(f"{column}=") and np.nansum(rows[:, i]) > 0
+    }
+    known = sum((np.nan_to_num(part) for part in values.values()), np.zeros(len(rows)))
+    shares = tuple(float(np.nansum(part) / max(known.sum(), 1)) for part in values.values())
+    return Category(column, tuple(values), bool((known == 0).any()), shares)

@@ -1,0 +1,71 @@
+"""What a study says about tables that models read: covariates and what becomes of omics. Light: pydantic only."""
+
+from collections import Counter
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from equipoise.datasets.specs import Labels, Spec
+
+#: Modalities that are omics, in the order in which models see them.
+OMICS = ("rna", "cnv", "mutation")
+#: Covariates of the clinical table, as a modality.
+CLINICAL = "clinical"
+
+Genes = Annotated[int, Field(ge=1)]
+
+
+class Covariate(Spec):
+    """A column of the clinical table that models may read."""
+
+    column: str = Field(min_length=1)
+    """Column of the clinical table; never one that a task predicts."""
+    type: Literal["number", "category"]
+    """``number``: standardised, gaps filled with the training median; ``category``: a 0/1 column per value."""
+    missing: Labels = Field(default=[])
+    """Values that stand for missing beside empty cells and NA: Unknown, MX, -9."""
+    allow_wide_range: bool = False
+    """Accept numbers over more than six orders of magnitude, or whole numbers of nine and more digits."""
+
+    @model_validator(mode="after")
+    def _range_is_of_numbers(self) -> Self:
+        if self.allow_wide_range and self.type != "number":
+            raise ValueError("'allow_wide_range' is for numbers: leave it out")
+        return self
+
+
+class OmicsParams(Spec):
+    """How an omics matrix becomes input; everything is fitted on training patients."""
+
+    genes: Genes | None = None
+    """Keep this many columns, those of largest variance among training patients; all if not given."""
+
+
+class RnaParams(OmicsParams):
+    """How RNA becomes input."""
+
+    transform: Literal["auto", "log_cpm", "log1p", "none"] = "auto"
+    """``log_cpm``: counts to log2(1 + counts per million); ``log1p``: log2(1 + x) for TPM or FPKM; ``none``: the
+    values are logarithms or z-scores already; ``auto``: whole numbers, other positive numbers, or the rest."""
+    clip: Annotated[float, Field(gt=0)] | None = 5.0
+    """Values further from the centre than this many spreads are moved to there (z-scores of 36,893 exist)."""
+
+
+class TableParams(Spec):
+    """How tables become what models read."""
+
+    clinical: list[Covariate] = Field(default=[])
+    """Covariates: the modality ``clinical``."""
+    rna: RnaParams = RnaParams()
+    """RNA: to logarithms, clipped, standardised."""
+    cnv: OmicsParams = OmicsParams()
+    """Copy numbers: standardised."""
+    mutation: OmicsParams = OmicsParams()
+    """Mutations: left as they are, 0 or 1."""
+
+    @model_validator(mode="after")
+    def _columns_once(self) -> Self:
+        counts = Counter(covariate.column for covariate in self.clinical)
+        if twice := [column for column, count in counts.items() if count > 1]:
+            raise ValueError(f"column {twice[0]!r} stands {counts[twice[0]]} times under clinical: keep one")
+        return self

@@ -1,0 +1,5 @@
+"""Slides and stores at addresses (``s3://``, ``gs://``, ``file://``, …): what is used is copied to this machine.
+
+``addresses`` connects, ``cache`` keeps copies of slides within a bound, ``slide_files`` says which files make a slide,
+``folders`` is the folder of a feature store, here or there. A plain path is used where it is.
+"""

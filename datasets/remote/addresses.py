@@ -1,0 +1,63 @@
+"""Addresses of files that are not simply here: ``protocol://place``, as fsspec knows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from equipoise.datasets.errors import DataError
+
+#: Protocol → the extra of this package that brings its driver.
+_EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+}
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether this is an address; a plain path is none.
+
+    >>> is_remote("s3://bucket/a.svs"), is_remote("/slides/a.svs"), is_remote("file:///share/a.svs")
+    (True, False, True)
+    """
+    return isinstance(path, str) and "://" in path
+
+
+def connect(address: str) -> tuple[Any, str]:
+    """The file system of an address, which asks anew each time, and the path in it.
+
+    Raises
+    ------
+    DataError
+        If nobody knows the protocol, or its driver is not installed.
+    """
+    from fsspec.core import url_to_fs
+
+    protocol = address.split("::", 1)[0].split("://", 1)[0]
+    try:
+        # Drivers remember listings: what another machine has written since would not be there.
+        return url_to_fs(address, use_listings_cache=False)
+    except ImportError as error:
+        package = f"'equipoise[{_EXTRAS[protocol]}]'" if protocol in _EXTRAS else "the package that it names"
+        raise DataError(
+            f"{protocol}:// needs a driver that is not installed ({error})",
+            where=address,
+            fix=f"pip install {package}",
+        ) from error
+    except ValueError as error:
+        raise DataError(
+            f"cannot be opened: {error}",
+            where=address,
+            fix="write s3://bucket/path, gs://bucket/path, file:///path, or a plain path",
+        ) from error
+
+
+def join(address: str, *parts: str) -> str:
+    """An address below another one.
+
+    >>> join("s3://bucket/features/", "uni", "store.json")
+    's3://bucket/features/uni/store.json'
+    """
+    return "/".join([address.rstrip("/"), *parts])

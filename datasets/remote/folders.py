@@ -1,0 +1,231 @@
+"""The folder of a feature store: here, or at an address with a mirror on this machine.
+
+A remote folder is read file by file into the mirror, where shards are mapped into memory, and written file by file:
+whole in the mirror first, then sent. Object storage shows a file when all of it has arrived; ``file://`` gets it by
+rename. The mirror belongs to the address; losing it costs another copy and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from equipoise.datasets.errors import DataError
+from equipoise.datasets.remote.addresses import connect, is_remote, join
+from equipoise.datasets.remote.cache import cache_root
+from equipoise.datasets.whole_files import ASIDE_PREFIX, ASIDE_SUFFIX, atomic_path
+
+#: File systems that show a file while it is being written.
+_SHOWS_HALVES = ("file", "local")
+
+
+class Folder(Protocol):
+    """Files by names with ``/``; small, equal by place, safe to send to workers."""
+
+    @property
+    def address(self) -> str:
+        """For messages and for opening it again."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """Where its files are on this machine."""
+        ...
+
+    def child(self, name: str) -> Folder:
+        """A folder below."""
+        ...
+
+    def has(self, name: str) -> bool:
+        """Whether the file is there."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """The file as it is now; ``None`` if there is none."""
+        ...
+
+    def fetch(self, name: str) -> Path:
+        """The file on this machine, for files that never change; the path of nothing if there is none."""
+        ...
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A place to write a file to; it is in the folder as a whole when the block ends."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is not there is no error."""
+        ...
+
+    def send(self, file: Path, name: str) -> None:
+        """Bring a file of this machine to the folder, unless it is where the folder is, or nowhere."""
+        ...
+
+    def drop_copy(self, name: str) -> None:
+        """Forget the copy on this machine, if it is one."""
+        ...
+
+    def names(self, below: str) -> list[str]:
+        """Files of a folder below, half-written ones too, in order; empty if there is no such folder."""
+        ...
+
+
+def folder_at(place: str | Path) -> Folder:
+    """The folder of a path or of an address."""
+    if isinstance(place, str) and is_remote(place):
+        return RemoteFolder(place.rstrip("/"))
+    return LocalFolder(Path(place))
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A folder of this machine, or of a file system that all machines mount."""
+
+    path: Path
+
+    @property
+    def address(self) -> str:
+        return str(self.path)
+
+    def child(self, name: str) -> LocalFolder:
+        return LocalFolder(self.path / name)
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    def read(self, name: str) -> bytes | None:
+        with suppress(FileNotFoundError):
+            return (self.path / name).read_bytes()
+        return None
+
+    def fetch(self, name: str) -> Path:
+        return self.path / name
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        with atomic_path(self.path / name) as aside:
+            yield aside
+
+    def remove(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+
+    def send(self, file: Path, name: str) -> None:
+        pass
+
+    def drop_copy(self, name: str) -> None:
+        pass
+
+    def names(self, below: str) -> list[str]:
+        folder = self.path / below
+        return sorted(file.name for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A folder at an address."""
+
+    address: str
+
+    @property
+    def path(self) -> Path:
+        """The mirror; where it is is settled on each machine."""
+        name = hashlib.sha256(self.address.encode()).hexdigest()[:16]
+        return cache_root() / "stores" / name
+
+    def child(self, name: str) -> RemoteFolder:
+        return RemoteFolder(join(self.address, name))
+
+    def has(self, name: str) -> bool:
+        fs, path = self._place(name)
+        with _said(self.address):  # not fs.exists: to it, whatever goes wrong is absence
+            try:
+                return bool(fs.info(path))
+            except FileNotFoundError:
+                return False
+
+    def read(self, name: str) -> bytes | None:
+        fs, path = self._place(name)
+        with _said(self.address):
+            try:
+                return bytes(fs.cat_file(path))
+            except FileNotFoundError:
+                return None
+
+    def fetch(self, name: str) -> Path:
+        here = self.path / name
+        if here.exists():
+            return here
+        fs, path = self._place(name)
+        with _said(self.address), suppress(FileNotFoundError):
+            size = int(fs.info(path)["size"])
+            with atomic_path(here) as aside:
+                fs.get_file(path, str(aside))
+                if aside.stat().st_size != size:
+                    raise OSError(f"{aside.stat().st_size} of {size} bytes of {name} arrived")
+        return here
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        with atomic_path(self.path / name) as aside:
+            yield aside
+        self.send(self.path / name, name)
+
+    def send(self, file: Path, name: str) -> None:
+        if not file.exists():
+            return
+        fs, path = self._place(name)
+        with _said(self.address):
+            if _protocol(fs) in _SHOWS_HALVES:
+                parent, _, last = path.rpartition("/")
+                half = f"{parent}/{ASIDE_PREFIX}{last}.{secrets.token_hex(4)}{ASIDE_SUFFIX}"
+                fs.makedirs(parent, exist_ok=True)
+                fs.put_file(str(file), half)
+                fs.mv(half, path)
+            else:
+                fs.put_file(str(file), path)
+
+    def remove(self, name: str) -> None:
+        self.drop_copy(name)
+        fs, path = self._place(name)
+        with _said(self.address), suppress(FileNotFoundError):
+            fs.rm_file(path)
+
+    def drop_copy(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+
+    def names(self, below: str) -> list[str]:
+        fs, path = self._place(below)
+        with _said(self.address):
+            try:
+                listed: list[dict[str, Any]] = fs.ls(path, detail=True)
+            except FileNotFoundError:
+                return []
+        files = (str(one["name"]).rsplit("/", 1)[-1] for one in listed if one["type"] == "file")
+        return sorted(name for name in files if name)
+
+    def _place(self, name: str) -> tuple[Any, str]:
+        return connect(join(self.address, name))
+
+
+def _protocol(fs: Any) -> str:
+    return fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+
+
+@contextmanager
+def _said(address: str) -> Iterator[None]:
+    """What a driver raises, as an error that names the address."""
+    try:
+        yield
+    except (DataError, FileNotFoundError):
+        raise
+    except Exception as error:  # drivers have exceptions of their own
+        raise DataError(
+            f"{type(error).__name__}: {error}",
+            where=address,
+            fix="look whether this machine may read and write there (credentials, network, space)",
+        ) from error
