@@ -53,8 +53,16 @@ def store(
     """List, verify, clean, export and import feature stores."""
     from pathlib import Path
 
+    from equipoise.datasets.remote.addresses import is_remote
+    from equipoise.platform.errors import StudyError
     from equipoise.platform.extraction import upkeep
 
+    if is_remote(folder) or is_remote(out or ""):
+        raise StudyError(
+            "works on folders of this machine, not on addresses",
+            where="command line",
+            fix="copy the store here, for instance with `aws s3 sync` or `gcloud storage rsync`",
+        )
     place = Path(folder)
     if action is Action.ls:
         return upkeep.show(place)

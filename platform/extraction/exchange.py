@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ def export_features(store_path: Path, layout: Layout, out: Path) -> list[Path]:
     ResourceError
         Without h5py.
     """
-    _need_h5py()
+    need_h5py()
     store = FeatureStore.open(store_path)
     rows = [row for row in store.rows() if row["status"] == "ok" and row["shard"]]
     if not rows:
@@ -121,11 +122,11 @@ def import_features(
     """
     import pandas as pd
 
-    _need_h5py()
+    need_h5py()
     files = sorted(folder.rglob("*.h5"))
     if not files:
         raise DataError("no .h5 files here or below", where=str(folder))
-    spec = _specification(files, layout, encoder, mpp, tile_px)
+    spec = specification(files, layout, encoder, mpp, tile_px)
     table = pd.DataFrame({"slide": _names(files, folder), "path": [str(file.resolve()) for file in files]})
     table = table.assign(mpp=math.nan, fingerprint=[fingerprint(file) for file in files])
     failed = []
@@ -133,17 +134,17 @@ def import_features(
         keys = store.register(table)
         todo = set(store.pending(keys))
         for key, file in zip(keys, files, strict=True):
-            if key in todo and (problem := _take(store, key, file, layout, mpp, tile_px)):
+            if key in todo and (problem := take_file(store, key, file, layout, mpp, tile_px)):
                 failed.append(f"{file}: {problem}")
         store.commit()
         done = [row for row in map(store.status, keys) if row["status"] == "ok"]
     return Imported(store.path, len(done), sum(row["n"] for row in done), failed)
 
 
-def _take(
+def take_file(
     store: FeatureStore, key: str, file: Path, layout: Layout, mpp: float | None, tile_px: int | None
 ) -> str | None:
-    """Stage and record one file; what is wrong with it, if anything."""
+    """Stage and record one file under a registered key; returns what is wrong with it, if anything."""
     about = {"attempts": 1, "reader": f"{layout} h5"}
     try:
         tiles = read_h5(file, layout, mpp, tile_px)
@@ -165,10 +166,21 @@ def _take(
     return None
 
 
-def _specification(
-    files: Sequence[Path], layout: Layout, encoder: str, mpp: float | None, tile_px: int | None
+def specification(
+    files: Sequence[Path], layout: Layout, encoder: str | None, mpp: float | None, tile_px: int | None
 ) -> StoreSpec:
-    """Of the first file that can be read; the others must fit."""
+    """Of the first file that can be read; the others must fit.
+
+    Parameters
+    ----------
+    encoder
+        Name of the encoder; ``None``: as the file says it, in letters that a folder may have.
+
+    Raises
+    ------
+    DataError
+        What is wrong with the first file, if none can be read.
+    """
     problems = []
     for file in files:
         try:
@@ -176,10 +188,10 @@ def _specification(
         except DataError as error:
             problems.append(error)
             continue
-        if first.encoder and first.encoder != encoder:
+        if encoder and first.encoder and first.encoder != encoder:
             log.warning("%s says its encoder is %r; the store will say %r", file.name, first.encoder, encoder)
         return StoreSpec(
-            encoder=encoder,
+            encoder=encoder or re.sub(r"[^A-Za-z0-9._-]+", "_", first.encoder).strip("._") or "unknown",
             encoder_hash=f"imported: {first.encoder or 'unknown'}",
             dim=first.features.shape[1],
             mpp=first.target_mpp,
@@ -215,7 +227,8 @@ def _names(files: Sequence[Path], folder: Path) -> list[str]:
     ]
 
 
-def _need_h5py() -> None:
+def need_h5py() -> None:
+    """Raise :class:`ResourceError` where h5py is not installed."""
     try:
         import h5py  # noqa: F401
     except ImportError as error:

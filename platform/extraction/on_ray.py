@@ -1,4 +1,4 @@
-"""The stages as a Ray Data pipeline: planner tasks, then a pool of encoder actors, one slide a row.
+"""The stages as a Ray Data pipeline: planner tasks, then a pool of encoder actors; a row is a slide or a region of one.
 
 Ray schedules, retries and restarts; it holds no state that matters. A worker that dies is started again, takes the
 same slide and finds the mark of its predecessor.
@@ -6,13 +6,16 @@ same slide and finds the mark of its predecessor.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from equipoise.platform.extraction.stages import Row, Setup, one_thread
-from equipoise.platform.registry import get
+from equipoise.platform.errors import ResourceError
+from equipoise.platform.extraction.counters import WorkCounters
+from equipoise.platform.extraction.plan_row import Row
+from equipoise.platform.extraction.stages import Setup, one_thread
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -42,7 +45,13 @@ def on_ray(rows: list[Row], setup: Setup, workers: int | None) -> Iterator[Row]:
 
     Yields
     ------
-    Status rows of :class:`~equipoise.platform.extraction.stages.SlideEncoder`, in the order in which slides end.
+    Status rows of :class:`~equipoise.platform.extraction.stages.SlideEncoder`, in the order in which slides and
+    regions end.
+
+    Raises
+    ------
+    ResourceError
+        If a worker cannot build the encoder, or has another one than the driver.
     """
     from ray.data import DataContext
 
@@ -51,12 +60,17 @@ def on_ray(rows: list[Row], setup: Setup, workers: int | None) -> Iterator[Row]:
     context.print_on_execution_start = False
     context.max_errored_blocks = 0  # slides fail as rows; an exception here is a bug and must be seen
     context.execution_options.preserve_order = False
-    # An actor has one slide at a time (see below), so a pool that should grow is used to 1.0 and no more.
-    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    context.target_max_block_size = 1  # a block for every region of a slide: else one worker gets them all
+    # An actor has one slide at a time (see below), so a pool is used to 1.0 and no more. It grows by a third where
+    # three of four actors work: one at a time, a giant slide would be half done before the pool is complete.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.75
     with DataContext.current(context), _quiet():
         dataset = _pipeline(rows, setup, workers)
         for row in dataset.iter_rows():
-            yield {name: row[name] for name in ("key", "slide", "result", "seconds")}
+            if row["refused"]:
+                what, where, fix = json.loads(row["refused"])
+                raise ResourceError(what, where=where, fix=fix)
+            yield row
 
 
 @contextmanager
@@ -87,7 +101,7 @@ def pool_size(
     workers
         As for :func:`on_ray`.
     slides
-        Number of slides; more actors than slides would idle.
+        Number of slides; more actors are started when regions of giant slides wait for one.
     resources
         Of the cluster as it is now.
     gpus
@@ -96,12 +110,12 @@ def pool_size(
     Returns
     -------
     fewest, most
-        Equal for a pool that does not grow.
+        Actors to start with and to grow to. Equal for a pool that does not grow.
     """
     now = resources.get("GPU", 0.0) / gpus if gpus else resources.get("CPU", 0.0)
     fitting = max(1, int(now))
-    most = max(1, min(fitting if workers is None else workers, slides))
-    return min(fitting, most), most
+    most = fitting if workers is None else workers
+    return max(1, min(fitting, most, slides)), most
 
 
 def gpu_share(wanted: float, workers: int | None, resources: Mapping[str, float]) -> float:
@@ -121,12 +135,11 @@ def _pipeline(rows: list[Row], setup: Setup, workers: int | None) -> Dataset:
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
     resources = ray.cluster_resources()
-    wanted = float(getattr(get("encoders", setup.params.encoder).params, "gpus", 0.0))
-    gpus = gpu_share(wanted, workers, resources)
+    gpus = gpu_share(setup.gpus, workers, resources)
     fewest, most = pool_size(workers, len(rows), resources, gpus)
-    # One row is one block is one slide: a block is what Ray schedules, retries and returns.
+    # One row is one block: a block is what Ray schedules, retries and returns.
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    planned = dataset.map(
+    planned = dataset.flat_map(
         cast(Any, _plan),  # Ray's types know functions of a row only
         fn_kwargs={"setup": setup},
         compute=TaskPoolStrategy(size=(most + 1) // 2),
@@ -142,17 +155,31 @@ def _pipeline(rows: list[Row], setup: Setup, workers: int | None) -> Dataset:
     )
 
 
-def _plan(row: Row, setup: Setup) -> Row:
+def _plan(row: Row, setup: Setup) -> list[Row]:
     one_thread()
     return setup.planner()(row)
 
 
 class _Encode:
-    """An encoder actor: libraries kept to one thread before the encoder is built."""
+    """An encoder actor: libraries kept to one thread before the encoder is built.
+
+    What the machine lacks travels to the driver as a row. Raised here, it would reach people as a dead actor with a
+    traceback of Ray.
+    """
 
     def __init__(self, setup: Setup) -> None:
         one_thread()
-        self._encode = setup.encoder()
+        self._refused = ""
+        try:
+            self._encode = setup.encoder()
+        except ResourceError as error:
+            self._refused = json.dumps([error.what, error.where, error.fix])
+            return
+        self._counters = WorkCounters(setup.label)
 
     def __call__(self, row: Row) -> Row:
-        return self._encode(row)
+        if self._refused:
+            return {"refused": self._refused}
+        done = self._encode(row)
+        self._counters.add(done["encoded"], done["reading"], done["encoding"])
+        return done | {"refused": ""}

@@ -5,8 +5,48 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from equipoise.models.encoders.entries import check_pairing
+from equipoise.models.slide_encoders.entries import check_tile_encoder
 from equipoise.platform.errors import StudyError
-from equipoise.platform.registry import get
+from equipoise.platform.registry import Entry, get
+
+#: What ``encoder`` says in a study whose features were imported.
+IMPORTED = "imported"
+
+#: Settings that decide how tiles are cut, which are cut already in features that are imported.
+_OF_TILES = (
+    "encoder_params",
+    "mpp",
+    "tile_px",
+    "resample",
+    "mpp_override",
+    "min_tissue",
+    "min_tiles",
+    "max_bad_tiles",
+)
+
+
+class ImportedFeatures(BaseModel):
+    """Features that somebody else extracted; a path or a list of paths is enough."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: tuple[str, ...] = Field(
+        min_length=1, description="folders of .h5 files, or one feature store; relative to the study file"
+    )
+    layout: Literal["auto", "stamp", "trident"] = Field("auto", description="whose .h5 files")
+    encoder: str | None = Field(
+        None, min_length=1, description="what made the features, where the files do not say"
+    )
+    mpp: float | None = Field(None, gt=0, description="um per pixel of the tiles, where the files do not say")
+    tile_px: int | None = Field(None, ge=1, description="side of a tile in px, where the files do not say")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, data: Any) -> Any:
+        data = {"path": data} if isinstance(data, str | list) else data
+        if isinstance(data, dict) and isinstance(data.get("path"), str):
+            return data | {"path": [data["path"]]}
+        return data
 
 
 class ExtractionParams(BaseModel):
@@ -14,8 +54,19 @@ class ExtractionParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    imported: ImportedFeatures | None = Field(
+        None,
+        description="take these features instead of extracting: .h5 files of STAMP or TRIDENT, or a store",
+    )
     encoder: str = Field("handcrafted", description="tile encoder, see `equipoise ls encoders`")
     encoder_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the encoder")
+    slide_encoder: str | None = Field(
+        None,
+        description="one vector per slide out of those of its tiles, see `equipoise ls slide_encoders`",
+    )
+    slide_encoder_params: dict[str, Any] = Field(
+        default_factory=dict, description="parameters of the slide encoder"
+    )
     mpp: float = Field(0.5, ge=0.1, le=5.0, description="resolution of the tiles in um per pixel")
     tile_px: int = Field(224, ge=32, le=2048, description="side of a tile in pixels")
     resample: Literal["area", "dct"] = Field(
@@ -33,20 +84,71 @@ class ExtractionParams(BaseModel):
     )
     max_fail: float = Field(0.05, ge=0.0, le=1.0, description="share of slides that may fail")
     store: str = Field("features", description="folder of feature stores, relative to the study file")
+    region_tiles: int = Field(
+        4096, ge=1, description="a slide with more tiles than that is encoded by several workers at once"
+    )
     shard_slides: int = Field(32, ge=1, description="slides per file of a new store")
     retry: bool = Field(False, description="try slides again that failed or were excluded")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _imported_or_encoded(cls, data: Any) -> Any:
+        """``encoder`` says ``imported`` where features are, so that a study written out in full reads back."""
+        if not isinstance(data, dict) or data.get("imported") is None:
+            return data
+        given = data.get("encoder", IMPORTED)
+        if given != IMPORTED:
+            raise ValueError(
+                f"'imported' takes features as they are, 'encoder: {given}' makes new ones: leave one of them out"
+            )
+        return data | {"encoder": IMPORTED}
+
+    @model_validator(mode="after")
+    def _slide_encoder_fits(self) -> "ExtractionParams":
+        if self.slide_encoder is None:
+            if self.slide_encoder_params:
+                raise ValueError("slide_encoder_params needs slide_encoder")
+            return self
+        entry = _checked(
+            "slide_encoders", self.slide_encoder, self.slide_encoder_params, "slide_encoder_params"
+        )
+        if self.imported is None:  # what made imported features is seen when they are read
+            check_tile_encoder(entry.name, entry.params, self.encoder)
+        return self
+
     @model_validator(mode="after")
     def _encoder_fits(self) -> "ExtractionParams":
-        try:
-            entry = get("encoders", self.encoder)
-        except StudyError as error:
-            raise ValueError(str(error)) from error
-        try:
-            entry.params.model_validate(self.encoder_params)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"encoder_params.{place}: {first['msg']}") from error
+        if self.imported is not None:
+            # Compared with the defaults, not with model_fields_set: a study written out in full must read back.
+            fields = type(self).model_fields
+            foreign = [
+                name
+                for name in _OF_TILES
+                if getattr(self, name) != fields[name].get_default(call_default_factory=True)
+            ]
+            if foreign:
+                raise ValueError(
+                    f"{', '.join(foreign)}: the tiles of imported features are cut already; leave it out "
+                    "(where the files do not state mpp and tile_px, write them under imported)"
+                )
+            return self
+        if self.encoder == IMPORTED:
+            raise ValueError("encoder 'imported' needs 'imported': a folder of .h5 files or a feature store")
+        entry = _checked("encoders", self.encoder, self.encoder_params, "encoder_params")
         check_pairing(self.encoder, entry.params, self.mpp, self.tile_px)
         return self
+
+
+def _checked(kind: str, name: str, given: dict[str, Any], section: str) -> Entry:
+    """The entry of that name, its parameters checked; problems as plain text, as pydantic wants them."""
+    try:
+        entry = get(kind, name)
+    except StudyError as error:
+        raise ValueError(str(error)) from error
+    try:
+        entry.params.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{section}.{place}: {first['msg']}") from error
+    return entry

@@ -22,11 +22,21 @@ from equipoise.datasets.errors import DataError
 from equipoise.datasets.features import FeatureStore
 from equipoise.datasets.slides.fingerprint import fingerprint, slide_bytes
 from equipoise.datasets.slides.problems import FAILURES, SlideProblem
-from equipoise.datasets.store.spec import QC_FOLDER, SPEC_FILE
+from equipoise.datasets.store.spec import QC_FOLDER
+from equipoise.platform.extraction.counters import SlideCounter
+from equipoise.platform.extraction.encoders import (
+    Identify,
+    MakeEncoder,
+    identify_encoder,
+    load_encoder,
+    store_spec,
+)
 from equipoise.platform.extraction.on_ray import on_ray
 from equipoise.platform.extraction.params import ExtractionParams
+from equipoise.platform.extraction.plan_row import Row
 from equipoise.platform.extraction.progress import Progress
-from equipoise.platform.extraction.stages import MakeEncoder, Row, Setup, load_encoder, store_spec
+from equipoise.platform.extraction.regions import joined
+from equipoise.platform.extraction.stages import Setup
 from equipoise.platform.extraction.summary import ExtractionSummary, summarise
 
 if TYPE_CHECKING:
@@ -50,6 +60,7 @@ def extract(
     session: Callable[[], AbstractContextManager[object]] = nullcontext,
     qc_dir: str | Path | None = None,
     make_encoder: MakeEncoder = load_encoder,
+    identify: Identify = identify_encoder,
 ) -> ExtractionSummary:
     """Extract the features of all slides that the store does not have yet.
 
@@ -73,7 +84,9 @@ def extract(
     qc_dir
         Where pictures and tile plans are copied to, named by slide.
     make_encoder
-        Builds the encoder, here and in every worker.
+        Builds the encoder, once in every worker.
+    identify
+        What the encoder is; the store is made for it, and a worker whose encoder is another refuses to work.
 
     Returns
     -------
@@ -90,22 +103,48 @@ def extract(
     if missing:
         raise ValueError(f"the slides table lacks {', '.join(missing)}")
     started = time.perf_counter()
-    spec = store_spec(params, make_encoder(params))
+    identity = identify(params)
+    spec = store_spec(params, identity)
     with FeatureStore.create_or_open(store_root, spec, params.shard_slides) as store:
         keys = store.register(_with_fingerprints(slides, params))
         todo = _unfinished(store, keys, params.retry)
         rows = _manifest(slides, keys, set(todo))
-        setup = Setup(params, store.staging, store.path / QC_FOLDER, make_encoder)
-        report = progress or _logged()
-        try:
-            with nullcontext() if workers == 0 or not rows else session():
-                _work(rows, store, setup, workers, report)
-        finally:
-            store.commit(partial=True)
-        store.commit()
+        setup = Setup(params, store.staging, store.path / QC_FOLDER, make_encoder, identity.batch_size)
+        run_stages(rows, store, setup, workers, session, progress)
         if qc_dir is not None:
-            _copy_qc(store.path / QC_FOLDER, Path(qc_dir), dict(zip(keys, slides["slide"], strict=True)))
+            _copy_qc(
+                store.staging.pictures(keys), Path(qc_dir), dict(zip(keys, slides["slide"], strict=True))
+            )
         return summarise(slides, keys, store, params, len(todo), time.perf_counter() - started)
+
+
+def run_stages(
+    rows: list[Row],
+    store: FeatureStore,
+    setup: Setup,
+    workers: int | None,
+    session: Callable[[], AbstractContextManager[object]],
+    progress: Callable[[Progress], None] | None = None,
+) -> None:
+    """Send registered slides through both stages; the store is up to date afterwards, whatever happens.
+
+    Parameters
+    ----------
+    rows
+        For the first stage: ``key``, ``slide`` and what it needs.
+    store
+        Where they are registered.
+    setup
+        The stages.
+    workers, session, progress
+        As for :func:`extract`.
+    """
+    try:
+        with nullcontext() if workers == 0 or not rows else session():
+            _work(rows, store, setup, workers, progress or _logged())
+    finally:
+        store.commit(partial=True)
+    store.commit()
 
 
 def open_store(
@@ -128,15 +167,14 @@ def open_store(
     DataError
         If there is no such store, or slides were never extracted as they are now.
     """
-    root = Path(store_root)
-    spec = store_spec(params, load_encoder(params))
-    if not (root / spec.folder / SPEC_FILE).exists() and not (root / SPEC_FILE).exists():
+    spec = store_spec(params, identify_encoder(params))
+    if not FeatureStore.exists(store_root, spec):
         raise DataError(
             "these features were not extracted yet",
-            where=str(root / spec.folder),
+            where=f"{store_root}/{spec.folder}",
             fix="run `equipoise extract`",
         )
-    store = FeatureStore.create_or_open(root, spec, params.shard_slides)
+    store = FeatureStore.create_or_open(store_root, spec, params.shard_slides)
     if slides is not None:
         store.choose(_with_fingerprints(slides, params))
     return store
@@ -205,13 +243,22 @@ def _work(
 
 
 def _distributed(rows: list[Row], setup: Setup, workers: int | None) -> Iterator[Row]:
-    """Both stages on Ray; slides that were in work at two deaths are tried once more, alone, at the end.
+    """Both stages on Ray; counts what ends."""
+    counter = SlideCounter(setup.label)
+    for row in _with_second_chance(rows, setup, workers):
+        counter.add(json.loads(row["result"])["status"])
+        yield row
+
+
+def _with_second_chance(rows: list[Row], setup: Setup, workers: int | None) -> Iterator[Row]:
+    """Slides that were in work at two deaths are tried once more, alone, at the end.
 
     A worker may also die of its neighbours' memory or by somebody else's hand. When it dies again although nothing
     else is going on, it is the slide.
     """
     suspects: list[str] = []
-    for row in on_ray(rows, setup, workers):
+    max_bad = setup.params.max_bad_tiles
+    for row in joined(on_ray(rows, setup, workers), setup.staging, max_bad):
         if _quarantined(row):
             suspects.append(row["key"])
         else:
@@ -222,7 +269,8 @@ def _distributed(rows: list[Row], setup: Setup, workers: int | None) -> Iterator
         )
         for key in suspects:
             setup.staging.forgive_all_but_one(key)
-        for row in on_ray([row for row in rows if row["key"] in set(suspects)], setup, 1):
+        again = on_ray([row for row in rows if row["key"] in set(suspects)], setup, 1)
+        for row in joined(again, setup.staging, max_bad):
             if _quarantined(row):
                 result = json.loads(row["result"])
                 row["result"] = json.dumps(
@@ -239,8 +287,8 @@ def _inline(rows: list[Row], setup: Setup) -> Iterator[Row]:
     """Both stages in this process, slide by slide."""
     if rows:
         planner, encoder = setup.planner(), setup.encoder()
-        for row in rows:
-            yield encoder(planner(row))
+        done = (encoder(part) for row in rows for part in planner(row))
+        yield from joined(done, setup.staging, setup.params.max_bad_tiles)
 
 
 def _copy_qc(source: Path, target: Path, names: dict[str, str]) -> None:

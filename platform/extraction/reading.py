@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,21 +17,40 @@ from equipoise.datasets.slides.reader import SlideReader
 from equipoise.datasets.slides.tiles import TileBlock, read_block, tile_blocks
 
 
+@dataclass
+class Spent:
+    """Work on a slide: seconds of the threads that read it, taken together, and of its encoder; encoded tiles."""
+
+    reading: float = 0.0
+    encoding: float = 0.0
+    tiles: int = 0
+
+
 def read_ahead(
-    reader: SlideReader, plan: TilePlan, resample: str, readers: int, ahead: int
+    reader: SlideReader, plan: TilePlan, resample: str, readers: int, ahead: int, spent: Spent | None = None
 ) -> Generator[TileBlock, None, None]:
     """The blocks of a plan in their order, read by ``readers`` threads, at most ``ahead`` before they are used."""
+    spent = spent or Spent()
     runs = deque(tile_blocks(reader, plan))
-    waiting: deque[Future[TileBlock]] = deque()
+    waiting: deque[Future[tuple[TileBlock, float]]] = deque()
     with ThreadPoolExecutor(readers, thread_name_prefix="tiles") as pool:
         try:
             while runs or waiting:
                 while runs and len(waiting) < ahead:
-                    waiting.append(pool.submit(read_block, reader, plan, runs.popleft(), resample))
-                yield waiting.popleft().result()
+                    waiting.append(pool.submit(_timed, reader, plan, runs.popleft(), resample))
+                block, seconds = waiting.popleft().result()
+                spent.reading += seconds
+                yield block
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _timed(
+    reader: SlideReader, plan: TilePlan, places: NDArray[np.int64], resample: str
+) -> tuple[TileBlock, float]:
+    started = time.perf_counter()
+    return read_block(reader, plan, places, resample), time.perf_counter() - started
 
 
 def full_batches(
@@ -64,8 +85,16 @@ def tolerated(
     """Pass blocks on, collect their unreadable tiles in ``bad``; give the slide up when they are too many."""
     for block in blocks:
         bad.extend(block.bad)
-        if bad and (len(bad) > share * total or len(bad) == total):
-            raise SlideProblem(
-                "unreadable", f"at least {len(bad)} of {total} tiles cannot be read, the first: {bad[0][1]}"
-            )
+        if len(bad) > share * total:
+            raise SlideProblem("unreadable", too_many(share, total, bad[0][1]))
         yield block
+
+
+def too_many(share: float, total: int, first: str) -> str:
+    """Why a slide is given up."""
+    return f"more than {share:.1%} of {total} tiles cannot be read, the first: {first}"
+
+
+def left_out(bad: int, total: int, first: str) -> str:
+    """What is said of a slide with some unreadable tiles."""
+    return f"{bad} of {total} tiles left out, the first: {first}"

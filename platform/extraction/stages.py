@@ -1,4 +1,4 @@
-"""What happens to one slide: planned by one stage, encoded by the next. No Ray here.
+"""What happens to one slide: planned by one stage, encoded by the next, a giant one region by region. No Ray here.
 
 Rows in and out are small dictionaries of text, numbers and bytes. Nothing that goes wrong with a slide leaves
 these functions as an exception: it becomes a status and a reason in the row. What kills the process is caught
@@ -14,9 +14,8 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,58 +25,19 @@ from equipoise.datasets.slides.grid import TilePlan, plan_tiles
 from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.qc import overlay_jpeg, picture_of, plan_geojson
 from equipoise.datasets.slides.reader import SlideReader, open_slide
+from equipoise.datasets.slides.tiles import tile_blocks
 from equipoise.datasets.slides.tissue import Tissue, TissueParams, find_tissue
-from equipoise.datasets.store.spec import StoreSpec
 from equipoise.datasets.store.staging import Staging
 from equipoise.datasets.whole_files import atomic_path
-from equipoise.models.encoders.protocol import Encoder
-from equipoise.platform.errors import ResourceError
+from equipoise.platform.extraction.encoders import MakeEncoder, load_encoder, require_same
 from equipoise.platform.extraction.params import ExtractionParams
-from equipoise.platform.extraction.reading import full_batches, read_ahead, tolerated
+from equipoise.platform.extraction.plan_row import PlanRow, Row
+from equipoise.platform.extraction.reading import Spent, full_batches, read_ahead, tolerated
+from equipoise.platform.extraction.regions import PART, cut, of_parts
 from equipoise.platform.registry import get
-
-Row = dict[str, Any]
-MakeEncoder = Callable[[ExtractionParams], Encoder]
-
-#: Rules by which pixels are read: raised when the same slide would give other tiles or other pixels.
-#: Since ``tiles-2``: truncated JPEG tiles are refused instead of filled with grey.
-READER = "tiles-2"
 
 #: Unfinished attempts after which a slide is quarantined.
 MAX_ATTEMPTS = 2
-
-
-def load_encoder(params: ExtractionParams) -> Encoder:
-    """The encoder that a study names.
-
-    Raises
-    ------
-    ResourceError
-        If its weights are missing or are not its own, with how to get them.
-    """
-    entry = get("encoders", params.encoder)
-    build = entry.load()
-    chosen = entry.params.model_validate(params.encoder_params)
-    try:
-        return build(chosen)
-    except (FileNotFoundError, ValueError) as error:
-        what, _, fix = str(error).partition("\n")
-        raise ResourceError(what, where=f"encoder {params.encoder}", fix=fix or None) from error
-
-
-def store_spec(params: ExtractionParams, encoder: Encoder) -> StoreSpec:
-    """What the features of a study are made with."""
-    tissue = {**asdict(TissueParams()), "min_tissue": params.min_tissue, "min_tiles": params.min_tiles}
-    return StoreSpec(
-        encoder=params.encoder,
-        encoder_hash=encoder.hash,
-        dim=encoder.dim,
-        mpp=params.mpp,
-        tile_px=params.tile_px,
-        resample=params.resample,
-        reader=READER,
-        tissue={**tissue, "max_bad_tiles": params.max_bad_tiles},
-    )
 
 
 def one_thread() -> None:
@@ -89,53 +49,9 @@ def one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-@dataclass(frozen=True, eq=False)
-class PlanRow:
-    """What planning a slide gave.
-
-    Attributes
-    ----------
-    key, slide, path
-        Which slide.
-    table_mpp
-        Pixel size of the slides table, NaN if it states none.
-    result
-        Columns of the store's index known so far; ``status`` is ``ok`` if the slide can be encoded.
-    plan
-        The tiles, if so.
-    """
-
-    key: str
-    slide: str
-    path: str
-    table_mpp: float
-    result: Row
-    plan: TilePlan | None = None
-
-    def as_row(self) -> Row:
-        """As a small row for Ray: a few bytes per tile."""
-        plan = self.plan
-        about = {"side": plan.side, "px": plan.px, "mpp": plan.mpp} if plan else None
-        return {
-            "key": self.key,
-            "slide": self.slide,
-            "path": self.path,
-            "about": json.dumps({"result": self.result, "plan": about, "table_mpp": self.table_mpp}),
-            "tiles": np.stack([plan.x, plan.y]).tobytes() if plan else b"",
-        }
-
-    @classmethod
-    def from_row(cls, row: Row) -> PlanRow:
-        """The other way round."""
-        about = json.loads(row["about"])
-        plan = None
-        if about["plan"]:
-            x, y = np.frombuffer(row["tiles"], np.int32).reshape(2, -1)
-            plan = TilePlan(x, y, **about["plan"])
-        return cls(row["key"], row["slide"], row["path"], about["table_mpp"], about["result"], plan)
-
-
-def plan_slide(row: Row, params: ExtractionParams, qc: Path | None = None) -> PlanRow:
+def plan_slide(
+    row: Row, params: ExtractionParams, qc: Path | None = None
+) -> tuple[PlanRow, NDArray[np.int64] | None]:
     """Open a slide, settle its resolution, find tissue and lay out the tiles.
 
     Parameters
@@ -149,20 +65,25 @@ def plan_slide(row: Row, params: ExtractionParams, qc: Path | None = None) -> Pl
 
     Returns
     -------
-    A row with ``status`` ``ok`` and a plan, or with the status and reason of what is wrong.
+    planned, order
+        A row with ``status`` ``ok`` and a plan, or with the status and reason of what is wrong. Of a giant slide also
+        the places of its tiles in the order in which they are read.
     """
     facts: Row = {"attempts": 1}
-    plan = None
+    plan = order = None
     try:
         with open_slide(row["path"], row["mpp"], params.mpp_override) as reader:
             facts |= _facts(reader)
             plan = _lay_out(reader, params, facts, qc and qc / row["key"])
+            if len(plan) > params.region_tiles:
+                order = np.concatenate(tile_blocks(reader, plan))
         facts |= {"status": "ok", "n": len(plan), "tile_mpp": plan.mpp, "level0_px": plan.side}
         facts["sha256"] = sha256(row["path"])
     except Exception as error:
         facts |= {"n": 0, **_failure(error)}
-        plan = None
-    return PlanRow(row["key"], row["slide"], row["path"], row["mpp"], facts, plan)
+        plan = order = None
+    tiles = 0 if plan is None else len(plan)
+    return PlanRow(row["key"], row["slide"], row["path"], row["mpp"], facts, plan, tiles=tiles), order
 
 
 def _lay_out(reader: SlideReader, params: ExtractionParams, facts: Row, picture: Path | None) -> TilePlan:
@@ -193,20 +114,26 @@ class SlidePlanner:
         Where attempts are marked.
     qc
         Folder for pictures, or ``None``.
+    batch
+        Tiles per call of the encoder: giant slides are cut where a batch ends.
     """
 
-    def __init__(self, params: ExtractionParams, staging: Staging, qc: Path | None) -> None:
+    def __init__(self, params: ExtractionParams, staging: Staging, qc: Path | None, batch: int = 1) -> None:
         self._params = params
         self._staging = staging
         self._qc = qc
+        self._batch = batch
 
-    def __call__(self, row: Row) -> Row:
+    def __call__(self, row: Row) -> list[Row]:
+        """One row, or one per region of a giant slide."""
         quarantined = _begin(self._staging, row["key"], "plan")
         if quarantined:
-            return PlanRow(row["key"], row["slide"], row["path"], row["mpp"], quarantined).as_row()
-        planned = plan_slide(row, self._params, self._qc)
+            return [PlanRow(row["key"], row["slide"], row["path"], row["mpp"], quarantined).as_row()]
+        planned, order = plan_slide(row, self._params, self._qc)
+        if self._qc is not None:
+            self._staging.share_pictures(self._qc, row["key"])
         self._staging.end(row["key"], "plan")
-        return planned.as_row()
+        return [part.as_row() for part in cut(planned, order, self._params.region_tiles, self._batch)]
 
 
 class SlideEncoder:
@@ -237,61 +164,86 @@ class SlideEncoder:
         self._params = params
         self._staging = staging
         self._encoder = make_encoder(params)
+        require_same(self._encoder, staging.spec)
         self._readers = readers
         self._ahead = ahead
 
     def __call__(self, row: Row) -> Row:
-        """Encode one planned slide.
+        """Encode one planned slide, or one region of it.
 
         Returns
         -------
-        ``key``, ``slide``, ``result`` (JSON: columns of the index) and ``seconds`` of work.
+        ``key``, ``slide``, ``result`` (JSON: columns of the index), ``seconds`` of work, ``reading`` and ``encoding``
+        seconds and ``encoded`` tiles; for :func:`~equipoise.platform.extraction.regions.joined` also ``region``,
+        ``regions``, ``tiles`` of the whole slide and the name it is ``staged`` under.
         """
         started = time.perf_counter()
         planned = PlanRow.from_row(row)
+        spent = Spent()
         result = planned.result
         if planned.plan is not None:
-            quarantined = _begin(self._staging, planned.key, "encode")
-            if quarantined:
-                result = planned.result | quarantined
-            else:
-                result = self._finish(planned, planned.plan)
-                self._staging.end(planned.key, "encode")
+            result = self._attempt(planned, planned.plan, spent)
         return {
             "key": planned.key,
             "slide": planned.slide,
             "result": json.dumps(result),
             "seconds": time.perf_counter() - started,
+            "reading": spent.reading,
+            "encoding": spent.encoding,
+            "encoded": spent.tiles,
+            "region": planned.region,
+            "regions": planned.regions,
+            "tiles": planned.tiles,
+            "staged": planned.staged_as,
         }
 
-    def _finish(self, planned: PlanRow, plan: TilePlan) -> Row:
+    def _attempt(self, planned: PlanRow, plan: TilePlan, spent: Spent) -> Row:
+        """Columns of the index; a region that was encoded before another worker or the driver died is done."""
+        done = self._staging.found(planned.staged_as) if planned.regions > 1 else None
+        if done is not None:
+            return done
+        quarantined = _begin(self._staging, planned.key, planned.step)
+        if quarantined:
+            return planned.result | quarantined
+        result = self._finish(planned, plan, spent)
+        _end(self._staging, planned.key, planned.step)
+        return result
+
+    def _finish(self, planned: PlanRow, plan: TilePlan, spent: Spent) -> Row:
+        bad: list[tuple[int, str]] = []
         try:
             with open_slide(planned.path, planned.table_mpp, self._params.mpp_override) as reader:
-                features, kept, bad = self._encode(reader, plan)
-            result = planned.result | {"n": len(kept), "bad_tiles": len(bad), "reader": reader.kind}
-            if bad:
-                result["error"] = f"{len(bad)} of {len(plan)} tiles left out, the first: {bad[0][1]}"
+                features, kept = self._encode(reader, plan, planned.tiles, bad, spent)
+            part = {"n": len(kept), "bad": len(bad), "first": bad[0][1] if bad else "", "reader": reader.kind}
+            gave = {PART: part} if planned.regions > 1 else of_parts([part], planned.tiles)
+            result = planned.result | gave
             about = {"slide": planned.slide, **result}
             taken = kept if bad else slice(None)  # a giant slide's features are not copied without need
-            self._staging.write(planned.key, plan.x[taken], plan.y[taken], features[taken], about)
+            self._staging.write(planned.staged_as, plan.x[taken], plan.y[taken], features[taken], about)
         except Exception as error:
-            return planned.result | {"n": 0, **_failure(error)}
+            told = {PART: {"bad": len(bad), "first": bad[0][1]}} if bad and planned.regions > 1 else {}
+            return planned.result | {"n": 0, **_failure(error), **told}
         return result
 
     def _encode(
-        self, reader: SlideReader, plan: TilePlan
-    ) -> tuple[NDArray[np.float16], NDArray[np.int64], list[tuple[int, str]]]:
-        """Features ``[N, D]`` by place in the plan, the places that were read, the others with reasons."""
+        self, reader: SlideReader, plan: TilePlan, tiles: int, bad: list[tuple[int, str]], spent: Spent
+    ) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
+        """Features ``[N, D]`` by place in the plan and the places that were read; the others go to ``bad``, with
+        reasons."""
         features = np.zeros((len(plan), self._encoder.dim), np.float16)
         read = np.zeros(len(plan), bool)
-        bad: list[tuple[int, str]] = []
-        # Closing waits for the reader threads, also when the slide is given up half way.
-        with closing(read_ahead(reader, plan, self._params.resample, self._readers, self._ahead)) as blocks:
-            good = tolerated(blocks, bad, self._params.max_bad_tiles, len(plan))
+        ahead = read_ahead(reader, plan, self._params.resample, self._readers, self._ahead, spent)
+        with closing(
+            ahead
+        ) as blocks:  # waits for the reader threads, also when the slide is given up half way
+            good = tolerated(blocks, bad, self._params.max_bad_tiles, tiles)
             for index, pixels in full_batches(good, self._encoder.batch_size, plan.px):
+                started = time.perf_counter()
                 features[index] = self._encoder(pixels)
+                spent.encoding += time.perf_counter() - started
+                spent.tiles += len(index)
                 read[index] = True
-        return features, np.flatnonzero(read), bad
+        return features, np.flatnonzero(read)
 
 
 @dataclass(frozen=True)
@@ -308,34 +260,56 @@ class Setup:
         Folder for pictures, or ``None``.
     make_encoder
         Builds the encoder.
+    batch
+        Tiles per call of the encoder.
     """
 
     params: ExtractionParams
     staging: Staging
     qc: Path | None
     make_encoder: MakeEncoder
+    batch: int
 
-    def planner(self) -> SlidePlanner:
+    @property
+    def label(self) -> str:
+        """Name of the encoder."""
+        return self.params.encoder
+
+    @property
+    def gpus(self) -> float:
+        """Share of a GPU that a worker wants."""
+        return float(getattr(get("encoders", self.label).params, "gpus", 0.0))
+
+    def planner(self) -> Callable[[Row], list[Row]]:
         """The first stage."""
-        return SlidePlanner(self.params, self.staging, self.qc)
+        return SlidePlanner(self.params, self.staging, self.qc, self.batch)
 
-    def encoder(self) -> SlideEncoder:
+    def encoder(self) -> Callable[[Row], Row]:
         """The second stage, with its encoder built."""
         return SlideEncoder(self.params, self.staging, self.make_encoder)
 
 
 def _begin(staging: Staging, key: str, step: str) -> Row | None:
-    """Mark the start of an attempt; a result row if the slide has killed its worker too often."""
-    if staging.begin(key, step) <= MAX_ATTEMPTS:
+    """Mark the start of an attempt; a result row if the slide has killed its workers too often."""
+    attempt = staging.begin(key, step)
+    stage, _, region = step.partition("-")
+    deaths = staging.deaths(key, stage) if region else attempt - 1
+    if deaths < MAX_ATTEMPTS:
         return None
     reason = (
-        f"the worker died {MAX_ATTEMPTS} times while it was to {step} this slide (memory or a native crash)"
+        f"the worker died {MAX_ATTEMPTS} times while it was to {stage} this slide (memory or a native crash)"
     )
     return {
         "status": "quarantined",
         "attempts": MAX_ATTEMPTS,
         "error": f"{reason}; fix: look at it, then retry",
     }
+
+
+def _end(staging: Staging, key: str, step: str) -> None:
+    """Mark the end of an attempt. A region that has killed a worker keeps its mark: it counts for its slide."""
+    if "-" not in step or staging.open_attempts(key, step) == 1:
+        staging.end(key, step)
 
 
 def _failure(error: Exception) -> Row:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from equipoise.datasets.features import FeatureStore
 from equipoise.datasets.slides.problems import FAILURES, STATUSES
+from equipoise.datasets.store.index import Row
 from equipoise.platform.extraction.params import ExtractionParams
 
 if TYPE_CHECKING:
@@ -72,9 +73,22 @@ def summarise(
     tried: int,
     seconds: float,
 ) -> ExtractionSummary:
+    """The summary of slides that are registered in a store under these keys."""
+    return summary_of([store.status(key) for key in keys], slides, store, params, tried, seconds)
+
+
+def summary_of(
+    found: list[Row],
+    slides: pd.DataFrame,
+    store: FeatureStore,
+    params: ExtractionParams,
+    tried: int,
+    seconds: float,
+) -> ExtractionSummary:
+    """The summary of slides whose rows of the index are ``found``, in the order of the table."""
     import pandas as pd
 
-    rows = pd.DataFrame([store.status(key) for key in keys]).drop(columns=["slide", "path"])
+    rows = pd.DataFrame(found).drop(columns=["slide", "path"])
     index = pd.concat(
         [slides.reset_index(drop=True).rename(columns={"mpp": "table_mpp"}), rows.reset_index(drop=True)],
         axis=1,
@@ -92,7 +106,7 @@ def summarise(
         failed_share=share,
         tolerated=share <= params.max_fail,
         tried=tried,
-        skipped=len(keys) - tried,
+        skipped=len(found) - tried,
         store=store.path,
         address=store.spec.address,
     )

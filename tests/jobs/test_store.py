@@ -77,4 +77,7 @@ def test_what_is_missing_is_said(path: Path, tmp_path: Path) -> None:
     assert code == 2
     assert "`store import` needs --out and --encoder" in text
     assert call("ls", tmp_path / "nothing")[0] == 3
+    code, text, _ = call("ls", "s3://bucket/features")
+    assert code == 2
+    assert "not on addresses" in text
     assert call("verify")[0] == 2

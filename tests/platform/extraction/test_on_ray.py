@@ -1,19 +1,26 @@
 """The pipeline on Ray Data: awkward real files in one job, workers that die, the bytes of a single process."""
 
+from __future__ import annotations
+
 import os
+import re
 import signal
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import ray
 
 from equipoise.models.encoders.handcrafted import Handcrafted
+from equipoise.platform.errors import ResourceError
+from equipoise.platform.extraction.encoders import load_encoder
 from equipoise.platform.extraction.on_ray import gpu_share, pool_size
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.pipeline import extract
-from equipoise.platform.extraction.stages import load_encoder
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -107,14 +114,107 @@ def test_workers_die_and_the_bytes_stay_the_same(
     assert contents(again.store) == contents(alone.store)
 
 
+def test_several_workers_share_a_giant_slide_and_one_of_them_dies(
+    params: ExtractionParams,
+    table_of: Callable[..., pd.DataFrame],
+    make_slide: Callable[..., Path],
+    contents: Callable[[Path], dict[str, bytes]],
+    tmp_path: Path,
+) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+
+    def slow(_: ExtractionParams) -> Handcrafted:
+        class Slow(Handcrafted):
+            def __call__(self, tiles: np.ndarray) -> np.ndarray:
+                time.sleep(0.3)
+                (marks / f"worker-{os.getpid()}").touch()
+                if len(list(marks.glob("worker-*"))) == 2 and not (marks / "death").exists():
+                    (marks / "death").touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return super().__call__(tiles)
+
+            batch_size = 8
+
+        return Slow()
+
+    slides = table_of([make_slide("giant", seed=3, side=1024), make_slide("small", seed=4)])
+    cut = params.model_copy(update={"region_tiles": 16})
+    shared = extract(
+        slides, cut, tmp_path / "ray", workers=2, make_encoder=slow, identify=lambda _: slow(cut).identify()
+    )
+    assert shared.counts == {"ok": 2}
+    assert shared.index["n"].max() > 100
+    assert (marks / "death").exists()
+    assert len(list(marks.glob("worker-*"))) >= 3  # two, and the one that took the dead one's place
+    alone = extract(slides, params, tmp_path / "alone", workers=0)
+    assert contents(shared.store) == contents(alone.store)
+
+
+def test_a_worker_with_another_encoder_refuses(
+    slides: pd.DataFrame, params: ExtractionParams, tmp_path: Path
+) -> None:
+    def other(_: ExtractionParams) -> Handcrafted:
+        encoder = Handcrafted()
+        encoder.hash = "0123456789ab" + encoder.hash[12:]
+        return encoder
+
+    for workers in (0, 1):
+        with pytest.raises(ResourceError) as refused:
+            extract(slides, params, tmp_path, workers=workers, make_encoder=other)
+        assert "another encoder 'handcrafted' than the driver: 0123456789ab" in refused.value.what
+        assert "the same weights" in (refused.value.fix or "")
+    assert extract(slides, params, tmp_path, workers=0).counts["ok"] == 5  # nothing is spoilt
+
+
+def test_prometheus_hears_of_tiles_slides_and_seconds(
+    slides: pd.DataFrame, params: ExtractionParams, tmp_path: Path
+) -> None:
+    """Read where a Prometheus would: at the metrics port of the node."""
+    before = counted()
+    summary = extract(slides, params, tmp_path, workers=1)
+    deadline = time.monotonic() + 40
+    while True:  # Ray exports every ten seconds
+        gained = {name: value - before.get(name, 0.0) for name, value in counted().items()}
+        tiles = gained.get("ray_equipoise_tiles_total{handcrafted}", 0.0)
+        if (tiles >= summary.tiles and gained.get("ray_equipoise_slides_total{handcrafted,ok}")) or (
+            time.monotonic() > deadline
+        ):
+            break
+        time.sleep(0.5)
+    assert tiles == summary.tiles
+    slides_by_status = {
+        name[len("ray_equipoise_slides_total{handcrafted,") : -1]: value
+        for name, value in gained.items()
+        if name.startswith("ray_equipoise_slides_total") and value
+    }
+    assert slides_by_status == summary.counts
+    assert gained["ray_equipoise_read_seconds_total{handcrafted}"] > 0
+    assert gained["ray_equipoise_encode_seconds_total{handcrafted}"] > 0
+
+
+def counted() -> dict[str, float]:
+    """Our counters by name and labels, summed over processes."""
+    port = ray.nodes()[0]["MetricsExportPort"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    found: dict[str, float] = {}
+    for line in lines:
+        if line.startswith("ray_equipoise_"):
+            labels = [re.search(rf'{key}="([^"]*)"', line) for key in ("encoder", "status")]
+            name = f"{line.partition('{')[0]}{{{','.join(label[1] for label in labels if label)}}}"
+            found[name] = found.get(name, 0.0) + float(line.rsplit(" ", 1)[1])
+    return found
+
+
 @pytest.mark.parametrize(
     ("workers", "slides", "resources", "gpus", "expected"),
     [
         (None, 100, {"CPU": 4.0}, 0.0, (4, 4)),  # what is there
-        (None, 3, {"CPU": 4.0}, 0.0, (3, 3)),  # no more actors than slides
+        (None, 3, {"CPU": 4.0}, 0.0, (3, 4)),  # grows if the three are giant slides
         (2, 100, {"CPU": 4.0}, 0.0, (2, 2)),  # less than what is there
         (16, 100, {"CPU": 4.0}, 0.0, (4, 16)),  # grows with the cluster
-        (16, 10, {"CPU": 4.0}, 0.0, (4, 10)),
+        (2, 1, {"CPU": 4.0}, 0.0, (1, 2)),
         (8, 100, {}, 0.0, (1, 8)),  # a head without CPUs: nodes are still to come
         (None, 100, {"CPU": 64.0, "GPU": 2.0}, 1.0, (2, 2)),
         (None, 100, {"CPU": 64.0, "GPU": 2.0}, 0.25, (8, 8)),

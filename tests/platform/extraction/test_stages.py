@@ -13,15 +13,14 @@ import pytest
 from equipoise.datasets.features import FeatureStore
 from equipoise.datasets.slides.fingerprint import sha256
 from equipoise.datasets.slides.reader import SlideReader, open_slide
+from equipoise.platform.extraction.encoders import load_encoder, store_spec
 from equipoise.platform.extraction.params import ExtractionParams
+from equipoise.platform.extraction.plan_row import PlanRow
 from equipoise.platform.extraction.stages import (
-    PlanRow,
     SlideEncoder,
     SlidePlanner,
-    load_encoder,
     one_thread,
     plan_slide,
-    store_spec,
 )
 
 
@@ -40,7 +39,7 @@ def store(tmp_path: Path, params: ExtractionParams) -> FeatureStore:
 
 
 def test_planning_a_good_slide(good: Path, params: ExtractionParams, tmp_path: Path) -> None:
-    planned = plan_slide(row(good), params, tmp_path)
+    planned, _ = plan_slide(row(good), params, tmp_path)
     assert planned.result["status"] == "ok"
     assert planned.result["n"] == len(planned.plan) > 20
     assert planned.result["sha256"] == sha256(good)
@@ -52,14 +51,14 @@ def test_planning_a_good_slide(good: Path, params: ExtractionParams, tmp_path: P
 
 
 def test_a_plan_survives_the_way_through_ray(good: Path, params: ExtractionParams) -> None:
-    planned = plan_slide(row(good), params)
+    planned, _ = plan_slide(row(good), params)
     again = PlanRow.from_row(planned.as_row())
     assert again.result == planned.result
     np.testing.assert_array_equal(again.plan.x, planned.plan.x)
     np.testing.assert_array_equal(again.plan.y, planned.plan.y)
     assert (again.plan.side, again.plan.px, again.plan.mpp) == (64.0, 64, 0.5)
     assert all(isinstance(value, str | bytes) for value in planned.as_row().values())
-    failed = plan_slide(row(good.with_name("none.svs")), params)
+    failed, _ = plan_slide(row(good.with_name("none.svs")), params)
     assert PlanRow.from_row(failed.as_row()).plan is None
 
 
@@ -82,7 +81,7 @@ def test_every_trouble_is_a_row(
     status: str,
 ) -> None:
     path = make_slide("slide", seed=2, **how)
-    planned = plan_slide(row(path), params.model_copy(update=section), tmp_path)
+    planned, _ = plan_slide(row(path), params.model_copy(update=section), tmp_path)
     assert planned.result["status"] == status
     assert planned.result["error"]
     assert planned.result["n"] == 0
@@ -96,9 +95,9 @@ def test_the_table_goes_before_the_study_s_override(
 ) -> None:
     path = make_slide("wrong", seed=2, mpp=0.00499)
     study = params.model_copy(update={"mpp_override": 0.25})
-    assert plan_slide(row(path), study).result["mpp_source"] == "study"
-    assert plan_slide(row(path), study).result["level0_px"] == 128.0
-    assert plan_slide(row(path, 0.5), study).result["mpp_source"] == "table"
+    assert plan_slide(row(path), study)[0].result["mpp_source"] == "study"
+    assert plan_slide(row(path), study)[0].result["level0_px"] == 128.0
+    assert plan_slide(row(path, 0.5), study)[0].result["mpp_source"] == "table"
 
 
 def test_an_unexpected_error_is_kept_with_its_place(
@@ -108,7 +107,7 @@ def test_an_unexpected_error_is_kept_with_its_place(
         raise RuntimeError("a bug\nof two lines")
 
     monkeypatch.setattr("equipoise.platform.extraction.stages.find_tissue", broken)
-    result = plan_slide(row(good), params).result
+    result = plan_slide(row(good), params)[0].result
     assert result["status"] == "error"
     assert result["error"].startswith("RuntimeError: a bug of two lines (test_stages.py:")
 
@@ -116,7 +115,7 @@ def test_an_unexpected_error_is_kept_with_its_place(
 def test_encoding_stages_the_tiles_of_the_plan(
     good: Path, params: ExtractionParams, store: FeatureStore
 ) -> None:
-    planned = plan_slide(row(good), params)
+    planned, _ = plan_slide(row(good), params)
     status = SlideEncoder(params, store.staging)(planned.as_row())
     result = json.loads(status["result"])
     assert (status["key"], status["slide"]) == ("00ff", "good")
@@ -156,7 +155,7 @@ def failing_at(monkeypatch: pytest.MonkeyPatch, corners: set[tuple[int, int]]) -
 def test_one_unreadable_tile_is_left_out_and_counted(
     good: Path, params: ExtractionParams, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planned = plan_slide(row(good), params)
+    planned, _ = plan_slide(row(good), params)
     whole = SlideEncoder(params, store.staging)(planned.as_row())
     features, x, y = (array.copy() for array in staged_arrays(store, "00ff"))
     failing_at(monkeypatch, {(int(x[5]), int(y[5]))})
@@ -171,11 +170,14 @@ def test_one_unreadable_tile_is_left_out_and_counted(
 def test_too_many_unreadable_tiles_fail_the_slide(
     good: Path, params: ExtractionParams, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planned = plan_slide(row(good), params)
+    planned, _ = plan_slide(row(good), params)
     failing_at(monkeypatch, set(zip(planned.plan.x[:4].tolist(), planned.plan.y[:4].tolist(), strict=True)))
     result = json.loads(SlideEncoder(params, store.staging)(planned.as_row())["result"])
     assert result["status"] == "unreadable"
-    assert f"of {len(planned.plan)} tiles cannot be read, the first: premature end" in result["error"]
+    assert (
+        f"more than 5.0% of {len(planned.plan)} tiles cannot be read, the first: premature end"
+        in result["error"]
+    )
     assert result["n"] == 0
     assert store.staging.found("00ff") is None
 
@@ -189,13 +191,13 @@ def test_a_broken_encoder_is_an_error_of_the_slide(
         return encoder
 
     with np.errstate(all="ignore"):
-        status = SlideEncoder(params, store.staging, make)(plan_slide(row(good), params).as_row())
+        status = SlideEncoder(params, store.staging, make)(plan_slide(row(good), params)[0].as_row())
     assert json.loads(status["result"])["status"] == "error"
     assert store.staging.found("00ff") is None
 
 
 def test_a_failed_plan_passes_through(params: ExtractionParams, store: FeatureStore, tmp_path: Path) -> None:
-    planned = plan_slide(row(tmp_path / "none.svs"), params)
+    planned, _ = plan_slide(row(tmp_path / "none.svs"), params)
     result = json.loads(SlideEncoder(params, store.staging)(planned.as_row())["result"])
     assert result == {"attempts": 1, "n": 0, "status": "missing", "error": result["error"]}
 
@@ -207,7 +209,7 @@ def test_a_slide_that_killed_two_workers_is_not_touched_again(
     planner, encoder = SlidePlanner(params, store.staging, None), SlideEncoder(params, store.staging)
     for _ in range(2):
         store.staging.begin("00ff", step)  # and the worker dies
-    planned = planner(row(good))
+    (planned,) = planner(row(good))
     monkeypatch.setattr("equipoise.platform.extraction.stages.open_slide", None)  # touching it would fail
     result = json.loads(encoder(planned)["result"])
     assert (result["status"], result["attempts"]) == ("quarantined", 2)
@@ -217,7 +219,7 @@ def test_a_slide_that_killed_two_workers_is_not_touched_again(
 def test_one_death_is_forgiven(good: Path, params: ExtractionParams, store: FeatureStore) -> None:
     store.staging.begin("00ff", "plan")
     store.staging.begin("00ff", "encode")
-    planned = SlidePlanner(params, store.staging, None)(row(good))
+    (planned,) = SlidePlanner(params, store.staging, None)(row(good))
     result = json.loads(SlideEncoder(params, store.staging)(planned)["result"])
     assert (result["status"], result["attempts"]) == ("ok", 1)
 
@@ -243,7 +245,7 @@ def test_dct_makes_other_features_in_another_store(
         study = params.model_copy(update={"resample": resample})
         spec = store_spec(study, load_encoder(study))
         with FeatureStore.create_or_open(tmp_path, spec, 2) as store:
-            planned = plan_slide(row(path), study)
+            planned, _ = plan_slide(row(path), study)
             result = json.loads(SlideEncoder(study, store.staging)(planned.as_row())["result"])
             assert (result["status"], result["reader"], result["tile_mpp"]) == ("ok", "jpeg-tiff", 0.5)
             features[resample] = staged_arrays(store, "00ff")[0].astype(float)
