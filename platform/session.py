@@ -44,7 +44,8 @@ ADDRESS_FORM = re.compile(r"(ray://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")
 class RayOptions(BaseModel):
     """Where Ray runs and how much of the machine it may use.
 
-    All but ``address`` and ``workers`` shape a Ray that is started here; a cluster that exists already keeps its own.
+    All but ``address``, ``workers`` and ``folds`` shape a Ray that is started here; a cluster that exists already
+    keeps its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -62,6 +63,8 @@ class RayOptions(BaseModel):
     workers: int | None = Field(default=None, ge=1)
     """Most encoder workers; default: as many as there are CPUs or GPUs at the start; on an autoscaling cluster say
     how far the pool may grow."""
+    folds: int = Field(default=1, ge=1)
+    """Folds trained at once, each in a process of its own; 1 trains them here, one after the other."""
 
     @field_validator("address")
     @classmethod

@@ -1,8 +1,12 @@
 """TensorBoard scalars of a run: one folder per fold, one curve per column of its history."""
 
+import logging
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+log = logging.getLogger("equipoise")
 
 
 class TensorBoard:
@@ -29,8 +33,49 @@ class TensorBoard:
         self._writer.close()
 
     def __call__(self, row: dict[str, Any]) -> None:
-        """Add one epoch: every number of the row under its own name."""
+        """Add one epoch: every number of the row under its own name; what is not known is left out."""
         epoch = int(row["epoch"])
         for name, value in row.items():
-            if name != "epoch" and isinstance(value, int | float):
+            if name != "epoch" and isinstance(value, int | float) and not math.isnan(value):
                 self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()
+
+
+class EpochLog:
+    """Reports epochs of a fold to TensorBoard and the log; use as a context manager.
+
+    It opens its file at the first epoch, so that it can be sent to the process that trains the fold.
+
+    Parameters
+    ----------
+    folder
+        As for :class:`TensorBoard`.
+    name
+        ``<repeat>-<fold>``.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        self.name = name
+        self._board: TensorBoard | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "name": self.name, "_board": None}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._board is not None:
+            self._board.__exit__(kind, error, trace)
+
+    def __call__(self, row: dict[str, float]) -> None:
+        """One row of the training history."""
+        if self._board is None:
+            self._board = TensorBoard(self.folder)
+        self._board(row)
+        shown = {key: value for key, value in row.items() if not key.startswith(("weight/", "cosine/"))}
+        text = " ".join(f"{key}={value:.4g}" for key, value in shown.items())
+        log.info("train fold=%s %s", self.name, text)

@@ -1,4 +1,4 @@
-"""Cases become batches: padding, label masks, scaled targets, seeded draws of tiles.
+"""Cases become batches: padding, label masks, scaled targets, prepared tables, seeded draws of tiles.
 
 Every random draw has its own :class:`numpy.random.SeedSequence` of (seed, epoch) or (seed, epoch, patient),
 so that what is drawn for a patient does not depend on batch size, order, or the number of workers.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
+from equipoise.datasets.omics.fitting import TableTransform, columns_of
 from equipoise.models.batch import CaseBatch
 from equipoise.platform.errors import DataError
 from equipoise.platform.training.targets import Targets
@@ -83,7 +84,8 @@ def collate(
     Raises
     ------
     DataError
-        Naming the patient, if a bag is empty or a part has another width than in training.
+        Naming the patient, if there is nothing that the model reads, or a part does not fit what it was trained
+        on.
     """
     tiles = tiles or [None] * len(cases)
     for case in cases:
@@ -97,7 +99,8 @@ def collate(
     xy_BN2 = np.zeros((len(cases), most, 2), np.int32)
     mask_BN = np.zeros((len(cases), most), bool)
     for i, (bag, xy) in enumerate(zip(bags, coords, strict=True)):
-        x_BND[i, : len(bag)], xy_BN2[i, : len(bag)], mask_BN[i, : len(bag)] = bag, xy, True
+        if len(bag):
+            x_BND[i, : len(bag)], xy_BN2[i, : len(bag)], mask_BN[i, : len(bag)] = bag, xy, True
     omics, present = _omics(cases, targets)
     values, labelled = {}, {}
     for task in targets.tasks:
@@ -123,33 +126,38 @@ def collate(
 def _omics(
     cases: Sequence[Case], targets: Targets
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Tables as the training patients fixed them."""
     omics, present = {}, {}
     for modality, width in targets.shape.omics.items():
         rows = np.zeros((len(cases), width), np.float32)
         there = [modality in case.omics for case in cases]
         for i, case in enumerate(cases):
             if there[i]:
-                rows[i] = case.omics[modality]
+                rows[i] = _prepared(case, modality, targets.tables[modality])
         omics[modality], present[modality] = torch.from_numpy(rows), torch.tensor(there)
     return omics, present
 
 
+def _prepared(case: Case, modality: str, table: TableTransform) -> np.ndarray:
+    values = case.omics[modality]
+    try:
+        return table.apply(values, columns_of(len(values), case.columns.get(modality)))
+    except DataError as error:
+        raise DataError(
+            f"{modality}: {error.what}", where=f"patient {case.patient} of {case.cohort}", fix=error.fix
+        ) from error
+
+
 def _check_case(case: Case, targets: Targets) -> None:
     where = f"patient {case.patient} of {case.cohort}"
-    if len(case.bag) == 0:
+    if len(case.bag) == 0 and not any(modality in case.omics for modality in targets.shape.omics):
+        tables = f" and no row in {', '.join(targets.shape.omics)}" if targets.shape.omics else ""
         raise DataError(
-            "the patient has no tile", where=where, fix="exclude the patient, or extract the slides"
+            f"the patient has no tile{tables}", where=where, fix="exclude the patient, or extract the slides"
         )
-    if case.bag.shape[1] != targets.shape.features:
+    if len(case.bag) and case.bag.shape[1] != targets.shape.features:
         raise DataError(
             f"tiles have {case.bag.shape[1]} features, the model was prepared for {targets.shape.features}",
             where=where,
             fix="use features of the encoder that the model was trained on",
         )
-    for modality, width in targets.shape.omics.items():
-        if modality in case.omics and len(case.omics[modality]) != width:
-            raise DataError(
-                f"{modality} has {len(case.omics[modality])} genes, the model was prepared for {width}",
-                where=where,
-                fix="give all cohorts the same genes in the same order",
-            )

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from equipoise.models.balancing.protocol import GradAggregator, LossWeighting
+from equipoise.models.balancing.balancer import Balancer
+from equipoise.models.balancing.protocol import Reduce, alone
 from equipoise.models.batch import CaseShape, TaskHead
-from equipoise.platform.errors import ResourceError
+from equipoise.platform.errors import ResourceError, StudyError
 from equipoise.platform.registry import get
 from equipoise.platform.training.params import BalancingParams, entry_params
 
@@ -27,10 +28,16 @@ def build_model(
         return get("models", name).load()(entry_params("models", name, params), shape, heads)
 
 
-def build_balancing(
-    balancing: BalancingParams, heads: Sequence[TaskHead], device: torch.device
-) -> tuple[LossWeighting, GradAggregator]:
-    """The loss weighting and the gradient aggregator that a study names."""
+def build_balancer(
+    balancing: BalancingParams, model: nn.Module, heads: Sequence[TaskHead], reduce: Reduce = alone
+) -> Balancer:
+    """The balancer that a study names, over a model that is on its device already.
+
+    Raises
+    ------
+    StudyError
+        If the model leaves the method nothing to balance.
+    """
     slots = (
         ("weightings", balancing.weighting, balancing.weighting_params),
         ("aggregators", balancing.aggregation, balancing.aggregation_params),
@@ -38,9 +45,11 @@ def build_balancing(
     weighting, aggregator = (
         get(kind, name).load()(entry_params(kind, name, p), heads) for kind, name, p in slots
     )
-    for parameter in weighting.parameters():
-        parameter.data = parameter.data.to(device)
-    return weighting, aggregator
+    tasks = [head.name for head in heads]
+    try:
+        return Balancer(model, tasks, weighting, aggregator, reduce=reduce, rescale=balancing.rescale)
+    except ValueError as error:
+        raise StudyError(f"{balancing.name}: {error}", where="balancing") from error
 
 
 def pick_device(device: str) -> torch.device:

@@ -28,7 +28,7 @@ from equipoise.platform.training.build import build_model
 from equipoise.platform.training.checkpoint import differences, digest
 from equipoise.platform.training.loop import FitResult, Reporter, fit
 from equipoise.platform.training.params import Recipe, entry_params
-from equipoise.platform.training.predict import Role, predict
+from equipoise.platform.training.predict import Role, predict_with_latents
 from equipoise.platform.training.targets import Targets, fit_targets
 
 if TYPE_CHECKING:
@@ -55,8 +55,14 @@ class TrainedFold:
 
     def predict(self, cases: CaseList, role: Role) -> pd.DataFrame:
         """Rows of the predictions table, in original units."""
+        return self.predict_with_latents(cases, role)[0]
+
+    def predict_with_latents(self, cases: CaseList, role: Role) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The same, and rows of the latents table."""
         fold = self.config["fold"]
-        return predict(self.model, self.targets, cases, role=role, repeat=fold["repeat"], fold=fold["index"])
+        return predict_with_latents(
+            self.model, self.targets, cases, role=role, repeat=fold["repeat"], fold=fold["index"]
+        )
 
 
 def fold_folder(folds: Path, fold: Fold) -> Path:
@@ -106,7 +112,7 @@ def train_fold(
     -------
     Path
         ``folds/<repeat>-<index>`` with ``model.safetensors``, ``config.json``, ``targets.json``,
-        ``history.csv`` and ``preds.parquet`` (validation and test patients).
+        ``history.csv``, ``preds.parquet`` and ``latents.parquet`` (validation and test patients).
 
     Raises
     ------
@@ -130,22 +136,16 @@ def train_fold(
     write_json(partial / MADE_BY, made_by)
     train, val, test = (CaseList(cases, part) for part in (fold.train, fold.val, fold.test))
     targets = fit_targets(
-        tasks, train, class_weights=recipe.training.class_weights, scaling=recipe.training.target_scaling
+        tasks,
+        train,
+        class_weights=recipe.training.class_weights,
+        scaling=recipe.training.target_scaling,
+        tables=recipe.tables,
     )
     seed = fold_seed(recipe.seed, fold)
     model = build_model(recipe.model, recipe.model_params, targets.shape, targets.heads, seed=seed)
     checkpoint = partial / "checkpoint.pt"
-    result = fit(
-        model,
-        targets,
-        train,
-        val,
-        recipe.training,
-        seed=seed,
-        balancing=recipe.balancing,
-        report=report,
-        checkpoint=checkpoint,
-    )
+    result = fit_recipe(model, targets, train, val, recipe, seed, report, checkpoint)
     config = {
         "format": FORMAT,
         "fold": {"repeat": fold.repeat, "index": fold.index},
@@ -162,6 +162,36 @@ def train_fold(
     (partial / MADE_BY).unlink()
     os.replace(partial, folder)
     return folder
+
+
+def fit_recipe(
+    model: nn.Module,
+    targets: Targets,
+    train: CaseList,
+    val: CaseList,
+    recipe: Recipe,
+    seed: int,
+    report: Reporter | None,
+    checkpoint: Path,
+) -> FitResult:
+    """Here, or by several workers of Ray Train."""
+    if recipe.training.workers > 1:
+        from equipoise.platform.training.on_ray import fit_on_workers
+
+        return fit_on_workers(
+            model, targets, train, val, recipe, seed=seed, report=report, checkpoint=checkpoint
+        )
+    return fit(
+        model,
+        targets,
+        train,
+        val,
+        recipe.training,
+        seed=seed,
+        balancing=recipe.balancing,
+        report=report,
+        checkpoint=checkpoint,
+    )
 
 
 def require_same(
@@ -263,11 +293,14 @@ def _write(partial: Path, trained: TrainedFold, result: FitResult, val: CaseList
     from safetensors.torch import save_file
 
     from equipoise.datasets.whole_files import write_json
+    from equipoise.platform.evaluation.latents import OWN, write_latents
     from equipoise.platform.evaluation.predictions import write_predictions
 
     parts: tuple[tuple[CaseList, Role], ...] = ((val, "val"), (test, "test"))
-    predictions = [trained.predict(cases, role) for cases, role in parts if len(cases)]
+    both = [trained.predict_with_latents(cases, role) for cases, role in parts if len(cases)]
+    predictions, latents = zip(*both, strict=True)
     write_predictions(pd.concat(predictions, ignore_index=True), partial / "preds.parquet")
+    write_latents(pd.concat(latents, ignore_index=True), partial / OWN)
     weights = {name: value.detach().cpu().contiguous() for name, value in trained.model.state_dict().items()}
     save_file(weights, partial / "model.safetensors")
     write_json(partial / "targets.json", trained.targets.to_json())

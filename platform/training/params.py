@@ -1,12 +1,18 @@
 """Parameters of ``model:``, ``balancing:`` and ``training:`` in a study. Light: pydantic only."""
 
-from typing import Any, Literal, Self
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from equipoise.datasets.omics.params import TableParams
 from equipoise.datasets.specs import Spec
+from equipoise.models.balancing.combinations import refusal
 from equipoise.platform.errors import StudyError
 from equipoise.platform.registry import get
+
+if TYPE_CHECKING:
+    from equipoise.models.batch import TaskHead
 
 
 def entry_params(kind: str, name: str, values: dict[str, Any]) -> BaseModel:
@@ -26,7 +32,7 @@ def entry_params(kind: str, name: str, values: dict[str, Any]) -> BaseModel:
 
 
 class BalancingParams(Spec):
-    """How several tasks share one model."""
+    """How several tasks share one model; ``balancing: uncertainty+pcgrad`` names both slots in short."""
 
     weighting: str = "equal"
     """Loss weighting: ``equipoise ls weightings``."""
@@ -36,12 +42,30 @@ class BalancingParams(Spec):
     """Parameters of the loss weighting."""
     aggregation_params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of the gradient aggregator."""
+    rescale: Literal["none", "sum_norm"] = "none"
+    """``sum_norm`` gives every aggregator's direction the norm of the summed gradients: their own norms differ
+    by up to 400 times, and one learning rate does not mean the same to all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_short(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        weighting, _, aggregation = value.partition("+")
+        return {"weighting": weighting.strip(), "aggregation": aggregation.strip() or "none"}
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         entry_params("weightings", self.weighting, self.weighting_params)
         entry_params("aggregators", self.aggregation, self.aggregation_params)
+        if reason := refusal(self.weighting, self.aggregation):
+            raise ValueError(f"{self.name} makes no sense: {reason}")
         return self
+
+    @property
+    def name(self) -> str:
+        """``uncertainty+pcgrad``."""
+        return f"{self.weighting}+{self.aggregation}"
 
 
 class TrainingParams(Spec):
@@ -65,7 +89,7 @@ class TrainingParams(Spec):
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate over epochs: half a cosine down to 0, or constant."""
     batch: int | Literal["auto"] = "auto"
-    """Patients per step. ``auto``: 1, as published, and 8 where a survival task needs patients to compare."""
+    """Patients per step. ``auto``: 1, as published, and 8 where Cox's model needs patients to compare."""
     bag_tiles: int | None = Field(default=None, ge=1)
     """Tiles drawn anew from a bag in every training epoch; all if not given. Evaluation uses all tiles."""
     grad_clip: float | None = Field(default=None, gt=0)
@@ -76,6 +100,10 @@ class TrainingParams(Spec):
     """How regression targets are scaled, fitted on training patients; predictions are in original units."""
     ties: Literal["efron", "breslow"] = "efron"
     """Treatment of tied event times in Cox losses."""
+    probe: bool = True
+    """Take the cosines between tasks once an epoch for the log where the method does not need them itself."""
+    workers: int = Field(default=1, ge=1)
+    """Workers that train one fold together, each on its share of every batch."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of torch. Results are the same for the same number of threads."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -91,22 +119,23 @@ class TrainingParams(Spec):
             raise ValueError(f"min_epochs {self.min_epochs} is more than epochs {self.epochs}")
         return self
 
-    def batch_for(self, kinds: "set[str]") -> int:
-        """Patients per step for these kinds of task.
+    def batch_for(self, heads: "Iterable[TaskHead]") -> int:
+        """Patients per step for these tasks.
 
         Raises
         ------
         StudyError
-            For a survival task in batches of one, in which Cox's likelihood is constant and nothing would be
-            learned.
+            For a survival task under Cox's model in batches of one, in which its likelihood is constant and
+            nothing would be learned.
         """
+        compared = any(head.compares_patients for head in heads)
         if self.batch == "auto":
-            return 8 if "survival" in kinds else 1
-        if self.batch == 1 and "survival" in kinds:
+            return 8 if compared else 1
+        if self.batch == 1 and compared:
             raise StudyError(
                 "a survival task cannot learn from batches of one patient: Cox's likelihood compares them",
                 where="training.batch",
-                fix="write batch: 8 or more, or leave it at auto",
+                fix="write batch: 8 or more, leave it at auto, or give the task likelihood: discrete_hazard",
             )
         return self.batch
 
@@ -122,6 +151,8 @@ class Recipe(Spec):
     """Loss weighting and gradient aggregation."""
     training: TrainingParams = TrainingParams()
     """The training loop."""
+    tables: TableParams = TableParams()
+    """How tables become input."""
     seed: int = Field(default=0, ge=0)
     """Seed of initial weights, order of patients, dropout and drawn tiles, together with repeat and fold."""
 

@@ -7,15 +7,17 @@ who else is predicted, and never on padding.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from equipoise.models.hazards import hazard_risk
 from equipoise.platform.errors import DataError
 from equipoise.platform.training.batches import CaseList, collate
+from equipoise.platform.training.distributed import Group, share
 from equipoise.platform.training.targets import Label, Targets, TaskTarget, is_missing
 
 if TYPE_CHECKING:
@@ -40,18 +42,23 @@ class Outputs:
     """Outputs for V cases, on the CPU, and what to compare them with.
 
     ``outputs`` are task → ``[V, K]``; ``targets`` and ``label_mask`` as in
-    :class:`~equipoise.models.batch.CaseBatch`.
+    :class:`~equipoise.models.batch.CaseBatch`; ``latents`` are task → ``[V, dim]``, empty unless asked for.
     """
 
     people: tuple[Person, ...]
     outputs: dict[str, Tensor]
     targets: dict[str, Tensor]
     label_mask: dict[str, Tensor]
+    latents: dict[str, Tensor] = field(default_factory=dict)
 
 
 @torch.inference_mode()
-def run_model(model: nn.Module, targets: Targets, cases: CaseList | Sequence[Case]) -> Outputs:
+def run_model(
+    model: nn.Module, targets: Targets, cases: CaseList | Sequence[Case], *, keep_latents: bool = False
+) -> Outputs:
     """Outputs of the model for every case, in order; the model is left in the mode it was in.
+
+    ``keep_latents`` keeps what the heads read too, of models that have ``latents`` and ``outputs``.
 
     Raises
     ------
@@ -62,28 +69,52 @@ def run_model(model: nn.Module, targets: Targets, cases: CaseList | Sequence[Cas
         raise DataError("there is no patient to predict")
     device = next(model.parameters()).device
     training = model.training
-    people, seen = [], []
+    people, seen, read = [], [], []
+    parts: Any = model  # a module lets nobody know what methods it has
+    split = keep_latents and hasattr(model, "latents") and hasattr(model, "outputs")
     model.eval()
     try:
         for case in cases:
             people.append(Person(case.patient, case.cohort, case.site, case.targets))
             batch = collate([case], targets)
-            outputs = {name: out.float().cpu() for name, out in model(batch.to(device)).items()}
+            if split:
+                latents = parts.latents(batch.to(device))
+                read.append({name: latent.float().cpu() for name, latent in latents.items()})
+            raw = parts.outputs(latents) if split else model(batch.to(device))
+            outputs = {name: out.float().cpu() for name, out in raw.items()}
             seen.append((outputs, batch.targets, batch.label_mask))
     finally:
         model.train(training)
     names = [head.name for head in targets.heads]
-    joined = (
+    outputs, truth, labelled = (
         {name: torch.cat([row[name] for row in part]) for name in names} for part in zip(*seen, strict=True)
     )
-    return Outputs(tuple(people), *joined)
+    latents = {name: torch.cat([row[name] for row in read]) for name in names} if split else {}
+    return Outputs(tuple(people), outputs, truth, labelled, latents)
+
+
+def run_together(model: nn.Module, targets: Targets, cases: CaseList, group: Group) -> Outputs:
+    """:func:`run_model` with every worker taking its share; the result is the same at all of them."""
+    if group.world == 1:
+        return run_model(model, targets, cases)
+    own = CaseList(cases.source, tuple(share(cases.patients, group)))
+    shares = group.exchange(run_model(model, targets, own) if len(own) else None)
+    given = [part for part in shares if part is not None]
+    # Workers' shares stand one behind the other; cases go back to where they were.
+    place = np.argsort(np.concatenate([np.arange(len(cases))[k :: group.world] for k in range(len(given))]))
+    joined = (
+        {name: torch.cat([getattr(part, kind)[name] for part in given])[place] for name in given[0].outputs}
+        for kind in ("outputs", "targets", "label_mask")
+    )
+    people = [person for part in given for person in part.people]
+    return Outputs(tuple(people[i] for i in place), *joined)
 
 
 def task_scores(task: TaskTarget, out_VK: Tensor) -> np.ndarray:
     """What the predictions table reports, ``[V, classes]`` or ``[V, 1]``, float64.
 
-    Probabilities of the named classes, values in the units of the label table, or log risks (higher is
-    worse).
+    Probabilities of the named classes, values in the units of the label table, or, for survival, a risk
+    (higher is worse): the log risk of Cox's model, minus the sum of the chances of survival for hazards.
     """
     out = out_VK.double()
     if task.head.kind == "binary":
@@ -92,10 +123,12 @@ def task_scores(task: TaskTarget, out_VK: Tensor) -> np.ndarray:
         return out.softmax(dim=1).numpy()
     if task.head.kind == "regression":
         return np.asarray(task.decode(out.numpy()), float)
+    if task.head.edges is not None:
+        return hazard_risk(out).numpy()
     return out.numpy()
 
 
-def predict(
+def predict_with_latents(
     model: nn.Module,
     targets: Targets,
     cases: CaseList | Sequence[Case],
@@ -103,7 +136,7 @@ def predict(
     role: Role,
     repeat: int,
     fold: int,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of the predictions table (:mod:`equipoise.platform.evaluation.predictions`).
 
     Parameters
@@ -116,12 +149,18 @@ def predict(
         What these patients are to the model.
     repeat, fold
         Which model it is.
+
+    Returns
+    -------
+    The predictions, and the latents of the same patients
+    (:mod:`equipoise.platform.evaluation.latents`); no row of these if the model does not give them.
     """
     import pandas as pd
 
+    from equipoise.platform.evaluation.latents import LATENT_COLUMNS
     from equipoise.platform.evaluation.predictions import validate
 
-    result = run_model(model, targets, cases)
+    result = run_model(model, targets, cases, keep_latents=True)
     rows = []
     for task in targets.tasks:
         name = task.head.name
@@ -130,7 +169,26 @@ def predict(
             key: dict[str, object] = {"patient": person.patient, "cohort": person.cohort, "site": person.site}
             key |= {"repeat": repeat, "fold": fold, "role": role, "task": name}
             rows += [key | row for row in _task_rows(task, score, person.labels.get(name))]
-    return validate(pd.DataFrame(rows), where=f"predictions of fold {repeat}-{fold}, {role}")
+    vectors = [
+        (person.patient, repeat, fold, role, task, latent.numpy())
+        for task, latents in result.latents.items()
+        for person, latent in zip(result.people, latents, strict=True)
+    ]
+    predictions = validate(pd.DataFrame(rows), where=f"predictions of fold {repeat}-{fold}, {role}")
+    return predictions, pd.DataFrame(vectors, columns=list(LATENT_COLUMNS))
+
+
+def predict(
+    model: nn.Module,
+    targets: Targets,
+    cases: CaseList | Sequence[Case],
+    *,
+    role: Role,
+    repeat: int,
+    fold: int,
+) -> pd.DataFrame:
+    """The predictions of :func:`predict_with_latents` alone."""
+    return predict_with_latents(model, targets, cases, role=role, repeat=repeat, fold=fold)[0]
 
 
 def _task_rows(task: TaskTarget, score_K: np.ndarray, label: Label) -> list[dict[str, object]]:

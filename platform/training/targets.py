@@ -1,7 +1,8 @@
-"""What training patients fix before training begins: task heads, class weights, scalers, widths, sites.
+"""What training patients fix before training begins: heads, class weights, scalers, tables, widths, sites.
 
 Fitted once per fold on training patients and on nobody else, kept beside the weights as ``targets.json``, and
-used in both directions: labels → training targets, outputs → scores in the units of the table.
+used in both directions: labels → training targets, outputs → scores in the units of the table. Transforms of
+omics and covariates (:mod:`equipoise.datasets.omics`) are part of it.
 """
 
 from __future__ import annotations
@@ -9,20 +10,30 @@ from __future__ import annotations
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from equipoise.datasets.targets import TargetScaler
+from equipoise.datasets.omics.fitting import (
+    TableRows,
+    TableTransform,
+    columns_of,
+    fit_tables,
+    transform_from_json,
+    transform_to_json,
+)
+from equipoise.datasets.omics.params import TableParams
+from equipoise.datasets.targets import TargetScaler, interval_edges
+from equipoise.datasets.tasks import BINS
 from equipoise.models.batch import CaseShape, TaskHead
 from equipoise.models.losses import balanced_weights
 from equipoise.platform.errors import DataError, DataWarning
 
 if TYPE_CHECKING:
     from equipoise.datasets.cases import Case
-    from equipoise.datasets.tasks import Task
+    from equipoise.datasets.tasks import SurvivalTask, Task
 
 #: A label as a case holds it: a number, or (days, event); NaN or None where it is missing.
 Label = float | Sequence[float] | None
@@ -73,14 +84,17 @@ class Targets:
     tasks
         In the order of the study.
     shape
-        Widths of tile features and omics.
+        Widths of tile features and of the tables as models read them.
     sites
         Sites of the training patients, sorted; the site index of a batch counts in them.
+    tables
+        Modality → how its rows become input.
     """
 
     tasks: tuple[TaskTarget, ...]
     shape: CaseShape
     sites: tuple[str, ...] = field(default=())
+    tables: Mapping[str, TableTransform] = field(default_factory=dict)
 
     @property
     def heads(self) -> tuple[TaskHead, ...]:
@@ -110,6 +124,7 @@ class Targets:
                     "kind": task.head.kind,
                     "outputs": task.head.outputs,
                     "main": task.head.main,
+                    "edges": None if task.head.edges is None else list(task.head.edges),
                     "classes": list(task.classes),
                     "class_weights": None if task.class_weights is None else list(task.class_weights),
                     "scaler": None if task.scaler is None else json.loads(task.scaler.to_json()),
@@ -119,6 +134,7 @@ class Targets:
             "features": self.shape.features,
             "omics": dict(self.shape.omics),
             "sites": list(self.sites),
+            "tables": {name: transform_to_json(table) for name, table in self.tables.items()},
         }
 
     @classmethod
@@ -126,16 +142,18 @@ class Targets:
         """The inverse of :meth:`to_json`."""
         tasks = []
         for row in data["tasks"]:
-            weights, scaler = row["class_weights"], row["scaler"]
+            weights, scaler, edges = row["class_weights"], row["scaler"], row.get("edges")
+            edges = None if edges is None else tuple(edges)
             tasks.append(
                 TaskTarget(
-                    TaskHead(row["name"], row["kind"], row["outputs"], row["main"]),
+                    TaskHead(row["name"], row["kind"], row["outputs"], row["main"], edges),
                     tuple(row["classes"]),
                     None if weights is None else tuple(weights),
                     None if scaler is None else TargetScaler.from_json(json.dumps(scaler)),
                 )
             )
-        return cls(tuple(tasks), CaseShape(data["features"], data["omics"]), tuple(data["sites"]))
+        tables = {name: transform_from_json(table) for name, table in data["tables"].items()}
+        return cls(tuple(tasks), CaseShape(data["features"], data["omics"]), tuple(data["sites"]), tables)
 
 
 def is_missing(label: Label) -> bool:
@@ -151,8 +169,9 @@ def fit_targets(
     *,
     class_weights: Literal["balanced", "none"] = "balanced",
     scaling: Literal["minmax", "standard"] = "minmax",
+    tables: TableParams | None = None,
 ) -> Targets:
-    """Learn class weights, scalers, widths and sites from training patients.
+    """Learn class weights, scalers, transforms of tables, widths and sites from training patients.
 
     Parameters
     ----------
@@ -162,37 +181,51 @@ def fit_targets(
         Training patients only; read once, one at a time.
     class_weights, scaling
         As in :class:`~equipoise.platform.training.params.TrainingParams`.
+    tables
+        What the study says about tables.
 
     Raises
     ------
     DataError
-        If there is no training patient, bags differ in width, or the main task (the first, if none is marked) cannot be
+        If there is no training patient, bags differ in width, there is neither a tile nor a table, cohorts hold
+        RNA on different scales, or the main task (the first, if none is marked) cannot be
         learned: no label, a single value, or no event.
 
     Warns
     -----
     DataWarning
-        If another task cannot be learned, or a class of a multiclass task has no training patient.
+        If another task cannot be learned, a class of a multiclass task has no training patient, or a table
+        has nothing that differs.
     """
     labels: dict[str, list[Any]] = {task.name: [] for task in tasks}
     sites: set[str] = set()
     widths: set[int] = set()
-    omics: dict[str, int] = {}
+    rows: dict[str, TableRows] = {}
     for case in train:
         sites.add(case.site)
         if len(case.bag):
             widths.add(case.bag.shape[1])
-        for modality, genes in case.omics.items():
-            omics.setdefault(modality, len(genes))
+        for modality, values in case.omics.items():
+            columns = columns_of(len(values), case.columns.get(modality))
+            table = rows.setdefault(modality, TableRows(columns))
+            table.values.append(values)
+            table.cohorts.append(case.cohort)
         for task in tasks:
             if not is_missing(case.targets.get(task.name)):
                 labels[task.name].append(case.targets[task.name])
-    if len(widths) != 1:
-        seen = f"tiles of {' and '.join(map(str, sorted(widths)))} features" if widths else "no tile"
+    transforms = fit_tables(rows, tables or TableParams())
+    if len(widths) > 1:
+        seen = f"tiles of {' and '.join(map(str, sorted(widths)))} features"
         raise DataError(f"the training part has {seen}; one width is needed", fix="extract all slides alike")
+    if not widths and not transforms:
+        raise DataError(
+            "the training part has no tile and no table to learn from",
+            fix="manifest/exclusions.csv says who is left out and why",
+        )
+    shape = CaseShape(widths.pop() if widths else 0, {name: len(t.names) for name, t in transforms.items()})
     leading = next((task for task in tasks if task.main), tasks[0])
     fitted = tuple(_fit(t, labels[t.name], class_weights, scaling, leads=t is leading) for t in tasks)
-    return Targets(fitted, CaseShape(widths.pop(), dict(sorted(omics.items()))), tuple(sorted(sites)))
+    return Targets(fitted, shape, tuple(sorted(sites)), transforms)
 
 
 def _fit(
@@ -206,7 +239,8 @@ def _fit(
     if lacking:
         warnings.warn(f"task {name}: {lacking}; nothing of it is learned here", DataWarning, stacklevel=3)
     if task.type == "survival":
-        return TaskTarget(TaskHead(name, "survival", 1, main))
+        edges = _edges(task, labels)
+        return TaskTarget(TaskHead(name, "survival", 1 + len(edges or ()), main, edges))
     if task.type == "regression":
         shift = float(labels[0]) if labels else 0.0
         scaler = (
@@ -223,6 +257,22 @@ def _fit(
         # An absent class never enters the loss, whatever it weighs.
         weights = tuple(next(found) if count else 1.0 for count in counts)
     return TaskTarget(TaskHead(name, task.type, outputs, main), classes, weights)
+
+
+def _edges(task: SurvivalTask, labels: list[Any]) -> tuple[float, ...] | None:
+    """Edges of the intervals of a discrete-time task, None for Cox's model."""
+    if task.likelihood == "cox":
+        return None
+    bins = task.bins or BINS
+    days, event = np.asarray(labels, float).reshape(-1, 2).T
+    edges = interval_edges(days, event, bins)
+    if event.any() and len(edges) + 1 < bins:
+        warnings.warn(
+            f"task {task.name}: event times of the training patients give {len(edges) + 1} intervals, not {bins}",
+            DataWarning,
+            stacklevel=4,
+        )
+    return edges
 
 
 def _lacking(task: Task, labels: list[Any]) -> str:

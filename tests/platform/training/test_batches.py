@@ -69,7 +69,9 @@ def test_absent_modalities_are_zero_and_flagged(cases, targets) -> None:
     batch = collate(cases, targets)
     assert batch.present["rna"].tolist() == ["rna" in case.omics for case in cases]
     assert not batch.omics["rna"][4].any()
-    assert np.array_equal(batch.omics["rna"][0], cases[0].omics["rna"])
+    assert np.array_equal(
+        batch.omics["rna"][0], targets.tables["rna"].apply(cases[0].omics["rna"], ("0", "1", "2"))
+    )
 
 
 def test_sites_count_in_training_sites(cases, targets) -> None:
@@ -85,12 +87,24 @@ def test_only_the_tiles_asked_for(cases, targets) -> None:
 
 def test_what_does_not_fit_names_the_patient(cases, targets) -> None:
     case = cases[0]
-    with pytest.raises(DataError, match="patient P00 of SYN-B: the patient has no tile"):
-        collate([dataclasses.replace(case, bag=np.empty((0, 0), np.float16))], targets)
+    empty = np.empty((0, 0), np.float16)
+    with pytest.raises(DataError, match="patient P00 of SYN-B: the patient has no tile and no row in rna"):
+        collate([dataclasses.replace(case, bag=empty, coords=empty, omics={})], targets)
     with pytest.raises(DataError, match=r"P00.*5 features, the model was prepared for 8"):
         collate([dataclasses.replace(case, bag=case.bag[:, :5])], targets)
-    with pytest.raises(DataError, match=r"P00.*rna has 2 genes, the model was prepared for 3"):
-        collate([dataclasses.replace(case, omics={"rna": np.zeros(2, np.float32)})], targets)
+    with pytest.raises(
+        DataError, match=r"P00 of SYN-B: rna: the table has 1 of the 3 columns that the model"
+    ):
+        collate([dataclasses.replace(case, omics={"rna": np.zeros(1, np.float32)})], targets)
+
+
+def test_cases_without_tiles_are_rows_of_false(cases, targets) -> None:
+    bare = dataclasses.replace(cases[1], bag=np.empty((0, 0), np.float16), coords=np.empty((0, 2), np.int32))
+    batch = collate([cases[0], bare], targets)
+    assert batch.tileless
+    assert batch.mask.any(1).tolist() == [True, False]
+    assert not batch.bags[1].any()
+    assert collate([bare], targets).bags.shape == (1, 0, 8)
 
 
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(0, 5), st.integers(0, 3))

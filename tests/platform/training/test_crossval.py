@@ -19,7 +19,14 @@ RECIPE = Recipe(
     training=TrainingParams(epochs=3, lr=3e-3, batch=4),
     seed=11,
 )
-FILES = {"config.json", "history.csv", "model.safetensors", "preds.parquet", "targets.json"}
+FILES = {
+    "config.json",
+    "history.csv",
+    "latents.parquet",
+    "model.safetensors",
+    "preds.parquet",
+    "targets.json",
+}
 
 
 class Recorder(dict):

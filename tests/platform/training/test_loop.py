@@ -15,9 +15,10 @@ from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.evaluation.metrics import auroc
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
-from equipoise.platform.training.loop import FitResult, NonFiniteLossError, fit, learning_rate
+from equipoise.platform.training.loop import FitResult, fit, learning_rate
 from equipoise.platform.training.params import TrainingParams
 from equipoise.platform.training.predict import predict, run_model
+from equipoise.platform.training.step import NonFiniteLossError
 from equipoise.platform.training.targets import fit_targets
 
 SMALL = {"dim": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
@@ -76,7 +77,10 @@ def test_history_has_a_row_per_epoch(setting) -> None:
     assert list(result.history) == seen
     assert [row["epoch"] for row in seen] == [1, 2, 3, 4]
     names = ["MSI", "grade", "LF", "OS"]
-    assert list(seen[0]) == ["epoch", "lr", *(f"{p}/{n}" for p in ("train", "val") for n in names), "monitor"]
+    losses = [f"{part}/{name}" for part in ("train", "val") for name in names]
+    balance = [f"weight/{name}" for name in names] + ["conflict_rate"]
+    balance += [f"cosine/{a}|{b}" for a, b in itertools.combinations(names, 2)]
+    assert list(seen[0]) == ["epoch", "lr", *losses, "monitor", *balance]
     assert all(row["monitor"] == pytest.approx(sum(row[f"val/{n}"] for n in names)) for row in seen)
 
 
@@ -129,7 +133,7 @@ def test_checkpoints_hold_tensors_and_plain_data_only(setting, tmp_path) -> None
     path = tmp_path / "checkpoint.pt"
     fit(new_model(targets), targets, train, val, FAST, seed=0, checkpoint=path)
     state = torch.load(path, weights_only=True)
-    assert {"model", "optimizer", "weighting", "aggregator"} == set(state["parts"])
+    assert {"model", "optimizer", "balancer"} == set(state["parts"])
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
+from equipoise.models.batch import TaskHead
 from equipoise.platform.errors import StudyError
 from equipoise.platform.training.params import BalancingParams, Recipe, TrainingParams
 
@@ -15,14 +16,21 @@ from equipoise.platform.training.params import BalancingParams, Recipe, Training
 def test_defaults_are_the_published_settings() -> None:
     params = TrainingParams()
     assert (params.epochs, params.patience, params.lr, params.weight_decay) == (32, 7, 1e-4, 0.01)
-    assert params.batch_for({"binary", "regression"}) == 1
+    assert params.batch_for([TaskHead("MSI", "binary", 2), TaskHead("LF", "regression", 1)]) == 1
 
 
 def test_a_survival_task_needs_patients_to_compare() -> None:
-    assert TrainingParams().batch_for({"binary", "survival"}) == 8
-    assert TrainingParams(batch=3).batch_for({"survival"}) == 3
+    heads = (TaskHead("MSI", "binary", 2), TaskHead("OS", "survival", 1))
+    assert TrainingParams().batch_for(heads) == 8
+    assert TrainingParams(batch=3).batch_for(heads) == 3
     with pytest.raises(StudyError, match=r"training.batch: a survival task cannot learn from batches of one"):
-        TrainingParams(batch=1).batch_for({"survival"})
+        TrainingParams(batch=1).batch_for(heads)
+
+
+def test_hazards_learn_from_one_patient_at_a_time() -> None:
+    heads = (TaskHead("MSI", "binary", 2), TaskHead("OS", "survival", 3, edges=(100.0, 200.0)))
+    assert TrainingParams().batch_for(heads) == 1
+    assert TrainingParams(batch=1).batch_for(heads) == 1
 
 
 @pytest.mark.parametrize(

@@ -121,8 +121,25 @@ def test_bags_of_two_widths_are_refused(tasks, make_cases) -> None:
     cases = [*make_cases(6).values(), *make_cases(6, features=5).values()]
     with pytest.raises(DataError, match="tiles of 5 and 8 features"):
         fit_targets(tasks, cases)
-    with pytest.raises(DataError, match="no tile"):
+    with pytest.raises(DataError, match="no tile and no table"):
         fit_targets(tasks, [])
+
+
+def test_tables_are_fitted_on_the_training_cases(tasks, make_cases) -> None:
+    cases = list(make_cases(12).values())
+    targets = fit_targets(tasks, cases)
+    rows = np.stack([case.omics["rna"] for case in cases if "rna" in case.omics])
+    own = np.stack([targets.tables["rna"].apply(row, ("0", "1", "2")) for row in rows])
+    np.testing.assert_allclose(own.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(own.std(axis=0), 1, atol=1e-5)
+    other = fit_targets(tasks, [*cases, *make_cases(6, seed=3).values()])
+    assert other.tables["rna"] != targets.tables["rna"]
+
+
+def test_without_tiles_there_are_tables(tasks, make_cases) -> None:
+    bare = [dataclasses.replace(case, bag=np.empty((0, 0), np.float16)) for case in make_cases(12).values()]
+    assert fit_targets(tasks, bare).shape.features == 0
+    assert fit_targets(tasks, bare).shape.omics == {"rna": 3}
 
 
 def test_a_cut_off_names_its_class(make_cases) -> None:

@@ -1,0 +1,219 @@
+"""Training on Ray: several workers on one fold (Ray Train), or several folds at once (Ray tasks).
+
+Both run the loop of :mod:`equipoise.platform.training.loop`. The checkpoint it writes after every epoch lies in
+the fold's folder, which all nodes must see; a worker that dies makes all workers start again from there, and
+since everything random is a function of seed and epoch, the result is that of an undisturbed training.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from torch import nn
+
+from equipoise.platform.errors import EquipoiseError, ResourceError, StudyError
+from equipoise.platform.training.batches import CaseList
+from equipoise.platform.training.build import build_model
+from equipoise.platform.training.loop import FitResult, Reporter, finished, fit
+from equipoise.platform.training.params import Recipe
+from equipoise.platform.training.targets import Targets
+
+log = logging.getLogger("equipoise")
+
+#: Restarts of all workers after which a fold is given up.
+MAX_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """What every worker of a fold is given."""
+
+    recipe: Recipe
+    targets: Targets
+    train: CaseList
+    val: CaseList
+    seed: int
+    checkpoint: Path
+    report: Reporter | None
+
+
+def fit_on_workers(
+    model: nn.Module,
+    targets: Targets,
+    train: CaseList,
+    val: CaseList,
+    recipe: Recipe,
+    *,
+    seed: int,
+    checkpoint: Path,
+    report: Reporter | None = None,
+    gpus: bool | None = None,
+) -> FitResult:
+    """:func:`~equipoise.platform.training.loop.fit` by ``recipe.training.workers`` workers of Ray Train.
+
+    Parameters
+    ----------
+    model
+        Gets the best weights at the end; the workers build their own from the seed.
+    report
+        Called after every epoch in the first worker; must be picklable.
+    gpus
+        A GPU for each worker; by default if the cluster has as many.
+
+    Raises
+    ------
+    StudyError
+        If a batch has fewer patients than there are workers.
+    ResourceError
+        If the cluster is too small.
+    EquipoiseError
+        What ended training in a worker, after ``MAX_FAILURES`` restarts for workers that died.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    training = recipe.training
+    size = training.batch_for(targets.heads)
+    if size < training.workers:
+        raise StudyError(
+            f"{training.workers} workers share batches of {size} patient{'s' if size > 1 else ''}",
+            where="training.workers",
+            fix=f"write training.batch: {training.workers} or more, or fewer workers",
+        )
+    have = ray.cluster_resources()
+    gpus = have.get("GPU", 0) >= training.workers and training.device != "cpu" if gpus is None else gpus
+    need = training.workers * training.threads
+    if have.get("CPU", 0) < need:
+        raise ResourceError(
+            f"{training.workers} workers of {training.threads} CPU need {need} CPUs, Ray has {have.get('CPU', 0):g}",
+            where="training.workers",
+            fix="write fewer training.workers, or raise resources.cpus",
+        )
+    job = FitJob(recipe, targets, train, val, seed, checkpoint.resolve(), report)
+    scratch = checkpoint.parent.resolve() / "ray"
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"job": ray.put(job)},
+        scaling_config=ScalingConfig(
+            num_workers=training.workers,
+            use_gpu=gpus,
+            resources_per_worker={"CPU": training.threads} | ({"GPU": 1} if gpus else {}),
+        ),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        run_config=RunConfig(
+            name="fit", storage_path=str(scratch), failure_config=FailureConfig(max_failures=MAX_FAILURES)
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise _cause(error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return finished(
+        model,
+        targets,
+        train,
+        val,
+        training,
+        seed=seed,
+        balancing=recipe.balancing,
+        checkpoint=checkpoint,
+    )
+
+
+def _work(config: dict[str, Any]) -> None:
+    """One worker of a fold. A study's own mistake ends training at once; only a worker that dies is replaced."""
+    import torch
+    from ray import train
+
+    from equipoise.platform.training.distributed import ProcessGroup
+
+    job: FitJob = ray.get(config["job"])
+    torch.set_num_threads(job.recipe.training.threads)
+    first = train.get_context().get_world_rank() == 0
+    recipe = job.recipe
+    model = build_model(
+        recipe.model, recipe.model_params, job.targets.shape, job.targets.heads, seed=job.seed
+    )
+
+    def report(row: dict[str, float]) -> None:
+        if first and job.report is not None:
+            job.report(row)
+        train.report(dict(row))
+
+    fit(
+        model,
+        job.targets,
+        job.train,
+        job.val,
+        recipe.training,
+        seed=job.seed,
+        balancing=recipe.balancing,
+        report=report,
+        checkpoint=job.checkpoint,
+        group=ProcessGroup(),
+    )
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error of the platform's family that a worker raised, or a ResourceError with what Ray says."""
+    seen: set[int] = set()
+    waiting: list[Any] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, EquipoiseError):
+            return one
+        waiting += [one.__cause__, one.__context__, getattr(one, "cause", None)]
+        waiting += list(getattr(one, "worker_failures", {}).values())
+    return ResourceError(
+        f"Ray Train gave up: {str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__}",
+        fix="read the log above; the last finished epoch is kept, --resume continues from it",
+    )
+
+
+def folds_at_once(jobs: Sequence[Callable[[], Path]], *, at_once: int, cpus: int) -> None:
+    """Run folds as Ray tasks, at most so many at a time; the first error ends the others.
+
+    Parameters
+    ----------
+    jobs
+        Each trains one fold; picklable.
+    at_once
+        Folds at a time.
+    cpus
+        CPUs of each.
+    """
+    task = ray.remote(_fold).options(num_cpus=cpus, max_retries=2)
+    queue = list(jobs)
+    running: list[Any] = []
+    try:
+        while queue or running:
+            while queue and len(running) < at_once:
+                running.append(task.remote(queue.pop(0), cpus))
+            done, running = ray.wait(running, num_returns=1)
+            ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise _cause(error) from error
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+
+
+def _fold(job: Callable[[], Path], threads: int) -> str:
+    import torch
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    return str(job())

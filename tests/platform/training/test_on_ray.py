@@ -1,0 +1,107 @@
+"""Ray Train runs the loop: a worker that is killed changes nothing, mistakes come back as what they are."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from equipoise.platform.errors import ResourceError, StudyError
+from equipoise.platform.training.batches import CaseList
+from equipoise.platform.training.build import build_model
+from equipoise.platform.training.loop import fit
+from equipoise.platform.training.on_ray import fit_on_workers, folds_at_once
+from equipoise.platform.training.params import Recipe, TrainingParams
+from equipoise.platform.training.targets import fit_targets
+
+COX_BIAS = "heads.3.bias"
+SMALL = {
+    "dim": 8,
+    "heads": 2,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "feedforward": 8,
+    "dropout": 0.0,
+}
+TRAINING = TrainingParams(epochs=3, lr=1e-3, batch=4, workers=2, device="cpu")
+RECIPE = Recipe(model="joint", model_params=SMALL, training=TRAINING)
+
+
+def murderous(source: dict[str, Any], marker: Path, at: int) -> Any:
+    """The cases, whose reader kills its own process at the ``at``-th reading, once in all."""
+
+    class Murderous:
+        def __init__(self) -> None:
+            self.read = 0
+
+        def __getitem__(self, patient: str) -> Any:
+            self.read += 1
+            if self.read == at and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return source[patient]
+
+    return Murderous()
+
+
+@pytest.mark.cluster
+def test_a_killed_worker_changes_nothing(ray_session: None, tasks, make_cases, tmp_path: Path) -> None:
+    cases = make_cases(16)
+    patients = tuple(cases)
+    marker = tmp_path / "killed"
+    targets = fit_targets(tasks, CaseList(cases, patients[:12]))
+    source = murderous(cases, marker, at=14)  # in the second epoch of 6 + 2 readings a worker
+    train, val = CaseList(source, patients[:12]), CaseList(source, patients[12:])
+    models = [build_model("joint", SMALL, targets.shape, targets.heads, seed=5) for _ in range(2)]
+    rows: list[dict[str, float]] = []
+    result = fit_on_workers(
+        models[0], targets, train, val, RECIPE, seed=5, checkpoint=tmp_path / "checkpoint.pt"
+    )
+    assert marker.exists()
+    here = CaseList(cases, patients[:12]), CaseList(cases, patients[12:])
+    expected = fit(models[1], targets, *here, TRAINING, seed=5, report=rows.append)
+    assert result.best_epoch == expected.best_epoch
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+    for a, b in zip(result.history, expected.history, strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-5, nan_ok=True)
+    for name, value in models[1].state_dict().items():
+        if name.endswith("in_proj_bias") or name == COX_BIAS:
+            continue  # no gradient but rounding, which Adam magnifies: a key's bias, a log risk's constant
+        torch.testing.assert_close(models[0].state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "killed"]
+
+
+def test_more_workers_than_patients_in_a_batch_are_refused(
+    ray_session: None, tasks, make_cases, tmp_path
+) -> None:
+    cases = make_cases(8)
+    both = CaseList(cases, tuple(cases)[:6]), CaseList(cases, tuple(cases)[6:])
+    targets = fit_targets(tasks, both[0])
+    model = build_model("joint", SMALL, targets.shape, targets.heads, seed=0)
+
+    def start(**changes: Any) -> None:
+        recipe = RECIPE.model_copy(update={"training": TRAINING.model_copy(update=changes)})
+        fit_on_workers(model, targets, *both, recipe, seed=0, checkpoint=tmp_path / "c.pt")
+
+    with pytest.raises(StudyError, match="3 workers share batches of 2 patients"):
+        start(batch=2, workers=3)
+    with pytest.raises(ResourceError, match="4 workers of 1 CPU need 4 CPUs, Ray has 2"):
+        start(workers=4)
+
+
+def test_folds_run_side_by_side_and_errors_come_back(ray_session: None, tmp_path: Path) -> None:
+    def job(name: str, wrong: bool) -> Path:
+        if wrong:
+            raise StudyError("this fold cannot be trained", where=name)
+        (tmp_path / name).touch()
+        return tmp_path / name
+
+    folds_at_once([functools.partial(job, f"0-{i}", False) for i in range(3)], at_once=2, cpus=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "0-1", "0-2"]
+    with pytest.raises(StudyError, match="0-9: this fold cannot be trained"):
+        folds_at_once([functools.partial(job, "0-9", True)], at_once=2, cpus=1)
