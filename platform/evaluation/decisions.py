@@ -1,4 +1,4 @@
-"""What validation data decide: operating points, risk cut-offs and reference values, fold by fold.
+"""What validation data decide: operating points, risk cut-offs, scales and reference values, fold by fold.
 
 Test and external patients are judged by the rule of *their* fold's model. Where a patient was seen by several
 models (an external cohort, repeated cross-validation) the mean distance to the models' cut-offs decides,
@@ -16,11 +16,47 @@ FOLD = ["repeat", "fold"]
 
 
 def ensemble(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean score over the models of all folds, one row per (patient, task, class) with repeat and fold 0."""
+    """Mean score over the models of all folds, one row per (patient, task, class) with repeat and fold 0.
+
+    Probabilities and values in the label's units may be averaged as they are; log risks go through
+    :func:`standardised` first.
+    """
     keys = ["patient", "task", "class"]
     first = rows.drop_duplicates(keys).set_index(keys)
     first["score"] = rows.groupby(keys)["score"].mean()
     return first.assign(repeat=0, fold=0).reset_index()[list(rows.columns)]
+
+
+def risk_scales(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation of the validation risks per (repeat, fold) of one survival task.
+
+    Columns ``mean`` and ``sd``; folds without two different validation risks are absent.
+    """
+    of_fold = rows[rows["role"] == "val"].groupby(FOLD, sort=True)["score"]
+    scales = pd.DataFrame({"mean": of_fold.mean(), "sd": of_fold.std(ddof=0)})
+    # Rounding of the mean leaves a spread behind where a model gives everybody the same risk.
+    return scales[scales["sd"] > 1e-12 * (1 + scales["mean"].abs())]
+
+
+def standardised(rows: pd.DataFrame, scales: pd.DataFrame) -> pd.DataFrame:
+    """Log risks in units of their fold's validation patients, so that the models of folds can be averaged.
+
+    A partial likelihood fixes log risks only up to a constant, and how far they spread hangs on when a fold
+    stopped: in a plain mean the fold with the widest spread would decide alone. Each fold is therefore
+    centred and scaled by *its own* model's risks on its validation patients. The mean rank in the external
+    cohort would do as well for the order, but a patient's score would then depend on who else is in the
+    cohort, could not be given for a single new patient, and would forget how far apart two patients are.
+
+    Parameters
+    ----------
+    rows
+        Rows of one survival task.
+    scales
+        Of :func:`risk_scales`; rows of folds without a scale are left out, they order nobody.
+    """
+    scale = scales.reindex(pd.MultiIndex.from_frame(rows[FOLD]))
+    score = (rows["score"].to_numpy() - scale["mean"].to_numpy()) / scale["sd"].to_numpy()
+    return rows.assign(score=score)[np.isfinite(score)]
 
 
 def choose_threshold(target: np.ndarray, score: np.ndarray, rule: ThresholdParams) -> float:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from equipoise.platform.evaluation import metrics
-from equipoise.platform.evaluation.samples import Group, Sample
+from equipoise.platform.evaluation.samples import FOLD_MODELS, MODEL, Group, Sample
+from equipoise.platform.evaluation.silhouette import DEFINITION, DISTANCES, Distance, silhouette
 
 Floats = NDArray[np.float64]
 
@@ -16,28 +17,42 @@ Floats = NDArray[np.float64]
 PRIMARY = {"binary": "auroc", "multiclass": "auroc", "regression": "pearson", "survival": "c_index"}
 #: Value of a predictor without information, where it does not depend on the data.
 CHANCE = {"auroc": 0.5, "balanced_accuracy": 0.5, "pearson": 0.0, "r2": 0.0, "c_index": 0.5}
+#: Metrics of which less is better.
+LOWER_IS_BETTER = frozenset({"mae"})
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One metric of a task or, in multiclass tasks, of a class.
+    """One metric of a task or, in multiclass tasks, of a class (``column`` is None for the task as a whole).
 
     ``value(group, weight)`` gives ``[...]``; ``undefined(group)`` gives the reason why it would be NaN, or
     None. ``interval`` is False for what is known rather than estimated (baselines, thresholds).
+    ``of_latents``: computed from what the head reads, not from scores.
     """
 
     metric: str
     value: Callable[[Group, ArrayLike | None], Floats]
     undefined: Callable[[Group], str | None]
-    column: int = 0
+    column: int | None = 0
     class_name: str = ""
-    predictor: str = "model"
+    predictor: str = MODEL
     interval: bool = True
+    of_latents: bool = False
     caution: Callable[[Group], str] = field(default=lambda group: "")
 
 
 def measures(sample: Sample) -> list[Measure]:
-    """Measures of a sample, the primary one first; trivial baselines last."""
+    """Measures of a sample, the primary one first, then the others, baselines, and silhouettes where latents are known.
+
+    Baselines of an external cohort stand beside the ensemble and not again beside the fold models.
+    """
+    found = _of_scores(sample)
+    if sample.predictor == FOLD_MODELS:
+        found = [m for m in found if m.predictor == MODEL]
+    return [*found, *_silhouettes(sample)]
+
+
+def _of_scores(sample: Sample) -> list[Measure]:
     if sample.kind == "binary":
         return _binary(sample)
     if sample.kind == "multiclass":
@@ -45,6 +60,37 @@ def measures(sample: Sample) -> list[Measure]:
         share = 1 / len(sample.classes)
         return [*of_classes, _constant("auroc", 0.5, empty), _constant("balanced_accuracy", share, empty)]
     return _regression() if sample.kind == "regression" else _survival()
+
+
+def _silhouettes(sample: Sample) -> list[Measure]:
+    """Silhouette of the classes in what the head reads, by each distance; none unless every fold has latents."""
+    if sample.kind not in ("binary", "multiclass") or not sample.groups:
+        return []
+    if any(group.latent is None for group in sample.groups):
+        return []
+    column = 0 if sample.kind == "binary" else None
+
+    def label(g: Group) -> NDArray[np.int64]:
+        truth = g.target[:, 0] if sample.kind == "binary" else g.target.argmax(1)
+        return truth.astype(np.int64)
+
+    def undefined(g: Group) -> str | None:
+        _, sizes = np.unique(label(g), return_counts=True)
+        if len(sizes) < 2:
+            return f"all {len(g.patient)} patients are of one class"
+        return "every class has a single patient" if sizes.max() == 1 else None
+
+    def measure(distance: Distance) -> Measure:
+        return Measure(
+            f"silhouette_{distance}",
+            lambda g, w: silhouette(g.latent, label(g), distance, w),  # type: ignore[arg-type]
+            undefined,
+            column,
+            of_latents=True,
+            caution=lambda g: DEFINITION,
+        )
+
+    return [measure(distance) for distance in DISTANCES]
 
 
 def macro_metrics(kind: str) -> dict[tuple[str, str], str]:
@@ -168,7 +214,10 @@ def _survival() -> list[Measure]:
         return None
 
     concordance = Measure(
-        "c_index", lambda g, w: metrics.harrell_c(g.time, g.event, g.score[:, 0], w), undefined
+        "c_index",
+        lambda g, w: metrics.harrell_c(g.time, g.event, g.score[:, 0], w),
+        undefined,
+        caution=lambda g: g.scale_note,
     )
     return [concordance, _constant("c_index", 0.5, undefined)]
 

@@ -2,7 +2,8 @@
 
 Layout as in STAMP's ``modeling/deploy.py`` (MIT, state of 2026): classification ``PATIENT, <task>, pred,
 <task>_<class>…, loss``; regression ``PATIENT, <task>, pred, loss``; survival ``PATIENT, pred_score, time,
-event``. One table per task, role and fold; external cohorts also as the mean of the folds. Two differences,
+event``. One table per task, role and fold; external cohorts also as the mean of the folds (log risks
+standardised as in the metrics). Two differences,
 on purpose: our ``loss`` of a classification is the negative log likelihood of the true class (STAMP applies a
 softmax to the probabilities once more), and rows stay in patient order (STAMP sorts by loss).
 """
@@ -12,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from equipoise.platform.evaluation.decisions import ensemble
 from equipoise.platform.evaluation.predictions import kind_of, validate
+from equipoise.platform.evaluation.samples import ensemble_of
 
 
 def stamp_tables(
@@ -33,12 +34,13 @@ def stamp_tables(
     tables = {}
     # Unlabelled external patients do not tell a survival task from a regression; the whole task does.
     kinds = {task: kind_of(rows) for task, rows in table.groupby("task")}
+    of_task = dict(list(table.groupby("task")))
     for (task, role), rows in table.groupby(["task", "role"], sort=True):
         kind, other = kinds[task], (negative or {}).get(str(task))
         for (repeat, fold), part in rows.groupby(["repeat", "fold"], sort=True):
             tables[f"{task}/{role}-{repeat}-{fold}"] = _wide(str(task), kind, part, other)
         if role == "external":
-            tables[f"{task}/external-mean"] = _wide(str(task), kind, ensemble(rows), other)
+            tables[f"{task}/external-mean"] = _wide(str(task), kind, ensemble_of(of_task[task]), other)
     return tables
 
 

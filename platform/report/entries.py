@@ -28,6 +28,12 @@ class QualityParams(SectionParams):
     thumbnails: int = Field(default=8, ge=0, le=8, description="thumbnails embedded in the page")
 
 
+class SearchSectionParams(SectionParams):
+    """Parameters of the search."""
+
+    trials: int = Field(default=10, ge=1, le=200, description="trials of the leaderboard that are shown")
+
+
 class LimitsParams(SectionParams):
     """Parameters of failures and limits."""
 
@@ -46,10 +52,25 @@ SECTIONS: dict[str, tuple[str, type[BaseModel], str]] = {
     "quality": ("slides, resolution, tiles, thumbnails", QualityParams, f"{_HOME}.quality:build"),
     "splits": ("folds and the leakage audit", SectionParams, f"{_HOME}.splits:build"),
     "training": ("loss and validation metrics over the epochs", SectionParams, f"{_HOME}.training:build"),
+    "search": (
+        "trials, settings that matter, methods, unseen patients",
+        SearchSectionParams,
+        f"{_HOME}.search:build",
+    ),
+    "balancing": (
+        "weights, conflicts and cosines of the tasks over the epochs",
+        SectionParams,
+        f"{_HOME}.balancing:build",
+    ),
     "classification": ("ROC, precision-recall, 2x2 tables", SectionParams, f"{_HOME}.classification:build"),
     "regression": ("predicted against measured, r, R², MAE", SectionParams, f"{_HOME}.regression:build"),
     "survival": ("Kaplan-Meier by predicted risk, Harrell C", SectionParams, f"{_HOME}.survival:build"),
     "external": ("external cohorts and sites side by side", SectionParams, f"{_HOME}.external:build"),
+    "federation": (
+        "sites under federated, pooled and local training; costs, traffic, privacy",
+        SectionParams,
+        f"{_HOME}.federation:build",
+    ),
     "limits": ("failures and what the numbers cannot say", LimitsParams, f"{_HOME}.limits:build"),
     "provenance": ("commands, environment, input hashes", SectionParams, f"{_HOME}.provenance:build"),
 }

@@ -16,6 +16,8 @@ LABELS = {
     "r2": "R²",
     "mae": "MAE",
     "c_index": "Harrell C",
+    "silhouette_cosine": "Silhouette, cosine",
+    "silhouette_euclidean": "Silhouette, Euclidean",
 }
 NOT_ESTIMABLE = "not estimable"
 _THIN = "\u202f"

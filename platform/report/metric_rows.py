@@ -18,7 +18,7 @@ Row = dict[str, Any]
 #: Metrics in the order in which a table shows them.
 ORDER = (
     "auroc", "auprc", "balanced_accuracy", "sensitivity", "specificity", "threshold",
-    "pearson", "r2", "mae", "c_index",
+    "pearson", "r2", "mae", "c_index", "silhouette_cosine", "silhouette_euclidean",
 )  # fmt: skip
 
 

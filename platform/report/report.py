@@ -51,6 +51,7 @@ class Page:
     version: str
     meta: tuple[tuple[str, str], ...]
     sections: tuple[Part, ...]
+    kicker: str = "Equipoise study report"
 
 
 def write_report(run_folder: Path) -> Path:
@@ -80,20 +81,27 @@ def write_report(run_folder: Path) -> Path:
 def render(run: RunFiles) -> str:
     """The page as text."""
     parts = tuple(part for entry in entries("sections").values() if (part := _part(entry, run)))
-    figures = list(_figures(parts))
+    return render_page(
+        Page(
+            title=_title(run),
+            synthetic=run.synthetic,
+            version=installed_version(run),
+            meta=tuple(_meta(run)),
+            sections=parts,
+        )
+    )
+
+
+def render_page(page: Page) -> str:
+    """Any page of sections as text, self-contained as described above."""
+    figures = list(_figures(page.sections))
     ids = {id(figure): f"plot-{n}-{figure.slug}" for n, figure in enumerate(figures, start=1)}
+    marked = page.synthetic
     specs = {
-        ids[id(f)]: {**f.spec(synthetic=run.synthetic), "name": f.download(synthetic=run.synthetic).name[:-4]}
+        ids[id(f)]: {**f.spec(synthetic=marked), "name": f.download(synthetic=marked).name[:-4]}
         for f in figures
     }
     plotly, script = _asset("assets/plotly-cartesian.min.js"), _asset("templates/report.js")
-    page = Page(
-        title=_title(run),
-        synthetic=run.synthetic,
-        version=_version(run),
-        meta=tuple(_meta(run)),
-        sections=parts,
-    )
     return (
         _environment()
         .get_template("report.html")
@@ -170,7 +178,7 @@ def _last_step(status: dict[str, Any]) -> str:
     return max(times, default="")
 
 
-def _version(run: RunFiles) -> str:
+def installed_version(run: RunFiles) -> str:
     """Version that made the run, else the installed one."""
     if run.environment.get("equipoise"):
         return str(run.environment["equipoise"])

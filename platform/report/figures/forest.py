@@ -10,7 +10,13 @@ from equipoise.platform.report.formatting import estimate, label, percent
 
 
 def forest(
-    rows: Sequence[dict[str, Any]], task: str, metric: str, chance: float | None, confidence: float
+    rows: Sequence[dict[str, Any]],
+    task: str,
+    metric: str,
+    chance: float | None,
+    confidence: float,
+    what: str = "cohort or site",
+    alike: str = "that the sites may well be alike",
 ) -> Figure | None:
     """Points with horizontal intervals, the first row on top.
 
@@ -21,6 +27,8 @@ def forest(
         left out (the table beside the figure lists them with their reason).
     chance
         Where the line of no information stands.
+    what, alike
+        What a row is, and what overlapping bars say.
     """
     shown = [r for r in rows if pd.notna(r["value"])]
     if not shown:
@@ -33,13 +41,13 @@ def forest(
     names = [text(r["name"]) for r in shown]
     return Figure(
         slug("forest", task, metric),
-        f"{label(metric)} by cohort and site",
+        f"{label(metric)} by {what.replace(' or ', ' and ')}",
         data,
         _layout(names, metric, chance, _limits(shown, chance)),
-        f"Each point is one cohort or site, the bar its {percent(confidence)} interval (none where it is not "
+        f"Each point is one {what}, the bar its {percent(confidence)} interval (none where it is not "
         "estimable). "
-        "The dotted line is a predictor without information. Overlapping bars say that the sites may well "
-        "be alike.",
+        f"{'The dotted line is a predictor without information. ' if chance is not None else ''}"
+        f"Overlapping bars say {alike}.",
         pd.DataFrame(shown)[["name", "role", "value", "low", "high", "n", "n_pos", "method", "note"]],
         height=110 + 30 * len(shown),
         wide=True,

@@ -3,11 +3,12 @@
 import pandas as pd
 
 from equipoise.platform.evaluation.measures import PRIMARY
+from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS
 from equipoise.platform.report.blocks import Block, Cell, Figures, Heading, Section, Table, Text
 from equipoise.platform.report.entries import SectionParams
 from equipoise.platform.report.figures.forest import forest
-from equipoise.platform.report.formatting import count, estimate, label
-from equipoise.platform.report.metric_rows import Row, chance_of
+from equipoise.platform.report.formatting import count, estimate, label, number, percent
+from equipoise.platform.report.metric_rows import Row, chance_of, external, pick
 from equipoise.platform.report.run_files import RunFiles, Task
 
 #: Rows of a forest plot; larger studies keep their cohorts and their largest sites.
@@ -46,7 +47,30 @@ def _task(run: RunFiles, task: Task) -> list[Block]:
     caption = f"{label(metric)} of {task.name} as a table{gaps}"
     columns = ["Cohort or site", "Patients", label(metric), "Note"]
     blocks.append(Table(columns, lines, caption, frozenset([1, 2]), folded=True))
-    return blocks
+    return [*blocks, *_models(run, task, metric)]
+
+
+def _models(run: RunFiles, task: Task, metric: str) -> list[Block]:
+    """The ensemble beside the fold models it is made of, for each external cohort."""
+    lines: list[list[str | Cell]] = []
+    for together in external(run, task.name, metric):
+        place = {"role": "external", "cohort": together["cohort"], "task": task.name, "metric": metric}
+        mean = pick(run.metric_rows, predictor=FOLD_MODELS, **place)
+        if not mean:
+            continue
+        same = (r for r in run.metric_rows if r["predictor"] == FOLD_MODELS and r["class"] == "")
+        own = [r["value"] for r in same if r["fold"] != ALL and all(r[k] == v for k, v in place.items())]
+        known = [value for value in own if pd.notna(value)]
+        spread = f"{number(min(known))} to {number(max(known))}" if len(known) > 1 else "–"
+        lines.append([together["cohort"], estimate(together), estimate(mean[0]), Cell(spread, tone="muted")])
+    if not lines:
+        return []
+    columns = ["External cohort", "Ensemble of the fold models", "Mean of the fold models", "One by one"]
+    caption = (
+        f"{label(metric)} of {task.name} with {percent(run.confidence)} intervals over patients. The ensemble averages "
+        "scores and is judged once; the mean judges each fold model on every patient and averages the metric."
+    )
+    return [Table(columns, lines, caption, frozenset([1, 2, 3]))]
 
 
 def _rows(rows: list[Row], task: str, metric: str) -> list[Row]:

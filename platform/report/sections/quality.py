@@ -31,6 +31,8 @@ _SIDE = 320  # pixels of the longer side of an embedded thumbnail
 
 def build(run: RunFiles, params: QualityParams) -> Section:
     """States of the slides and what they hold."""
+    if run.slides is not None and run.slides.empty:
+        return Section("Slides and quality", "No slide is part of this study: its model reads tables.", [])
     blocks: list[Block] = [*run.missing("manifest/slides.parquet")]
     lead = "What the slides are like and which of them could be used."
     if run.slides is not None and len(run.slides):

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from equipoise.platform.evaluation.decisions import decide, fold_risk_cuts
+from equipoise.platform.evaluation.decisions import decide, fold_risk_cuts, risk_scales, standardised
 from equipoise.platform.evaluation.predictions import labelled
 from equipoise.platform.evaluation.survival_curves import (
     kaplan_meier,
@@ -38,16 +38,18 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
 
 
 def _curves(run: RunFiles, task: Task, rows: pd.DataFrame) -> list[Block]:
-    cuts = fold_risk_cuts(rows)
     known = rows[labelled(rows)]
-    places = [("test folds", known[known["role"] == "test"])]
-    abroad = known[known["role"] == "external"]
-    places += [(f"external {c}", part) for c, part in abroad.groupby("cohort", sort=True)]
+    abroad, cuts = known[known["role"] == "external"], fold_risk_cuts(rows)
+    places = [("test folds", known[known["role"] == "test"], cuts)]
+    scales = risk_scales(rows)
+    if len(scales):  # several models judge a patient: on one scale, as in the ensemble's concordance
+        abroad, cuts = standardised(abroad, scales), fold_risk_cuts(standardised(rows, scales))
+    places += [(f"external {c}", part, cuts) for c, part in abroad.groupby("cohort", sort=True)]
     figures, lines, skipped = [], [], []
-    for place, part in places:
+    for place, part, own in places:
         if part.empty:
             continue
-        groups = decide(part, cuts, at_cut=False)
+        groups = decide(part, own, at_cut=False)
         judged = groups.dropna(subset=["margin"])
         if len(judged) < len(groups):
             skipped.append(

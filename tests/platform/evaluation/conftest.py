@@ -99,3 +99,14 @@ def survival() -> Callable[..., pd.DataFrame]:
 def multiclass() -> Callable[..., pd.DataFrame]:
     """Factory of multiclass predictions."""
     return multiclass_rows
+
+
+@pytest.fixture(scope="session")
+def everything() -> pd.DataFrame:
+    """All four kinds of tasks in all roles; two models see the external cohort."""
+    parts = []
+    for rows_of in (binary_rows, regression_rows, survival_rows, multiclass_rows):
+        parts += [rows_of(role, n=60) for role in ("val", "test")]
+        abroad = rows_of("external", n=60)
+        parts.append(abroad[abroad["fold"] < 2])
+    return pd.concat(parts, ignore_index=True)

@@ -13,6 +13,8 @@ from equipoise.platform.evaluation.decisions import (
     fold_means,
     fold_risk_cuts,
     fold_thresholds,
+    risk_scales,
+    standardised,
 )
 from equipoise.platform.evaluation.params import ThresholdParams
 
@@ -107,3 +109,32 @@ def test_equal_to_the_cut_is_positive_but_not_high_risk(binary: Rows) -> None:
     cuts = pd.Series([0.5], pd.MultiIndex.from_tuples([(0, 0)], names=["repeat", "fold"]))
     assert decide(rows, cuts, at_cut=True)["positive"].all()
     assert not decide(rows, cuts, at_cut=False)["positive"].any()
+
+
+def test_risks_are_put_in_units_of_their_folds_validation_patients(survival: Rows) -> None:
+    rows = pd.concat([survival("val"), survival("external")])
+    scales = risk_scales(rows)
+    own = rows.query("role == 'val' and fold == 2")["score"]
+    assert scales.loc[(0, 2)].tolist() == pytest.approx([own.mean(), own.std(ddof=0)])
+    scaled = standardised(rows, scales)
+    again = scaled[scaled["role"] == "val"].groupby("fold")["score"]
+    np.testing.assert_allclose(again.mean(), 0, atol=1e-12)
+    np.testing.assert_allclose(again.std(ddof=0), 1)
+
+
+def test_a_fold_that_shouts_does_not_decide_the_ensemble_alone(survival: Rows) -> None:
+    """Log risks of one fold times a hundred and moved: the same model, the same ensemble."""
+    rows = pd.concat([survival("val"), survival("external")])
+    loud = rows.assign(score=np.where(rows["fold"] == 1, 100 * rows["score"] + 7, rows["score"]))
+    means = []
+    for table in (rows, loud):
+        scaled = standardised(table, risk_scales(table))
+        means.append(ensemble(scaled[scaled["role"] == "external"])["score"].to_numpy())
+    np.testing.assert_allclose(means[0], means[1])
+
+
+def test_a_fold_without_a_scale_has_no_vote(survival: Rows) -> None:
+    rows = pd.concat([survival("val"), survival("external")])
+    flat = rows.assign(score=np.where(rows["fold"] == 1, 0.1, rows["score"]))
+    assert set(risk_scales(flat).index) == {(0, 0), (0, 2), (0, 3)}
+    assert set(standardised(flat, risk_scales(flat))["fold"]) == {0, 2, 3}

@@ -278,7 +278,7 @@ def test_prevalence_is_the_baseline_of_average_precision(binary: Rows) -> None:
 
 
 def test_blocks_of_replicates_do_not_change_the_result(binary: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    from equipoise.platform.evaluation import evaluate as module
+    from equipoise.platform.evaluation import estimates as module
 
     whole = evaluate(binary(), FAST)
     monkeypatch.setattr(module, "_BLOCK", 70)
@@ -361,7 +361,7 @@ def test_splits_drawn_anew_have_an_interval_too() -> None:
 
 
 def test_a_replicate_without_a_whole_repeat_is_undefined() -> None:
-    from equipoise.platform.evaluation.evaluate import _mean_of_folds
+    from equipoise.platform.evaluation.estimates import mean_of_folds
     from equipoise.platform.evaluation.samples import Group
 
     def group(repeat: int) -> Group:
@@ -371,9 +371,9 @@ def test_a_replicate_without_a_whole_repeat_is_undefined() -> None:
     nan = np.nan
     values = [np.array([0.5, 0.5, nan]), np.array([0.7, nan, nan]), np.array([0.9, 0.9, 0.9])]
     values.append(np.array([0.9, nan, nan]))
-    mean, gaps = _mean_of_folds([group(0), group(0), group(1), group(1)], values)
+    mean, gaps = mean_of_folds([group(0), group(0), group(1), group(1)], values)
     np.testing.assert_allclose(mean, [0.75, 0.7, nan])
     assert gaps == pytest.approx(2 / 8)
-    single, gaps = _mean_of_folds([group(0), group(0)], values[:2])
+    single, gaps = mean_of_folds([group(0), group(0)], values[:2])
     np.testing.assert_allclose(single, [0.6, nan, nan])  # one repeat: as ever, all folds or nothing
     assert gaps == 0

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from equipoise.platform.evaluation.evaluate import evaluate
+from equipoise.platform.evaluation.latents import EXTERNAL, OWN, write_latents
 from equipoise.platform.evaluation.metrics_table import write_metrics
 from equipoise.platform.evaluation.params import EvaluationParams
 from equipoise.platform.evaluation.predictions import write_predictions
@@ -32,6 +34,10 @@ class Made:
     hostile: str = ""
     thumbnails: int = 3
     seed: int = 7
+    model_seed: int | None = None
+    noise: float = 0.0
+    balancing: tuple[str, str] = ("uncertainty", "pcgrad")
+    latents: bool = True
 
 
 def truth(made: Made) -> pd.DataFrame:
@@ -86,6 +92,29 @@ def predictions_of(patients: pd.DataFrame, folds: list[dict], seed: int) -> pd.D
     return pd.DataFrame(rows)
 
 
+def with_noise(predictions: pd.DataFrame, made: Made) -> pd.DataFrame:
+    """The predictions of a model that is worse by so much."""
+    rng = np.random.default_rng([made.seed, made.model_seed or 0])
+    score = predictions["score"].to_numpy()
+    probability = (predictions["class"] != "").to_numpy()
+    inside = np.where(probability, np.clip(score, 1e-6, 1 - 1e-6), 0.5)
+    added = made.noise * rng.normal(size=len(score))
+    blurred = np.where(probability, 1 / (1 + np.exp(-np.log(inside / (1 - inside)) - added)), score + added)
+    return predictions.assign(score=blurred if made.noise else score)
+
+
+def latents_of(predictions: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Latents of the classification tasks: two dimensions that know the class, two that do not."""
+    rng = np.random.default_rng(seed)
+    rows = predictions[predictions["class"] != ""]
+    rows = rows.sort_values("target").drop_duplicates(
+        ["patient", "repeat", "fold", "role", "task"], keep="last"
+    )
+    known = np.nan_to_num(rows["target"].to_numpy())[:, None] * [2.0, 1.0, 0.0, 0.0]
+    vectors = (known + rng.normal(size=(len(rows), 4))).astype(np.float32)
+    return rows[["patient", "repeat", "fold", "role", "task"]].assign(latent=list(vectors))
+
+
 def _rows(fact: pd.Series, patient: str, fold: int, role: str, rng: np.random.Generator) -> Iterator[dict]:
     base = {"patient": patient, "cohort": fact["cohort"], "site": fact["site"], "repeat": 0, "fold": fold}
     base |= {"role": role, "class": "", "target": np.nan, "time": np.nan, "event": np.nan}
@@ -106,12 +135,20 @@ def write_run(root: Path, made: Made) -> Path:
     """Write the folder; returns it."""
     patients = truth(made)
     folds = folds_of(patients)
-    predictions = predictions_of(patients, folds, made.seed)
+    predictions = predictions_of(patients, folds, made.seed if made.model_seed is None else made.model_seed)
+    predictions = with_noise(predictions, made)
     _write_manifest(root, made, patients, folds)
     _write_provenance(root, made)
     _write_training(root, made)
     write_predictions(predictions, root / "evaluation/predictions.parquet")
-    write_metrics(evaluate(predictions, PARAMS, made.seed), root / "evaluation", PARAMS)
+    latents = latents_of(predictions, made.seed) if made.latents else None
+    if latents is not None:
+        for (repeat, fold), rows in latents.groupby(["repeat", "fold"]):
+            abroad = rows["role"] == "external"
+            folder = root / "folds" / f"{repeat}-{fold}"
+            write_latents(rows[~abroad], folder / OWN)
+            write_latents(rows[abroad], folder / EXTERNAL)
+    write_metrics(evaluate(predictions, PARAMS, made.seed, latents), root / "evaluation", PARAMS)
     return root
 
 
@@ -190,6 +227,7 @@ def _write_provenance(root: Path, made: Made) -> None:
             {"type": "survival", "name": "OS"},
         ],
         "model": {"kind": "joint"},
+        "balancing": {"weighting": made.balancing[0], "aggregation": made.balancing[1]},
         "features": {"encoder": "handcrafted", "mpp": 0.5, "tile_px": 224},
         "splits": {"scheme": "kfold", "folds": FOLDS},
         "evaluation": PARAMS.model_dump(mode="json"),
@@ -225,6 +263,13 @@ def _write_training(root: Path, made: Made) -> None:
         for task in ("MSI", "Grade", "LISS", "OS"):
             history[f"train/{task}"] = 0.25 + fall
             history[f"val/{task}"] = 0.5 + fall + 0.02 * epochs + rng.normal(0, 0.02, len(epochs))
+        for place, task in enumerate(("MSI", "Grade", "LISS", "OS")):
+            history[f"weight/{task}"] = (
+                1 + (place - 1.5) * 0.3 * (1 - fall) + rng.normal(0, 0.01, len(epochs))
+            )
+        history["conflict_rate"] = 0.3 + 0.2 * fall + rng.normal(0, 0.01, len(epochs))
+        for a, b in combinations(("MSI", "Grade", "LISS", "OS"), 2):
+            history[f"cosine/{a}|{b}"] = (-0.2 if (a, b) == ("MSI", "OS") else 0.1) + 0.05 * fall
         history["monitor"] = history[[c for c in history if str(c).startswith("val/")]].sum(axis=1)
         folder = root / "folds" / f"0-{k}"
         folder.mkdir(parents=True)
@@ -261,3 +306,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made() -> type[Made]:
     """The description that ``make_run`` takes."""
     return Made
+
+
+@pytest.fixture(scope="session")
+def write() -> Callable[[Path, Made], Path]:
+    """Writes a run folder at a place, for fixtures that outlive a test."""
+    return write_run

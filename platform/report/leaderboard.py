@@ -1,0 +1,127 @@
+"""``leaderboard.csv`` and ``leaderboard.html``: run folders side by side, read and written.
+
+What is computed is in :mod:`equipoise.platform.evaluation.leaderboard`; the page is in ``comparison_page``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from equipoise.platform.errors import DataError
+from equipoise.platform.evaluation.comparison import caution
+from equipoise.platform.evaluation.latents import of_folds
+from equipoise.platform.evaluation.leaderboard import Leaderboard, compare
+from equipoise.platform.evaluation.measures import PRIMARY
+from equipoise.platform.evaluation.paired import Contender
+from equipoise.platform.evaluation.params import EvaluationParams
+from equipoise.platform.evaluation.predictions import read_predictions
+from equipoise.platform.evaluation.samples import ALL, MODEL
+from equipoise.platform.report.comparison_page import comparison_page
+from equipoise.platform.report.formatting import estimate, label, number, p_value, percent
+from equipoise.platform.report.report import render_page
+from equipoise.platform.report.run_files import RunFiles
+from equipoise.platform.report.sections.balancing import method
+
+
+@dataclass(frozen=True)
+class Written:
+    """What :func:`write_leaderboard` leaves behind."""
+
+    board: Leaderboard
+    page: Path
+    table: Path
+    synthetic: bool
+
+
+def write_leaderboard(runs: Sequence[Path], out: Path, baseline: str | None = None) -> Written:
+    """Compare run folders and write ``leaderboard.csv``, ``differences.csv``, ``scores.csv`` and the page.
+
+    Parameters
+    ----------
+    runs
+        Two run folders or more, all evaluated. They go by the names of their folders, with as much of the path
+        before it as it takes to tell them apart.
+    out
+        Folder to write to.
+    baseline
+        Name of a run to compare the others with, beside the best.
+
+    Raises
+    ------
+    DataError
+        If a folder is no evaluated run, or the runs do not share patients, folds and labels.
+    """
+    from equipoise.datasets.whole_files import atomic_path, write_text
+
+    folders = [Path(run).resolve() for run in runs]
+    if twice := sorted({str(f) for f in folders if folders.count(f) > 1}):
+        raise DataError("the same run is named twice", where=", ".join(twice))
+    files = {name: RunFiles(folder) for name, folder in zip(names_of(folders), folders, strict=True)}
+    contenders = [_contender(name, run) for name, run in files.items()]
+    first = next(iter(files.values()))
+    params = EvaluationParams.model_validate(first.study.get("evaluation") or {})
+    order = [task.name for task in first.tasks]
+    board = compare(contenders, params, int(first.study.get("seed") or 0), baseline, order)
+    synthetic = any(run.synthetic for run in files.values())
+    prefix = "SYNTHETIC-" if synthetic else ""
+    out.mkdir(parents=True, exist_ok=True)
+    tables = {"leaderboard": board.table, "differences": board.differences, "scores": board.scores}
+    for name, table in tables.items():
+        with atomic_path(out / f"{name}.csv") as temporary:
+            table.assign(synthetic=synthetic).to_csv(temporary, index=False)
+    page = comparison_page(board, files, prefix)
+    write_text(out / "leaderboard.html", render_page(page))
+    return Written(board, out / "leaderboard.html", out / "leaderboard.csv", synthetic)
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths, equally long, that differ."""
+    longest = max((len(folder.parts) for folder in folders), default=1)
+    for length in range(1, longest + 1):
+        names = ["/".join(folder.parts[-length:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
+
+
+def board_text(written: Written) -> str:
+    """The leaderboard as lines for a terminal, caution included."""
+    board = written.board
+    columns = [("run", board.order)]
+    if board.ranking is not None:
+        columns.append(("mean rank", [number(board.ranking.mean_ranks[n], 2) for n in board.order]))
+    if "p_best" in board.shares:
+        columns.append(("P(best)", [percent(board.shares.loc[n, "p_best"]) for n in board.order]))
+    own = board.estimates[(board.estimates["class"] == "") & (board.estimates["predictor"] == MODEL)]
+    for task, kind in board.tasks.items():
+        rows = own[(own["task"] == task) & (own["metric"] == PRIMARY[kind])]
+        for (role, cohort), part in rows.groupby(["role", "cohort"], sort=False):
+            if (role == "test") != (cohort == ALL):  # all test folds, and external cohorts one by one
+                continue
+            values = {r["method"]: estimate(r) for r in part.to_dict("records")}
+            place = "test" if role == "test" else cohort
+            columns.append((f"{task} {label(PRIMARY[kind])}, {place}", [values[n] for n in board.order]))
+    widths = [max(len(title), *map(len, cells)) for title, cells in columns]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in ([title for title, _ in columns], *zip(*(cells for _, cells in columns), strict=True))
+    ]
+    if written.synthetic:
+        lines.insert(0, "SYNTHETIC DATA: these numbers say nothing about patients")
+    if board.ranking is not None:
+        lines += [f"Friedman: {p_value(board.ranking.friedman.p)}. {caution(board.ranking)}"]
+    return "\n".join(lines)
+
+
+def _contender(name: str, run: RunFiles) -> Contender:
+    if not run.folder.is_dir():
+        raise DataError("there is no such run folder", where=str(run.folder))
+    predictions = read_predictions(run.folder / "evaluation/predictions.parquet")
+    folds = predictions[["repeat", "fold"]].drop_duplicates().itertuples(index=False)
+    latents = of_folds(run.folder / "folds" / f"{repeat}-{fold}" for repeat, fold in folds)
+    facts = {
+        "model": str((run.study.get("model") or {}).get("kind", "")),
+        "balancing": method(run.study),
+        "seed": str(run.study.get("seed", "")),
+    }
+    return Contender(name, predictions, latents, facts)

@@ -1,0 +1,307 @@
+"""Search: what was tried, what came of it, how sure that is, and what patients say whom no trial ever saw."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from equipoise.datasets.errors import DataError
+from equipoise.platform.evaluation.comparison import caution
+from equipoise.platform.report.blocks import Block, Cell, Figures, Heading, Notice, Section, Table, Text
+from equipoise.platform.report.entries import SearchSectionParams
+from equipoise.platform.report.figures.comparison import critical_difference_diagram
+from equipoise.platform.report.figures.search import (
+    best_over_time,
+    best_over_trials,
+    importance_figure,
+    parallel_coordinates,
+    ranks_of_methods,
+)
+from equipoise.platform.report.figures.style import Download
+from equipoise.platform.report.formatting import (
+    count,
+    interval,
+    label,
+    number,
+    p_value,
+    percent,
+    plural,
+)
+from equipoise.platform.report.run_files import RunFiles
+from equipoise.platform.search.analysis import (
+    PARAM,
+    anytime,
+    by_method,
+    failures,
+    method_ranking,
+    objective_name,
+    read_table,
+    standing,
+    task_metrics,
+    values_text,
+    varied,
+)
+from equipoise.platform.search.importance import Importance, importance
+
+#: A dash at which no line breaks.
+_JOINT = "\u2060–\u2060"
+
+
+def build(run: RunFiles, params: SearchSectionParams) -> Section | None:
+    """The whole section from ``search/trials.parquet``; None for a run without a search."""
+    path = run.folder / "search" / "trials.parquet"
+    if not path.exists():
+        return None
+    try:
+        table = read_table(path)
+    except (DataError, OSError, ValueError) as broken:
+        notice = Notice("search/trials.parquet cannot be read", [str(broken)], tone="bad")
+        return Section("Search", "What was tried, and what came of it.", [notice])
+    found, metric = standing(table), objective_name(table)
+    matters = importance(table)
+    chosen, prefix = _chosen(run.folder, found), "SYNTHETIC-" if run.synthetic else ""
+    blocks: list[Block] = [_standing_table(run, table, found, metric, chosen, params.trials)]
+    blocks += _unseen(run.folder, prefix)
+    methods = by_method(table, found)
+    blocks += _settings(table, found, metric, matters, [str(m) for m in methods.get("method", ())])
+    blocks += _methods(table, methods, prefix)
+    blocks += [Heading("How the search went")]
+    curve = anytime(table)
+    figures = [best_over_trials(curve, metric_words(metric)), best_over_time(curve, metric_words(metric))]
+    blocks += [Figures([f for f in figures if f is not None])] if figures[0] else []
+    blocks += _failures(table)
+    return Section("Search", _sentence(found, metric, chosen), blocks)
+
+
+def metric_words(name: str) -> str:
+    """``val/MSI/auroc`` → "AUROC of MSI"; ``val/mean`` → "mean over tasks"."""
+    task, slash, metric = name.removeprefix("val/").rpartition("/")
+    if slash:
+        return f"{label(metric)} of {task}"
+    return "mean over tasks" if name == "val/mean" else name
+
+
+def _chosen(folder: Path, found: pd.DataFrame) -> str:
+    """The trial that became ``best.yaml``; the best one where there is no such file."""
+    path = folder / "search" / "best.json"
+    names = [str(name) for name in found.loc[found["rank"].notna(), "name"]]
+    if path.exists():
+        name = str(json.loads(path.read_text(encoding="utf-8")).get("trial", ""))
+        if name in names:
+            return name
+    return names[0] if names else ""
+
+
+def _sentence(found: pd.DataFrame, metric: str, chosen: str) -> str:
+    if not chosen:
+        return f"None of {plural(len(found), 'trial')} ran all its folds."
+    rows = found.set_index("name")
+    best = rows.loc[chosen]
+    words = f"Of {plural(len(found), 'trial')}, {chosen} was chosen: {metric_words(metric)} {_spread(best)} on inner "
+    words += "validation"
+    first = found[found["index"] == 0]
+    if len(first) and first.iloc[0]["name"] == chosen:
+        return f"{words}. It is the study as written."
+    if len(first) and math.isfinite(first.iloc[0]["objective"]):
+        words += f"; the study as written has {_spread(first.iloc[0])}"
+    if math.isfinite(best["p_best"]):
+        words += f". It is the best with a probability of {percent(best['p_best'])}"
+    return f"{words}."
+
+
+def _spread(row: Any) -> str:
+    """``0.784 ± 0.012``."""
+    if not math.isfinite(row["objective_se"]):
+        return number(row["objective"])
+    return f"{number(row['objective'])} ± {number(row['objective_se'])}"
+
+
+def _standing_table(
+    run: RunFiles, table: pd.DataFrame, found: pd.DataFrame, metric: str, chosen: str, most: int
+) -> Table:
+    """The first trials and the study as written."""
+    known_tasks = task_metrics(table)
+    order = [task.name for task in run.tasks if task.name in known_tasks] or list(known_tasks)
+    tasks = {task: f"val/{task}/{known_tasks[task]}" for task in order}
+    names = varied(table)
+    done = found[found["rank"].notna()]
+    shown = done[(done["rank"] <= most) | (done["index"] == 0) | (done["name"] == chosen)]
+    rows: list[list[str | Cell]] = []
+    for row in shown.to_dict("records"):
+        marks = ["chosen"] * (row["name"] == chosen) + ["the study as written"] * (row["index"] == 0)
+        known = math.isfinite(row["p_best"])
+        rows.append(
+            [
+                f"{row['rank']:g}",
+                Cell(row["name"] + (f" ({', '.join(marks)})" if marks else ""), note=values_text(row, names)),
+                _spread(row),
+                Cell(
+                    percent(row["p_best"]),
+                    note=f"rank {row['rank_low']:g}{_JOINT}{row['rank_high']:g}" if known else "",
+                ),
+                *(number(row[name]) for name in tasks.values()),
+                number(row["cpu_seconds"], 1),
+            ]
+        )
+    prefix = "SYNTHETIC-" if run.synthetic else ""
+    columns = ["", "Trial", f"{metric_words(metric)[:1].upper()}{metric_words(metric)[1:]}", "P(best)"]
+    columns += [f"{task}, {label(name.rpartition('/')[2])}" for task, name in tasks.items()]
+    folds = int(table["folds"].max())
+    return Table(
+        [*columns, "CPU s"],
+        rows,
+        caption=f"The first {min(most, len(done))} of {plural(len(done), 'finished trial')}: mean ± standard error "
+        f"over {plural(folds, 'inner fold')}. P(best) and the 95 % range of the rank: bootstrap of what trial and fold "
+        "do not explain, widened for overlapping training parts. All of it chose the winner and flatters it.",
+        numeric=frozenset([0, *range(2, len(columns) + 1)]),
+        download=Download(f"{prefix}search-leaderboard.csv", found),
+    )
+
+
+def _unseen(folder: Path, prefix: str) -> list[Block]:
+    """Inner validation against hold-out and external cohorts for the winner and the study as written."""
+    path = folder / "search" / "test.json"
+    blocks: list[Block] = [Heading("On patients that no trial saw")]
+    if not path.exists():
+        words = (
+            "Not measured yet. Inner validation chose the winner and flatters it: `equipoise search --test` "
+        )
+        return [
+            *blocks,
+            Text(
+                words
+                + "trains it and the study as written and measures both on hold-out and external cohorts."
+            ),
+        ]
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    rows = pd.DataFrame(measured["rows"])
+    names = list(dict.fromkeys([measured["winner"], measured["default"]]))
+    titles = [f"{n} ({'winner' if n == measured['winner'] else 'as written'})" for n in names]
+    differences = {(d["cohort"], d["task"]): d for d in measured["differences"]}
+    lines: list[list[str | Cell]] = []
+    for (part, task, metric), own in rows.groupby(["part", "task", "metric"], sort=False):
+        by_name = own.set_index("who").to_dict("index")
+        cells: list[str | Cell] = [_estimate(by_name.get(name)) for name in names]
+        d = differences.get((part, task))
+        cells.append("–" if d is None else Cell(_difference(d), note=p_value(_nan(d["p"]))))
+        lines.append([str(part), f"{task}, {label(str(metric))}", *cells, count(own["n"].max())])
+    blocks.append(
+        Table(
+            ["Patients", "Task and metric", *titles, "Difference", "n"],
+            lines,
+            caption="Intervals: two standard errors over folds for inner validation, those of the evaluation "
+            "elsewhere; differences are paired, winner less study as written.",
+            numeric=frozenset(range(2, 4 + len(names))),
+            download=Download(f"{prefix}search-unseen.csv", rows),
+        )
+    )
+    if measured["looks"] > 1:
+        looks = f"these patients have measured {count(measured['looks'])} winners, so they have begun to choose too"
+        blocks.append(Notice("Looked at more than once", [looks]))
+    return blocks
+
+
+def _estimate(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    value = number(_nan(row["value"]))
+    bounds = interval(_nan(row["low"]), _nan(row["high"]))
+    return f"{value} ({bounds})" if math.isfinite(_nan(row["low"])) else value
+
+
+def _difference(row: dict[str, Any]) -> str:
+    return f"{number(_nan(row['difference']))} ({interval(_nan(row['low']), _nan(row['high']))})"
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _settings(
+    table: pd.DataFrame, found: pd.DataFrame, metric: str, matters: Importance, methods: list[str]
+) -> list[Block]:
+    """Parallel coordinates, the settings that mattered most first; their importance, and ranks of methods."""
+    names = varied(table)
+    if not matters.reason:
+        place = {name: k for k, name in enumerate(matters.table["parameter"])}
+        names = sorted(names, key=lambda name: place.get(name.removeprefix(PARAM), len(place)))
+    lines = parallel_coordinates(found, names, metric_words(metric))
+    blocks: list[Block] = [Heading("Settings")]
+    blocks += [Figures([lines])] if lines else []
+    bars = importance_figure(matters)
+    figures = [f for f in (bars, ranks_of_methods(found, methods)) if f is not None]
+    blocks += [Figures(figures)] if figures else []
+    if bars is None:
+        blocks.append(Text(f"Importance of settings is not shown: {matters.reason}.", tone="muted"))
+    elif matters.r2 <= 0:
+        words = ["the forest predicts unseen trials no better than their mean, so its bars say nothing"]
+        blocks.append(Notice("Nothing to explain", words))
+    return blocks if len(blocks) > 1 else []
+
+
+def _methods(table: pd.DataFrame, methods: pd.DataFrame, prefix: str) -> list[Block]:
+    """Balancing methods: their table, and the critical difference with its caution."""
+    if methods.empty:
+        return []
+    rows: list[list[str | Cell]] = [
+        [
+            m["method"],
+            count(m["trials"]),
+            number(m["rank_median"], 1),
+            interval(m["rank_q1"], m["rank_q3"], 1),
+            number(m["objective_best"]),
+            number(m["objective_median"]),
+            percent(m["p_best"]),
+        ]
+        for m in methods.to_dict("records")
+    ]
+    standings = Table(
+        ["Method", "Trials", "Median rank", "Middle half", "Best", "Median", "P(best)"],
+        rows,
+        caption="Balancing methods by the ranks of their finished trials; P(best) is that of its trials together, so a "
+        "method with more trials has more chances.",
+        numeric=frozenset(range(1, 7)),
+        download=Download(f"{prefix}search-methods.csv", methods),
+    )
+    blocks: list[Block] = [Heading("Balancing methods"), standings]
+    if (ranked := method_ranking(table)) is not None:
+        words = "In every block a method counts with the mean of its trials, whose other settings differ by chance."
+        diagram = critical_difference_diagram(ranked)
+        blocks += [
+            Figures([replace(diagram, how_to_read=diagram.how_to_read.replace("test fold", "inner fold"))])
+        ]
+        blocks.append(Notice("How far this can be trusted", [caution(ranked), words]))
+    return blocks
+
+
+def _failures(table: pd.DataFrame) -> list[Block]:
+    """Trials that failed with their reasons, and how many were stopped early."""
+    lost = failures(table)
+    stopped = int((table["status"] == "pruned").sum())
+    spent = float(table.loc[table["status"] == "pruned", "cpu_seconds"].sum())
+    blocks: list[Block] = []
+    if stopped:
+        words = (
+            f"The scheduler stopped {plural(stopped, 'trial')} early, after {number(spent, 0)} CPU seconds."
+        )
+        blocks.append(Text(words))
+    if lost.empty:
+        return [*blocks, Text("No trial failed.", tone="muted")]
+    rows: list[list[str | Cell]] = [
+        [row["name"], count(row["folds"]), number(row["cpu_seconds"], 1), row["reason"]]
+        for row in lost.to_dict("records")
+    ]
+    title = f"{plural(len(lost), 'trial')} of {count(len(table))} failed"
+    return [
+        *blocks,
+        Table(
+            ["Trial", "Folds finished", "CPU s", "Reason"],
+            rows,
+            caption=title,
+            numeric=frozenset([1, 2]),
+            folded=len(rows) > 12,
+        ),
+    ]
