@@ -1,0 +1,87 @@
+"""From a configuration to a study and back, and what a configuration is called. Light."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from equipoise.platform.search.space import LOSS_WEIGHTS, Arm, Config, Space
+
+if TYPE_CHECKING:
+    from equipoise.platform.study import Study
+
+
+def label(config: Config) -> str:
+    """A few words for a trial's name: the methods, else the model, else nothing."""
+    if "balancing.weighting" in config:
+        return f"{config['balancing.weighting']}+{config['balancing.aggregation']}"
+    return str(config.get("model.kind", ""))
+
+
+def configured(settings: dict[str, Any], config: Config) -> Study:
+    """The study of these resolved settings with a configuration put in, without its ``search`` section.
+
+    Raises
+    ------
+    ValueError
+        Of pydantic, if the settings do not go together.
+    """
+    from equipoise.platform.study import Study
+
+    return Study.model_validate(settings_of(settings, config))
+
+
+def settings_of(settings: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Resolved settings with a configuration put in; those given are not changed.
+
+    Hyper-parameters of a method or model other than the study's own start from its defaults.
+    """
+    return settings | {
+        "training": settings["training"] | _of_section(config, "training"),
+        "model": _model(settings["model"], config),
+        "balancing": _balancing(settings["balancing"], config),
+        "search": None,
+    }
+
+
+def of_study(study: Study, space: Space) -> Config:
+    """The study as written, in the words of the space: the configuration of the first trial."""
+    own = Arm(study.model.kind, study.balancing.weighting, study.balancing.aggregation)
+    searched = space.arms[0]
+    named = {slot: value if getattr(searched, slot) else None for slot, value in vars(own).items()}
+    config = Arm(**named).config()
+    config |= {dimension.name: dimension.default for dimension in space.dimensions if dimension.applies(own)}
+    weights = study.balancing.weighting_params.get("weights", {})
+    if space.tasks and own.weighting == "static":
+        config |= {f"{LOSS_WEIGHTS}.{task}": weights[task] / sum(weights.values()) for task in space.tasks}
+    return config
+
+
+def _of_section(config: Config, section: str) -> Config:
+    """``section.key`` → value, without the section."""
+    start = f"{section}."
+    return {name[len(start) :]: value for name, value in config.items() if name.startswith(start)}
+
+
+def _model(model: dict[str, Any], config: Config) -> dict[str, Any]:
+    changes = _of_section(config, "model")
+    kind = changes.pop("kind", model["kind"])
+    start = dict(model) if kind == model["kind"] else {"kind": kind}
+    return start | {name.removeprefix(f"{kind}."): value for name, value in changes.items()}
+
+
+def _balancing(balancing: dict[str, Any], config: Config) -> dict[str, Any]:
+    changes = _of_section(config, "balancing")
+    made = dict(balancing)
+    for slot in ("weighting", "aggregation"):
+        made[slot] = changes.pop(slot, balancing[slot])
+        same = made[slot] == balancing[slot]
+        params = dict(balancing[f"{slot}_params"]) if same else {}
+        made[f"{slot}_params"] = params | {
+            name.partition(".")[2]: changes.pop(name)
+            for name in list(changes)
+            if name.startswith(f"{made[slot]}.")
+        }
+    if shares := _of_section(config, LOSS_WEIGHTS):
+        weights = {task: float(share) * len(shares) for task, share in shares.items()}  # type: ignore[arg-type]
+        made["weighting_params"] = {"weights": weights}
+    return made | changes

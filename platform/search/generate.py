@@ -1,0 +1,314 @@
+"""The space of a study: what registries and sections offer, narrowed by ``search.space``. Light: no torch, no NumPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from equipoise.models.balancing.combinations import refusal
+from equipoise.platform.registry import entries, nearest
+from equipoise.platform.search.params import Interval
+from equipoise.platform.search.space import LOSS_WEIGHTS, Arm, Dimension, Space
+from equipoise.platform.search.trials import Value
+from equipoise.platform.training.params import BalancingParams, TrainingParams
+
+if TYPE_CHECKING:
+    from equipoise.platform.search.params import SearchParams
+    from equipoise.platform.study import Study
+
+#: Keys of ``search.space`` that choose arms.
+ARM_KEYS = ("balancing", "balancing.weighting", "balancing.aggregation", "model.kind", LOSS_WEIGHTS)
+
+#: Settings of ``training`` that say where and how often something runs, not what is learned.
+_NOT_LEARNED = ("workers", "threads", "device", "amp", "probe")
+
+
+class NarrowingError(ValueError):
+    """``search.space`` says something that the study cannot do; the text names the key."""
+
+
+def generate(study: Study, params: SearchParams) -> Space:
+    """The space that a study searches.
+
+    Raises
+    ------
+    NarrowingError
+        With all problems of ``search.space``, one a line.
+    """
+    given = dict(params.space)
+    problems: list[str] = []
+    arms, refused = _arms(study, given, problems, population=params.population)
+    dimensions = [*_training(study, params), *_of_entries(study, arms)]
+    if params.population:
+        dimensions = [d for d in dimensions if d.key == "training.lr"]
+    dimensions = _narrowed(study, dimensions, given, problems)
+    if params.population and (changed := [d.name for d in dimensions if d.key != "training.lr"]):
+        problems.append(
+            f"search.space: scheduler {params.scheduler} changes training.lr and loss_weights of models that train; "
+            f"{', '.join(changed)} cannot change: leave it out"
+        )
+    if params.population and (listed := [d.name for d in dimensions if len(d.choices) > 1]):
+        problems.append(
+            f"search.space.{listed[0]}: a population moves within a range; write loguniform: [a, b]"
+        )
+    if problems:
+        raise NarrowingError("\n".join(problems))
+    weighed = any(arm.weighting == "static" for arm in arms)
+    return Space(
+        tuple(arms), tuple(dimensions), tuple(t.name for t in study.tasks) if weighed else (), tuple(refused)
+    )
+
+
+def _arms(
+    study: Study, given: dict[str, Any], problems: list[str], *, population: bool
+) -> tuple[list[Arm], list[tuple[str, str]]]:
+    """Kinds of model x loss weightings x aggregators that go together; takes its keys out of ``given``."""
+    wishes = {key: _listed(given.pop(key)) for key in ARM_KEYS if key in given}
+    kinds = [str(kind) for kind in wishes.get("model.kind", ())]
+    chosen: list[str | None] = [*kinds] or [None]
+    for kind in kinds:
+        if kind not in entries("models"):
+            problems.append(f"search.space.model.kind: no model {kind!r}{nearest(kind, entries('models'))}")
+        elif getattr(entries("models")[kind].params, "reads", None) != type(study.model).reads:
+            problems.append(f"search.space.model.kind: {kind} reads other data than {study.model.kind}")
+    if len(study.tasks) < 2:
+        if balancing := [key for key in wishes if key != "model.kind"]:
+            problems.append(f"search.space.{balancing[0]}: a study of one task has nothing to balance")
+        return [Arm(kind) for kind in chosen], []
+    if population and (fixed := [key for key in wishes if key != LOSS_WEIGHTS]):
+        problems.append(f"search.space.{fixed[0]}: a population shares one model and one aggregator")
+    pairs, refused = _pairs(study, wishes, problems, population=population)
+    return [Arm(kind, *pair) for kind in chosen for pair in pairs], refused
+
+
+def _pairs(
+    study: Study, wishes: dict[str, list[Any]], problems: list[str], *, population: bool
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(weighting, aggregator) that go together, and those that do not with the reason."""
+    explicit = wishes.get(LOSS_WEIGHTS, [])
+    if explicit not in ([], ["simplex"]):
+        problems.append(f"search.space.{LOSS_WEIGHTS}: write simplex, or leave it out")
+    if population:
+        return [("static", study.balancing.aggregation)], []
+    methods = [str(name).partition("+") for name in wishes.get("balancing", [])]
+    whole = [(weighting.strip(), aggregation.strip() or "none") for weighting, _, aggregation in methods]
+    alone = explicit and not {"balancing", "balancing.weighting", "balancing.aggregation"} & set(wishes)
+    if alone:
+        return [("static", "none")], []
+    weightings = wishes.get("balancing.weighting", list(entries("weightings")))
+    aggregators = wishes.get("balancing.aggregation", list(entries("aggregators")))
+    if "balancing" in wishes and len(wishes.keys() & {"balancing.weighting", "balancing.aggregation"}):
+        problems.append(
+            "search.space.balancing: names whole methods; leave balancing.weighting and .aggregation out"
+        )
+    wanted = whole or [(str(w), str(a)) for w in weightings for a in aggregators]
+    if explicit and "static" not in {weighting for weighting, _ in wanted}:
+        wanted.append(("static", "none"))
+    kept, refused = [], []
+    for weighting, aggregation in dict.fromkeys(wanted):
+        for kind, name in (("weightings", weighting), ("aggregators", aggregation)):
+            if name not in entries(kind):
+                line = f"search.space.balancing: no {kind[:-1]} {name!r}{nearest(name, entries(kind))}"
+                problems.extend([line] if line not in problems else [])
+        if reason := refusal(weighting, aggregation):
+            refused.append((f"{weighting}+{aggregation}", reason))
+            if whole:
+                problems.append(f"search.space.balancing: {weighting}+{aggregation} makes no sense: {reason}")
+        else:
+            kept.append((weighting, aggregation))
+    if not kept and not problems:
+        problems.append("search.space.balancing: none of these combinations makes sense")
+    return kept, refused
+
+
+def _training(study: Study, params: SearchParams) -> list[Dimension]:
+    """Settings of the training loop that are searched unless the study says otherwise."""
+    training = study.training
+    found = [
+        dimension
+        for name, field in TrainingParams.model_fields.items()
+        if (dimension := _searchable(f"training.{name}", f"training.{name}", field, getattr(training, name)))
+    ]
+    compared = any(task.type == "survival" and task.likelihood == "cox" for task in study.tasks)
+    size = training.batch if training.batch != "auto" else 8 if compared else 1
+    sizes = sorted({max(2 if compared else 1, round(size * factor)) for factor in (0.5, 1, 2)})
+    found.append(Dimension("training.batch", "training.batch", tuple(sizes), default=size))
+    if (tiles := training.bag_tiles) is not None:
+        values = tuple(sorted({max(1, tiles // 2), tiles, 2 * tiles}))
+        found.append(Dimension("training.bag_tiles", "training.bag_tiles", values, default=tiles))
+    return found
+
+
+def _of_entries(study: Study, arms: Iterable[Arm]) -> list[Dimension]:
+    """Searchable parameters of the models and methods that occur in the arms."""
+    own, found = study.model.kind, []
+    kinds = list(dict.fromkeys(arm.kind for arm in arms))
+    for kind in kinds:
+        start = {key: value for key, value in study.model.model_dump().items() if key != "kind"}
+        of_study = kind in (None, own)
+        found += _of_entry(
+            entries("models")[kind or own].params if (kind or own) in entries("models") else BaseModel,
+            start if of_study else {},
+            f"model.{kind}." if kind else "model.",
+            "model.",
+            ("kind", kind) if kind else None,
+            skip=() if len(_modalities(study)) > 1 else ("modality_dropout",),
+        )
+    balancing = study.balancing
+    for slot, registry in (("weighting", "weightings"), ("aggregation", "aggregators")):
+        for name in dict.fromkeys(getattr(arm, slot) for arm in arms):
+            if name in entries(registry):
+                same = name == getattr(balancing, slot)
+                params = getattr(balancing, f"{slot}_params") if same else {}
+                found += _of_entry(
+                    entries(registry)[name].params,
+                    params,
+                    f"balancing.{name}.",
+                    f"balancing.{slot}_params.",
+                    (slot, name),
+                )
+    return found
+
+
+def _modalities(study: Study) -> set[str]:
+    """What the model reads and some cohort has: hiding one needs another."""
+    there: set[str] = {modality for cohort in study.cohorts for modality in cohort.omics}
+    there |= {"clinical"} if study.tables.clinical else set()
+    there |= {"wsi"} if any(cohort.slides is not None for cohort in study.cohorts) else set()
+    return there & study.reads
+
+
+def _of_entry(
+    params: type[BaseModel],
+    given: dict[str, Any],
+    name: str,
+    key: str,
+    where: tuple[str, str] | None,
+    skip: tuple[str, ...] = (),
+) -> list[Dimension]:
+    found = []
+    for field_name, field in params.model_fields.items():
+        default = given.get(field_name, field.get_default(call_default_factory=True))
+        dimension = _searchable(name + field_name, key + field_name, field, default, where)
+        if dimension is None or field_name in skip:
+            continue
+        if dimension.choices:  # 384 wide with 5 heads: only what goes with the rest of the study
+            fitting = [value for value in dimension.choices if _fits(params, given | {field_name: value})]
+            dimension = _with(dimension, choices=tuple(fitting))
+        if dimension.choices or dimension.high > dimension.low:
+            found.append(dimension)
+    return found
+
+
+def _searchable(
+    name: str, key: str, field: Any, default: Any, where: tuple[str, str] | None = None
+) -> Dimension | None:
+    """The dimension of a field with a search range."""
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    search = extra.get("search")
+    slot, entry = where or (None, None)
+    if search is None:
+        return None
+    if "choice" in search:
+        return Dimension(name, key, tuple(search["choice"]), slot=slot, entry=entry, default=default)
+    ((kind, (low, high)),) = search.items()
+    whole = _is_whole(field.annotation)
+    return Dimension(name, key, (), low, high, kind == "loguniform", whole, slot, entry, default)
+
+
+def _narrowed(
+    study: Study, dimensions: list[Dimension], given: dict[str, Any], problems: list[str]
+) -> list[Dimension]:
+    """Dimensions with the study's own values in place of the generated ones, and those that it adds."""
+    known = {dimension.name: dimension for dimension in dimensions}
+    for name, wish in given.items():
+        dimension = known.get(name) or _added(study, name)
+        if dimension is None:
+            problems.append(
+                f"search.space.{name}: not something that is searched here; known: "
+                f"{', '.join([*ARM_KEYS, *(d.name for d in dimensions if not d.slot)])} and parameters of the searched "
+                f"methods{nearest(name, [*ARM_KEYS, *known])}"
+            )
+            continue
+        if isinstance(wish, Interval):
+            low, high = wish.bounds
+            if isinstance(dimension.default, str | bool):
+                problems.append(f"search.space.{name}: takes words, not a range; write a list")
+                continue
+            dimension = _with(dimension, choices=(), low=low, high=high, log=wish.log)
+        else:
+            dimension = _with(dimension, choices=tuple(_listed(wish)))
+        problems += [f"search.space.{name}: {line}" for line in _unfit(study, dimension)]
+        known[name] = dimension
+    return list(known.values())
+
+
+def _added(study: Study, name: str) -> Dimension | None:
+    """A setting that is not searched by itself: of ``training``, of the study's model, ``balancing.rescale``."""
+    section, _, field = name.partition(".")
+    sections = {"training": study.training, "model": study.model, "balancing": study.balancing}
+    if section not in sections or field in _NOT_LEARNED or field not in type(sections[section]).model_fields:
+        return None
+    if section == "balancing" and field != "rescale":
+        return None
+    whole = _is_whole(type(sections[section]).model_fields[field].annotation)
+    return Dimension(name, name, whole=whole, default=getattr(sections[section], field))
+
+
+def _unfit(study: Study, dimension: Dimension) -> list[str]:
+    """Why values are not allowed, each tried in the section it belongs to."""
+    values = dimension.choices or (dimension.at(0.0), dimension.at(1.0))
+    section, _, field = dimension.key.partition(".")
+    given: dict[str, Any] = {}
+    params: type[BaseModel] = TrainingParams
+    if section == "training":
+        given = study.training.model_dump()
+    elif section == "model":
+        own = dimension.entry in (None, study.model.kind)
+        params = type(study.model) if own else entries("models")[str(dimension.entry)].params
+        given = study.model.model_dump() if own else {}
+    elif dimension.slot is None:
+        params, given = BalancingParams, study.balancing.model_dump()
+    else:
+        field = field.partition(".")[2]
+        registry = "weightings" if dimension.slot == "weighting" else "aggregators"
+        params = entries(registry)[str(dimension.entry)].params
+    lines = []
+    for value in values:
+        try:
+            params.model_validate(given | {field: value})
+        except ValidationError as error:
+            lines.append(f"{value}: {error.errors()[0]['msg']}")
+    return lines
+
+
+def _fits(params: type[BaseModel], values: dict[str, Any]) -> bool:
+    try:
+        params.model_validate(values)
+    except ValidationError:
+        return False
+    return True
+
+
+def _is_whole(annotation: Any) -> bool:
+    """``int``, or a union that holds it and no ``float``."""
+    kinds = {annotation, *get_args(annotation)}
+    return int in kinds and float not in kinds
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _with(dimension: Dimension, **changes: Any) -> Dimension:
+    made = replace(dimension, **changes)
+    if made.whole and made.choices:  # PyYAML and ranges give 8.0 for 8
+        whole: list[Value] = [
+            int(v) if isinstance(v, float) and math.isfinite(v) and v == int(v) else v for v in made.choices
+        ]
+        made = replace(made, choices=tuple(whole))
+    return made

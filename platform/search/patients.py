@@ -1,0 +1,116 @@
+"""Whom a search may see: development patients without the hold-out, in inner folds of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from equipoise.datasets.assembly import matching
+from equipoise.datasets.preserved_sites import assign_sites, site_counts
+from equipoise.datasets.specs import SplitParams
+from equipoise.datasets.splits import Fold, draw_stratified, make_folds, strata_of
+from equipoise.datasets.tasks import RegressionTask, Task, main_task
+from equipoise.platform.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from equipoise.datasets.cohort import Cohorts
+
+#: Stream of the hold-out, beside those of drawn configurations.
+HOLDOUT = 2
+
+
+def only(cohorts: Cohorts, patients: Collection[str]) -> Cohorts:
+    """The same cohorts of these patients alone: labels, slides and omics of others are not in them."""
+    kept = set(patients)
+
+    def of(table: pd.DataFrame) -> pd.DataFrame:
+        return table[table["patient"].isin(kept)].reset_index(drop=True)
+
+    chosen = of(cohorts.patients)
+    return replace(
+        cohorts,
+        patients=chosen,
+        slides=of(cohorts.slides),
+        omics=matching(cohorts.omics, chosen["patient"]),
+        exclusions=cohorts.exclusions.iloc[:0],
+        label_gaps=of(cohorts.label_gaps),
+    )
+
+
+def hold_out(
+    cohorts: Cohorts, tasks: Sequence[Task], share: float, scheme: str, seed: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Development patients that are searched on, and those that no trial sees; both sorted.
+
+    Parameters
+    ----------
+    share
+        Of the development patients; whole sites where ``scheme`` is ``site_preserved``.
+    seed
+        Of the search.
+
+    Raises
+    ------
+    DataError
+        If whole sites cannot make a hold-out with every class of the main task.
+    """
+    develop = cohorts.patients[cohorts.patients["role"] == "develop"].sort_values("patient", kind="stable")
+    names = develop["patient"].to_numpy(dtype=object)
+    if share == 0:
+        return tuple(names.tolist()), ()
+    task = main_task(tasks)
+    strata = strata_of(task, develop)
+    required = not isinstance(task, RegressionTask)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, HOLDOUT]))
+    if scheme == "site_preserved":
+        sites = develop["site"].to_numpy(dtype=object)
+        held = _whole_sites(sites, strata, share, rng, required=required)
+    else:
+        held = np.zeros(len(names), bool)
+        held[draw_stratified(strata, share, rng, required=required)] = True
+    return tuple(names[~held].tolist()), tuple(names[held].tolist())
+
+
+def inner_folds(
+    cohorts: Cohorts, tasks: Sequence[Task], splits: SplitParams, folds: int, seed: int
+) -> list[Fold]:
+    """Folds of the search patients by the study's scheme; leave-one-cohort-out keeps its own number.
+
+    Each fold has three parts as in cross-validation: ``train``, ``val`` for early stopping and for methods that learn
+    on inner validation, and ``test``, here the patients that the trial is scored on. Nobody of the hold-out or of an
+    external cohort is in any of them.
+    """
+    own = splits.model_dump()
+    if splits.scheme == "monte_carlo":
+        own["repeats"] = folds
+    elif splits.scheme != "leave_one_cohort_out":
+        own |= {"folds": folds, "repeats": 1}
+    return make_folds(cohorts.patients, SplitParams.model_validate(own), tasks, seed)
+
+
+def _whole_sites(
+    sites: np.ndarray, strata: np.ndarray, share: float, rng: np.random.Generator, *, required: bool
+) -> np.ndarray:
+    names, counts = site_counts(sites, strata)
+    fix = "write search.holdout: 0 and let external cohorts measure the winner, or splits.scheme: kfold"
+    if len(names) < 3:
+        raise DataError(
+            f"{len(names)} site(s) leave none to hold out beside training and validation",
+            where="search.holdout",
+            fix=fix,
+        )
+    chosen = assign_sites(counts, np.array([1 - share, share]), rng)
+    held = chosen[np.searchsorted(names, sites.astype(str))] == 1
+    classes = set(strata[strata >= 0])
+    if not held.any() or held.all() or (required and {*strata[held & (strata >= 0)]} != classes):
+        raise DataError(
+            f"whole sites make no hold-out of about {share:.0%} in which every class of the main task occurs",
+            where="search.holdout",
+            fix=fix,
+        )
+    return held

@@ -1,0 +1,42 @@
+"""Which trial wins, by inner validation alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isnan
+
+from equipoise.platform.registry import entries
+from equipoise.platform.search.params import SearchParams
+from equipoise.platform.search.trials import Trial
+
+
+def choose(trials: Sequence[Trial], params: SearchParams) -> Trial:
+    """The winner among trials that ran all their folds.
+
+    ``best``: highest mean of the metric over folds; the first of equals. ``one_standard_error`` (Breiman et al. 1984):
+    the simplest trial whose mean is not more than one standard error of the best one's mean below it. Simpler is who
+    has fewer parameters; then the cheaper aggregator and the cheaper weighting, in the order in which the registries
+    list them; then the better mean.
+
+    Raises
+    ------
+    ValueError
+        If no trial ran all its folds.
+    """
+    done = [trial for trial in trials if trial.ok]
+    if not done:
+        raise ValueError("no trial ran all its folds")
+    best = max(done, key=lambda trial: (trial.objective, -trial.index))
+    if params.select == "best" or isnan(best.objective_se):
+        return best
+    near = [trial for trial in done if trial.objective >= best.objective - best.objective_se]
+    return min(near, key=lambda trial: (*simplicity(trial), -trial.objective, trial.index))
+
+
+def simplicity(trial: Trial) -> tuple[int, int, int]:
+    """Parameters of the model, then places of aggregator and weighting in their registries; smaller is simpler."""
+    places = (
+        list(entries(registry)).index(str(trial.config[key])) if key in trial.config else 0
+        for registry, key in (("aggregators", "balancing.aggregation"), ("weightings", "balancing.weighting"))
+    )
+    return (trial.parameters, *places)  # type: ignore[return-value]

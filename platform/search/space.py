@@ -1,0 +1,241 @@
+"""What a search may vary: generated from the study and the registries, narrowed by the study. Light: no NumPy.
+
+A configuration is a flat dictionary *dimension → plain value*:
+
+- ``model.kind``, ``balancing.weighting``, ``balancing.aggregation`` name the entries where there is a choice; together
+  they are an *arm*. Combinations that :func:`~equipoise.models.balancing.combinations.refusal` refuses are no arms.
+- ``model.<field>``, ``training.<field>`` are settings of those sections; ``balancing.<method>.<field>`` are the
+  hyper-parameters of a method and exist only in arms that use it (so do ``model.<kind>.<field>``).
+- ``loss_weights.<task>`` are shares of one: a point of the simplex, in arms with weighting ``static``. A static weight
+  is the share times the number of tasks, so that equal shares are the weighting ``equal``.
+
+Ranges come from ``json_schema_extra={"search": …}`` on the fields of parameter models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from equipoise.platform.search.trials import Value
+
+Config = dict[str, Value]
+
+#: Prefix of shares of the simplex.
+LOSS_WEIGHTS = "loss_weights"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Entries that are chosen together; None where the study leaves no choice."""
+
+    kind: str | None = None
+    weighting: str | None = None
+    aggregation: str | None = None
+
+    def config(self) -> Config:
+        """What the arm says, as part of a configuration."""
+        named = {
+            "model.kind": self.kind,
+            "balancing.weighting": self.weighting,
+            "balancing.aggregation": self.aggregation,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One setting: a list of values, or a range.
+
+    Parameters
+    ----------
+    name
+        As configurations and tables name it.
+    key
+        Dotted key of the study.
+    choices
+        Values; empty for a range.
+    low, high, log, whole
+        The range, both ends included; ``log`` draws orders of magnitude, ``whole`` whole numbers.
+    slot, entry
+        The arm that it belongs to: slot ``kind``, ``weighting`` or ``aggregation`` and the entry's name; None: all.
+    default
+        What the study says, or the entry's own default.
+    """
+
+    name: str
+    key: str
+    choices: tuple[Value, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    whole: bool = False
+    slot: str | None = None
+    entry: str | None = None
+    default: Value = None
+
+    def applies(self, arm: Arm) -> bool:
+        """Whether the arm has this dimension."""
+        return self.slot is None or getattr(arm, self.slot) == self.entry
+
+    def at(self, share: float) -> Value:
+        """The value at a share of the way through the range, from 0 to 1."""
+        if self.log:
+            value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
+        else:
+            value = self.low + share * (self.high - self.low)
+        value = min(max(value, self.low), self.high)  # exp(log(x)) may leave the range by a rounding
+        return round(value) if self.whole else value
+
+    def grid(self, levels: int) -> tuple[Value, ...]:
+        """All values, or so many of the range, evenly spread from end to end."""
+        if self.choices:
+            return self.choices
+        return tuple(dict.fromkeys(self.at(k / (levels - 1)) for k in range(levels)))
+
+    @property
+    def text(self) -> str:
+        """The values in words."""
+        if self.choices:
+            return ", ".join("off" if value is None else str(value) for value in self.choices)
+        return f"{self.low:g} to {self.high:g}" + (", by orders of magnitude" if self.log else "")
+
+
+class Source(Protocol):
+    """Where values come from: chance, a place in a grid, an estimator."""
+
+    def choose(self, name: str, options: Sequence[str]) -> str:
+        """One of the entries of a slot."""
+        ...
+
+    def value(self, dimension: Dimension) -> Value:
+        """A value of a dimension."""
+        ...
+
+    def shares(self, tasks: Sequence[str]) -> Sequence[float]:
+        """A point of the simplex."""
+        ...
+
+
+@dataclass(frozen=True)
+class Space:
+    """Everything a configuration can be.
+
+    Parameters
+    ----------
+    arms
+        At least one.
+    dimensions
+        In the order of tables.
+    tasks
+        Tasks of the simplex of loss weights; empty where no arm weighs by hand.
+    refused
+        Combinations of searched methods that make no sense, with the reason.
+    """
+
+    arms: tuple[Arm, ...]
+    dimensions: tuple[Dimension, ...]
+    tasks: tuple[str, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
+
+    def of(self, arm: Arm) -> list[Dimension]:
+        """Dimensions that an arm has."""
+        return [dimension for dimension in self.dimensions if dimension.applies(arm)]
+
+    def weighs(self, arm: Arm) -> bool:
+        """Whether the arm has explicit loss weights."""
+        return bool(self.tasks) and arm.weighting == "static"
+
+    def draw(self, source: Source) -> Config:
+        """A configuration with every value from the source: entries first, then what they bring."""
+        arms = self.arms
+        for slot in ("kind", "weighting", "aggregation"):
+            options = list(dict.fromkeys(getattr(arm, slot) for arm in arms))
+            # A slot whose options depend on the entries before it is another choice under each of them.
+            complete = list(dict.fromkeys(getattr(arm, slot) for arm in self.arms))
+            name = slot if options == complete else f"{slot} of {', '.join(options)}"
+            chosen = options[0] if len(options) == 1 else source.choose(name, options)
+            arms = tuple(arm for arm in arms if getattr(arm, slot) == chosen)
+        (arm,) = arms
+        config = arm.config() | {dimension.name: source.value(dimension) for dimension in self.of(arm)}
+        return config | (self._weights(source.shares(self.tasks)) if self.weighs(arm) else {})
+
+    def size(self) -> int | None:
+        """Number of configurations; None if a dimension is a range."""
+        if any(not d.choices for d in self.dimensions) or any(map(self.weighs, self.arms)):
+            return None
+        return sum(self._count(arm, 1) for arm in self.arms)
+
+    def grid_size(self, levels: int) -> int:
+        """Points of the grid in which a range has so many values."""
+        return sum(self._count(arm, levels) for arm in self.arms)
+
+    def grid_point(self, number: int, levels: int) -> Config:
+        """The configuration of that number, from 0."""
+        for arm in self.arms:
+            count = self._count(arm, levels)
+            if number < count:
+                break
+            number -= count
+        else:
+            raise IndexError("beyond the grid")
+        config = arm.config()
+        for dimension in self.of(arm):
+            values = dimension.grid(levels)
+            number, place = divmod(number, len(values))
+            config[dimension.name] = values[place]
+        if self.weighs(arm):
+            config |= self._weights(list(lattice(len(self.tasks), levels))[number])
+        return config
+
+    def _count(self, arm: Arm, levels: int) -> int:
+        count = math.prod(len(dimension.grid(levels)) for dimension in self.of(arm))
+        return count * (
+            math.comb(levels + len(self.tasks) - 2, len(self.tasks) - 1) if self.weighs(arm) else 1
+        )
+
+    def _weights(self, shares: Sequence[float]) -> Config:
+        return {f"{LOSS_WEIGHTS}.{task}": share for task, share in zip(self.tasks, shares, strict=True)}
+
+    def table(self) -> str:
+        """The space as text: a line per dimension."""
+        rows = []
+        for slot, key in (
+            ("kind", "model.kind"),
+            ("weighting", "balancing.weighting"),
+            ("aggregation", "balancing.aggregation"),
+        ):
+            names = [name for name in dict.fromkeys(getattr(arm, slot) for arm in self.arms) if name]
+            rows += [(key, ", ".join(names), "")] if names else []
+        for d in self.dimensions:
+            rows.append((d.name, d.text, f"{d.slot} {d.entry}" if d.slot else ""))
+        if self.tasks:
+            rows.append(
+                (f"{LOSS_WEIGHTS}.*", f"shares of {', '.join(self.tasks)} that sum to 1", "weighting static")
+            )
+        width = max(len(name) for name, _, _ in rows) if rows else 0
+        lines = [f"  {name:<{width}}  {text}" + (f"  ({when})" if when else "") for name, text, when in rows]
+        pairs = {(arm.weighting, arm.aggregation) for arm in self.arms}
+        if len(pairs) > 1 or self.refused:
+            lines.append(
+                f"  {len(pairs)} methods of balancing; {len(self.refused)} combinations make no sense"
+            )
+        return "\n".join(lines)
+
+
+def lattice(parts: int, levels: int) -> Iterator[tuple[float, ...]]:
+    """Points inside the simplex whose shares are whole multiples of 1 / (levels + parts - 1), none of them 0."""
+
+    def compositions(total: int, left: int) -> Iterator[tuple[int, ...]]:
+        if left == 1:
+            yield (total,)
+            return
+        for first in range(1, total - left + 2):
+            for rest in compositions(total - first, left - 1):
+                yield (first, *rest)
+
+    whole = levels + parts - 1
+    for composition in compositions(whole, parts):
+        yield tuple(number / whole for number in composition)

@@ -1,0 +1,140 @@
+"""TensorBoard with HParams: one folder ``tb/search/<trial>`` and so one row of the table per trial.
+
+Ray Tune's own logger writes sampled parameters only and drowns metrics among its own; ``add_hparams`` of PyTorch makes
+a second folder per trial. So the three summaries of the plugin are written here: the experiment and the start of the
+session, then scalars under the names that the experiment announced, in the same folder, then the end of the session.
+
+TensorBoard takes the columns of the table from any one of the folders, so all of them announce every parameter that a
+trial of the search can have; a trial that has no such parameter leaves its cell empty.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equipoise.platform.search.trackers import Tracked, digest, metrics_of, points, seconds
+from equipoise.platform.search.trials import Trial, Value
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+#: How a trial ended, in TensorBoard's words; one that the scheduler stopped is neither a success nor a failure.
+_STATUS = {"ok": "STATUS_SUCCESS", "failed": "STATUS_FAILURE", "pruned": "STATUS_UNKNOWN"}
+
+
+class TensorBoardTracker:
+    """Writes one event file into ``tb/search/<trial>`` of the run folder, whole or not at all.
+
+    The name of an event file ends in a digest of the record, so that a trial which is there is left alone, and one
+    whose record has changed takes the place of the old one.
+    """
+
+    def __init__(self, tracked: Tracked) -> None:
+        self._tracked = tracked
+        self._folder = tracked.run / "tb" / "search"
+        # Not below tb/: TensorBoard would list what is half written, and keep it.
+        self._aside = tracked.run / "search" / ".tensorboard"
+        shutil.rmtree(self._aside, ignore_errors=True)
+
+    def __call__(self, trial: Trial) -> None:
+        """Write a trial that has ended, unless it is there already."""
+        target, aside = self._folder / trial.name, self._aside / trial.name
+        suffix = f".{digest(trial)}"
+        if any(target.glob(f"*{suffix}")):
+            return
+        write_trial_events(aside, trial, self._tracked, suffix)
+        target.mkdir(parents=True, exist_ok=True)
+        for old in target.glob("events.*"):
+            old.unlink()
+        (written,) = aside.iterdir()
+        written.rename(target / written.name)
+        aside.rmdir()
+
+    def close(self) -> None:
+        """Remove the place where half-written files lie."""
+        shutil.rmtree(self._aside, ignore_errors=True)
+
+
+def write_trial_events(folder: Path, trial: Trial, tracked: Tracked, suffix: str) -> None:
+    """One event file with the row of a trial and its curves, at the times of its record.
+
+    Parameters
+    ----------
+    folder
+        Made; must be empty.
+    trial, tracked
+        What is written.
+    suffix
+        End of the file's name.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    began, ended = seconds(trial.started), seconds(trial.ended)
+    parameters = tracked.parameters(trial)
+    with SummaryWriter(str(folder), filename_suffix=suffix) as writer:
+        file = writer.file_writer
+        file.add_summary(_experiment(tracked), walltime=began)
+        file.add_summary(_session_start(parameters, began), walltime=began)
+        for name, value in metrics_of(trial).items():
+            writer.add_scalar(name, value, 0, walltime=ended)
+        for tag, step, value in points(trial):
+            writer.add_scalar(tag, value, step, walltime=ended)
+        if trial.reason:
+            writer.add_text("reason", trial.reason, 0, walltime=ended)
+        file.add_summary(_session_end(trial.status, ended), walltime=ended)
+
+
+def _experiment(tracked: Tracked) -> Summary:
+    """Columns of the table; TensorBoard puts those that differ between trials first and shows them at once."""
+    from tensorboard.plugins.hparams import api_pb2, metadata
+
+    infos = [
+        api_pb2.HParamInfo(name=name, type=_kind(value), differs=name in tracked.varied)
+        for name, value in tracked.columns.items()
+    ]
+    found = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in tracked.metrics]
+    experiment = api_pb2.Experiment(hparam_infos=infos, metric_infos=found)
+    return _summary(metadata.EXPERIMENT_TAG, experiment=experiment)
+
+
+def _session_start(parameters: dict[str, Value], began: float | None) -> Summary:
+    """Values of a row."""
+    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+
+    start = plugin_data_pb2.SessionStartInfo(start_time_secs=began or 0.0)
+    for name, value in parameters.items():
+        if isinstance(value, bool):
+            start.hparams[name].bool_value = value
+        elif isinstance(value, int | float):
+            start.hparams[name].number_value = value
+        elif value is not None:
+            start.hparams[name].string_value = value
+    return _summary(metadata.SESSION_START_INFO_TAG, session_start_info=start)
+
+
+def _session_end(status: str, ended: float | None) -> Summary:
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+    value = api_pb2.Status.Value(_STATUS[status])
+    end = plugin_data_pb2.SessionEndInfo(status=value, end_time_secs=ended or 0.0)
+    return _summary(metadata.SESSION_END_INFO_TAG, session_end_info=end)
+
+
+def _kind(value: Value) -> Any:
+    from tensorboard.plugins.hparams import api_pb2
+
+    if isinstance(value, bool):
+        return api_pb2.DATA_TYPE_BOOL
+    return api_pb2.DATA_TYPE_STRING if isinstance(value, str) else api_pb2.DATA_TYPE_FLOAT64
+
+
+def _summary(tag: str, **data: Any) -> Summary:
+    """A summary whose metadata is all it says, as the plugin reads it."""
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+
+    content = plugin_data_pb2.HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **data)
+    plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=content.SerializeToString())
+    return Summary(value=[Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin))])

@@ -1,0 +1,276 @@
+"""Dashboards of a search: what every one of them is told of a trial, and how they are opened.
+
+A tracker is called with every trial that has ended, also with those of earlier sessions when a search goes on, and
+writes each of them once. The records stay the only truth; a dashboard that is deleted is written anew from them.
+Everything lies inside the run folder; MLflow and W&B are extras, imported only when asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+
+from equipoise.platform.errors import ResourceError
+from equipoise.platform.registry import entries, resolve
+from equipoise.platform.search.configuration import of_study, settings_of
+from equipoise.platform.search.params import MEAN, SCORES
+from equipoise.platform.search.space import LOSS_WEIGHTS, Arm, Config, Dimension, Space
+from equipoise.platform.search.trials import FoldScore, Trial, Value
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from equipoise.platform.study import Study
+
+#: Name of a tracker → where it is, and the extra that brings its package.
+TRACKERS = {
+    "tensorboard": ("equipoise.platform.search.tensorboard:TensorBoardTracker", ""),
+    "mlflow": ("equipoise.platform.search.mlflow_tracker:MlflowTracker", "mlflow"),
+    "wandb": ("equipoise.platform.search.wandb_tracker:WandbTracker", "wandb"),
+}
+
+#: The one column that names weighting and aggregator together.
+METHOD = "balancing"
+
+#: A column that leads where data are generated.
+SYNTHETIC = "SYNTHETIC"
+
+#: Settings of ``training`` that say where and how often something runs, not what is learned.
+_NOT_LEARNED = frozenset(("workers", "threads", "device", "amp", "probe"))
+
+
+class Point(NamedTuple):
+    """One number of a curve."""
+
+    tag: str
+    step: int
+    value: float
+
+
+class Tracker(Protocol):
+    """A dashboard."""
+
+    def __call__(self, trial: Trial) -> None:
+        """Write a trial that has ended, unless it is there already."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A search as dashboards know it.
+
+    Parameters
+    ----------
+    name
+        Of the study.
+    run
+        The run folder.
+    settings
+        The study, resolved.
+    metrics
+        Names of the study's metrics, the one that is maximised first.
+    columns
+        Every parameter that a trial of this search can have → a value that shows its kind: the method of balancing,
+        what varies, then what is constant.
+    varied
+        Those that differ between trials.
+    """
+
+    name: str
+    run: Path
+    settings: dict[str, Any] = field(repr=False)
+    metrics: tuple[str, ...]
+    columns: dict[str, Value] = field(repr=False)
+    varied: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, study: Study, space: Space, metric: str, run: Path) -> Self:
+        """A search before its first trial; no column depends on which trials there are.
+
+        Parameters
+        ----------
+        study, space
+            What is searched.
+        metric
+            ``search.metric``.
+        run
+            The run folder.
+        """
+        settings = study.resolved()
+        names = [f"val/{task.name}/{score}" for task in study.tasks for score in SCORES[task.type]]
+        found: dict[str, Value] = {}
+        varied = [d.name for d in space.dimensions if len(d.choices) != 1]
+        varied += [f"{LOSS_WEIGHTS}.{task}" for task in space.tasks]
+        for config in (of_study(study, space), *(example(space, arm) for arm in space.arms)):
+            found |= {k: v for k, v in parameters_of(settings, config).items() if v is not None}
+        order = [SYNTHETIC, METHOD, *varied, *found]
+        columns = {name: found[name] for name in dict.fromkeys(order) if name in found}
+        metrics = tuple(dict.fromkeys([metric, MEAN, *names]))
+        return cls(study.name, run, settings, metrics, columns, frozenset([SYNTHETIC, METHOD, *varied]))
+
+    def parameters(self, trial: Trial) -> dict[str, Value]:
+        """Parameters that a trial has, in the order and of the kind of the columns; nothing is None."""
+        own = parameters_of(self.settings, trial.config)
+        own = {name: own[name] for name in [*self.columns, *own] if own.get(name) is not None}
+        return {k: str(v) if isinstance(self.columns.get(k), str) else v for k, v in own.items()}
+
+
+def open_trackers(names: Sequence[str], tracked: Tracked) -> Trackers:
+    """The trackers of these names.
+
+    Raises
+    ------
+    ResourceError
+        If the package of one is not installed, with the extra that brings it.
+    """
+    opened: list[Tracker] = []
+    for name in names:
+        target, extra = TRACKERS[name]
+        try:
+            opened.append(resolve(target)(tracked))
+        except ModuleNotFoundError as missing:
+            if not extra or missing.name != extra:
+                raise
+            raise ResourceError(
+                f"tracking by {name} needs the package {extra}, which is not installed",
+                fix=f"pip install 'equipoise[{extra}]', or leave {name} out",
+            ) from missing
+    return Trackers(tuple(opened))
+
+
+@dataclass(frozen=True)
+class Trackers:
+    """Several as one; use as a context manager."""
+
+    opened: tuple[Tracker, ...]
+
+    def __call__(self, trial: Trial) -> None:
+        """Tell all of them."""
+        for tracker in self.opened:
+            tracker(trial)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with ExitStack() as closing:
+            for tracker in self.opened:
+                closing.callback(tracker.close)
+
+
+def parameters_of(settings: dict[str, Any], config: Config) -> dict[str, Value]:
+    """All parameters of a trial as plain values: the method, what was searched, then what was constant.
+
+    ``balancing`` names weighting and aggregator together (``uncertainty+pcgrad``). Constants are the settings of
+    model, training and methods with the defaults of those that the study does not name, and the seed. Settings of
+    where a trial ran are left out. Generated data are said to be: ``SYNTHETIC``.
+    """
+    whole = settings_of(settings, config)
+    balancing, model = whole["balancing"], whole["model"]
+    found: dict[str, Value] = {METHOD: f"{balancing['weighting']}+{balancing['aggregation']}"}
+    found |= {SYNTHETIC: True} if whole["synthetic"] else {}
+    found |= {k: v for k, v in config.items() if k not in ("balancing.weighting", "balancing.aggregation")}
+    searched = {name.replace(f"model.{model['kind']}.", "model.") for name in config}
+    constants: dict[str, Any] = {"model": {"kind": model["kind"]} | _complete("models", model["kind"], model)}
+    constants["training"] = {k: v for k, v in whole["training"].items() if k not in _NOT_LEARNED}
+    methods: dict[str, Any] = {"rescale": balancing["rescale"]}
+    for slot, registry in (("weighting", "weightings"), ("aggregation", "aggregators")):
+        methods[balancing[slot]] = _complete(registry, balancing[slot], balancing[f"{slot}_params"])
+    if any(name.startswith(f"{LOSS_WEIGHTS}.") for name in config):
+        methods.pop("static", None)  # the shares say the same
+    constants["balancing"] = methods
+    constants["seed"] = whole["seed"]
+    return found | {k: v for k, v in _flat(constants) if k not in searched}
+
+
+def example(space: Space, arm: Arm) -> Config:
+    """A configuration of an arm with a value of the right kind in every dimension."""
+    config = arm.config() | {dimension.name: _typical(dimension) for dimension in space.of(arm)}
+    if space.weighs(arm):
+        config |= {f"{LOSS_WEIGHTS}.{task}": 1 / len(space.tasks) for task in space.tasks}
+    return config
+
+
+def points(trial: Trial) -> Iterator[Point]:
+    """Curves of a trial.
+
+    ``fold/<task>/<metric>`` over the inner folds; then per fold and over epochs, with the fold's name last:
+    ``weight/<task>``, ``conflict_rate``, ``cosine/<task>|<task>``, ``train_loss/<task>``, ``val_loss/<task>``, ``lr``,
+    ``monitor``; and ``setting/<dimension>`` where settings changed during training. What is not known is left out.
+    """
+    for k, fold in enumerate(trial.folds):
+        for name, value in fold.values.items():
+            if math.isfinite(value):
+                yield Point(name.replace("val/", "fold/", 1), k, value)
+        yield from _epochs(fold)
+    for change in trial.changes:
+        for name, value in change.items():
+            if name != "epoch" and isinstance(value, int | float):
+                yield Point(f"setting/{name}", int(change["epoch"]), value)
+
+
+def metrics_of(trial: Trial) -> dict[str, float]:
+    """Means over folds that are known."""
+    return {name: value for name, value in trial.means.items() if math.isfinite(value)}
+
+
+def digest(trial: Trial) -> str:
+    """Twelve characters that a record and no other has."""
+    return hashlib.sha256(json.dumps(asdict(trial), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def seconds(stamp: str) -> float | None:
+    """Time of a record (ISO 8601 with zone) in seconds since 1970; None where there is none."""
+    from datetime import datetime
+
+    return datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%S%z").timestamp() if stamp else None
+
+
+def _epochs(fold: FoldScore) -> Iterator[Point]:
+    for row in fold.history:
+        for name, value in row.items():
+            if name != "epoch" and math.isfinite(value):
+                head, slash, rest = name.partition("/")
+                head = {"train": "train_loss", "val": "val_loss"}.get(head, head)
+                yield Point(f"{head}{slash}{rest}/{fold.fold}", int(row["epoch"]), value)
+
+
+def _complete(registry: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of an entry with its defaults; as given where they do not fit, which is why such a trial failed."""
+    values = {key: value for key, value in given.items() if key != "kind"}
+    try:
+        params = entries(registry)[name].params
+        kind = {"kind": name} if "kind" in params.model_fields else {}
+        complete: dict[str, Any] = params.model_validate(values | kind).model_dump(mode="json")
+    except (KeyError, ValueError):
+        return values
+    complete.pop("kind", None)
+    return complete
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Value]]:
+    """Dotted key → plain value; a list is its items in words."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            plain = isinstance(value, str | int | float | bool) or value is None
+            yield before + key, value if plain else ", ".join(str(item) for item in value)
+
+
+def _typical(dimension: Dimension) -> Value:
+    words = [value for value in dimension.choices if isinstance(value, str)]
+    known = [value for value in dimension.choices if value is not None]
+    return (words or known or [None])[0] if dimension.choices else dimension.at(0.5)

@@ -1,0 +1,137 @@
+"""Ray Tune runs the trials: failures of every kind are recorded, good trials are those of a plain loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ray import cloudpickle
+
+from equipoise.datasets.cases import Case
+from equipoise.platform import steps
+from equipoise.platform.errors import ToleranceError
+from equipoise.platform.search import driver
+from equipoise.platform.search.search import (
+    Prepared,
+    begun,
+    conclude,
+    run_inline,
+    run_search,
+    searcher_of,
+    to_do,
+)
+from equipoise.platform.search.trial import Material, Report, run_trial, trials_folder
+from equipoise.platform.search.trials import Trial, read_trials
+from equipoise.platform.work import Work
+from equipoise.platform.workspace import RunFolder
+
+Make = Callable[..., Any]
+
+
+class Poisoned(Mapping[str, Case]):
+    """Cases of which one cannot be read, in one of the ways in which that happens."""
+
+    def __init__(self, cases: Mapping[str, Case], way: str) -> None:
+        self.cases = cases
+        self.way = way
+
+    def __getitem__(self, patient: str) -> Case:
+        case = self.cases[patient]
+        if self.way == "exception":
+            raise RuntimeError("broken on purpose")
+        if self.way == "memory":
+            raise MemoryError("cannot allocate 512 GiB")
+        if self.way == "hang":
+            time.sleep(600)
+        if self.way == "killed":
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGKILL)
+        return dataclasses.replace(case, bag=np.full_like(case.bag, np.nan))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.cases)
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+
+#: Which trial goes wrong, and how.
+WAYS = {1: "nan", 2: "exception", 4: "memory", 5: "hang", 6: "killed"}
+
+
+def poisoned(index: int, config: dict, material: Material, search: Path, report: Report) -> Trial:
+    """A trial, some of them with poison in their cases."""
+    if index in WAYS:
+        material = dataclasses.replace(material, cases=Poisoned(material.cases, WAYS[index]))
+    return run_trial(index, config, material, search, report)
+
+
+def run_poisoned(prepared: Prepared, folder: Path) -> list[Trial]:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
+    searcher, count = searcher_of(prepared, [])
+    ended: list[Trial] = []
+    driver.run_trials(
+        to_do([], count), searcher, prepared.material, prepared.params, folder,
+        started=begun(prepared, folder), on_end=ended.append, run=poisoned, training=prepared.study.training,
+    )  # fmt: skip
+    assert sorted(trial.index for trial in ended) == list(range(count))
+    return read_trials(trials_folder(folder))
+
+
+def test_poison_ends_in_records_and_good_trials_are_whole(make_search: Make, tmp_path: Path) -> None:
+    prepared = make_search(trials=8, trial_time_limit_s=8, max_fail=0.5)
+    trials = run_poisoned(prepared, tmp_path / "search")
+    reasons = {trial.index: trial.reason for trial in trials if trial.status == "failed"}
+    assert set(reasons) == set(WAYS)
+    assert "not a number or infinite" in reasons[1]
+    assert reasons[2] == "RuntimeError: broken on purpose"
+    assert reasons[4] == "MemoryError: cannot allocate 512 GiB"
+    assert reasons[5].startswith("did not end within 8 s; it was at File")
+    assert "process died" in reasons[6]
+    good = [trial for trial in trials if trial.ok]
+    assert [trial.index for trial in good] == [0, 3, 7]
+    plain = {trial.index: trial for trial in run_inline(prepared, tmp_path / "plain")}
+    for trial in good:
+        same = plain[trial.index]
+        assert (trial.name, trial.config, trial.means) == (same.name, same.config, same.means)
+        assert [fold.history for fold in trial.folds] == [fold.history for fold in same.folds]
+    with pytest.raises(ToleranceError, match="5 of 8 trials failed") as error:
+        conclude(prepared, tmp_path / "search", 8)
+    assert error.value.exit_code == 5
+    assert (tmp_path / "search" / "best.yaml").exists()
+    assert not list((tmp_path / "search" / "work").glob("*"))
+
+
+def test_nothing_is_written_outside_the_run_and_stopped_trials_are_recorded(
+    make_study: Make, tmp_path: Path
+) -> None:
+    home = Path.home() / "ray_results"
+    before = set(home.iterdir()) if home.exists() else None
+    study = make_study(
+        trials=6, scheduler="asha", folds=3, space={"training.lr": {"loguniform": [1e-6, 1e-2]}}
+    )
+    folder = RunFolder(tmp_path / "run")
+    facts = run_search(Work(study, folder))
+    assert (set(home.iterdir()) if home.exists() else None) == before
+    assert {path.name for path in folder.search.iterdir()} <= {
+        "trials", "trials.parquet", "best.yaml", "best.json", "made_by.json", "work",
+    }  # fmt: skip
+    trials = read_trials(trials_folder(folder.search))
+    assert len(trials) == 6
+    for trial in trials:
+        if trial.status == "pruned":
+            assert trial.reason == f"stopped by asha after {len(trial.folds)} of 3 folds"
+            assert 1 <= len(trial.folds) < 3
+        else:
+            assert trial.ok
+            assert len(trial.folds) == 3
+    assert facts["pruned"] == sum(trial.status == "pruned" for trial in trials)
+    assert steps.STEP["search"] is steps.search

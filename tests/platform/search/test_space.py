@@ -1,0 +1,215 @@
+"""The space of a study: conditional, without nonsense, narrowed by the user; and what cannot be asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from equipoise.models.balancing.combinations import refusal
+from equipoise.platform.errors import StudyError
+from equipoise.platform.registry import entries
+from equipoise.platform.search.configuration import label, of_study, settings_of
+from equipoise.platform.search.generate import generate
+from equipoise.platform.search.params import SearchParams
+from equipoise.platform.search.space import Space, lattice
+from equipoise.platform.study import Study, load_study
+
+TASKS = [
+    {"name": "MSI", "type": "binary", "column": "MSI", "positive": "H"},
+    {"name": "LF", "type": "regression", "column": "LF"},
+    {
+        "name": "OS",
+        "type": "survival",
+        "time": {"column": "t", "unit": "days"},
+        "event": {"column": "e", "event_value": "1"},
+    },
+]
+
+
+def data(tasks: int = 3, **sections: Any) -> dict[str, Any]:
+    cohort = {"name": "A", "role": "develop", "clinical": "a.csv", "slides": "s.csv"}
+    return {"version": 1, "name": "x", "cohorts": [cohort], "tasks": TASKS[:tasks], **sections}
+
+
+def study(tasks: int = 3, **sections: Any) -> Study:
+    return Study.model_validate(data(tasks, **sections))
+
+
+def space(made: Study | None = None, **narrow: Any) -> Space:
+    return generate(made or study(), SearchParams(space=narrow))
+
+
+def test_every_combination_that_makes_sense_and_no_other() -> None:
+    pairs = {(arm.weighting, arm.aggregation) for arm in space().arms}
+    for weighting in entries("weightings"):
+        for aggregation in entries("aggregators"):
+            assert ((weighting, aggregation) in pairs) == (refusal(weighting, aggregation) is None)
+
+
+def test_methods_bring_their_own_parameters() -> None:
+    found = space()
+    names = {dimension.name for dimension in found.dimensions}
+    assert {"balancing.dwa.temperature", "balancing.cagrad.c", "model.dropout", "training.lr"} <= names
+    for arm in found.arms:
+        for dimension in found.of(arm):
+            if dimension.name.startswith("balancing."):
+                assert dimension.name.split(".")[1] in (arm.weighting, arm.aggregation)
+
+
+def test_a_study_of_one_task_has_nothing_to_balance() -> None:
+    found = space(study(1))
+    assert [arm.config() for arm in found.arms] == [{}]
+    assert not found.tasks
+    assert not any(dimension.name.startswith("balancing") for dimension in found.dimensions)
+    with pytest.raises(ValueError, match="a study of one task has nothing to balance"):
+        space(study(1), balancing=["equal"])
+
+
+def test_narrowing() -> None:
+    narrow = {
+        "balancing": ["equal", "uncertainty+pcgrad"],
+        "training.lr": ["1e-4", 1e-3],
+        "training.weight_decay": 0.01,
+        "training.batch": 8,
+        "training.grad_clip": [None, 1.0],
+        "model.dim": [192, 384],
+        "model.encoder_layers": 1,
+        "model.decoder_layers": 1,
+        "model.dropout": {"uniform": [0.0, 0.2]},
+        "balancing.uncertainty.lr": [0.01, 0.1],
+    }
+    found = space(None, **narrow)
+    assert found.size() is None
+    found = space(None, **narrow | {"model.dropout": 0.1})
+    assert found.size() == 2 * 2 * 2 * (1 + 2)
+    points = [found.grid_point(number, 3) for number in range(found.grid_size(3))]
+    assert len({str(point) for point in points}) == found.size() == len(points)
+    assert {label(point) for point in points} == {"equal+none", "uncertainty+pcgrad"}
+    assert all(("balancing.uncertainty.lr" in point) == ("uncertainty" in label(point)) for point in points)
+    assert "training.lr" in found.table()
+
+
+def test_simplex_alone_and_beside_others() -> None:
+    alone = space(loss_weights="simplex")
+    assert [arm.config() for arm in alone.arms] == [
+        {"balancing.weighting": "static", "balancing.aggregation": "none"}
+    ]
+    beside = space(loss_weights="simplex", balancing=["equal", "dwa"])
+    assert {arm.weighting for arm in beside.arms} == {"equal", "dwa", "static"}
+    points = list(lattice(3, 3))
+    assert len(points) == 6
+    assert all(sum(point) == pytest.approx(1) and min(point) > 0 for point in points)
+    settings = settings_of(study().resolved(), {
+        "balancing.weighting": "static", "balancing.aggregation": "none",
+        "loss_weights.MSI": 0.5, "loss_weights.LF": 0.25, "loss_weights.OS": 0.25,
+    })  # fmt: skip
+    weights = settings["balancing"]["weighting_params"]["weights"]
+    assert weights == {"MSI": 1.5, "LF": 0.75, "OS": 0.75}, "equal shares are weights of 1"
+
+
+@pytest.mark.parametrize(
+    ("narrow", "problem"),
+    [
+        ({"balancing": "famo+pcgrad"}, "famo\\+pcgrad makes no sense"),
+        ({"balancing.weighting": ["equall"]}, "no weighting 'equall'. Did you mean 'equal'"),
+        ({"training.lrr": [1]}, "not something that is searched here.*Did you mean 'training.lr'"),
+        ({"training.lr": [-1]}, "training.lr: -1.*greater than 0"),
+        ({"training.workers": [1, 2]}, "not something that is searched"),
+        ({"splits.folds": [3, 5]}, "not something that is searched"),
+        ({"tasks.0.column": ["a", "b"]}, "not something that is searched"),
+        ({"training.schedule": {"uniform": [0, 1]}}, "takes words, not a range"),
+        ({"balancing.dwa.temperature": 2, "balancing": ["equal"]}, "not something that is searched"),
+        ({"model.kind": ["joint", "omics"]}, "omics reads other data than joint"),
+        ({"loss_weights": "dirichlet"}, "write simplex"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_the_study(narrow: dict, problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(data(search={"space": narrow})))
+    with pytest.raises(StudyError, match=problem):
+        load_study(file)
+
+
+def test_the_study_as_written_is_a_configuration() -> None:
+    own = study(balancing={"weighting": "dwa", "weighting_params": {"temperature": 3}}, training={"lr": 3e-4})
+    found = space(own)
+    config = of_study(own, found)
+    assert config["balancing.dwa.temperature"] == 3
+    assert config["training.lr"] == 3e-4
+    again = Study.model_validate(settings_of(own.resolved(), config))
+    assert again.balancing == own.balancing
+    assert again.model == own.model
+    other = settings_of(
+        own.resolved(), {"balancing.weighting": "uncertainty", "balancing.aggregation": "none"}
+    )
+    assert other["balancing"]["weighting_params"] == {}, "parameters of another method do not stay"
+
+
+def test_kinds_of_model_have_their_own_dimensions() -> None:
+    found = space(**{"model.kind": ["joint", "abmil"], "balancing": "equal"})
+    assert {arm.kind for arm in found.arms} == {"joint", "abmil"}
+    for arm in found.arms:
+        assert all(d.name.split(".")[1] == arm.kind for d in found.of(arm) if d.name.startswith("model."))
+    settings = settings_of(study().resolved(), {"model.kind": "abmil", "model.abmil.dim": 256})
+    assert settings["model"] == {"kind": "abmil", "dim": 256}
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "test/MSI/auroc",
+        "test",
+        "external/MSI/auroc",
+        "val/MSI/test",
+        "holdout/MSI/auroc",
+        "Test/MSI/auroc",
+        "MSI/auroc",
+    ],
+)
+def test_no_metric_but_of_inner_validation(metric: str, tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(data(search={"metric": metric})))
+    with pytest.raises(StudyError, match=r"line \d+, search.metric: .*inner\s+validation"):
+        load_study(file)
+
+
+def test_metrics_belong_to_tasks(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    for metric, problem in {
+        "val/MSS/auroc": "no task 'MSS'.*Did you mean 'MSI'",
+        "val/LF/auroc": "LF is regression and has pearson, r2",
+    }.items():
+        file.write_text(yaml.safe_dump(data(search={"metric": metric})))
+        with pytest.raises(StudyError, match=problem):
+            load_study(file)
+    file.write_text(yaml.safe_dump(data(search={"metric": "val/OS/c_index"})))
+    assert load_study(file).search is not None
+
+
+def test_what_does_not_go_together() -> None:
+    for section, problem in (
+        ({"searcher": "bohb"}, "scheduler: hyperband"),
+        ({"searcher": "nsga2", "scheduler": "asha"}, "scheduler: none"),
+        ({"searcher": "optuna", "scheduler": "pbt"}, "moves its population itself"),
+        ({"scheduler": "pb2", "trials": 2}, "needs a population"),
+        ({"space": {"training.lr": {"uniform": [2, 1]}}}, "is empty"),
+        ({"space": {"training.lr": {"loguniform": [0, 1]}}}, "positive"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            SearchParams.model_validate(section)
+    with pytest.raises(ValueError, match="changes training.lr and loss_weights"):
+        generate(study(), SearchParams(scheduler="pbt", space={"model.dim": 192}))
+
+
+def test_the_schema_stays_light() -> None:
+    code = (
+        "import sys; from equipoise.platform.search import configuration, generate, params, space;"
+        "print([m for m in ('torch', 'ray', 'numpy', 'pandas', 'optuna') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
