@@ -1,0 +1,349 @@
+"""A round of a federation: the engine on Ray and inline, a plain loop over clients, and Flower's simulation.
+
+Six clients with the patients of the six regions of TCGA-BRCA (866 in all, 39 covariates of random numbers), Cox's
+model, batches of 8, SGD; all clients take part in every round; no checkpoints and no ledger file; medians over
+rounds, the ways in turn, Ray up and workers warm.
+
+- ``round_overhead_s``: one update per round and client, so that nearly everything is the engine;
+- ``round_20mb_s``: the same with a network of 20 MB of weights;
+- ``vs_loop_protocol``: a round of 100 updates per client on Ray, over a plain loop that trains one client after the
+  other with the same local training and averages in NumPy (below 1: the engine costs less than its workers save);
+  ``vs_bare_loop``: over a loop written in bare torch on ready tensors, without batches of cases, balancing or
+  checks of losses (what is paid for one training loop everywhere);
+- ``many_peak_gib``: peak memory (proportional set size of all processes) of 500 clients under SCAFFOLD with 20 %
+  participation;
+- ``vs_flower_overhead``, ``vs_flower_20mb``: Flower's round over ours, if an interpreter that has ``flwr[simulation]``
+  and torch is given by ``--flower-python`` or ``EQUIPOISE_FLOWER_PYTHON``; it runs after Ray has been shut down, so
+  that both have the machine for themselves.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.tree import measure
+from equipoise.datasets.cases import Case
+from equipoise.datasets.omics.params import TableParams
+from equipoise.datasets.tasks import SurvivalTask
+from equipoise.platform.federation.client import Setup, Workshop
+from equipoise.platform.federation.engine import Federation, build_strategy
+from equipoise.platform.federation.local import ClientData
+from equipoise.platform.federation.on_ray import Crew
+from equipoise.platform.federation.order import Order, nonce_of
+from equipoise.platform.federation.params import FederationParams
+from equipoise.platform.federation.shield import Open
+from equipoise.platform.federation.standardise import federated_targets
+from equipoise.platform.federation.update import ClientUpdate
+from equipoise.platform.session import RayOptions, ray_session
+from equipoise.platform.training.batches import CaseList
+from equipoise.platform.training.build import build_model
+from equipoise.platform.training.params import BalancingParams, TrainingParams
+from equipoise.platform.training.targets import Targets
+
+SIZES = {"Northeast": 248, "South": 156, "West": 164, "Midwest": 129, "Europe": 129, "Canada": 40}
+COVARIATES, BATCH, LR = 39, 8, 0.01
+WIDTH = 2216  # 39 · 2216 + 2216² weights and biases: 5.0 million numbers, 20 MB
+TASK = SurvivalTask(
+    name="OS", time={"column": "t", "unit": "days"}, event={"column": "e", "event_value": "dead"}, main=True
+)
+TRAINING = TrainingParams(device="cpu", batch=BATCH)
+
+
+def main() -> None:
+    """Print the figures, keep them beside this file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=12, help="rounds of every kind and turn")
+    parser.add_argument("--turns", type=int, default=3, help="turns of every kind")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--many", action="store_true", help="only run the 500 clients, in this process")
+    parser.add_argument("--flower-python", default=os.environ.get("EQUIPOISE_FLOWER_PYTHON"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.many:
+        print(json.dumps(many(arguments.workers)))
+        return
+    load = os.getloadavg()[0]
+    figures: dict[str, Any] = {}
+    with ray_session(RayOptions(address="local", cpus=arguments.workers, dashboard=False)):
+        crew = Crew(arguments.workers)
+        figures |= case("overhead", crew, arguments, steps=1, large=False)
+        figures |= case("20mb", crew, arguments, steps=1, large=True)
+        figures |= case("protocol", crew, arguments, steps=100, large=False)
+    figures["vs_loop_protocol"] = round(figures["round_protocol_s"] / figures["loop_protocol_s"], 3)
+    figures["vs_bare_loop"] = round(figures["round_protocol_s"] / figures["bare_protocol_s"], 3)
+    figures |= flower(arguments, figures)
+    figures |= many_measured(arguments.workers)
+    figures |= {
+        "rounds": arguments.rounds * arguments.turns,
+        "workers": arguments.workers,
+        "load_before": round(load, 1),
+        "cores": os.cpu_count(),
+        "versions": {name: version(name) for name in ("ray", "torch", "numpy")}
+        | {"python": platform.python_version()},
+    }
+    for key, value in figures.items():
+        print(f"{key:<24} {value}")
+    results = Path(__file__).parent / "results"
+    results.mkdir(exist_ok=True)
+    (results / "federation.json").write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures))
+
+
+def make_clients() -> dict[str, CaseList]:
+    """Random covariates, times that follow one of them."""
+    rng = np.random.default_rng(0)
+    columns = {"clinical": tuple(f"x{i}" for i in range(COVARIATES))}
+    blank = (np.zeros((0, 0), np.float16), np.zeros((0, 2), np.int32), (), ())
+    clients = {}
+    for client, count in SIZES.items():
+        cases = {}
+        for i in range(count):
+            row = rng.normal(size=COVARIATES).astype(np.float32)
+            label = (float(rng.exponential(1000 * np.exp(-row[0])) + 1), float(rng.random() < 0.15))
+            name = f"{client}-{i}"
+            cases[name] = Case(name, "SYN", client, *blank, {"clinical": row}, {"OS": label}, columns)
+        clients[client] = CaseList(cases, tuple(cases))
+    return clients
+
+
+def settle(large: bool) -> tuple[dict[str, CaseList], Targets, Callable[[], Any]]:
+    """Clients, targets, model factory."""
+    clients = make_clients()
+    if large:  # a table of RNA through a network
+        for cases in clients.values():
+            for name, case_ in list(cases.source.items()):  # type: ignore[attr-defined]
+                row = case_.omics["clinical"]
+                cases.source[name] = Case(  # type: ignore[index]
+                    *(
+                        getattr(case_, f)
+                        for f in ("patient", "cohort", "site", "bag", "coords", "slides", "tiles")
+                    ),
+                    {"rna": row},
+                    case_.targets,
+                    {"rna": case_.columns["clinical"]},
+                )
+    tables = TableParams.model_validate(
+        {"clinical": [{"column": f"x{i}", "type": "number"} for i in range(COVARIATES)]}
+    )
+    targets = federated_targets([TASK], clients, tables=tables)
+    kind, own = ("omics", {"dim": WIDTH, "layers": 2, "dropout": 0.0}) if large else ("clinical", {})
+    return clients, targets, partial(build_model, kind, own, targets.shape, targets.heads, seed=0)
+
+
+def case(
+    name: str, crew: Crew, arguments: argparse.Namespace, *, steps: int, large: bool
+) -> dict[str, float]:
+    """Median seconds of a round: engine on Ray, engine inline, plain loop, bare loop."""
+    clients, targets, factory = settle(large)
+    seconds: dict[str, list[float]] = {"round": [], "inline": [], "loop": [], "bare": []}
+    for _ in range(arguments.turns):
+        for way, backend in (("round", "ray"), ("inline", "inline")):
+            seconds[way] += engine(
+                clients,
+                targets,
+                factory,
+                steps,
+                arguments.rounds,
+                backend,
+                crew if backend == "ray" else None,
+            )
+        seconds["loop"] += loop(clients, targets, factory, steps, arguments.rounds)
+        seconds["bare"] += bare(clients, targets, factory, steps, arguments.rounds)
+    return {f"{way}_{name}_s": round(median(values), 4) for way, values in seconds.items()}
+
+
+def settings(steps: int, rounds: int, backend: str) -> FederationParams:
+    """Federated averaging with steps of SGD."""
+    local = {"steps": steps, "optimizer": "sgd", "lr": LR, "batch": BATCH}
+    return FederationParams.model_validate({"rounds": rounds, "local": local, "backend": backend})
+
+
+def engine(
+    clients: dict[str, CaseList],
+    targets: Targets,
+    factory: Callable[[], Any],
+    steps: int,
+    rounds: int,
+    backend: str,
+    crew: Crew | None,
+) -> list[float]:
+    """Seconds of every round but the first two."""
+    ends: list[float] = []
+    federation = Federation(
+        factory,
+        targets,
+        clients,
+        settings(steps, rounds + 2, backend),
+        seed=0,
+        training=TRAINING,
+        crew=crew,
+        on_round=lambda row: ends.append(time.perf_counter()),
+    )
+    result = federation.run()
+    assert all(row["accepted"] == len(clients) for row in result.history)
+    return np.diff(ends)[1:].tolist()
+
+
+def loop(
+    clients: dict[str, CaseList], targets: Targets, factory: Callable[[], Any], steps: int, rounds: int
+) -> list[float]:
+    """One client after the other by the same local training, and the mean of their weights."""
+    params = settings(steps, rounds, "inline")
+    members = {name: ClientData(cases) for name, cases in clients.items()}
+    setup = Setup(
+        factory, targets, build_strategy(params), Open(), params.local, TRAINING, BalancingParams(), 5
+    )
+    workshop = Workshop(setup, members)
+    workshop.join()
+    vector = workshop.schema.flatten(factory())
+    weights = np.array([len(cases) for cases in clients.values()], np.float32)
+    seconds = []
+    for round_ in range(rounds):
+        started = time.perf_counter()
+        order = Order(round_, "fit", 0, LR, 1, steps, vector)
+        total = np.zeros_like(vector)
+        for weight, client in zip(weights / weights.sum(), clients, strict=True):
+            data, _ = workshop.work(client, order, nonce_of(0, round_, client), b"")
+            total += weight * ClientUpdate.from_bytes(data).delta
+        vector = vector + total
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def bare(
+    clients: dict[str, CaseList], targets: Targets, factory: Callable[[], Any], steps: int, rounds: int
+) -> list[float]:
+    """The protocol in bare torch: rows are tensors before the clock starts."""
+    from equipoise.platform.training.batches import collate
+
+    data = {}
+    for name, cases in clients.items():
+        batch = collate(list(cases), targets)
+        rows = torch.cat(list(batch.omics.values()), dim=1)
+        data[name] = rows, batch.targets["OS"][:, 0], batch.targets["OS"][:, 1]
+    model = factory()
+    network = torch.nn.Sequential(*([model.body] if model.body is not None else []), model.heads[0])
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    share = {name: len(cases) / sum(SIZES.values()) for name, cases in clients.items()}
+    seconds = []
+    for round_ in range(rounds):
+        started = time.perf_counter()
+        mean = {key: torch.zeros_like(value) for key, value in state.items()}
+        for name, (rows, time_, event) in data.items():
+            network.load_state_dict(state)
+            optimizer = torch.optim.SGD(network.parameters(), LR)
+            generator = torch.Generator().manual_seed(round_)
+            order = torch.cat(
+                [
+                    torch.randperm(len(rows), generator=generator)
+                    for _ in range(1 + steps * BATCH // len(rows))
+                ]
+            )
+            for step in range(steps):
+                own = order[step * BATCH : (step + 1) * BATCH]
+                score, at, seen = network(rows[own])[:, 0], time_[own], event[own]
+                place = torch.argsort(at, descending=True, stable=True)
+                score, seen = score[place], seen[place]
+                loss = (seen * (torch.logcumsumexp(score, 0) - score)).sum() / seen.sum().clamp(min=1)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            for key, value in network.state_dict().items():
+                mean[key] += share[name] * value
+        state = mean
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def many(workers: int, clients: int = 500, rounds: int = 10) -> dict[str, float]:
+    """SCAFFOLD, which keeps a vector at every client, with 20 % of the clients in a round."""
+    rng = np.random.default_rng(0)
+    blank = (np.zeros((0, 0), np.float16), np.zeros((0, 2), np.int32), (), ())
+    members = {}
+    for at in range(clients):
+        cases = {}
+        for i in range(int(rng.integers(5, 40))):
+            row = rng.normal(size=COVARIATES).astype(np.float32)
+            label = (float(rng.exponential(1000 * np.exp(-row[0])) + 1), float(rng.random() < 0.5))
+            cases[f"{at}-{i}"] = Case(f"{at}-{i}", "SYN", f"S{at}", *blank, {"rna": row}, {"OS": label})
+        members[f"client {at:03d}"] = CaseList(cases, tuple(cases))
+    targets = federated_targets([TASK], members)
+    factory = partial(build_model, "omics", {"dim": 512, "layers": 2}, targets.shape, targets.heads, seed=0)
+    local = {"epochs": 1, "optimizer": "sgd", "lr": LR, "batch": BATCH}
+    participation = {"scheme": "uniform", "fraction": 0.2}
+    params = {"rounds": rounds, "strategy": "scaffold", "local": local, "participation": participation}
+    params |= {"backend": "ray", "workers": workers}
+    ends: list[float] = []
+    with ray_session(RayOptions(address="local", cpus=workers, object_store_mb=600, dashboard=False)):
+        federation = Federation(
+            factory,
+            targets,
+            members,
+            FederationParams.model_validate(params),
+            seed=0,
+            training=TRAINING,
+            on_round=lambda row: ends.append(time.perf_counter()),
+        )
+        result = federation.run()
+    assert all(row["accepted"] == clients // 5 for row in result.history)
+    return {
+        "many_clients": clients,
+        "many_round_s": round(float(np.median(np.diff(ends))), 3),
+        "many_weights": result.schema.size,
+    }
+
+
+def many_measured(workers: int) -> dict[str, float]:
+    """The same in a process of its own, with the peak memory of it and of its Ray."""
+    command = [sys.executable, "-m", "benchmarks.federation", "--many", "--workers", str(workers)]
+    usage = measure(command, Path(__file__).parents[1], interval_s=0.5)
+    if usage.code:
+        raise SystemExit(usage.output[-3000:])
+    return json.loads(usage.output.strip().splitlines()[-1]) | {
+        "many_peak_gib": round(usage.peak_mb / 1024, 2)
+    }
+
+
+def flower(arguments: argparse.Namespace, ours: dict[str, Any]) -> dict[str, Any]:
+    """Rounds of Flower's simulation with the same models, clients and CPUs, and their ratios to ours."""
+    if not arguments.flower_python:
+        return {
+            "flower": "not run: give an interpreter that has flwr[simulation] and torch by --flower-python"
+        }
+    script = Path(__file__).with_name("flower_round.py")
+    found: dict[str, Any] = {}
+    for name, width in (("overhead", 0), ("20mb", WIDTH)):
+        command = [
+            arguments.flower_python,
+            str(script),
+            str(arguments.rounds + 2),
+            str(arguments.workers),
+            str(width),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+        answer = json.loads(done.stdout.strip().splitlines()[-1])
+        found[f"flower_{name}_s"] = round(median(answer["seconds"]), 4)
+        found[f"vs_flower_{name}"] = round(found[f"flower_{name}_s"] / ours[f"round_{name}_s"], 2)
+        found["flower"] = answer["versions"]
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""What attacks do to a federation, and what each defence costs where nobody attacks. SYNTHETIC.
+
+Six sites of 20 to 100 patients, the largest one malicious, through the product's engine with each aggregation rule:
+C-index without attack and under each attack; distance and cosine of a rule's first update to the weighted mean of
+the same updates (clean cost); a hidden trigger in tiles; reconstruction of a patient from an update (gradient
+inversion); recognition of training patients by their loss (membership inference). ``gate`` is the weighted mean
+behind the validation gate with norm bounds (3 in the first round, 3 median norms later); all rules are without it.
+
+Prints tables and a last line of JSON, and writes results/threats.json, which docs/security.md quotes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import threat_cases as cases
+from benchmarks.threat_cases import Problem, train
+from equipoise.platform.federation.gate import GateParams
+from equipoise.platform.federation.privacy.accountant import noise_for
+from equipoise.platform.federation.rules.clean_cost import clean_cost
+from equipoise.platform.federation.rules.suspects import directions
+from equipoise.platform.federation.update import group_weights
+from equipoise.platform.registry import entries, get
+
+LOCAL = {"steps": 10, "optimizer": "sgd", "lr": 0.2, "batch": 32}
+ATTACKS: dict[str, cases.Change | None] = {
+    "none": None,
+    "sign_flip_10": cases.sign_flip(10),
+    "boost_6": cases.boost(6),
+    "noise_5": cases.noise(5),
+    "nan": cases.not_finite,
+}
+GATED = GateParams(norm_factor=3.0, max_norm=3.0, window=5)
+
+
+def survival_table(seeds: range) -> dict[str, dict[str, float]]:
+    """Rule → attack → pooled test C-index, mean over seeds; ``gate`` is the mean behind the gate."""
+    table: dict[str, dict[str, float]] = {}
+    for rule in (*entries("site_rules"), "gate"):
+        found: dict[str, list[float]] = {}
+        for seed in seeds:
+            problem = cases.survival(seed)
+            common: dict[str, Any] = {"local": LOCAL, "bench_after": 99}
+            common |= {"rule": "mean", "gate": GATED} if rule == "gate" else {"rule": rule}
+            for attack, change in ATTACKS.items():
+                result, _ = train(problem, change=change, **common)
+                found.setdefault(attack, []).append(cases.concordance(result, problem))
+            flipped = cases.reversed_times(problem)
+            result, _ = train(flipped, **common)
+            found.setdefault("reversed_times", []).append(cases.concordance(result, flipped))
+        table[rule] = {attack: round(statistics.fmean(values), 3) for attack, values in found.items()}
+    return table
+
+
+def costs(seeds: range) -> dict[str, dict[str, float]]:
+    """Rule → how its first update differs from the weighted mean of the same updates."""
+    found: dict[str, list[Any]] = {}
+    for seed in seeds:
+        problem = cases.survival(seed)
+        _, wire = train(problem, local=LOCAL, rounds=1)
+        schema = problem.schema()
+        weights = group_weights(wire.seen, schema.groups, uniform=False)
+        for name, entry in entries("site_rules").items():
+            rule = entry.load()(entry.params(), seed=0)
+            found.setdefault(name, []).append(clean_cost(wire.seen, schema, weights, rule))
+    return {
+        name: {
+            "distance": round(statistics.fmean(row.distance for row in rows), 3),
+            "cosine": round(statistics.fmean(row.cosine for row in rows), 3),
+        }
+        for name, rows in found.items()
+    }
+
+
+def backdoor(seeds: range) -> dict[str, dict[str, float]]:
+    """Rule → clean accuracy and success of the trigger, without attack and with one; rank of the attacker's cosine."""
+    table: dict[str, dict[str, float]] = {}
+    for rule in ("mean", "norm_clip", "median", "trimmed_mean", "geometric_median", "balanced"):
+        found: dict[str, list[float]] = {}
+        for seed in seeds:
+            problem = cases.bags(seed)
+            poisoned = cases.with_trigger(problem)
+            clean, _ = train(problem, rule=rule, local=LOCAL)
+            attacked, wire = train(poisoned, rule=rule, local=LOCAL, change=cases.boost(6))
+            schema, first = problem.schema(), wire.seen[: len(cases.SIZES)]
+            rows = directions(first, schema, group_weights(first, schema.groups, uniform=False))
+            lowest = min(rows, key=lambda row: row.cosine)
+            for name, value in {
+                "auc_clean": cases.accuracy(clean.model, problem),
+                "auc_attacked": cases.accuracy(attacked.model, problem),
+                "trigger_clean": cases.trigger_success(clean.model, problem),
+                "trigger_attacked": cases.trigger_success(attacked.model, problem),
+                "attacker_has_lowest_cosine": float(lowest.client == cases.EVIL),
+            }.items():
+                found.setdefault(name, []).append(value)
+        table[rule] = {name: round(statistics.fmean(values), 3) for name, values in found.items()}
+    return table
+
+
+def inversion(seeds: range) -> dict[str, float]:
+    """Largest cosine of what is reconstructed from an update with any patient's input, mean over seeds."""
+    ways: dict[str, Callable[[int], float]] = {
+        "linear_1_step": lambda seed: _inverted(cases.binary(seed, width=20), "heads.0", 1),
+        "abmil_1_step": lambda seed: _inverted(cases.bags(seed, tiles=1), "project.0", 1),
+        "linear_10_steps": lambda seed: _inverted(cases.binary(seed, width=20), "heads.0", 10),
+        "linear_10_steps_dp": lambda seed: _inverted(cases.binary(seed, width=20), "heads.0", 10, dp=True),
+        "linear_1_step_secure": lambda seed: _inverted(
+            cases.binary(seed, width=20), "heads.0", 1, secure=True
+        ),
+        "linear_chance": lambda seed: _chance(cases.binary(seed, width=20), seed),
+    }
+    return {name: round(statistics.fmean(way(seed) for seed in seeds), 4) for name, way in ways.items()}
+
+
+def _inverted(problem: Problem, layer: str, steps: int, *, dp: bool = False, secure: bool = False) -> float:
+    privacy: dict[str, Any] = {}
+    if dp:
+        privacy["record_level"] = {"clip": 1.0, "noise": 1.0, "delta": 1e-3}
+    if secure:
+        privacy["secure_aggregation"] = {}
+    shield = cases.private(problem, size=1, steps=steps, seed=problem.seed, **privacy) if privacy else None
+    local = {"steps": steps, "optimizer": "sgd", "lr": 0.1, "batch": 1}
+    _, wire = train(problem, local=local, rounds=1, shield=shield)
+    update = next(update for update in wire.seen if update.client == cases.EVIL)
+    return cases.likeness(
+        cases.inverted(update, problem.schema(), layer), cases.inputs_of(problem, cases.EVIL)
+    )
+
+
+def _chance(problem: Problem, seed: int) -> float:
+    patients, rng = cases.inputs_of(problem, cases.EVIL), np.random.default_rng([seed, 99])
+    draws = rng.normal(size=(50, patients.shape[1]))
+    return statistics.fmean(cases.likeness(draw, patients) for draw in draws)
+
+
+def members(seeds: range) -> dict[str, float]:
+    """Areas under the curve of membership inference and of the task itself, with and without privacy of patients."""
+    sizes, steps, rounds, size = dict.fromkeys(cases.SIZES, 25), 25, 4, 5
+    rows: dict[str, list[float]] = {}
+    noise = noise_for(size / 25, steps * rounds, 3.0, 1e-2, precision=0.01)
+    local = {"steps": steps, "optimizer": "sgd", "lr": 0.5, "batch": size}
+    for seed in seeds:
+        problem = cases.binary(seed, sizes=sizes, width=300)
+        everyone = {case.patient: case for own in problem.train.values() for case in own}
+        pooled = dataclasses.replace(problem, train={"pooled": cases.CaseList(everyone, tuple(everyone))})
+        shield = cases.private(
+            problem,
+            size=size,
+            steps=steps,
+            seed=seed,
+            record_level={"clip": 1.0, "noise": noise, "delta": 1e-2},
+        )
+        runs = {
+            "pooled": train(pooled, local=local | {"batch": 30}, rounds=2 * rounds)[0],
+            "federated": train(problem, local=local, rounds=rounds)[0],
+            "private": train(problem, local=local, rounds=rounds, shield=shield)[0],
+        }
+        for name, result in runs.items():
+            rows.setdefault(f"membership_{name}", []).append(cases.membership(result.model, problem))
+            rows.setdefault(f"task_{name}", []).append(cases.accuracy(result.model, problem))
+        rows.setdefault("epsilon", []).append(result.history[-1]["epsilon_patients"])
+        rows.setdefault("epsilon_tight", []).append(max(shield.tight().values()))
+    return {name: round(statistics.fmean(values), 3) for name, values in rows.items()}
+
+
+def main() -> None:
+    """Run all of it and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=2)
+    seeds = range(parser.parse_args().seeds)
+    torch.set_num_threads(1)
+    started, load = time.perf_counter(), os.getloadavg()[0]
+    figures: dict[str, Any] = {"data": "SYNTHETIC", "seeds": len(seeds)}
+    parts: dict[str, Callable[[range], dict[str, Any]]] = {
+        "inversion": inversion,
+        "membership": members,
+        "clean_cost": costs,
+        "backdoor": backdoor,
+        "c_index": survival_table,
+    }
+    for name, part in parts.items():
+        figures[name] = part(seeds)
+        _print(name, figures[name])
+    figures |= {
+        "rules": {name: get("site_rules", name).summary for name in entries("site_rules")},
+        "seconds": round(time.perf_counter() - started, 1),
+        "load_before": round(load, 1),
+        "versions": {name: version(name) for name in ("torch", "numpy", "dp-accounting", "cryptography")},
+    }
+    results = Path(__file__).parent / "results" / "threats.json"
+    results.write_text(json.dumps(figures, indent=1) + "\n")
+    print(json.dumps(figures))
+
+
+def _print(name: str, table: dict[str, Any]) -> None:
+    print(f"\n{name}")
+    for row, values in table.items():
+        if isinstance(values, dict):
+            values = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
+        print(f"  {row:<22} {values}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

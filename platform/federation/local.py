@@ -1,0 +1,223 @@
+"""Training at one client: the steps of :mod:`equipoise.platform.training.step`, with a strategy's correction.
+
+There is no loop of gradients here: batches, losses, balancing and the optimiser's step are those of every other
+training. A strategy acts between the gradient and the step, through the optimiser's own hook.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from equipoise.models.losses import LossSums
+from equipoise.platform.federation.order import Order
+from equipoise.platform.federation.vector import Schema
+from equipoise.platform.training.batches import CaseList, draw_order
+from equipoise.platform.training.params import TrainingParams
+from equipoise.platform.training.step import Epoch, Parts
+from equipoise.platform.training.targets import Targets
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """Patients of a client.
+
+    Parameters
+    ----------
+    train
+        Whom it trains on.
+    val
+        Inner validation patients, for balancing methods that learn weights on them.
+    """
+
+    train: CaseList
+    val: CaseList | None = None
+
+
+class LocalRun:
+    """One training at one client, as a strategy sees it.
+
+    Attributes
+    ----------
+    model
+        Being trained.
+    order
+        What was broadcast.
+    state
+        Named vectors of the strategy that stay at the client from round to round; may be changed.
+    counts
+        Group of the schema → labelled patients here.
+    epoch
+        The steps being taken; gives access to the batch.
+    steps
+        Taken so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        schema: Schema,
+        order: Order,
+        state: dict[str, np.ndarray],
+        counts: Mapping[str, int],
+    ) -> None:
+        self.model = model
+        self.schema = schema
+        self.order = order
+        self.state = state
+        self.counts = counts
+        self.steps = 0
+        self.epoch: Epoch | None = None
+        known = dict(model.named_parameters(remove_duplicate=False))
+        self._trained = [segment for segment in schema.segments if segment.trained]
+        self.parameters = [known[segment.name] for segment in self._trained]
+
+    @property
+    def learned(self) -> np.ndarray:
+        """``[P]`` bool, what the optimiser moves."""
+        return self.schema.learned
+
+    def tensors(self, vector: np.ndarray) -> list[Tensor]:
+        """A vector in pieces that lie beside :attr:`parameters`, on their device."""
+        flat = torch.from_numpy(np.array(vector, np.float32)).to(self.parameters[0].device)
+        return [flat[segment.span].view(segment.shape) for segment in self._trained]
+
+    def add_to_gradients(self, tensors: Sequence[Tensor], alpha: float = 1.0) -> None:
+        """Add ``alpha · tensors`` to the gradients; a parameter that has none stays without."""
+        pairs = [(p.grad, t) for p, t in zip(self.parameters, tensors, strict=True) if p.grad is not None]
+        if pairs:
+            with torch.no_grad():
+                torch._foreach_add_([g for g, _ in pairs], [t for _, t in pairs], alpha=alpha)
+
+    def pull_towards(self, tensors: Sequence[Tensor], strength: float) -> None:
+        """Add the gradient of ``strength / 2 · ‖w − tensors‖²``."""
+        with torch.no_grad():
+            self.add_to_gradients(
+                torch._foreach_sub([p.detach() for p in self.parameters], list(tensors)), strength
+            )
+
+    def only_trained(self, vector: np.ndarray) -> np.ndarray:
+        """Set to 0, in place, what nobody here trains."""
+        for group, span in self.schema.spans:
+            if not self.counts.get(group):
+                vector[span] = 0
+        return vector
+
+
+@dataclass(frozen=True)
+class LocalJob:
+    """Everything a local training consists of.
+
+    Parameters
+    ----------
+    parts
+        Model with its starting weights, losses, optimiser, balancer.
+    data, targets, params
+        Patients, what they are trained for, settings.
+    size
+        Patients per step.
+    seed, first_epoch
+        What everything random is a function of.
+    epochs, steps
+        How long; ``steps`` wins where it is given.
+    lr
+        Learning rate.
+    run
+        What the strategy sees.
+    correct
+        Called between gradient and step.
+    """
+
+    parts: Parts
+    data: ClientData
+    targets: Targets
+    params: TrainingParams
+    size: int
+    seed: int
+    first_epoch: int
+    epochs: int
+    steps: int | None
+    lr: float
+    run: LocalRun
+    correct: Callable[[LocalRun], None]
+
+
+@dataclass(frozen=True)
+class LocalOutcome:
+    """Steps and passes taken, and the losses seen on the way."""
+
+    steps: int
+    passes: int
+    losses: LossSums
+
+
+class Trainer(Protocol):
+    """Trains the model of a job in place."""
+
+    def __call__(self, job: LocalJob) -> LocalOutcome: ...
+
+
+def train(job: LocalJob) -> LocalOutcome:
+    """The usual :class:`Trainer`: so many passes over the patients, or so many steps."""
+    weighting = job.parts.balancer.weighting
+    hook = job.parts.optimizer.register_step_pre_hook(lambda *_: job.correct(job.run))
+    total: LossSums | None = None
+    job.parts.model.train()
+    try:
+        with seeded(job.seed, job.parts.device):
+            for passes in itertools.count(1):
+                epoch = _pass(job, passes)
+                seen = epoch.totals()
+                total = (
+                    seen if total is None else LossSums(total.sums + seen.sums, total.counts + seen.counts)
+                )
+                over = passes == job.epochs if job.steps is None else job.run.steps == job.steps
+                if job.steps is None or over:
+                    known = torch.where(total.counts > 0, total.means(), torch.nan)
+                    weighting.on_epoch_end(known.double().cpu())
+                if over:
+                    return LocalOutcome(job.run.steps, passes, total)
+                if job.steps is None:
+                    total = None if passes < job.epochs else total
+    finally:
+        hook.remove()
+    raise AssertionError("unreachable")
+
+
+def _pass(job: LocalJob, number: int) -> Epoch:
+    """One pass over the patients, or what is left of the steps."""
+    index = job.first_epoch + number - 1
+    epoch = Epoch(
+        job.parts,
+        job.targets,
+        job.data.train,
+        job.data.val if job.data.val is not None else CaseList({}, ()),
+        job.params,
+        size=job.size,
+        seed=job.seed,
+        epoch=index,
+        lr=job.lr,
+    )
+    job.run.epoch = epoch
+    left = None if job.steps is None else job.steps - job.run.steps
+    for rows in itertools.islice(draw_order(len(job.data.train), job.size, job.seed, index), left):
+        epoch.step(rows)
+        job.run.steps += 1
+    return epoch
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's global generators from a seed, for dropout; given back as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,198 @@
+"""How much privacy was spent: the accountant counts steps that were executed, never steps that were planned.
+
+A step is a Gaussian mechanism on a Poisson sample. While a federation runs, its loss is bounded by Rényi
+divergences (Mironov 2017; Mironov, Talwar and Zhang 2019), which add up and cost one multiplication a step; at
+the end the privacy loss distribution gives the tight value (Koskela et al. 2020; Doroshenko et al. 2022). Both
+are those of dp-accounting, for neighbours that differ by one unit added or removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.platform.errors import FederationError, StudyError
+
+#: Steps beyond which nobody trains; the search for the last step that a budget allows ends here.
+MOST_STEPS = 10**9
+
+
+@dataclass(frozen=True, order=True)
+class Mechanism:
+    """One noisy sum over a Poisson sample of units.
+
+    Parameters
+    ----------
+    rate
+        Probability q with which a unit takes part.
+    noise
+        Standard deviation z of the noise, in units of the clipping norm.
+
+    Raises
+    ------
+    StudyError
+        If q is not in (0, 1] or z not positive: there is no privacy to account for.
+    """
+
+    rate: float
+    noise: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise StudyError(f"a sampling rate of {self.rate} is not in (0, 1]")
+        if not 0 < self.noise < math.inf:
+            raise StudyError(f"a noise multiplier of {self.noise} gives no privacy", fix="use one above 0")
+
+
+@dataclass
+class Accountant:
+    """The account of one unit of privacy: all clients, or the patients of one client.
+
+    Parameters
+    ----------
+    delta
+        Probability with which the promise may fail; below 1 / number of units.
+    epsilon
+        Budget, or None to count without an end.
+    executed
+        Mechanism → steps so far.
+    """
+
+    delta: float
+    epsilon: float | None = None
+    executed: dict[Mechanism, int] = field(default_factory=dict)
+    _renyi: dict[Mechanism, NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.delta < 1:
+            raise StudyError(f"delta {self.delta} is not in (0, 1)")
+        if self.epsilon is not None and not self.epsilon > 0:
+            raise StudyError(f"a budget epsilon of {self.epsilon} is spent before the first step")
+
+    def spend(self, mechanism: Mechanism, steps: int = 1) -> None:
+        """Count steps that are about to be executed.
+
+        Raises
+        ------
+        FederationError
+            If they would exceed the budget; nothing is counted then, and nothing may be executed.
+        """
+        if steps < 0:
+            raise ValueError(f"{steps} steps cannot be executed")
+        if not self.allows(mechanism, steps):
+            raise FederationError(
+                f"{steps} more steps would spend epsilon {self.after(mechanism, steps):.3g} of {self.epsilon:g}",
+                fix="train fewer rounds or steps, add noise, or raise the budget",
+            )
+        self.executed[mechanism] = self.executed.get(mechanism, 0) + steps
+
+    def allows(self, mechanism: Mechanism, steps: int = 1) -> bool:
+        """Whether the budget covers so many further steps."""
+        return self.epsilon is None or self.after(mechanism, steps) <= self.epsilon
+
+    def most_steps(self, mechanism: Mechanism) -> int:
+        """How many further steps the budget covers; :data:`MOST_STEPS` without a budget."""
+        if self.allows(mechanism, MOST_STEPS):
+            return MOST_STEPS
+        low, high = 0, 1
+        while self.allows(mechanism, high):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.allows(mechanism, middle) else (low, middle)
+        return low
+
+    def spent(self) -> float:
+        """Epsilon of what was executed, by Rényi divergences: an upper bound, quick to get."""
+        return self._epsilon(self.executed)
+
+    def after(self, mechanism: Mechanism, steps: int) -> float:
+        """What :meth:`spent` would say after so many further steps."""
+        return self._epsilon({**self.executed, mechanism: self.executed.get(mechanism, 0) + steps})
+
+    def tight(self) -> float:
+        """Epsilon of what was executed, by the privacy loss distribution: for the report, takes seconds."""
+        from dp_accounting import SelfComposedDpEvent, pld
+
+        accountant = pld.PLDAccountant()
+        for mechanism, steps in sorted(self.executed.items()):
+            if steps:
+                accountant.compose(SelfComposedDpEvent(_event(mechanism), steps))
+        return float(accountant.get_epsilon(self.delta)) if any(self.executed.values()) else 0.0
+
+    def state(self) -> dict[str, Any]:
+        """For ``accountant.json`` in a checkpoint."""
+        rows = [[m.rate, m.noise, steps] for m, steps in sorted(self.executed.items())]
+        return {"delta": self.delta, "epsilon": self.epsilon, "executed": rows}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Accountant:
+        """The account as it was."""
+        executed = {Mechanism(rate, noise): int(steps) for rate, noise, steps in state["executed"]}
+        return cls(state["delta"], state["epsilon"], executed)
+
+    def _epsilon(self, executed: dict[Mechanism, int]) -> float:
+        from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS, compute_epsilon
+
+        done = {mechanism: steps for mechanism, steps in executed.items() if steps}
+        if not done:
+            return 0.0
+        total = sum(steps * self._of_one_step(m) for m, steps in sorted(done.items()))
+        return float(compute_epsilon(DEFAULT_RDP_ORDERS, total, self.delta)[0])
+
+    def _of_one_step(self, mechanism: Mechanism) -> NDArray[np.float64]:
+        if mechanism not in self._renyi:
+            self._renyi[mechanism] = _renyi(mechanism)
+        return self._renyi[mechanism]
+
+
+def noise_for(rate: float, steps: int, epsilon: float, delta: float, *, precision: float = 1e-3) -> float:
+    """The smallest noise multiplier, to a relative precision, with which so many steps stay within the budget.
+
+    Rounded to the side of more noise. By Rényi divergences, as the accountant stops by them.
+    """
+    low, high = 0.0, 1.0
+    while Accountant(delta).after(Mechanism(rate, high), steps) > epsilon:
+        low, high = high, 2 * high
+    while high - low > precision * high:
+        middle = (low + high) / 2
+        enough = Accountant(delta).after(Mechanism(rate, middle), steps) <= epsilon
+        low, high = (low, middle) if enough else (middle, high)
+    return high
+
+
+def _event(mechanism: Mechanism) -> Any:
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+
+    return PoissonSampledDpEvent(mechanism.rate, GaussianDpEvent(mechanism.noise))
+
+
+def _renyi(mechanism: Mechanism) -> NDArray[np.float64]:
+    """Divergences of one step at all orders. The public way, composing n steps, works them out anew every time;
+    they add up, so that one step is enough, and dp-accounting keeps them in ``_rdp``."""
+    from dp_accounting.rdp import RdpAccountant
+
+    accountant = RdpAccountant()
+    with _without_remarks_on_orders():
+        accountant.compose(_event(mechanism))
+    return np.array(accountant._rdp, dtype=np.float64)
+
+
+@contextlib.contextmanager
+def _without_remarks_on_orders() -> Iterator[None]:
+    """dp-accounting warns of every order whose series does not converge; it is left out, which can only make
+    epsilon larger, and the best orders are elsewhere."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

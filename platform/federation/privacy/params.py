@@ -1,0 +1,57 @@
+"""Parameters of privacy in a federation. Light: pydantic only."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ClientLevelParams(BaseModel):
+    """Differential privacy of whole clients (DP-FedAvg)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    clip: float = Field(
+        1.0, gt=0, description="largest norm of a client's update; larger ones are scaled down"
+    )
+    noise: float = Field(
+        1.0, gt=0, description="standard deviation of the noise on the sum, in units of clip"
+    )
+    delta: float = Field(1e-3, gt=0, lt=1, description="below 1 / number of clients")
+    epsilon: float | None = Field(None, gt=0, description="budget; the federation ends before it is exceeded")
+
+
+class RecordLevelParams(BaseModel):
+    """Differential privacy of patients within each client (DP-SGD)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    clip: float = Field(1.0, gt=0, description="largest norm of a patient's gradient")
+    noise: float = Field(
+        1.0, gt=0, description="standard deviation of the noise on the sum, in units of clip"
+    )
+    delta: float = Field(1e-3, gt=0, lt=1, description="below 1 / patients of the smallest client")
+    epsilon: float | None = Field(
+        None, gt=0, description="budget of every client; it stops before exceeding it"
+    )
+    chunk: int = Field(8, ge=1, description="patients whose gradients are held in memory at once")
+
+
+class SecureAggregationParams(BaseModel):
+    """Sums that the server cannot take apart (Bonawitz et al. 2017), simulated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    threshold: float = Field(
+        2 / 3,
+        gt=0.5,
+        le=1,
+        description="share of a round's clients who have to answer, or the round is lost",
+    )
+
+
+class PrivacyParams(BaseModel):
+    """What protects clients and patients; nothing by default but that only updates leave a client."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    client_level: ClientLevelParams | None = Field(None, description="differential privacy of clients")
+    record_level: RecordLevelParams | None = Field(None, description="differential privacy of patients")
+    secure_aggregation: SecureAggregationParams | None = Field(None, description="masked sums")

@@ -1,0 +1,334 @@
+r"""Differential privacy of patients within a client: DP-SGD (Abadi et al., CCS 2016, arXiv 1607.00133, algorithm 1).
+
+The unit is the patient with all slides and tables. In a step every patient takes part with probability q; each
+patient's own gradient, of the sum of the losses of the tasks he has labels for, is scaled down to norm C:
+
+.. math:: g = \frac{1}{q n} \Big( \sum_{i \in \text{sample}} \min(1, C / \|g_i\|) g_i + \mathcal N(0, (z C)^2 I) \Big)
+
+What is done with g afterwards (momentum, a proximal pull, SCAFFOLD's correction, what the server does) costs no
+further privacy. The denominator is q n whoever was drawn, and a step in which nobody was drawn is a step with
+noise. Every step is counted before it is executed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from equipoise.models.balancing.protocol import StepContext
+from equipoise.models.batch import CaseBatch, TaskHead
+from equipoise.models.losses import LossSums, TaskLosses
+from equipoise.platform.errors import StudyError
+from equipoise.platform.federation.local import LocalJob, LocalOutcome, seeded
+from equipoise.platform.federation.privacy.accountant import Accountant, Mechanism
+from equipoise.platform.federation.privacy.combinations import record_level_refusals
+from equipoise.platform.federation.privacy.params import RecordLevelParams
+from equipoise.platform.training.batches import collate, draw_tiles
+
+log = logging.getLogger(__name__)
+
+#: How gradients of single patients are taken. Both give the same numbers.
+Method = Literal["vmap", "loop"]
+
+#: Stream of draws of patients and of noise.
+PRIVATE = 0xD9
+#: Layers that mix the patients of a batch.
+MIXING = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
+
+
+def check(
+    model: nn.Module, heads: Sequence[TaskHead], *, weighting: str = "equal", aggregation: str = "none"
+) -> None:
+    """Refuse what cannot be made private by patient.
+
+    Raises
+    ------
+    StudyError
+        With all reasons: Cox's likelihood, batch normalisation, balancing that looks at losses or gradients.
+    """
+    reasons = record_level_refusals(
+        [head.name for head in heads if head.compares_patients],
+        [name for name, module in model.named_modules() if isinstance(module, MIXING)],
+        weighting=weighting,
+        aggregation=aggregation,
+    )
+    if reasons:
+        raise StudyError("; ".join(reasons), where="federation.privacy.record_level")
+
+
+class PrivateTrainer:
+    """Local training with private steps; a :class:`~equipoise.platform.federation.local.Trainer`.
+
+    Parameters
+    ----------
+    params
+        The ``record_level`` section.
+    """
+
+    def __init__(self, params: RecordLevelParams) -> None:
+        self.params = params
+
+    def __call__(self, job: LocalJob) -> LocalOutcome:
+        """Take as many steps as the usual training would; the losses seen on the way are not told."""
+        parts, n = job.parts, len(job.data.train)
+        rate, planned = plan(n, job.size, job.epochs, job.steps)
+        heads = parts.losses.heads
+        blank = torch.ones(len(heads), dtype=torch.float64)
+        present = StepContext(tuple(head.name for head in heads), blank > 0, 0, 0)
+        weights = parts.balancer.weighting.weights(blank, present).tolist()
+        steps = PrivateSteps(
+            parts.model,
+            parts.losses,
+            clip=self.params.clip,
+            noise=self.params.noise,
+            patients=n,
+            rate=rate,
+            accountant=Accountant(self.params.delta),
+            task_weights=dict(zip((head.name for head in heads), weights, strict=True)),
+            chunk=self.params.chunk,
+        )
+        hook = parts.optimizer.register_step_pre_hook(lambda *_: job.correct(job.run))
+        parts.model.train()
+        try:
+            with seeded(job.seed, parts.device):
+                for index in range(planned):
+                    rng = np.random.default_rng(np.random.SeedSequence([job.seed, index, PRIVATE]))
+                    steps.backward(steps.draw(rng), lambda rows, i=index: _read(job, rows, i), rng)  # type: ignore[misc]
+                    parts.optimizer.step()
+                    job.run.steps += 1
+        finally:
+            hook.remove()
+        # No loss is told, and neither which tasks' patients were drawn: the client's declared counts stand.
+        untold = LossSums(torch.zeros(len(heads)), torch.ones(len(heads)))
+        return LocalOutcome(job.run.steps, max(round(planned * rate), 1), untold)
+
+
+def plan(patients: int, size: int, epochs: int, steps: int | None) -> tuple[float, int]:
+    """Rate and number of steps that stand for so many passes, or steps, with batches of ``size``."""
+    rate = min(size / patients, 1.0)
+    return rate, epochs * math.ceil(patients / size) if steps is None else steps
+
+
+def _read(job: LocalJob, rows: Sequence[int], index: int) -> CaseBatch:
+    cases = [job.data.train[row] for row in rows]
+    most, pass_ = job.params.bag_tiles, job.first_epoch + index
+    tiles = [draw_tiles(len(case.bag), most, job.seed, pass_, case.patient) for case in cases]
+    return collate(cases, job.targets, tiles).to(job.parts.device)
+
+
+class PrivateSteps:
+    """The private gradient of one client, step by step.
+
+    Parameters
+    ----------
+    model
+        On its device, in training mode.
+    losses
+        Losses of its tasks; no Cox among them.
+    task_weights
+        task → weight of its loss, fixed beforehand; 1 where not named.
+    clip, noise
+        C and z.
+    patients
+        n, patients of the client that can be drawn.
+    rate
+        q.
+    accountant
+        The client's account.
+    chunk
+        Patients whose gradients are held in memory at once.
+
+    Raises
+    ------
+    StudyError
+        As :func:`check`, and if clip, noise or rate promise nothing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        losses: TaskLosses,
+        *,
+        clip: float,
+        noise: float,
+        patients: int,
+        rate: float,
+        accountant: Accountant,
+        task_weights: Mapping[str, float] | None = None,
+        chunk: int = 8,
+    ) -> None:
+        check(model, losses.heads)
+        self.model = model
+        self.losses = losses
+        self.clip = clip
+        self.patients = patients
+        self.mechanism = Mechanism(rate, noise)
+        self.accountant = accountant
+        self.chunk = chunk
+        weights = task_weights or {}
+        self.weights = torch.tensor([weights.get(head.name, 1.0) for head in losses.heads])
+        self.method: Method = "loop" if _keeps_state(model) else "vmap"
+
+    def draw(self, rng: np.random.Generator) -> list[int]:
+        """Rows of the patients of a step; there may be none."""
+        return np.flatnonzero(rng.random(self.patients) < self.mechanism.rate).tolist()
+
+    def backward(
+        self, rows: Sequence[int], read: Callable[[Sequence[int]], CaseBatch], rng: np.random.Generator
+    ) -> None:
+        """Count the step, then set ``.grad`` of every parameter to the private gradient.
+
+        Parameters
+        ----------
+        rows
+            From :meth:`draw`.
+        read
+            Cases of some of the rows, on the model's device; asked for ``chunk`` at a time.
+        rng
+            For the noise; seeded from a secret in a real federation.
+
+        Raises
+        ------
+        FederationError
+            If the step would exceed the budget; the gradient is not set then.
+        """
+        self.accountant.spend(self.mechanism)
+        parameters = _learnable(self.model)
+        size = sum(p.numel() for p in parameters.values())
+        total = torch.zeros(size, dtype=torch.float64)
+        for start in range(0, len(rows), self.chunk):
+            gradients_BP = self._gradients(read(rows[start : start + self.chunk]))
+            total += clipped_sum(gradients_BP, self.clip).cpu()
+        total += torch.from_numpy(rng.normal(0.0, self.mechanism.noise * self.clip, size))
+        total /= self.mechanism.rate * self.patients
+        place = 0
+        for parameter in parameters.values():
+            part = total[place : place + parameter.numel()]
+            parameter.grad = part.view_as(parameter).to(parameter)
+            place += parameter.numel()
+
+    def _gradients(self, batch: CaseBatch) -> Tensor:
+        """``[B, P]``, by vmap until an operation of the model has no rule for an added axis, then one by one.
+
+        vmap refuses control flow that depends on data, and operations in place, by RuntimeError; any other fault of
+        the model comes up in the loop, too.
+        """
+        if self.method == "vmap":
+            state = torch.get_rng_state()
+            try:
+                return gradients_of_patients(self.model, self.losses, self.weights, batch, "vmap")
+            except RuntimeError as error:
+                torch.set_rng_state(state)
+                log.info("gradients of patients one by one: %s", str(error).partition("\n")[0])
+                self.method = "loop"
+        return gradients_of_patients(self.model, self.losses, self.weights, batch, "loop")
+
+
+def gradients_of_patients(
+    model: nn.Module, losses: TaskLosses, weights_T: Tensor, batch: CaseBatch, method: Method
+) -> Tensor:
+    """``[B, P]`` gradient of every patient's weighted loss by all learnable parameters, side by side.
+
+    ``vmap`` takes them in one pass over a function that has a batch axis added; ``loop`` takes them one by one.
+    Dropout draws another mask for every patient in both.
+    """
+    take = _mapped if method == "vmap" else _looped
+    return take(model, losses, weights_T.to(batch.bags.device), batch)
+
+
+def clipped_sum(gradients_BP: Tensor, clip: float) -> Tensor:
+    """``[P]`` float64 sum of the rows, each of norm ``clip`` at most.
+
+    Raises
+    ------
+    ValueError
+        If a gradient is not finite: no factor bounds it, and leaving a patient out silently is no answer.
+    """
+    wide = gradients_BP.double()
+    norms_B = wide.norm(dim=1)
+    if not bool(torch.isfinite(norms_B).all()):
+        raise ValueError("the gradient of a patient is not finite, and cannot be clipped")
+    factors_B = clip / norms_B.clamp(min=clip)
+    return factors_B @ wide
+
+
+def _looped(model: nn.Module, losses: TaskLosses, weights_T: Tensor, batch: CaseBatch) -> Tensor:
+    parameters = list(_learnable(model).values())
+    rows = []
+    for one in _one_by_one(batch):
+        loss = losses(model(one), one.targets, one.label_mask).sums @ weights_T
+        if not loss.requires_grad:
+            rows.append(torch.zeros(sum(p.numel() for p in parameters), device=weights_T.device))
+            continue
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+        rows.append(torch.cat([part.flatten() for part in parts]))
+    return torch.stack(rows)
+
+
+def _mapped(model: nn.Module, losses: TaskLosses, weights_T: Tensor, batch: CaseBatch) -> Tensor:
+    from torch.func import functional_call, grad, vmap
+
+    parameters = {name: p.detach() for name, p in _learnable(model).items()}
+    rest = {name: p.detach() for name, p in model.named_parameters() if name not in parameters}
+    rest |= dict(model.named_buffers())
+
+    def loss_of(values: dict[str, Tensor], tensors: dict[str, object]) -> Tensor:
+        one = _rebuilt(tensors, batch)
+        outputs = functional_call(model, {**values, **rest}, (one,))
+        return losses(outputs, one.targets, one.label_mask).sums @ weights_T
+
+    found = vmap(grad(loss_of), in_dims=(None, 0), randomness="different")(parameters, _taken_apart(batch))
+    return torch.cat([found[name].flatten(1) for name in parameters], dim=1)
+
+
+def _keeps_state(model: nn.Module) -> bool:
+    """Recurrent layers flatten their weights in place, which functional calls do not reach."""
+    return any(isinstance(module, nn.RNNBase) for module in model.modules())
+
+
+def _learnable(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _one_by_one(batch: CaseBatch) -> Iterator[CaseBatch]:
+    """Batches of one, padded as the whole is, so that both methods see the same numbers."""
+    for i in range(len(batch)):
+        taken = {name: _row(value, i) for name, value in _taken_apart(batch).items()}
+        yield _rebuilt(taken, batch)
+
+
+def _row(value: object, i: int) -> object:
+    if isinstance(value, Tensor):
+        return value[i]
+    return {key: tensor[i] for key, tensor in cast(dict[str, Tensor], value).items()}
+
+
+def _taken_apart(batch: CaseBatch) -> dict[str, object]:
+    """Tensors and dictionaries of tensors, the patients on the first axis of each."""
+    parts: dict[str, object] = {}
+    for part in dataclasses.fields(batch):
+        value = getattr(batch, part.name)
+        if isinstance(value, Tensor):
+            parts[part.name] = value
+        elif isinstance(value, Mapping):
+            parts[part.name] = dict(value)
+    return parts
+
+
+def _rebuilt(tensors: dict[str, object], whole: CaseBatch) -> CaseBatch:
+    """A batch of one patient from his tensors; it keeps what the whole batch said of its padding."""
+    parts = {
+        name: value[None]
+        if isinstance(value, Tensor)
+        else {key: tensor[None] for key, tensor in cast(dict[str, Tensor], value).items()}
+        for name, value in tensors.items()
+    }
+    return dataclasses.replace(whole, **parts)  # type: ignore[arg-type]

@@ -1,0 +1,249 @@
+"""The state of a model as one flat vector with named segments: what is broadcast, trained and averaged.
+
+Every segment belongs to a group that says whose data train it, so that a client without a task or a modality
+neither moves nor dilutes what only that task or modality uses:
+
+- ``shared``: every client with any label;
+- ``task:<name>``: clients with labels of the task;
+- ``modality:<name>``: clients whose labelled patients have the modality;
+- ``absent:<name>``: the token learned in place of a modality, clients with patients that lack it.
+
+Its kind is ``weight``, ``norm`` (parameters and statistics of normalisation layers) or ``buffer``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from equipoise.platform.errors import FederationError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SHARED = "shared"
+#: Numbers handled at once: what fits the cache.
+_CHUNK = 1 << 15
+Kind = Literal["weight", "norm", "buffer"]
+#: A group, the part of it before the colon, a kind, or ``re:`` and a pattern of names.
+Selector = str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One tensor of the model's state at ``[start, stop)`` of the vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    group: str
+    kind: Kind
+    start: int
+    stop: int
+    trained: bool
+
+    @property
+    def span(self) -> slice:
+        """Where it stands."""
+        return slice(self.start, self.stop)
+
+    def matches(self, selector: Selector) -> bool:
+        """Whether a selector means this segment."""
+        if selector.startswith("re:"):
+            return re.search(selector.removeprefix("re:"), self.name) is not None
+        return selector in (self.group, self.group.partition(":")[0], self.kind)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The layout of the vector, the same at the server and at every client.
+
+    Parameters
+    ----------
+    segments
+        In the order of the model's state dictionary.
+    """
+
+    segments: tuple[Segment, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, tasks: Sequence[str]) -> Schema:
+        """The layout of a model.
+
+        Raises
+        ------
+        FederationError
+            If the state holds something else than float32 numbers and counters.
+        """
+        groups, norms = _groups(model, tasks), _norm_names(model)
+        trained = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+        known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        segments, at = [], 0
+        for name, value in model.state_dict(keep_vars=True).items():
+            if value.is_complex() or (value.is_floating_point() and value.element_size() != 4):
+                raise FederationError(f"{name} is {value.dtype}; a federated model has float32 weights")
+            kind: Kind = "norm" if name in norms else "weight" if name in known else "buffer"
+            group, stop = groups.get(id(value), SHARED), at + value.numel()
+            segments.append(Segment(name, tuple(value.shape), group, kind, at, stop, name in trained))
+            at = stop
+        return cls(tuple(segments))
+
+    @cached_property
+    def size(self) -> int:
+        """P, the length of the vector."""
+        return self.segments[-1].stop if self.segments else 0
+
+    @cached_property
+    def hash(self) -> str:
+        """Changes with any name, shape, group or kind."""
+        rows = [[s.name, list(s.shape), s.group, s.kind, s.trained] for s in self.segments]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups, in order of appearance."""
+        return tuple(dict.fromkeys(segment.group for segment in self.segments))
+
+    @cached_property
+    def spans(self) -> tuple[tuple[str, slice], ...]:
+        """Group and stretch of the vector; neighbours of one group are one stretch."""
+        found: list[tuple[str, slice]] = []
+        for segment in self.segments:
+            if found and found[-1][0] == segment.group:
+                found[-1] = (segment.group, slice(found[-1][1].start, segment.stop))
+            else:
+                found.append((segment.group, segment.span))
+        return tuple(found)
+
+    @cached_property
+    def learned(self) -> np.ndarray:
+        """``[P]`` bool, what an optimiser moves; the rest are statistics and frozen weights."""
+        found = np.zeros(self.size, bool)
+        for segment in self.segments:
+            found[segment.span] = segment.trained
+        return found
+
+    def mask(self, selectors: Iterable[Selector]) -> np.ndarray:
+        """``[P]`` bool, what any of the selectors means."""
+        wanted, found = tuple(selectors), np.zeros(self.size, bool)
+        for segment in self.segments:
+            if any(segment.matches(selector) for selector in wanted):
+                found[segment.span] = True
+        return found
+
+    def expand(self, by_group: Mapping[str, float], default: float = 0.0) -> np.ndarray:
+        """``[P]`` float64 with every group's value where the group stands."""
+        found = np.full(self.size, default)
+        for group, span in self.spans:
+            found[span] = by_group.get(group, default)
+        return found
+
+    def flatten(self, model: nn.Module) -> np.ndarray:
+        """``[P]`` float32, a copy of the model's state."""
+        import torch
+
+        values = [value.detach().reshape(-1).float() for value in model.state_dict(keep_vars=True).values()]
+        return torch.cat(values).cpu().numpy() if values else np.zeros(0, np.float32)
+
+    def load(self, model: nn.Module, vector: np.ndarray) -> None:
+        """Copy a vector into the model.
+
+        Raises
+        ------
+        FederationError
+            If the vector has another length.
+        """
+        import torch
+
+        self.require(vector)
+        with torch.no_grad():
+            for segment, value in zip(self.segments, model.state_dict(keep_vars=True).values(), strict=True):
+                part = vector[segment.span].reshape(segment.shape)
+                if value.device.type == "cpu" and value.dtype == torch.float32:
+                    np.copyto(value.detach().numpy(), part)  # broadcasts are read-only, which torch dislikes
+                else:
+                    moved = torch.from_numpy(np.array(part))
+                    value.copy_(moved if value.is_floating_point() else moved.round())
+
+    def require(self, vector: np.ndarray) -> None:
+        """Refuse a vector of another length."""
+        if vector.shape != (self.size,):
+            raise FederationError(f"a vector of shape {vector.shape} for a model of {self.size} numbers")
+
+    def named(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """Name → array, views of the vector: the form of a weights file."""
+        return {segment.name: vector[segment.span].reshape(segment.shape) for segment in self.segments}
+
+    def from_named(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The inverse of :meth:`named`.
+
+        Raises
+        ------
+        FederationError
+            If a name is missing or has another shape.
+        """
+        vector = np.empty(self.size, np.float32)
+        for segment in self.segments:
+            array = arrays.get(segment.name)
+            if array is None or array.shape != segment.shape:
+                found = "nothing" if array is None else f"shape {array.shape}"
+                raise FederationError(f"weights: {segment.name} of shape {segment.shape}, found {found}")
+            vector[segment.span] = np.asarray(array, np.float32).reshape(-1)
+        return vector
+
+
+def _groups(model: nn.Module, tasks: Sequence[str]) -> dict[int, str]:
+    """id of a tensor → its group, for those that are not shared."""
+    from torch import nn
+
+    found: dict[int, str] = {}
+    parts: Any = model
+    encoders, tokens = getattr(parts, "encoders", None), getattr(parts, "tokens", None)
+    if isinstance(encoders, nn.ModuleDict):
+        for name, module in encoders.items():
+            state = [*module.parameters(), *module.buffers()]
+            found |= {id(value): f"modality:{name}" for value in state}
+        if isinstance(tokens, nn.ParameterDict):
+            found |= {id(value): f"absent:{name}" for name, value in tokens.items()}
+    if hasattr(parts, "task_parameters"):
+        owners: dict[int, set[str]] = {}
+        for task in tasks:
+            for parameter in parts.task_parameters(task):
+                owners.setdefault(id(parameter), set()).add(task)
+        # What several tasks own is everybody's.
+        found |= {key: f"task:{next(iter(own))}" for key, own in owners.items() if len(own) == 1}
+    return found
+
+
+def _norm_names(model: nn.Module) -> set[str]:
+    """Names in the state dictionary that belong to normalisation layers."""
+    from torch import nn
+
+    kinds = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, kinds)
+        for name in module.state_dict()
+    }
+
+
+def dot_of(one: np.ndarray, other: np.ndarray) -> float:
+    """Product of two vectors, summed in double precision, without copies of their size."""
+    total = 0.0
+    for start in range(0, len(one), _CHUNK):
+        part = one[start : start + _CHUNK].astype(np.float64)
+        total += float(part @ (part if other is one else other[start : start + _CHUNK].astype(np.float64)))
+    return total
+
+
+def norm_of(vector: np.ndarray) -> float:
+    """Euclidean length, summed in double precision; NaN or infinite if any number is."""
+    return math.sqrt(dot_of(vector, vector))

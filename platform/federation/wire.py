@@ -1,0 +1,113 @@
+"""The one form in which anything crosses the border of a client: a JSON header and raw little-endian arrays.
+
+Nothing in it can be executed: no pickle, no type that is not a number. Layout: magic, length of the header
+(uint32), header, arrays one behind the other in the order in which the header lists them.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from equipoise.platform.errors import FederationError
+
+MAGIC = b"EQUIPOISE-FED/1\n"
+#: Types of numbers that may cross.
+DTYPES = ("float32", "float64", "int64", "uint64", "uint8")
+#: Kind of the answer of a client that failed.
+FAILURE = "failure"
+#: A header is names and scalars.
+MOST_HEADER = 1 << 20
+
+
+class MalformedError(FederationError):
+    """Bytes that are not what they should be (exit code 1)."""
+
+
+def pack(kind: str, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Bytes of a message.
+
+    Parameters
+    ----------
+    kind
+        What it is; :func:`unpack` must be asked for the same.
+    header
+        Plain data, no NaN or infinity.
+    arrays
+        Name → one-dimensional array of one of :data:`DTYPES`.
+
+    Raises
+    ------
+    MalformedError
+        If an array is of another type or shape.
+    """
+    listed = []
+    parts: list[Any] = []
+    for name, array in arrays.items():
+        if array.ndim != 1 or array.dtype.name not in DTYPES:
+            raise MalformedError(f"{kind}: {name} is {array.dtype} of shape {array.shape}, not a vector")
+        listed.append([name, array.dtype.name, len(array)])
+        parts.append(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+    text = json.dumps({"kind": kind, "arrays": listed, "header": dict(header)}, allow_nan=False).encode()
+    if len(text) > MOST_HEADER:
+        raise MalformedError(f"{kind}: a header of {len(text)} bytes")
+    return b"".join([MAGIC, struct.pack("<I", len(text)), text, *parts])
+
+
+def unpack(kind: str, data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of a message; the arrays are read-only views of ``data``.
+
+    Raises
+    ------
+    MalformedError
+        If it is not a message of this kind, or has a byte too few or too many.
+    """
+    start = len(MAGIC) + 4
+    if len(data) < start or bytes(data[: len(MAGIC)]) != MAGIC:
+        raise MalformedError(f"not {kind}: {len(data)} bytes without the mark of this format")
+    (length,) = struct.unpack_from("<I", data, len(MAGIC))
+    if length > min(MOST_HEADER, len(data) - start):
+        raise MalformedError(f"{kind}: a header of {length} bytes")
+    try:
+        whole = json.loads(bytes(data[start : start + length]), parse_constant=_refuse)
+        listed = [(str(name), str(dtype), int(count)) for name, dtype, count in whole["arrays"]]
+        header, found = dict(whole["header"]), whole["kind"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise MalformedError(f"{kind}: the header cannot be read ({type(error).__name__})") from None
+    if found != kind:
+        raise MalformedError(f"not {kind} but {found!r}")
+    arrays: dict[str, np.ndarray] = {}
+    at = start + length
+    for name, dtype, count in listed:
+        if dtype not in DTYPES or count < 0 or name in arrays:
+            raise MalformedError(f"{kind}: array {name!r} of {count} {dtype!r}")
+        kept = np.dtype(dtype).newbyteorder("<")
+        if at + count * kept.itemsize > len(data):
+            raise MalformedError(f"{kind}: array {name!r} is cut off")
+        arrays[name] = np.frombuffer(data, kept, count, at)
+        at += count * kept.itemsize
+    if at != len(data):
+        raise MalformedError(f"{kind}: {len(data) - at} bytes behind the last array")
+    return header, arrays
+
+
+def pack_failure(reason: str, trace: str) -> bytes:
+    """The answer of a client that could not do what it was asked to."""
+    return pack(FAILURE, {"reason": reason[:2000], "traceback": trace[-8000:]}, {})
+
+
+def failure_text(data: bytes) -> str | None:
+    """Reason and traceback, if the answer of a client is that it failed."""
+    try:
+        header, _ = unpack(FAILURE, data)
+    except MalformedError:
+        return None
+    return f"{header.get('reason')}\n{header.get('traceback')}"
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} in a header")

@@ -1,0 +1,295 @@
+"""Rounds: who counts for what, who is left out and why, and what a federation is equal to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from equipoise.datasets.cases import Case
+from equipoise.platform.errors import DataError, FederationError, StudyError
+from equipoise.platform.federation.engine import Federation
+from equipoise.platform.federation.local import ClientData
+from equipoise.platform.federation.order import Order
+from equipoise.platform.federation.shield import Open
+from equipoise.platform.federation.update import ClientUpdate
+from equipoise.platform.training.batches import CaseList
+from equipoise.platform.training.params import BalancingParams
+
+#: One step over all patients of a client, without dropout: nothing is drawn.
+ONE_STEP: dict[str, Any] = {
+    "local": {"steps": 1, "optimizer": "sgd", "lr": 0.1, "batch": "full"},
+    "model_params": {"dim": 4, "hidden": 2, "layers": 1, "dropout": 0.0},
+    "rounds": 1,
+}
+Make = Callable[..., Federation]
+
+
+class Tamper(Open):
+    """A client that sends something else than it computed."""
+
+    def __init__(self, client: str, change: Callable[[ClientUpdate], ClientUpdate]) -> None:
+        self.client, self.change = client, change
+
+    def guard(self, update: ClientUpdate, order: Order) -> ClientUpdate:
+        return self.change(update) if update.client == self.client else update
+
+
+def raising(update: ClientUpdate) -> ClientUpdate:
+    raise RuntimeError("disk on fire")
+
+
+def verdicts(result: Any) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for row in result.ledger.rows:
+        found.setdefault(row["client"], []).append(row["verdict"])
+    return found
+
+
+def deltas(federate: Make, sites: dict[str, CaseList]) -> dict[str, np.ndarray]:
+    """Each client's update, from a federation of itself alone."""
+    found = {}
+    for site in sites:
+        alone = federate(clients={site: sites[site]}, **ONE_STEP)
+        found[site] = alone.run().vector - alone.initial
+    return found
+
+
+def test_a_group_is_the_mean_of_those_who_train_it(federate: Make, sites: dict[str, CaseList]) -> None:
+    """LF is unknown at B, nobody died at C, D has no RNA: each is weighted by labelled patients, or left out."""
+    federation = federate(**ONE_STEP)
+    result, own = federation.run(), deltas(federate, sites)
+    moved = result.vector - federation.initial
+    expected = {
+        "shared": {"A": 9, "B": 6, "C": 5, "D": 4},
+        "task:MSI": {"A": 9, "B": 6, "C": 5, "D": 4},
+        "task:LF": {"A": 9, "C": 5, "D": 4},
+        "task:OS": {"A": 9, "B": 6, "D": 4},
+        "modality:rna": {"A": 9, "B": 6, "C": 5},
+        "absent:rna": {"D": 4},
+    }
+    for group, weights in expected.items():
+        part = federation.schema.mask([group])
+        mean = sum(own[site][part] * n for site, n in weights.items()) / sum(weights.values())
+        assert moved[part] == pytest.approx(mean, abs=2e-7), group
+        assert np.abs(mean).max() > 0, group
+    assert result.manifests["C"].flags == ("OS: no event among 5 patients, nothing to learn",)
+    assert result.manifests["B"].flags == ("LF: no label",)
+
+
+def test_uniform_weights_count_clients(federate: Make, sites: dict[str, CaseList]) -> None:
+    federation = federate(**ONE_STEP, weights="uniform")
+    part, own = federation.schema.mask(["task:LF"]), deltas(federate, sites)
+    moved = (federation.run().vector - federation.initial)[part]
+    assert moved == pytest.approx((own["A"] + own["C"] + own["D"])[part] / 3, abs=2e-7)
+
+
+def test_what_nobody_can_train_stays_as_it_was(federate: Make, sites: dict[str, CaseList]) -> None:
+    for rule in ("mean", "median"):
+        settings = {"strategy": "fedadam", "rule": rule, "rounds": 2, "min_n": 1}
+        federation = federate(clients={"B": sites["B"]}, **settings)
+        moved = federation.run().vector != federation.initial
+        assert not moved[federation.schema.mask(["task:LF", "absent:rna"])].any()
+        assert moved[federation.schema.mask(["task:MSI"])].any()
+
+
+def test_one_step_of_all_clients_is_one_step_over_all_patients(
+    federate: Make, sites: dict[str, CaseList]
+) -> None:
+    """With one full batch and the mean loss of one task per patient, FedAvg is plain gradient descent."""
+    everyone = {patient: case for cases in sites.values() for patient, case in cases.source.items()}  # type: ignore[attr-defined]
+    labels = {p: replace(c, targets={"MSI": c.targets["MSI"]}) for p, c in everyone.items()}
+    split = {site: CaseList(labels, cases.patients) for site, cases in sites.items()}
+    whole = {"all": CaseList(labels, tuple(labels))}
+    part = federate().schema.mask(["shared", "task:MSI"])
+    one, other = (federate(clients=c, **ONE_STEP).run().vector[part] for c in (split, whole))
+    assert one == pytest.approx(other, abs=1e-6)
+
+
+def test_scaffold_with_one_step_is_fedavg(federate: Make) -> None:
+    """Corrections c − c_i of all clients cancel in the mean, if they count alike."""
+    settings = ONE_STEP | {"rounds": 4, "weights": "uniform"}
+    part = federate().schema.mask(["shared", "task:MSI"])
+    one, other = (federate(**settings, strategy=s).run().vector[part] for s in ("fedavg", "scaffold"))
+    assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_cyclic_really_hands_the_model_on(federate: Make, sites: dict[str, CaseList]) -> None:
+    chosen = {site: sites[site] for site in ("A", "B")}
+    settings = {"rounds": 1, "strategy": "cyclic", "strategy_params": {"order": "fixed"}}
+    toured = federate(clients=chosen, **settings).run()
+    first = federate(clients={"A": sites["A"]}, rounds=1).run()
+    second = federate(clients={"B": sites["B"]}, rounds=1)
+    second.initial = first.vector
+    assert toured.vector == pytest.approx(second.run().vector, abs=1e-7)
+    assert not np.array_equal(toured.vector, first.vector)
+
+
+def test_shared_parts_are_shared_and_kept_parts_are_not(federate: Make) -> None:
+    federation = federate(strategy="fedper")
+    result, heads = federation.run(), federation.schema.mask(["task:MSI"])
+    assert np.array_equal(result.vector[heads], federation.initial[heads])
+    assert all((own[heads] != federation.initial[heads]).any() for own in result.personal.values())
+    rest = ~federation.schema.mask(["task"])
+    assert all(np.array_equal(own[rest], result.vector[rest]) for own in result.personal.values())
+
+
+@pytest.mark.parametrize(
+    "balancing", ["uncertainty+pcgrad", "dwa+cagrad", "famo", "rlw+upgrad", "auto_lambda"]
+)
+def test_balancing_works_inside_clients(
+    balancing: str, federate: Make, sites: dict[str, CaseList], tmp_path: Path
+) -> None:
+    """And goes on after an interruption: the state of loss weighting is part of a client's state."""
+    clients = {
+        site: ClientData(
+            CaseList(cases.source, cases.patients[1:]), CaseList(cases.source, cases.patients[:1])
+        )
+        for site, cases in sites.items()
+    }
+    weighting, _, aggregation = balancing.partition("+")
+    own = BalancingParams(weighting=weighting, aggregation=aggregation or "none")
+
+    def run(**extra: Any) -> Any:
+        return federate(clients=clients, rounds=2, extra={"balancing": own} | extra).run()
+
+    def interrupt(row: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    plain, balanced = federate(clients=clients, rounds=2).run(), run()
+    assert not np.array_equal(plain.vector, balanced.vector)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder=tmp_path, on_round=interrupt)
+    assert np.array_equal(balanced.vector, run(folder=tmp_path).vector)
+
+
+def test_a_weighting_that_learns_on_validation_needs_some(federate: Make) -> None:
+    with pytest.raises(StudyError, match="inner validation"):
+        federate(extra={"balancing": BalancingParams(weighting="auto_lambda")})
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "reason"),
+    [
+        (lambda u: replace(u, delta=u.delta * np.float32(np.nan)), "quarantined", "finite"),
+        (lambda u: replace(u, delta=u.delta[:-1]), "quarantined", "shape"),
+        (lambda u: replace(u, n=10**9), "quarantined", "count"),
+        (lambda u: replace(u, client="A"), "quarantined", "identity"),
+        (lambda u: replace(u, nonce="old"), "quarantined", "replay"),
+        (lambda u: replace(u, delta=np.full_like(u.delta, 1e9)), "quarantined", "saturation"),
+        (lambda u: replace(u, arrays={"patients": u.delta}), "quarantined", "arrays"),
+        (raising, "failed", "disk on fire"),
+    ],
+)
+def test_a_bad_update_is_turned_away_and_the_round_goes_on(
+    change: Callable[[ClientUpdate], ClientUpdate],
+    verdict: str,
+    reason: str,
+    federate: Make,
+    sites: dict[str, CaseList],
+) -> None:
+    others = {site: cases for site, cases in sites.items() if site != "B"}
+    for settings in ({}, {"rule": "geometric_median"}):
+        result = federate(rounds=1, extra={"shield": Tamper("B", change)}, **settings).run()
+        row = next(row for row in result.ledger.rows if row["client"] == "B")
+        assert (row["verdict"], reason in row["reason"]) == (verdict, True)
+        assert np.array_equal(result.vector, federate(clients=others, rounds=1, **settings).run().vector)
+        assert result.history[0][verdict] == 1
+
+
+def test_a_client_that_keeps_failing_is_benched(federate: Make) -> None:
+    result = federate(rounds=4, bench_after=2, extra={"shield": Tamper("B", raising)}).run()
+    assert verdicts(result)["B"] == ["failed", "failed", "benched"]
+    assert result.benched == {"B"}
+    assert "Traceback" in next(row["reason"] for row in result.ledger.rows if row["verdict"] == "failed")
+
+
+def test_rounds_without_enough_updates_change_nothing_and_end_in_an_error(federate: Make) -> None:
+    seen: list[dict[str, float]] = []
+    federation = federate(rounds=5, participation={"min_clients": 5}, extra={"on_round": seen.append})
+    with pytest.raises(FederationError, match="3 rounds in a row"):
+        federation.run()
+    assert [row["update_norm"] for row in seen] == [0, 0]
+
+
+def test_late_and_failing_clients_are_drawn_from_seeds(federate: Make) -> None:
+    settings = {"rounds": 6, "clock": {"speed_sd": 0.8, "jitter_sd": 0.5, "deadline": 1.5, "failures": 0.2}}
+    one, other = (federate(**settings).run() for _ in range(2))
+    assert one.ledger.rows == other.ledger.rows
+    assert {"late", "failed", "accepted"} <= {row["verdict"] for row in one.ledger.rows}
+
+
+def test_scalars_over_few_patients_do_not_leave(federate: Make) -> None:
+    result = federate(rounds=1, min_n=6).run()
+    keys = {row["client"]: row["keys"] for row in result.ledger.rows}
+    assert keys["A"] == ["delta", "loss/LF", "loss/MSI", "loss/OS"]
+    assert keys["D"] == ["delta"]
+
+
+def test_the_buffer_of_all_clients_is_a_round(federate: Make) -> None:
+    """FedBuff with as many updates per step as clients, all equally fast, waits for everybody: FedAvg."""
+    settings = ONE_STEP | {"rounds": 3}
+    buffered = federate(**settings, strategy="fedbuff", strategy_params={"buffer": 4}).run()
+    assert buffered.vector == pytest.approx(
+        federate(**settings).run().vector, abs=1e-6
+    )  # rows are in another order
+    assert buffered.history[-1]["virtual_time"] == 3
+
+
+def test_slow_clients_are_stale_and_do_not_hold_up_the_others(federate: Make) -> None:
+    settings = {"strategy": "fedbuff", "strategy_params": {"buffer": 1}, "rounds": 8}
+    result = federate(**settings, clock={"speed_sd": 1.0}).run()
+    answers = [row["client"] for row in result.ledger.rows]
+    assert len(answers) == 8
+    assert len(set(answers)) < 8
+    times = [row["virtual_time"] for row in result.history]
+    assert times == sorted(times)
+
+
+def test_a_checkpoint_of_another_federation_is_refused(federate: Make, tmp_path: Path) -> None:
+    federate(rounds=2, extra={"folder": tmp_path}).run()
+    with pytest.raises(StudyError, match="seed: 3, now 4"):
+        federate(rounds=2, seed=4, extra={"folder": tmp_path}).run()
+    with pytest.raises(StudyError, match="server_lr|strategy_params"):
+        federate(rounds=2, strategy_params={"server_lr": 0.5}, extra={"folder": tmp_path}).run()
+    longer = federate(rounds=3, extra={"folder": tmp_path}).run()
+    assert np.array_equal(longer.vector, federate(rounds=3).run().vector)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "ledger.jsonl",
+        "round_000002",
+        "round_000003",
+    ]
+
+
+def test_a_damaged_round_is_passed_over(federate: Make, tmp_path: Path) -> None:
+    expected = federate(strategy="scaffold", extra={"folder": tmp_path}).run()
+    (tmp_path / "round_000003" / "strategy.npz").write_bytes(b"nothing")
+    resumed = federate(strategy="scaffold", extra={"folder": tmp_path}).run()
+    assert np.array_equal(expected.vector, resumed.vector)
+    assert expected.ledger.rows == resumed.ledger.rows
+
+
+def test_clients_must_have_patients_of_their_own(federate: Make, sites: dict[str, CaseList]) -> None:
+    with pytest.raises(DataError, match="leakage"):
+        federate(clients={"A": sites["A"], "A2": CaseList(sites["A"].source, sites["A"].patients[:2])})
+    with pytest.raises(DataError, match="no training patient"):
+        federate(clients={"A": CaseList({}, ())})
+    unlabelled = {"X": Case("X", "S", "X", *_empty())}
+    with pytest.raises(FederationError, match="no client has a patient with a label"):
+        federate(clients={"X": CaseList(unlabelled, ("X",))}).run()
+
+
+def _empty() -> tuple[Any, ...]:
+    return np.zeros((1, 4), np.float16), np.zeros((1, 2), np.int32), ("X",), (1,), {}, {}
+
+
+def test_an_interrupted_write_leaves_the_round_before(federate: Make, tmp_path: Path) -> None:
+    federate(rounds=1, extra={"folder": tmp_path}).run()
+    (tmp_path / ".round_000002.1-abc.tmp").mkdir()
+    assert np.array_equal(
+        federate(rounds=2, extra={"folder": tmp_path}).run().vector, federate(rounds=2).run().vector
+    )

@@ -1,0 +1,122 @@
+"""Must hold for every strategy: inline = one worker = three workers = killed and resumed, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from equipoise.platform.federation.engine import Federation, FederationResult
+from equipoise.platform.federation.on_ray import Crew
+from equipoise.platform.federation.order import Order
+from equipoise.platform.federation.shield import Open
+from equipoise.platform.federation.update import ClientUpdate
+from equipoise.platform.registry import entries
+
+#: Models that show what is special about a strategy: layers to keep at the client, a contrast of representations.
+MODELS = {"fedbn": "joint", "moon": "joint"}
+#: Everything that is drawn from seeds at once: who takes part, who is late, who drops out.
+UNEVEN: dict[str, Any] = {
+    "participation": {"scheme": "uniform", "fraction": 0.8},
+    "clock": {"speed_sd": 0.6, "jitter_sd": 0.3, "deadline": 3.0, "failures": 0.1},
+}
+
+
+class InterruptError(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture(scope="module")
+def crew(ray_session: None) -> Iterator[Crew]:
+    crew = Crew(3, cpus=0.5)
+    yield crew
+    crew.dismiss()
+
+
+def settings(strategy: str) -> dict[str, Any]:
+    own: dict[str, Any] = {"strategy": strategy, "model": MODELS.get(strategy, "concat")}
+    if strategy == "fedbuff":
+        return own | {
+            "strategy_params": {"buffer": 2, "concurrency": 3},
+            "clock": {"speed_sd": 0.6, "jitter_sd": 0.3},
+        }
+    return own | UNEVEN
+
+
+def same(one: FederationResult, other: FederationResult) -> bool:
+    """Weights, personal weights, history and ledger to the last bit."""
+    assert one.history == other.history
+    assert one.ledger.rows == other.ledger.rows
+    assert sorted(one.personal) == sorted(other.personal)
+    assert all(np.array_equal(one.personal[c], other.personal[c]) for c in one.personal)
+    return np.array_equal(one.vector, other.vector)
+
+
+@pytest.mark.parametrize("strategy", list(entries("strategies")))
+def test_backends_and_resumption_agree(
+    strategy: str, federate: Callable[..., Federation], crew: Crew, tmp_path: Path
+) -> None:
+    chosen = settings(strategy)
+    alone = federate(**chosen, extra={"folder": tmp_path / "alone"}).run()
+    assert not np.array_equal(alone.vector, federate(**chosen).initial)
+    for workers in (1, 3):
+        extra = {"crew": crew, "folder": tmp_path / str(workers)}
+        on_ray = federate(**chosen, backend="ray", workers=workers, extra=extra).run()
+        assert on_ray.workers == workers
+        assert same(alone, on_ray)
+
+    def interrupt(row: dict[str, float]) -> None:
+        if row["round"] == 2:
+            raise InterruptError
+
+    with pytest.raises(InterruptError):
+        federate(**chosen, extra={"folder": tmp_path / "again", "on_round": interrupt}).run()
+    assert same(alone, federate(**chosen, extra={"folder": tmp_path / "again"}).run())
+    assert any("sha256" in row for row in alone.ledger.rows)
+
+
+def test_a_worker_that_is_killed_is_built_again(federate: Callable[..., Federation], crew: Crew) -> None:
+    """Its clients go on from the state they had, in the round in which it died."""
+    import ray
+
+    chosen = {"strategy": "scaffold", "rounds": 4}
+    alone = federate(**chosen).run()
+    before = ray.get(crew.actors[0].process.remote())
+
+    def kill(row: dict[str, float]) -> None:
+        if row["round"] == 2:
+            os.kill(before, signal.SIGKILL)
+
+    extra = {"crew": crew, "on_round": kill}
+    killed = federate(**chosen, backend="ray", workers=2, extra=extra).run()
+    assert ray.get(crew.actors[0].process.remote()) != before
+    assert same(alone, killed)
+
+
+class Sleepy(Open):
+    """A client that hangs in one round."""
+
+    def guard(self, update: ClientUpdate, order: Order) -> ClientUpdate:
+        if (update.client, order.round) == ("C", 1):
+            time.sleep(600)
+        return update
+
+
+def test_a_client_that_hangs_is_given_up(federate: Callable[..., Federation], crew: Crew) -> None:
+    """Its worker is built again and whoever waited behind it goes on."""
+    import ray
+
+    # Test modules cannot be imported in workers.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[Sleepy.__module__])
+    extra = {"crew": crew, "shield": Sleepy()}
+    result = federate(rounds=3, backend="ray", workers=1, timeout_s=8, extra=extra).run()
+    verdicts = [(row["round"], row["client"]) for row in result.ledger.rows if row["verdict"] != "accepted"]
+    assert verdicts == [(1, "C")]
+    assert len(result.ledger.rows) == 12

@@ -1,0 +1,87 @@
+"""The federated example runs as it is under ``equipoise federate --smoke``, over smaller cohorts of the same build."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from equipoise.platform.evaluation.predictions import read_predictions
+
+COHORTS = {"syn-crc-a", "syn-crc-b", "syn-luad-a", "syn-luad-b", "syn-ucec-a"}
+
+
+@pytest.fixture(scope="module")
+def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of the command, over bench cohorts of 40 patients a site in place of 400."""
+    from equipoise.datasets.synthetic import generate
+    from equipoise.datasets.synthetic.catalogue import recipe
+    from equipoise.jobs.federate import federate
+    from equipoise.jobs.options import LogFormat, Resume
+
+    folder = tmp_path_factory.mktemp("federated")
+    shutil.copy(root / "examples" / "federated.yaml", folder)
+    whole = recipe("bench")
+    small = whole.model_copy(
+        update={"cohorts": tuple(c.model_copy(update={"patients": 40}) for c in whole.cohorts)}
+    )
+    for job in generate.plan(small, 1):
+        generate.write_patient(job, folder / "bench")
+    generate.write_tables(small, 1, folder / "bench")
+    with pytest.raises(SystemExit) as ended:
+        federate(
+            config=str(folder / "federated.yaml"), set=None, out=str(folder / "run"), resume=Resume.auto,
+            dry_run=False, smoke=True, seed=None, address=None, max_cpus=None, max_gpus=None,
+            log_format=LogFormat.plain, verbose=False, rounds=None, strategy=None,
+        )  # fmt: skip
+    assert not ended.value.code
+    return folder / "run"
+
+
+def test_every_method_judges_the_same_patients(run: Path) -> None:
+    methods = ("federated", "pooled", "local", "ensemble")
+    tables = {
+        m: read_predictions(run / "federated" / "predictions" / "folds" / f"{m}.parquet") for m in methods
+    }
+    tested = {m: t[(t["role"] == "test") & (t["task"] == "LF")] for m, t in tables.items()}
+    for method in methods[1:]:
+        assert set(tested[method]["patient"]) <= set(tested["federated"]["patient"])
+    assert set(tested["pooled"]["patient"]) == set(tested["federated"]["patient"])
+    assert set(tested["local"]["cohort"]) == COHORTS
+
+
+def test_sites_rounds_and_traffic(run: Path) -> None:
+    sites = pd.read_csv(run / "federated" / "sites.csv", keep_default_na=False, na_values=[""])
+    assert set(sites["method"]) == {"federated", "pooled", "local", "ensemble"}
+    assert set(sites.query("scope == 'client' and role == 'test'")["client"]) == COHORTS
+    rounds = [json.loads(line) for line in (run / "federated" / "rounds.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rounds] == [1, 2]
+    assert all(row["accepted"] == 5 and row["val/LF"] > 0 for row in rounds)
+    traffic = pd.read_csv(run / "federated" / "traffic.csv")
+    assert set(traffic["client"]) == COHORTS
+    assert (traffic["bytes"] > 0).all()
+    assert (traffic["accepted"] == 2).all()
+
+
+def test_tasks_and_modalities_are_missing_where_the_study_says_so(run: Path) -> None:
+    facts = json.loads((run / "federated" / "folds" / "0-0" / "facts.json").read_text())
+    counts = {name: own["counts"] for name, own in facts["clients"].items()}
+    assert {name for name, own in counts.items() if own["task:MSI"]} == {
+        "syn-crc-a",
+        "syn-crc-b",
+        "syn-ucec-a",
+    }
+    assert {name for name, own in counts.items() if own["task:HRD"]} == {"syn-luad-a", "syn-luad-b"}
+    assert {name for name, own in counts.items() if not own["modality:rna"]} == {"syn-luad-b"}
+    costs = {row["rule"]: row for row in facts["clean_costs"]}
+    assert costs["mean"]["distance"] == pytest.approx(0, abs=1e-6)
+    assert costs["balanced"]["distance"] > 0
+
+
+def test_the_report_has_the_section(run: Path) -> None:
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "SYNTHETIC" in page
+    assert "could not be made" not in page
+    for words in ("What aggregation rules cost without an attack", "worst site", "No differential privacy"):
+        assert words in page
