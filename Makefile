@@ -27,7 +27,7 @@ showcase: $(READY)
 	$(BIN)/equipoise demo --preset $(or $(PRESET),demo) --out showcase
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

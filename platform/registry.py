@@ -19,9 +19,12 @@ from equipoise.platform.errors import StudyError
 #: kind → "module:dictionary" with the built-in entries.
 KINDS = {
     "encoders": "equipoise.models.encoders.entries:ENTRIES",
+    "slide_encoders": "equipoise.models.slide_encoders.entries:ENTRIES",
     "models": "equipoise.models.entries:ENTRIES",
     "weightings": "equipoise.models.balancing.entries:WEIGHTINGS",
     "aggregators": "equipoise.models.balancing.entries:AGGREGATORS",
+    "strategies": "equipoise.platform.federation.entries:STRATEGIES",
+    "site_rules": "equipoise.platform.federation.entries:SITE_RULES",
     "splits": "equipoise.datasets.entries:SPLITS",
     "sites": "equipoise.datasets.entries:SITES",
     "cohorts": "equipoise.datasets.entries:PRESETS",

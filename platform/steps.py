@@ -7,8 +7,7 @@ there and fits is not made again.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,86 +15,14 @@ from equipoise.datasets.whole_files import write_json
 from equipoise.platform.errors import DataError, StudyError, ToleranceError
 from equipoise.platform.manifest import is_of_extraction, write_folds, write_manifest
 from equipoise.platform.study import Study
+from equipoise.platform.work import Work, load
 from equipoise.platform.workspace import RunFolder
 
 if TYPE_CHECKING:
     from equipoise.datasets.cohort import Cohorts
-    from equipoise.datasets.features import FeatureStore
     from equipoise.datasets.splits import Fold
-    from equipoise.platform.training.params import Recipe
 
 log = logging.getLogger("equipoise")
-
-
-@dataclass
-class Work:
-    """A study and its run folder; tables are read once for all steps of a command.
-
-    Parameters
-    ----------
-    study, folder
-        The study and where it runs.
-    only_folds
-        Folds to train (``0-1``: repeat 0, fold 1); all of them if empty.
-    check_slides
-        Whether ``validate`` opens every slide's header.
-    """
-
-    study: Study
-    folder: RunFolder
-    only_folds: tuple[str, ...] = ()
-    check_slides: bool = False
-
-    @cached_property
-    def cohorts(self) -> "Cohorts":
-        """Patients and slides as the tables give them."""
-        return load(self.study)
-
-    @cached_property
-    def usable(self) -> "Cohorts":
-        """Patients and slides that have features; needs the step ``extract``."""
-        return self.cohorts.with_slide_status(self.store.index())
-
-    @cached_property
-    def store(self) -> "FeatureStore":
-        """The feature store of the study, in which a slide's name means the file and pixel size of the tables."""
-        from equipoise.platform.extraction.pipeline import open_store
-
-        return open_store(self.study.features, self.store_root, self.cohorts.slides)
-
-    @property
-    def store_root(self) -> Path:
-        """Folder of feature stores."""
-        return self.study.base / Path(self.study.features.store).expanduser()
-
-    @cached_property
-    def contents(self) -> dict[str, str]:
-        """Patient → labels and slides as text: whatever changes here changes what a model would have learned."""
-        index = self.store.index().set_index("slide")
-        slides: dict[str, list[str]] = {}
-        for slide, patient in zip(self.usable.slides["slide"], self.usable.slides["patient"], strict=True):
-            row = index.loc[slide]
-            slides.setdefault(patient, []).append(f"{slide} {row['key']} {row['n']}")
-        table = self.usable.patients.set_index("patient")
-        labels = table[[column for task in self.study.tasks for column in task.frame_columns]]
-        return {
-            patient: f"{values.tolist()} {slides.get(patient, [])}"
-            for patient, values in zip(labels.index, labels.to_numpy(), strict=True)
-        }
-
-    @property
-    def recipe(self) -> "Recipe":
-        """What decides the weights of a fold."""
-        from equipoise.platform.training.params import Recipe
-
-        params = self.study.model.model_dump()
-        return Recipe(
-            model=params.pop("kind"),
-            model_params=params,
-            balancing=self.study.balancing,
-            training=self.study.training,
-            seed=self.study.seed,
-        )
 
 
 def perform(
@@ -106,6 +33,7 @@ def perform(
     dry_run: bool = False,
     only_folds: Sequence[str] = (),
     check_slides: bool = False,
+    measure_winner: bool = True,
 ) -> dict[str, Any]:
     """Run steps in order, each recorded in the run folder.
 
@@ -123,6 +51,8 @@ def perform(
         Folds to train, all if empty.
     check_slides
         Whether ``validate`` opens every slide's header.
+    measure_winner
+        Whether ``search`` looks at the patients that no trial has seen.
 
     Returns
     -------
@@ -134,7 +64,7 @@ def perform(
         print(plan(study, steps))
         return {"study": study.name, "dry_run": True}
     folder = open_folder(study)
-    work = Work(study, folder, tuple(only_folds), check_slides)
+    work = Work(study, folder, tuple(only_folds), check_slides, measure_winner)
     try:
         provenance.record(study, folder)
         for name in steps:
@@ -148,22 +78,13 @@ def perform(
     return {"out": folder.root, "run_folder": folder, **report}
 
 
-def load(study: Study) -> "Cohorts":
-    """Read the tables of a study."""
-    from equipoise.datasets.cohort import load_cohorts
-    from equipoise.datasets.rehearsal import beyond
-
-    cohorts = load_cohorts(study.cohorts, study.tasks, study.columns, study.base)
-    if study.patients_per_site is None:
-        return cohorts
-    left_out = beyond(cohorts.patients, study.patients_per_site, study.main_task)
-    return cohorts.drop(left_out, "rehearsal")
-
-
 def plan(study: Study, steps: Sequence[str]) -> str:
     """What the steps would do, without doing it."""
     cohorts = load(study)
-    lines = [describe(cohorts, study), f"features: {study.features.encoder}, store {study.features.store}"]
+    features = (
+        f"{study.features.encoder}, store {study.features.store}" if study.reads_slides else "tables only"
+    )
+    lines = [describe(cohorts, study), f"features: {features}"]
     lines.append(f"folds: {study.splits.scheme}")
     return "\n".join([*lines, f"steps: {' → '.join(steps)}"])
 
@@ -184,12 +105,13 @@ def describe(cohorts: "Cohorts", study: Study) -> str:
 
 def validate(work: Work) -> dict[str, Any]:
     """Write the manifest as the tables give it, and a preview of the folds."""
+    cohorts = work.cohorts if work.study.reads_slides else work.usable  # without slides, nothing comes later
     for line in describe(work.cohorts, work.study).splitlines():
         log.info("%s", line)
     work.cohorts.require_learnable()
     slides = work.cohorts.slides
     facts: dict[str, Any] = {}
-    if work.check_slides and len(slides):
+    if work.check_slides and len(slides) and work.study.features.imported is None:
         from equipoise.platform.extraction.headers import check_headers
 
         slides = check_headers(slides, work.study.features)
@@ -198,27 +120,31 @@ def validate(work: Work) -> dict[str, Any]:
         for row in bad.head(20).itertuples():
             log.warning("%s: %s: %s", row.slide, row.status, row.error)
         log.info("headers: %d of %d slides can be used", len(slides) - len(bad), len(slides))
-    folds = _make_folds(work, work.cohorts)
+    folds = _make_folds(work, cohorts)
     if is_of_extraction(work.folder):
         log.info("the manifest of the extraction is kept: the tables are the same")
     else:
-        write_manifest(work.folder, work.cohorts, slides)
-        write_folds(work.study, work.folder, work.cohorts, folds, None)
-    return {"patients": len(work.cohorts.patients), "slides": len(slides), "folds": len(folds), **facts}
+        write_manifest(work.folder, cohorts, slides)
+        write_folds(work.study, work.folder, cohorts, folds, None)
+    return {"patients": len(cohorts.patients), "slides": len(slides), "folds": len(folds), **facts}
 
 
 def extract(work: Work) -> dict[str, Any]:
-    """Slides → features; then the manifest of those that can be used.
+    """Slides → features; then the manifest of those that can be used. A model of tables has nothing to extract.
 
     Raises
     ------
     ToleranceError
         If more slides failed than ``features.max_fail`` allows. Everything that could be extracted is kept.
     """
-    from equipoise.platform.extraction.pipeline import extract as extract_slides
+    from equipoise.platform.extraction.sources import obtain_features
     from equipoise.platform.session import ray_session, session_description
 
     study = work.study
+    if not study.reads_slides:
+        log.info("extract: nothing to do, model %s reads tables only", study.model.kind)
+        write_manifest(work.folder, work.usable, work.usable.slides)
+        return {"slides": 0, "skipped": f"model {study.model.kind} reads tables only"}
 
     @contextmanager
     def session() -> Iterator[None]:
@@ -227,16 +153,17 @@ def extract(work: Work) -> dict[str, Any]:
             yield
 
     without = [cohort.name for cohort in study.cohorts if cohort.slides is None]
-    if without:
+    if without and study.reads == {"wsi"}:
         raise DataError(
             f"cohort {', '.join(without)} names no slides table, and the model reads tiles",
             where=str(study.file),
             fix="add slides: and slides_dir: to the cohort, or leave it out",
         )
-    summary = extract_slides(
+    summary = obtain_features(
         work.cohorts.slides,
         study.features,
         work.store_root,
+        study.base,
         workers=study.resources.workers,
         session=session,
         qc_dir=work.folder.qc,
@@ -247,7 +174,8 @@ def extract(work: Work) -> dict[str, Any]:
     if summary.failed and summary.tolerated:
         log.warning("%d of %d slides failed\n%s", summary.failed, len(summary.index), summary.failures_text())
     write_manifest(work.folder, work.usable, summary.index)
-    facts = {"slides": len(summary.index), "tiles": summary.tiles, "failed": summary.failed, **summary.counts}
+    facts: dict[str, Any] = {"slides": len(summary.index), "tiles": summary.tiles, "failed": summary.failed}
+    facts |= {**summary.counts, "features": summary.address}
     if not summary.tolerated:
         raise ToleranceError(
             f"{summary.failed} of {len(summary.index)} slides failed, more than max_fail allows "
@@ -261,47 +189,54 @@ def extract(work: Work) -> dict[str, Any]:
 def train(work: Work) -> dict[str, Any]:
     """Train every fold that is not finished yet; external cohorts are out of reach."""
     from equipoise.datasets.cases import CaseReader
-    from equipoise.platform.tracking import TensorBoard
+    from equipoise.platform.tracking import EpochLog
     from equipoise.platform.training.crossval import fold_folder, require_same, train_fold
 
     study = work.study
     work.usable.require_learnable()
     folds = _make_folds(work, work.usable)
-    write_folds(work.study, work.folder, work.usable, folds, work.store.index())
-    cases = CaseReader(work.usable, work.store, role="develop")
+    index = work.store.index() if study.reads_slides else None
+    write_folds(work.study, work.folder, work.usable, folds, index)
+    cases = CaseReader(work.usable, work.tiles, role="develop")
     _set_threads(study)
     names = [f"{fold.repeat}-{fold.index}" for fold in folds]
     if unknown := sorted(set(work.only_folds) - set(names)):
         raise StudyError(f"there is no fold {', '.join(unknown)}; folds: {', '.join(names)}", where="--fold")
+    jobs: list[partial[Path]] = []
+    features: dict[str, Any] = {"features": work.features, "contents": work.contents}
     for name, fold in zip(names, folds, strict=True):
         if work.only_folds and name not in work.only_folds:
             continue
         if fold_folder(work.folder.folds, fold).exists():
-            require_same(
-                work.folder.folds, fold, work.recipe, features=work.store.spec.address, contents=work.contents
-            )
+            require_same(work.folder.folds, fold, work.recipe, **features)
             log.info("train fold=%s already done", name)
             continue
-        with TensorBoard(work.folder.tensorboard / name) as board:
-
-            def report(row: dict[str, float], name: str = name, board: TensorBoard = board) -> None:
-                board(row)
-                log.info(
-                    "train fold=%s %s", name, " ".join(f"{key}={value:.4g}" for key, value in row.items())
-                )
-
-            train_fold(
-                fold,
-                study.tasks,
-                cases,
-                work.recipe,
-                work.folder.folds,
-                features=work.store.spec.address,
-                contents=work.contents,
-                report=report,
-            )
+        report = EpochLog(work.folder.tensorboard / name, name)
+        parts = (fold, study.tasks, cases, work.recipe, work.folder.folds)
+        jobs.append(partial(train_fold, *parts, **features, report=report))
+    run_folds(study, jobs)
     done = sum(fold_folder(work.folder.folds, fold).exists() for fold in folds)
     return {"folds": len(folds), "trained": done} | ({} if done == len(folds) else {"status": "partial"})
+
+
+def run_folds(study: Study, jobs: "list[partial[Path]]") -> None:
+    """One after the other in this process, several at once in processes of their own, or each by many workers."""
+    from equipoise.platform.session import ray_session
+
+    if study.training.workers == 1 and (study.resources.folds == 1 or len(jobs) < 2):
+        for job in jobs:
+            with job.keywords["report"]:
+                job()
+        return
+    if jobs:
+        from equipoise.platform.training.on_ray import folds_at_once
+
+        with ray_session(study.resources):
+            if study.training.workers > 1:
+                for job in jobs:
+                    job()
+            else:
+                folds_at_once(jobs, at_once=study.resources.folds, cpus=study.training.threads)
 
 
 def evaluate(work: Work) -> dict[str, Any]:
@@ -310,6 +245,7 @@ def evaluate(work: Work) -> dict[str, Any]:
 
     from equipoise.datasets.cases import CaseReader
     from equipoise.datasets.whole_files import read_json
+    from equipoise.platform.evaluation import latents
     from equipoise.platform.evaluation.evaluate import evaluate as compute
     from equipoise.platform.evaluation.metrics_table import write_metrics
     from equipoise.platform.evaluation.predictions import read_predictions, write_predictions
@@ -329,12 +265,10 @@ def evaluate(work: Work) -> dict[str, Any]:
     for (
         fold
     ) in folds:  # before anything is written: predictions of other folds than these belong to no manifest
-        require_same(
-            folder.folds, fold, work.recipe, features=work.store.spec.address, contents=work.contents
-        )
+        require_same(folder.folds, fold, work.recipe, features=work.features, contents=work.contents)
     _set_threads(work.study)
     device = pick_device(work.study.training.device)
-    reader = CaseReader(work.usable, work.store, role="external")
+    reader = CaseReader(work.usable, work.tiles, role="external")
     cases = CaseList(reader, tuple(reader))
     wanted = {"patients": {patient: work.contents[patient] for patient in reader}}
     parts = []
@@ -343,17 +277,45 @@ def evaluate(work: Work) -> dict[str, Any]:
         parts.append(read_predictions(path / "preds.parquet"))
         if not cases:
             continue
-        kept, made_for = path / "external.parquet", path / "external.json"
-        if read_json(made_for) != wanted:
+        kept, read, made_for = path / "external.parquet", path / latents.EXTERNAL, path / "external.json"
+        if read_json(made_for) != wanted or not read.exists():
             made_for.unlink(missing_ok=True)
-            write_predictions(load_fold(path, device).predict(cases, "external"), kept)
+            external, vectors = load_fold(path, device).predict_with_latents(cases, "external")
+            write_predictions(external, kept)
+            latents.write_latents(vectors, read)
             write_json(made_for, wanted)
         parts.append(read_predictions(kept))
     predictions = pd.concat(parts, ignore_index=True)
     write_predictions(predictions, folder.evaluation / "predictions.parquet")
-    metrics = compute(predictions, work.study.evaluation, work.study.seed)
+    vectors = latents.of_folds(fold_folder(folder.folds, fold) for fold in folds)
+    metrics = compute(predictions, work.study.evaluation, work.study.seed, vectors)
     write_metrics(metrics, folder.evaluation, work.study.evaluation)
     return {"predictions": len(predictions), "metrics": len(metrics)}
+
+
+def search(work: Work) -> dict[str, Any]:
+    """Search over balancing, loss weights, architecture and optimisation, if the study says so.
+
+    ``train`` and ``evaluate`` are of the study as written; the winner is ``search/best.yaml``, a study of its own.
+    """
+    if work.study.search is None:
+        log.info("search: nothing to do, the study has no search section")
+        return {"skipped": "the study has no search section"}
+    from equipoise.platform.search.measure import measure
+    from equipoise.platform.search.search import run_search
+
+    facts = run_search(work)
+    return facts | (measure(work) if work.measure_winner else {})
+
+
+def federate(work: Work) -> dict[str, Any]:
+    """Train across sites, if the study says so, with pooled, local and ensemble training beside it."""
+    if work.study.federation is None:
+        log.info("federate: nothing to do, the study has no federation section")
+        return {"skipped": "the study has no federation section"}
+    from equipoise.platform.federation.step import federate as run_federations
+
+    return run_federations(work, work.study.federation)
 
 
 def report(work: Work) -> dict[str, Any]:
@@ -368,6 +330,8 @@ STEP: dict[str, Callable[[Work], dict[str, Any]]] = {
     "extract": extract,
     "train": train,
     "evaluate": evaluate,
+    "federate": federate,
+    "search": search,
     "report": report,
 }
 

@@ -11,12 +11,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, create_model, model_validator
 
+from equipoise.datasets.omics.params import CLINICAL, OMICS, TableParams
 from equipoise.datasets.specs import CohortSource, Columns, SplitParams
 from equipoise.datasets.tasks import Task
 from equipoise.platform.errors import StudyError
 from equipoise.platform.evaluation.params import EvaluationParams, ReportParams
 from equipoise.platform.extraction.params import ExtractionParams
+from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.registry import entries
+from equipoise.platform.search.params import SearchParams, metric_problem
 from equipoise.platform.session import RayOptions
 from equipoise.platform.study_errors import describe, duplicate_keys
 from equipoise.platform.training.params import BalancingParams, TrainingParams
@@ -64,6 +67,8 @@ class Study(BaseModel):
     """Keep at most this many patients of each site, for rehearsals (``--smoke`` sets 4)."""
     tasks: list[Task] = Field(min_length=1)
     """What is predicted."""
+    tables: TableParams = TableParams()
+    """Which covariates models may read, and how omics become input; fitted on training patients of each fold."""
     features: ExtractionParams = ExtractionParams()  # type: ignore[call-arg]
     """How slides become features."""
     model: ModelSection = Field(default_factory=lambda: {"kind": "joint"}, validate_default=True)
@@ -74,6 +79,10 @@ class Study(BaseModel):
     """Optimisation, bags, early stopping."""
     splits: SplitParams = Field(default_factory=SplitParams)
     """Cross-validation scheme."""
+    search: SearchParams | None = None
+    """Search over balancing, loss weights, architecture and optimisation."""
+    federation: FederationParams | None = None
+    """Training across sites that keep their patients, beside the training of everybody in one place."""
     evaluation: EvaluationParams = Field(default_factory=EvaluationParams)
     """Intervals and thresholds."""
     report: ReportParams = Field(default_factory=ReportParams)
@@ -94,6 +103,8 @@ class Study(BaseModel):
         mains = [task.name for task in self.tasks if task.main]
         if len(mains) > 1:
             problems.append(f"tasks: {', '.join(mains)} all say main: true; the report leads with one")
+        problems += [*_leaking(self.tables, self.tasks), *_nothing_to_read(self), *_unweighted(self)]
+        problems += _unsearchable(self)
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -109,6 +120,17 @@ class Study(BaseModel):
         return self._file.parent
 
     @property
+    def reads(self) -> frozenset[str]:
+        """Modalities that the model reads: ``wsi`` for slides, the rest are tables."""
+        chosen = getattr(self.model, "modalities", None)
+        return frozenset(self.model.reads if chosen is None else chosen)
+
+    @property
+    def reads_slides(self) -> bool:
+        """Whether slides are listed, extracted and read."""
+        return "wsi" in self.reads and any(cohort.slides is not None for cohort in self.cohorts)
+
+    @property
     def main_task(self) -> Task:
         """The task the report leads with: the one that says ``main: true``, else the first."""
         return next((task for task in self.tasks if task.main), self.tasks[0])
@@ -120,6 +142,8 @@ class Study(BaseModel):
 
 #: What may change between the parts of one run, because it changes no prediction: dotted keys or whole sections.
 FREE = (
+    "search",
+    "federation",  # finished federations know what they were made by
     "evaluation",
     "report",
     "resources",
@@ -153,12 +177,82 @@ def smoke_overrides(study: Study) -> dict[str, Any]:
     }
     if study.splits.scheme in ("kfold", "site_preserved"):
         overrides |= {"splits.folds": 2, "splits.repeats": 1}
+    if study.search is not None:
+        overrides |= {"search.trials": 4 if study.search.population else 2, "search.folds": 2}
+    if study.federation is not None:
+        overrides |= {"federation.rounds": min(2, study.federation.rounds), "federation.min_n": 1}
+        overrides["federation.sites"] = study.federation.sites.model_dump() | {"min_patients": 1}
     return overrides
+
+
+def _unweighted(study: Study) -> list[str]:
+    """Hand-tuned weights name every task and nothing else."""
+    weights = study.balancing.weighting_params.get("weights")
+    names = [task.name for task in study.tasks]
+    if study.balancing.weighting != "static" or weights is None or set(weights) == set(names):
+        return []
+    return [
+        f"balancing.weighting_params.weights: one weight for each of {', '.join(names)} is needed, "
+        f"given are {', '.join(weights) or 'none'}"
+    ]
+
+
+def _unsearchable(study: Study) -> list[str]:
+    """A metric that no task has, or a space that this study does not have."""
+    from equipoise.platform.search.generate import NarrowingError, generate
+
+    if study.search is None:
+        return []
+    problem = metric_problem(study.search.metric, study.tasks)
+    found = [f"search: metric {problem}"] if problem else []
+    if study.training.workers > 1 and study.search.scheduler != "none":
+        found.append(
+            f"search: scheduler {study.search.scheduler} cannot stop trials that have workers of their own "
+            "(training.workers): write scheduler: none"
+        )
+    try:
+        generate(study, study.search)
+    except NarrowingError as narrowing:
+        found += str(narrowing).replace("search.space", "search: space", 1).split("\n")
+    return found
 
 
 def _repeated(section: str, names: list[str]) -> list[str]:
     twice = sorted({name for name in names if names.count(name) > 1})
     return [f"{section}: the name {name!r} is used {names.count(name)} times" for name in twice]
+
+
+def _leaking(tables: TableParams, tasks: list[Task]) -> list[str]:
+    """Covariates that are what a task predicts."""
+    return [
+        f"tables: covariate {covariate.column!r} is what task {task.name!r} predicts; a model that reads its own "
+        "answer learns nothing (leakage): take it out of clinical"
+        for covariate in tables.clinical
+        for task in tasks
+        if covariate.column in task.columns
+    ]
+
+
+def _nothing_to_read(study: Study) -> list[str]:
+    """A model that reads tables needs some."""
+    kind, reads = study.model.kind, study.reads
+    if "wsi" in reads:
+        return []
+    there: set[str] = set()
+    for cohort in study.cohorts:
+        if cohort.role == "develop":
+            there.update(cohort.omics)
+    if study.tables.clinical:
+        there.add(CLINICAL)
+    if there & reads:
+        return []
+    if reads == {CLINICAL}:
+        return [
+            f"model: {kind!r} reads covariates, and the study names none; write for instance "
+            "tables: {clinical: [{column: AGE, type: number}]}"
+        ]
+    wanted = ", ".join(modality for modality in (CLINICAL, *OMICS) if modality in reads)
+    return [f"model: {kind!r} reads {wanted}, and no develop cohort has any of it (omics: {{rna: TABLE}})"]
 
 
 def load_study(path: str | Path, overrides: dict[str, Any] | None = None) -> Study:

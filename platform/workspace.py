@@ -18,7 +18,9 @@ from equipoise.platform.errors import StudyError
 from equipoise.platform.study import Study, settled_part
 
 #: Steps of a run in their order.
-STEPS = ("validate", "extract", "train", "evaluate", "report")
+STEPS = ("validate", "extract", "train", "evaluate", "federate", "search", "report")
+#: Steps that do nothing without this section of the study.
+SECTIONS = {"federate": "federation", "search": "search"}
 
 
 class RunFolder:
@@ -36,6 +38,8 @@ class RunFolder:
         self.manifest = self.root / "manifest"
         self.qc = self.root / "qc"
         self.folds = self.root / "folds"
+        self.federated = self.root / "federated"
+        self.search = self.root / "search"
         self.evaluation = self.root / "evaluation"
         self.tensorboard = self.root / "tb"
         self.report = self.root / "report.html"
@@ -109,9 +113,12 @@ class RunFolder:
         return read_json(self.status_file, {"status": "new", "steps": {}})
 
     def to_do(self) -> list[str]:
-        """Steps that are not done, in their order."""
+        """Steps that are not done, in their order; some only where the study has a section for them."""
         steps = self.status()["steps"]
-        return [name for name in STEPS if steps.get(name, {}).get("status") != "done"]
+        left = [name for name in STEPS if steps.get(name, {}).get("status") != "done"]
+        resolved = self.provenance / "resolved.yaml"
+        study = yaml.safe_load(resolved.read_text(encoding="utf-8")) if resolved.exists() else {}
+        return [name for name in left if name not in SECTIONS or study.get(SECTIONS[name]) is not None]
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,10 @@
 """Shared fixtures: token mode before Ray is imported, one Ray for the whole test session, the shared data folder."""
 
+import atexit
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +21,10 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Copies of slides and stores at addresses; inherited by the workers of the Ray that tests start.
+if "EQUIPOISE_CACHE" not in os.environ:
+    os.environ["EQUIPOISE_CACHE"] = tempfile.mkdtemp(prefix="equipoise-cache-")
+    atexit.register(shutil.rmtree, os.environ["EQUIPOISE_CACHE"], ignore_errors=True)
 
 ROOT = Path(__file__).resolve().parent.parent
 

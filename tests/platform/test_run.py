@@ -52,6 +52,11 @@ def test_a_run_leaves_everything_the_report_needs(finished: tuple[Path, Path]) -
     assert set(tested["patient"]) == set(pd.read_csv(root / "syn-crc-a" / "slides.csv", dtype=str)["PATIENT"])
     metrics = pd.read_csv(run / "evaluation" / "metrics.csv")
     assert {"auroc", "pearson", "c_index"} <= set(metrics["metric"])
+    silhouettes = metrics[metrics["metric"].isin(["silhouette_cosine", "silhouette_euclidean"])]
+    assert {"val", "test", "external"} <= set(silhouettes["role"])
+    outside = silhouettes.query("fold == 'all' and role == 'external'")["value"]
+    assert outside.between(-1, 1).all()
+    assert "fold models" in set(metrics.query("role == 'external'")["predictor"])
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "SYNTHETIC" in page
     assert len(page) < 5e6

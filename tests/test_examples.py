@@ -1,0 +1,48 @@
+"""The example studies run as they are, over smaller cohorts of the same build."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from equipoise.platform import steps
+from equipoise.platform.evaluation.predictions import read_predictions
+from equipoise.platform.study import load_study, smoke_overrides
+from equipoise.platform.workspace import STEPS, RunFolder
+
+STUDIES = ("joint_msi_hrd", "paper_2403_03891")
+
+
+@pytest.fixture(scope="module")
+def examples(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of ``examples/`` with bench cohorts of 40 patients a site in place of 400."""
+    from equipoise.datasets.synthetic import generate
+    from equipoise.datasets.synthetic.catalogue import recipe
+
+    folder = tmp_path_factory.mktemp("examples")
+    for study in STUDIES:
+        shutil.copy(root / "examples" / f"{study}.yaml", folder)
+    whole = recipe("bench")
+    small = whole.model_copy(
+        update={"cohorts": tuple(c.model_copy(update={"patients": 40}) for c in whole.cohorts)}
+    )
+    for job in generate.plan(small, 1):
+        generate.write_patient(job, folder / "bench")
+    generate.write_tables(small, 1, folder / "bench")
+    return folder
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_example_runs_under_smoke(examples: Path, tmp_path: Path, ray_session: None, name: str) -> None:
+    file = examples / f"{name}.yaml"
+    study = load_study(file, smoke_overrides(load_study(file)))
+    facts = steps.perform(study, lambda s: RunFolder.open(s, str(tmp_path / "run"), "auto"), STEPS)
+    assert "SYNTHETIC" in Path(facts["report"]).read_text(encoding="utf-8")
+    predictions = read_predictions(tmp_path / "run" / "evaluation" / "predictions.parquet")
+    tasks = {task.name for task in study.tasks}
+    external = {cohort.name for cohort in study.cohorts if cohort.role == "external"}
+    assert set(predictions["task"]) == tasks
+    assert set(predictions[predictions["role"] == "external"]["cohort"]) == external
+    history = pd.read_csv(tmp_path / "run" / "folds" / "0-0" / "history.csv")
+    assert {f"weight/{task}" for task in tasks} <= set(history)
