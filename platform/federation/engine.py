@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from equipoise.platform.errors import DataError, FederationError, StudyError
+from equipoise.platform.errors import FederationError
 from equipoise.platform.federation import asynchronous, checkpoint, rounds
 from equipoise.platform.federation.backend import Backend, ray_is_open
 from equipoise.platform.federation.client import ClientData, ClientState, Setup, batch_size
@@ -30,6 +30,7 @@ from equipoise.platform.federation.clock import Clock
 from equipoise.platform.federation.gate import Gate
 from equipoise.platform.federation.inline import Inline
 from equipoise.platform.federation.ledger import Ledger
+from equipoise.platform.federation.local import check_members
 from equipoise.platform.federation.manifest import Manifest
 from equipoise.platform.federation.order import nonce_of
 from equipoise.platform.federation.params import FederationParams
@@ -120,7 +121,7 @@ class Federation:
             name: data if isinstance(data, ClientData) else ClientData(data)
             for name, data in sorted(clients.items())
         }
-        _check(self.members, balancing)
+        check_members(self.members, balancing)
         model = factory()
         self.schema = Schema.of(model, [head.name for head in targets.heads])
         self.initial = self.schema.flatten(model)
@@ -401,24 +402,3 @@ def build_strategy(params: FederationParams) -> Strategy:
     own = entry_params("strategies", params.strategy, params.strategy_params)
     made = get("strategies", params.strategy).load()
     return made(own, momentum=params.local.momentum) if params.strategy == "fednova" else made(own)
-
-
-def _check(members: Mapping[str, ClientData], balancing: BalancingParams) -> None:
-    if not members:
-        raise DataError("there is no client", where="federation.sites")
-    seen: dict[str, str] = {}
-    needs: frozenset[str] = getattr(get("weightings", balancing.weighting).load(), "needs", frozenset())
-    for client, data in members.items():
-        if not len(data.train):
-            raise DataError(f"client {client} has no training patient", fix="leave it out")
-        for patient in (*data.train.patients, *(data.val.patients if data.val else ())):
-            if seen.setdefault(patient, client) != client:
-                raise DataError(
-                    f"patient {patient} belongs to {seen[patient]} and to {client}; that is leakage"
-                )
-        if "validation" in needs and not (data.val and len(data.val)):
-            raise StudyError(
-                f"{balancing.weighting} learns on inner validation patients, and client {client} has none",
-                where="balancing",
-                fix="choose another weighting, or give clients an inner validation part",
-            )

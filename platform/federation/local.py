@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.models.losses import LossSums
+from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.federation.order import Order
 from equipoise.platform.federation.vector import Schema
+from equipoise.platform.registry import get
 from equipoise.platform.training.batches import CaseList, draw_order
-from equipoise.platform.training.params import TrainingParams
+from equipoise.platform.training.params import BalancingParams, TrainingParams
 from equipoise.platform.training.step import Epoch, Parts
 from equipoise.platform.training.targets import Targets
 
@@ -221,3 +223,33 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         if device.type == "cuda":
             torch.cuda.manual_seed(seed)
         yield
+
+
+def check_members(members: Mapping[str, ClientData], balancing: BalancingParams) -> None:
+    """Refuse a federation without clients, clients without patients, patients of two clients.
+
+    Raises
+    ------
+    DataError
+        Naming the client or patient.
+    StudyError
+        If loss weighting learns on inner validation patients and a client has none.
+    """
+    if not members:
+        raise DataError("there is no client", where="federation.sites")
+    seen: dict[str, str] = {}
+    needs: frozenset[str] = getattr(get("weightings", balancing.weighting).load(), "needs", frozenset())
+    for client, data in members.items():
+        if not len(data.train):
+            raise DataError(f"client {client} has no training patient", fix="leave it out")
+        for patient in (*data.train.patients, *(data.val.patients if data.val else ())):
+            if seen.setdefault(patient, client) != client:
+                raise DataError(
+                    f"patient {patient} belongs to {seen[patient]} and to {client}; that is leakage"
+                )
+        if "validation" in needs and not (data.val and len(data.val)):
+            raise StudyError(
+                f"{balancing.weighting} learns on inner validation patients, and client {client} has none",
+                where="balancing",
+                fix="choose another weighting, or give clients an inner validation part",
+            )

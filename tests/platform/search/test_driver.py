@@ -122,7 +122,7 @@ def test_nothing_is_written_outside_the_run_and_stopped_trials_are_recorded(
     facts = run_search(Work(study, folder))
     assert (set(home.iterdir()) if home.exists() else None) == before
     assert {path.name for path in folder.search.iterdir()} <= {
-        "trials", "trials.parquet", "best.yaml", "best.json", "made_by.json", "work",
+        "trials", "trials.parquet", "best.yaml", "best.json", "leaderboard.csv", "methods.csv", "made_by.json", "work",
     }  # fmt: skip
     trials = read_trials(trials_folder(folder.search))
     assert len(trials) == 6
