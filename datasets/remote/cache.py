@@ -180,7 +180,8 @@ class NodeCache:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            shutil.rmtree(folder)
+            if folder.is_dir():  # a half-made copy may have been finished since it was listed
+                shutil.rmtree(folder)
             return True
 
 

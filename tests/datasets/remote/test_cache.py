@@ -87,6 +87,22 @@ def test_processes_that_crowd_each_other_out_read_whole_copies(tmp_path: Path) -
     assert not list(tmp_path.glob(".*.part"))
 
 
+def test_a_copy_that_is_finished_while_leftovers_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the listing and the lock its maker may have renamed it: that is no error."""
+    remove = NodeCache._remove
+
+    def finished_meanwhile(self: NodeCache, key: str, folder: Path) -> bool:
+        folder.rename(self.folder / key)
+        return remove(self, key, folder)
+
+    monkeypatch.setattr(NodeCache, "_remove", finished_meanwhile)
+    (tmp_path / ".other.40.part").mkdir()
+    put(NodeCache(tmp_path, limit=100), "mine").release()
+    assert content(tmp_path) == {"mine", "other"}
+
+
 def test_failures_and_deaths_leave_nothing(tmp_path: Path) -> None:
     cache = NodeCache(tmp_path, limit=100)
 
