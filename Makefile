@@ -24,7 +24,7 @@ demo: $(READY)
 	$(BIN)/equipoise demo --preset quick --out demo
 
 showcase: $(READY)
-	$(BIN)/equipoise demo --preset $(or $(PRESET),demo) --out showcase
+	$(BIN)/equipoise demo --preset $(or $(PRESET),showcase) --out showcase
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)

@@ -115,7 +115,7 @@ def ray_session(options: RayOptions | None = None) -> Iterator[Session]:
     where, address = destination(options, os.environ)
     if where == "job" and options.address not in ("auto", address):
         logger.warning("address %s is ignored: a submitted job uses its own cluster", options.address)
-    with _environment(_variables(where, address)), _sigterm_restored():
+    with environment(_variables(where, address)), _sigterm_restored():
         import ray
 
         tokens.refresh()
@@ -331,7 +331,7 @@ def _url(address: str | None) -> str | None:
 
 
 @contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+def environment(changes: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables for the block and put the old ones back."""
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)

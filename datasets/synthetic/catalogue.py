@@ -108,6 +108,13 @@ def _enriched(plan: CohortPlan) -> CohortPlan:
     return plan.model_copy(update={"style": plan.style.model_copy(update={"p_msi": 1 / 3})})
 
 
+def _partial(plan: CohortPlan) -> CohortPlan:
+    """A cohort as consortia have them: HRD is known for lung only, MSI for the others, one never sequenced RNA."""
+    unknown = ("MSI",) if plan.style.cancer == "luad" else ("HRD",)
+    rna = ("rna",) if plan.style.no_rna_sources else ()
+    return plan.model_copy(update={"left_out": (*unknown, *rna)})
+
+
 _FEW_MISSING = Knobs(missing_slide=0.03, missing_rna=0.05, missing_label=0.03, missing_tme=0.03)
 _SMALL_STUDY = StudyDefaults(mpp=1.0, tile_px=112, dim=32, folds=2, epochs=4, patience=4, bootstrap=50)
 
@@ -137,6 +144,20 @@ RECIPES: dict[str, Preset] = {
                 _plan("syn-ucec-a", 24, 2048),
             ),
             single_cell=20,
+        ),
+        Preset(
+            name="showcase",
+            cohorts=tuple(_partial(_plan(name, 60, 1024)) for name in SITES),
+            study=StudyDefaults(
+                epochs=40,
+                patience=12,
+                batch=8,
+                hrd=True,
+                omics=True,
+                rounds=20,
+                trials=24,
+                note="Every step: cross-validation, a federation of five cohorts that lack tasks and RNA, a search.",
+            ),
         ),
         Preset(
             name="giga",

@@ -14,6 +14,11 @@ PRESETS: dict[str, tuple[str, type[BaseModel], str]] = {
         PresetOptions,
         _PLAN,
     ),
+    "showcase": (
+        "5 sites x 60 patients, 1.02 mm slides, tasks and RNA missing at some: every step with federation and search",
+        PresetOptions,
+        _PLAN,
+    ),
     "giga": ("1 mosaic slide of 1.7 gigapixels: for sharding and back-pressure", PresetOptions, _PLAN),
     "bench": ("5 sites x 400 patients as feature bags without pixels (.h5)", PresetOptions, _PLAN),
     "faults": ("2 small sites in which every known fault happens once", PresetOptions, _PLAN),

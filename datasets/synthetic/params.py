@@ -115,6 +115,9 @@ class CohortPlan(_Frozen):
     faults: tuple[FaultName, ...] = Field(
         default=(), description="what goes wrong; a slide fault hits one patient"
     )
+    left_out: tuple[Literal["MSI", "HRD", "rna"], ...] = Field(
+        default=(), description="what the study does not know of this cohort, although the tables have it"
+    )
 
     @model_validator(mode="after")
     def _mosaic_has_whole_tiles(self) -> Self:
@@ -145,6 +148,10 @@ class StudyDefaults(_Frozen):
         default=16, description="tiles drawn anew in every epoch, against learning bags by heart"
     )
     bootstrap: int = 500
+    hrd: bool = Field(default=False, description="predict HRD, too")
+    omics: bool = Field(default=False, description="read tiles and RNA, not tiles alone")
+    rounds: int = Field(default=0, ge=0, description="of a federation of the cohorts; 0: none")
+    trials: int = Field(default=0, ge=0, description="of a search; 0: none")
     note: str = Field(default="", description="what a reader of the study should know")
     max_fail: float = Field(default=0.05, description="share of slides that may fail")
 

@@ -4,7 +4,7 @@ from equipoise.datasets.synthetic.catalogue import recipe
 from equipoise.datasets.synthetic.clinical import TME
 from equipoise.datasets.synthetic.jobs import content_folder
 from equipoise.datasets.synthetic.manifest import INSTITUTIONS
-from equipoise.datasets.synthetic.params import CohortPlan, Preset
+from equipoise.datasets.synthetic.params import CohortPlan, Preset, StudyDefaults
 
 
 def study_yaml(preset: str | Preset, seed: int) -> str:
@@ -22,6 +22,8 @@ def study_yaml(preset: str | Preset, seed: int) -> str:
     event: {column: OS_EVENT, event_value: "1"}"""
     if sum(cohort.patients for cohort in preset.cohorts) == 1:
         main = survival = ""  # one patient has one label of each task: such a preset is for extraction
+    hrd = "- {name: HRD, type: binary, column: HRD, positive: HRD, negative: [HRP]}"
+    main, hint = (f"{main}  {hrd}\n", "") if wish.hrd else (main, f"  # {hrd}\n")
     return f"""\
 # SYNTHETIC cohorts, preset {preset.name}, seed {seed}: generated tissue and data of no patient.
 {note}# Check with `equipoise validate -c study.yaml`, run with `equipoise run -c study.yaml`.
@@ -37,21 +39,14 @@ tasks:
 {main}  # Microenvironment scores: lymphocytes, leukocyte and stromal fraction, proliferation, heterogeneity.
 {scores}{survival}
   # More columns to predict:
-  # - {{name: HRD, type: binary, column: HRD, positive: HRD, negative: [HRP]}}
-  # - {{name: GRADE, type: multiclass, column: GRADE, classes: [G1, G2, G3]}}
+{hint}  # - {{name: GRADE, type: multiclass, column: GRADE, classes: [G1, G2, G3]}}
 
 features:
 {_source(preset)}
   max_fail: {wish.max_fail}                   # share of slides that may fail before the run exits with 5
   store: features                  # shared by all studies over these slides
 
-model:
-  kind: joint                      # equipoise ls models
-  dim: {wish.dim}
-  heads: 4
-  encoder_layers: 1
-  decoder_layers: 1
-  feedforward: {2 * wish.dim}
+{_model(wish)}
 balancing: {{weighting: equal, aggregation: none}}
 training:
   epochs: {wish.epochs}
@@ -66,7 +61,57 @@ splits:
   inner_val: 0.2
 
 evaluation: {{bootstrap: {wish.bootstrap}}}
+{_federation(wish)}{_search(wish)}"""
+
+
+def _model(wish: StudyDefaults) -> str:
+    """Tiles alone, or tiles and RNA of patients who have them."""
+    if wish.omics:
+        return """\
+tables: {rna: {genes: 200}}        # the most variable genes of the training patients
+model:
+  kind: concat                     # equipoise ls models; a modality that a patient lacks is learned around
+  modalities: [wsi, rna]"""
+    return f"""\
+model:
+  kind: joint                      # equipoise ls models
+  dim: {wish.dim}
+  heads: 4
+  encoder_layers: 1
+  decoder_layers: 1
+  feedforward: {2 * wish.dim}"""
+
+
+def _federation(wish: StudyDefaults) -> str:
+    return (
+        f"""
+federation:                        # the cohorts train one model without sharing patients
+  sites: cohort                    # institution, tss, region, site; controls: iid, dirichlet
+  rounds: {wish.rounds}
+  strategy: fedavg                 # equipoise ls strategies
+  rule: mean                       # equipoise ls site_rules
+  evaluation: {{plans: [folds, leave_one_cohort_out]}}
 """
+        if wish.rounds
+        else ""
+    )
+
+
+def _search(wish: StudyDefaults) -> str:
+    return (
+        f"""
+search:                            # the winner is a study of its own, search/best.yaml
+  trials: {wish.trials}                       # the first is this study as written
+  folds: 3
+  holdout: 0.25                    # patients that no trial sees: they measure the winner
+  space:
+    balancing: [equal, uncertainty, dwa, equal+pcgrad, uncertainty+pcgrad, dwa+cagrad]
+    training.lr: {{loguniform: [1.0e-4, 1.0e-2]}}
+    training.weight_decay: {{loguniform: [1.0e-4, 1.0e-1]}}
+"""
+        if wish.trials
+        else ""
+    )
 
 
 def _source(preset: Preset) -> str:
@@ -87,15 +132,20 @@ def _source(preset: Preset) -> str:
 
 def _cohort(cohort: CohortPlan, preset: Preset) -> str:
     name = cohort.name
+    clinical = f"{name}/clinical.csv"
+    unknown = [label for label in cohort.left_out if label != "rna"]
+    if unknown:
+        renamed = ", ".join(f"{label}: {label}_left_out" for label in unknown)
+        clinical = f"{{path: {clinical}, rename: {{{renamed}}}}}"
+    rna = "" if "rna" in cohort.left_out else f"      rna: {name}/omics/rna.parquet\n"
     comment = "" if cohort.role == "develop" else "                 # evaluated only, never trained on"
     return f"""\
   - name: {name}
     role: {cohort.role}{comment}
-    clinical: {name}/clinical.csv
+    clinical: {clinical}
     slides: {name}/slides.csv
     slides_dir: {name}/{content_folder(preset.content)}
     site: tss                      # or {{institution: {INSTITUTIONS}}}
     omics:
-      rna: {name}/omics/rna.parquet
-      cnv: {name}/omics/cnv.parquet
+{rna}      cnv: {name}/omics/cnv.parquet
       mutation: {name}/omics/mutation.parquet"""

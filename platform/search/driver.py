@@ -32,6 +32,7 @@ from equipoise.platform.search.searchers import Searcher
 from equipoise.platform.search.space import Config, Space
 from equipoise.platform.search.trial import Material, Run, load_code, run_trial, trials_folder, work_folder
 from equipoise.platform.search.trials import Trial, read_trial, trial_name
+from equipoise.platform.session import environment
 from equipoise.platform.training.params import TrainingParams
 
 log = logging.getLogger("equipoise")
@@ -171,7 +172,7 @@ def _fit(
     """Let Tune run; what it writes goes with the end."""
     scratch = search / "ray"
     shutil.rmtree(scratch, ignore_errors=True)
-    with _environment(_ENVIRONMENT), _quiet("ray.tune"):
+    with environment(_ENVIRONMENT), _quiet("ray.tune"):
         tune.Tuner(
             tune.with_resources(trainable, resources),
             param_space=start,
@@ -376,17 +377,3 @@ def _quiet(name: str) -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
