@@ -5,14 +5,18 @@ The same random trials (two inner folds, several balancing methods, one size of 
 - ``search``: the product's driver on Ray Tune, records, checkpoints and all; Ray is up, its workers have torch;
 - ``loop``: one process that reads cases from the same memory-mapped store, and for every trial and fold builds, fits
   and scores, with nothing around it: no record, no checkpoint, no Ray;
+- ``two_loops``: the same loop in two processes side by side, each with half of the trials; only the loops are
+  counted. Two processes on two hardware threads of one core take more CPU seconds than one alone: what ``search``
+  takes beyond ``two_loops`` is its own;
 - ``naive``: every trial a fresh process that reads the tables and all ``.h5`` bags of its patients into memory, two at
   a time.
 
-All three must give the same metrics. Ways run in turn: half of ``loop`` and ``naive`` before ``search``, the other half
+All must give the same metrics. Ways run in turn: half of all others before ``search``, the other half
 after it, so that other work on the machine meets all of them. CPU seconds are those of the whole process tree, Ray
 included in all of them; wall seconds of ``loop`` are those of one process on one core.
 
-Keys: ``vs_naive`` (wall, naive / search), ``overhead_vs_loop`` (CPU, search / loop), ``trials_per_minute``.
+Keys: ``vs_naive`` (wall, naive / search), ``overhead_vs_loop`` (CPU, search / loop), ``overhead_vs_two_loops`` (CPU,
+search / two_loops), ``trials_per_minute``.
 """
 
 import argparse
@@ -23,7 +27,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -59,9 +63,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--cohorts", type=Path, help="folder that keeps the cohorts for another run")
     parser.add_argument("--one", nargs=3, metavar=("STUDY", "INDEX", "OUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--half", nargs=3, metavar=("STUDY", "INDICES", "OUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         one(Path(arguments.one[0]), int(arguments.one[1]), Path(arguments.one[2]))
+        return
+    if arguments.half:
+        indices = [int(index) for index in arguments.half[1].split(",")]
+        half_of_loop(Path(arguments.half[0]), indices, Path(arguments.half[2]))
         return
     load = os.getloadavg()[0]
     # Ray's workers are nicer than other processes by default: on a machine that does other work, too, they would wait
@@ -71,7 +80,7 @@ def main() -> None:
         folder = arguments.cohorts or Path(temporary) / "cohorts"
         study = cohorts(folder, arguments.trials, arguments.epochs)
         found, metrics = race(study, arguments.trials, Path(temporary))
-    for name in ("loop", "naive"):
+    for name in ("loop", "two_loops", "naive"):
         if metrics[name] != metrics["search"]:
             raise SystemExit(
                 f"{name} and search do not do the same work: {metrics[name]} {metrics['search']}"
@@ -100,10 +109,11 @@ def summary(found: dict[str, Spent], trials: int) -> dict[str, Any]:
     for name, spent in found.items():
         print(f"  {name:<8} {spent.wall:>8.0f} {spent.cpu:>8.0f} {spent.cpu / trials:>14.2f}")
     print()
-    search, loop, naive = found["search"], found["loop"], found["naive"]
+    search, loop, two, naive = (found[name] for name in ("search", "loop", "two_loops", "naive"))
     return {
         "vs_naive": round(naive.wall / search.wall, 2),
         "overhead_vs_loop": round(search.cpu / loop.cpu, 3),
+        "overhead_vs_two_loops": round(search.cpu / two.cpu, 3),
         "trials_per_minute": round(60 * trials / search.wall, 1),
         "trials": trials,
         "cpu_s_per_trial": {name: round(spent.cpu / trials, 2) for name, spent in found.items()},
@@ -140,7 +150,7 @@ def race(study: Path, trials: int, scratch: Path) -> tuple[dict[str, Spent], dic
 
     from equipoise.platform.session import RayOptions, ray_session
 
-    found = {name: Spent() for name in ("search", "loop", "naive")}
+    found = {name: Spent() for name in ("search", "loop", "two_loops", "naive")}
     metrics: dict[str, dict[int, Any]] = {name: {} for name in found}
     half = trials // 2
     prepared = prepared_of(study)
@@ -153,10 +163,15 @@ def race(study: Path, trials: int, scratch: Path) -> tuple[dict[str, Spent], dic
                 metrics[name] |= way()
             print(f"{name}: {found[name].wall:.0f} s, {found[name].cpu:.0f} CPU s", flush=True)
 
+        def both(indices: range) -> None:
+            metrics["two_loops"] |= by_two_loops(study, indices, scratch / "two", found["two_loops"])
+
         timed("loop", lambda: by_hand(prepared, first))
+        both(first)
         timed("naive", lambda: by_processes(study, first, scratch / "naive"))
         timed("search", lambda: by_search(prepared, trials, scratch / "search"))
         timed("naive", lambda: by_processes(study, second, scratch / "naive"))
+        both(second)
         timed("loop", lambda: by_hand(prepared, second))
     return found, metrics
 
@@ -212,7 +227,7 @@ def by_search(prepared: Any, trials: int, folder: Path) -> dict[int, Any]:
     return {trial.index: rounded(trial.means) for trial in records}
 
 
-def by_hand(prepared: Any, indices: range) -> dict[int, Any]:
+def by_hand(prepared: Any, indices: Sequence[int]) -> dict[int, Any]:
     """One process: targets of a fold are fitted once, then build, fit, score."""
     import torch
 
@@ -244,6 +259,42 @@ def by_hand(prepared: Any, indices: range) -> dict[int, Any]:
             values.append(fold_scores(targets, run_model(model, targets, scored)))
         found[index] = rounded({name: float(np.mean([row[name] for row in values])) for name in values[0]})
     return found
+
+
+def by_two_loops(study: Path, indices: range, folder: Path, spent: Spent) -> dict[int, Any]:
+    """Two processes side by side; what each took for its loop alone is added to ``spent``."""
+    folder.mkdir(exist_ok=True)
+    running = []
+    for part in (0, 1):
+        own, out = ",".join(map(str, indices[part::2])), folder / f"{indices[part]}.json"
+        command = [sys.executable, "-m", "benchmarks.search", "--half", str(study), own, str(out)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        running.append((subprocess.Popen(command, cwd=ROOT, env=environment), out))
+    metrics: dict[int, Any] = {}
+    walls = []
+    for process, out in running:
+        if process.wait():
+            raise SystemExit("a loop beside another one failed")
+        row = json.loads(out.read_text())
+        metrics |= {int(index): found for index, found in row["metrics"].items()}
+        spent.cpu += row["cpu"]
+        walls.append(row["wall"])
+    spent.wall += max(walls)
+    return metrics
+
+
+def half_of_loop(study: Path, indices: list[int], out: Path) -> None:
+    """The loop by hand over some of the trials, with what it took."""
+    prepared = prepared_of(study)
+    by_hand(prepared, indices[:1])  # imports and first calls are not the loop's
+    started, cpu = time.perf_counter(), time.process_time()
+    metrics = by_hand(prepared, indices)
+    row = {
+        "metrics": metrics,
+        "cpu": time.process_time() - cpu,
+        "wall": time.perf_counter() - started,
+    }
+    out.write_text(json.dumps(row))
 
 
 def by_processes(study: Path, indices: range, folder: Path) -> dict[int, Any]:

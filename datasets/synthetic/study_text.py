@@ -98,6 +98,12 @@ federation:                        # the cohorts train one model without sharing
 
 
 def _search(wish: StudyDefaults) -> str:
+    # Trials of a study that federates train across its sites.
+    varied = (
+        "federation.strategy: [fedavg, fedprox, fedyogi]"
+        if wish.rounds
+        else "training.weight_decay: {loguniform: [1.0e-4, 1.0e-1]}"
+    )
     return (
         f"""
 search:                            # the winner is a study of its own, search/best.yaml
@@ -107,7 +113,7 @@ search:                            # the winner is a study of its own, search/be
   space:
     balancing: [equal, uncertainty, dwa, equal+pcgrad, uncertainty+pcgrad, dwa+cagrad]
     training.lr: {{loguniform: [1.0e-4, 1.0e-2]}}
-    training.weight_decay: {{loguniform: [1.0e-4, 1.0e-1]}}
+    {varied}
 """
         if wish.trials
         else ""

@@ -33,7 +33,7 @@ from equipoise.platform.federation.ledger import Ledger
 from equipoise.platform.federation.local import check_members
 from equipoise.platform.federation.manifest import Manifest
 from equipoise.platform.federation.order import nonce_of
-from equipoise.platform.federation.params import FederationParams
+from equipoise.platform.federation.params import FREE, FederationParams
 from equipoise.platform.federation.privacy.record_level import check, plan
 from equipoise.platform.federation.privacy.shields import shield_of
 from equipoise.platform.federation.result import FederationResult
@@ -248,7 +248,7 @@ class Federation:
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on to be continued."""
-        settings = self.params.model_dump(mode="json", exclude=set(_FREE))
+        settings = self.params.model_dump(mode="json", exclude=set(FREE))
         if self.params.local.schedule == "constant":
             settings.pop("rounds")
         return {
@@ -340,19 +340,6 @@ class Federation:
             workers=backend.workers,
             factory=self.factory,
         )
-
-
-#: Settings that change no number of a federation.
-_FREE = (
-    "backend",
-    "workers",
-    "worker_cpus",
-    "worker_gpus",
-    "timeout_s",
-    "checkpoints",
-    "sites",
-    "evaluation",
-)
 
 
 def from_recipe(

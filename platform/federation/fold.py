@@ -21,6 +21,7 @@ from equipoise.platform.federation.baselines import Ground
 from equipoise.platform.federation.clean_costs import clean_costs
 from equipoise.platform.federation.engine import Federation, FederationResult, from_recipe
 from equipoise.platform.federation.local import ClientData
+from equipoise.platform.federation.params import FREE
 from equipoise.platform.federation.plans import PlannedFold
 from equipoise.platform.federation.standardise import federated_targets
 from equipoise.platform.training.batches import CaseList
@@ -37,17 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("equipoise")
 
 FACTS, PREDICTIONS = "facts.json", "predictions.parquet"
-#: Settings that say how much of a study is federated, not what comes out of one fold.
-_EXTENT = (
-    "backend",
-    "workers",
-    "worker_cpus",
-    "worker_gpus",
-    "timeout_s",
-    "checkpoints",
-    "sites",
-    "evaluation",
-)
 
 
 def federate_fold(
@@ -246,7 +236,7 @@ def _made_by(
     return json.loads(
         json.dumps(
             {
-                "federation": params.model_dump(mode="json", exclude=set(_EXTENT)),
+                "federation": params.model_dump(mode="json", exclude=set(FREE)),
                 "recipe": ground.recipe.model_dump(mode="json"),
                 "features": ground.features,
                 "clients": {

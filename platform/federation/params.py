@@ -11,6 +11,18 @@ from equipoise.platform.federation.privacy.params import PrivacyParams
 from equipoise.platform.federation.setting import ClientScheme, PlanParams
 from equipoise.platform.training.params import entry_params
 
+#: Settings that change no number of a federation of given clients and patients.
+FREE = (
+    "backend",
+    "workers",
+    "worker_cpus",
+    "worker_gpus",
+    "timeout_s",
+    "checkpoints",
+    "sites",
+    "evaluation",
+)
+
 
 class LocalParams(Spec):
     """What a client does in a round."""

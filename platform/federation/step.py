@@ -75,10 +75,10 @@ def federate(work: Work, params: FederationParams) -> dict[str, Any]:
     guard_setting(clients, external, params.sites, study.base)
     for note in notes:
         log.info("federate: %s", note)
-    ground = _ground(work)
+    ground = ground_of(work)
     folds = list(planned(params.evaluation, clients, patients, study.splits, study.tasks, study.seed))
     tables = []
-    with _crew(work, params, len(clients)) as crew:
+    with crew_of(work, params, len(clients)) as crew:
         for plan in params.evaluation.plans:
             of_plan = [fold for fold in folds if fold.plan == plan]
             own = ground if plan == "folds" else _without_external(ground)
@@ -100,7 +100,8 @@ def federate(work: Work, params: FederationParams) -> dict[str, Any]:
     }
 
 
-def _ground(work: Work) -> Ground:
+def ground_of(work: Work) -> Ground:
+    """What trainings of a study share."""
     import torch
 
     from equipoise.datasets.cases import CaseReader
@@ -129,7 +130,7 @@ def _without_external(ground: Ground) -> Ground:
 
 
 @contextmanager
-def _crew(work: Work, params: FederationParams, clients: int) -> Iterator[Crew | None]:
+def crew_of(work: Work, params: FederationParams, clients: int) -> Iterator[Crew | None]:
     """One Ray session and one set of workers for all federations, where the backend is Ray."""
     if params.backend != "ray":
         yield None

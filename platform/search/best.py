@@ -29,7 +29,7 @@ def write_best(
     default = next((trial for trial in trials if trial.index == 0), None)
     lines = [
         f"# The winner of the search of study {study.name}: trial {winner.name} of {len(trials)}.",
-        f"# {winner.metric} {winner.objective:.4f} on inner validation ({len(winner.folds)} folds)"
+        f"# {winner.metric} {winner.objective:.4f} on inner validation ({folds_text(winner)})"
         + ("" if default is None or not default.folds else f"; the study as written {default.objective:.4f}")
         + ".",
         "# Chosen on these development patients: its own cross-validation over them flatters it. Patients that the",
@@ -53,6 +53,12 @@ def write_best(
             "values": winner.means,
         },
     )
+
+
+def folds_text(trial: Trial) -> str:
+    """``3 folds``, ``3 folds x 2 seeds``."""
+    folds = len(trial.by_patients)
+    return f"{folds} folds" + (f" x {len(trial.folds) // folds} seeds" if len(trial.folds) > folds else "")
 
 
 def rebased(settings: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
@@ -83,4 +89,8 @@ def rebased(settings: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
     if features.get("imported"):
         paths = [moved(path) for path in features["imported"]["path"]]
         features["imported"] = features["imported"] | {"path": paths}
-    return settings | {"cohorts": cohorts, "features": features}
+    federation = settings["federation"]
+    if federation is not None:
+        sites = federation["sites"] | {"table": moved(federation["sites"]["table"])}
+        federation = federation | {"sites": sites}
+    return settings | {"cohorts": cohorts, "features": features, "federation": federation}

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from equipoise.platform.search.space import LOSS_WEIGHTS, Arm, Config, Space
+from equipoise.platform.search.space import LOSS_WEIGHTS, SLOTS, Arm, Config, Space
 
 if TYPE_CHECKING:
     from equipoise.platform.study import Study
 
 
 def label(config: Config) -> str:
-    """A few words for a trial's name: the methods, else the model, else nothing."""
-    if "balancing.weighting" in config:
-        return f"{config['balancing.weighting']}+{config['balancing.aggregation']}"
-    return str(config.get("model.kind", ""))
+    """A few words for a trial's name: the methods, else the model, else nothing; and the strategy of a federation."""
+    words = str(config.get(SLOTS["kind"], ""))
+    if SLOTS["weighting"] in config:
+        words = f"{config[SLOTS['weighting']]}+{config[SLOTS['aggregation']]}"
+    return "-".join(word for word in (words, config.get(SLOTS["strategy"])) if word)  # type: ignore[misc]
 
 
 def configured(settings: dict[str, Any], config: Config) -> Study:
@@ -39,13 +40,15 @@ def settings_of(settings: dict[str, Any], config: Config) -> dict[str, Any]:
         "training": settings["training"] | _of_section(config, "training"),
         "model": _model(settings["model"], config),
         "balancing": _balancing(settings["balancing"], config),
+        "federation": federation_of(settings["federation"], config),
         "search": None,
     }
 
 
 def of_study(study: Study, space: Space) -> Config:
     """The study as written, in the words of the space: the configuration of the first trial."""
-    own = Arm(study.model.kind, study.balancing.weighting, study.balancing.aggregation)
+    strategy = study.federation.strategy if study.federation is not None else None
+    own = Arm(study.model.kind, study.balancing.weighting, study.balancing.aggregation, strategy)
     searched = space.arms[0]
     named = {slot: value if getattr(searched, slot) else None for slot, value in vars(own).items()}
     config = Arm(**named).config()
@@ -84,4 +87,26 @@ def _balancing(balancing: dict[str, Any], config: Config) -> dict[str, Any]:
     if shares := _of_section(config, LOSS_WEIGHTS):
         weights = {task: float(share) * len(shares) for task, share in shares.items()}  # type: ignore[arg-type]
         made["weighting_params"] = {"weights": weights}
+    return made | changes
+
+
+def federation_of(section: dict[str, Any] | None, config: Config) -> dict[str, Any] | None:
+    """The ``federation`` section with a configuration put in; None stays None.
+
+    Parameters of a strategy or rule go with it; epochs take the place of steps, and steps of epochs.
+    """
+    if section is None:
+        return None
+    changes = _of_section(config, "federation")
+    made = dict(section)
+    for slot in ("strategy", "rule"):
+        made[slot] = changes.pop(slot, section[slot])
+        made[f"{slot}_params"] = dict(section[f"{slot}_params"]) if made[slot] == section[slot] else {}
+    local = {name: changes.pop(f"local.{name}") for name in _of_section(changes, "local")}
+    made["local"] = dict(section["local"]) | local
+    for length, other in (("epochs", "steps"), ("steps", "epochs")):
+        if local.get(length) is not None and other not in local:
+            made["local"][other] = None
+    own = {name: changes.pop(f"{made['strategy']}.{name}") for name in _of_section(changes, made["strategy"])}
+    made["strategy_params"] |= own
     return made | changes

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from equipoise.models.balancing.combinations import refusal
+from equipoise.platform.federation.params import LocalParams
 from equipoise.platform.registry import entries, nearest
+from equipoise.platform.search import federated_space
 from equipoise.platform.search.params import Interval
-from equipoise.platform.search.space import LOSS_WEIGHTS, Arm, Dimension, Space
+from equipoise.platform.search.space import LOSS_WEIGHTS, SLOTS, Arm, Dimension, Space
 from equipoise.platform.search.trials import Value
 from equipoise.platform.training.params import BalancingParams, TrainingParams
 
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
     from equipoise.platform.study import Study
 
 #: Keys of ``search.space`` that choose arms.
-ARM_KEYS = ("balancing", "balancing.weighting", "balancing.aggregation", "model.kind", LOSS_WEIGHTS)
+ARM_KEYS = ("balancing", *SLOTS.values(), LOSS_WEIGHTS)
+
+#: Slots of methods → where their entries are registered.
+_REGISTRIES = {"weighting": "weightings", "aggregation": "aggregators", "strategy": "strategies"}
 
 #: Settings of ``training`` that say where and how often something runs, not what is learned.
 _NOT_LEARNED = ("workers", "threads", "device", "amp", "probe")
@@ -41,8 +46,16 @@ def generate(study: Study, params: SearchParams) -> Space:
     """
     given = dict(params.space)
     problems: list[str] = []
+    if params.population and study.federation is not None:
+        raise NarrowingError(
+            f"search: scheduler {params.scheduler} changes settings of models that train in one place, epoch by epoch; "
+            "trials of a study with a federation section train across sites: write another scheduler, or search the "
+            "study without the section"
+        )
+    strategies, unfit = _strategies(study, given, problems)
     arms, refused = _arms(study, given, problems, population=params.population)
-    dimensions = [*_training(study, params), *_of_entries(study, arms)]
+    arms = [replace(arm, strategy=strategy) for arm in arms for strategy in strategies]
+    dimensions = [*_training(study, given), *_of_entries(study, arms)]
     if params.population:
         dimensions = [d for d in dimensions if d.key == "training.lr"]
     dimensions = _narrowed(study, dimensions, given, problems)
@@ -59,8 +72,25 @@ def generate(study: Study, params: SearchParams) -> Space:
         raise NarrowingError("\n".join(problems))
     weighed = any(arm.weighting == "static" for arm in arms)
     return Space(
-        tuple(arms), tuple(dimensions), tuple(t.name for t in study.tasks) if weighed else (), tuple(refused)
+        arms=tuple(arms),
+        dimensions=tuple(dimensions),
+        tasks=tuple(t.name for t in study.tasks) if weighed else (),
+        refused=tuple(refused),
+        refused_strategies=tuple(unfit),
     )
+
+
+def _strategies(
+    study: Study, given: dict[str, Any], problems: list[str]
+) -> tuple[Sequence[str | None], list[tuple[str, str]]]:
+    """Strategies of a federation, None without one, and those it refuses; takes its key out of ``given``."""
+    key = SLOTS["strategy"]
+    wish = _listed(given.pop(key)) if key in given else None
+    if study.federation is not None:
+        return federated_space.strategies(study, wish, given, problems)
+    if wish is not None:
+        problems.append(f"search.space.{key}: {federated_space.out_of_place(study, key, given)}")
+    return [None], []
 
 
 def _arms(
@@ -114,7 +144,10 @@ def _pairs(
             if name not in entries(kind):
                 line = f"search.space.balancing: no {kind[:-1]} {name!r}{nearest(name, entries(kind))}"
                 problems.extend([line] if line not in problems else [])
-        if reason := refusal(weighting, aggregation):
+        reason = refusal(weighting, aggregation) or federated_space.method_refusal(
+            study, weighting, aggregation
+        )
+        if reason:
             refused.append((f"{weighting}+{aggregation}", reason))
             if whole:
                 problems.append(f"search.space.balancing: {weighting}+{aggregation} makes no sense: {reason}")
@@ -125,22 +158,26 @@ def _pairs(
     return kept, refused
 
 
-def _training(study: Study, params: SearchParams) -> list[Dimension]:
+def _training(study: Study, given: dict[str, Any]) -> list[Dimension]:
     """Settings of the training loop that are searched unless the study says otherwise."""
-    training = study.training
+    training, key = study.training, federated_space.LR
     found = [
         dimension
         for name, field in TrainingParams.model_fields.items()
         if (dimension := _searchable(f"training.{name}", f"training.{name}", field, getattr(training, name)))
     ]
+    if study.federation is not None and (lr := study.federation.local.lr) is not None:
+        own = _searchable(key, key, LocalParams.model_fields["lr"], lr)
+        found += [own] if own is not None else []
     compared = any(task.type == "survival" and task.likelihood == "cox" for task in study.tasks)
     size = training.batch if training.batch != "auto" else 8 if compared else 1
     sizes = sorted({max(2 if compared else 1, round(size * factor)) for factor in (0.5, 1, 2)})
-    found.append(Dimension("training.batch", "training.batch", tuple(sizes), default=size))
+    if not federated_space.whole_site_batches(study):
+        found.append(Dimension("training.batch", "training.batch", tuple(sizes), default=size))
     if (tiles := training.bag_tiles) is not None:
         values = tuple(sorted({max(1, tiles // 2), tiles, 2 * tiles}))
         found.append(Dimension("training.bag_tiles", "training.bag_tiles", values, default=tiles))
-    return found
+    return [d for d in found if federated_space.out_of_place(study, d.name, given) is None]
 
 
 def _of_entries(study: Study, arms: Iterable[Arm]) -> list[Dimension]:
@@ -158,17 +195,18 @@ def _of_entries(study: Study, arms: Iterable[Arm]) -> list[Dimension]:
             ("kind", kind) if kind else None,
             skip=() if len(_modalities(study)) > 1 else ("modality_dropout",),
         )
-    balancing = study.balancing
-    for slot, registry in (("weighting", "weightings"), ("aggregation", "aggregators")):
+    for slot, registry in _REGISTRIES.items():
+        section = SLOTS[slot].partition(".")[0]
+        written = getattr(study, section)
         for name in dict.fromkeys(getattr(arm, slot) for arm in arms):
             if name in entries(registry):
-                same = name == getattr(balancing, slot)
-                params = getattr(balancing, f"{slot}_params") if same else {}
+                same = name == getattr(written, slot)
+                params = getattr(written, f"{slot}_params") if same else {}
                 found += _of_entry(
                     entries(registry)[name].params,
                     params,
-                    f"balancing.{name}.",
-                    f"balancing.{slot}_params.",
+                    f"{section}.{name}.",
+                    f"{section}.{slot}_params.",
                     (slot, name),
                 )
     return found
@@ -199,7 +237,10 @@ def _of_entry(
         if dimension.choices:  # 384 wide with 5 heads: only what goes with the rest of the study
             fitting = [value for value in dimension.choices if _fits(params, given | {field_name: value})]
             dimension = _with(dimension, choices=tuple(fitting))
-        if dimension.choices or dimension.high > dimension.low:
+            if fitting:
+                found.append(dimension)
+        # A variant of a method may leave a range no choice.
+        elif all(_fits(params, given | {field_name: dimension.at(end)}) for end in (0.0, 1.0)):
             found.append(dimension)
     return found
 
@@ -226,6 +267,9 @@ def _narrowed(
     """Dimensions with the study's own values in place of the generated ones, and those that it adds."""
     known = {dimension.name: dimension for dimension in dimensions}
     for name, wish in given.items():
+        if reason := federated_space.out_of_place(study, name, given):
+            problems.append(f"search.space.{name}: {reason}")
+            continue
         dimension = known.get(name) or _added(study, name)
         if dimension is None:
             problems.append(
@@ -248,8 +292,11 @@ def _narrowed(
 
 
 def _added(study: Study, name: str) -> Dimension | None:
-    """A setting that is not searched by itself: of ``training``, of the study's model, ``balancing.rescale``."""
+    """A setting that is not searched by itself: of ``training``, of the study's model, ``balancing.rescale``, of the
+    federation."""
     section, _, field = name.partition(".")
+    if section == "federation":
+        return federated_space.added(study, name)
     sections = {"training": study.training, "model": study.model, "balancing": study.balancing}
     if section not in sections or field in _NOT_LEARNED or field not in type(sections[section]).model_fields:
         return None
@@ -271,12 +318,13 @@ def _unfit(study: Study, dimension: Dimension) -> list[str]:
         own = dimension.entry in (None, study.model.kind)
         params = type(study.model) if own else entries("models")[str(dimension.entry)].params
         given = study.model.model_dump() if own else {}
-    elif dimension.slot is None:
-        params, given = BalancingParams, study.balancing.model_dump()
-    else:
+    elif dimension.slot is not None:
         field = field.partition(".")[2]
-        registry = "weightings" if dimension.slot == "weighting" else "aggregators"
-        params = entries(registry)[str(dimension.entry)].params
+        params = entries(_REGISTRIES[dimension.slot])[str(dimension.entry)].params
+    elif section == "federation":
+        return []  # tried with every strategy
+    else:
+        params, given = BalancingParams, study.balancing.model_dump()
     lines = []
     for value in values:
         try:

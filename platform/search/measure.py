@@ -1,9 +1,10 @@
 """The winner and the study as written, measured on patients that no trial ever saw.
 
-Both are trained on the search patients by the study's own cross-validation. Their fold models then predict the
-hold-out and the external cohorts: mean score, metric, interval, and the paired difference between the two. What stands
-beside them as inner validation is what chose the winner and flatters it; the difference between the two columns is the
-price of searching. Looking is counted, because patients that are looked at often choose too.
+Both are trained on the search patients by the study's own cross-validation, across the sites where the study federates.
+Their fold models then predict the hold-out and the external cohorts: mean score, metric, interval, and the paired
+difference between the two. What stands beside them as inner validation is what chose the winner and flatters it; the
+difference between the two columns is the price of searching. Looking is counted, because patients that are looked at
+often choose too.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from equipoise.platform.search.trials import Trial, read_trials
 if TYPE_CHECKING:
     import pandas as pd
 
+    from equipoise.platform.study import Study
     from equipoise.platform.work import Work
 
 log = logging.getLogger("equipoise")
@@ -79,11 +81,37 @@ def _predict(work: Work, prepared: Prepared, trial: Trial) -> pd.DataFrame:
     """Train the folds of a trial's study, predict who was never seen, write predictions and metrics."""
     import pandas as pd
 
-    from equipoise.datasets.cases import CaseReader
-    from equipoise.datasets.splits import make_folds
     from equipoise.platform.evaluation.evaluate import evaluate
     from equipoise.platform.evaluation.metrics_table import write_metrics
-    from equipoise.platform.evaluation.predictions import read_predictions, write_predictions
+    from equipoise.platform.evaluation.predictions import write_predictions
+    from equipoise.platform.search.federated import final_predictions
+
+    if not prepared.held_out and not (work.usable.patients["role"] == "external").any():
+        raise StudyError(
+            "nobody is left to measure the winner on: no hold-out and no external cohort",
+            where="search.holdout",
+            fix="write search.holdout: 0.2 in a new run folder, or add a cohort with role: external",
+        )
+    study = configured(prepared.material.settings, trial.config)
+    folder = final_folder(work.folder.search, trial)
+    tables = (
+        _trained_in_one_place(work, prepared, study, trial, folder)
+        if study.federation is None
+        else final_predictions(work, prepared, study, folder, HOLDOUT)
+    )
+    predictions = pd.concat(tables, ignore_index=True)
+    write_predictions(predictions, folder / "predictions.parquet")
+    write_metrics(evaluate(predictions, study.evaluation, study.seed), folder, study.evaluation)
+    return predictions
+
+
+def _trained_in_one_place(
+    work: Work, prepared: Prepared, study: Study, trial: Trial, folder: Path
+) -> list[pd.DataFrame]:
+    """Predictions of the fold models for validation and test patients, hold-out and external cohorts."""
+    from equipoise.datasets.cases import CaseReader
+    from equipoise.datasets.splits import make_folds
+    from equipoise.platform.evaluation.predictions import read_predictions
     from equipoise.platform.search.patients import only
     from equipoise.platform.steps import run_folds
     from equipoise.platform.tracking import EpochLog
@@ -92,8 +120,6 @@ def _predict(work: Work, prepared: Prepared, trial: Trial) -> pd.DataFrame:
     from equipoise.platform.training.crossval import fold_folder, load_fold, train_fold
     from equipoise.platform.training.recipe import recipe_of
 
-    study = configured(prepared.material.settings, trial.config)
-    folder = final_folder(work.folder.search, trial)
     folds = make_folds(prepared.cohorts.patients, study.splits, study.tasks, study.seed)
     given: dict[str, Any] = {"features": work.features, "contents": work.contents}
     jobs = []
@@ -109,25 +135,16 @@ def _predict(work: Work, prepared: Prepared, trial: Trial) -> pd.DataFrame:
         else []
     )
     unseen.append(CaseReader(work.usable, work.tiles, role="external"))
-    if not any(len(reader) for reader in unseen):
-        raise StudyError(
-            "nobody is left to measure the winner on: no hold-out and no external cohort",
-            where="search.holdout",
-            fix="write search.holdout: 0.2 in a new run folder, or add a cohort with role: external",
-        )
-    parts_ = []
+    tables = []
     for fold in folds:
         path = fold_folder(folder / "folds", fold)
         trained = load_fold(path, pick_device(study.training.device))
-        parts_.append(read_predictions(path / "preds.parquet"))
+        tables.append(read_predictions(path / "preds.parquet"))
         for reader in unseen:
             if len(reader):
                 table = trained.predict(CaseList(reader, tuple(reader)), "external")
-                parts_.append(table.assign(cohort=HOLDOUT) if reader.role == "develop" else table)
-    predictions = pd.concat(parts_, ignore_index=True)
-    write_predictions(predictions, folder / "predictions.parquet")
-    write_metrics(evaluate(predictions, study.evaluation, study.seed), folder, study.evaluation)
-    return predictions
+                tables.append(table.assign(cohort=HOLDOUT) if reader.role == "develop" else table)
+    return tables
 
 
 def _results(
@@ -177,15 +194,12 @@ def _results(
 
 def _inner(trial: Trial, prepared: Prepared) -> list[dict[str, Any]]:
     """What inner validation said, with two standard errors over folds on either side."""
-    from equipoise.platform.search.trials import standard_error
-
     rows = []
+    scored = {patient for fold in prepared.material.folds for patient in fold.test}
     for task in prepared.study.tasks:
         metric = SCORES[task.type][0]
         name = f"val/{task.name}/{metric}"
-        values = [fold.values.get(name, float("nan")) for fold in trial.folds]
-        centre, spread = trial.means.get(name, float("nan")), 2 * standard_error(values)
-        scored = sum(len(fold.test) for fold in prepared.material.folds)
+        centre, spread = trial.means.get(name, float("nan")), 2 * trial.spread(name)
         rows.append(
             {
                 "who": trial.name,
@@ -195,7 +209,7 @@ def _inner(trial: Trial, prepared: Prepared) -> list[dict[str, Any]]:
                 "value": _known(centre),
                 "low": _known(centre - spread),
                 "high": _known(centre + spread),
-                "n": scored,
+                "n": len(scored),
             }
         )
     return rows

@@ -103,6 +103,9 @@ class SearchParams(Spec):
     folds: int = Field(default=3, ge=2, le=20)
     """Inner folds of a trial, drawn from the search patients by the scheme of ``splits``; one after the other, each
     reported."""
+    seeds: int = Field(default=1, ge=1, le=20)
+    """How often every inner fold is trained, each time with another seed: all folds with the first, then with the
+    next, each training reported. Means over seeds are what counts as the value of a fold."""
     holdout: float = Field(default=0.2, ge=0, lt=0.9)
     """Share of development patients that no trial ever sees, whole sites under ``splits.scheme: site_preserved``. They
     measure the winner once. 0: external cohorts alone do."""

@@ -77,20 +77,23 @@ def hold_out(
 
 
 def inner_folds(
-    cohorts: Cohorts, tasks: Sequence[Task], splits: SplitParams, folds: int, seed: int
+    cohorts: Cohorts, tasks: Sequence[Task], splits: SplitParams, folds: int, seed: int, seeds: int = 1
 ) -> list[Fold]:
     """Folds of the search patients by the study's scheme; leave-one-cohort-out keeps its own number.
 
     Each fold has three parts as in cross-validation: ``train``, ``val`` for early stopping and for methods that learn
     on inner validation, and ``test``, here the patients that the trial is scored on. Nobody of the hold-out or of an
-    external cohort is in any of them.
+    external cohort is in any of them. With several ``seeds`` the folds follow once for each, with the same patients
+    and other repeats, which is what seeds of trainings are made of.
     """
     own = splits.model_dump()
     if splits.scheme == "monte_carlo":
         own["repeats"] = folds
     elif splits.scheme != "leave_one_cohort_out":
         own |= {"folds": folds, "repeats": 1}
-    return make_folds(cohorts.patients, SplitParams.model_validate(own), tasks, seed)
+    found = make_folds(cohorts.patients, SplitParams.model_validate(own), tasks, seed)
+    repeats = 1 + max(fold.repeat for fold in found)
+    return [replace(fold, repeat=fold.repeat + k * repeats) for k in range(seeds) for fold in found]
 
 
 def _whole_sites(

@@ -83,6 +83,7 @@ def prepare(work: Work) -> Prepared:
         If too few patients are left to hold out or to search on, or a trial could see who is kept from it.
     """
     from equipoise.datasets.cases import CaseReader
+    from equipoise.platform.search.federated import deal, identity_of
     from equipoise.platform.search.patients import hold_out, inner_folds, only
 
     study = work.study
@@ -91,15 +92,17 @@ def prepare(work: Work) -> Prepared:
     work.usable.require_learnable()
     searched, held_out = hold_out(work.usable, study.tasks, params.holdout, study.splits.scheme, seed)
     cohorts = only(work.usable, searched)
-    folds = tuple(inner_folds(cohorts, study.tasks, study.splits, params.folds, seed))
+    folds = tuple(inner_folds(cohorts, study.tasks, study.splits, params.folds, seed, params.seeds))
     cases = RememberedCases(CaseReader(cohorts, work.tiles, role="develop"))
-    material = Material(study.resolved(), cases, folds, params.metric)
+    clients = deal(study, cohorts.patients, work.usable.patients) if study.federation is not None else ()
+    material = Material(study.resolved(), cases, folds, params.metric, clients)
     external = work.usable.patients[work.usable.patients["role"] == "external"]["patient"]
     check_unseen(material, dict.fromkeys(held_out, "hold-out") | dict.fromkeys(external, "external cohort"))
     space = generate(study, params)
-    identity = _identity(
-        study, params, seed, {patient: work.contents[patient] for patient in searched}, work.features
-    )
+    contents = {patient: work.contents[patient] for patient in searched}
+    identity = _identity(study, params, seed, contents, work.features) | {
+        "federation": identity_of(study.federation, clients)
+    }
     return Prepared(study, params, space, material, seed, searched, held_out, cohorts, identity)
 
 
@@ -149,7 +152,9 @@ def _run(
     from equipoise.platform.search.population import first_settings
     from equipoise.platform.session import ray_session
 
-    place: dict[str, Any] = {"training": study.training, "on_end": on_end}
+    # Clients take turns in the process of the trial: no workers of its own.
+    alone = {} if study.federation is None else {"workers": 1}
+    place: dict[str, Any] = {"training": study.training.model_copy(update=alone), "on_end": on_end}
     with ray_session(study.resources):
         if prepared.params.population:
             first = first_settings(prepared.space, {index: searcher.ask(index) for index in left}, study)
@@ -279,7 +284,8 @@ def _identity(
     from equipoise.platform.study import settled_part
 
     rules = params.model_dump(
-        mode="json", include={"searcher", "scheduler", "metric", "space", "folds", "holdout", "levels"}
+        mode="json",
+        include={"searcher", "scheduler", "metric", "space", "folds", "seeds", "holdout", "levels"},
     )
     if params.searcher != "grid":
         rules.pop("levels")

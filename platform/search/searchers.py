@@ -14,7 +14,7 @@ import numpy as np
 
 from equipoise.platform.search.params import SCORES, SearchParams
 from equipoise.platform.search.scores import normalised
-from equipoise.platform.search.space import LOSS_WEIGHTS, Config, Dimension, Space
+from equipoise.platform.search.space import LOSS_WEIGHTS, SLOTS, Config, Dimension, Space
 from equipoise.platform.search.trials import Trial, Value
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ class Recorded:
         import optuna
 
         slot = name.partition(" ")[0]
-        chosen = self.config[{"kind": "model.kind"}.get(slot, f"balancing.{slot}")]
+        chosen = self.config[SLOTS[slot]]
         if chosen not in options:
             raise KeyError(name)
         self.params[name] = chosen

@@ -7,6 +7,7 @@ from math import isnan
 
 from equipoise.platform.registry import entries
 from equipoise.platform.search.params import SearchParams
+from equipoise.platform.search.space import SLOTS
 from equipoise.platform.search.trials import Trial
 
 
@@ -15,8 +16,8 @@ def choose(trials: Sequence[Trial], params: SearchParams) -> Trial:
 
     ``best``: highest mean of the metric over folds; the first of equals. ``one_standard_error`` (Breiman et al. 1984):
     the simplest trial whose mean is not more than one standard error of the best one's mean below it. Simpler is who
-    has fewer parameters; then the cheaper aggregator and the cheaper weighting, in the order in which the registries
-    list them; then the better mean.
+    has fewer parameters; then the cheaper aggregator, weighting and strategy of a federation, in the order in which the
+    registries list them; then the better mean. Seeds are no further draws of patients and do not shrink the error.
 
     Raises
     ------
@@ -33,10 +34,12 @@ def choose(trials: Sequence[Trial], params: SearchParams) -> Trial:
     return min(near, key=lambda trial: (*simplicity(trial), -trial.objective, trial.index))
 
 
-def simplicity(trial: Trial) -> tuple[int, int, int]:
-    """Parameters of the model, then places of aggregator and weighting in their registries; smaller is simpler."""
+def simplicity(trial: Trial) -> tuple[int, ...]:
+    """Parameters of the model, then places of aggregator, weighting and strategy in their registries; smaller is
+    simpler."""
+    chosen = (("aggregators", "aggregation"), ("weightings", "weighting"), ("strategies", "strategy"))
     places = (
-        list(entries(registry)).index(str(trial.config[key])) if key in trial.config else 0
-        for registry, key in (("aggregators", "balancing.aggregation"), ("weightings", "balancing.weighting"))
+        list(entries(registry)).index(str(trial.config[SLOTS[slot]])) if SLOTS[slot] in trial.config else 0
+        for registry, slot in chosen
     )
-    return (trial.parameters, *places)  # type: ignore[return-value]
+    return (trial.parameters, *places)

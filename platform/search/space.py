@@ -2,10 +2,12 @@
 
 A configuration is a flat dictionary *dimension → plain value*:
 
-- ``model.kind``, ``balancing.weighting``, ``balancing.aggregation`` name the entries where there is a choice; together
-  they are an *arm*. Combinations that :func:`~equipoise.models.balancing.combinations.refusal` refuses are no arms.
-- ``model.<field>``, ``training.<field>`` are settings of those sections; ``balancing.<method>.<field>`` are the
-  hyper-parameters of a method and exist only in arms that use it (so do ``model.<kind>.<field>``).
+- ``model.kind``, ``balancing.weighting``, ``balancing.aggregation``, ``federation.strategy`` name the entries where
+  there is a choice; together they are an *arm*. Combinations that
+  :func:`~equipoise.models.balancing.combinations.refusal` refuses are no arms.
+- ``model.<field>``, ``training.<field>``, ``federation.<field>`` are settings of those sections;
+  ``balancing.<method>.<field>`` are the hyper-parameters of a method and exist only in arms that use it (so do
+  ``model.<kind>.<field>`` and ``federation.<strategy>.<field>``).
 - ``loss_weights.<task>`` are shares of one: a point of the simplex, in arms with weighting ``static``. A static weight
   is the share times the number of tasks, so that equal shares are the weighting ``equal``.
 
@@ -26,6 +28,14 @@ Config = dict[str, Value]
 #: Prefix of shares of the simplex.
 LOSS_WEIGHTS = "loss_weights"
 
+#: What an arm chooses by name, in the order of drawing: slot → dotted key of the study.
+SLOTS = {
+    "kind": "model.kind",
+    "weighting": "balancing.weighting",
+    "aggregation": "balancing.aggregation",
+    "strategy": "federation.strategy",
+}
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -34,15 +44,12 @@ class Arm:
     kind: str | None = None
     weighting: str | None = None
     aggregation: str | None = None
+    strategy: str | None = None
 
     def config(self) -> Config:
         """What the arm says, as part of a configuration."""
-        named = {
-            "model.kind": self.kind,
-            "balancing.weighting": self.weighting,
-            "balancing.aggregation": self.aggregation,
-        }
-        return {name: value for name, value in named.items() if value is not None}
+        named = {key: getattr(self, slot) for slot, key in SLOTS.items()}
+        return {key: value for key, value in named.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Dimension:
     low, high, log, whole
         The range, both ends included; ``log`` draws orders of magnitude, ``whole`` whole numbers.
     slot, entry
-        The arm that it belongs to: slot ``kind``, ``weighting`` or ``aggregation`` and the entry's name; None: all.
+        The arm that it belongs to: a slot (:data:`SLOTS`) and the entry's name; None: all.
     default
         What the study says, or the entry's own default.
     """
@@ -133,12 +140,15 @@ class Space:
         Tasks of the simplex of loss weights; empty where no arm weighs by hand.
     refused
         Combinations of searched methods that make no sense, with the reason.
+    refused_strategies
+        Strategies that this federation cannot have, with the reason.
     """
 
     arms: tuple[Arm, ...]
     dimensions: tuple[Dimension, ...]
     tasks: tuple[str, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
+    refused_strategies: tuple[tuple[str, str], ...] = ()
 
     def of(self, arm: Arm) -> list[Dimension]:
         """Dimensions that an arm has."""
@@ -151,7 +161,7 @@ class Space:
     def draw(self, source: Source) -> Config:
         """A configuration with every value from the source: entries first, then what they bring."""
         arms = self.arms
-        for slot in ("kind", "weighting", "aggregation"):
+        for slot in SLOTS:
             options = list(dict.fromkeys(getattr(arm, slot) for arm in arms))
             # A slot whose options depend on the entries before it is another choice under each of them.
             complete = list(dict.fromkeys(getattr(arm, slot) for arm in self.arms))
@@ -202,11 +212,7 @@ class Space:
     def table(self) -> str:
         """The space as text: a line per dimension."""
         rows = []
-        for slot, key in (
-            ("kind", "model.kind"),
-            ("weighting", "balancing.weighting"),
-            ("aggregation", "balancing.aggregation"),
-        ):
+        for slot, key in SLOTS.items():
             names = [name for name in dict.fromkeys(getattr(arm, slot) for arm in self.arms) if name]
             rows += [(key, ", ".join(names), "")] if names else []
         for d in self.dimensions:
@@ -222,6 +228,7 @@ class Space:
             lines.append(
                 f"  {len(pairs)} methods of balancing; {len(self.refused)} combinations make no sense"
             )
+        lines += [f"  without {strategy}: {reason}" for strategy, reason in self.refused_strategies]
         return "\n".join(lines)
 
 

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 from equipoise.platform.errors import ResourceError
 from equipoise.platform.registry import entries, resolve
 from equipoise.platform.search.configuration import of_study, settings_of
+from equipoise.platform.search.federated_space import IN_PLACE
 from equipoise.platform.search.params import MEAN, SCORES
-from equipoise.platform.search.space import LOSS_WEIGHTS, Arm, Config, Dimension, Space
+from equipoise.platform.search.space import LOSS_WEIGHTS, SLOTS, Arm, Config, Dimension, Space
 from equipoise.platform.search.trials import FoldScore, Trial, Value
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class Tracked:
         found: dict[str, Value] = {}
         varied = [d.name for d in space.dimensions if len(d.choices) != 1]
         varied += [f"{LOSS_WEIGHTS}.{task}" for task in space.tasks]
+        varied += [SLOTS["strategy"]] if len({arm.strategy for arm in space.arms}) > 1 else []
         for config in (of_study(study, space), *(example(space, arm) for arm in space.arms)):
             found |= {k: v for k, v in parameters_of(settings, config).items() if v is not None}
         order = [SYNTHETIC, METHOD, *varied, *found]
@@ -185,6 +187,9 @@ def parameters_of(settings: dict[str, Any], config: Config) -> dict[str, Value]:
     searched = {name.replace(f"model.{model['kind']}.", "model.") for name in config}
     constants: dict[str, Any] = {"model": {"kind": model["kind"]} | _complete("models", model["kind"], model)}
     constants["training"] = {k: v for k, v in whole["training"].items() if k not in _NOT_LEARNED}
+    if whole["federation"] is not None:
+        searched |= set(IN_PLACE)  # no client looks at them
+        constants["federation"] = _federation(whole["federation"])
     methods: dict[str, Any] = {"rescale": balancing["rescale"]}
     for slot, registry in (("weighting", "weightings"), ("aggregation", "aggregators")):
         methods[balancing[slot]] = _complete(registry, balancing[slot], balancing[f"{slot}_params"])
@@ -208,7 +213,8 @@ def points(trial: Trial) -> Iterator[Point]:
 
     ``fold/<task>/<metric>`` over the inner folds; then per fold and over epochs, with the fold's name last:
     ``weight/<task>``, ``conflict_rate``, ``cosine/<task>|<task>``, ``train_loss/<task>``, ``val_loss/<task>``, ``lr``,
-    ``monitor``; and ``setting/<dimension>`` where settings changed during training. What is not known is left out.
+    ``monitor`` (of a federation, over rounds: ``train_loss/<task>`` of its clients, ``lr``, ``update_norm``); and
+    ``setting/<dimension>`` where settings changed during training. What is not known is left out.
     """
     for k, fold in enumerate(trial.folds):
         for name, value in fold.values.items():
@@ -258,6 +264,14 @@ def _complete(registry: str, name: str, given: Mapping[str, Any]) -> dict[str, A
         return values
     complete.pop("kind", None)
     return complete
+
+
+def _federation(section: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the weights of a federation: strategy and rule with their parameters, rounds, work of clients."""
+    made = {name: section[name] for name in ("rounds", "strategy", "rule", "weights", "local")}
+    made[section["strategy"]] = _complete("strategies", section["strategy"], section["strategy_params"])
+    made["rule_params"] = _complete("site_rules", section["rule"], section["rule_params"])
+    return made
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Value]]:

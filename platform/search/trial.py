@@ -1,9 +1,10 @@
 """One trial: the study with a configuration put in, trained and scored on inner folds, reported fold by fold.
 
-A plain function that knows nothing of Ray. It sees search patients only: the cases that it is given hold nobody else.
-What it finishes is on disk at once, folds and epochs under ``search/work/<index>/``, so that a trial that is killed
-goes on where it stopped and ends with the same numbers; its record appears when the last fold has ended, before that
-is reported.
+A plain function that knows nothing of Ray; where the study has a ``federation`` section, it trains each fold across the
+sites (:mod:`~equipoise.platform.search.federated`). It sees search patients only: the cases that it is given hold
+nobody else. What it finishes is on disk at once, folds and epochs or rounds under ``search/work/<index>/``, so that a
+trial that is killed goes on where it stopped and ends with the same numbers; its record appears when the last fold has
+ended, before that is reported.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from equipoise.datasets.cases import Case
     from equipoise.datasets.splits import Fold
+    from equipoise.platform.federation.sites import Client
     from equipoise.platform.study import Study
     from equipoise.platform.training.batches import CaseList
     from equipoise.platform.training.params import Recipe
@@ -66,12 +68,21 @@ class Material:
         Inner folds, in the order in which they are run.
     metric
         What is maximised.
+    clients
+        Of a study that federates: who owns which search patients.
     """
 
     settings: dict[str, Any]
     cases: Mapping[str, Case]
     folds: tuple[Fold, ...]
     metric: str
+    clients: tuple[Client, ...] = ()
+
+    def first_of(self, name: str) -> str:
+        """The first fold with the patients of the fold of this name, where that is another one: other seeds have it."""
+        parts = {fold.name: (fold.train, fold.val, fold.test) for fold in self.folds}
+        found = next(other for other, own in parts.items() if own == parts[name])
+        return "" if found == name else found
 
 
 def trials_folder(search: Path) -> Path:
@@ -105,7 +116,7 @@ def run_trial(
         run.begin()
         study = configured(material.settings, config)
         for fold in material.folds:
-            run.add(run.finished(fold) or run_fold(fold, study, material, run.work / f"fold-{fold.name}.pt"))
+            run.add(run.finished(fold) or score_fold(fold, study, material, run.work))
             if run.complete:
                 run.end("ok")
             if report is not None:
@@ -163,6 +174,7 @@ class Run:
         if not path.exists():
             write_text(path, json.dumps(fold_to_json(score)))
         (self.work / f"fold-{score.fold}.pt").unlink(missing_ok=True)
+        shutil.rmtree(self.work / f"fold-{score.fold}", ignore_errors=True)
         self.scores.append(score)
 
     def step(self) -> dict[str, Any]:
@@ -190,7 +202,7 @@ class Run:
             status=status,
             metric=self.material.metric,
             reason=reason,
-            folds=tuple(self.scores),
+            folds=tuple(replace(s, first=self.material.first_of(s.fold)) for s in self.scores),
             cpu_seconds=round(sum(score.cpu_seconds for score in self.scores), 3),
             wall_seconds=round(sum(score.wall_seconds for score in self.scores), 3),
             host=socket.gethostname(),
@@ -198,6 +210,18 @@ class Run:
             ended=now(),
             changes=tuple(self.changes),
         )
+
+
+def score_fold(fold: Fold, study: Study, material: Material, work: Path) -> FoldScore:
+    """Train on an inner fold, in one place or across sites as the study says, and score whom it holds out.
+
+    What it needs to go on lies in ``work``, as ``fold-<name>.pt`` or in a folder ``fold-<name>``.
+    """
+    if study.federation is None:
+        return run_fold(fold, study, material, work / f"fold-{fold.name}.pt")
+    from equipoise.platform.search.federated import run_federated_fold
+
+    return run_federated_fold(fold, study, material, work / f"fold-{fold.name}")
 
 
 def run_fold(fold: Fold, study: Study, material: Material, checkpoint: Path) -> FoldScore:
@@ -304,6 +328,7 @@ def check_unseen(material: Material, hidden: Mapping[str, str]) -> None:
         Naming the patients.
     """
     listed = {p for fold in material.folds for part in (fold.train, fold.val, fold.test) for p in part}
+    listed |= {p for client in material.clients for p in client.patients}
     if seen := sorted((listed | set(material.cases)) & set(hidden)):
         kept = ", ".join(f"{patient} ({hidden[patient]})" for patient in seen[:5])
         raise DataError(

@@ -10,13 +10,18 @@ column                                    content
 ``status``, ``reason``                    ``ok``, ``failed`` or ``pruned`` (stopped early by the scheduler), and why
 ``objective``, ``objective_se``           mean of ``search.metric`` over the folds that were run, and the standard
                                           error of that mean (NaN for one fold); larger is better
-``folds``, ``epochs``, ``parameters``     folds finished, epochs over all of them, parameters of the model
+``folds``, ``epochs``, ``parameters``     folds finished, epochs (or rounds of a federation) over all of them and all
+                                          seeds, parameters of the model
 ``cpu_seconds``, ``wall_seconds``         of the process of the trial
 ``host``, ``started``, ``ended``          where and when (ISO 8601)
 ``param/<dimension>``                     settings as plain values, None where a dimension does not apply
 ``val/<task>/<metric>``, ``val/mean``     means over folds
-``fold<k>/val/…``                         the same of the k-th inner fold, from 0
+``fold<k>/val/…``                         the same of the k-th inner fold, from 0; with several seeds their mean
 ========================================  ============================================================================
+
+With ``search.seeds`` a fold of patients is trained more than once. Seeds are no further draws of patients: values are
+first averaged over the seeds of a fold, and everything that knows of spread (standard errors, P(best), ranks) sees
+these means alone. Each training by itself stands in the record.
 
 Failed trials keep the folds that they finished; only ``ok`` ones have all of them and may be chosen.
 """
@@ -50,19 +55,22 @@ class FoldScore:
     Parameters
     ----------
     fold
-        ``<repeat>-<index>``.
+        ``<repeat>-<index>``; other seeds have other repeats.
     values
         ``val/<task>/<metric>`` and ``val/mean`` of patients that the fold held out; NaN where their labels do not
         allow it.
     epochs, best_epoch
-        Epochs trained, and the one whose weights were scored.
+        Epochs trained, and the one whose weights were scored; of a federation rounds, and the last one.
     parameters
         Parameters of the model.
     cpu_seconds, wall_seconds
         Of this fold, without what was lost when the search was interrupted.
     history
         Rows of the training history (:class:`~equipoise.platform.training.loop.FitResult`): losses, balancing weights,
-        conflict rates, cosines.
+        conflict rates, cosines. Of a federation, where ``epoch`` counts rounds: mean losses of clients, length of the
+        update.
+    first
+        The fold of the first seed, of which this one has the patients; empty for that one itself.
     """
 
     fold: str
@@ -73,6 +81,7 @@ class FoldScore:
     cpu_seconds: float
     wall_seconds: float
     history: tuple[dict[str, float], ...] = ()
+    first: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ class Trial:
     metric
         What the search maximises.
     folds
-        Finished folds, in order.
+        Finished folds, in order; all of the first seed, then those of the next.
     cpu_seconds, wall_seconds
         Over all folds.
     host, started, ended
@@ -121,10 +130,26 @@ class Trial:
         return self.status == "ok"
 
     @property
-    def means(self) -> dict[str, float]:
-        """Mean of every value over the folds in which it is known."""
+    def by_patients(self) -> list[dict[str, float]]:
+        """Values of every fold of patients, each the mean over its seeds; in the order of folds."""
+        seeds: dict[str, list[FoldScore]] = {}
+        for fold in self.folds:
+            seeds.setdefault(fold.first or fold.fold, []).append(fold)
         names = list(dict.fromkeys(name for fold in self.folds for name in fold.values))
-        return {name: mean([fold.values.get(name, math.nan) for fold in self.folds]) for name in names}
+        return [
+            {name: mean([score.values.get(name, math.nan) for score in own]) for name in names}
+            for own in seeds.values()
+        ]
+
+    def spread(self, name: str) -> float:
+        """Standard error of the mean of a value over folds of patients; NaN for fewer than two."""
+        return standard_error([values.get(name, math.nan) for values in self.by_patients])
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Mean of every value over the folds of patients in which it is known."""
+        folds = self.by_patients
+        return {name: mean([values[name] for values in folds]) for name in (folds[0] if folds else ())}
 
     @property
     def objective(self) -> float:
@@ -133,8 +158,8 @@ class Trial:
 
     @property
     def objective_se(self) -> float:
-        """Standard error of the objective over folds; NaN for fewer than two."""
-        return standard_error([fold.values.get(self.metric, math.nan) for fold in self.folds])
+        """Standard error of the objective over folds of patients; NaN for fewer than two."""
+        return self.spread(self.metric)
 
     @property
     def parameters(self) -> int:
@@ -143,6 +168,7 @@ class Trial:
 
     def row(self) -> dict[str, Any]:
         """One row of ``trials.parquet``."""
+        folds = self.by_patients
         row: dict[str, Any] = {
             "index": self.index,
             "name": self.name,
@@ -150,7 +176,7 @@ class Trial:
             "reason": self.reason,
             "objective": self.objective,
             "objective_se": self.objective_se,
-            "folds": len(self.folds),
+            "folds": len(folds),
             "epochs": sum(fold.epochs for fold in self.folds),
             "parameters": self.parameters,
             "cpu_seconds": self.cpu_seconds,
@@ -162,9 +188,7 @@ class Trial:
         row |= {f"param/{name}": value for name, value in self.config.items()}
         row |= self.means
         return row | {
-            f"fold{k}/{name}": value
-            for k, fold in enumerate(self.folds)
-            for name, value in fold.values.items()
+            f"fold{k}/{name}": value for k, values in enumerate(folds) for name, value in values.items()
         }
 
 
