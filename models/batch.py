@@ -178,7 +178,9 @@ class CaseBatch:
         return self.mask if self.padded else None
 
     def to(self, device: torch.device | str) -> CaseBatch:
-        """The same batch on another device."""
+        """The same batch on another device; itself if it is there already."""
+        if self.bags.device == torch.device(device):
+            return self
         moved: dict[str, Any] = {}
         for part in dataclasses.fields(self):
             value = getattr(self, part.name)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from equipoise.platform.federation.manifest import Manifest
 from equipoise.platform.federation.order import Order
+from equipoise.platform.federation.wire import Data
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Reply:
     """
 
     client: str
-    data: bytes
+    data: Data
     state: Any = None
     reason: str = ""
 

@@ -31,7 +31,7 @@ from equipoise.platform.federation.strategies.personal import OWN
 from equipoise.platform.federation.strategies.strategy import Strategy
 from equipoise.platform.federation.update import ClientUpdate
 from equipoise.platform.federation.vector import Schema
-from equipoise.platform.federation.wire import pack, pack_failure, unpack
+from equipoise.platform.federation.wire import Data, pack, pack_failure, unpack
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_balancer, pick_device
 from equipoise.platform.training.distributed import ALONE
@@ -104,7 +104,7 @@ class ClientState:
         return pack(STATE, {"passes": self.passes}, own | vectors)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> ClientState:
+    def from_bytes(cls, data: Data) -> ClientState:
         """The inverse; no bytes are a client that has not trained yet."""
         if not data:
             return cls()
@@ -183,7 +183,7 @@ class Workshop:
             )
         return list(self.manifests.values())
 
-    def work(self, client: str, order: Order, nonce: str, state: bytes) -> tuple[bytes, bytes]:
+    def work(self, client: str, order: Order, nonce: str, state: Data) -> tuple[bytes, bytes]:
         """An update and the new state; of a client that fails, the reason and no state."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.setup.training.threads)  # results depend on it

@@ -141,32 +141,34 @@ class WeightedMean:
             If more vectors come than the representation was made for.
         """
         self.schema.require(values)
-        spans = [(span, weights.get(group, 0.0)) for group, span in self.schema.spans]
-        spans = [(span, weight) for span, weight in spans if weight]
-        for span, weight in spans:
-            self.fixed.require(_peak(values[span]) * abs(weight * factor), client or "the update")
+        spans = [
+            (span, weight, _peak(values[span]))
+            for group, span in self.schema.spans
+            if (weight := weights.get(group, 0.0))
+        ]
+        for _, weight, peak in spans:
+            self.fixed.require(peak * abs(weight * factor), client or "the update")
         for group in {group for group, weight in weights.items() if weight}:
             behind = self.weights.setdefault(group, [])
             if len(behind) >= self.fixed.summands:
                 raise FederationError(f"more than {self.fixed.summands} vectors in one sum")
             behind.append(float(weights[group]))
-        for span, weight in spans:
-            self._add_scaled(values[span], math.ldexp(weight * factor, self.fixed.bits), span)
+        for span, weight, peak in spans:
+            self._add_scaled(values[span], math.ldexp(weight * factor, self.fixed.bits), span, peak)
 
-    def _add_scaled(self, values: np.ndarray, scale: float, span: slice) -> None:
+    def _add_scaled(self, values: np.ndarray, scale: float, span: slice, peak: float) -> None:
         """Round and add, a stretch at a time that stays in the cache."""
         room = np.empty(CHUNK)
         whole = room.view(np.int64)
         # Where numbers are small enough, adding 1.5 · 2^52 rounds them (half to even) and leaves the whole number in
         # the lower bits: no conversion, half of the time.
-        small = _peak(values) * abs(scale) < 2.0**51
+        small = peak * abs(scale) < 2.0**51
         for start in range(span.start, span.stop, CHUNK):
             part = slice(start, min(start + CHUNK, span.stop))
             count = part.stop - part.start
             own = slice(part.start - span.start, part.stop - span.start)
             scaled, rounded, total = room[:count], whole[:count], self.total[part]
-            np.copyto(scaled, values[own])
-            scaled *= scale
+            np.multiply(values[own], scale, out=scaled, dtype=np.float64)
             if small:
                 scaled += _ROUNDER
                 rounded -= _ROUNDER_BITS

@@ -31,6 +31,15 @@ log = logging.getLogger("equipoise")
 MAX_DEATHS = 2
 
 
+#: The state of a client that has not trained yet.
+NOTHING = np.empty(0, np.uint8)
+
+
+def mapped(data: bytes) -> np.ndarray:
+    """The same bytes as an array: Ray maps arrays into processes, and copies everything else twice."""
+    return np.frombuffer(data, np.uint8) if data else NOTHING
+
+
 class Worker:
     """An actor: one workshop at a time, and the order that its clients are working on."""
 
@@ -50,13 +59,16 @@ class Worker:
         """Number of the worker's process."""
         return os.getpid()
 
-    def work(self, published: list[Any], client: str, nonce: str, state: bytes) -> tuple[bytes, bytes]:
+    def work(
+        self, published: list[Any], client: str, nonce: str, state: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """An update and a state, as bytes."""
         assert self._workshop is not None
         if self._last is None or self._last[0] != published[0]:
             self._last = None  # let the last round's weights go before those of this one come
-            self._last = published[0], Order.from_bytes(ray.get(published[0]))
-        return self._workshop.work(client, self._last[1], nonce, state)
+            self._last = published[0], Order.from_bytes(memoryview(ray.get(published[0])))
+        update, kept = self._workshop.work(client, self._last[1], nonce, memoryview(state))
+        return mapped(update), mapped(kept)
 
 
 class Crew:
@@ -147,8 +159,7 @@ class OnRay:
 
     def publish(self, order: Order) -> Any:
         """One copy of the weights per node and round."""
-        # As an array of bytes it is mapped into the workers, not copied.
-        return ray.put(np.frombuffer(order.to_bytes(), np.uint8))
+        return ray.put(mapped(order.to_bytes()))
 
     def start(self, published: Any, client: str, nonce: str) -> None:
         """Call the client's worker."""
@@ -164,7 +175,7 @@ class OnRay:
             client, state = self._running.pop(done[0])
             published, nonce, deaths = self._jobs.pop(client)
             try:
-                return Reply(client, ray.get(done[0]), state)
+                return Reply(client, memoryview(ray.get(done[0])), state)
             except ray.exceptions.ActorDiedError as error:
                 self._rebuild(self._place[client])
                 if deaths >= MAX_DEATHS:
@@ -184,11 +195,11 @@ class OnRay:
         """Client → state, fetched."""
         names = list(self._states)
         found = zip(names, ray.get([self._states[name] for name in names]), strict=True)
-        return {name: state for name, state in found if state}
+        return {name: state.tobytes() for name, state in found if len(state)}
 
     def restore(self, states: Mapping[str, bytes]) -> None:
         """Put states into the object store."""
-        self._states = {client: ray.put(state) for client, state in states.items()}
+        self._states = {client: ray.put(mapped(state)) for client, state in states.items()}
 
     def close(self) -> None:
         """Forget what was not answered."""
@@ -203,7 +214,7 @@ class OnRay:
         actor = self._crew.actors[self._place[client]]
         call = actor.work.options(num_returns=2)
         # In a list, the order is not copied for every client: the worker fetches it once.
-        data, state = call.remote([published], client, nonce, self._states.get(client, b""))
+        data, state = call.remote([published], client, nonce, self._states.get(client, NOTHING))
         self._jobs[client] = (published, nonce, deaths)
         self._running[data] = (client, state)
 

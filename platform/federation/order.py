@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from equipoise.platform.federation.wire import pack, unpack
+from equipoise.platform.federation.wire import Data, pack, unpack
 
 KIND = "order"
 #: The broadcast weights among the arrays of a message.
@@ -57,7 +57,7 @@ class Order:
         return pack(KIND, header, {WEIGHTS: self.vector, **self.arrays})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Order:
+    def from_bytes(cls, data: Data) -> Order:
         """The inverse; arrays are read-only views of ``data``."""
         header, arrays = unpack(KIND, data)
         return cls(**header, vector=arrays.pop(WEIGHTS), arrays=arrays)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.platform.federation.wire import MalformedError, pack, unpack
+from equipoise.platform.federation.wire import Data, MalformedError, pack, unpack
 
 KIND = "update"
 #: Name of the difference of weights among the arrays of a message.
@@ -66,7 +66,7 @@ class ClientUpdate:
         return pack(KIND, header, {DELTA: self.delta, **self.arrays})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> ClientUpdate:
+    def from_bytes(cls, data: Data) -> ClientUpdate:
         """The inverse; arrays are read-only views of ``data``.
 
         Raises

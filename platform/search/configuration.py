@@ -15,7 +15,7 @@ def label(config: Config) -> str:
     words = str(config.get(SLOTS["kind"], ""))
     if SLOTS["weighting"] in config:
         words = f"{config[SLOTS['weighting']]}+{config[SLOTS['aggregation']]}"
-    return "-".join(word for word in (words, config.get(SLOTS["strategy"])) if word)  # type: ignore[misc]
+    return "-".join(str(word) for word in (words, config.get(SLOTS["strategy"])) if word)
 
 
 def configured(settings: dict[str, Any], config: Config) -> Study:

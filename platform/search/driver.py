@@ -187,7 +187,7 @@ def _fit(
 def resources_of(params: SearchParams, training: TrainingParams) -> dict[str, float]:
     """What Ray keeps free for a trial; one that has workers only waits for them, and they ask for themselves."""
     if training.workers > 1:
-        return {"cpu": 0, "gpu": 0}
+        return {"cpu": 0, "gpu": 0, "memory": 1}  # Tune refuses a request for nothing; a byte is free
     gpus = params.gpus
     if gpus is None:
         gpus = GPU_SHARE if training.device != "cpu" and ray.cluster_resources().get("GPU", 0) else 0.0

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from equipoise.platform.federation.params import FederationParams, LocalParams
 from equipoise.platform.federation.privacy.combinations import record_level_refusals
 from equipoise.platform.registry import entries, nearest
 from equipoise.platform.search.configuration import federation_of
@@ -19,6 +18,7 @@ from equipoise.platform.search.params import Interval
 from equipoise.platform.search.space import SLOTS, Config, Dimension
 
 if TYPE_CHECKING:
+    from equipoise.platform.federation.params import FederationParams
     from equipoise.platform.study import Study
 
 LR, BATCH = "federation.local.lr", "federation.local.batch"
@@ -35,9 +35,6 @@ IN_PLACE = {
 
 #: Settings of the section that are searched where the study asks for it, beside those of ``local``.
 _SECTION = ("rounds", "rule", "weights")
-
-#: Models that do not say what their heads read, which MOON compares.
-SILENT = frozenset({"clinical", "omics", "concat"})
 
 
 def out_of_place(study: Study, name: str, given: Mapping[str, Any]) -> str | None:
@@ -80,7 +77,7 @@ def added(study: Study, name: str) -> Dimension | None:
     if section != "federation" or params is None:
         return None
     head, _, local = field.partition(".")
-    if head == "local" and local in LocalParams.model_fields:
+    if head == "local" and local in type(params.local).model_fields:
         default = getattr(params.local, local)
         # What clients use where the section says nothing: the first trial stays the study as written.
         default = study.training.lr if name == LR and default is None else default
@@ -104,16 +101,16 @@ def strategies(
     problems
         Appended to.
     """
-    assert study.federation is not None
-    section = study.federation.model_dump(mode="json")
+    params = study.federation
+    assert params is not None
     names = list(entries("strategies")) if wished is None else [str(name) for name in wished]
     tried = {name: _ends(wish) for name, wish in given.items() if added(study, name) is not None}
-    if found := [*_unknown(names), *_unfit(section, study.federation.strategy, tried)]:
+    if found := [*_unknown(names), *_unfit(params, tried)]:
         problems += found
         return names, []
     kept, refused = [], []
     for name in names:
-        reason = _silent(study, name) or _refusal(section, name, tried)
+        reason = _refusal(params, name, tried)
         if reason is None:
             kept.append(name)
         elif wished is None:
@@ -135,15 +132,6 @@ def method_refusal(study: Study, weighting: str, aggregation: str) -> str | None
     return found[0] if found else None
 
 
-def _silent(study: Study, strategy: str) -> str | None:
-    kind = study.model.kind
-    return (
-        f"moon compares what heads read, and {kind} does not say it"
-        if strategy == "moon" and kind in SILENT
-        else None
-    )
-
-
 def _unknown(names: Sequence[str]) -> list[str]:
     known = entries("strategies")
     return [
@@ -153,7 +141,7 @@ def _unknown(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _unfit(section: dict[str, Any], strategy: str, tried: Mapping[str, Sequence[Any]]) -> list[str]:
+def _unfit(params: FederationParams, tried: Mapping[str, Sequence[Any]]) -> list[str]:
     """Values that are none of their setting, whatever the strategy."""
     lines = []
     rules = entries("site_rules")
@@ -162,18 +150,18 @@ def _unfit(section: dict[str, Any], strategy: str, tried: Mapping[str, Sequence[
             if name == "federation.rule" and value not in rules:
                 lines.append(f"search.space.{name}: no rule {value!r}{nearest(str(value), rules)}")
                 continue
-            error = _error(section, {SLOTS["strategy"]: strategy, name: value})
+            error = _error(params, {name: value})
             if error is not None and error["loc"]:  # not of the section as a whole
                 lines.append(f"search.space.{name}: {value}: {_words(error)}")
     return lines
 
 
-def _refusal(section: dict[str, Any], strategy: str, tried: Mapping[str, Sequence[Any]]) -> str | None:
+def _refusal(params: FederationParams, strategy: str, tried: Mapping[str, Sequence[Any]]) -> str | None:
     """Why a strategy does not go with the section, or with one of the values."""
     fixed: Config = {name: values[0] for name, values in tried.items() if len(values) == 1}
     one: list[Config] = [{name: value} for name, values in tried.items() for value in values]
     for changes in [{}, *one]:
-        error = _error(section, fixed | changes | {SLOTS["strategy"]: strategy})
+        error = _error(params, fixed | changes | {SLOTS["strategy"]: strategy})
         if error is not None:
             said = ", ".join(f"{name.removeprefix('federation.')} {value}" for name, value in changes.items())
             return (
@@ -182,10 +170,10 @@ def _refusal(section: dict[str, Any], strategy: str, tried: Mapping[str, Sequenc
     return None
 
 
-def _error(section: dict[str, Any], config: Config) -> Any:
+def _error(params: FederationParams, config: Config) -> Any:
     """The first error of the section with a configuration put in."""
     try:
-        FederationParams.model_validate(federation_of(section, config))
+        type(params).model_validate(federation_of(params.model_dump(mode="json"), config))
     except ValidationError as error:
         return error.errors()[0]
     return None

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from equipoise.models.balancing.combinations import refusal
-from equipoise.platform.federation.params import LocalParams
 from equipoise.platform.registry import entries, nearest
 from equipoise.platform.search import federated_space
 from equipoise.platform.search.params import Interval
@@ -166,8 +165,9 @@ def _training(study: Study, given: dict[str, Any]) -> list[Dimension]:
         for name, field in TrainingParams.model_fields.items()
         if (dimension := _searchable(f"training.{name}", f"training.{name}", field, getattr(training, name)))
     ]
-    if study.federation is not None and (lr := study.federation.local.lr) is not None:
-        own = _searchable(key, key, LocalParams.model_fields["lr"], lr)
+    if study.federation is not None and study.federation.local.lr is not None:
+        local = study.federation.local
+        own = _searchable(key, key, type(local).model_fields["lr"], local.lr)
         found += [own] if own is not None else []
     compared = any(task.type == "survival" and task.likelihood == "cox" for task in study.tasks)
     size = training.batch if training.batch != "auto" else 8 if compared else 1

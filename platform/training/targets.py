@@ -160,7 +160,9 @@ def is_missing(label: Label) -> bool:
     """Whether a case has no label: nothing, NaN, or a survival label with a part missing."""
     if label is None:
         return True
-    return bool(np.isnan(label).any())
+    if isinstance(label, Sequence | np.ndarray):
+        return any(part != part for part in label)
+    return bool(label != label)
 
 
 def fit_targets(

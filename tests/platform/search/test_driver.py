@@ -21,6 +21,7 @@ from equipoise.platform.search.search import (
     Prepared,
     begun,
     conclude,
+    prepare,
     run_inline,
     run_search,
     searcher_of,
@@ -135,3 +136,22 @@ def test_nothing_is_written_outside_the_run_and_stopped_trials_are_recorded(
             assert len(trial.folds) == 3
     assert facts["pruned"] == sum(trial.status == "pruned" for trial in trials)
     assert steps.STEP["search"] is steps.search
+
+
+@pytest.mark.slow
+def test_trials_whose_folds_are_trained_by_several_workers(make_study: Make, tmp_path: Path) -> None:
+    # Without dropout: every worker draws its own.
+    alike = {"model": {"kind": "mean_pool", "dim": 8, "dropout": 0.0}}
+    space = {"balancing": ["equal"], "training.lr": {"loguniform": [1e-3, 1e-2]}, "training.batch": 8} | {
+        "training.weight_decay": 0.01, "training.bag_tiles": 8, "model.dim": 8, "model.dropout": 0.0, "model.layers": 1,
+    }  # fmt: skip
+    study = make_study(alike | {"training.workers": 2}, trials=2, space=space)
+    folder = RunFolder(tmp_path / "run")
+    facts = run_search(Work(study, folder))
+    assert (facts["trials"], facts["failed"]) == (2, 0)
+    single = Work(make_study(alike, trials=2, space=space), RunFolder(tmp_path / "single"))
+    alone = run_inline(prepare(single), single.folder.search)
+    for one, many in zip(alone, read_trials(trials_folder(folder.search)), strict=True):
+        assert (one.name, one.config) == (many.name, many.config)
+        assert [fold.epochs for fold in one.folds] == [fold.epochs for fold in many.folds]
+        assert many.means == pytest.approx(one.means, abs=1e-6)

@@ -5,6 +5,194 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_space import TASKS, data, study
+import yaml
 
-from equipoise.platform.registry import entries, get
+from equipoise.datasets.synthetic.catalogue import RECIPES
+from equipoise.datasets.synthetic.study_text import study_yaml
+from equipoise.platform.federation.params import FederationParams
+from equipoise.platform.registry import entries
+from equipoise.platform.search.configuration import federation_of, label, of_study, settings_of
+from equipoise.platform.search.generate import NarrowingError, generate
+from equipoise.platform.search.params import SearchParams
+from equipoise.platform.search.searchers import OptunaSearch, RandomSearch
+from equipoise.platform.search.space import Space
+from equipoise.platform.search.trackers import Tracked, parameters_of
+from equipoise.platform.search.trials import Trial
+from equipoise.platform.study import Study
+
+SURVIVAL = {
+    "name": "OS",
+    "type": "survival",
+    "time": {"column": "t", "unit": "days"},
+    "event": {"column": "e", "event_value": "1"},
+}
+TASKS = [
+    {"name": "MSI", "type": "binary", "column": "MSI", "positive": "H"},
+    {"name": "LF", "type": "regression", "column": "LF"},
+]
+
+
+def study(federation: dict[str, Any] | None = None, **sections: Any) -> Study:
+    cohort = {"name": "A", "role": "develop", "clinical": "a.csv", "slides": "s.csv"}
+    whole = {"version": 1, "name": "x", "cohorts": [cohort], "tasks": TASKS, "federation": federation or {}}
+    return Study.model_validate(whole | sections)
+
+
+def space(made: Study | None = None, **narrow: Any) -> Space:
+    return generate(made or study(), SearchParams(space=narrow))
+
+
+def strategies(found: Space) -> list[str | None]:
+    return list(dict.fromkeys(arm.strategy for arm in found.arms))
+
+
+def test_strategies_are_those_that_the_federation_accepts() -> None:
+    found = space()
+    refused = dict(found.refused_strategies)
+    assert set(refused) == {"scaffold", "fednova"}
+    assert {*refused, *strategies(found)} == set(entries("strategies"))
+    assert "without scaffold: scaffold is defined for plain steps" in found.table()
+    assert not space(study({"local": {"optimizer": "sgd"}})).refused_strategies
+    assert not space(**{"federation.local.optimizer": "sgd"}).refused_strategies, "a fixed value counts"
+    private = space(study({"privacy": {"record_level": {"noise": 1.0}}}))
+    assert "moon contrasts the features of patients" in dict(private.refused_strategies)["moon"]
+    assert {(arm.weighting, arm.aggregation) for arm in private.arms} == {
+        ("equal", "none"),
+        ("static", "none"),
+    }
+    held = dict(space(**{"federation.rule": ["mean", "median"]}).refused_strategies)
+    assert held["cyclic"].startswith("with rule median: cyclic passes one model on")
+
+
+def test_strategies_bring_their_own_parameters() -> None:
+    found = space(balancing="equal")
+    names = {dimension.name: dimension for dimension in found.dimensions}
+    assert names["federation.fedprox.mu"].key == "federation.strategy_params.mu"
+    assert {"federation.fedavgm.momentum", "federation.feddyn.alpha", "training.lr"} <= set(names)
+    for arm in found.arms:
+        for dimension in found.of(arm):
+            if dimension.slot == "strategy":
+                assert dimension.name.split(".")[1] == arm.strategy
+    flamby = {"strategy": "scaffold", "strategy_params": {"variant": "flamby"}, "local": {"optimizer": "sgd"}}
+    own = space(study(flamby), **{"federation.strategy": "scaffold"})
+    assert not any(d.slot == "strategy" for d in own.dimensions), "flamby is defined for server_lr 1"
+
+
+def test_a_study_without_the_section_knows_no_strategy() -> None:
+    plain = study().model_copy(update={"federation": None})
+    assert strategies(space(plain)) == [None]
+    assert not any(d.name.startswith("federation") for d in space(plain).dimensions)
+    for key in ("federation.strategy", "federation.rounds"):
+        with pytest.raises(NarrowingError, match="no federation section, its trials train in one place"):
+            space(plain, **{key: [1, 2]})
+
+
+def test_only_what_clients_use_is_searched() -> None:
+    assert {d.name for d in space().dimensions if not d.slot} == {
+        "training.lr", "training.batch", "model.dim", "model.encoder_layers", "model.decoder_layers", "model.dropout",
+    }  # fmt: skip
+    local = space(study({"local": {"lr": 0.02, "batch": 4}}))
+    names = {d.name: d.default for d in local.dimensions if not d.slot}
+    assert names["federation.local.lr"] == 0.02
+    assert not {"training.lr", "training.batch"} & set(names)
+    asked = space(None, **{"federation.local.lr": {"loguniform": [1e-4, 1e-2]}})
+    assert not any(d.name == "training.lr" for d in asked.dimensions)
+    # Cox's model without tiles takes a client's patients as one batch, which is no number of patients.
+    tables = {
+        "cohorts": [{"name": "A", "role": "develop", "clinical": "a.csv"}],
+        "tasks": [SURVIVAL],
+        "model": {"kind": "clinical"},
+        "tables": {"clinical": [{"column": "AGE", "type": "number"}]},
+    }
+    found = space(study(None, **tables))
+    assert not any(d.name == "training.batch" for d in found.dimensions)
+
+
+@pytest.mark.parametrize(
+    ("narrow", "problem"),
+    [
+        ({"federation.strategy": ["fedavg", "scaffold"]}, "scaffold: .*write local: {optimizer: sgd}"),
+        ({"federation.strategy": "fedavgg"}, "no strategy 'fedavgg'. Did you mean 'fedavg'"),
+        ({"federation.strategy": ["cyclic"], "federation.rule": ["mean", "median"]}, "with rule median: cyclic"),
+        ({"federation.rule": "medain"}, "no rule 'medain'. Did you mean 'median'"),
+        ({"federation.rounds": [0, 3]}, "federation.rounds: 0: .*greater than or equal to 1"),
+        ({"federation.sites": "iid"}, "not something that is searched"),
+        ({"federation.local.steps": [2], "federation.local.epochs": [1]}, "so many epochs or so many steps"),
+        ({"federation.strategy": "fedavg", "federation.fedprox.mu": 0.1}, "not something that is searched"),
+        ({"federation.fedprox.mu": -1}, "fedprox.mu: -1: .*greater than or equal to 0"),
+        ({"training.epochs": [1, 2]}, "clients .* do not use it; there is federation.rounds"),
+        ({"training.weight_decay": 0.01}, "there is federation.local.weight_decay"),
+        ({"training.lr": 0.1, "federation.local.lr": 0.1}, "training.lr: clients use federation.local.lr"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(narrow: dict[str, Any], problem: str) -> None:
+    with pytest.raises(NarrowingError, match=problem):
+        space(**narrow)
+
+
+def test_a_population_trains_in_one_place() -> None:
+    for scheduler in ("pbt", "pb2"):
+        with pytest.raises(NarrowingError, match=f"scheduler {scheduler} .* train in one place"):
+            generate(study(), SearchParams(scheduler=scheduler))  # type: ignore[arg-type]
+    assert generate(study(), SearchParams(scheduler="asha")).arms
+
+
+def test_the_study_as_written_is_a_configuration() -> None:
+    own = study(
+        {"strategy": "fedprox", "strategy_params": {"mu": 0.3}, "rule": "trimmed_mean", "local": {"steps": 4}}
+    )
+    found = space(own, **{"federation.rounds": [5, 10], "federation.local.lr": [1e-4, 1e-2]})
+    config = of_study(own, found)
+    assert (config["federation.strategy"], config["federation.fedprox.mu"]) == ("fedprox", 0.3)
+    assert config["federation.local.lr"] == own.training.lr, "what clients use"
+    again = Study.model_validate(settings_of(own.resolved(), config)).federation
+    assert again is not None
+    assert own.federation is not None
+    assert again.strategy_params == {"mu": 0.3, "server_lr": 1.0}
+    said = {"local": own.federation.local, "strategy_params": {"mu": 0.3}}
+    assert again.model_copy(update=said) == own.federation
+    assert label(config) == "equal+none-fedprox"
+
+
+def test_parameters_go_with_strategy_and_rule() -> None:
+    section = FederationParams(
+        strategy="fedprox", strategy_params={"mu": 0.3}, rule="trimmed_mean", rule_params={}, local={"steps": 4}
+    ).model_dump(mode="json")  # fmt: skip
+    made = federation_of(
+        section,
+        {"federation.strategy": "ditto", "federation.ditto.lam": 0.5, "federation.rule": "mean"}
+        | {"federation.local.epochs": 2},
+    )  # fmt: skip
+    assert made is not None
+    assert (made["strategy"], made["strategy_params"], made["rule"]) == ("ditto", {"lam": 0.5}, "mean")
+    assert (made["local"]["epochs"], made["local"]["steps"]) == (2, None)
+    assert section["strategy_params"] == {"mu": 0.3}, "what is given stays as it is"
+    assert federation_of(None, {"training.lr": 0.1}) is None
+
+
+def test_estimators_and_dashboards_know_strategies() -> None:
+    made = study()
+    found = space(made, **{"balancing": ["equal", "dwa"], "federation.strategy": ["fedavg", "fedprox"]})
+    searcher = OptunaSearch(found, SearchParams(searcher="optuna"), made.tasks, 0)
+    config = RandomSearch(found, 3).ask(1)
+    searcher.tell(Trial(1, "001", config, "failed", "val/mean"))
+    (told,) = searcher.study.trials
+    assert told.params["strategy"] == config["federation.strategy"]
+    columns = Tracked.of(made, found, "val/mean", made.base).columns
+    assert {
+        "federation.strategy",
+        "federation.fedprox.mu",
+        "federation.rounds",
+        "federation.local.optimizer",
+    } <= set(columns)
+    assert not {"training.epochs", "training.patience", "training.weight_decay"} & set(columns)
+    own = parameters_of(made.resolved(), {"federation.strategy": "fedprox", "federation.fedprox.mu": 0.2})
+    assert (own["federation.strategy"], own["federation.fedprox.mu"]) == ("fedprox", 0.2)
+    assert own["federation.fedprox.server_lr"] == 1.0
+
+
+def test_built_in_studies_can_be_searched() -> None:
+    for preset in RECIPES:
+        made = Study.model_validate(yaml.safe_load(study_yaml(preset, 7)))
+        if made.search is not None:
+            assert generate(made, made.search).arms
