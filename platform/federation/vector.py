@@ -237,12 +237,15 @@ def _norm_names(model: nn.Module) -> set[str]:
 
 def dot_of(one: np.ndarray, other: np.ndarray) -> float:
     """Product of two vectors, summed in double precision, without copies of their size."""
-    total, room = 0.0, np.empty(min(_CHUNK, len(one)))
+    total, room = 0.0, np.empty((2, min(_CHUNK, len(one))))
     for start in range(0, len(one), _CHUNK):
-        left, right = one[start : start + _CHUNK], other[start : start + _CHUNK]
-        products = room[: len(left)]
-        np.multiply(left, right, out=products, dtype=np.float64)
-        total += float(products.sum())  # not BLAS, whose threads are slower here and sum in another order
+        part = one[start : start + _CHUNK]
+        left = right = room[0, : len(part)]
+        np.copyto(left, part)
+        if other is not one:
+            right = room[1, : len(part)]
+            np.copyto(right, other[start : start + _CHUNK])
+        total += float(np.einsum("i,i->", left, right))  # not BLAS: its threads sum in another order
     return total
 
 
