@@ -1,9 +1,10 @@
 """Clients in a few workers of Ray: patients stay with their worker, weights are broadcast once per round.
 
 Clients are packed into workers by their number of patients and stay there. A round is one ``ray.put`` of the order
-and one call per client; replies are taken as they come, without polling. A client's state lies in the object store
-of its node and outlives the worker: if a worker dies, another one is built with the same clients, and what it had
-begun is begun again, with the same result.
+and one call per client; replies are taken as they come, without polling. Small orders travel in the calls, one call
+per worker with all its clients: then messages are what a round costs, not waiting for the others. A client's state
+lies in the object store of its node and outlives the worker: if a worker dies, another one is built with the same
+clients, and what it had begun is begun again, with the same result.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -31,6 +32,8 @@ log = logging.getLogger("equipoise")
 MAX_DEATHS = 2
 
 
+#: Bytes of an order up to which it is sent in the call, to all clients of a worker at once.
+SMALL = 1 << 16
 #: The state of a client that has not trained yet.
 NOTHING = np.empty(0, np.uint8)
 
@@ -66,9 +69,39 @@ class Worker:
         assert self._workshop is not None
         if self._last is None or self._last[0] != published[0]:
             self._last = None  # let the last round's weights go before those of this one come
-            self._last = published[0], Order.from_bytes(memoryview(ray.get(published[0])))
+            order = published[0]
+            data = order if isinstance(order, bytes) else memoryview(ray.get(order))
+            self._last = order, Order.from_bytes(data)
         update, kept = self._workshop.work(client, self._last[1], nonce, memoryview(state))
         return mapped(update), mapped(kept)
+
+    def work_all(
+        self, published: list[Any], asked: list[tuple[str, str]], *states: np.ndarray
+    ) -> list[np.ndarray]:
+        """Update and state of one client after the other; ``asked`` are clients with their nonces."""
+        jobs = zip(asked, states, strict=True)
+        return [
+            part for (client, nonce), state in jobs for part in self.work(published, client, nonce, state)
+        ]
+
+
+class Job(NamedTuple):
+    """An order that a client is working on.
+
+    Parameters
+    ----------
+    published, nonce
+        The order.
+    deaths
+        Workers that died of it.
+    alone
+        Whether the call was for this client only, so that it is known who killed a worker.
+    """
+
+    published: Any
+    nonce: str
+    deaths: int = 0
+    alone: bool = True
 
 
 class Crew:
@@ -148,7 +181,8 @@ class OnRay:
         self._members = pack_clients(members, self.workers)
         self._place = {client: at for at, own in enumerate(self._members) for client in own}
         self._states: dict[str, Any] = {}
-        self._jobs: dict[str, tuple[Any, str, int]] = {}
+        self._started: dict[str, Job] = {}
+        self._jobs: dict[str, Job] = {}
         self._running: dict[Any, tuple[str, Any]] = {}
 
     def join(self) -> dict[str, Manifest]:
@@ -158,31 +192,35 @@ class OnRay:
         return {manifest.client: manifest for manifest in sorted(found, key=lambda m: m.client)}
 
     def publish(self, order: Order) -> Any:
-        """One copy of the weights per node and round."""
-        return ray.put(mapped(order.to_bytes()))
+        """One copy of the weights per node and round, or in every call if they are small."""
+        data = order.to_bytes()
+        return data if len(data) <= SMALL else ray.put(mapped(data))
 
     def start(self, published: Any, client: str, nonce: str) -> None:
-        """Call the client's worker."""
-        self._begin(published, client, nonce, 0)
+        """Put the client down for its worker's next call."""
+        self._started[client] = Job(published, nonce)
 
     def wait(self, clients: Collection[str]) -> Reply:
         """The next reply of any of these clients, whoever is first."""
+        self._call()
         while True:
             waiting = [ref for ref, (client, _) in self._running.items() if client in clients]
             done, _ = ray.wait(waiting, num_returns=1, timeout=self._timeout)
             if not done:
-                return self._hung(waiting)
+                if (given_up := self._hung(waiting)) is not None:
+                    return given_up
+                continue
             client, state = self._running.pop(done[0])
-            published, nonce, deaths = self._jobs.pop(client)
+            job = self._jobs.pop(client)
             try:
                 return Reply(client, memoryview(ray.get(done[0])), state)
             except ray.exceptions.ActorDiedError as error:
                 self._rebuild(self._place[client])
-                if deaths >= MAX_DEATHS:
+                if job.deaths >= MAX_DEATHS:
                     return Reply(
-                        client, b"", reason=f"its worker died {deaths + 1} times: {_last_line(error)}"
+                        client, b"", reason=f"its worker died {job.deaths + 1} times: {_last_line(error)}"
                     )
-                self._begin(published, client, nonce, deaths + 1)
+                self._begin(client, job._replace(deaths=job.deaths + job.alone))
             except ray.exceptions.RayError as error:
                 return Reply(client, b"", reason=_last_line(error))
 
@@ -203,6 +241,7 @@ class OnRay:
 
     def close(self) -> None:
         """Forget what was not answered."""
+        self._started.clear()
         self._running.clear()
         self._jobs.clear()
         self._states.clear()
@@ -210,12 +249,32 @@ class OnRay:
     def _equip(self, place: int) -> Any:
         return self._crew.actors[place].equip.remote(self._shared, self._members[place])
 
-    def _begin(self, published: Any, client: str, nonce: str, deaths: int) -> None:
-        actor = self._crew.actors[self._place[client]]
-        call = actor.work.options(num_returns=2)
+    def _call(self) -> None:
+        """Send out what was started: a worker's clients in one call where the order is in it, else one by one."""
+        together: dict[tuple[int, int], list[str]] = {}
+        for client, job in self._started.items():
+            if isinstance(job.published, bytes):
+                together.setdefault((self._place[client], id(job.published)), []).append(client)
+            else:
+                self._begin(client, job)
+        for (place, _), own in together.items():
+            if len(own) == 1:
+                self._begin(own[0], self._started[own[0]])
+                continue
+            jobs = [self._started[client]._replace(alone=False) for client in own]
+            states = [self._states.get(client, NOTHING) for client in own]
+            call = self._crew.actors[place].work_all.options(num_returns=2 * len(own))
+            nonces = [(client, job.nonce) for client, job in zip(own, jobs, strict=True)]
+            refs = call.remote([jobs[0].published], nonces, *states)
+            for client, job, data, state in zip(own, jobs, refs[::2], refs[1::2], strict=True):
+                self._jobs[client], self._running[data] = job, (client, state)
+        self._started.clear()
+
+    def _begin(self, client: str, job: Job) -> None:
+        call = self._crew.actors[self._place[client]].work.options(num_returns=2)
         # In a list, the order is not copied for every client: the worker fetches it once.
-        data, state = call.remote([published], client, nonce, self._states.get(client, NOTHING))
-        self._jobs[client] = (published, nonce, deaths)
+        data, state = call.remote([job.published], client, job.nonce, self._states.get(client, NOTHING))
+        self._jobs[client] = job._replace(alone=True)
         self._running[data] = (client, state)
 
     def _rebuild(self, place: int) -> None:
@@ -229,12 +288,18 @@ class OnRay:
             if ready and _is_whole(ref):
                 continue  # it had answered before the end
             client, _ = self._running.pop(ref)
-            published, nonce, deaths = self._jobs[client]
-            self._begin(published, client, nonce, deaths)
+            self._begin(client, self._jobs[client])
 
-    def _hung(self, waiting: list[Any]) -> Reply:
-        """Nobody answered for too long: give up on the first of the clients, begin the others again."""
-        client, _ = self._running.pop(waiting[0])
+    def _hung(self, waiting: list[Any]) -> Reply | None:
+        """Nobody answered for too long: give up on the first of the clients, begin the others again.
+
+        Where several clients were in one call it is not known who hangs: all of them are asked again, one by one.
+        """
+        client, _ = self._running[waiting[0]]
+        if not self._jobs[client].alone:
+            self._rebuild(self._place[client])
+            return None
+        del self._running[waiting[0]]
         del self._jobs[client]
         self._rebuild(self._place[client])
         return Reply(client, b"", reason=f"no answer within {self._timeout:g} s")
