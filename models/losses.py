@@ -188,7 +188,7 @@ def cox_partial_likelihood(log_risk: Tensor, time: Tensor, event: Tensor, *, tie
     last = sizes.cumsum(0) - 1  # tied cases stand together: the risk set of a group ends at its last member
     log_at_risk = torch.logcumsumexp(s, dim=0)[last][group]
     terms = log_at_risk - s
-    if ties == "efron":
+    if ties == "efron" and len(sizes) < len(s):
         tied = torch.zeros(len(sizes), dtype=s.dtype, device=s.device)
         deaths = tied.scatter_add(0, group, e)
         share = tied.scatter_add(0, group, e * (s - log_at_risk).exp())[group]
