@@ -183,13 +183,13 @@ class Workshop:
             )
         return list(self.manifests.values())
 
-    def work(self, client: str, order: Order, nonce: str, state: Data) -> tuple[bytes, bytes]:
+    def work(self, client: str, order: Order, nonce: str, state: Data) -> tuple[Data, bytes]:
         """An update and the new state; of a client that fails, the reason and no state."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.setup.training.threads)  # results depend on it
         try:
             update, kept = self._fit(client, order, nonce, ClientState.from_bytes(state))
-            return update.to_bytes(), kept.to_bytes()
+            return update.pieces(), kept.to_bytes()
         except Exception as error:  # whatever a site's data or code does must not end the federation
             reason = str(error) if isinstance(error, EquipoiseError) else f"{type(error).__name__}: {error}"
             return pack_failure(reason, traceback.format_exc()), b""

@@ -26,8 +26,8 @@ class Inline:
         return {m.client: m for m in sorted(self._workshop.join(), key=lambda m: m.client)}
 
     def publish(self, order: Order) -> Order:
-        """The order itself, through the same bytes as elsewhere."""
-        return Order.from_bytes(order.to_bytes())
+        """The order itself, through the same message as elsewhere."""
+        return Order.from_bytes(order.pieces())
 
     def start(self, published: Order, client: str, nonce: str) -> None:
         """Put the order on the client's desk."""

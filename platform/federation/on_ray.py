@@ -24,6 +24,7 @@ from equipoise.platform.federation.backend import Reply
 from equipoise.platform.federation.client import ClientData, Setup, Workshop
 from equipoise.platform.federation.manifest import Manifest
 from equipoise.platform.federation.order import Order
+from equipoise.platform.federation.wire import size_of
 from equipoise.platform.training.batches import CaseList
 
 log = logging.getLogger("equipoise")
@@ -38,9 +39,14 @@ SMALL = 1 << 16
 NOTHING = np.empty(0, np.uint8)
 
 
-def mapped(data: bytes) -> np.ndarray:
+def mapped(data: bytes | memoryview) -> np.ndarray:
     """The same bytes as an array: Ray maps arrays into processes, and copies everything else twice."""
-    return np.frombuffer(data, np.uint8) if data else NOTHING
+    return np.frombuffer(data, np.uint8) if len(data) else NOTHING
+
+
+def seen(pieces: list[np.ndarray]) -> list[memoryview]:
+    """The message that was mapped piece by piece."""
+    return [piece.data for piece in pieces]
 
 
 class Worker:
@@ -64,20 +70,18 @@ class Worker:
 
     def work(
         self, published: list[Any], client: str, nonce: str, state: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """An update and a state, as bytes."""
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """An update in pieces, and a state."""
         assert self._workshop is not None
         if self._last is None or self._last[0] != published[0]:
             self._last = None  # let the last round's weights go before those of this one come
             order = published[0]
-            data = order if isinstance(order, bytes) else memoryview(ray.get(order))
+            data = order if isinstance(order, bytes) else seen(ray.get(order))
             self._last = order, Order.from_bytes(data)
-        update, kept = self._workshop.work(client, self._last[1], nonce, memoryview(state))
-        return mapped(update), mapped(kept)
+        update, kept = self._workshop.work(client, self._last[1], nonce, state.data)
+        return [mapped(piece) for piece in (update if isinstance(update, list) else [update])], mapped(kept)
 
-    def work_all(
-        self, published: list[Any], asked: list[tuple[str, str]], *states: np.ndarray
-    ) -> list[np.ndarray]:
+    def work_all(self, published: list[Any], asked: list[tuple[str, str]], *states: np.ndarray) -> list[Any]:
         """Update and state of one client after the other; ``asked`` are clients with their nonces."""
         jobs = zip(asked, states, strict=True)
         return [
@@ -193,8 +197,8 @@ class OnRay:
 
     def publish(self, order: Order) -> Any:
         """One copy of the weights per node and round, or in every call if they are small."""
-        data = order.to_bytes()
-        return data if len(data) <= SMALL else ray.put(mapped(data))
+        pieces = order.pieces()
+        return b"".join(pieces) if size_of(pieces) <= SMALL else ray.put([mapped(piece) for piece in pieces])
 
     def start(self, published: Any, client: str, nonce: str) -> None:
         """Put the client down for its worker's next call."""
@@ -213,7 +217,7 @@ class OnRay:
             client, state = self._running.pop(done[0])
             job = self._jobs.pop(client)
             try:
-                return Reply(client, memoryview(ray.get(done[0])), state)
+                return Reply(client, seen(ray.get(done[0])), state)
             except ray.exceptions.ActorDiedError as error:
                 self._rebuild(self._place[client])
                 if job.deaths >= MAX_DEATHS:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from equipoise.platform.federation.wire import Data, pack, unpack
+from equipoise.platform.federation.wire import Data, pieces, unpack
 
 KIND = "order"
 #: The broadcast weights among the arrays of a message.
@@ -53,8 +53,12 @@ class Order:
 
     def to_bytes(self) -> bytes:
         """The message that workers are sent."""
+        return b"".join(self.pieces())
+
+    def pieces(self) -> list[memoryview]:
+        """The same without a copy of the vectors."""
         header = {name: getattr(self, name) for name in _SCALARS} | {"shield": dict(self.shield)}
-        return pack(KIND, header, {WEIGHTS: self.vector, **self.arrays})
+        return pieces(KIND, header, {WEIGHTS: self.vector, **self.arrays})
 
     @classmethod
     def from_bytes(cls, data: Data) -> Order:

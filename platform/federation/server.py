@@ -25,7 +25,7 @@ from equipoise.platform.federation.shield import Collector, Shield
 from equipoise.platform.federation.strategies.strategy import Combined, Party, State, Strategy
 from equipoise.platform.federation.update import ClientUpdate, Expected, group_weights
 from equipoise.platform.federation.vector import Schema, norm_of
-from equipoise.platform.federation.wire import MalformedError, failure_text
+from equipoise.platform.federation.wire import MalformedError, failure_text, size_of
 
 #: Rounds in a row that may end without a step.
 MOST_IDLE = 3
@@ -156,10 +156,10 @@ class Server:
                 tally.rejected.append(update.client)
         if verdict == "accepted" and tally.collector is None:
             tally.verdicts[reply.client] = verdict  # the whole round has yet to be looked at
-            tally.sizes[reply.client] = len(reply.data)
+            tally.sizes[reply.client] = size_of(reply.data)
         else:
             self.note(
-                tally, round_, reply.client, verdict, update=update, size=len(reply.data), reason=reason
+                tally, round_, reply.client, verdict, update=update, size=size_of(reply.data), reason=reason
             )
         return verdict == "accepted"
 
@@ -189,7 +189,9 @@ class Server:
             self.vector = self.vector + update.delta
             tally.parties.append(Party(update.client, self._weights(update), update.steps))
             tally.metrics[update.client] = dict(update.metrics)
-        self.note(tally, round_, reply.client, verdict, update=update, size=len(reply.data), reason=reason)
+        self.note(
+            tally, round_, reply.client, verdict, update=update, size=size_of(reply.data), reason=reason
+        )
 
     def close(self, tally: Tally, round_: int, *, begun: np.ndarray | None = None) -> dict[str, float]:
         """Combine what was accepted, step, remember; figures for the history.
@@ -349,7 +351,7 @@ class Server:
         return found
 
     def _finite(self, found: np.ndarray) -> np.ndarray:
-        if not np.isfinite(norm_of(found)):
+        if not np.isfinite([found.max(), found.min()]).all():
             raise FederationError(
                 "the step of the server led to weights that are not finite",
                 fix="lower federation.strategy_params.server_lr, or choose a rule that bounds updates (norm_clip)",

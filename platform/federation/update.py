@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.platform.federation.wire import Data, MalformedError, pack, unpack
+from equipoise.platform.federation.wire import Data, MalformedError, pieces, unpack
 
 KIND = "update"
 #: Name of the difference of weights among the arrays of a message.
@@ -61,9 +61,13 @@ class ClientUpdate:
 
     def to_bytes(self) -> bytes:
         """The message that crosses the border."""
+        return b"".join(self.pieces())
+
+    def pieces(self) -> list[memoryview]:
+        """The same without a copy of the vectors."""
         header = {name: getattr(self, name) for name in _SCALARS}
         header |= {"counts": dict(self.counts), "metrics": dict(self.metrics)}
-        return pack(KIND, header, {DELTA: self.delta, **self.arrays})
+        return pieces(KIND, header, {DELTA: self.delta, **self.arrays})
 
     @classmethod
     def from_bytes(cls, data: Data) -> ClientUpdate:

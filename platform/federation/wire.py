@@ -25,8 +25,8 @@ FAILURE = "failure"
 MOST_HEADER = 1 << 20
 #: Bytes of which the place of the first array is a multiple: NumPy is slow where numbers are not aligned.
 ALIGNMENT = 64
-#: A message, where it lies.
-Data = bytes | memoryview
+#: A message: in one piece, or its beginning and its arrays one by one, so that large ones are never copied.
+Data = bytes | memoryview | list[memoryview]
 
 
 class MalformedError(FederationError):
@@ -34,7 +34,12 @@ class MalformedError(FederationError):
 
 
 def pack(kind: str, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Bytes of a message.
+    """A message in one piece; see :func:`pieces`."""
+    return b"".join(pieces(kind, header, arrays))
+
+
+def pieces(kind: str, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[memoryview]:
+    """A message as its beginning and read-only views of its arrays.
 
     Parameters
     ----------
@@ -51,17 +56,23 @@ def pack(kind: str, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray])
         If an array is of another type or shape.
     """
     listed = []
-    parts: list[Any] = []
+    parts: list[memoryview] = []
     for name, array in arrays.items():
         if array.ndim != 1 or array.dtype.name not in DTYPES:
             raise MalformedError(f"{kind}: {name} is {array.dtype} of shape {array.shape}, not a vector")
         listed.append([name, array.dtype.name, len(array)])
-        parts.append(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+        plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).view(np.uint8)
+        parts.append(plain.data.toreadonly())
     text = json.dumps({"kind": kind, "arrays": listed, "header": dict(header)}, allow_nan=False).encode()
     text += b" " * (-(len(MAGIC) + 4 + len(text)) % ALIGNMENT)
     if len(text) > MOST_HEADER:
         raise MalformedError(f"{kind}: a header of {len(text)} bytes")
-    return b"".join([MAGIC, struct.pack("<I", len(text)), text, *parts])
+    return [memoryview(b"".join([MAGIC, struct.pack("<I", len(text)), text])), *parts]
+
+
+def size_of(data: Data) -> int:
+    """Bytes of a message."""
+    return sum(map(len, data)) if isinstance(data, list) else len(data)
 
 
 def unpack(kind: str, data: Data) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -72,33 +83,48 @@ def unpack(kind: str, data: Data) -> tuple[dict[str, Any], dict[str, np.ndarray]
     MalformedError
         If it is not a message of this kind, or has a byte too few or too many.
     """
+    head: bytes | memoryview
+    head, rest = (data[0], data[1:]) if isinstance(data, list) else (data, None)
+    header, listed, at = _header(kind, head)
+    arrays: dict[str, np.ndarray] = {}
+    if rest is not None and (len(rest) != len(listed) or at != len(head)):
+        raise MalformedError(f"{kind}: {len(rest)} arrays, {len(listed)} are listed")
+    for number, (name, dtype, count) in enumerate(listed):
+        if dtype not in DTYPES or count < 0 or name in arrays:
+            raise MalformedError(f"{kind}: array {name!r} of {count} {dtype!r}")
+        kept = np.dtype(dtype).newbyteorder("<")
+        length = count * kept.itemsize
+        if rest is not None:
+            if len(rest[number]) != length:
+                raise MalformedError(f"{kind}: array {name!r} of {len(rest[number])} bytes, not {length}")
+            arrays[name] = np.frombuffer(rest[number], kept) if count else np.empty(0, kept)
+            continue
+        if at + length > len(head):
+            raise MalformedError(f"{kind}: array {name!r} is cut off")
+        arrays[name] = np.frombuffer(head, kept, count, at)
+        at += length
+    if at != len(head):
+        raise MalformedError(f"{kind}: {len(head) - at} bytes behind the last array")
+    return header, arrays
+
+
+def _header(kind: str, head: bytes | memoryview) -> tuple[dict[str, Any], list[tuple[str, str, int]], int]:
+    """Header, arrays that it lists (name, type, count), and where they begin."""
     start = len(MAGIC) + 4
-    if len(data) < start or bytes(data[: len(MAGIC)]) != MAGIC:
-        raise MalformedError(f"not {kind}: {len(data)} bytes without the mark of this format")
-    (length,) = struct.unpack_from("<I", data, len(MAGIC))
-    if length > min(MOST_HEADER, len(data) - start):
+    if len(head) < start or bytes(head[: len(MAGIC)]) != MAGIC:
+        raise MalformedError(f"not {kind}: {len(head)} bytes without the mark of this format")
+    (length,) = struct.unpack_from("<I", head, len(MAGIC))
+    if length > min(MOST_HEADER, len(head) - start):
         raise MalformedError(f"{kind}: a header of {length} bytes")
     try:
-        whole = json.loads(bytes(data[start : start + length]), parse_constant=_refuse)
+        whole = json.loads(bytes(head[start : start + length]), parse_constant=_refuse)
         listed = [(str(name), str(dtype), int(count)) for name, dtype, count in whole["arrays"]]
         header, found = dict(whole["header"]), whole["kind"]
     except (ValueError, KeyError, TypeError) as error:
         raise MalformedError(f"{kind}: the header cannot be read ({type(error).__name__})") from None
     if found != kind:
         raise MalformedError(f"not {kind} but {found!r}")
-    arrays: dict[str, np.ndarray] = {}
-    at = start + length
-    for name, dtype, count in listed:
-        if dtype not in DTYPES or count < 0 or name in arrays:
-            raise MalformedError(f"{kind}: array {name!r} of {count} {dtype!r}")
-        kept = np.dtype(dtype).newbyteorder("<")
-        if at + count * kept.itemsize > len(data):
-            raise MalformedError(f"{kind}: array {name!r} is cut off")
-        arrays[name] = np.frombuffer(data, kept, count, at)
-        at += count * kept.itemsize
-    if at != len(data):
-        raise MalformedError(f"{kind}: {len(data) - at} bytes behind the last array")
-    return header, arrays
+    return header, listed, start + length
 
 
 def pack_failure(reason: str, trace: str) -> bytes:

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from equipoise.platform.federation.client import ClientState
 from equipoise.platform.federation.order import Order, nonce_of
 from equipoise.platform.federation.update import ClientUpdate
-from equipoise.platform.federation.wire import MAGIC, MalformedError, failure_text, pack, pack_failure, unpack
+from equipoise.platform.federation.wire import (
+    MAGIC,
+    MalformedError,
+    failure_text,
+    pack,
+    pack_failure,
+    size_of,
+    unpack,
+)
 
 
 def update(**changes: object) -> ClientUpdate:
@@ -44,6 +52,27 @@ def test_an_update_survives_the_border() -> None:
     assert (back.client, back.counts, back.metrics) == ("Zürich", {"shared": 5}, {"loss/MSI": 0.5})
     assert not back.delta.flags.writeable
     assert back.to_bytes() == update().to_bytes()
+
+
+def test_a_message_in_pieces_is_the_same_message() -> None:
+    pieces = update().pieces()
+    assert b"".join(pieces) == update().to_bytes()
+    assert size_of(pieces) == len(update().to_bytes())
+    back = ClientUpdate.from_bytes(pieces)
+    assert back.to_bytes() == update().to_bytes()
+    assert not back.delta.flags.writeable  # what a client has sent is not changed by anybody
+
+
+def test_pieces_that_do_not_fit_the_header() -> None:
+    head, *arrays = update().pieces()
+    for wrong in (
+        [head],
+        [head, *arrays, arrays[0]],
+        [head, arrays[0][:-4], *arrays[1:]],
+        [memoryview(bytes(head) + b" "), *arrays],
+    ):
+        with pytest.raises(MalformedError):
+            ClientUpdate.from_bytes(wrong)
 
 
 @pytest.mark.parametrize(
