@@ -2,7 +2,7 @@
 
 Six clients with the patients of the six regions of TCGA-BRCA (866 in all, 39 covariates of random numbers), Cox's
 model, batches of 8, SGD; all clients take part in every round; no checkpoints and no ledger file; medians over
-rounds, the ways in turn, Ray up and workers warm.
+rounds of several turns, in each of which all ways have theirs; Ray up and workers warm.
 
 - ``round_overhead_s``: one update per round and client, so that nearly everything is the engine;
 - ``round_20mb_s``: the same with a network of 20 MB of weights;
@@ -13,8 +13,8 @@ rounds, the ways in turn, Ray up and workers warm.
 - ``many_peak_gib``: peak memory (proportional set size of all processes) of 500 clients under SCAFFOLD with 20 %
   participation;
 - ``vs_flower_overhead``, ``vs_flower_20mb``: Flower's round over ours, if an interpreter that has ``flwr[simulation]``
-  and torch is given by ``--flower-python`` or ``EQUIPOISE_FLOWER_PYTHON``; it runs after Ray has been shut down, so
-  that both have the machine for themselves.
+  and torch is given by ``--flower-python`` or ``EQUIPOISE_FLOWER_PYTHON``; in every turn it runs after our Ray has
+  been shut down, so that both have the machine for themselves.
 """
 
 import argparse
@@ -60,6 +60,8 @@ TASK = SurvivalTask(
     name="OS", time={"column": "t", "unit": "days"}, event={"column": "e", "event_value": "dead"}, main=True
 )
 TRAINING = TrainingParams(device="cpu", batch=BATCH)
+#: Name, updates per client and round, whether the model is the large one.
+CASES = (("overhead", 1, False), ("20mb", 1, True), ("protocol", 100, False))
 
 
 def main() -> None:
@@ -78,15 +80,21 @@ def main() -> None:
         print(json.dumps(many(arguments.workers)))
         return
     load = os.getloadavg()[0]
-    figures: dict[str, Any] = {}
-    with ray_session(RayOptions(address="local", cpus=arguments.workers, dashboard=False)):
-        crew = Crew(arguments.workers)
-        figures |= case("overhead", crew, arguments, steps=1, large=False)
-        figures |= case("20mb", crew, arguments, steps=1, large=True)
-        figures |= case("protocol", crew, arguments, steps=100, large=False)
+    seconds: dict[str, list[float]] = {}
+    versions: Any = "not run: give an interpreter that has flwr[simulation] and torch by --flower-python"
+    for _ in range(arguments.turns):
+        with ray_session(RayOptions(address="local", cpus=arguments.workers, dashboard=False)):
+            crew = Crew(arguments.workers)
+            for name, steps, large in CASES:
+                turn(seconds, name, crew, arguments.rounds, steps=steps, large=large)
+        if arguments.flower_python:
+            versions = flower(seconds, arguments)
+    figures: dict[str, Any] = {f"{way}_s": round(median(values), 4) for way, values in seconds.items()}
     figures["vs_loop_protocol"] = round(figures["round_protocol_s"] / figures["loop_protocol_s"], 3)
     figures["vs_bare_loop"] = round(figures["round_protocol_s"] / figures["bare_protocol_s"], 3)
-    figures |= flower(arguments, figures)
+    figures["flower"] = versions
+    for name in ("overhead", "20mb") if arguments.flower_python else ():
+        figures[f"vs_flower_{name}"] = round(figures[f"flower_{name}_s"] / figures[f"round_{name}_s"], 2)
     figures |= many_measured(arguments.workers)
     figures |= {
         "rounds": arguments.rounds * arguments.turns,
@@ -145,26 +153,19 @@ def settle(large: bool) -> tuple[dict[str, CaseList], Targets, Callable[[], Any]
     return clients, targets, partial(build_model, kind, own, targets.shape, targets.heads, seed=0)
 
 
-def case(
-    name: str, crew: Crew, arguments: argparse.Namespace, *, steps: int, large: bool
-) -> dict[str, float]:
-    """Median seconds of a round: engine on Ray, engine inline, plain loop, bare loop."""
+def turn(
+    seconds: dict[str, list[float]], name: str, crew: Crew, rounds: int, *, steps: int, large: bool
+) -> None:
+    """Add the seconds of rounds: engine on Ray, engine inline, plain loop, bare loop."""
     clients, targets, factory = settle(large)
-    seconds: dict[str, list[float]] = {"round": [], "inline": [], "loop": [], "bare": []}
-    for _ in range(arguments.turns):
-        for way, backend in (("round", "ray"), ("inline", "inline")):
-            seconds[way] += engine(
-                clients,
-                targets,
-                factory,
-                steps,
-                arguments.rounds,
-                backend,
-                crew if backend == "ray" else None,
-            )
-        seconds["loop"] += loop(clients, targets, factory, steps, arguments.rounds)
-        seconds["bare"] += bare(clients, targets, factory, steps, arguments.rounds)
-    return {f"{way}_{name}_s": round(median(values), 4) for way, values in seconds.items()}
+    engine(clients, targets, factory, steps, 1, "ray", crew)  # workers are warm
+    for way, backend in (("round", "ray"), ("inline", "inline")):
+        own = crew if backend == "ray" else None
+        seconds.setdefault(f"{way}_{name}", []).extend(
+            engine(clients, targets, factory, steps, rounds, backend, own)
+        )
+    for way, by_hand in (("loop", loop), ("bare", bare)):
+        seconds.setdefault(f"{way}_{name}", []).extend(by_hand(clients, targets, factory, steps, rounds))
 
 
 def settings(steps: int, rounds: int, backend: str) -> FederationParams:
@@ -319,30 +320,19 @@ def many_measured(workers: int) -> dict[str, float]:
     }
 
 
-def flower(arguments: argparse.Namespace, ours: dict[str, Any]) -> dict[str, Any]:
-    """Rounds of Flower's simulation with the same models, clients and CPUs, and their ratios to ours."""
-    if not arguments.flower_python:
-        return {
-            "flower": "not run: give an interpreter that has flwr[simulation] and torch by --flower-python"
-        }
+def flower(seconds: dict[str, list[float]], arguments: argparse.Namespace) -> dict[str, str]:
+    """Add rounds of Flower's simulation with the same models, clients and CPUs; versions."""
     script = Path(__file__).with_name("flower_round.py")
-    found: dict[str, Any] = {}
+    answer: dict[str, Any] = {}
     for name, width in (("overhead", 0), ("20mb", WIDTH)):
-        command = [
-            arguments.flower_python,
-            str(script),
-            str(arguments.rounds + 2),
-            str(arguments.workers),
-            str(width),
-        ]
+        sizes = [str(arguments.rounds + 2), str(arguments.workers), str(width)]
+        command = [arguments.flower_python, str(script), *sizes]
         done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
         answer = json.loads(done.stdout.strip().splitlines()[-1])
-        found[f"flower_{name}_s"] = round(median(answer["seconds"]), 4)
-        found[f"vs_flower_{name}"] = round(found[f"flower_{name}_s"] / ours[f"round_{name}_s"], 2)
-        found["flower"] = answer["versions"]
-    return found
+        seconds.setdefault(f"flower_{name}", []).extend(answer["seconds"])
+    return answer["versions"]
 
 
 if __name__ == "__main__":
