@@ -265,8 +265,8 @@ def by_two_loops(study: Path, indices: range, folder: Path, spent: Spent) -> dic
     """Two processes side by side; what each took for its loop alone is added to ``spent``."""
     folder.mkdir(exist_ok=True)
     running = []
-    for part in (0, 1):
-        own, out = ",".join(map(str, indices[part::2])), folder / f"{indices[part]}.json"
+    for half in filter(None, (indices[::2], indices[1::2])):
+        own, out = ",".join(map(str, half)), folder / f"{half[0]}.json"
         command = [sys.executable, "-m", "benchmarks.search", "--half", str(study), own, str(out)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         running.append((subprocess.Popen(command, cwd=ROOT, env=environment), out))

@@ -88,7 +88,7 @@ def side_by_side(measured: dict[str, Any]) -> list[dict[str, Any]]:
         place = found.setdefault((row["part"], row["task"], row["metric"]), {"n": row["n"]})
         place |= {who: row["value"], f"{who}_low": row["low"], f"{who}_high": row["high"]}
         if measured["winner"] == measured["default"]:
-            place |= {"winner": row["value"]}
+            place |= {"default": row["value"], "default_low": row["low"], "default_high": row["high"]}
     for row in measured["differences"]:
         place = found[(row["cohort"], row["task"], row["metric"])]
         place |= {name: row[name] for name in ("difference", "low", "high", "p_holm")}
@@ -100,16 +100,17 @@ def side_by_side(measured: dict[str, Any]) -> list[dict[str, Any]]:
 
 def text(rows: list[dict[str, Any]]) -> str:
     """The table on screen."""
+
+    def shown(value: float | None, form: str = ".3f") -> str:
+        return "-" if value is None else format(value, form)
+
     lines = [f"{'part':<18} {'task':<8} {'metric':<9} {'as written':>10} {'winner':>8}  difference"]
     for row in rows:
-        difference = (
-            f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-            if "difference" in row
-            else ""
-        )
+        found = [shown(row.get(name), "+.3f") for name in ("difference", "low", "high")]
         lines.append(
-            f"{row['part']:<18} {row['task']:<8} {row['metric']:<9} {row['default']:>10.3f} {row['winner']:>8.3f}  "
-            + difference
+            f"{row['part']:<18} {row['task']:<8} {row['metric']:<9} {shown(row['default']):>10} "
+            f"{shown(row['winner']):>8}  "
+            + (f"{found[0]} ({found[1]} to {found[2]})" if "difference" in row else "")
         )
     return "\n".join(lines)
 

@@ -101,7 +101,7 @@ class ClientState:
         """For the checkpoint, and for the worker that takes over."""
         own = {_BALANCER: np.frombuffer(self.balancer, np.uint8)} if self.balancer else {}
         vectors = {f"vector/{name}": vector for name, vector in self.vectors.items()}
-        return pack(STATE, {"passes": self.passes}, own | vectors)
+        return pack(STATE, {"passes": self.passes}, vectors | own)  # vectors first: they stay aligned
 
     @classmethod
     def from_bytes(cls, data: Data) -> ClientState:

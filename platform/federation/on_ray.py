@@ -2,9 +2,10 @@
 
 Clients are packed into workers by their number of patients and stay there. A round is one ``ray.put`` of the order
 and one call per client; replies are taken as they come, without polling. Small orders travel in the calls, one call
-per worker with all its clients: then messages are what a round costs, not waiting for the others. A client's state
-lies in the object store of its node and outlives the worker: if a worker dies, another one is built with the same
-clients, and what it had begun is begun again, with the same result.
+per worker with all its clients, whose replies then come together: with small models messages are what a round costs.
+Where ``timeout_s`` watches over single clients, every client has a call of its own. A client's state lies in the
+object store of its node and outlives the worker: if a worker dies, another one is built with the same clients, and
+what it had begun is begun again, with the same result.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ class Worker:
             data = order if isinstance(order, bytes) else seen(ray.get(order))
             self._last = order, Order.from_bytes(data)
         update, kept = self._workshop.work(client, self._last[1], nonce, state.data)
-        return [mapped(piece) for piece in (update if isinstance(update, list) else [update])], mapped(kept)
+        pieces = update if isinstance(update, list) else [update]
+        # A client that fails goes on from what it had.
+        return [mapped(piece) for piece in pieces], mapped(kept) if kept else state
 
     def work_all(self, published: list[Any], asked: list[tuple[str, str]], *states: np.ndarray) -> list[Any]:
         """Update and state of one client after the other; ``asked`` are clients with their nonces."""
@@ -254,10 +257,13 @@ class OnRay:
         return self._crew.actors[place].equip.remote(self._shared, self._members[place])
 
     def _call(self) -> None:
-        """Send out what was started: a worker's clients in one call where the order is in it, else one by one."""
+        """Send out what was started: a worker's clients in one call where the order is in it, else one by one.
+
+        One by one, too, where the time of a client is limited: one call is as long as all its clients together.
+        """
         together: dict[tuple[int, int], list[str]] = {}
         for client, job in self._started.items():
-            if isinstance(job.published, bytes):
+            if isinstance(job.published, bytes) and self._timeout is None:
                 together.setdefault((self._place[client], id(job.published)), []).append(client)
             else:
                 self._begin(client, job)

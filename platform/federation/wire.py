@@ -1,8 +1,8 @@
 """The one form in which anything crosses the border of a client: a JSON header and raw little-endian arrays.
 
 Nothing in it can be executed: no pickle, no type that is not a number. Layout: magic, length of the header
-(uint32), header, filled up with spaces so that what follows is aligned, arrays one behind the other in the order in
-which the header lists them.
+(uint32), header, filled up with spaces so that the first array is aligned, arrays one behind the other in the order
+in which the header lists them.
 """
 
 from __future__ import annotations

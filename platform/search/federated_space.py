@@ -33,6 +33,13 @@ IN_PLACE = {
     "training.schedule": "federation.local.schedule",
 }
 
+#: Strategies that ask for more than the section can tell; searched where the study names them.
+_IF_NAMED = {
+    "fedbuff": "needs as many clients as its buffer has places: name it to search it",
+    "fedbn": "needs a model with normalisation layers: name it to search it",
+    "fedper": "needs a model with parameters that tasks share: name it to search it",
+}
+
 #: Settings of the section that are searched where the study asks for it, beside those of ``local``.
 _SECTION = ("rounds", "rule", "weights")
 
@@ -105,12 +112,16 @@ def strategies(
     assert params is not None
     names = list(entries("strategies")) if wished is None else [str(name) for name in wished]
     tried = {name: _ends(wish) for name, wish in given.items() if added(study, name) is not None}
-    if found := [*_unknown(names), *_unfit(params, tried)]:
+    lengths = [f"federation.local.{name}" for name in ("epochs", "steps")]
+    both = [f"search.space: name {' or '.join(lengths)}, not both"] if tried.keys() >= set(lengths) else []
+    if found := [*_unknown(names), *_unfit(params, tried), *both]:
         problems += found
         return names, []
     kept, refused = [], []
     for name in names:
         reason = _refusal(params, name, tried)
+        if reason is None and wished is None and name != params.strategy:
+            reason = _IF_NAMED.get(name)
         if reason is None:
             kept.append(name)
         elif wished is None:

@@ -211,10 +211,10 @@ def example(space: Space, arm: Arm) -> Config:
 def points(trial: Trial) -> Iterator[Point]:
     """Curves of a trial.
 
-    ``fold/<task>/<metric>`` over the inner folds; then per fold and over epochs, with the fold's name last:
-    ``weight/<task>``, ``conflict_rate``, ``cosine/<task>|<task>``, ``train_loss/<task>``, ``val_loss/<task>``, ``lr``,
-    ``monitor`` (of a federation, over rounds: ``train_loss/<task>`` of its clients, ``lr``, ``update_norm``); and
-    ``setting/<dimension>`` where settings changed during training. What is not known is left out.
+    ``fold/<task>/<metric>`` over the trainings (inner folds, seed by seed); then per training and over epochs, with its
+    name last: ``weight/<task>``, ``conflict_rate``, ``cosine/<task>|<task>``, ``train_loss/<task>``,
+    ``val_loss/<task>``, ``lr``, ``monitor`` (of a federation, over rounds: ``train_loss/<task>`` of clients, ``lr``,
+    ``update_norm``); and ``setting/<dimension>`` where settings changed during training. What is unknown is left out.
     """
     for k, fold in enumerate(trial.folds):
         for name, value in fold.values.items():

@@ -117,8 +117,8 @@ def _tiles(
     xy_BN2 = blank(len(cases), most, 2, dtype=torch.int32)
     for i, (case, rows, count) in enumerate(zip(cases, tiles, counts, strict=True)):
         if count:
-            # A copy, because stores are mapped read-only; torch widens half precision ten times as fast as NumPy.
-            bag, xy = (np.array(part if rows is None else part[rows]) for part in (case.bag, case.coords))
+            # Copies, because stores are mapped read-only; torch widens half precision ten times as fast as NumPy.
+            bag, xy = (part.copy() if rows is None else part[rows] for part in (case.bag, case.coords))
             x_BND[i, :count] = torch.from_numpy(bag)
             xy_BN2[i, :count] = torch.from_numpy(xy)
     mask_BN = torch.arange(most) < torch.tensor(counts)[:, None]

@@ -161,7 +161,7 @@ def is_missing(label: Label) -> bool:
     if label is None:
         return True
     if isinstance(label, Sequence | np.ndarray):
-        return any(part != part for part in label)
+        return any(part is None or part != part for part in label)
     return bool(label != label)
 
 

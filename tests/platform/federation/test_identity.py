@@ -100,6 +100,33 @@ def test_a_worker_that_is_killed_is_built_again(federate: Callable[..., Federati
     assert same(alone, killed)
 
 
+class Faulty(Open):
+    """A client whose data cannot be read in one round."""
+
+    def guard(self, update: ClientUpdate, order: Order) -> ClientUpdate:
+        if (update.client, order.round) == ("B", 1):
+            raise OSError("the disk is gone for a moment")
+        return update
+
+
+@pytest.mark.parametrize("strategy", ["ditto", "scaffold"])
+def test_a_client_that_fails_once_keeps_its_state(
+    strategy: str, federate: Callable[..., Federation], crew: Crew
+) -> None:
+    """It goes on from what it had before, wherever it runs."""
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[Faulty.__module__])
+    chosen = {"strategy": strategy, "rounds": 4}
+    alone = federate(**chosen, extra={"shield": Faulty()}).run()
+    failed = [(row["round"], row["client"]) for row in alone.ledger.rows if row["verdict"] == "failed"]
+    assert failed == [(1, "B")]
+    on_ray = federate(**chosen, backend="ray", workers=2, extra={"shield": Faulty(), "crew": crew}).run()
+    assert alone.history == on_ray.history
+    assert np.array_equal(alone.vector, on_ray.vector)
+    assert all(np.array_equal(alone.personal[c], on_ray.personal[c]) for c in alone.personal)
+
+
 class Sleepy(Open):
     """A client that hangs in one round."""
 

@@ -49,11 +49,18 @@ def strategies(found: Space) -> list[str | None]:
 def test_strategies_are_those_that_the_federation_accepts() -> None:
     found = space()
     refused = dict(found.refused_strategies)
-    assert set(refused) == {"scaffold", "fednova"}
+    unnamed = {"fedbuff", "fedbn", "fedper"}  # clients and layers that a study does not tell
+    assert set(refused) == {"scaffold", "fednova", *unnamed}
     assert {*refused, *strategies(found)} == set(entries("strategies"))
     assert "without scaffold: scaffold is defined for plain steps" in found.table()
-    assert not space(study({"local": {"optimizer": "sgd"}})).refused_strategies
-    assert not space(**{"federation.local.optimizer": "sgd"}).refused_strategies, "a fixed value counts"
+    for sgd in (
+        space(study({"local": {"optimizer": "sgd"}})),
+        space(**{"federation.local.optimizer": "sgd"}),  # a fixed value counts
+    ):
+        assert set(dict(sgd.refused_strategies)) == unnamed
+    named = space(**{"federation.strategy": ["fedavg", "fedper"]})
+    assert strategies(named) == ["fedavg", "fedper"]
+    assert "fedbn" in strategies(space(study({"strategy": "fedbn"})))
     private = space(study({"privacy": {"record_level": {"noise": 1.0}}}))
     assert "moon contrasts the features of patients" in dict(private.refused_strategies)["moon"]
     assert {(arm.weighting, arm.aggregation) for arm in private.arms} == {
@@ -117,7 +124,8 @@ def test_only_what_clients_use_is_searched() -> None:
         ({"federation.rule": "medain"}, "no rule 'medain'. Did you mean 'median'"),
         ({"federation.rounds": [0, 3]}, "federation.rounds: 0: .*greater than or equal to 1"),
         ({"federation.sites": "iid"}, "not something that is searched"),
-        ({"federation.local.steps": [2], "federation.local.epochs": [1]}, "so many epochs or so many steps"),
+        ({"federation.local.steps": [2], "federation.local.epochs": [1]}, "or federation.local.steps, not both"),
+        ({"federation.local.steps": [2, 4], "federation.local.epochs": [1, 2]}, "not both"),
         ({"federation.strategy": "fedavg", "federation.fedprox.mu": 0.1}, "not something that is searched"),
         ({"federation.fedprox.mu": -1}, "fedprox.mu: -1: .*greater than or equal to 0"),
         ({"training.epochs": [1, 2]}, "clients .* do not use it; there is federation.rounds"),
