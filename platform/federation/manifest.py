@@ -98,6 +98,8 @@ def declare(
         elif labelled[head.name]:
             learnable.add(head.name)
     counts = dict.fromkeys(groups, 0)
+    read = [name for kind, _, name in (group.partition(":") for group in counts) if kind == "modality"]
+    flags += [f"{name}: no patient has it" for name in read if not any(name in there for _, there in people)]
     for known, there in people:
         useful = known & learnable
         for group in counts if useful else ():

@@ -79,6 +79,7 @@ def test_a_group_is_the_mean_of_those_who_train_it(federate: Make, sites: dict[s
         assert np.abs(mean).max() > 0, group
     assert result.manifests["C"].flags == ("OS: no event among 5 patients, nothing to learn",)
     assert result.manifests["B"].flags == ("LF: no label",)
+    assert result.manifests["D"].flags == ("rna: no patient has it",)
 
 
 def test_uniform_weights_count_clients(federate: Make, sites: dict[str, CaseList]) -> None:
