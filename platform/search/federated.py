@@ -1,9 +1,9 @@
 """Trials of a study that federates: every inner fold is trained across its sites by the inline engine.
 
 Clients are dealt from the search patients as the ``federation`` section says, so that a trial sees nobody else. A fold
-is a federation as the step ``federate`` trains it; who is held out is scored by the model that his own client predicts
-with, and by the global one where no client is his. Clients take turns in the process of the trial: what Ray has room
-for are trials, and the numbers are those of workers.
+is a federation as the step ``federate`` trains it; held-out patients are scored by the model that their own client
+predicts with, and by the global one where they belong to no client. Clients take turns in the process of the trial:
+what Ray has room for are trials, and the numbers are those of workers.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def run_federated_fold(fold: Fold, study: Study, material: Material, folder: Pat
 def outputs_of(
     result: FederationResult, fold: Fold, parts: Mapping[str, Fold], cases: Mapping[str, Any], device: Any
 ) -> Outputs:
-    """Outputs for the held-out patients, each by the model that judges him; client by client."""
+    """Outputs for the held-out patients, each by the model of its client; client by client."""
     from equipoise.platform.training.batches import CaseList
     from equipoise.platform.training.build import pick_device
     from equipoise.platform.training.predict import run_model
@@ -177,8 +177,8 @@ def final_predictions(
 ) -> list[pd.DataFrame]:
     """Federations of the study's cross-validation over the search patients, and what they say of the others.
 
-    Clients are dealt from all development patients, so that a patient of the hold-out is judged by the model of his
-    own client, which never saw him; external cohorts by the global one.
+    Clients are dealt from all development patients, so that a patient of the hold-out is judged by the model of
+    the own client, which never saw that patient; external cohorts by the global one.
 
     Parameters
     ----------
