@@ -24,7 +24,7 @@ from equipoise.platform.federation.local import ClientData
 from equipoise.platform.federation.params import FREE
 from equipoise.platform.federation.plans import PlannedFold
 from equipoise.platform.federation.standardise import federated_targets
-from equipoise.platform.training.batches import CaseList
+from equipoise.platform.training.batches import CaseList, CaseSource
 from equipoise.platform.training.checkpoint import differences, digest
 from equipoise.platform.training.crossval import fold_seed
 from equipoise.platform.training.targets import Targets
@@ -32,8 +32,10 @@ from equipoise.platform.training.targets import Targets
 if TYPE_CHECKING:
     import pandas as pd
 
+    from equipoise.datasets.tasks import Task
     from equipoise.platform.federation.on_ray import Crew
     from equipoise.platform.federation.params import FederationParams
+    from equipoise.platform.training.params import Recipe
 
 log = logging.getLogger("equipoise")
 
@@ -88,19 +90,7 @@ def federate_fold(
                 fix="-o another folder keeps both; removing this one begins anew",
             )
         return read_predictions(folder / PREDICTIONS)
-    clients = {
-        name: ClientData(CaseList(ground.cases, part.train), CaseList(ground.cases, part.val))
-        for name, part in parts.items()
-    }
-    training = ground.recipe.training
-    targets = federated_targets(
-        ground.tasks,
-        {name: data.train for name, data in clients.items()},
-        class_weights=training.class_weights,
-        scaling=training.target_scaling,
-        tables=ground.recipe.tables,
-        min_n=params.min_n,
-    )
+    clients, targets = members_of(ground.tasks, ground.recipe, ground.cases, parts, min_n=params.min_n)
     write_json(folder / "targets.json", targets.to_json())
     watch = Watch(f"{planned.plan} {planned.fold.name}", targets, clients, ground, folder / "rounds")
     federation = from_recipe(
@@ -131,6 +121,37 @@ def federate_fold(
     }
     write_json(folder / FACTS, _plain(facts))
     return read_predictions(folder / PREDICTIONS)
+
+
+def members_of(
+    tasks: Sequence[Task], recipe: Recipe, cases: CaseSource, parts: Mapping[str, Fold], *, min_n: int
+) -> tuple[dict[str, ClientData], Targets]:
+    """Clients of a fold with their training and validation patients, and targets from sums that they send.
+
+    Parameters
+    ----------
+    tasks, recipe
+        Of the study.
+    cases
+        Where patients are read.
+    parts
+        Client → its patients.
+    min_n
+        Fewest patients behind a scalar that leaves a client.
+    """
+    clients = {
+        name: ClientData(CaseList(cases, part.train), CaseList(cases, part.val))
+        for name, part in parts.items()
+    }
+    targets = federated_targets(
+        tasks,
+        {name: data.train for name, data in clients.items()},
+        class_weights=recipe.training.class_weights,
+        scaling=recipe.training.target_scaling,
+        tables=recipe.tables,
+        min_n=min_n,
+    )
+    return clients, targets
 
 
 class Watch:

@@ -91,32 +91,18 @@ def run_federated_fold(fold: Fold, study: Study, material: Material, folder: Pat
     import torch
 
     from equipoise.platform.federation.engine import from_recipe
-    from equipoise.platform.federation.local import ClientData
+    from equipoise.platform.federation.fold import members_of
     from equipoise.platform.federation.plans import PlannedFold
-    from equipoise.platform.federation.standardise import federated_targets
     from equipoise.platform.search.scores import fold_scores
-    from equipoise.platform.training.batches import CaseList
     from equipoise.platform.training.crossval import fold_seed
     from equipoise.platform.training.recipe import recipe_of
 
     assert study.federation is not None
     cpu, wall = time.process_time(), time.perf_counter()
     recipe, cases = recipe_of(study), material.cases
-    training = recipe.training
-    torch.set_num_threads(training.threads)
+    torch.set_num_threads(recipe.training.threads)
     parts = PlannedFold("folds", fold).parts(material.clients)
-    clients = {
-        name: ClientData(CaseList(cases, part.train), CaseList(cases, part.val))
-        for name, part in parts.items()
-    }
-    targets = federated_targets(
-        study.tasks,
-        {name: data.train for name, data in clients.items()},
-        class_weights=training.class_weights,
-        scaling=training.target_scaling,
-        tables=recipe.tables,
-        min_n=study.federation.min_n,
-    )
+    clients, targets = members_of(study.tasks, recipe, cases, parts, min_n=study.federation.min_n)
     params = study.federation.model_copy(update={"backend": "inline"})
     federation = from_recipe(
         recipe, targets, clients, params, seed=fold_seed(recipe.seed, fold), folder=folder
@@ -124,7 +110,7 @@ def run_federated_fold(fold: Fold, study: Study, material: Material, folder: Pat
     result = federation.run()
     return FoldScore(
         fold=fold.name,
-        values=fold_scores(result.targets, outputs_of(result, fold, parts, cases, training.device)),
+        values=fold_scores(result.targets, outputs_of(result, fold, parts, cases, recipe.training.device)),
         epochs=len(result.history),
         best_epoch=len(result.history),
         parameters=sum(parameter.numel() for parameter in result.model.parameters()),
