@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 
 setup: $(READY)
 
-# Reinstalled when the dependencies change; the package itself is installed as a link to the rooms.
+# Reinstalled when the dependencies change; the package itself is installed as links to the folders.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 4; }

@@ -8,7 +8,7 @@ regressions.
 
 ``vs_published_loop`` is the time of PCGrad done as public multi-task code does it, divided by ours: a gradient
 list per task, projection parameter by parameter in Python with fresh dot products, tokens counted as shared,
-sums written to ``.grad``. Written here anew from that description.
+sums written to ``.grad``. Reimplemented here from that description.
 """
 
 import argparse
@@ -25,16 +25,16 @@ from statistics import median
 import numpy as np
 import torch
 
-from equipoise.datasets.cases import Case
-from equipoise.datasets.tasks import BinaryTask, RegressionTask
+from equipoise.datasets.cohorts.cases import Case
+from equipoise.datasets.tables.tasks import BinaryTask, RegressionTask
 from equipoise.models.balancing.combinations import refusal
 from equipoise.models.losses import TaskLosses
 from equipoise.platform.registry import entries
 from equipoise.platform.training.batches import CaseList, collate
 from equipoise.platform.training.build import build_balancer, build_model
-from equipoise.platform.training.distributed import ALONE
+from equipoise.platform.training.distributed import SINGLE_WORKER
 from equipoise.platform.training.params import BalancingParams, TrainingParams
-from equipoise.platform.training.step import Epoch, Parts
+from equipoise.platform.training.step import Epoch, TrainingState
 from equipoise.platform.training.targets import Targets, fit_targets
 
 TILES, DIM, PATIENTS = 512, 768, 24
@@ -133,15 +133,15 @@ def product_step(name: str, count: int) -> Callable[[int], None]:
     targets, train, val = setting(count)
     model = build_model("joint", {}, targets.shape, targets.heads, seed=0)
     params = TrainingParams(probe=False, device="cpu")
-    parts = Parts(
+    state = TrainingState(
         model,
         TaskLosses(targets.heads, targets.class_weights),
         torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True),
         build_balancer(balancing, model, targets.heads),
         torch.device("cpu"),
-        ALONE,
+        SINGLE_WORKER,
     )
-    epoch = Epoch(parts, targets, train, val, params, size=1, seed=0, epoch=0, lr=1e-4)
+    epoch = Epoch(state, targets, train, val, params, size=1, seed=0, epoch=0, lr=1e-4)
     model.train()
     return lambda turn: epoch.step([turn % len(train)])
 

@@ -1,6 +1,6 @@
-"""What `equipoise demo` takes from a prepared environment: wall time, CPU seconds, memory, disk.
+"""Resources that `equipoise demo` needs in a prepared environment: wall time, CPU seconds, memory, disk.
 
-Not a comparison but a budget: the demo promises to end within 3 minutes and 6 GiB on 2 idle cores.
+Not a comparison but a budget: the demo should end within 3 minutes and 6 GiB on 2 idle cores.
 """
 
 import argparse

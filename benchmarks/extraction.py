@@ -38,11 +38,11 @@ from benchmarks.tiles import MPP, PX, slide
 from benchmarks.tree import _cpu as cpu_of
 from benchmarks.tree import _title as title_of
 from benchmarks.tree import _tree as tree_of
-from equipoise.datasets.features import FeatureStore
 from equipoise.datasets.slides.grid import plan_tiles
 from equipoise.datasets.slides.reader import open_slide
 from equipoise.datasets.slides.tiles import tile_blocks
 from equipoise.datasets.slides.tissue import TissueParams, find_tissue
+from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.models.encoders.handcrafted import Handcrafted
 from equipoise.models.encoders.protocol import Identity
 from equipoise.platform.extraction.params import ExtractionParams
@@ -69,7 +69,7 @@ class Sleeper:
 
 
 class TreeCpu:
-    """CPU seconds that this process and everything below it take while the block runs, its own sampling left out."""
+    """CPU seconds of this process and its descendants while the block runs, without the sampling itself."""
 
     def __init__(self, interval_s: float = 0.2) -> None:
         self._interval_s = interval_s
@@ -82,27 +82,27 @@ class TreeCpu:
 
     @property
     def seconds(self) -> float:
-        """The sum; a process that ended counts as it was last seen."""
+        """The sum; a process that has ended counts with its last sample."""
         return sum(s - self._before.get(pid, 0.0) for pid, s in self._after.items()) - self._sampling
 
     def shares(self) -> dict[str, float]:
         """The seconds of encoder actors, planners, the driver, and of everything else that Ray runs."""
-        found = dict.fromkeys(("encoders", "planners", "driver", "ray"), 0.0)
+        seconds_of = dict.fromkeys(("encoders", "planners", "driver", "ray"), 0.0)
         for pid, seconds in self._after.items():
             title = self._titles.get(pid, "")
             who = "driver" if pid == os.getpid() else "ray"
             who = "encoders" if "MapWorker" in title else "planners" if "_plan" in title else who
-            found[who] += seconds - self._before.get(pid, 0.0)
-        found["driver"] -= self._sampling
-        return {who: round(seconds, 1) for who, seconds in found.items()}
+            seconds_of[who] += seconds - self._before.get(pid, 0.0)
+        seconds_of["driver"] -= self._sampling
+        return {who: round(seconds, 1) for who, seconds in seconds_of.items()}
 
     def _sample(self) -> dict[int, float]:
-        found = {pid: cpu_of(pid) for pid in tree_of(os.getpid())}
-        for pid in found:  # a worker is called after its task while it has one
+        samples = {pid: cpu_of(pid) for pid in tree_of(os.getpid())}
+        for pid in samples:  # a worker is called after its task while it has one
             title = title_of(pid)
             if title.startswith("ray::") and "IDLE" not in title:
                 self._titles[pid] = title
-        return {pid: seconds for pid, seconds in found.items() if seconds}
+        return {pid: seconds for pid, seconds in samples.items() if seconds}
 
     def _watch(self) -> None:
         while not self._done.wait(self._interval_s):
@@ -158,7 +158,7 @@ def main() -> None:
 
 
 def table_of(templates: list[Path], copies: int, folder: Path) -> pd.DataFrame:
-    """A slides table of so many slides per template: links with names of their own."""
+    """A slides table with ``copies`` slides per template: links with different names."""
     folder.mkdir(parents=True)
     paths = []
     for template in templates:
@@ -170,8 +170,8 @@ def table_of(templates: list[Path], copies: int, folder: Path) -> pd.DataFrame:
 
 
 def overhead(root: Path, templates: list[Path], rounds: int, work_s: float) -> dict[str, object]:
-    """Plain loop and extraction in turn."""
-    from equipoise.platform.session import RayOptions, ray_session
+    """Plain loop and extraction, alternating."""
+    from equipoise.platform.cluster.session import RayOptions, ray_session
 
     sample = table_of(templates, 1, root / "sample")
     once = plain(sample, root / "plain-sample")
@@ -226,7 +226,7 @@ def plain(table: pd.DataFrame, folder: Path) -> dict[str, float]:
 
 
 def plain_loop(folder: Path) -> dict[str, float]:
-    """What somebody would write who needs neither resume nor a report: slide by slide, one thread."""
+    """The simplest extraction, without resume and without a report: slide by slide, one thread."""
     slides = pd.read_parquet(folder / "slides.parquet")
     encoder = Handcrafted()
     started = time.process_time()
@@ -236,23 +236,23 @@ def plain_loop(folder: Path) -> dict[str, float]:
             tissue = find_tissue(reader, TissueParams())
             plan = plan_tiles(tissue, sampling, reader.level_dimensions, PX, PARAMS.min_tissue)
             features = np.zeros((len(plan), encoder.dim), np.float16)
-            for places in tile_blocks(reader, plan):
-                pixels, problems = reader.read_many(plan.x[places], plan.y[places], plan.side, plan.px)
+            for indices in tile_blocks(reader, plan):
+                pixels, problems = reader.read_many(plan.x[indices], plan.y[indices], plan.side, plan.px)
                 if problems:
                     raise SystemExit(f"{row.slide}: {problems}")
-                features[places] = encoder(pixels)
+                features[indices] = encoder(pixels)
         np.save(folder / f"{row.slide}.npy", features)
     return {"cpu_s": time.process_time() - started}
 
 
 def require_equal(table: pd.DataFrame, folder: Path, store: Path) -> int:
-    """All features of both ways; returns their number."""
+    """Compare the features of both ways; returns their number."""
     opened = FeatureStore.open(store)
     tiles = 0
     for name in table["slide"]:
         features, _ = opened.read(name)
         if not np.array_equal(features, np.load(folder / f"{name}.npy")):
-            raise SystemExit(f"{name}: the two ways give other features")
+            raise SystemExit(f"{name}: the two ways give different features")
         tiles += len(features)
     return tiles
 

@@ -1,8 +1,8 @@
-"""Reading features: the store against HDF5 and a Parquet list column, and what a second reader costs.
+"""Reading features: the store against HDF5 and a Parquet list column, and the memory of a second reader.
 
 Whole bags of 10,000 x 768 float16, random normal numbers (nearly incompressible, like real features), warm page cache,
 CPU time of this process, the three ways in turn, medians. A read ends with a private array in memory, so that no way
-is ahead by not having touched its bytes:
+has an advantage from bytes that it did not read:
 
 - store: ``FeatureStore.read`` and a copy; the store is opened once, as a training run does;
 - h5: one file per slide, contiguous, opened for every read, as in STAMP;
@@ -33,7 +33,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from equipoise.datasets.features import FeatureStore, StoreSpec
+from equipoise.datasets.store.feature_store import FeatureStore, StoreSpec
 
 TILES, DIM = 10_000, 768
 SPEC = StoreSpec("random", "none", dim=DIM, mpp=0.5, tile_px=224)
@@ -49,7 +49,7 @@ sys.stdin.readline()
 
 
 def main() -> None:
-    """Print the figures, keep them beside this file."""
+    """Print the figures and write them to the results folder."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -35,19 +35,18 @@ import numpy as np
 import torch
 
 from benchmarks.tree import measure
-from equipoise.datasets.cases import Case
+from equipoise.datasets.cohorts.cases import Case
 from equipoise.datasets.omics.params import TableParams
-from equipoise.datasets.tasks import SurvivalTask
-from equipoise.platform.federation.client import Setup, Workshop
+from equipoise.datasets.tables.tasks import SurvivalTask
+from equipoise.platform.cluster.session import RayOptions, ray_session
+from equipoise.platform.federation.clients.local_training import ClientData
+from equipoise.platform.federation.clients.runner import ClientRunner, ClientSetup
 from equipoise.platform.federation.engine import Federation, build_strategy
-from equipoise.platform.federation.local import ClientData
-from equipoise.platform.federation.on_ray import Crew
-from equipoise.platform.federation.order import Order, nonce_of
+from equipoise.platform.federation.messages import ClientUpdate, TrainRequest, request_id_of
 from equipoise.platform.federation.params import FederationParams
-from equipoise.platform.federation.shield import Open
-from equipoise.platform.federation.standardise import federated_targets
-from equipoise.platform.federation.update import ClientUpdate
-from equipoise.platform.session import RayOptions, ray_session
+from equipoise.platform.federation.privacy.mechanism import NoPrivacy
+from equipoise.platform.federation.simulation.ray_backend import WorkerPool
+from equipoise.platform.federation.standardisation import federated_targets
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
 from equipoise.platform.training.params import BalancingParams, TrainingParams
@@ -84,9 +83,9 @@ def main() -> None:
     versions: Any = "not run: give an interpreter that has flwr[simulation] and torch by --flower-python"
     for _ in range(arguments.turns):
         with ray_session(RayOptions(address="local", cpus=arguments.workers, dashboard=False)):
-            crew = Crew(arguments.workers)
+            pool = WorkerPool(arguments.workers)
             for name, steps, large in CASES:
-                turn(seconds, name, crew, arguments.rounds, steps=steps, large=large)
+                turn(seconds, name, pool, arguments.rounds, steps=steps, large=large)
         if arguments.flower_python:
             versions = flower(seconds, arguments)
     figures: dict[str, Any] = {f"{way}_s": round(median(values), 4) for way, values in seconds.items()}
@@ -149,20 +148,20 @@ def settle(large: bool) -> tuple[dict[str, CaseList], Targets, Callable[[], Any]
         {"clinical": [{"column": f"x{i}", "type": "number"} for i in range(COVARIATES)]}
     )
     targets = federated_targets([TASK], clients, tables=tables)
-    kind, own = ("omics", {"dim": WIDTH, "layers": 2, "dropout": 0.0}) if large else ("clinical", {})
-    return clients, targets, partial(build_model, kind, own, targets.shape, targets.heads, seed=0)
+    kind, params = ("omics", {"dim": WIDTH, "layers": 2, "dropout": 0.0}) if large else ("clinical", {})
+    return clients, targets, partial(build_model, kind, params, targets.shape, targets.heads, seed=0)
 
 
 def turn(
-    seconds: dict[str, list[float]], name: str, crew: Crew, rounds: int, *, steps: int, large: bool
+    seconds: dict[str, list[float]], name: str, pool: WorkerPool, rounds: int, *, steps: int, large: bool
 ) -> None:
     """Add the seconds of rounds: engine on Ray, engine inline, plain loop, bare loop."""
     clients, targets, factory = settle(large)
-    engine(clients, targets, factory, steps, 1, "ray", crew)  # workers are warm
+    engine(clients, targets, factory, steps, 1, "ray", pool)  # workers are warm
     for way, backend in (("round", "ray"), ("inline", "inline")):
-        own = crew if backend == "ray" else None
+        workers = pool if backend == "ray" else None
         seconds.setdefault(f"{way}_{name}", []).extend(
-            engine(clients, targets, factory, steps, rounds, backend, own)
+            engine(clients, targets, factory, steps, rounds, backend, workers)
         )
     for way, by_hand in (("loop", loop), ("bare", bare)):
         seconds.setdefault(f"{way}_{name}", []).extend(by_hand(clients, targets, factory, steps, rounds))
@@ -181,7 +180,7 @@ def engine(
     steps: int,
     rounds: int,
     backend: str,
-    crew: Crew | None,
+    pool: WorkerPool | None,
 ) -> list[float]:
     """Seconds of every round but the first two."""
     ends: list[float] = []
@@ -192,7 +191,7 @@ def engine(
         settings(steps, rounds + 2, backend),
         seed=0,
         training=TRAINING,
-        crew=crew,
+        pool=pool,
         on_round=lambda row: ends.append(time.perf_counter()),
     )
     result = federation.run()
@@ -205,21 +204,21 @@ def loop(
 ) -> list[float]:
     """One client after the other by the same local training, and the mean of their weights."""
     params = settings(steps, rounds, "inline")
-    members = {name: ClientData(cases) for name, cases in clients.items()}
-    setup = Setup(
-        factory, targets, build_strategy(params), Open(), params.local, TRAINING, BalancingParams(), 5
+    client_data = {name: ClientData(cases) for name, cases in clients.items()}
+    setup = ClientSetup(
+        factory, targets, build_strategy(params), NoPrivacy(), params.local, TRAINING, BalancingParams(), 5
     )
-    workshop = Workshop(setup, members)
-    workshop.join()
-    vector = workshop.schema.flatten(factory())
+    runner = ClientRunner(setup, client_data)
+    runner.join()
+    vector = runner.schema.flatten(factory())
     weights = np.array([len(cases) for cases in clients.values()], np.float32)
     seconds = []
     for round_ in range(rounds):
         started = time.perf_counter()
-        order = Order(round_, "fit", 0, LR, 1, steps, vector)
+        request = TrainRequest(round_, "fit", 0, LR, 1, steps, vector)
         total = np.zeros_like(vector)
         for weight, client in zip(weights / weights.sum(), clients, strict=True):
-            data, _ = workshop.work(client, order, nonce_of(0, round_, client), b"")
+            data, _ = runner.train(client, request, request_id_of(0, round_, client), b"")
             total += weight * ClientUpdate.from_bytes(data).delta
         vector = vector + total
         seconds.append(time.perf_counter() - started)
@@ -256,10 +255,10 @@ def bare(
                 ]
             )
             for step in range(steps):
-                own = order[step * BATCH : (step + 1) * BATCH]
-                score, at, seen = network(rows[own])[:, 0], time_[own], event[own]
-                place = torch.argsort(at, descending=True, stable=True)
-                score, seen = score[place], seen[place]
+                chosen = order[step * BATCH : (step + 1) * BATCH]
+                score, at, seen = network(rows[chosen])[:, 0], time_[chosen], event[chosen]
+                by_time = torch.argsort(at, descending=True, stable=True)
+                score, seen = score[by_time], seen[by_time]
                 loss = (seen * (torch.logcumsumexp(score, 0) - score)).sum() / seen.sum().clamp(min=1)
                 optimizer.zero_grad()
                 loss.backward()
@@ -275,15 +274,15 @@ def many(workers: int, clients: int = 500, rounds: int = 10) -> dict[str, float]
     """SCAFFOLD, which keeps a vector at every client, with 20 % of the clients in a round."""
     rng = np.random.default_rng(0)
     blank = (np.zeros((0, 0), np.float16), np.zeros((0, 2), np.int32), (), ())
-    members = {}
+    client_data = {}
     for at in range(clients):
         cases = {}
         for i in range(int(rng.integers(5, 40))):
             row = rng.normal(size=COVARIATES).astype(np.float32)
             label = (float(rng.exponential(1000 * np.exp(-row[0])) + 1), float(rng.random() < 0.5))
             cases[f"{at}-{i}"] = Case(f"{at}-{i}", "SYN", f"S{at}", *blank, {"rna": row}, {"OS": label})
-        members[f"client {at:03d}"] = CaseList(cases, tuple(cases))
-    targets = federated_targets([TASK], members)
+        client_data[f"client {at:03d}"] = CaseList(cases, tuple(cases))
+    targets = federated_targets([TASK], client_data)
     factory = partial(build_model, "omics", {"dim": 512, "layers": 2}, targets.shape, targets.heads, seed=0)
     local = {"epochs": 1, "optimizer": "sgd", "lr": LR, "batch": BATCH}
     participation = {"scheme": "uniform", "fraction": 0.2}
@@ -294,7 +293,7 @@ def many(workers: int, clients: int = 500, rounds: int = 10) -> dict[str, float]
         federation = Federation(
             factory,
             targets,
-            members,
+            client_data,
             FederationParams.model_validate(params),
             seed=0,
             training=TRAINING,

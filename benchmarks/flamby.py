@@ -3,8 +3,8 @@
 Six regions of TCGA-BRCA, 39 covariates, a linear Cox model, FLamby's protocol: Cox's likelihood within batches of 8,
 100 updates a round, 5 rounds, seeds 42 to 46, and its order of draws from torch's global generator, because the
 figures are compared seed by seed. This is the only place in the repository that seeds globally. Local steps follow
-the published loop; corrections at clients, combination of updates and the server's step are the product's
-strategies and rules.
+the published loop; corrections at clients, aggregation of updates and the server's step are the product's
+strategies and server aggregations.
 
 ``pooled_abs_diff``: largest difference of a C-index of pooled training from the published one, over seeds and test
 sets. ``<method>_abs_diff``: difference of the means over seeds, of the pooled test or the mean of the six test sets,
@@ -33,14 +33,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from equipoise.datasets.cases import Case
+from equipoise.datasets.cohorts.cases import Case
 from equipoise.datasets.omics.params import Covariate, TableParams
-from equipoise.datasets.tasks import SurvivalEvent, SurvivalTask, SurvivalTime
-from equipoise.platform.federation.local import LocalRun
-from equipoise.platform.federation.order import Order
-from equipoise.platform.federation.standardise import federated_targets
-from equipoise.platform.federation.strategies.strategy import Combined, Party, Strategy
-from equipoise.platform.federation.update import ClientUpdate, group_weights
+from equipoise.datasets.tables.tasks import SurvivalEvent, SurvivalTask, SurvivalTime
+from equipoise.platform.federation.clients.local_training import ClientContext
+from equipoise.platform.federation.messages import ClientUpdate, TrainRequest, group_weights
+from equipoise.platform.federation.standardisation import federated_targets
+from equipoise.platform.federation.strategies.strategy import AggregatedUpdate, Contribution, Strategy
 from equipoise.platform.federation.vector import Schema
 from equipoise.platform.registry import get
 from equipoise.platform.training.batches import CaseList
@@ -131,12 +130,12 @@ def standardised_rows(table: pd.DataFrame, columns: list[str]) -> np.ndarray:
 
 def published(data: Path) -> dict[tuple[str, int], Scores]:
     """(method, seed) → test set → C-index."""
-    found: dict[tuple[str, int], Scores] = {}
+    scores: dict[tuple[str, int], Scores] = {}
     folder = data / "fed" / "flamby_published" / "results_benchmark_fed_tcga_brca"
     for seed in SEEDS:
         for row in pd.read_csv(folder / f"tcga_seed{seed}.csv").to_dict("records"):
-            found.setdefault((str(row["Method"]), seed), {})[str(row["Test"])] = float(row["Metric"])
-    return found
+            scores.setdefault((str(row["Method"]), seed), {})[str(row["Test"])] = float(row["Metric"])
+    return scores
 
 
 def seed_globally(seed: int) -> None:
@@ -157,13 +156,13 @@ def concordance(model: nn.Module, tests: dict[str, TensorDataset]) -> Scores:
     """C-index of each test set."""
     from lifelines.utils import concordance_index
 
-    found = {}
+    result = {}
     for name, rows in tests.items():
         x, y = rows.tensors
         with torch.no_grad():
             risk = model(x).flatten().numpy()
-        found[name] = float(concordance_index(y[:, 1].numpy(), -risk, y[:, 0].numpy()))
-    return found
+        result[name] = float(concordance_index(y[:, 1].numpy(), -risk, y[:, 0].numpy()))
+    return result
 
 
 def loader(rows: TensorDataset) -> DataLoader[Any]:
@@ -205,56 +204,60 @@ class Endless:
             return next(self.iterator)
 
 
-def federated(method: Method, regions: Regions, seed: int, rule: str = "mean") -> Scores:
-    """FLamby's loop around the product's strategy and rule."""
+def federated(method: Method, regions: Regions, seed: int, server_aggregation: str = "mean") -> Scores:
+    """FLamby's loop around the product's strategy and server aggregation."""
     seed_globally(seed)
     model = nn.Linear(regions.pooled.tensors[0].shape[1], 1)
     streams = [Endless(loader(rows)) for rows in regions.clients]
     seed_globally(seed)
     schema, strategy = Schema.of(model, ["survival"]), _strategy(method)
-    combine: Callable[..., np.ndarray] = _object("site_rules", rule, {}).combine
+    aggregate: Callable[..., np.ndarray] = _object("server_aggregations", server_aggregation, {}).aggregate
     kept: list[dict[str, np.ndarray]] = [{} for _ in streams]
-    vector, state = schema.flatten(model), strategy.start(schema)
+    vector, state = schema.flatten(model), strategy.init_state(schema)
     population = {"shared": len(streams)}
     for round_ in range(method.rounds):
-        updates, begun = [], vector
+        updates, start = [], vector
         for k, batches in enumerate(streams):
-            order = Order(round_, "fit", seed, method.lr, 1, UPDATES, begun, strategy.broadcast(state))
+            request = TrainRequest(
+                round_, "fit", seed, method.lr, 1, UPDATES, start, strategy.broadcast(state)
+            )
             n = len(regions.clients[k].tensors[0])
-            run = LocalRun(model, schema, order, kept[k], {"shared": n})
-            delta, arrays = local(run, strategy, batches)
+            context = ClientContext(model, schema, request, kept[k], {"shared": n})
+            delta, arrays = local(context, strategy, batches)
             updates.append(
                 ClientUpdate(
-                    schema.hash, round_, f"region-{k}", "", delta, {"shared": n}, n, run.steps, {}, arrays
+                    schema.hash, round_, f"region-{k}", "", delta, {"shared": n}, n, context.steps, {}, arrays
                 )
             )
             if strategy.sequential:  # the next one starts from what this one leaves
-                begun = begun + delta
+                start = start + delta
         if strategy.sequential:
-            vector = begun
+            vector = start
             continue
         weights = group_weights(updates, schema.groups, uniform=False)
-        parties = tuple(Party(u.client, {"shared": float(u.n)}, u.steps) for u in updates)
-        combined = Combined(combine(updates, schema, weights), parties, population)
-        vector = strategy.step(schema, vector, combined, state).astype(np.float32)
+        contributions = tuple(Contribution(u.client, {"shared": float(u.n)}, u.steps) for u in updates)
+        aggregated = AggregatedUpdate(aggregate(updates, schema, weights), contributions, population)
+        vector = strategy.step(schema, vector, aggregated, state).astype(np.float32)
     schema.load(model, vector)
     return concordance(model, regions.tests)
 
 
-def local(run: LocalRun, strategy: Strategy, batches: Endless) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def local(
+    context: ClientContext, strategy: Strategy, batches: Endless
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """100 steps of SGD with the strategy's correction: the difference of weights, and what is sent along."""
-    run.schema.load(run.model, run.order.vector)
-    strategy.prepare(run)
-    optimizer = torch.optim.SGD(run.model.parameters(), lr=run.order.lr)
-    while run.steps < UPDATES:
+    context.schema.load(context.model, context.request.vector)
+    strategy.on_train_start(context)
+    optimizer = torch.optim.SGD(context.model.parameters(), lr=context.request.lr)
+    while context.steps < UPDATES:
         x, y = next(batches)
         optimizer.zero_grad()
-        cox(run.model(x), y).backward()
-        strategy.correct(run)
+        cox(context.model(x), y).backward()
+        strategy.on_before_optimizer_step(context)
         optimizer.step()
-        run.steps += 1
-    delta = run.schema.flatten(run.model) - run.order.vector
-    return delta, strategy.finish(run, delta)
+        context.steps += 1
+    delta = context.schema.flatten(context.model) - context.request.vector
+    return delta, strategy.on_train_end(context, delta)
 
 
 def _strategy(method: Method) -> Strategy:

@@ -1,8 +1,8 @@
-"""SIGKILL at random moments: the finished feature store must be the one that an undisturbed process writes.
+"""SIGKILL at random moments: the finished feature store must equal that of an uninterrupted process.
 
 A driver extracts synthetic slides on its own Ray, slowed down so that there is something to interrupt. Processes are
 killed one after another at random moments, be it the driver (its Ray then dies with it, and the same command is run
-again) or one of its workers, starting and working ones alike. Then the run is left to end.
+again) or one of its workers, whether it is starting or working. Then the run is left to end.
 
 Prints the kills, a table and a last line of JSON; ``identical`` must be 1.
 """
@@ -90,7 +90,7 @@ def main() -> None:
 
 def drive(root: Path, pause_s: float) -> None:
     """The driver that is killed."""
-    from equipoise.platform.session import RayOptions, ray_session
+    from equipoise.platform.cluster.session import RayOptions, ray_session
 
     options = RayOptions(address="local", cpus=2, object_store_mb=200, dashboard=False)
     pipeline._COMMIT_EVERY = 3.0  # so that commits are hit too
@@ -197,9 +197,9 @@ def end_all(pids: set[int]) -> None:
 
 def compared(alone: ExtractionSummary, killed: ExtractionSummary) -> dict[str, object]:
     """Whether both stores hold the same files with the same bytes, and which differ."""
-    expected, found = digests(alone.store), digests(killed.store)
-    names = sorted({*expected, *found})
-    different = [name for name in names if expected.get(name) != found.get(name)]
+    expected, actual = digests(alone.store), digests(killed.store)
+    names = sorted({*expected, *actual})
+    different = [name for name in names if expected.get(name) != actual.get(name)]
     return {
         "identical": int(not different),
         "files": len(expected),
@@ -217,12 +217,12 @@ def digests(root: Path) -> dict[str, str]:
 
 def make_slides(root: Path) -> pd.DataFrame:
     """The slides of the preset ``tiny``, twice, and one that is missing."""
-    from equipoise.datasets.synthetic.catalogue import recipe
+    from equipoise.datasets.synthetic.catalogue import resolve_preset
     from equipoise.datasets.synthetic.jobs import plan
     from equipoise.datasets.synthetic.slide import write_patient
 
     paths = []
-    for job in plan(recipe("tiny"), 7):
+    for job in plan(resolve_preset("tiny"), 7):
         paths += [root / "cohorts" / file for file in write_patient(job, root / "cohorts")["files"]]  # type: ignore[attr-defined]
     paths.append(root / "cohorts" / "missing.svs")
     table = pd.DataFrame({"slide": [path.name for path in paths], "path": [str(path) for path in paths]})

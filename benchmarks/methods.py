@@ -6,7 +6,7 @@ Two questions, one command:
    MSI, HRD and the five microenvironment scores, 5 folds, external cohorts. Every run is an ordinary run of the
    product; ``equipoise leaderboard`` compares them (ranks, intervals, critical difference).
 2. **Do the microenvironment scores help?** For MSI and for HRD: the task alone against the task with the five
-   scores, equal weighting, one random split a seed (split, initial weights and order are drawn anew).
+   scores, equal weighting, one random split a seed (split, initial weights and order are drawn again).
    Reported is the mean difference in AUROC with a percentile interval over seeds, whatever its sign. Nothing was
    tuned for it: the settings are those of ``examples/joint_msi_hrd.yaml``, but smaller.
 
@@ -83,36 +83,36 @@ def main() -> None:
 
 def prepare(work: Path) -> Path:
     """The bench cohorts and the example study beside them; features are imported by the first run."""
-    from equipoise.platform.session import RayOptions
-    from equipoise.platform.synthesis import synthesize
+    from equipoise.platform.cluster.session import RayOptions
+    from equipoise.platform.run.synthesis import synthesize
 
     work.mkdir(parents=True, exist_ok=True)
     study = work / EXAMPLE.name
     shutil.copy(EXAMPLE, study)
     synthesize("bench", 7, work / "bench", RayOptions(address="local", dashboard=False))
-    perform(study, work / "runs" / "features", SETTINGS, ("validate", "extract"))
+    run_steps(study, work / "runs" / "features", SETTINGS, ("validate", "extract"))
     return study
 
 
-def perform(study: Path, out: Path, overrides: dict[str, Any], steps: tuple[str, ...] | None = None) -> str:
+def run_steps(study: Path, out: Path, overrides: dict[str, Any], steps: tuple[str, ...] | None = None) -> str:
     """One run of the product in this process; returns its folder."""
     import torch
 
-    from equipoise.platform import steps as product_steps
-    from equipoise.platform.study import load_study
-    from equipoise.platform.workspace import RunFolder
+    from equipoise.platform.run import steps as product_steps
+    from equipoise.platform.run.folder import RunFolder
+    from equipoise.platform.study.schema import load_study
 
     torch.set_num_threads(1)
     settled = load_study(study, overrides)
     names = steps or ("validate", "extract", "train", "evaluate")
-    product_steps.perform(settled, lambda s: RunFolder.open(s, str(out), "auto"), names)
+    product_steps.run_steps(settled, lambda s: RunFolder.open(s, str(out), "auto"), names)
     return str(out)
 
 
 def run_all(study: Path, runs: dict[Path, dict[str, Any]], processes: int) -> None:
-    """Runs side by side, each in a process that goes on to the next one when it is done."""
+    """Runs side by side, in processes that each take the next run when they are done."""
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(perform, study, out, SETTINGS | what): out for out, what in runs.items()}
+        waiting = {pool.submit(run_steps, study, out, SETTINGS | what): out for out, what in runs.items()}
         for done, future in enumerate(as_completed(waiting), 1):
             future.result()
             print(f"{done} of {len(runs)}: {waiting[future].name}", flush=True)
@@ -120,13 +120,13 @@ def run_all(study: Path, runs: dict[Path, dict[str, Any]], processes: int) -> No
 
 def grid(study: Path, work: Path, processes: int) -> dict[str, Any]:
     """The leaderboard of the 16 methods."""
-    from equipoise.platform.report.leaderboard import board_text, write_leaderboard
+    from equipoise.platform.report.leaderboard import leaderboard_text, write_leaderboard
 
     names = ["+".join(cell) for cell in product(WEIGHTINGS, AGGREGATORS)]
     runs = {work / "runs" / n: {"name": n.replace("+", "-"), "balancing": n} for n in names}
     run_all(study, runs, processes)
     written = write_leaderboard(list(runs), work / "leaderboard", baseline="equal+none")
-    print(board_text(written))
+    print(leaderboard_text(written))
     table = written.board.table.set_index("method")
     keep = [c for c in table if c in ("mean_rank", "p_best") or c.endswith(("/auroc", "/r", "/low", "/high"))]
     rows = {

@@ -5,9 +5,9 @@ The same random trials (two inner folds, several balancing methods, one size of 
 - ``search``: the product's driver on Ray Tune, records, checkpoints and all; Ray is up, its workers have torch;
 - ``loop``: one process that reads cases from the same memory-mapped store, and for every trial and fold builds, fits
   and scores, with nothing around it: no record, no checkpoint, no Ray;
-- ``two_loops``: the same loop in two processes side by side, each with half of the trials; only the loops are
-  counted. Two processes on two hardware threads of one core take more CPU seconds than one alone: what ``search``
-  takes beyond ``two_loops`` is its own;
+- ``two_loops``: the same loop in two processes in parallel, each with half of the trials; only the loops are
+  counted. Two processes on two hardware threads of one core take more CPU seconds than one alone: the difference
+  between ``search`` and ``two_loops`` is the overhead of the search;
 - ``naive``: every trial a fresh process that reads the tables and all ``.h5`` bags of its patients into memory, two at
   a time.
 
@@ -79,13 +79,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.cohorts or Path(temporary) / "cohorts"
         study = cohorts(folder, arguments.trials, arguments.epochs)
-        found, metrics = race(study, arguments.trials, Path(temporary))
+        timings, metrics = race(study, arguments.trials, Path(temporary))
     for name in ("loop", "two_loops", "naive"):
         if metrics[name] != metrics["search"]:
             raise SystemExit(
                 f"{name} and search do not do the same work: {metrics[name]} {metrics['search']}"
             )
-    figures = summary(found, arguments.trials) | {"same_metrics": True, "epochs": arguments.epochs}
+    figures = summary(timings, arguments.trials) | {"same_metrics": True, "epochs": arguments.epochs}
     figures |= {"load_before": round(load, 1), "cores": os.cpu_count(), "python": sys.version.split()[0]}
     figures["versions"] = {name: version(name) for name in ("ray", "torch", "numpy", "pyarrow", "h5py")}
     if arguments.trials == parser.get_default("trials"):
@@ -96,28 +96,28 @@ def main() -> None:
 
 
 @dataclass
-class Spent:
+class Timings:
     """Wall and CPU seconds of a process tree."""
 
     wall: float = 0.0
     cpu: float = 0.0
 
 
-def summary(found: dict[str, Spent], trials: int) -> dict[str, Any]:
+def summary(timings: dict[str, Timings], trials: int) -> dict[str, Any]:
     """The table on screen, and the ratios."""
     print(f"\n{f'{trials} trials':<10} {'wall s':>8} {'CPU s':>8} {'CPU s a trial':>14}")
-    for name, spent in found.items():
-        print(f"  {name:<8} {spent.wall:>8.0f} {spent.cpu:>8.0f} {spent.cpu / trials:>14.2f}")
+    for name, timing in timings.items():
+        print(f"  {name:<8} {timing.wall:>8.0f} {timing.cpu:>8.0f} {timing.cpu / trials:>14.2f}")
     print()
-    search, loop, two, naive = (found[name] for name in ("search", "loop", "two_loops", "naive"))
+    search, loop, two, naive = (timings[name] for name in ("search", "loop", "two_loops", "naive"))
     return {
         "vs_naive": round(naive.wall / search.wall, 2),
         "overhead_vs_loop": round(search.cpu / loop.cpu, 3),
         "overhead_vs_two_loops": round(search.cpu / two.cpu, 3),
         "trials_per_minute": round(60 * trials / search.wall, 1),
         "trials": trials,
-        "cpu_s_per_trial": {name: round(spent.cpu / trials, 2) for name, spent in found.items()},
-        "wall_s": {name: round(spent.wall, 1) for name, spent in found.items()},
+        "cpu_s_per_trial": {name: round(timing.cpu / trials, 2) for name, timing in timings.items()},
+        "wall_s": {name: round(timing.wall, 1) for name, timing in timings.items()},
     }
 
 
@@ -125,11 +125,11 @@ def cohorts(folder: Path, trials: int, epochs: int) -> Path:
     """The cohorts of preset ``bench``, their bags in the feature store, and the study of this benchmark."""
     import yaml
 
-    from equipoise.platform import steps
-    from equipoise.platform.session import RayOptions, ray_session
-    from equipoise.platform.study import load_study
-    from equipoise.platform.synthesis import synthesize
-    from equipoise.platform.workspace import RunFolder
+    from equipoise.platform.cluster.session import RayOptions, ray_session
+    from equipoise.platform.run import steps
+    from equipoise.platform.run.folder import RunFolder
+    from equipoise.platform.run.synthesis import synthesize
+    from equipoise.platform.study.schema import load_study
 
     with ray_session(RayOptions(address="local", dashboard=False)):
         study = synthesize("bench", 7, folder, RayOptions())
@@ -140,86 +140,86 @@ def cohorts(folder: Path, trials: int, epochs: int) -> Path:
     settings["search"] = {"trials": trials, "folds": 2, "space": SPACE, "max_concurrent": os.cpu_count()}
     written = folder / "benchmark-search.yaml"
     written.write_text(yaml.safe_dump(settings))
-    steps.extract(steps.Work(load_study(written), RunFolder(folder / "extracted")))
+    steps.extract(steps.RunContext(load_study(written), RunFolder(folder / "extracted")))
     return written
 
 
-def race(study: Path, trials: int, scratch: Path) -> tuple[dict[str, Spent], dict[str, dict[int, Any]]]:
+def race(study: Path, trials: int, scratch: Path) -> tuple[dict[str, Timings], dict[str, dict[int, Any]]]:
     """All ways, Ray up all the time; what they took and the means of every trial's metrics."""
     import ray
 
-    from equipoise.platform.session import RayOptions, ray_session
+    from equipoise.platform.cluster.session import RayOptions, ray_session
 
-    found = {name: Spent() for name in ("search", "loop", "two_loops", "naive")}
-    metrics: dict[str, dict[int, Any]] = {name: {} for name in found}
+    timings = {name: Timings() for name in ("search", "loop", "two_loops", "naive")}
+    metrics: dict[str, dict[int, Any]] = {name: {} for name in timings}
     half = trials // 2
-    prepared = prepared_of(study)
+    search_context = prepared_of(study)
     first, second = range(half), range(half, trials)
     with ray_session(RayOptions(address="local", dashboard=False)):
         ray.get([ray.remote(warm).remote() for _ in range(os.cpu_count() or 1)])
 
         def timed(name: str, way: Callable[[], dict[int, Any]]) -> None:
-            with spent_by_tree(found[name]):
+            with measure_tree(timings[name]):
                 metrics[name] |= way()
-            print(f"{name}: {found[name].wall:.0f} s, {found[name].cpu:.0f} CPU s", flush=True)
+            print(f"{name}: {timings[name].wall:.0f} s, {timings[name].cpu:.0f} CPU s", flush=True)
 
         def both(indices: range) -> None:
-            metrics["two_loops"] |= by_two_loops(study, indices, scratch / "two", found["two_loops"])
+            metrics["two_loops"] |= by_two_loops(study, indices, scratch / "two", timings["two_loops"])
 
-        timed("loop", lambda: by_hand(prepared, first))
+        timed("loop", lambda: by_hand(search_context, first))
         both(first)
         timed("naive", lambda: by_processes(study, first, scratch / "naive"))
-        timed("search", lambda: by_search(prepared, trials, scratch / "search"))
+        timed("search", lambda: by_search(search_context, trials, scratch / "search"))
         timed("naive", lambda: by_processes(study, second, scratch / "naive"))
         both(second)
-        timed("loop", lambda: by_hand(prepared, second))
-    return found, metrics
+        timed("loop", lambda: by_hand(search_context, second))
+    return timings, metrics
 
 
 def warm() -> None:
     """A worker that has imported what trials need; it stays busy until the others are, too."""
-    from equipoise.platform.search.trial import load_code
+    from equipoise.platform.search.trial import import_trial_code
 
-    load_code()
+    import_trial_code()
     time.sleep(1)
 
 
 def prepared_of(study: Path) -> Any:
     """Space, folds and cases of the study."""
-    from equipoise.platform import steps
+    from equipoise.platform.run import steps
+    from equipoise.platform.run.folder import RunFolder
     from equipoise.platform.search.search import prepare
-    from equipoise.platform.study import load_study
-    from equipoise.platform.workspace import RunFolder
+    from equipoise.platform.study.schema import load_study
 
-    return prepare(steps.Work(load_study(study), RunFolder(Path("unused"))))
+    return prepare(steps.RunContext(load_study(study), RunFolder(Path("unused"))))
 
 
-def configuration(prepared: Any, index: int) -> dict[str, Any]:
+def configuration(search_context: Any, index: int) -> dict[str, Any]:
     """Of a trial: the first is the study as written, the others are drawn."""
-    from equipoise.platform.search.configuration import of_study
+    from equipoise.platform.search.configuration import config_from_study
     from equipoise.platform.search.searchers import RandomSearch
 
     if index == 0:
-        return of_study(prepared.study, prepared.space)
-    return RandomSearch(prepared.space, prepared.seed).ask(index)
+        return config_from_study(search_context.study, search_context.space)
+    return RandomSearch(search_context.space, search_context.seed).ask(index)
 
 
-def by_search(prepared: Any, trials: int, folder: Path) -> dict[int, Any]:
+def by_search(search_context: Any, trials: int, folder: Path) -> dict[int, Any]:
     """The product."""
-    from equipoise.platform.search.driver import run_trials
-    from equipoise.platform.search.search import begun, searcher_of
+    from equipoise.platform.search.search import restore_searcher, started_configs
     from equipoise.platform.search.trial import trials_folder
-    from equipoise.platform.search.trials import read_trials, write_table
+    from equipoise.platform.search.trial_records import read_trials, write_table
+    from equipoise.platform.search.tune_runner import run_trials
 
-    searcher, count = searcher_of(prepared, [])
+    searcher, count = restore_searcher(search_context, [])
     run_trials(
         list(range(count)),
         searcher,
-        prepared.material,
-        prepared.params,
+        search_context.inputs,
+        search_context.params,
         folder,
-        started=begun(prepared, folder),
-        training=prepared.study.training,
+        started=started_configs(search_context, folder),
+        training=search_context.study.training,
         on_end=lambda trial: None,
     )
     records = read_trials(trials_folder(folder))
@@ -227,47 +227,48 @@ def by_search(prepared: Any, trials: int, folder: Path) -> dict[int, Any]:
     return {trial.index: rounded(trial.means) for trial in records}
 
 
-def by_hand(prepared: Any, indices: Sequence[int]) -> dict[int, Any]:
+def by_hand(search_context: Any, indices: Sequence[int]) -> dict[int, Any]:
     """One process: targets of a fold are fitted once, then build, fit, score."""
     import torch
 
-    from equipoise.platform.search.configuration import configured
+    from equipoise.platform.search.configuration import study_from_config
     from equipoise.platform.search.scores import fold_scores
     from equipoise.platform.training.batches import CaseList
-    from equipoise.platform.training.build import build_model
+    from equipoise.platform.training.build import build_model, recipe_of
     from equipoise.platform.training.crossval import fold_seed
     from equipoise.platform.training.loop import fit
     from equipoise.platform.training.predict import run_model
-    from equipoise.platform.training.recipe import recipe_of
     from equipoise.platform.training.targets import fit_targets
 
     torch.set_num_threads(1)
-    cases, study = prepared.material.cases, prepared.study
+    cases, study = search_context.inputs.cases, search_context.study
     fitted = [
         fit_targets(study.tasks, CaseList(cases, fold.train), tables=study.tables)
-        for fold in prepared.material.folds
+        for fold in search_context.inputs.folds
     ]
-    found = {}
+    means = {}
     for index in indices:
-        recipe = recipe_of(configured(prepared.material.settings, configuration(prepared, index)))
+        recipe = recipe_of(
+            study_from_config(search_context.inputs.settings, configuration(search_context, index))
+        )
         values = []
-        for fold, targets in zip(prepared.material.folds, fitted, strict=True):
+        for fold, targets in zip(search_context.inputs.folds, fitted, strict=True):
             train, val, scored = (CaseList(cases, part) for part in (fold.train, fold.val, fold.test))
             seed = fold_seed(recipe.seed, fold)
             model = build_model(recipe.model, recipe.model_params, targets.shape, targets.heads, seed=seed)
             fit(model, targets, train, val, recipe.training, seed=seed, balancing=recipe.balancing)
             values.append(fold_scores(targets, run_model(model, targets, scored)))
-        found[index] = rounded({name: float(np.mean([row[name] for row in values])) for name in values[0]})
-    return found
+        means[index] = rounded({name: float(np.mean([row[name] for row in values])) for name in values[0]})
+    return means
 
 
-def by_two_loops(study: Path, indices: range, folder: Path, spent: Spent) -> dict[int, Any]:
-    """Two processes side by side; what each took for its loop alone is added to ``spent``."""
+def by_two_loops(study: Path, indices: range, folder: Path, timing: Timings) -> dict[int, Any]:
+    """Two processes side by side; the time of each loop alone is added to ``timing``."""
     folder.mkdir(exist_ok=True)
     running = []
     for half in filter(None, (indices[::2], indices[1::2])):
-        own, out = ",".join(map(str, half)), folder / f"{half[0]}.json"
-        command = [sys.executable, "-m", "benchmarks.search", "--half", str(study), own, str(out)]
+        numbers, out = ",".join(map(str, half)), folder / f"{half[0]}.json"
+        command = [sys.executable, "-m", "benchmarks.search", "--half", str(study), numbers, str(out)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         running.append((subprocess.Popen(command, cwd=ROOT, env=environment), out))
     metrics: dict[int, Any] = {}
@@ -276,19 +277,19 @@ def by_two_loops(study: Path, indices: range, folder: Path, spent: Spent) -> dic
         if process.wait():
             raise SystemExit("a loop beside another one failed")
         row = json.loads(out.read_text())
-        metrics |= {int(index): found for index, found in row["metrics"].items()}
-        spent.cpu += row["cpu"]
+        metrics |= {int(index): means for index, means in row["metrics"].items()}
+        timing.cpu += row["cpu"]
         walls.append(row["wall"])
-    spent.wall += max(walls)
+    timing.wall += max(walls)
     return metrics
 
 
 def half_of_loop(study: Path, indices: list[int], out: Path) -> None:
     """The loop by hand over some of the trials, with what it took."""
-    prepared = prepared_of(study)
-    by_hand(prepared, indices[:1])  # imports and first calls are not the loop's
+    search_context = prepared_of(study)
+    by_hand(search_context, indices[:1])  # imports and first calls are not the loop's
     started, cpu = time.perf_counter(), time.process_time()
-    metrics = by_hand(prepared, indices)
+    metrics = by_hand(search_context, indices)
     row = {
         "metrics": metrics,
         "cpu": time.process_time() - cpu,
@@ -316,16 +317,18 @@ def one(study: Path, index: int, out: Path) -> None:
     """The naive process: tables, all bags into memory, one trial."""
     import h5py
 
-    prepared = prepared_of(study)
-    source = prepared.material.cases
+    search_context = prepared_of(study)
+    source = search_context.inputs.cases
     bags: dict[str, np.ndarray] = {}
-    for row in prepared.cohorts.slides.itertuples():
+    for row in search_context.cohorts.slides.itertuples():
         # prepare() has only mapped the store; this process holds features of its own, as a script does.
         with h5py.File(Path(row.path).with_suffix(".h5")) as file:
             bags[row.patient] = file["feats"][:]
     cases = {patient: replace(source[patient], bag=bags[patient]) for patient in source}
-    material = replace(prepared.material, cases=cases)
-    out.write_text(json.dumps(by_hand(replace(prepared, material=material), range(index, index + 1))[index]))
+    inputs = replace(search_context.inputs, cases=cases)
+    out.write_text(
+        json.dumps(by_hand(replace(search_context, inputs=inputs), range(index, index + 1))[index])
+    )
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:
@@ -334,7 +337,7 @@ def rounded(values: dict[str, float]) -> dict[str, float]:
 
 
 @contextmanager
-def spent_by_tree(spent: Spent, interval_s: float = 0.5) -> Iterator[None]:
+def measure_tree(timing: Timings, interval_s: float = 0.5) -> Iterator[None]:
     """Add wall seconds, and CPU seconds of this process and everything below it while it was seen."""
     before = {pid: cpu_of(pid) for pid in tree_of(os.getpid())}
     seen: dict[int, float] = {}
@@ -352,11 +355,11 @@ def spent_by_tree(spent: Spent, interval_s: float = 0.5) -> Iterator[None]:
     try:
         yield
     finally:
-        spent.wall += time.perf_counter() - started
+        timing.wall += time.perf_counter() - started
         seen.update({pid: max(cpu_of(pid), seen.get(pid, 0.0)) for pid in tree_of(os.getpid())})
         done.set()
         sampler.join()
-        spent.cpu += sum(cpu - before.get(pid, 0.0) for pid, cpu in seen.items())
+        timing.cpu += sum(cpu - before.get(pid, 0.0) for pid, cpu in seen.items())
 
 
 if __name__ == "__main__":

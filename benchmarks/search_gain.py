@@ -3,7 +3,7 @@
 The study of ``examples/joint_msi_hrd.yaml`` in the size of ``benchmarks.methods``, as it is, and after a random search
 over balancing method, learning rate, weight decay, dropout and batch. A quarter of the development patients are held
 out from all trials; they and the two external cohorts measure both once, with models trained by the study's own
-cross-validation. Reported for every task, whatever the outcome: inner validation, which chose the winner and flatters
+cross-validation. Reported for every task, whatever the outcome: inner validation, which chose the winner and favours
 it, and both untouched parts with intervals and the paired difference. Nothing was tuned for it.
 
 A finished search in ``--work`` is not run again; the folder may be that of ``benchmarks.methods``.
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import methods
-from equipoise.datasets.whole_files import read_json
+from equipoise.datasets.atomic_io import read_json
 
 SEARCH: dict[str, Any] = {
     "trials": 16,
@@ -58,7 +58,7 @@ def main() -> None:
             "balancing": "equal+none",
             "search": SEARCH | {"trials": arguments.trials},
         }
-        methods.perform(study, out, settings, ("validate", "extract", "search"))
+        methods.run_steps(study, out, settings, ("validate", "extract", "search"))
         measured = read_json(out / "search" / "test.json")
     rows = side_by_side(measured)
     print(text(rows))
@@ -82,18 +82,18 @@ def main() -> None:
 
 def side_by_side(measured: dict[str, Any]) -> list[dict[str, Any]]:
     """A row per part and task: the study as written, the winner, and their paired difference where there is one."""
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    entries: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in measured["rows"]:
         who = "winner" if row["who"] == measured["winner"] else "default"
-        place = found.setdefault((row["part"], row["task"], row["metric"]), {"n": row["n"]})
-        place |= {who: row["value"], f"{who}_low": row["low"], f"{who}_high": row["high"]}
+        entry = entries.setdefault((row["part"], row["task"], row["metric"]), {"n": row["n"]})
+        entry |= {who: row["value"], f"{who}_low": row["low"], f"{who}_high": row["high"]}
         if measured["winner"] == measured["default"]:
-            place |= {"default": row["value"], "default_low": row["low"], "default_high": row["high"]}
+            entry |= {"default": row["value"], "default_low": row["low"], "default_high": row["high"]}
     for row in measured["differences"]:
-        place = found[(row["cohort"], row["task"], row["metric"])]
-        place |= {name: row[name] for name in ("difference", "low", "high", "p_holm")}
+        entry = entries[(row["cohort"], row["task"], row["metric"])]
+        entry |= {name: row[name] for name in ("difference", "low", "high", "p_holm")}
     rows = [
-        {"part": part, "task": task, "metric": metric, **row} for (part, task, metric), row in found.items()
+        {"part": part, "task": task, "metric": metric, **row} for (part, task, metric), row in entries.items()
     ]
     return [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
 
@@ -106,11 +106,11 @@ def text(rows: list[dict[str, Any]]) -> str:
 
     lines = [f"{'part':<18} {'task':<8} {'metric':<9} {'as written':>10} {'winner':>8}  difference"]
     for row in rows:
-        found = [shown(row.get(name), "+.3f") for name in ("difference", "low", "high")]
+        difference = [shown(row.get(name), "+.3f") for name in ("difference", "low", "high")]
         lines.append(
             f"{row['part']:<18} {row['task']:<8} {row['metric']:<9} {shown(row['default']):>10} "
             f"{shown(row['winner']):>8}  "
-            + (f"{found[0]} ({found[1]} to {found[2]})" if "difference" in row else "")
+            + (f"{difference[0]} ({difference[1]} to {difference[2]})" if "difference" in row else "")
         )
     return "\n".join(lines)
 

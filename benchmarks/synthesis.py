@@ -25,7 +25,7 @@ def synthesize(preset: str, out: Path, cpus: int, seed: int = 7) -> Usage:
     return usage
 
 
-def contents(root: Path) -> dict[str, str]:
+def file_hashes(root: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -48,9 +48,9 @@ def main() -> None:
         synthesize("tiny", one, 1)
         synthesize("tiny", two, 2)
         synthesize("tiny", other, 2, seed=8)
-        same = contents(one) == contents(two)
-        told_apart = contents(one) != contents(other)
-        files = len(contents(one))
+        same = file_hashes(one) == file_hashes(two)
+        told_apart = file_hashes(one) != file_hashes(other)
+        files = len(file_hashes(one))
         out = Path(folder) / "measured"
         load = os.getloadavg()[0]
         before = busy_s()

@@ -46,7 +46,7 @@ from equipoise.datasets.synthetic.genes import MARKERS, PROGRAMMES
 from equipoise.datasets.synthetic.params import CohortPlan, Knobs, Preset
 from equipoise.models.encoders.handcrafted import Handcrafted
 
-#: Seeds that nobody had looked at while the generator was written.
+#: Seeds that were not used while the generator was written.
 SEEDS = (11, 12, 13)
 PATIENTS = 110
 COHORTS = ("syn-crc-a", "syn-crc-b")
@@ -193,15 +193,15 @@ def cox(train: Matrix, labels: pd.DataFrame, test: Matrix) -> NDArray[np.float64
 
 def cox_on_sets(train: Matrix, labels: pd.DataFrame, test: Matrix) -> NDArray[np.float64]:
     """As :func:`cox`, on scores of gene sets."""
-    return cox(*_around(set_scores(train, test), labels))
+    return cox(*_with_labels(set_scores(train, test), labels))
 
 
 def msi_on_sets(train: Matrix, labels: pd.DataFrame, test: Matrix) -> NDArray[np.float64]:
     """As :func:`logistic`, on scores of gene sets."""
-    return logistic("msi", *_around(set_scores(train, test), labels))
+    return logistic("msi", *_with_labels(set_scores(train, test), labels))
 
 
-def _around(pair: tuple[Matrix, Matrix], labels: pd.DataFrame) -> tuple[Matrix, pd.DataFrame, Matrix]:
+def _with_labels(pair: tuple[Matrix, Matrix], labels: pd.DataFrame) -> tuple[Matrix, pd.DataFrame, Matrix]:
     return pair[0], labels, pair[1]
 
 

@@ -24,11 +24,11 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from equipoise.platform import steps
 from equipoise.platform.evaluation.params import EvaluationParams
-from equipoise.platform.federation.evaluation import METHODS
-from equipoise.platform.study import Study, load_study
-from equipoise.platform.workspace import RunFolder
+from equipoise.platform.federation.simulation.evaluation import METHODS
+from equipoise.platform.run import steps
+from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.study.schema import Study, load_study
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 COHORTS = ("BRCA", "GBMLGG", "KIRC", "KIRP", "LUAD", "LUSC")
@@ -84,11 +84,11 @@ def federate(
     data: Path, cohorts: tuple[str, ...], sites: dict[str, Any], asked: argparse.Namespace
 ) -> pd.DataFrame:
     """``sites.csv`` of the study."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         study = study_of(data, folder, cohorts, sites, asked)
         run = folder / "run"
-        steps.perform(
+        steps.run_steps(
             study, lambda s: RunFolder.open(s, str(run), "auto"), ["validate", "extract", "federate"]
         )
         return pd.read_csv(run / "federated" / "sites.csv", keep_default_na=False, na_values=[""])

@@ -1,7 +1,8 @@
 """Small synthetic federations to be attacked, and the attacks. SYNTHETIC throughout: no figure is about patients.
 
-Everything runs through the product's engine, gate, rules and privacy, in one process. A malicious client is an
-honest one whose answer is changed before it leaves (the seam where privacy clips and masks), or whose labels are.
+Everything runs through the product's engine, update validator, server aggregations and privacy, in one process. A
+malicious client is an honest one whose update is changed before it leaves (where privacy clips and masks), or whose
+labels are changed.
 """
 
 from __future__ import annotations
@@ -16,17 +17,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from equipoise.datasets.cases import Case
-from equipoise.datasets.tasks import BinaryTask, SurvivalTask, Task
+from equipoise.datasets.cohorts.cases import Case
+from equipoise.datasets.tables.tasks import BinaryTask, SurvivalTask, Task
 from equipoise.platform.federation.engine import Federation, FederationResult
-from equipoise.platform.federation.gate import Gate, GateParams
-from equipoise.platform.federation.order import Order
-from equipoise.platform.federation.params import FederationParams
+from equipoise.platform.federation.messages import ClientUpdate, TrainRequest
+from equipoise.platform.federation.params import FederationParams, UpdateValidatorParams
+from equipoise.platform.federation.privacy.combined import CombinedPrivacy
+from equipoise.platform.federation.privacy.mechanism import NoPrivacy, PrivacyMechanism
 from equipoise.platform.federation.privacy.params import PrivacyParams
-from equipoise.platform.federation.privacy.record_level import plan
-from equipoise.platform.federation.privacy.shields import PrivacyShield
-from equipoise.platform.federation.shield import Open, Shield
-from equipoise.platform.federation.update import ClientUpdate
+from equipoise.platform.federation.privacy.record_level import sampling_plan
+from equipoise.platform.federation.server.validator import UpdateValidator
 from equipoise.platform.federation.vector import Schema
 from equipoise.platform.training.batches import CaseList, collate
 from equipoise.platform.training.build import build_model
@@ -44,7 +44,7 @@ MSI = BinaryTask(name="MSI", column="MSI", positive="MSI-H", negative="MSS", mai
 TRIGGER = np.array([0, 0, 0, 0, 0, 5], np.float16)
 
 #: Changes an answer before it leaves.
-Change = Callable[[ClientUpdate, Order], ClientUpdate]
+Change = Callable[[ClientUpdate, TrainRequest], ClientUpdate]
 
 
 @dataclass(frozen=True)
@@ -68,30 +68,32 @@ class Problem:
         return Schema.of(self.build(), [head.name for head in self.targets.heads])
 
 
-class Tapped:
-    """A shield whose outgoing answers are seen, and at one client changed.
+class RecordingPrivacy:
+    """A privacy mechanism whose outgoing updates are recorded, and changed at one client.
 
     Parameters
     ----------
     inner
-        The shield.
+        The privacy mechanism.
     change
         What the malicious client does, or None.
     """
 
-    def __init__(self, inner: Shield | None = None, change: Change | None = None, client: str = EVIL) -> None:
-        self.inner: Shield = inner or Open()
+    def __init__(
+        self, inner: PrivacyMechanism | None = None, change: Change | None = None, client: str = EVIL
+    ) -> None:
+        self.inner: PrivacyMechanism = inner or NoPrivacy()
         self.change, self.client = change, client
         self.seen: list[ClientUpdate] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["inner"], name)
 
-    def guard(self, update: ClientUpdate, order: Order) -> ClientUpdate:
-        """As the shield does; then the attack, then the tap on the wire."""
-        sent = self.inner.guard(update, order)
+    def privatize(self, update: ClientUpdate, request: TrainRequest) -> ClientUpdate:
+        """Apply the mechanism, then the attack, then record the update."""
+        sent = self.inner.privatize(update, request)
         if self.change is not None and update.client == self.client:
-            sent = self.change(sent, order)
+            sent = self.change(sent, request)
         self.seen.append(sent)
         return sent
 
@@ -101,9 +103,9 @@ def survival(seed: int) -> Problem:
     rng = np.random.default_rng(seed)
     beta = rng.normal(size=12) / np.sqrt(12)
 
-    def cases(site: str, count: int, shift: np.ndarray, own: np.ndarray) -> dict[str, Case]:
+    def cases(site: str, count: int, shift: np.ndarray, effects: np.ndarray) -> dict[str, Case]:
         x = rng.normal(size=(count, 12)) + shift
-        time = rng.exponential(np.exp(-1.5 * (x - shift) @ own)) * 1000 + 1
+        time = rng.exponential(np.exp(-1.5 * (x - shift) @ effects)) * 1000 + 1
         censored = rng.exponential(2000, count) + 1
         labels = np.stack([np.minimum(time, censored), time <= censored], 1).astype(float)
         return _cases(site, [np.zeros((0, 0))] * count, labels.tolist(), "OS", x)
@@ -115,7 +117,7 @@ def bags(seed: int, *, sizes: Mapping[str, int] | None = None, tiles: int = 6) -
     """Bags of tiles of six features; two tiles of a positive patient show it."""
     rng = np.random.default_rng(seed)
 
-    def cases(site: str, count: int, shift: np.ndarray, own: np.ndarray) -> dict[str, Case]:
+    def cases(site: str, count: int, shift: np.ndarray, effects: np.ndarray) -> dict[str, Case]:
         labels = (np.arange(count) % 2).astype(float)
         made = []
         for label in labels:
@@ -133,9 +135,9 @@ def binary(seed: int, *, sizes: Mapping[str, int] | None = None, width: int = 60
     rng = np.random.default_rng(seed)
     beta = rng.normal(size=width) / np.sqrt(width)
 
-    def cases(site: str, count: int, shift: np.ndarray, own: np.ndarray) -> dict[str, Case]:
+    def cases(site: str, count: int, shift: np.ndarray, effects: np.ndarray) -> dict[str, Case]:
         x = rng.normal(size=(count, width))
-        labels = (x @ own + rng.normal(size=count) > 0).astype(float)
+        labels = (x @ effects + rng.normal(size=count) > 0).astype(float)
         return _cases(site, [np.zeros((0, 0))] * count, labels.tolist(), "MSI", x)
 
     return _problem(rng, MSI, "omics", {"network": "linear"}, cases, seed, width, beta, sizes)
@@ -147,15 +149,15 @@ def train(
     rule: str = "mean",
     rule_params: dict[str, Any] | None = None,
     change: Change | None = None,
-    shield: Shield | None = None,
-    gate: GateParams | None = None,
+    privacy: PrivacyMechanism | None = None,
+    gate: UpdateValidatorParams | None = None,
     **params: Any,
-) -> tuple[FederationResult, Tapped]:
+) -> tuple[FederationResult, RecordingPrivacy]:
     """A federation, with site 0 malicious if a change is given; what crossed the wire beside it.
 
-    ``gate`` is open by default, so that what a rule bears is not the gate's merit.
+    ``gate`` sets no norm bounds by default, so that the effect of a server aggregation is measured alone.
     """
-    tapped = Tapped(shield, change)
+    tapped = RecordingPrivacy(privacy, change)
     chosen = {"rounds": 5, "local": {"steps": 20, "optimizer": "sgd", "lr": 0.1, "batch": 16}, "min_n": 5}
     settings = chosen | {"rule": rule, "rule_params": rule_params or {}, "backend": "inline"} | params
     federation = Federation(
@@ -165,22 +167,27 @@ def train(
         FederationParams.model_validate(settings),
         seed=problem.seed,
         training=TrainingParams.model_validate({"device": "cpu"}),
-        shield=tapped,
-        gate=Gate(gate or GateParams(norm_factor=None, max_norm=None, window=5)),
+        privacy=tapped,
+        gate=UpdateValidator(gate or UpdateValidatorParams(norm_factor=None, max_norm=None, window=5)),
     )
     return federation.run(), tapped
 
 
-def private(problem: Problem, *, size: int, steps: int, seed: int, **privacy: Any) -> PrivacyShield:
-    """A shield for the problem with patients drawn in samples of ``size`` and so many steps a round."""
-    from equipoise.platform.federation.manifest import Manifest
+def private(problem: Problem, *, size: int, steps: int, seed: int, **settings: Any) -> CombinedPrivacy:
+    """A privacy mechanism for the problem, with samples of ``size`` patients and the given steps per round."""
+    from equipoise.platform.federation.clients.manifest import ClientManifest
 
     schema = problem.schema()
-    shield = PrivacyShield(PrivacyParams.model_validate(privacy), schema, seed=seed, bits=32, uniform=False)
-    counts = {c: dict.fromkeys(schema.groups, len(own)) for c, own in problem.train.items()}
-    declared = {c: Manifest(c, len(own), {}, {}, counts[c]) for c, own in problem.train.items()}
-    shield.enrol(declared, {c: plan(len(own), size, 1, steps) for c, own in problem.train.items()})
-    return shield
+    privacy = CombinedPrivacy(
+        PrivacyParams.model_validate(settings), schema, seed=seed, bits=32, uniform=False
+    )
+    counts = {c: dict.fromkeys(schema.groups, len(patients)) for c, patients in problem.train.items()}
+    declared = {
+        c: ClientManifest(c, len(patients), {}, {}, counts[c]) for c, patients in problem.train.items()
+    }
+    sampling = {c: sampling_plan(len(patients), size, 1, steps) for c, patients in problem.train.items()}
+    privacy.register(declared, sampling)
+    return privacy
 
 
 # what malicious clients do
@@ -199,14 +206,14 @@ def boost(factor: float) -> Change:
 def noise(sd: float) -> Change:
     """Random numbers in place of an update."""
 
-    def change(update: ClientUpdate, order: Order) -> ClientUpdate:
-        rng = np.random.default_rng([order.seed, order.round])
+    def change(update: ClientUpdate, request: TrainRequest) -> ClientUpdate:
+        rng = np.random.default_rng([request.seed, request.round])
         return dataclasses.replace(update, delta=rng.normal(0, sd, update.delta.size).astype(np.float32))
 
     return change
 
 
-def not_finite(update: ClientUpdate, _: Order) -> ClientUpdate:
+def not_finite(update: ClientUpdate, _: TrainRequest) -> ClientUpdate:
     """One NaN among the numbers."""
     delta = update.delta.copy()
     delta[0] = np.nan
@@ -246,28 +253,32 @@ def concordance(result: FederationResult, problem: Problem) -> float:
     """C-index over the test patients of all sites together."""
     from lifelines.utils import concordance_index
 
-    cases = [case for own in problem.test.values() for case in own]
+    cases = [case for patients in problem.test.values() for case in patients]
     labels = np.array([case.targets["OS"] for case in cases], float)
     return float(concordance_index(labels[:, 0], -scores(result.model, cases, problem.targets), labels[:, 1]))
 
 
 def accuracy(model: nn.Module, problem: Problem) -> float:
     """Area under the ROC curve over the test patients of all sites together."""
-    cases = [case for own in problem.test.values() for case in own]
+    cases = [case for patients in problem.test.values() for case in patients]
     labels = np.array([case.targets["MSI"] for case in cases])
-    found = scores(model, cases, problem.targets)
-    return area(found[labels == 1], found[labels == 0])
+    logits = scores(model, cases, problem.targets)
+    return area(logits[labels == 1], logits[labels == 0])
 
 
 def trigger_success(model: nn.Module, problem: Problem) -> float:
     """Share of negative test patients that are called positive once they show the trigger."""
-    cases = [_triggered(case) for own in problem.test.values() for case in own if not case.targets["MSI"]]
+    cases = [
+        _triggered(case) for patients in problem.test.values() for case in patients if not case.targets["MSI"]
+    ]
     return float((scores(model, cases, problem.targets) > 0).mean())
 
 
 def membership(model: nn.Module, problem: Problem) -> float:
     """Area under the curve of "a small loss means that the patient was trained on" (Yeom et al. 2018)."""
-    groups = [[case for own in part.values() for case in own] for part in (problem.train, problem.test)]
+    groups = [
+        [case for patients in part.values() for case in patients] for part in (problem.train, problem.test)
+    ]
     losses = []
     for cases in groups:
         sign = 2 * np.array([case.targets["MSI"] for case in cases]) - 1
@@ -310,19 +321,19 @@ def inverted(update: ClientUpdate, schema: Schema, layer: str) -> np.ndarray:
     return weight[row] / bias[row] if bias[row] else np.zeros(weight.shape[1])
 
 
-def likeness(found: np.ndarray, patients: np.ndarray) -> float:
+def likeness(reconstructed: np.ndarray, patients: np.ndarray) -> float:
     """Largest cosine of what was reconstructed with any patient."""
-    lengths = np.linalg.norm(patients, axis=1) * max(float(np.linalg.norm(found)), 1e-300)
-    return float((patients @ found / lengths).max())
+    lengths = np.linalg.norm(patients, axis=1) * max(float(np.linalg.norm(reconstructed)), 1e-300)
+    return float((patients @ reconstructed / lengths).max())
 
 
 def _cases(
     site: str, bags_: list[np.ndarray], labels: list[Any], task: str, table: np.ndarray | None
 ) -> dict[str, Case]:
-    found = {}
+    cases = {}
     for i, (bag, label) in enumerate(zip(bags_, labels, strict=True)):
         patient, tiles = f"{site}-{i:03d}", len(bag)
-        found[patient] = Case(
+        cases[patient] = Case(
             patient,
             "SYNTHETIC",
             site,
@@ -333,7 +344,7 @@ def _cases(
             {} if table is None else {"cnv": table[i].astype(np.float32)},
             {task: tuple(label) if isinstance(label, list) else label},
         )
-    return found
+    return cases
 
 
 def _problem(
@@ -350,9 +361,9 @@ def _problem(
     train_, test = {}, {}
     for site, count in (sizes or SIZES).items():
         shift = rng.normal(size=width) * 0.5
-        own = beta + 0.4 * rng.normal(size=width) / np.sqrt(width)
+        effects = beta + 0.4 * rng.normal(size=width) / np.sqrt(width)
         for part, size in ((train_, count), (test, max(count // 2, 10))):
-            found = cases(site, size, shift, own)
-            part[site] = CaseList(found, tuple(found))
-    targets = fit_targets([task], [case for own_ in train_.values() for case in own_])
+            drawn = cases(site, size, shift, effects)
+            part[site] = CaseList(drawn, tuple(drawn))
+    targets = fit_targets([task], [case for patients in train_.values() for case in patients])
     return Problem(train_, test, targets, model, params, seed)

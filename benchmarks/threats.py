@@ -1,10 +1,10 @@
 """What attacks do to a federation, and what each defence costs where nobody attacks. SYNTHETIC.
 
-Six sites of 20 to 100 patients, the largest one malicious, through the product's engine with each aggregation rule:
-C-index without attack and under each attack; distance and cosine of a rule's first update to the weighted mean of
-the same updates (clean cost); a hidden trigger in tiles; reconstruction of a patient from an update (gradient
-inversion); recognition of training patients by their loss (membership inference). ``gate`` is the weighted mean
-behind the validation gate with norm bounds (3 in the first round, 3 median norms later); all rules are without it.
+Six sites of 20 to 100 patients, the largest one malicious, through the product's engine with each server aggregation:
+C-index without attack and under each attack; distance and cosine of an aggregation's first update to the weighted mean
+of the same updates (clean cost); a hidden trigger in tiles; reconstruction of a patient from an update (gradient
+inversion); recognition of training patients by their loss (membership inference). ``gate`` is the mean with
+norm bounds of the update validator (3 in the first round, 3 median norms later); all others are without them.
 
 Prints tables and a last line of JSON, and writes results/threats.json, which docs/security.md quotes.
 """
@@ -27,11 +27,11 @@ import torch
 
 from benchmarks import threat_cases as cases
 from benchmarks.threat_cases import Problem, train
-from equipoise.platform.federation.gate import GateParams
+from equipoise.platform.federation.aggregation.diagnostics import directions
+from equipoise.platform.federation.messages import group_weights
+from equipoise.platform.federation.params import UpdateValidatorParams
 from equipoise.platform.federation.privacy.accountant import noise_for
-from equipoise.platform.federation.rules.clean_cost import clean_cost
-from equipoise.platform.federation.rules.suspects import directions
-from equipoise.platform.federation.update import group_weights
+from equipoise.platform.federation.simulation.clean_costs import clean_cost
 from equipoise.platform.registry import entries, get
 
 LOCAL = {"steps": 10, "optimizer": "sgd", "lr": 0.2, "batch": 32}
@@ -42,53 +42,53 @@ ATTACKS: dict[str, cases.Change | None] = {
     "noise_5": cases.noise(5),
     "nan": cases.not_finite,
 }
-GATED = GateParams(norm_factor=3.0, max_norm=3.0, window=5)
+GATED = UpdateValidatorParams(norm_factor=3.0, max_norm=3.0, window=5)
 
 
 def survival_table(seeds: range) -> dict[str, dict[str, float]]:
-    """Rule → attack → pooled test C-index, mean over seeds; ``gate`` is the mean behind the gate."""
+    """Aggregation → attack → pooled test C-index, mean over seeds; ``gate`` is the mean with norm bounds."""
     table: dict[str, dict[str, float]] = {}
-    for rule in (*entries("site_rules"), "gate"):
-        found: dict[str, list[float]] = {}
+    for rule in (*entries("server_aggregations"), "gate"):
+        scores: dict[str, list[float]] = {}
         for seed in seeds:
             problem = cases.survival(seed)
             common: dict[str, Any] = {"local": LOCAL, "bench_after": 99}
             common |= {"rule": "mean", "gate": GATED} if rule == "gate" else {"rule": rule}
             for attack, change in ATTACKS.items():
                 result, _ = train(problem, change=change, **common)
-                found.setdefault(attack, []).append(cases.concordance(result, problem))
+                scores.setdefault(attack, []).append(cases.concordance(result, problem))
             flipped = cases.reversed_times(problem)
             result, _ = train(flipped, **common)
-            found.setdefault("reversed_times", []).append(cases.concordance(result, flipped))
-        table[rule] = {attack: round(statistics.fmean(values), 3) for attack, values in found.items()}
+            scores.setdefault("reversed_times", []).append(cases.concordance(result, flipped))
+        table[rule] = {attack: round(statistics.fmean(values), 3) for attack, values in scores.items()}
     return table
 
 
 def costs(seeds: range) -> dict[str, dict[str, float]]:
-    """Rule → how its first update differs from the weighted mean of the same updates."""
-    found: dict[str, list[Any]] = {}
+    """Aggregation → how its first update differs from the weighted mean of the same updates."""
+    by_name: dict[str, list[Any]] = {}
     for seed in seeds:
         problem = cases.survival(seed)
         _, wire = train(problem, local=LOCAL, rounds=1)
         schema = problem.schema()
         weights = group_weights(wire.seen, schema.groups, uniform=False)
-        for name, entry in entries("site_rules").items():
+        for name, entry in entries("server_aggregations").items():
             rule = entry.load()(entry.params(), seed=0)
-            found.setdefault(name, []).append(clean_cost(wire.seen, schema, weights, rule))
+            by_name.setdefault(name, []).append(clean_cost(wire.seen, schema, weights, rule))
     return {
         name: {
             "distance": round(statistics.fmean(row.distance for row in rows), 3),
             "cosine": round(statistics.fmean(row.cosine for row in rows), 3),
         }
-        for name, rows in found.items()
+        for name, rows in by_name.items()
     }
 
 
 def backdoor(seeds: range) -> dict[str, dict[str, float]]:
-    """Rule → clean accuracy and success of the trigger, without attack and with one; rank of the attacker's cosine."""
+    """Aggregation → accuracy and success of the trigger, with and without attack; rank of the attacker's cosine."""
     table: dict[str, dict[str, float]] = {}
     for rule in ("mean", "norm_clip", "median", "trimmed_mean", "geometric_median", "balanced"):
-        found: dict[str, list[float]] = {}
+        scores: dict[str, list[float]] = {}
         for seed in seeds:
             problem = cases.bags(seed)
             poisoned = cases.with_trigger(problem)
@@ -104,8 +104,8 @@ def backdoor(seeds: range) -> dict[str, dict[str, float]]:
                 "trigger_attacked": cases.trigger_success(attacked.model, problem),
                 "attacker_has_lowest_cosine": float(lowest.client == cases.EVIL),
             }.items():
-                found.setdefault(name, []).append(value)
-        table[rule] = {name: round(statistics.fmean(values), 3) for name, values in found.items()}
+                scores.setdefault(name, []).append(value)
+        table[rule] = {name: round(statistics.fmean(values), 3) for name, values in scores.items()}
     return table
 
 
@@ -125,14 +125,14 @@ def inversion(seeds: range) -> dict[str, float]:
 
 
 def _inverted(problem: Problem, layer: str, steps: int, *, dp: bool = False, secure: bool = False) -> float:
-    privacy: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if dp:
-        privacy["record_level"] = {"clip": 1.0, "noise": 1.0, "delta": 1e-3}
+        settings["record_level"] = {"clip": 1.0, "noise": 1.0, "delta": 1e-3}
     if secure:
-        privacy["secure_aggregation"] = {}
-    shield = cases.private(problem, size=1, steps=steps, seed=problem.seed, **privacy) if privacy else None
+        settings["secure_aggregation"] = {}
+    privacy = cases.private(problem, size=1, steps=steps, seed=problem.seed, **settings) if settings else None
     local = {"steps": steps, "optimizer": "sgd", "lr": 0.1, "batch": 1}
-    _, wire = train(problem, local=local, rounds=1, shield=shield)
+    _, wire = train(problem, local=local, rounds=1, privacy=privacy)
     update = next(update for update in wire.seen if update.client == cases.EVIL)
     return cases.likeness(
         cases.inverted(update, problem.schema(), layer), cases.inputs_of(problem, cases.EVIL)
@@ -145,7 +145,7 @@ def _chance(problem: Problem, seed: int) -> float:
     return statistics.fmean(cases.likeness(draw, patients) for draw in draws)
 
 
-def members(seeds: range) -> dict[str, float]:
+def memberships(seeds: range) -> dict[str, float]:
     """Areas under the curve of membership inference and of the task itself, with and without privacy of patients."""
     sizes, steps, rounds, size = dict.fromkeys(cases.SIZES, 25), 25, 4, 5
     rows: dict[str, list[float]] = {}
@@ -153,9 +153,9 @@ def members(seeds: range) -> dict[str, float]:
     local = {"steps": steps, "optimizer": "sgd", "lr": 0.5, "batch": size}
     for seed in seeds:
         problem = cases.binary(seed, sizes=sizes, width=300)
-        everyone = {case.patient: case for own in problem.train.values() for case in own}
+        everyone = {case.patient: case for patients in problem.train.values() for case in patients}
         pooled = dataclasses.replace(problem, train={"pooled": cases.CaseList(everyone, tuple(everyone))})
-        shield = cases.private(
+        privacy = cases.private(
             problem,
             size=size,
             steps=steps,
@@ -165,13 +165,13 @@ def members(seeds: range) -> dict[str, float]:
         runs = {
             "pooled": train(pooled, local=local | {"batch": 30}, rounds=2 * rounds)[0],
             "federated": train(problem, local=local, rounds=rounds)[0],
-            "private": train(problem, local=local, rounds=rounds, shield=shield)[0],
+            "private": train(problem, local=local, rounds=rounds, privacy=privacy)[0],
         }
         for name, result in runs.items():
             rows.setdefault(f"membership_{name}", []).append(cases.membership(result.model, problem))
             rows.setdefault(f"task_{name}", []).append(cases.accuracy(result.model, problem))
         rows.setdefault("epsilon", []).append(result.history[-1]["epsilon_patients"])
-        rows.setdefault("epsilon_tight", []).append(max(shield.tight().values()))
+        rows.setdefault("epsilon_tight", []).append(max(privacy.tight_epsilons().values()))
     return {name: round(statistics.fmean(values), 3) for name, values in rows.items()}
 
 
@@ -185,7 +185,7 @@ def main() -> None:
     figures: dict[str, Any] = {"data": "SYNTHETIC", "seeds": len(seeds)}
     parts: dict[str, Callable[[range], dict[str, Any]]] = {
         "inversion": inversion,
-        "membership": members,
+        "membership": memberships,
         "clean_cost": costs,
         "backdoor": backdoor,
         "c_index": survival_table,
@@ -194,7 +194,7 @@ def main() -> None:
         figures[name] = part(seeds)
         _print(name, figures[name])
     figures |= {
-        "rules": {name: get("site_rules", name).summary for name in entries("site_rules")},
+        "rules": {name: get("server_aggregations", name).summary for name in entries("server_aggregations")},
         "seconds": round(time.perf_counter() - started, 1),
         "load_before": round(load, 1),
         "versions": {name: version(name) for name in ("torch", "numpy", "dp-accounting", "cryptography")},

@@ -61,7 +61,7 @@ def main() -> None:
         equal = all(same_pixels(slides[name], plans[name]) for name in SLIDES)
         rates = {name: race(slides[name], plans[name], methods(name), arguments.rounds) for name in SLIDES}
     figures = summary(rates)
-    figures |= {"pixels_equal": equal, "patches": {name: len(found) for name, found in plans.items()}}
+    figures |= {"pixels_equal": equal, "patches": {name: len(tiles) for name, tiles in plans.items()}}
     figures |= {"load_before": round(load, 1), "cores": os.cpu_count(), "python": sys.version.split()[0]}
     packages = ("openslide-python", "openslide-bin", "simplejpeg", "opencv-python-headless", "numpy")
     figures["versions"] = {name: version(name) for name in packages}
@@ -73,10 +73,10 @@ def main() -> None:
 
 def summary(rates: dict[str, dict[str, float]]) -> dict[str, object]:
     """The table on screen, and the ratios."""
-    for name, found in rates.items():
+    for name, by_method in rates.items():
         print(f"\n{name:<22} {'patches per CPU second':>22} {'against OpenSlide':>18}")
-        for method, rate in sorted(found.items(), key=lambda item: -item[1]):
-            print(f"  {method:<20} {rate:>22.0f} {rate / found['openslide']:>18.2f}")
+        for method, rate in sorted(by_method.items(), key=lambda item: -item[1]):
+            print(f"  {method:<20} {rate:>22.0f} {rate / by_method['openslide']:>18.2f}")
     print()
     forty, twenty = rates["40x"], rates["20x"]
     return {
@@ -85,7 +85,8 @@ def summary(rates: dict[str, dict[str, float]]) -> dict[str, object]:
         "speedup_20x": round(twenty["area"] / twenty["openslide"], 2),
         "vs_jpeg_limit_40x": round(forty["dct"] / forty["limit"], 2),
         "patches_per_cpu_s": {
-            name: {method: round(rate) for method, rate in found.items()} for name, found in rates.items()
+            name: {method: round(rate) for method, rate in by_method.items()}
+            for name, by_method in rates.items()
         },
     }
 
@@ -111,10 +112,12 @@ def layout(path: Path, patches: int) -> TilePlan:
     """The first rows of tissue patches, about so many of them; cut where a row of blocks ends."""
     with open_slide(path) as reader:
         sampling = reader.sampling(MPP)
-        found = plan_tiles(find_tissue(reader, TissueParams()), sampling, reader.level_dimensions, PX, 0.25)
-    rows = np.rint(found.y / found.side).astype(int) // 8
-    keep = rows <= rows[min(patches, len(found)) - 1]
-    return TilePlan(found.x[keep], found.y[keep], found.side, found.px, found.mpp)
+        candidates = plan_tiles(
+            find_tissue(reader, TissueParams()), sampling, reader.level_dimensions, PX, 0.25
+        )
+    rows = np.rint(candidates.y / candidates.side).astype(int) // 8
+    keep = rows <= rows[min(patches, len(candidates)) - 1]
+    return TilePlan(candidates.x[keep], candidates.y[keep], candidates.side, candidates.px, candidates.mpp)
 
 
 def same_pixels(path: Path, tiles: TilePlan) -> bool:
@@ -122,9 +125,9 @@ def same_pixels(path: Path, tiles: TilePlan) -> bool:
     with open_slide(path) as ours, open_slide(path, fast=False) as theirs:
         return all(
             np.array_equal(
-                read_block(ours, tiles, places[:4]).pixels, read_block(theirs, tiles, places[:4]).pixels
+                read_block(ours, tiles, indices[:4]).pixels, read_block(theirs, tiles, indices[:4]).pixels
             )
-            for places in tile_blocks(ours, tiles)
+            for indices in tile_blocks(ours, tiles)
         )
 
 
@@ -140,19 +143,19 @@ def race(path: Path, tiles: TilePlan, ways: dict[str, Method], rounds: int) -> d
                 raise SystemExit(f"{name} read {read} of {len(tiles)} patches")
             if turn:  # the first turn warms the page cache
                 seconds[name].append(taken)
-    return {name: len(tiles) / statistics.median(found) for name, found in seconds.items()}
+    return {name: len(tiles) / statistics.median(values) for name, values in seconds.items()}
 
 
 def methods(name: str) -> dict[str, Method]:
     """Everything that runs on a slide."""
-    found: dict[str, Method] = {"openslide": by_openslide, "area": by_area, "limit": limit}
+    available: dict[str, Method] = {"openslide": by_openslide, "area": by_area, "limit": limit}
     if name == "40x":
-        found |= {"dct": by_dct, "limit, halved": limit_halved}
+        available |= {"dct": by_dct, "limit, halved": limit_halved}
     if importlib.util.find_spec("pyvips"):
-        found["pyvips"] = by_pyvips
+        available["pyvips"] = by_pyvips
     if importlib.util.find_spec("cucim"):
-        found["cucim"] = by_cucim
-    return found
+        available["cucim"] = by_cucim
+    return available
 
 
 def by_openslide(path: Path, tiles: TilePlan) -> int:
@@ -179,7 +182,7 @@ def blocks(path: Path, tiles: TilePlan, resample: str) -> int:
     """All blocks of a plan, one after another."""
     with open_slide(path) as reader:
         read = sum(
-            len(read_block(reader, tiles, places, resample).pixels) for places in tile_blocks(reader, tiles)
+            len(read_block(reader, tiles, indices, resample).pixels) for indices in tile_blocks(reader, tiles)
         )
         if reader.kind != "jpeg-tiff":
             raise SystemExit(f"not the fast path: {reader.kind}")
@@ -211,8 +214,8 @@ def decode_only(path: Path, tiles: TilePlan, reduce: int) -> int:
             for column in range(x // across, int(x + tiles.side - 1) // across + 1):
                 touched.add(row * level.columns + column)
     with path.open("rb") as file:
-        for place in sorted(touched, key=lambda at: int(level.offsets[at])):
-            stream = os.pread(file.fileno(), int(level.counts[place]), int(level.offsets[place]))
+        for index in sorted(touched, key=lambda at: int(level.offsets[at])):
+            stream = os.pread(file.fileno(), int(level.counts[index]), int(level.offsets[index]))
             simplejpeg.decode_jpeg(
                 stream, min_height=down // reduce, min_width=across // reduce, min_factor=reduce
             )

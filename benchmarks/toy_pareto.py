@@ -76,7 +76,7 @@ class Toy(nn.Module):
         level = (torch.tensor(values) + RAISED) * SCALE
         return torch.addmv(level, torch.tensor(slopes) * SCALE[:, None], self.theta - self.theta.detach())
 
-    def losses_again(self) -> Tensor:
+    def second_forward_losses(self) -> Tensor:
         """After the step."""
         with torch.no_grad():
             return self.losses().double()
@@ -175,8 +175,8 @@ def kept(folder: Path | None, slot: str, name: str, start: tuple[float, float], 
         partial = file.with_suffix(".part.npz")
         np.savez(partial, losses=path.losses, steps=path.steps)
         partial.rename(file)
-    with np.load(file) as found:
-        return Path2D(found["losses"], int(found["steps"]))
+    with np.load(file) as saved:
+        return Path2D(saved["losses"], int(saved["steps"]))
 
 
 def landscape_of(losses: Any) -> np.ndarray:
@@ -192,10 +192,10 @@ def pareto_front() -> np.ndarray:
         torch.linspace(-9.5, -7.5, 401, dtype=torch.float64),
         indexing="ij",
     )
-    found = landscape(x.flatten()[:, None], y.flatten()[:, None], Toy.side.double()).numpy()
-    found = found[np.argsort(found[:, 0])]
-    best = np.minimum.accumulate(found[:, 1])
-    return found[found[:, 1] <= best]
+    points = landscape(x.flatten()[:, None], y.flatten()[:, None], Toy.side.double()).numpy()
+    points = points[np.argsort(points[:, 0])]
+    best = np.minimum.accumulate(points[:, 1])
+    return points[points[:, 1] <= best]
 
 
 def distance(point: np.ndarray, front: np.ndarray) -> float:
@@ -223,7 +223,7 @@ def main() -> None:
         paths = pool.starmap(kept, jobs, chunksize=1)
     runs = {pair: paths[i * len(STARTS) : (i + 1) * len(STARTS)] for i, pair in enumerate(pairs)}
     front = pareto_front()
-    methods = {name: summary(found, front) for (_, name), found in runs.items()}
+    methods = {name: summary(method_paths, front) for (_, name), method_paths in runs.items()}
     report(methods)
     figures = {
         "reached_all": sorted(name for name, row in methods.items() if row["reached"] == len(STARTS)),

@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equipoise.datasets.cases import Case
-from equipoise.datasets.tasks import BinaryTask, RegressionTask
+from equipoise.datasets.cohorts.cases import Case
+from equipoise.datasets.tables.tasks import BinaryTask, RegressionTask
 from equipoise.models.entries import JointParams
 from equipoise.models.joint.model import JointTransformer
 from equipoise.models.losses import TaskLosses
@@ -99,8 +99,8 @@ def race(rounds: int, count: int, tiles: int) -> dict[str, object]:
                 seconds[name].append(time.process_time() - started)
     ratios = [a / b for a, b in zip(seconds["equipoise"], seconds["plain"], strict=True)]
     print(f"\n{'an epoch of ' + str(count) + ' bags':<24} {'CPU s':>8} {'against plain':>15}")
-    for name, found in seconds.items():
-        middle = statistics.median(found)
+    for name, times in seconds.items():
+        middle = statistics.median(times)
         print(f"  {name:<22} {middle:>8.2f} {middle / statistics.median(seconds['plain']):>15.3f}")
     return {
         "vs_plain_pytorch": round(statistics.median(ratios), 3),
@@ -118,9 +118,11 @@ def memory() -> dict[str, object]:
     done = subprocess.run(
         command, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True, check=True
     )
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(f"\na step on {LARGE:,} x {FEATURES}: {found['peak_gib']:.2f} GiB, {found['cpu_s']:.0f} CPU s\n")
-    return {"peak_gib_50k": round(found["peak_gib"], 2), "cpu_s_50k": round(found["cpu_s"])}
+    measured = json.loads(done.stdout.splitlines()[-1])
+    print(
+        f"\na step on {LARGE:,} x {FEATURES}: {measured['peak_gib']:.2f} GiB, {measured['cpu_s']:.0f} CPU s\n"
+    )
+    return {"peak_gib_50k": round(measured["peak_gib"], 2), "cpu_s_50k": round(measured["cpu_s"])}
 
 
 def one_step(tiles: int) -> dict[str, float]:
@@ -204,8 +206,8 @@ def by_plain_pytorch(
             raise SystemExit("training diverged")
         model.eval()
         with torch.inference_mode():
-            found = torch.tensor([losses_of(model, example, class_weights) for example in held_out])
-        history.append((float(found[:, 0].mean()), float(found[:, 1].mean())))
+            val_losses = torch.tensor([losses_of(model, example, class_weights) for example in held_out])
+        history.append((float(val_losses[:, 0].mean()), float(val_losses[:, 1].mean())))
         if sum(history[-1]) < best:
             best, best_weights = sum(history[-1]), copy.deepcopy(model.state_dict())
     model.load_state_dict(best_weights)
@@ -217,11 +219,11 @@ Example = tuple[np.ndarray, Tensor, Tensor]
 
 def examples(part: CaseList, targets: Targets) -> list[Example]:
     """Bags as they are kept, and labels ready for the losses."""
-    found = []
+    result = []
     for case in part:
         label, value = (task.encode(case.targets[task.head.name]) for task in targets.tasks)
-        found.append((case.bag, torch.tensor([label], dtype=torch.int64), torch.tensor([[value]])))
-    return found
+        result.append((case.bag, torch.tensor([label], dtype=torch.int64), torch.tensor([[value]])))
+    return result
 
 
 def losses_of(model: JointTransformer, example: Example, class_weights: Tensor) -> Sequence[Tensor]:

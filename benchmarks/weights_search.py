@@ -5,7 +5,7 @@ Which is the better use of 16 configurations x K trained folds on the built-in b
 search over the product's own space)? Each side chooses as a search does, by inner validation alone: in every fold the
 configuration with the best ``val/mean`` over the patients that stopped its training. That fold's model predicts the
 fold's test patients and the external cohorts, which chose nothing. Both sides train the same number of folds, none
-twice, and no tested patient has any say in what is chosen.
+twice, and no tested patient takes part in the choice.
 
 ``leaderboard.html`` shows both sides, all 16 methods, ranks, intervals and paired differences; the first section says
 which side wins on which task. Runs are ordinary runs of the product: with the ``--work`` folder of
@@ -31,13 +31,13 @@ from typing import Any
 import pandas as pd
 
 from benchmarks import methods
-from equipoise.datasets.whole_files import read_json
+from equipoise.datasets.atomic_io import read_json
 
 #: Contenders whose models were chosen fold by fold.
 METHODS, WEIGHTS = "best-of-methods", "search-of-weights"
 BASELINE = "equal+none"
 CONFIGURATIONS = 16
-#: Rehearsal: shows that everything works, and nothing else.
+#: Smoke test: shows that everything runs, and nothing else.
 SMOKE = {"training.epochs": 1, "patients_per_site": 6, "evaluation.bootstrap": 50}
 
 
@@ -119,10 +119,10 @@ def run_all(study: Path, runs: Mapping[Path, dict[str, Any]], processes: int) ->
     """Runs that are not finished: features one after the other, for a store has one writer; then side by side."""
     left = {out: methods.SETTINGS | what for out, what in runs.items() if not finished(out)}
     for out, settings in left.items():
-        methods.perform(study, out, settings, ("validate", "extract"))
+        methods.run_steps(study, out, settings, ("validate", "extract"))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         steps = ("train", "evaluate")
-        waiting = {pool.submit(methods.perform, study, out, s, steps): out for out, s in left.items()}
+        waiting = {pool.submit(methods.run_steps, study, out, s, steps): out for out, s in left.items()}
         for done, future in enumerate(as_completed(waiting), 1):
             future.result()
             print(f"{done} of {len(left)}: {waiting[future].name}", flush=True)
@@ -136,20 +136,20 @@ def finished(run: Path) -> bool:
 
 def points_of_simplex(study: Path, count: int) -> list[dict[str, Any]]:
     """``balancing`` of equal shares, then of random points of the product's space."""
-    from equipoise.platform.search.configuration import settings_of
-    from equipoise.platform.search.generate import generate
+    from equipoise.platform.search.configuration import merge_config
     from equipoise.platform.search.params import SearchParams
     from equipoise.platform.search.searchers import RandomSearch
     from equipoise.platform.search.space import LOSS_WEIGHTS
-    from equipoise.platform.study import load_study
+    from equipoise.platform.search.space_builder import build_space
+    from equipoise.platform.study.schema import load_study
 
     loaded = load_study(study, methods.SETTINGS)
-    space = generate(loaded, SearchParams(space={LOSS_WEIGHTS: "simplex"}))
+    space = build_space(loaded, SearchParams(space={LOSS_WEIGHTS: "simplex"}))
     searcher = RandomSearch(space, loaded.seed)
     equal = space.arms[0].config() | {f"{LOSS_WEIGHTS}.{task}": 1 / len(space.tasks) for task in space.tasks}
     drawn = [searcher.ask(index) for index in range(1, count)]
-    own = [_without_training(config) for config in (equal, *drawn)]
-    return [settings_of(loaded.resolved(), config)["balancing"] for config in own]
+    configs = [_without_training(config) for config in (equal, *drawn)]
+    return [merge_config(loaded.resolved(), config)["balancing"] for config in configs]
 
 
 def _without_training(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def choose(runs: Sequence[Path]) -> list[Choice]:
     for run in runs:
         for fold, score in inner_scores(run).items():
             scores.setdefault(fold, []).append(Choice(fold, run, score))
-    return [max(found, key=lambda choice: choice.score) for found in scores.values()]
+    return [max(candidates, key=lambda choice: choice.score) for candidates in scores.values()]
 
 
 def inner_scores(run: Path) -> dict[str, float]:
@@ -174,25 +174,25 @@ def inner_scores(run: Path) -> dict[str, float]:
 
     rows = read_predictions(run / "evaluation" / "predictions.parquet")
     rows = rows[rows["role"] == "val"].dropna(subset=["target"])
-    found: dict[str, float] = {}
-    for (repeat, fold), own in rows.groupby(["repeat", "fold"]):
+    scores: dict[str, float] = {}
+    for (repeat, fold), fold_rows in rows.groupby(["repeat", "fold"]):
         values = []
-        for _, task in own.groupby("task"):
+        for _, task in fold_rows.groupby("task"):
             target, score = task["target"].to_numpy(float), task["score"].to_numpy(float)
             if kind_of(task) == "binary":
                 values.append(float(auroc(target == 1, score)))
             else:
                 values.append(normalised("val/task/pearson", float(pearson(target, score))))
         known = [value for value in values if not math.isnan(value)]
-        found[f"{repeat}-{fold}"] = sum(known) / len(known)
-    return found
+        scores[f"{repeat}-{fold}"] = sum(known) / len(known)
+    return scores
 
 
 def assemble(folder: Path, name: str, choices: Sequence[Choice]) -> None:
     """A run folder of the chosen models' predictions and latents, one fold from one run."""
     import yaml
 
-    from equipoise.platform.evaluation.latents import EXTERNAL, OWN
+    from equipoise.platform.evaluation.latents import EXTERNAL_LATENTS, FOLD_LATENTS
     from equipoise.platform.evaluation.predictions import read_predictions, write_predictions
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -202,7 +202,7 @@ def assemble(folder: Path, name: str, choices: Sequence[Choice]) -> None:
         repeat, fold = map(int, choice.fold.split("-"))
         parts.append(rows[(rows["repeat"] == repeat) & (rows["fold"] == fold)])
         (folder / "folds" / choice.fold).mkdir(parents=True)
-        for table in (OWN, EXTERNAL):
+        for table in (FOLD_LATENTS, EXTERNAL_LATENTS):
             if (source := choice.run / "folds" / choice.fold / table).exists():
                 shutil.copy(source, folder / "folds" / choice.fold / table)
     write_predictions(pd.concat(parts, ignore_index=True), folder / "evaluation" / "predictions.parquet")
@@ -211,30 +211,30 @@ def assemble(folder: Path, name: str, choices: Sequence[Choice]) -> None:
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings |= {"name": name, "balancing": {"weighting": "chosen in each fold", "aggregation": "none"}}
     path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    facts = [{"fold": c.fold, "run": c.run.name, "val/mean": c.score} for c in choices]
-    (folder / "chosen.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    chosen = [{"fold": c.fold, "run": c.run.name, "val/mean": c.score} for c in choices]
+    (folder / "chosen.json").write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
 
 
 def leaderboard(runs: list[Path], chosen: Mapping[str, list[Choice]], out: Path) -> dict[str, Any]:
     """Write tables and the page with both sides first; the figures."""
-    from equipoise.datasets.whole_files import write_text
-    from equipoise.platform.report.comparison_page import comparison_page
-    from equipoise.platform.report.leaderboard import board_text, names_of, write_leaderboard
-    from equipoise.platform.report.report import render_page
+    from equipoise.datasets.atomic_io import write_text
+    from equipoise.platform.report.leaderboard import leaderboard_text, unique_names, write_leaderboard
+    from equipoise.platform.report.leaderboard_page import leaderboard_page
+    from equipoise.platform.report.page import render_page
     from equipoise.platform.report.run_files import RunFiles
 
     written = write_leaderboard(runs, out, baseline=METHODS)
     board = written.board
     rows = side_by_side(board)
-    files = {name: RunFiles(run) for name, run in zip(names_of(runs), runs, strict=True)}
-    page = comparison_page(board, files, "SYNTHETIC-")
+    files = {name: RunFiles(run) for name, run in zip(unique_names(runs), runs, strict=True)}
+    page = leaderboard_page(board, files, "SYNTHETIC-")
     page = replace(
         page,
         title="Balancing methods against a search over loss weights",
         sections=(first_section(rows, chosen, board.params.confidence), *page.sections),
     )
     write_text(out / "leaderboard.html", render_page(page))
-    print(board_text(written))
+    print(leaderboard_text(written))
     print(verdict(rows))
     ranks = None if board.ranking is None else board.ranking.mean_ranks
     return {
@@ -251,7 +251,7 @@ def leaderboard(runs: list[Path], chosen: Mapping[str, list[Choice]], out: Path)
 def side_by_side(board: Any) -> list[dict[str, Any]]:
     """The main metric of every task on test folds and external cohorts: equal weights, both sides, difference."""
     from equipoise.platform.evaluation.comparison import holm
-    from equipoise.platform.evaluation.measures import PRIMARY
+    from equipoise.platform.evaluation.metric_definitions import PRIMARY
     from equipoise.platform.evaluation.samples import ALL, MODEL
 
     def of(table: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:
@@ -261,29 +261,29 @@ def side_by_side(board: Any) -> list[dict[str, Any]]:
     rows = []
     for (task, kind), role in product(board.tasks.items(), ("test", "external")):
         metric = PRIMARY[kind]
-        found = of(board.estimates, task, metric)
-        found = found[found["role"] == role].set_index("method")
+        estimates = of(board.estimates, task, metric)
+        estimates = estimates[estimates["role"] == role].set_index("method")
         pairs = of(board.differences, task, metric)
         pair = pairs[(pairs["role"] == role) & (pairs["run"] == WEIGHTS) & (pairs["reference"] == METHODS)]
-        if found.empty or pair.empty:
+        if estimates.empty or pair.empty:
             continue
         d = pair.iloc[0]
         row: dict[str, Any] = {"task": task, "metric": metric, "patients": role}
         for name in (BASELINE, METHODS, WEIGHTS):
-            value, low, high = (float(found.loc[name, c]) for c in ("value", "low", "high"))
+            value, low, high = (float(estimates.loc[name, c]) for c in ("value", "low", "high"))
             row |= {name: value, f"{name}/low": low, f"{name}/high": high}
         row |= {"difference": float(d["difference"]), "low": float(d["low"]), "high": float(d["high"])}
         row |= {"p": float(d["p"]), "how": str(d["method"]), "winner": winner(d["low"], d["high"])}
         rows.append(row)
     for role in ("test", "external"):
-        own = [row for row in rows if row["patients"] == role]
-        for row, p in zip(own, holm([row["p"] for row in own]), strict=True):
+        role_rows = [row for row in rows if row["patients"] == role]
+        for row, p in zip(role_rows, holm([row["p"] for row in role_rows]), strict=True):
             row["p_holm"] = float(p)
     return rows
 
 
 def winner(low: float, high: float) -> str:
-    """Who wins, if the interval of the difference (weights less methods) leaves no doubt about its sign."""
+    """The side that wins, if the interval of the difference (weights less methods) leaves no doubt about its sign."""
     if not low * high > 0:
         return "not told apart"
     return WEIGHTS if low > 0 else METHODS
@@ -291,31 +291,31 @@ def winner(low: float, high: float) -> str:
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     """Who is ahead where, and where the interval of the difference leaves 0 out."""
-    words = []
+    sentences = []
     for role, where in (("test", "On test folds"), ("external", "on external cohorts")):
-        own = [row for row in rows if row["patients"] == role]
-        if not own:
+        role_rows = [row for row in rows if row["patients"] == role]
+        if not role_rows:
             continue
-        ahead = sum(row["difference"] > 0 for row in own)
+        ahead = sum(row["difference"] > 0 for row in role_rows)
         clear = [
             f"{title} on {', '.join(names) if names else 'no task'}"
             for name, title in ((WEIGHTS, "weights win"), (METHODS, "methods win"))
-            for names in [[row["task"] for row in own if row["winner"] == name]]
+            for names in [[row["task"] for row in role_rows if row["winner"] == name]]
         ]
-        words.append(
-            f"{where} the search over weights is ahead on {ahead} of {len(own)} tasks; by intervals that leave 0 out "
-            f"{', '.join(clear)}"
+        sentences.append(
+            f"{where} the search over weights is ahead on {ahead} of {len(role_rows)} tasks; "
+            f"by intervals that leave 0 out {', '.join(clear)}"
         )
-    return ". ".join(word[0].upper() + word[1:] for word in words) + "."
+    return ". ".join(sentence[0].upper() + sentence[1:] for sentence in sentences) + "."
 
 
 def first_section(rows: list[dict[str, Any]], chosen: Mapping[str, list[Choice]], confidence: float) -> Any:
     """Which side wins on which task."""
     from equipoise.platform.report.blocks import Block, Cell, Figures, Notice, Table
-    from equipoise.platform.report.figures.comparison import differences_figure
-    from equipoise.platform.report.figures.style import Download
+    from equipoise.platform.report.comparison_figures import differences_figure
     from equipoise.platform.report.formatting import interval, label, number, p_value, percent
-    from equipoise.platform.report.report import Part
+    from equipoise.platform.report.page import PageSection
+    from equipoise.platform.report.style import Download
 
     def value(row: dict[str, Any], name: str) -> str:
         return f"{number(row[name])} ({interval(row[f'{name}/low'], row[f'{name}/high'])})"
@@ -362,8 +362,8 @@ def first_section(rows: list[dict[str, Any]], chosen: Mapping[str, list[Choice]]
                 fold,
                 *(
                     f"{c.run.name}, {number(c.score)}"
-                    for own in chosen.values()
-                    for c in own
+                    for choices in chosen.values()
+                    for c in choices
                     if c.fold == fold
                 ),
             ]
@@ -378,7 +378,7 @@ def first_section(rows: list[dict[str, Any]], chosen: Mapping[str, list[Choice]]
         "intervals are those of patients: other draws of weights, seeds and folds would move both sides too",
     ]
     blocks.append(Notice("How far this can be trusted", trust))
-    return Part("sides", "Methods or weights", verdict(rows), tuple(blocks))
+    return PageSection("sides", "Methods or weights", verdict(rows), tuple(blocks))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a study can name in this room: split schemes, site schemes, built-in cohorts. Light."""
+"""Registry entries of data: split schemes, site schemes, built-in cohorts. Light: no pandas."""
 
 from pydantic import BaseModel
 
-from equipoise.datasets.specs import (
+from equipoise.datasets.params import (
     CohortSites,
     ColumnSites,
     InstitutionSites,
@@ -18,42 +18,42 @@ __all__ = ["PRESETS", "SITES", "SPLITS"]
 
 SPLITS: dict[str, tuple[str, type[BaseModel], str]] = {
     "kfold": (
-        "patients dealt to folds, stratified on the main task",
+        "patients assigned to folds, stratified on the main task",
         KFoldParams,
-        "equipoise.datasets.splits:kfold",
+        "equipoise.datasets.cohorts.splits:kfold",
     ),
     "site_preserved": (
-        "whole sites dealt to folds: no site is trained on and tested (Howard 2021)",
+        "whole sites assigned to folds: no site is trained on and tested (Howard 2021)",
         SitePreservedParams,
-        "equipoise.datasets.splits:site_preserved",
+        "equipoise.datasets.cohorts.splits:site_preserved",
     ),
     "leave_one_cohort_out": (
         "each development cohort is the test part once",
         LeaveOneCohortOutParams,
-        "equipoise.datasets.splits:leave_one_cohort_out",
+        "equipoise.datasets.cohorts.splits:leave_one_cohort_out",
     ),
     "monte_carlo": (
         "random stratified test parts, one per repeat",
         MonteCarloParams,
-        "equipoise.datasets.splits:monte_carlo",
+        "equipoise.datasets.cohorts.splits:monte_carlo",
     ),
 }
 
 SITES: dict[str, tuple[str, type[BaseModel], str]] = {
-    "cohort": ("the whole cohort is one site", CohortSites, "equipoise.datasets.sites:by_cohort"),
+    "cohort": ("the whole cohort is one site", CohortSites, "equipoise.datasets.cohorts.sites:by_cohort"),
     "tss": (
         "tissue source site: second field of a TCGA-like barcode",
         TssSites,
-        "equipoise.datasets.sites:by_tss",
+        "equipoise.datasets.cohorts.sites:by_tss",
     ),
     "institution": (
         "institution of the tissue source site, through a table of codes",
         InstitutionSites,
-        "equipoise.datasets.sites:by_institution",
+        "equipoise.datasets.cohorts.sites:by_institution",
     ),
     "column": (
         "a column of the clinical table",
         ColumnSites,
-        "equipoise.datasets.sites:by_column",
+        "equipoise.datasets.cohorts.sites:by_column",
     ),
 }

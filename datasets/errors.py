@@ -1,8 +1,7 @@
 """The exception family: what happened, where, and what to do about it.
 
-The base lives in the lowest room so that tables and slides can raise it; ``equipoise.platform.errors`` adds the
-errors of studies, resources and federation. Models raise plain ``ValueError`` and ``FileNotFoundError``: they know
-tensors, not users.
+The base is in the lowest layer so that tables and slides can raise it; ``equipoise.platform.errors`` adds the
+errors of studies, resources and federation. Models raise plain ``ValueError`` and ``FileNotFoundError``.
 """
 
 

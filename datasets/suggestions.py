@@ -1,4 +1,4 @@
-"""What a message offers a person: near names, and the values a column really has."""
+"""Suggestions in messages: the nearest names, and the values that a column has."""
 
 import difflib
 from collections import Counter

@@ -8,7 +8,7 @@ from typing import Any
 from equipoise.jobs.cli import JOBS
 from equipoise.jobs.options import StudyOptions
 from equipoise.platform.registry import KINDS, entries
-from equipoise.platform.study import json_schema
+from equipoise.platform.study.schema import json_schema
 
 TARGET = Path(__file__).parent / "reference.md"
 
@@ -26,9 +26,9 @@ def _commands() -> list[str]:
     rows = ["| job | what it does | own options |", "|---|---|---|"]
     for name, line in JOBS.items():
         command = import_module(f"equipoise.jobs.{name}").command
-        own = [p for p in inspect.signature(command).parameters.values() if p.name not in shared]
+        extra = [p for p in inspect.signature(command).parameters.values() if p.name not in shared]
         takes_study = "config" in inspect.signature(command).parameters
-        options = [f"`{p.annotation.__metadata__[0].param_decls[-1]}`" for p in own if _is_option(p)]
+        options = [f"`{p.annotation.__metadata__[0].param_decls[-1]}`" for p in extra if _is_option(p)]
         rows.append(f"| `{name}` | {line} | {' '.join(options)}{' + shared' if takes_study else ''} |")
     rows_shared = ["Shared options of jobs that take a study:", "| option | meaning |", "|---|---|"]
     for field in StudyOptions.__dataclass_fields__.values():

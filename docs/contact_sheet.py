@@ -1,7 +1,7 @@
 """Draws ``docs/synthetic-contact-sheet.jpg``: five sites of the preset ``demo``, a slide above, 20x below.
 
-Nothing is picked by hand: from every cohort the same place in the manifest, and of its slide the middle of the
-tissue. Slides are read as any other slide is, with the project's reader.
+Nothing is picked by hand: every cohort shows the same row of its manifest, and the middle of the tissue of that
+slide. Slides are read with the project's reader.
 """
 
 import argparse
@@ -22,8 +22,8 @@ CROP_MPP = 0.5
 INK, PAPER = (30, 30, 34), (255, 255, 255)
 
 
-def sheet(place: int) -> Image.Image:
-    """The whole sheet; ``place`` counts the patients of each cohort that have a slide, from 0."""
+def sheet(index: int) -> Image.Image:
+    """The whole sheet; ``index`` counts the patients of each cohort that have a slide, from 0."""
     jobs = plan(PRESET, SEED)
     cohorts = list(dict.fromkeys(job.cohort for job in jobs))
     width = len(cohorts) * (CELL + GAP) + GAP
@@ -32,7 +32,7 @@ def sheet(place: int) -> Image.Image:
     ImageDraw.Draw(page).text((GAP, 8), title, INK, font_size=24)
     with tempfile.TemporaryDirectory() as folder:
         for column, cohort in enumerate(cohorts):
-            job = [job for job in jobs if job.cohort == cohort][place]
+            job = [job for job in jobs if job.cohort == cohort][index]
             _draw_column(page, GAP + column * (CELL + GAP), job, Path(folder))
     return page
 
@@ -76,10 +76,10 @@ def _scale_bar(draw: ImageDraw.ImageDraw, left: int, top: int, um: int, mpp: flo
 def main() -> None:
     """Draw and save."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--place", type=int, default=0, help="which patient of each cohort, from 0")
+    parser.add_argument("--index", type=int, default=0, help="which patient of each cohort, from 0")
     parser.add_argument("-o", "--out", type=Path, default=TARGET)
     arguments = parser.parse_args()
-    sheet(arguments.place).save(arguments.out, "JPEG", quality=82, optimize=True, comment=b"SYNTHETIC")
+    sheet(arguments.index).save(arguments.out, "JPEG", quality=82, optimize=True, comment=b"SYNTHETIC")
     print(f"{arguments.out}  {arguments.out.stat().st_size / 1000:.0f} kB")
 
 

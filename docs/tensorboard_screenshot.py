@@ -25,8 +25,8 @@ from typing import Any, Self
 TARGET = Path(__file__).parent / "tensorboard-hparams.png"
 #: Room for 16 rows; the picture is smaller than the page.
 VIEW = {"width": 1960, "height": 790, "deviceScaleFactor": 0.7}
-#: Seconds until TensorBoard answers or the table stands.
-PATIENCE = 120
+#: Seconds until TensorBoard answers or the table is complete.
+TIMEOUT_S = 120
 
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
@@ -34,7 +34,7 @@ _FLAGS = (
     "--disable-quic", "--remote-debugging-pipe",
 )  # fmt: skip
 
-#: Everything that is shown, through shadow roots.
+#: All text of the page, through shadow roots.
 _TEXT = """
 (() => {
   const words = [];
@@ -110,11 +110,11 @@ class Chromium:
         return message
 
     def text(self) -> str:
-        """All words of the page, one piece a line."""
+        """All text of the page, one text node per line."""
         return str(self.call("Runtime.evaluate", expression=_TEXT)["result"].get("value", ""))
 
     def picture(self, path: Path) -> None:
-        """What the window shows, as PNG."""
+        """Save a screenshot of the window as PNG."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def __enter__(self) -> Self:
@@ -151,40 +151,40 @@ def tensorboard(folder: Path) -> Iterator[str]:
         process.wait(30)
 
 
-def shown(address: str, expected: list[str], picture: Path | None = None) -> str:
-    """The words of the HParams table, once all that is expected is among them.
+def table_text(address: str, expected: list[str], picture: Path | None = None) -> str:
+    """The text of the HParams table, once it contains everything that is expected.
 
     Parameters
     ----------
     address
         Of TensorBoard.
     expected
-        Words to wait for.
+        Lines to wait for.
     picture
-        Where a picture of the table goes.
+        File for a picture of the table.
 
     Raises
     ------
     TimeoutError
-        Naming what has not appeared.
+        If something has not appeared; the message names it.
     """
     with Chromium() as browser:
         browser.call("Page.navigate", url=f"{address}/#hparams")
-        found: list[str] = [""]
+        latest: list[str] = [""]
 
         def there() -> bool:
-            found[0] = browser.text()
-            return all(word in found[0].split("\n") for word in expected)
+            latest[0] = browser.text()
+            return all(word in latest[0].split("\n") for word in expected)
 
         try:
             _wait_for(there, "the table is not complete")
         except TimeoutError as late:
-            lacking = [word for word in expected if word not in found[0].split("\n")]
-            raise TimeoutError(f"{late}: no {', '.join(lacking)}") from None
+            missing = [word for word in expected if word not in latest[0].split("\n")]
+            raise TimeoutError(f"{late}: no {', '.join(missing)}") from None
         if picture is not None:
             time.sleep(1)  # the table is laid out after its text is there
             browser.picture(picture)
-        return found[0]
+        return latest[0]
 
 
 def _runs(address: str) -> list[str]:
@@ -197,7 +197,7 @@ def _runs(address: str) -> list[str]:
 
 
 def _wait_for(condition: Any, what: str) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_S
     while not condition():
         if time.monotonic() > end:
             raise TimeoutError(what)
@@ -213,7 +213,7 @@ def main() -> None:
     folder = arguments.run / "tb" / "search"
     trials = sorted(path.parent.name for path in folder.glob("*/events.*"))
     with tensorboard(folder) as address:
-        text = shown(address, ["val/mean", *trials[:16]], arguments.out)
+        text = table_text(address, ["val/mean", *trials[:16]], arguments.out)
     print(text)
     print(f"{arguments.out}  {arguments.out.stat().st_size / 1000:.0f} kB, {len(trials)} trials")
 

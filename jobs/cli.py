@@ -1,7 +1,7 @@
 """The command line: one command per job, ``equipoise <job>`` ≡ ``python -m equipoise.jobs.<job>``.
 
-A command's module is imported when the command is asked for; ``equipoise --help`` shows the first line of each and
-imports none of what they need.
+The module of a command is imported when the command is called; ``equipoise --help`` prints one line for each command
+and imports none of them.
 """
 
 import sys
@@ -10,18 +10,18 @@ from typing import Any
 
 import typer
 
-#: Jobs in the order in which a person meets them.
+#: Jobs in the order in which a new user needs them.
 JOBS = {
     "doctor": "Check this machine: PASS, WARN or FAIL, each with a fix.",
     "demo": "Make a synthetic study and run it: slides to report in minutes.",
     "init": "Write a commented study file, columns guessed from your tables.",
-    "ls": "List what a study can name: models, encoders, splits, templates, …",
+    "ls": "List the entries of the registries: models, encoders, splits, templates, …",
     "validate": "Check study, tables and slides; write manifest, exclusions and folds.",
     "synthesize": "Write built-in synthetic cohorts: slides, tables, omics.",
     "extract": "Tile slides and extract features (Ray Data).",
     "train": "Train on the development cohorts with cross-validation.",
     "search": "Search balancing, loss weights, architecture (Ray Tune).",
-    "federate": "Train across sites that keep their patients; baselines beside it.",
+    "federate": "Federated training across sites that keep their patients, with baselines.",
     "evaluate": "Predict external cohorts and compute metrics with intervals.",
     "report": "Write report.html from the run folder.",
     "leaderboard": "Compare runs: ranks, intervals, paired differences.",
@@ -65,7 +65,7 @@ def _app(jobs: dict[str, str]) -> typer.Typer:
 
 
 def _placeholder(name: str) -> Any:
-    """Stands for a job in the list of jobs; never runs, since a named job gets an application of its own."""
+    """A placeholder in the list of jobs; it never runs, since a named job gets a separate application."""
 
     def listed() -> None:
         raise AssertionError(name)

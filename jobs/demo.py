@@ -1,4 +1,4 @@
-"""``equipoise demo``: from nothing to a report."""
+"""``equipoise demo``: a synthetic study, run from slides to report."""
 
 from typing import Annotated, Any
 
@@ -17,20 +17,22 @@ def demo(
     """Make a synthetic study and run it: slides, features, cross-validation, report."""
     from pathlib import Path
 
-    from equipoise.platform import steps
-    from equipoise.platform.session import RayOptions, ray_session
-    from equipoise.platform.study import load_study
-    from equipoise.platform.synthesis import synthesize
-    from equipoise.platform.workspace import STEPS, RunFolder
+    from equipoise.platform.cluster.session import RayOptions, ray_session
+    from equipoise.platform.run import steps
+    from equipoise.platform.run.folder import STEPS, RunFolder
+    from equipoise.platform.run.synthesis import synthesize
+    from equipoise.platform.study.schema import load_study
 
     folder = Path(out)
     options = RayOptions(cpus=max_cpus)
     with ray_session(options):  # one Ray for rendering and extraction
         study = load_study(synthesize(preset, seed, folder, options))
-        facts = steps.perform(study, lambda study: RunFolder.open(study, str(folder / "run"), "auto"), STEPS)
-    print(f"report: {facts['report']}")
+        result = steps.run_steps(
+            study, lambda study: RunFolder.open(study, str(folder / "run"), "auto"), STEPS
+        )
+    print(f"report: {result['report']}")
     print(f"next: equipoise init -o study.yaml --tables DIR   (your own data; or edit {study.file})")
-    return facts
+    return result
 
 
 command = demo

@@ -23,7 +23,7 @@ def doctor(
     ] = Profile.cpu,
 ) -> dict[str, Any]:
     """Check this machine: PASS, WARN or FAIL, each with a fix."""
-    from equipoise.platform.doctor import checks
+    from equipoise.platform.cluster.doctor import checks
     from equipoise.platform.errors import ResourceError
 
     results = checks(profile.value)

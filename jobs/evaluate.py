@@ -8,9 +8,9 @@ from equipoise.jobs.options import StudyOptions, study_job
 @study_job
 def evaluate(options: StudyOptions) -> dict[str, Any]:
     """Predict external cohorts with the fold models and compute metrics with intervals."""
-    from equipoise.platform import steps
+    from equipoise.platform.run import steps
 
-    return steps.perform(options.study(), options.folder, ["evaluate"], dry_run=options.dry_run)
+    return steps.run_steps(options.study(), options.folder, ["evaluate"], dry_run=options.dry_run)
 
 
 command = evaluate

@@ -18,11 +18,11 @@ def extract(
     ] = None,
 ) -> dict[str, Any]:
     """Tile slides and extract features on Ray Data; slides already in the store are skipped."""
-    from equipoise.platform import steps
+    from equipoise.platform.run import steps
 
-    own = {"features.retry": retry_failed or None, "features.max_fail": max_fail}
-    study = options.study({key: value for key, value in own.items() if value is not None})
-    return steps.perform(study, options.folder, ["extract"], dry_run=options.dry_run)
+    overrides = {"features.retry": retry_failed or None, "features.max_fail": max_fail}
+    study = options.study({key: value for key, value in overrides.items() if value is not None})
+    return steps.run_steps(study, options.folder, ["extract"], dry_run=options.dry_run)
 
 
 command = extract

@@ -11,29 +11,29 @@ from equipoise.jobs.options import StudyOptions, study_job
 def federate(
     options: StudyOptions,
     rounds: Annotated[
-        int | None, typer.Option("--rounds", help="Rounds, those that are done included.", min=1)
+        int | None, typer.Option("--rounds", help="Total rounds, including finished ones.", min=1)
     ] = None,
     strategy: Annotated[
         str | None, typer.Option("--strategy", help="Strategy: equipoise ls strategies.", metavar="NAME")
     ] = None,
 ) -> dict[str, Any]:
-    """Federate the study's sites beside pooled, local and ensemble training; what is done is skipped."""
-    from equipoise.platform import steps
+    """Train across the study's sites, with pooled, local and ensemble baselines; finished parts are skipped."""
+    from equipoise.platform.run import steps
 
-    own: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     if rounds is not None:
-        own["federation.rounds"] = rounds
+        overrides["federation.rounds"] = rounds
     if strategy is not None:
-        own["federation.strategy"] = strategy
-    study = options.study(own)
+        overrides["federation.strategy"] = strategy
+    study = options.study(overrides)
     if study.federation is None:  # a study without the section is federated by cohort, with the defaults
-        study = options.study({"federation": {}} | own)
+        study = options.study({"federation": {}} | overrides)
     if options.dry_run:
-        return steps.perform(study, options.folder, ["federate", "report"], dry_run=True)
+        return steps.run_steps(study, options.folder, ["federate", "report"], dry_run=True)
     folder = options.folder(study)
     extracted = folder.status()["steps"].get("extract", {}).get("status") == "done"
     before = [] if extracted else ["validate", "extract"]
-    return steps.perform(study, lambda _: folder, [*before, "federate", "report"])
+    return steps.run_steps(study, lambda _: folder, [*before, "federate", "report"])
 
 
 command = federate

@@ -23,12 +23,12 @@ def leaderboard(
     """Compare runs: ranks, critical difference, paired differences; leaderboard.csv and .html."""
     from pathlib import Path
 
-    from equipoise.platform.report.leaderboard import board_text, write_leaderboard
+    from equipoise.platform.report.leaderboard import leaderboard_text, write_leaderboard
 
     written = write_leaderboard([Path(run) for run in runs], Path(out), baseline)
-    print(board_text(written))
-    facts = {"best": written.board.best} | ({"synthetic": True} if written.synthetic else {})
-    return {"out": Path(out).resolve(), "page": written.page.resolve(), **facts}
+    print(leaderboard_text(written))
+    result = {"best": written.board.best} | ({"synthetic": True} if written.synthetic else {})
+    return {"out": Path(out).resolve(), "page": written.page.resolve(), **result}
 
 
 command = leaderboard

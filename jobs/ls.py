@@ -1,4 +1,4 @@
-"""``equipoise ls``: what a study can name."""
+"""``equipoise ls``: the entries of the registries."""
 
 from typing import Annotated
 
@@ -17,10 +17,10 @@ def ls(
     from equipoise.platform.registry import KINDS, entries
 
     for name in [kind] if kind else KINDS:
-        found = entries(name)
-        width = max(map(len, found), default=0)
-        print(f"{name} ({len(found)})")
-        for entry in found.values():
+        rows = entries(name)
+        width = max(map(len, rows), default=0)
+        print(f"{name} ({len(rows)})")
+        for entry in rows.values():
             print(f"  {entry.name:<{width}}  {entry.summary}")
             if kind:
                 for parameter, field in entry.params.model_fields.items():

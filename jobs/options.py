@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from equipoise.platform.study import Study
-    from equipoise.platform.workspace import RunFolder
+    from equipoise.platform.run.folder import RunFolder
+    from equipoise.platform.study.schema import Study
 
 
 class Resume(StrEnum):
@@ -33,7 +33,7 @@ class LogFormat(StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class StudyOptions:
-    """What every study job accepts; each field is one option of the command line."""
+    """The options that every study job accepts; each field is one option of the command line."""
 
     config: Annotated[str, typer.Option("-c", "--config", help="Study file.", metavar="PATH")] = "study.yaml"
     set: Annotated[
@@ -45,13 +45,13 @@ class StudyOptions:
     out: Annotated[
         str | None, typer.Option("-o", "--out", help="Run folder [runs/<name>].", metavar="DIR")
     ] = None
-    resume: Annotated[Resume, typer.Option("--resume", help="Go on with an earlier run in the folder.")] = (
+    resume: Annotated[Resume, typer.Option("--resume", help="Resume an earlier run in the folder.")] = (
         Resume.auto
     )
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; do and write nothing.")] = False
-    smoke: Annotated[bool, typer.Option("--smoke", help="Rehearse: 4 patients a site, 2 folds, 1 epoch.")] = (
-        False
-    )
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Subsample: 4 patients a site, 2 folds, 1 epoch.")
+    ] = False
     seed: Annotated[int | None, typer.Option("--seed", help="Override the seed of the study.")] = None
     address: Annotated[
         str | None, typer.Option("--address", help="Ray: auto, local or an address.", metavar="ADDRESS")
@@ -63,9 +63,9 @@ class StudyOptions:
         False
     )
 
-    def study(self, own: dict[str, Any] | None = None) -> "Study":
-        """The study with all overrides of the command line; ``own`` are those of the job's own options."""
-        from equipoise.platform.study import load_study, parse_overrides, smoke_overrides
+    def study(self, extra: dict[str, Any] | None = None) -> "Study":
+        """The study with all overrides of the command line; ``extra`` are those of the job's own options."""
+        from equipoise.platform.study.schema import load_study, parse_overrides, smoke_overrides
 
         overrides = parse_overrides(self.set or [])
         given = {
@@ -74,27 +74,27 @@ class StudyOptions:
             "resources.cpus": self.max_cpus,
             "resources.gpus": self.max_gpus,
         }
-        overrides |= {key: value for key, value in given.items() if value is not None} | (own or {})
+        overrides |= {key: value for key, value in given.items() if value is not None} | (extra or {})
         study = load_study(self.config, overrides)
         return load_study(self.config, overrides | smoke_overrides(study)) if self.smoke else study
 
     def folder(self, study: "Study") -> "RunFolder":
         """The run folder, checked against the study."""
-        from equipoise.platform.workspace import RunFolder
+        from equipoise.platform.run.folder import RunFolder
 
         return RunFolder.open(study, self.out, self.resume.value)
 
 
 def study_job(job: Callable[..., Any]) -> Callable[..., None]:
-    """Turn ``job(options, *own)`` into a command that takes the shared options and its own.
+    """Turn ``job(options, *extra)`` into a command that takes the shared options and the job's own.
 
     The command's signature is the fields of :class:`StudyOptions` followed by the job's own parameters; typer reads
     nothing but signatures.
     """
-    from equipoise.jobs.outcome import ended
+    from equipoise.jobs.outcome import run_and_exit
 
     fields = dataclasses.fields(StudyOptions)
-    own = list(inspect.signature(job).parameters.values())[1:]
+    extra = list(inspect.signature(job).parameters.values())[1:]
     shared = [
         inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
@@ -105,21 +105,23 @@ def study_job(job: Callable[..., Any]) -> Callable[..., None]:
     @functools.wraps(job)
     def command(**values: Any) -> None:
         options = StudyOptions(**{field.name: values.pop(field.name) for field in fields})
-        ended(job.__name__, functools.partial(job, options, **values), options.log_format, options.verbose)
+        run_and_exit(
+            job.__name__, functools.partial(job, options, **values), options.log_format, options.verbose
+        )
 
-    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-    command.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in (*own, *shared)}
+    extra = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in extra]
+    command.__signature__ = inspect.Signature([*extra, *shared])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in (*extra, *shared)}
     del command.__wrapped__
     return command
 
 
 def plain_job(job: Callable[..., Any]) -> Callable[..., None]:
-    """Turn ``job(*own)`` into a command with the same ending as study jobs: exit code and result line."""
-    from equipoise.jobs.outcome import ended
+    """Turn ``job(*extra)`` into a command that ends like study jobs: with an exit code and a result line."""
+    from equipoise.jobs.outcome import run_and_exit
 
     @functools.wraps(job)
     def command(**values: Any) -> None:
-        ended(job.__name__, functools.partial(job, **values), LogFormat.auto, False)
+        run_and_exit(job.__name__, functools.partial(job, **values), LogFormat.auto, False)
 
     return command

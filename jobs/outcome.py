@@ -1,6 +1,6 @@
 """How a job ends: an exit code, ``status.json``, and a last line ``EQUIPOISE-RESULT {json}``.
 
-``ray job submit`` reports only success or failure; the last line says the rest to whoever reads the log.
+``ray job submit`` reports only success or failure; the last line of the log has the details.
 """
 
 import json
@@ -16,54 +16,54 @@ from equipoise.jobs.options import LogFormat
 log = logging.getLogger("equipoise")
 
 
-def ended(
+def run_and_exit(
     name: str, job: Callable[[], dict[str, Any] | None], log_format: LogFormat, verbose: bool
 ) -> NoReturn:
-    """Run a job and leave the process as the job ended.
+    """Run a job, print its result line and exit with its exit code.
 
     Parameters
     ----------
     name
         Name of the job.
     job
-        Returns facts for the result line (``out``, ``report``, …); ``run_folder`` receives ``status.json``.
+        Returns fields of the result line (``out``, ``report``, …); ``status.json`` is written to ``run_folder``.
     log_format, verbose
         How to write progress; ``verbose`` adds tracebacks.
     """
     from equipoise.datasets.errors import EquipoiseError
 
     set_up_logging(log_format, verbose)
-    facts: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     try:
-        facts = job() or {}
+        result = job() or {}
         status, code = "ok", 0
     except EquipoiseError as error:
         status, code = "failed", error.exit_code
-        facts = {"error": str(error), **getattr(error, "facts", {})}
+        result = {"error": str(error), **getattr(error, "result", {})}
         sys.stderr.write(f"error: {error}\n")
         if verbose:
             traceback.print_exc()
     except (KeyboardInterrupt, SystemExit) as end:  # Ray turns SIGTERM into SystemExit
         status, code = "interrupted", 1
-        facts = dict(getattr(end, "facts", {}))
-        sys.stderr.write("interrupted; run the same command again to go on\n")
+        result = dict(getattr(end, "result", {}))
+        sys.stderr.write("interrupted; run the same command again to resume\n")
     except BrokenPipeError:  # `equipoise ls | head`
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:
         status, code = "failed", 1
-        facts = {"error": f"{type(error).__name__}: {error}", **getattr(error, "facts", {})}
+        result = {"error": f"{type(error).__name__}: {error}", **getattr(error, "result", {})}
         traceback.print_exc()
         sys.stderr.write(
             f"error: {type(error).__name__}: {error}\n  this is a defect of Equipoise: please report it\n"
         )
-    _say(name, status, code, facts)
+    _print_result(name, status, code, result)
     sys.exit(code)
 
 
-def _say(name: str, status: str, code: int, facts: dict[str, Any]) -> None:
-    folder = facts.pop("run_folder", None)
-    outcome = {"job": name, "status": status, "code": code, **facts}
+def _print_result(name: str, status: str, code: int, result: dict[str, Any]) -> None:
+    folder = result.pop("run_folder", None)
+    outcome = {"job": name, "status": status, "code": code, **result}
     if folder is not None and folder.root.exists():
         folder.finish(outcome)
     sys.stderr.flush()
@@ -113,5 +113,5 @@ def set_up_logging(log_format: LogFormat, verbose: bool) -> None:
     warnings.formatwarning = lambda message, category, *_: str(message)
     from equipoise.datasets.errors import DataWarning
 
-    warnings.simplefilter("ignore")  # those of libraries are for developers
+    warnings.simplefilter("ignore")  # warnings of libraries are for developers
     warnings.simplefilter("always", DataWarning)

@@ -13,14 +13,14 @@ def report(
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> dict[str, Any]:
     """Write report.html; it reads nothing but the run folder."""
-    from equipoise.platform import steps
+    from equipoise.platform.run import steps
 
-    facts = steps.perform(options.study(), options.folder, ["report"], dry_run=options.dry_run)
-    if show and "report" in facts:
+    result = steps.run_steps(options.study(), options.folder, ["report"], dry_run=options.dry_run)
+    if show and "report" in result:
         import webbrowser
 
-        webbrowser.open(facts["report"].as_uri())
-    return facts
+        webbrowser.open(result["report"].as_uri())
+    return result
 
 
 command = report

@@ -1,4 +1,4 @@
-"""``equipoise run``: the whole way from slides to report."""
+"""``equipoise run``: all steps from slides to report."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from equipoise.jobs.options import StudyOptions, study_job
 
 @study_job
 def run(options: StudyOptions) -> dict[str, Any]:
-    """Everything from slides to report; what is done is skipped, what was interrupted goes on."""
-    from equipoise.platform import steps
-    from equipoise.platform.workspace import STEPS
+    """Run all steps from slides to report; finished steps are skipped, interrupted ones resume."""
+    from equipoise.platform.run import steps
+    from equipoise.platform.run.folder import STEPS
 
-    return steps.perform(options.study(), options.folder, STEPS, dry_run=options.dry_run)
+    return steps.run_steps(options.study(), options.folder, STEPS, dry_run=options.dry_run)
 
 
 command = run

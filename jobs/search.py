@@ -11,25 +11,25 @@ from equipoise.jobs.options import StudyOptions, study_job
 def search(
     options: StudyOptions,
     trials: Annotated[
-        int | None, typer.Option("--trials", help="Trials in all, finished ones included.", min=1)
+        int | None, typer.Option("--trials", help="Total trials, including finished ones.", min=1)
     ] = None,
     test: Annotated[
-        bool, typer.Option("--test", help="Then measure the winner on patients that no trial has seen.")
+        bool, typer.Option("--test", help="Then evaluate the winner on patients that no trial has seen.")
     ] = False,
 ) -> dict[str, Any]:
-    """Search on inner validation; finished trials are never repeated, the rest goes on."""
-    from equipoise.platform import steps
+    """Search on inner validation; finished trials are never repeated, unfinished ones resume."""
+    from equipoise.platform.run import steps
 
-    own: dict[str, Any] = {} if trials is None else {"search.trials": trials}
-    study = options.study(own)
+    overrides: dict[str, Any] = {} if trials is None else {"search.trials": trials}
+    study = options.study(overrides)
     if study.search is None:  # a study without the section is searched with the defaults
-        study = options.study({"search": {}} | own)
+        study = options.study({"search": {}} | overrides)
     if options.dry_run:
         from equipoise.platform.search.estimate import describe_search
 
         print(describe_search(study))
         return {"study": study.name, "dry_run": True}
-    return steps.perform(study, options.folder, ["search"], measure_winner=test)
+    return steps.run_steps(study, options.folder, ["search"], measure_winner=test)
 
 
 command = search

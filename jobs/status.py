@@ -1,4 +1,4 @@
-"""``equipoise status``: what a run folder says of itself."""
+"""``equipoise status``: the state of a run folder."""
 
 from typing import Annotated, Any
 
@@ -15,16 +15,16 @@ def status(
     from pathlib import Path
 
     from equipoise.platform.errors import StudyError
-    from equipoise.platform.workspace import STEPS, RunFolder
+    from equipoise.platform.run.folder import STEPS, RunFolder
 
     folder = RunFolder(Path(run))
     if not folder.status_file.exists():
         raise StudyError("is not a run folder: there is no status.json", where=run)
-    facts, to_do = folder.status(), folder.to_do()
+    record, to_do = folder.status(), folder.to_do()
     left = f"to do: {', '.join(to_do)}" if to_do else "complete"
-    print(f"{folder.root}: last job {facts['status']}, {left}")
+    print(f"{folder.root}: last job {record['status']}, {left}")
     for step in STEPS:
-        state = facts["steps"].get(step, {"status": "to do"})
+        state = record["steps"].get(step, {"status": "to do"})
         rest = {key: value for key, value in state.items() if key not in ("status", "at", "error")}
         print(
             f"  {step:<9} {state['status']:<8} " + " ".join(f"{key}={value}" for key, value in rest.items())
@@ -35,8 +35,8 @@ def status(
     if folder.report.exists():
         print(f"report: {folder.report}")
     if to_do and study.exists():
-        print(f"next: equipoise run -c STUDY -o {run}   (goes on where it stopped)")
-    return {"run": folder.root, "state": facts["status"], "to_do": to_do}
+        print(f"next: equipoise run -c STUDY -o {run}   (resumes where it stopped)")
+    return {"run": folder.root, "state": record["status"], "to_do": to_do}
 
 
 command = status

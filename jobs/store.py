@@ -1,4 +1,4 @@
-"""``equipoise store``: what feature stores hold, whether they are sound, what they can do without."""
+"""``equipoise store``: list, verify, clean, export and import feature stores."""
 
 from enum import StrEnum
 from typing import Annotated, Any
@@ -15,11 +15,11 @@ class Action(StrEnum):
     verify = "verify"
     gc = "gc"
     export = "export"
-    take = "import"
+    import_ = "import"
 
 
 class Format(StrEnum):
-    """Whose ``.h5`` files."""
+    """Layout of ``.h5`` files."""
 
     stamp = "stamp"
     trident = "trident"
@@ -32,9 +32,9 @@ def store(
         str,
         typer.Argument(help="A store or a folder of stores; import: a folder of .h5 files.", metavar="DIR"),
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="gc: only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="gc: only list what would be removed.")] = False,
     layout: Annotated[
-        Format | None, typer.Option("--format", help="export, import: whose .h5 files.")
+        Format | None, typer.Option("--format", help="export, import: layout of the .h5 files.")
     ] = None,
     out: Annotated[
         str | None,
@@ -42,12 +42,10 @@ def store(
             "-o", "--out", help="export: folder for files; import: folder of stores.", metavar="DIR"
         ),
     ] = None,
-    encoder: Annotated[str | None, typer.Option("--encoder", help="import: what made the features.")] = None,
-    mpp: Annotated[
-        float | None, typer.Option("--mpp", help="import: um/px, if the files do not say.")
-    ] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", help="import: encoder of the features.")] = None,
+    mpp: Annotated[float | None, typer.Option("--mpp", help="import: um/px, if the files lack it.")] = None,
     px: Annotated[
-        int | None, typer.Option("--px", help="import: side in px, if the files do not say.")
+        int | None, typer.Option("--px", help="import: tile side in px, if the files lack it.")
     ] = None,
 ) -> dict[str, Any]:
     """List, verify, clean, export and import feature stores."""
@@ -55,7 +53,7 @@ def store(
 
     from equipoise.datasets.remote.addresses import is_remote
     from equipoise.platform.errors import StudyError
-    from equipoise.platform.extraction import upkeep
+    from equipoise.platform.extraction import maintenance
 
     if is_remote(folder) or is_remote(out or ""):
         raise StudyError(
@@ -63,19 +61,19 @@ def store(
             where="command line",
             fix="copy the store here, for instance with `aws s3 sync` or `gcloud storage rsync`",
         )
-    place = Path(folder)
+    path = Path(folder)
     if action is Action.ls:
-        return upkeep.show(place)
+        return maintenance.list_stores(path)
     if action is Action.verify:
-        return upkeep.verify(place)
+        return maintenance.verify_stores(path)
     if action is Action.gc:
-        return upkeep.clean(place, dry_run)
-    given = {"--format": layout, "--out": out} | ({"--encoder": encoder} if action is Action.take else {})
-    upkeep.require(action.value, given)
+        return maintenance.clean_stores(path, dry_run)
+    given = {"--format": layout, "--out": out} | ({"--encoder": encoder} if action is Action.import_ else {})
+    maintenance.require_options(action.value, given)
     kind, target = str(layout), Path(str(out))
     if action is Action.export:
-        return upkeep.export(place, kind, target)
-    return upkeep.take(place, kind, target, str(encoder), mpp, px)
+        return maintenance.export_store(path, kind, target)
+    return maintenance.import_store(path, kind, target, str(encoder), mpp, px)
 
 
 command = store

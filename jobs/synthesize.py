@@ -1,4 +1,4 @@
-"""``equipoise synthesize``: built-in cohorts with planted biology."""
+"""``equipoise synthesize``: built-in synthetic cohorts with known effects."""
 
 from typing import Annotated, Any
 
@@ -17,8 +17,8 @@ def synthesize(
     """Write synthetic slides, tables, omics and a study file; finished patients are skipped."""
     from pathlib import Path
 
-    from equipoise.platform.session import RayOptions
-    from equipoise.platform.synthesis import synthesize as write
+    from equipoise.platform.cluster.session import RayOptions
+    from equipoise.platform.run.synthesis import synthesize as write
 
     study = write(preset, seed, Path(out), RayOptions(cpus=max_cpus))
     print(f"next: equipoise run -c {study}")

@@ -15,9 +15,9 @@ def train(
     ] = None,
 ) -> dict[str, Any]:
     """Train every fold on the development cohorts; finished folds are skipped."""
-    from equipoise.platform import steps
+    from equipoise.platform.run import steps
 
-    return steps.perform(
+    return steps.run_steps(
         options.study(), options.folder, ["train"], dry_run=options.dry_run, only_folds=fold or ()
     )
 

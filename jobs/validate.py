@@ -21,7 +21,7 @@ def validate(
     if json_schema:
         import json
 
-        from equipoise.platform.study import json_schema as schema
+        from equipoise.platform.study.schema import json_schema as schema
 
         print(json.dumps(schema(), indent=2))
         return {}
@@ -29,9 +29,9 @@ def validate(
     if config_only:
         print(f"{options.config}: valid ({len(study.cohorts)} cohorts, {len(study.tasks)} tasks)")
         return {"study": study.name}
-    from equipoise.platform import steps
+    from equipoise.platform.run import steps
 
-    return steps.perform(
+    return steps.run_steps(
         study, options.folder, ["validate"], dry_run=options.dry_run, check_slides=check_slides
     )
 

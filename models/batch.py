@@ -1,4 +1,4 @@
-"""What every model eats and what it is asked to predict: :class:`CaseBatch` and :class:`TaskHead`.
+"""Inputs of every model and its prediction targets: :class:`CaseBatch` and :class:`TaskHead`.
 
 Shape letters used in all model code: B cases, N tiles, D features of a tile, G genes, T tasks, K outputs of a
 head.
@@ -21,7 +21,7 @@ TaskKind = Literal["binary", "multiclass", "regression", "survival"]
 
 @dataclass(frozen=True)
 class TaskHead:
-    """One prediction target, as a model sees it.
+    """One prediction target of a model.
 
     Parameters
     ----------
@@ -80,13 +80,13 @@ class TaskHead:
 
     @property
     def compares_patients(self) -> bool:
-        """Whether the loss compares patients with each other (Cox's), so that batches of one teach nothing."""
+        """Whether the loss compares patients with each other (Cox's), so that batches of one carry no signal."""
         return self.kind == "survival" and self.edges is None
 
 
 @dataclass(frozen=True)
 class CaseShape:
-    """Widths of a case's parts, all that a model needs to know about the data before it is built.
+    """Widths of the inputs: all that building a model requires of the data.
 
     ``features`` is 0 in a study without tiles; ``omics`` holds the tables (modality → columns) that the model
     reads, ``clinical`` among them.
@@ -165,13 +165,13 @@ class CaseBatch:
 
     @property
     def key_mask(self) -> Tensor | None:
-        """``mask`` if it says anything, None if every tile exists (attention is cheaper without one).
+        """``mask``, or None if every tile exists (attention is cheaper without a mask).
 
         Raises
         ------
         ValueError
-            If a case has no tile: nothing can be pooled or attended to. Models that read such cases look at
-            ``mask`` themselves.
+            If a case has no tile: nothing can be pooled or attended to. Models that accept such cases use
+            ``mask`` directly.
         """
         if self.tileless:
             raise ValueError("a case of the batch has no tile, and the model reads tiles only")

@@ -183,17 +183,17 @@ ENTRIES = {
     "mean_pool": (
         "mean over tiles, a small network, linear heads: the simplest baseline",
         MeanPoolParams,
-        "equipoise.models.aggregators.mean_pool:MeanPool",
+        "equipoise.models.mil.mean_pool:MeanPool",
     ),
     "abmil": (
         "gated attention pooling (Ilse et al. 2018), shared by the tasks or one per task",
         AbmilParams,
-        "equipoise.models.aggregators.abmil:Abmil",
+        "equipoise.models.mil.abmil:Abmil",
     ),
     "transmil": (
         "Nyström attention with position encoding on a grid (Shao et al. 2021)",
         TransmilParams,
-        "equipoise.models.aggregators.transmil:TransMIL",
+        "equipoise.models.mil.transmil:TransMIL",
     ),
     "clinical": (
         "linear in the covariates of the clinical table",

@@ -1,9 +1,10 @@
-r"""Discrete-time survival: a chance of the event in each of K intervals of follow-up.
+r"""Discrete-time survival: a probability of the event in each of K intervals of follow-up.
 
 Edges :math:`e_1 < … < e_{K-1}` in days cut time into :math:`[0, e_1), [e_1, e_2), …, [e_{K-1}, ∞)`. Output
 :math:`o_k` of a head is the logit of the hazard :math:`h_k = P(T \in \text{interval } k \mid \text{not
-earlier})`, and :math:`S_k = \prod_{j \le k} (1 - h_j)` the chance to get past interval k. Unlike Cox's
-likelihood, a patient's term is his own: batches of one are enough, and absolute risks come with it.
+earlier})`, and :math:`S_k = \prod_{j \le k} (1 - h_j)` the probability to survive interval k. Unlike Cox's
+likelihood, the term of a patient does not depend on other patients: batches of one are enough, and the model gives
+absolute risks.
 
 Sources: Tutz and Schmid, "Modeling discrete time-to-event data" (Springer 2016), chapter 3; Zadeh and Schmid,
 "Bias in cross-entropy-based training of deep survival networks", IEEE TPAMI 2021.
@@ -27,7 +28,7 @@ def hazard_nll(logits_BK: Tensor, interval_B: Tensor, event_B: Tensor) -> Tensor
 
     .. math:: -\delta \Big[\log h_y + \sum_{j<y} \log(1 - h_j)\Big] - (1 - \delta) \sum_{j \le y} \log(1 - h_j)
 
-    A censored case is taken to have got past the interval it was censored in (Zadeh and Schmid; censoring at
+    A censored case is taken to have survived the interval it was censored in (Zadeh and Schmid; censoring at
     the end of the interval in Tutz and Schmid). That makes the loss a binary cross-entropy over the intervals
     a case has lived in: "event here?", no in all of them but, after an event, the last.
 
@@ -48,14 +49,14 @@ def hazard_nll(logits_BK: Tensor, interval_B: Tensor, event_B: Tensor) -> Tensor
 
 
 def survival_of(logits_BK: Tensor) -> Tensor:
-    """``[B, K]`` chances S to get past each interval."""
+    """``[B, K]`` probabilities S to survive each interval."""
     return torch.sigmoid(-logits_BK).cumprod(dim=1)
 
 
 def hazard_risk(logits_BK: Tensor) -> Tensor:
     """``[B, 1]`` risk -(S_1 + … + S_K), between -K and 0; higher means earlier events.
 
-    It falls with every chance of survival, so it orders cases as a log risk of Cox's model does, but it is
-    on another scale: minus the expected number of intervals a case gets past.
+    It falls with every probability of survival, so it orders cases as a log risk of Cox's model does, but it is
+    on another scale: minus the expected number of intervals a case survives.
     """
     return -survival_of(logits_BK).sum(dim=1, keepdim=True)

@@ -1,8 +1,7 @@
 """Losses of several tasks with missing labels.
 
 Every loss is a **sum over labelled cases and their count**, not a mean: batches of an epoch, and workers of a
-data parallel run, can then be combined without weighting a case by the size of the batch it happened to be
-in.
+data parallel run, can then be combined without weighting a case by the size of its batch.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from equipoise.models.hazards import hazard_nll, interval_of
 
 Ties = Literal["efron", "breslow"]
 
-#: Concatenates the rows of all workers, gradients flowing back to one's own rows; identity when alone.
+#: Concatenates the rows of all workers, gradients flowing back to one's own rows; the identity for one worker.
 Gather = Callable[[Tensor], Tensor]
 
 
-def alone(rows: Tensor) -> Tensor:
+def identity_gather(rows: Tensor) -> Tensor:
     """The :data:`Gather` of a single worker."""
     return rows
 
@@ -71,7 +70,7 @@ class TaskLosses(nn.Module):
         class_weights: Mapping[str, Sequence[float]] | None = None,
         *,
         ties: Ties = "efron",
-        gather: Gather = alone,
+        gather: Gather = identity_gather,
     ) -> None:
         super().__init__()
         self.heads = tuple(heads)
@@ -199,7 +198,7 @@ def cox_partial_likelihood(log_risk: Tensor, time: Tensor, event: Tensor, *, tie
 
 
 def balanced_weights(counts: Sequence[int]) -> list[float]:
-    """Weights n / (K n_k) of K classes with n_k training cases each: classes weigh alike, the mean case 1.
+    """Weights n / (K n_k) of K classes with n_k training cases each: equal total weight per class, mean 1.
 
     Raises
     ------

@@ -1,13 +1,14 @@
 """One registry mechanism for every kind of extension.
 
-A room declares what it offers in a light ``entries.py``: a plain dictionary of name → (one line, pydantic parameter
+A package declares its entries in a light ``entries.py``: a plain dictionary of name → (one line, pydantic parameter
 model, ``"module:object"``). The object is imported only when it is used, so that listing encoders does not import
 torch. Other packages add entries through Python entry points in the group ``equipoise.<kind>``; each of them names a
-callable-free tuple of the same form.
+tuple of the same form.
 """
 
 import difflib
 import importlib
+import logging
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
@@ -24,17 +25,23 @@ KINDS = {
     "weightings": "equipoise.models.balancing.entries:WEIGHTINGS",
     "aggregators": "equipoise.models.balancing.entries:AGGREGATORS",
     "strategies": "equipoise.platform.federation.entries:STRATEGIES",
-    "site_rules": "equipoise.platform.federation.entries:SITE_RULES",
+    "server_aggregations": "equipoise.platform.federation.entries:SERVER_AGGREGATIONS",
     "splits": "equipoise.datasets.entries:SPLITS",
     "sites": "equipoise.datasets.entries:SITES",
     "cohorts": "equipoise.datasets.entries:PRESETS",
     "sections": "equipoise.platform.report.entries:SECTIONS",
-    "templates": "equipoise.platform.templates.entries:TEMPLATES",
+    "templates": "equipoise.platform.study.templates:TEMPLATES",
 }
 
 
+#: Earlier name of a kind → its name now; both are understood, the earlier one with a warning.
+EARLIER_KINDS = {"site_rules": "server_aggregations"}
+
+log = logging.getLogger("equipoise")
+
+
 class Entry(NamedTuple):
-    """One thing a study can name."""
+    """One entry of a registry, which a study selects by its name."""
 
     name: str
     summary: str
@@ -59,20 +66,24 @@ def entries(kind: str) -> dict[str, Entry]:
     Raises
     ------
     StudyError
-        If the kind is unknown, or another package claims a built-in name.
+        If the kind is unknown, or another package claims a name that exists.
     """
+    if kind in EARLIER_KINDS:
+        log.warning("%s are now called %s; the earlier name will go in the next version", kind, EARLIER_KINDS[kind])
+        return entries(EARLIER_KINDS[kind])
     if kind not in KINDS:
         raise StudyError(f"unknown kind {kind!r}; known: {', '.join(KINDS)}{nearest(kind, KINDS)}")
-    found = {name: Entry(name, *row) for name, row in resolve(KINDS[kind]).items()}
-    for point in entry_points(group=f"equipoise.{kind}"):
-        if point.name in found:
+    registered = {name: Entry(name, *row) for name, row in resolve(KINDS[kind]).items()}
+    groups = [kind, *(earlier for earlier, now in EARLIER_KINDS.items() if now == kind)]
+    for point in [point for group in groups for point in entry_points(group=f"equipoise.{group}")]:
+        if point.name in registered:
             raise StudyError(
                 f"package {point.dist.name if point.dist else point.value!r} registers {kind} entry {point.name!r}, "
                 "which exists already",
                 fix="uninstall one of the two packages or rename its entry",
             )
-        found[point.name] = Entry(point.name, *point.load())
-    return found
+        registered[point.name] = Entry(point.name, *point.load())
+    return registered
 
 
 def get(kind: str, name: str) -> Entry:

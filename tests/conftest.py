@@ -16,7 +16,7 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 # Before anything imports Ray: explicit token mode, so that nothing is written to the home folder and a head started
-# by a test is reachable on every machine alike.
+# by a test is reachable on every machine equally.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -47,7 +47,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for all tests that need one."""
-    from equipoise.platform.session import RayOptions, ray_session
+    from equipoise.platform.cluster.session import RayOptions, ray_session
 
     with ray_session(RayOptions(address="local", cpus=2, object_store_mb=300, dashboard=False)):
         yield
@@ -56,8 +56,8 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The synthetic cohorts of preset ``tiny`` with their study file; copy before changing anything."""
-    from equipoise.platform.session import RayOptions
-    from equipoise.platform.synthesis import synthesize
+    from equipoise.platform.cluster.session import RayOptions
+    from equipoise.platform.run.synthesis import synthesize
 
     root = tmp_path_factory.mktemp("tiny")
     synthesize("tiny", 7, root, RayOptions())

@@ -1,4 +1,4 @@
-"""The documentation tells the truth: the reference page is what the code says, links lead somewhere."""
+"""The documentation is up to date: the reference page matches the code, and relative links resolve."""
 
 import importlib.util
 import re

@@ -1,4 +1,4 @@
-"""The example studies run as they are, over smaller cohorts of the same build."""
+"""The example studies run unchanged, on smaller cohorts of the same design."""
 
 import shutil
 from pathlib import Path
@@ -6,24 +6,24 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from equipoise.platform import steps
 from equipoise.platform.evaluation.predictions import read_predictions
-from equipoise.platform.study import load_study, smoke_overrides
-from equipoise.platform.workspace import STEPS, RunFolder
+from equipoise.platform.run import steps
+from equipoise.platform.run.folder import STEPS, RunFolder
+from equipoise.platform.study.schema import load_study, smoke_overrides
 
 STUDIES = ("joint_msi_hrd", "paper_2403_03891")
 
 
 @pytest.fixture(scope="module")
 def examples(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of ``examples/`` with bench cohorts of 40 patients a site in place of 400."""
+    """A copy of ``examples/`` with bench cohorts of 40 patients per site instead of 400."""
     from equipoise.datasets.synthetic import generate
-    from equipoise.datasets.synthetic.catalogue import recipe
+    from equipoise.datasets.synthetic.catalogue import resolve_preset
 
     folder = tmp_path_factory.mktemp("examples")
     for study in STUDIES:
         shutil.copy(root / "examples" / f"{study}.yaml", folder)
-    whole = recipe("bench")
+    whole = resolve_preset("bench")
     small = whole.model_copy(
         update={"cohorts": tuple(c.model_copy(update={"patients": 40}) for c in whole.cohorts)}
     )
@@ -37,8 +37,8 @@ def examples(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_example_runs_under_smoke(examples: Path, tmp_path: Path, ray_session: None, name: str) -> None:
     file = examples / f"{name}.yaml"
     study = load_study(file, smoke_overrides(load_study(file)))
-    facts = steps.perform(study, lambda s: RunFolder.open(s, str(tmp_path / "run"), "auto"), STEPS)
-    assert "SYNTHETIC" in Path(facts["report"]).read_text(encoding="utf-8")
+    result = steps.run_steps(study, lambda s: RunFolder.open(s, str(tmp_path / "run"), "auto"), STEPS)
+    assert "SYNTHETIC" in Path(result["report"]).read_text(encoding="utf-8")
     predictions = read_predictions(tmp_path / "run" / "evaluation" / "predictions.parquet")
     tasks = {task.name for task in study.tasks}
     external = {cohort.name for cohort in study.cohorts if cohort.role == "external"}

@@ -1,4 +1,4 @@
-"""The federated example runs as it is under ``equipoise federate --smoke``, over smaller cohorts of the same build."""
+"""The federated example runs unchanged under ``equipoise federate --smoke``, on smaller cohorts of the same design."""
 
 import json
 import shutil
@@ -14,15 +14,15 @@ COHORTS = {"syn-crc-a", "syn-crc-b", "syn-luad-a", "syn-luad-b", "syn-ucec-a"}
 
 @pytest.fixture(scope="module")
 def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of the command, over bench cohorts of 40 patients a site in place of 400."""
+    """The run folder of the command, on bench cohorts of 40 patients per site instead of 400."""
     from equipoise.datasets.synthetic import generate
-    from equipoise.datasets.synthetic.catalogue import recipe
+    from equipoise.datasets.synthetic.catalogue import resolve_preset
     from equipoise.jobs.federate import federate
     from equipoise.jobs.options import LogFormat, Resume
 
     folder = tmp_path_factory.mktemp("federated")
     shutil.copy(root / "examples" / "federated.yaml", folder)
-    whole = recipe("bench")
+    whole = resolve_preset("bench")
     small = whole.model_copy(
         update={"cohorts": tuple(c.model_copy(update={"patients": 40}) for c in whole.cohorts)}
     )
@@ -65,16 +65,16 @@ def test_sites_rounds_and_traffic(run: Path) -> None:
 
 
 def test_tasks_and_modalities_are_missing_where_the_study_says_so(run: Path) -> None:
-    facts = json.loads((run / "federated" / "folds" / "0-0" / "facts.json").read_text())
-    counts = {name: own["counts"] for name, own in facts["clients"].items()}
-    assert {name for name, own in counts.items() if own["task:MSI"]} == {
+    metadata = json.loads((run / "federated" / "folds" / "0-0" / "facts.json").read_text())
+    counts = {name: client["counts"] for name, client in metadata["clients"].items()}
+    assert {name for name, client in counts.items() if client["task:MSI"]} == {
         "syn-crc-a",
         "syn-crc-b",
         "syn-ucec-a",
     }
-    assert {name for name, own in counts.items() if own["task:HRD"]} == {"syn-luad-a", "syn-luad-b"}
-    assert {name for name, own in counts.items() if not own["modality:rna"]} == {"syn-luad-b"}
-    costs = {row["rule"]: row for row in facts["clean_costs"]}
+    assert {name for name, client in counts.items() if client["task:HRD"]} == {"syn-luad-a", "syn-luad-b"}
+    assert {name for name, client in counts.items() if not client["modality:rna"]} == {"syn-luad-b"}
+    costs = {row["rule"]: row for row in metadata["clean_costs"]}
     assert costs["mean"]["distance"] == pytest.approx(0, abs=1e-6)
     assert costs["balanced"]["distance"] > 0
 
@@ -82,6 +82,6 @@ def test_tasks_and_modalities_are_missing_where_the_study_says_so(run: Path) -> 
 def test_the_report_has_the_section(run: Path) -> None:
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "SYNTHETIC" in page
-    assert "could not be made" not in page
-    for words in ("What aggregation rules cost without an attack", "worst site", "No differential privacy"):
-        assert words in page
+    assert "could not be created" not in page
+    for text in ("Cost of server aggregations without an attack", "worst site", "No differential privacy"):
+        assert text in page

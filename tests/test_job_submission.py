@@ -1,4 +1,4 @@
-"""A head of our own with token authentication: jobs submitted to it, drivers connecting to it.
+"""A private head with token authentication: jobs submitted to it, drivers connecting to it.
 
 The head is started the way a person would (``ray start --head --block``) on free ports with its own token,
 home and temporary folder. It ends with its process group; other Rays of the machine are left alone.
@@ -172,7 +172,7 @@ def test_refused_without_the_token(head: Head, root: Path, token: str) -> None:
 
 LOOK = """
 import json, os, pathlib
-from equipoise.platform.session import RayOptions, ray_session, session_description
+from equipoise.platform.cluster.session import RayOptions, ray_session, session_description
 
 with ray_session(RayOptions(address="local")) as opened:
     import ray
@@ -181,11 +181,11 @@ with ray_session(RayOptions(address="local")) as opened:
         import equipoise.platform.registry as registry
         return registry.__file__, os.environ["OMP_NUM_THREADS"], ray.get_runtime_context().get_node_id()
     package, threads, node = ray.get(look.remote())
-    told = session_description()
+    output = session_description()
 files = [p for p in pathlib.Path(".").rglob("*") if p.is_file() and not p.is_symlink()]
 print("LOOKED " + json.dumps({
     "where": opened.where, "package": package, "threads": threads, "cwd": os.getcwd(),
-    "nodes": len(told["nodes"]), "job": told["job"], "top": sorted(os.listdir(".")),
+    "nodes": len(output["nodes"]), "job": output["job"], "top": sorted(os.listdir(".")),
     "bytes": sum(p.stat().st_size for p in files),
 }))
 """
@@ -197,16 +197,18 @@ def test_job_brings_its_code_and_no_data(head: Head, root: Path, tmp_path: Path)
     script.write_text(LOOK)
     done = head.submit(root, "python", str(script))
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(next(li for li in done.stdout.splitlines() if "LOOKED " in li).partition("LOOKED ")[2])
-    assert told["where"] == "job"
-    assert told["nodes"] == 1
-    assert told["job"].startswith("raysubmit_")
-    assert told["threads"] == "1"
-    assert told["package"] == f"{told['cwd']}/.src/equipoise/platform/registry.py"
-    assert str(head.folder) in told["cwd"], "the copy that the head unpacked, not the checkout"
-    assert {".src", "platform", "pyproject.toml"} <= set(told["top"])
-    assert not {".git", ".venv", "runs", "demo", "dist", "build"} & set(told["top"])
-    assert told["bytes"] < 20e6
+    output = json.loads(
+        next(li for li in done.stdout.splitlines() if "LOOKED " in li).partition("LOOKED ")[2]
+    )
+    assert output["where"] == "job"
+    assert output["nodes"] == 1
+    assert output["job"].startswith("raysubmit_")
+    assert output["threads"] == "1"
+    assert output["package"] == f"{output['cwd']}/.src/equipoise/platform/registry.py"
+    assert str(head.folder) in output["cwd"], "the copy that the head unpacked, not the checkout"
+    assert {".src", "platform", "pyproject.toml"} <= set(output["top"])
+    assert not {".git", ".venv", "runs", "demo", "dist", "build"} & set(output["top"])
+    assert output["bytes"] < 20e6
 
 
 @pytest.fixture(scope="module")
@@ -236,15 +238,15 @@ def test_broken_study_fails_the_job(head: Head, root: Path, tiny: Path, tmp_path
     done = head.submit(root, "python", "-m", "equipoise.jobs.run", "--config", str(broken))
     assert done.returncode == 1
     assert "failed" in done.stdout
-    told = result_line(done.stdout)
-    assert (told["status"], told["code"]) == ("failed", 2)
-    assert "splits" in told["error"], "the nearest section is named"
+    output = result_line(done.stdout)
+    assert (output["status"], output["code"]) == ("failed", 2)
+    assert "splits" in output["error"], "the nearest section is named"
 
 
 CONNECT = """
 import json, os, sys
 from equipoise.platform.errors import ResourceError
-from equipoise.platform.session import RayOptions, ray_session
+from equipoise.platform.cluster.session import RayOptions, ray_session
 
 def attempt(address, token):
     os.environ.pop("RAY_AUTH_TOKEN", None)
@@ -263,14 +265,14 @@ def attempt(address, token):
         return {"what": error.what, "where": error.where, "fix": error.fix}
 
 good, gcs, client, closed = sys.argv[1:]
-found = {"good": attempt(gcs, good), "wrong": attempt(gcs, "wrong"), "none": attempt(gcs, None)}
-found["closed"] = attempt(closed, good)
+results = {"good": attempt(gcs, good), "wrong": attempt(gcs, "wrong"), "none": attempt(gcs, None)}
+results["closed"] = attempt(closed, good)
 for _ in range(3):  # Ray gives the process that serves a client 30 s to start; a busy machine misses that
-    found["client"] = attempt("ray://" + client, good)
-    if "package" in found["client"]:
+    results["client"] = attempt("ray://" + client, good)
+    if "package" in results["client"]:
         break
 os.environ["RAY_ADDRESS"] = gcs
-found["auto"] = attempt("auto", good)
+results["auto"] = attempt("auto", good)
 del os.environ["RAY_ADDRESS"]
 
 import ray
@@ -279,13 +281,13 @@ with ray_session(RayOptions(address=gcs)):  # pretend that the cluster runs anot
     key, space = b"CLUSTER_METADATA", b"cluster"
     before = _internal_kv_get(key, namespace=space)
     _internal_kv_put(key, json.dumps(json.loads(before) | {"ray_version": "2.59.0"}), namespace=space)
-found["version"] = attempt(gcs, good)
+results["version"] = attempt(gcs, good)
 from ray._raylet import GcsClient
-from equipoise.platform import tokens
+import equipoise.platform.cluster.tokens as tokens
 tokens.refresh()
 GcsClient(address=gcs).internal_kv_put(key, before, True, space)
-found["again"] = attempt(gcs, good)
-print(json.dumps(found))
+results["again"] = attempt(gcs, good)
+print(json.dumps(results))
 """
 
 
@@ -301,20 +303,20 @@ def test_drivers_connect_or_are_told_why_not(head: Head, root: Path, tmp_path: P
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    results = json.loads(done.stdout.splitlines()[-1])
     gcs = addresses[0]
     installed = str(root / ".src" / "equipoise" / "platform" / "registry.py")
     dashboard = f"http://127.0.0.1:{head.dashboard}"
     for name in ("good", "auto", "again"):
-        assert found[name] == {"where": "cluster", "dashboard": dashboard, "package": installed}
-    assert found["wrong"]["what"] == "the cluster refuses the token"
-    assert found["none"]["what"] == "no token for this cluster"
-    assert found["closed"]["what"].startswith("the cluster does not answer (ConnectionRefusedError")
-    assert "another Ray or Python" in found["version"]["what"]
-    assert "2.59.0" in found["version"]["what"]
+        assert results[name] == {"where": "cluster", "dashboard": dashboard, "package": installed}
+    assert results["wrong"]["what"] == "the cluster refuses the token"
+    assert results["none"]["what"] == "no token for this cluster"
+    assert results["closed"]["what"].startswith("the cluster does not answer (ConnectionRefusedError")
+    assert "another Ray or Python" in results["version"]["what"]
+    assert "2.59.0" in results["version"]["what"]
     for name in ("wrong", "none", "version"):
-        assert found[name]["where"] == f"Ray at {gcs}"
-        assert found[name]["fix"]
+        assert results[name]["where"] == f"Ray at {gcs}"
+        assert results[name]["fix"]
     # Over ray:// the code travels: the worker runs the copy that the cluster unpacked.
-    assert found["client"].get("package"), found["client"]
-    assert found["client"]["package"].startswith(f"{head.folder}/")
+    assert results["client"].get("package"), results["client"]
+    assert results["client"]["package"].startswith(f"{head.folder}/")

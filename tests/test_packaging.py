@@ -1,4 +1,4 @@
-"""The rooms are installed as ``equipoise.*`` and shadow nothing; a wheel holds all of them and runs."""
+"""The four folders are installed as ``equipoise.*`` and shadow nothing; a wheel holds all of them and runs."""
 
 import json
 import os
@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-ROOMS = ("platform", "jobs", "datasets", "models")
+TOP_FOLDERS = ("platform", "jobs", "datasets", "models")
 
 
-def files_of(room: Path) -> list[Path]:
-    """What belongs to a room: everything but caches."""
+def files_of(top: Path) -> list[Path]:
+    """All files of a folder but caches."""
     return [
         file
-        for file in room.rglob("*")
+        for file in top.rglob("*")
         if file.is_file() and "__pycache__" not in file.parts and not file.name.startswith(".")
     ]
 
@@ -41,11 +41,11 @@ def run(*command: str | Path, cwd: Path, timeout: int = 120, **environ: str) -> 
 
 @pytest.mark.parametrize("start", [["-c", "import platform; print(platform.__file__)"], ["-m", "platform"]])
 def test_standard_library_platform_is_not_shadowed(root: Path, start: list[str]) -> None:
-    told = run(sys.executable, *start, cwd=root)
+    output = run(sys.executable, *start, cwd=root)
     if start[0] == "-c":
-        assert Path(told).is_relative_to(sysconfig.get_path("stdlib"))
+        assert Path(output).is_relative_to(sysconfig.get_path("stdlib"))
     else:
-        assert sys.platform.casefold() in told.casefold()
+        assert sys.platform.casefold() in output.casefold()
 
 
 def test_other_peoples_datasets_is_not_shadowed(root: Path, tmp_path: Path) -> None:
@@ -53,28 +53,30 @@ def test_other_peoples_datasets_is_not_shadowed(root: Path, tmp_path: Path) -> N
     package = tmp_path / "datasets"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    told = run(
+    output = run(
         sys.executable, "-c", "import datasets; print(datasets.__file__)", cwd=root, PYTHONPATH=str(tmp_path)
     )
-    assert told == str(package / "__init__.py")
+    assert output == str(package / "__init__.py")
 
 
 def test_rooms_are_namespaces_and_folders_below_are_packages(root: Path) -> None:
     assert not (root / ".src" / "equipoise" / "__init__.py").exists()
-    for room in ROOMS:
-        assert not (root / room / "__init__.py").exists(), room
-        below = {file.parent for file in files_of(root / room) if file.suffix == ".py"} - {root / room}
-        assert below or room == "jobs"
+    for top in TOP_FOLDERS:
+        assert not (root / top / "__init__.py").exists(), top
+        below = {file.parent for file in files_of(root / top) if file.suffix == ".py"} - {root / top}
+        assert below or top == "jobs"
         missing = [str(folder) for folder in below if not (folder / "__init__.py").exists()]
         assert missing == [], "coverage would leave out what no test imports"
 
 
 def test_links_are_relative(root: Path) -> None:
     package = root / ".src" / "equipoise"
-    assert sorted(entry.name for entry in package.iterdir() if entry.name != "__pycache__") == sorted(ROOMS)
-    for room in ROOMS:
-        assert os.readlink(package / room) == f"../../{room}"
-        assert (package / room).resolve() == root / room
+    assert sorted(entry.name for entry in package.iterdir() if entry.name != "__pycache__") == sorted(
+        TOP_FOLDERS
+    )
+    for top in TOP_FOLDERS:
+        assert os.readlink(package / top) == f"../../{top}"
+        assert (package / top).resolve() == root / top
 
 
 @pytest.mark.cluster
@@ -103,7 +105,7 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(root / name, copy / name)
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in (*ROOMS, ".src"):
+    for name in (*TOP_FOLDERS, ".src"):
         shutil.copytree(root / name, copy / name, symlinks=True, ignore=skip)
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", cwd=copy, timeout=300)
     [built] = (copy / "dist").glob("*.whl")
@@ -112,7 +114,7 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new environment with the wheel; the dependencies are borrowed from this one."""
+    """A new environment with the wheel; it uses the dependencies of this environment."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
@@ -129,7 +131,7 @@ def test_wheel_holds_every_file_of_the_rooms(root: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if name.startswith("equipoise/")}
         licences = {Path(name).name for name in archive.namelist() if "/licenses/" in name}
-    expected = {f"equipoise/{file.relative_to(root)}" for room in ROOMS for file in files_of(root / room)}
+    expected = {f"equipoise/{file.relative_to(root)}" for top in TOP_FOLDERS for file in files_of(root / top)}
     assert held == expected
     assert {Path(name).suffix for name in held} >= {".py", ".html", ".css", ".js", ".json", ".yaml"}
     assert licences == {"LICENSE", "NOTICE"}
@@ -146,8 +148,8 @@ def test_wheel_is_what_a_new_environment_imports(root: Path, installed: Path) ->
 @pytest.mark.cluster
 def test_demo_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     command = [installed / "bin" / "equipoise", "demo", "--preset", "tiny", "--out", tmp_path / "demo"]
-    told = run(*command, "--max-cpus", "2", cwd=tmp_path, timeout=540)
-    last = told.splitlines()[-1]
+    output = run(*command, "--max-cpus", "2", cwd=tmp_path, timeout=540)
+    last = output.splitlines()[-1]
     assert last.startswith("EQUIPOISE-RESULT ")
     assert json.loads(last.removeprefix("EQUIPOISE-RESULT "))["status"] == "ok"
     assert list(tmp_path.rglob("report.html"))

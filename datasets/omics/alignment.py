@@ -1,4 +1,4 @@
-"""Matrices of several cohorts as one, by name of column: what development has is what models are built for."""
+"""Matrices of several cohorts as one, by column name: models are built for the columns of the development cohorts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: Share of columns that an external cohort may lack without a warning.
-FEW = 0.1
+MAX_MISSING_SHARE = 0.1
 
 
 def align(
@@ -24,8 +24,8 @@ def align(
 ) -> tuple[pd.DataFrame | None, list[str]]:
     """One matrix over all cohorts, with the columns that every development cohort has.
 
-    External cohorts decide nothing: columns that they lack are NaN there, to be filled with what training
-    patients show, and columns that only they have are not read.
+    External cohorts have no influence: columns that they lack are NaN there, to be filled with what is fitted on
+    training patients, and columns that only they have are not read.
 
     Parameters
     ----------
@@ -54,10 +54,14 @@ def align(
     """
     import pandas as pd
 
-    own = [name for name in matrices if name in develop]
-    if not own:
+    development = [name for name in matrices if name in develop]
+    if not development:
         return None, [f"{modality}: no development cohort has it; it is not read"]
-    columns = [c for c in matrices[own[0]].columns if all(c in matrices[name].columns for name in own)]
+    columns = [
+        c
+        for c in matrices[development[0]].columns
+        if all(c in matrices[name].columns for name in development)
+    ]
     if not columns or not all(set(columns) & set(matrix.columns) for matrix in matrices.values()):
         examples = "; ".join(f"{name}: {', '.join(map(str, m.columns[:3]))}" for name, m in matrices.items())
         raise DataError(
@@ -66,7 +70,7 @@ def align(
             fix="use one naming of genes (symbols or Ensembl ids) in all cohorts",
         )
     notes = []
-    lost = {name: len(matrices[name].columns) - len(columns) for name in own}
+    lost = {name: len(matrices[name].columns) - len(columns) for name in development}
     if any(lost.values()):
         which = ", ".join(f"{count} of {name}" for name, count in lost.items() if count)
         notes.append(f"{modality}: {len(columns)} columns are in every development cohort; left out: {which}")
@@ -78,10 +82,10 @@ def align(
             note = f"cohort {name} lacks {missing} of {len(columns)} {modality} columns, e.g. {_first(columns, matrix)}"
             note += "; they are filled with training medians"
             notes.append(note)
-            if missing > FEW * len(columns):
+            if missing > MAX_MISSING_SHARE * len(columns):
                 warnings.warn(note, DataWarning, stacklevel=2)
     if modality == "rna":
-        notes += _other_scales(matrices, own[0])
+        notes += _other_scales(matrices, development[0])
     if gaps:
         notes.append(f"{modality}: {gaps} single values are missing (NaN)")
     parts = [matrix.reindex(columns=columns).to_numpy(np.float32) for matrix in matrices.values()]
@@ -111,7 +115,7 @@ def row_digests(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
         for patient, row in zip(table.index, table.to_numpy(np.float32), strict=True):
             digest = hashlib.sha256(names + np.ascontiguousarray(row).tobytes()).hexdigest()[:16]
             parts.setdefault(patient, []).append(f"{modality} {digest}")
-    return {patient: f" {found}" for patient, found in parts.items()}
+    return {patient: f" {hashes}" for patient, hashes in parts.items()}
 
 
 def _first(columns: list[str], matrix: pd.DataFrame) -> str:

@@ -1,8 +1,8 @@
-"""Covariates → what a model reads: numbers standardised, categories as columns of 0 and 1, gaps said.
+"""Covariates → model inputs: numbers standardised, categories as columns of 0 and 1, gaps indicated.
 
 A table of covariates has one column per number and ``COLUMN=VALUE`` columns of 0 and 1 per category
-(:mod:`equipoise.datasets.omics.covariates`). What training patients do not show is not learned: values nobody
-in training has become ``unknown``.
+(:mod:`equipoise.datasets.omics.covariates`). Values that no training patient has
+become ``unknown``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Category:
 
 @dataclass(frozen=True)
 class CovariateTransform:
-    """What training patients fixed about covariates.
+    """What is fitted on training patients for covariates.
 
     Attributes
     ----------
@@ -130,19 +130,19 @@ def fit_covariates(
     covariates
         As the study names them; in this order columns come out.
     """
-    place = {name: i for i, name in enumerate(columns)}
-    numeric = [c.column for c in covariates if c.type == "number" and c.column in place]
+    position = {name: i for i, name in enumerate(columns)}
+    numeric = [c.column for c in covariates if c.type == "number" and c.column in position]
     numbers = None
     gaps: tuple[str, ...] = ()
     if numeric:
-        values = rows[:, [place[name] for name in numeric]]
+        values = rows[:, [position[name] for name in numeric]]
         if (np.nanmax(values, axis=0, initial=-np.inf) > np.nanmin(values, axis=0, initial=np.inf)).any():
             numbers = fit_matrix(values, tuple(numeric), clip=CLIP)
         lacking = np.isnan(values)
         some = lacking.any(axis=0) & ~lacking.all(axis=0)
         gaps = tuple(name for name, gap in zip(numeric, some, strict=True) if gap)
-    found = [_category(rows, columns, c.column) for c in covariates if c.type == "category"]
-    categories = tuple(category for category in found if len(category.names) > 1)
+    candidates = [_category(rows, columns, c.column) for c in covariates if c.type == "category"]
+    categories = tuple(category for category in candidates if len(category.names) > 1)
     return CovariateTransform(numbers, gaps, categories)
 
 

@@ -14,17 +14,17 @@ import numpy as np
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.omics.params import Covariate
-from equipoise.datasets.plausibility import check_plausible
-from equipoise.datasets.specs import label_key
+from equipoise.datasets.params import label_key
 from equipoise.datasets.suggestions import nearest, value_counts
-from equipoise.datasets.tables import MISSING
-from equipoise.datasets.targets import parse_number
+from equipoise.datasets.tables.plausibility import check_plausible
+from equipoise.datasets.tables.reading import MISSING
+from equipoise.datasets.tables.targets import parse_number
 
 if TYPE_CHECKING:
     import pandas as pd
 
 #: A category with more values than this is a number or a key.
-MOST_VALUES = 50
+MAX_CATEGORY_VALUES = 50
 
 
 def covariate_table(
@@ -116,17 +116,17 @@ def _check_ranges(
 ) -> None:
     start = 0
     for name, part in labels:
-        own = values[start : start + len(part)]
+        cohort_values = values[start : start + len(part)]
         start += len(part)
         where = f"covariate {covariate.column!r}, cohort {name}"
-        check_plausible(own, [str(p) for p in part.index], where, allow=covariate.allow_wide_range)
+        check_plausible(cohort_values, [str(p) for p in part.index], where, allow=covariate.allow_wide_range)
 
 
 def _values(text: list[str], known: list[bool], covariate: Covariate) -> dict[str, np.ndarray]:
     """``COLUMN=VALUE`` → [n] 0 and 1, NaN where the value is missing."""
     keys = [label_key(t) if there else None for t, there in zip(text, known, strict=True)]
     values = sorted({key for key in keys if key is not None})
-    if len(values) > MOST_VALUES:
+    if len(values) > MAX_CATEGORY_VALUES:
         raise DataError(
             f"a category with {len(values)} values: {', '.join(map(repr, values[:5]))}, …",
             where=f"covariate {covariate.column!r}",

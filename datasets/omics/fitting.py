@@ -1,4 +1,4 @@
-"""All tables of a fold: fitted on its training patients, kept as plain data."""
+"""Transforms of all tables of a fold: fitted on its training patients, stored as plain data."""
 
 from __future__ import annotations
 
@@ -67,11 +67,17 @@ def fit_tables(tables: Mapping[str, TableRows], params: TableParams) -> dict[str
 def _fit(modality: str, rows: np.ndarray, table: TableRows, params: TableParams) -> TableTransform:
     if modality == CLINICAL:
         return fit_covariates(rows, table.columns, params.clinical)
-    own: OmicsParams = getattr(params, modality)
-    if isinstance(own, RnaParams):
-        scale = choose_scale(rows, table.cohorts, modality) if own.transform == "auto" else own.transform
-        return fit_matrix(rows, table.columns, scale=scale, clip=own.clip, most=own.genes)
-    return fit_matrix(rows, table.columns, standardise=modality != "mutation", most=own.genes)
+    omics_params: OmicsParams = getattr(params, modality)
+    if isinstance(omics_params, RnaParams):
+        scale = (
+            choose_scale(rows, table.cohorts, modality)
+            if omics_params.transform == "auto"
+            else omics_params.transform
+        )
+        return fit_matrix(
+            rows, table.columns, scale=scale, clip=omics_params.clip, max_columns=omics_params.genes
+        )
+    return fit_matrix(rows, table.columns, standardise=modality != "mutation", max_columns=omics_params.genes)
 
 
 def columns_of(count: int, columns: Sequence[str] | None) -> tuple[str, ...]:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.specs import Columns, OmicsSource, TableSource, label_key
+from equipoise.datasets.params import Columns, OmicsSource, TableSource, label_key
 from equipoise.datasets.suggestions import nearest
-from equipoise.datasets.table_files import (
+from equipoise.datasets.tables.files import (
     SNIFFED_LINES,
     open_parquet,
     open_text,
@@ -27,15 +27,15 @@ from equipoise.datasets.table_files import (
     table_format,
     unique_columns,
 )
-from equipoise.datasets.tables import (
+from equipoise.datasets.tables.reading import (
     MISSING,
     applicable,
     detect_dialect,
     locate,
     patient_column,
-    place,
     read_table,
     require_columns,
+    table_label,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def read_matrix(source: TableSource, base: Path, columns: Columns | None = None)
     Parameters
     ----------
     source
-        Path, row filter and, for :class:`~equipoise.datasets.specs.OmicsSource`, the suffix of the gene
+        Path, row filter and, for :class:`~equipoise.datasets.params.OmicsSource`, the suffix of the gene
         columns.
     base
         Folder that relative paths start from.
@@ -81,7 +81,9 @@ def read_matrix(source: TableSource, base: Path, columns: Columns | None = None)
     frame = _read_needed(path, source, names, needed, genes, base)
     frame = _filtered(frame, source)
     if np.isinf(frame[genes].to_numpy()).any():
-        raise DataError("the matrix holds infinite values", where=place(source), fix="leave such cells empty")
+        raise DataError(
+            "the matrix holds infinite values", where=table_label(source), fix="leave such cells empty"
+        )
     return _one_row_per_patient(frame, key, genes, source)
 
 
@@ -100,7 +102,7 @@ def _column_names(path: Path, source: TableSource) -> list[str]:
         if name not in names:
             raise DataError(
                 f"no column {name!r} to rename{nearest(name, names)}",
-                where=place(source),
+                where=table_label(source),
                 fix="correct 'rename'",
             )
     return unique_columns([source.rename.get(name, name) for name in names])
@@ -111,7 +113,7 @@ def _head(path: Path, source: TableSource) -> tuple[str, list[str]]:
     with open_text(path, source.encoding) as stream:
         lines = list(islice(stream, source.header - 1 + SNIFFED_LINES))[source.header - 1 :]
     if not lines:
-        raise DataError("the table is empty", where=place(source))
+        raise DataError("the table is empty", where=table_label(source))
     return sniff_delimiter(lines), lines
 
 
@@ -128,13 +130,15 @@ def _gene_columns(probe: pd.DataFrame, key: str, source: TableSource) -> list[st
     if suffix is not None:
         genes = [name for name in probe.columns if name.endswith(suffix) and len(name) > len(suffix)]
         if not genes:
-            raise DataError(f"no column ends with {suffix!r}", where=place(source), fix="correct 'suffix'")
+            raise DataError(
+                f"no column ends with {suffix!r}", where=table_label(source), fix="correct 'suffix'"
+            )
         return genes
     dialect = detect_dialect(probe)
     roles = set(dialect.columns.model_dump().values()) if dialect else set()
     genes = [n for n in probe.columns if n not in {key, *source.where, *roles} and n not in INDEX_NAMES]
     if not genes:
-        raise DataError(f"no columns besides the patient key {key!r}", where=place(source))
+        raise DataError(f"no columns besides the patient key {key!r}", where=table_label(source))
     return genes
 
 
@@ -217,7 +221,7 @@ def _refuse_text(table: pd.DataFrame, bad: pd.DataFrame, source: TableSource) ->
     raise DataError(
         f"{len(columns)} column(s) hold text among the genes: {', '.join(map(repr, columns[:5]))} "
         f"(row {row}: {table.at[row, columns[0]]!r})",
-        where=place(source),
+        where=table_label(source),
         fix="take these columns out of the table, or name the ending of the gene columns (suffix: _rnaseq)",
     )
 
@@ -227,7 +231,8 @@ def _filtered(frame: pd.DataFrame, source: TableSource) -> pd.DataFrame:
         frame = frame.loc[frame[column].str.strip().map(label_key).isin(wanted)]
     if frame.empty:
         raise DataError(
-            "the matrix has no rows" + (" that fulfil 'where'" if source.where else ""), where=place(source)
+            "the matrix has no rows" + (" that fulfil 'where'" if source.where else ""),
+            where=table_label(source),
         )
     return frame
 
@@ -239,7 +244,7 @@ def _one_row_per_patient(
     frame = frame.assign(**{key: frame[key].str.strip()})
     frame = frame.loc[(frame[key] != "") & frame[list(genes)].notna().any(axis=1)]
     if frame.empty:
-        raise DataError("no patient has a value", where=place(source))
+        raise DataError("no patient has a value", where=table_label(source))
     matrix = frame.set_index(key)[list(genes)]
     matrix.index.name = "patient"
     first = matrix.loc[~matrix.index.duplicated()]
@@ -249,7 +254,7 @@ def _one_row_per_patient(
     if differing:
         raise DataError(
             f"{len(differing)} patients have several rows that differ: {', '.join(differing[:3])}",
-            where=place(source),
+            where=table_label(source),
             fix="keep one sample per patient, for instance with 'where: {sample_type: Primary Tumor}'",
         )
     suffix = source.suffix if isinstance(source, OmicsSource) else None

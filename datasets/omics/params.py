@@ -1,11 +1,11 @@
-"""What a study says about tables that models read: covariates and what becomes of omics. Light: pydantic only."""
+"""Parameters of input tables in a study: covariates, and how omics are prepared. Light: pydantic only."""
 
 from collections import Counter
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from equipoise.datasets.specs import Labels, Spec
+from equipoise.datasets.params import Labels, StrictParams
 
 #: Modalities that are omics, in the order in which models see them.
 OMICS = ("rna", "cnv", "mutation")
@@ -15,7 +15,7 @@ CLINICAL = "clinical"
 Genes = Annotated[int, Field(ge=1)]
 
 
-class Covariate(Spec):
+class Covariate(StrictParams):
     """A column of the clinical table that models may read."""
 
     column: str = Field(min_length=1)
@@ -34,7 +34,7 @@ class Covariate(Spec):
         return self
 
 
-class OmicsParams(Spec):
+class OmicsParams(StrictParams):
     """How an omics matrix becomes input; everything is fitted on training patients."""
 
     genes: Genes | None = None
@@ -51,7 +51,7 @@ class RnaParams(OmicsParams):
     """Values further from the centre than this many spreads are moved to there (z-scores of 36,893 exist)."""
 
 
-class TableParams(Spec):
+class TableParams(StrictParams):
     """How tables become what models read."""
 
     clinical: list[Covariate] = Field(default=[])

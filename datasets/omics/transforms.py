@@ -1,8 +1,8 @@
-"""Numbers of a table → what a model reads, fitted on training patients and applied to everybody by name of column.
+"""Numbers of a table → model inputs, fitted on training patients and applied to all patients by column name.
 
 The order is: logarithm where the values are counts or abundances → gaps filled with the training median →
 outliers moved to a fence around the training centre → standardised. Columns that are constant among training
-patients say nothing and are left out; of the rest the most variable may be chosen.
+patients carry no information and are left out; of the rest the most variable may be chosen.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ LARGEST_LOG = 50.0
 #: Interquartile range of a normal distribution in standard deviations.
 IQR_OF_NORMAL = 1.349
 #: Share of a model's columns that a table must have to be told from another table.
-LEAST_SHARED = 0.5
+MIN_SHARED_COLUMNS = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class MatrixTransform:
-    """What training patients fixed about G columns of a table, K of which a model reads.
+    """What is fitted on training patients for G columns of a table, K of which are model inputs.
 
     Attributes
     ----------
@@ -80,16 +80,16 @@ class MatrixTransform:
         """[G] values by name; NaN where the table lacks a column."""
         if columns is self.columns or columns == self.columns:
             return values
-        place = {name: i for i, name in enumerate(columns)}
-        found = np.array([place.get(name, -1) for name in self.columns])
-        if (found >= 0).mean() < LEAST_SHARED:
-            missing = [name for name, i in zip(self.columns, found, strict=True) if i < 0]
+        position = {name: i for i, name in enumerate(columns)}
+        at = np.array([position.get(name, -1) for name in self.columns])
+        if (at >= 0).mean() < MIN_SHARED_COLUMNS:
+            missing = [name for name, i in zip(self.columns, at, strict=True) if i < 0]
             raise DataError(
-                f"the table has {(found >= 0).sum()} of the {len(found)} columns that the model was trained with; "
+                f"the table has {(at >= 0).sum()} of the {len(at)} columns that the model was trained with; "
                 f"missing are {', '.join(missing[:3])}{nearest(missing[0], columns)}",
                 fix="name genes as in training (symbols or Ensembl ids)",
             )
-        return np.where(found >= 0, values[found], np.nan).astype(np.float32)
+        return np.where(at >= 0, values[at], np.nan).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; floats round-trip exactly."""
@@ -126,7 +126,7 @@ def fit_matrix(
     scale: Scale = "none",
     clip: float | None = None,
     standardise: bool = True,
-    most: int | None = None,
+    max_columns: int | None = None,
 ) -> MatrixTransform:
     """Fit on training patients.
 
@@ -140,10 +140,10 @@ def fit_matrix(
         Logarithm to take first.
     clip
         Fence in spreads around the median, the spread being the interquartile range over 1.349 or, where half
-        of the values are alike, the standard deviation; no fence if not given.
+        of the values are equal, the standard deviation; no fence if not given.
     standardise
         Whether columns get mean 0 and standard deviation 1; otherwise they stay as they are.
-    most
+    max_columns
         Keep this many columns, those of largest variance inside the fence; all if not given.
 
     Raises
@@ -162,9 +162,9 @@ def fit_matrix(
     shift, spread = x_NG.mean(axis=0), x_NG.std(axis=0)
     varying = spread > 1e-6 * np.maximum(1.0, np.abs(shift))
     kept = np.flatnonzero(varying)
-    if most is not None and most < len(kept):
+    if max_columns is not None and max_columns < len(kept):
         # The order of the table decides among equals, and stays the order of what comes out.
-        kept = np.sort(kept[np.argsort(-spread[kept], kind="stable")[:most]])
+        kept = np.sort(kept[np.argsort(-spread[kept], kind="stable")[:max_columns]])
     if not standardise:
         shift, spread = np.zeros_like(shift), np.ones_like(spread)
     parts = (part[kept].astype(np.float32) for part in (fill, low, high, shift, spread))
@@ -180,11 +180,11 @@ def choose_scale(rows: np.ndarray, cohorts: Sequence[str], where: str) -> Scale:
         If cohorts differ in it, naming them: no single transform would fit.
     """
     names = np.asarray(cohorts)
-    found = {name: scale_of(rows[names == name]) for name in dict.fromkeys(cohorts)}
-    if len(set(found.values())) == 1:
-        return next(iter(found.values()))
-    seen = ", ".join(f"{name} as for {scale!r}" for name, scale in found.items())
-    kinds = Counter(found.values())
+    scales = {name: scale_of(rows[names == name]) for name in dict.fromkeys(cohorts)}
+    if len(set(scales.values())) == 1:
+        return next(iter(scales.values()))
+    seen = ", ".join(f"{name} as for {scale!r}" for name, scale in scales.items())
+    kinds = Counter(scales.values())
     raise DataError(
         f"the cohorts' values are on different scales: {seen}",
         where=where,

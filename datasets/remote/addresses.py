@@ -1,4 +1,4 @@
-"""Addresses of files that are not simply here: ``protocol://place``, as fsspec knows them."""
+"""Addresses of files elsewhere: ``protocol://path``, as fsspec knows them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def is_remote(path: str | Path) -> bool:
 
 
 def connect(address: str) -> tuple[Any, str]:
-    """The file system of an address, which asks anew each time, and the path in it.
+    """The file system of an address, without cached listings, and the path in it.
 
     Raises
     ------
     DataError
-        If nobody knows the protocol, or its driver is not installed.
+        If the protocol is unknown, or its driver is not installed.
     """
     from fsspec.core import url_to_fs
 

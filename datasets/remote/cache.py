@@ -1,7 +1,7 @@
-"""Copies on this machine, within a bound: what was not used for longest goes first, what is in use stays.
+"""Copies on this machine, within a size limit: the least recently used is removed first, copies in use stay.
 
 Any number of processes and threads share the cache. Each copy has a lock file: held shared while somebody reads the
-copy, exclusively while it is made or removed. The kernel gives locks back however their holder ends.
+copy, exclusively while it is made or removed. The kernel releases a lock however its holder ends.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def cache_limit() -> int:
 
 
 @dataclass(frozen=True)
-class Loan:
+class CacheLease:
     """A copy that stays until :meth:`release`.
 
     Attributes
@@ -80,7 +80,7 @@ class Loan:
     _lock: BinaryIO | None = None
 
     def release(self) -> None:
-        """The copy may be removed when room is needed."""
+        """Allow the copy to be removed when space is needed."""
         if self._lock is not None:
             self._lock.close()
 
@@ -94,13 +94,13 @@ class NodeCache:
     folder
         Where they are.
     limit
-        Bytes that are kept. What is in use at the same time is never refused: then there may be more.
+        Bytes that are kept. A copy is never refused: more may be in use at the same time.
     """
 
     folder: Path
     limit: int
 
-    def borrow(self, key: str, size: int, fill: Callable[[Path], None]) -> Loan:
+    def acquire(self, key: str, size: int, fill: Callable[[Path], None]) -> CacheLease:
         """A folder that ``fill`` has filled, now or earlier.
 
         Parameters
@@ -119,7 +119,7 @@ class NodeCache:
                 fcntl.flock(lock, fcntl.LOCK_SH)
                 if entry.is_dir():
                     os.utime(entry)
-                    return Loan(entry, lock)
+                    return CacheLease(entry, lock)
                 # Not an upgrade: the kernel lets go of the shared lock first, so look again afterwards.
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not entry.is_dir():
@@ -132,29 +132,29 @@ class NodeCache:
         """Make an entry; its lock is held exclusively."""
         for leftover in self.folder.glob(f".{entry.name}.*{_PART}"):
             shutil.rmtree(leftover)
-        aside = self.folder / f".{entry.name}.{size}{_PART}"  # the name books the room
-        with self._alone():
-            self._make_room(size)
-            aside.mkdir()
+        temporary = self.folder / f".{entry.name}.{size}{_PART}"  # the name reserves the space
+        with self._cache_lock():
+            self._free_space(size)
+            temporary.mkdir()
         try:
-            fill(aside)
-            aside.rename(entry)
+            fill(temporary)
+            temporary.rename(entry)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _cache_lock(self) -> Iterator[None]:
         with (self.folder / _LOCK).open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _make_room(self, size: int) -> None:
-        """Remove copies that nobody uses, the one not used for longest first, until ``size`` bytes fit."""
+    def _free_space(self, size: int) -> None:
+        """Remove copies that are not in use, least recently used first, until ``size`` bytes fit."""
         self._remove_leftovers()
-        booked = sum(int(part.name.split(".")[-2]) for part in self.folder.glob(f".*{_PART}"))
+        reserved = sum(int(part.name.split(".")[-2]) for part in self.folder.glob(f".*{_PART}"))
         entries = [entry for entry in self.folder.iterdir() if entry.is_dir() and entry.name[0] != "."]
         sizes = {entry: _bytes(entry) for entry in entries}
-        excess = booked + sum(sizes.values()) + size - self.limit
+        excess = reserved + sum(sizes.values()) + size - self.limit
         for entry in sorted(entries, key=lambda entry: entry.stat().st_mtime_ns):
             if excess <= 0:
                 return
@@ -169,7 +169,7 @@ class NodeCache:
             )
 
     def _remove_leftovers(self) -> None:
-        """Half-made copies whose maker died."""
+        """Remove partial copies whose process died."""
         for part in self.folder.glob(f".*{_PART}"):
             self._remove(part.name[1:].rsplit(".", 2)[0], part)
 
@@ -180,7 +180,7 @@ class NodeCache:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            if folder.is_dir():  # a half-made copy may have been finished since it was listed
+            if folder.is_dir():  # a partial copy may have been finished since it was listed
                 shutil.rmtree(folder)
             return True
 

@@ -1,8 +1,8 @@
 """The folder of a feature store: here, or at an address with a mirror on this machine.
 
 A remote folder is read file by file into the mirror, where shards are mapped into memory, and written file by file:
-whole in the mirror first, then sent. Object storage shows a file when all of it has arrived; ``file://`` gets it by
-rename. The mirror belongs to the address; losing it costs another copy and nothing else.
+complete in the mirror first, then uploaded. Object storage shows a file when all of it has arrived; ``file://``
+gets it by rename. The mirror belongs to the address; losing it costs another copy and nothing else.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from equipoise.datasets.atomic_io import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, atomic_path
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.remote.addresses import connect, is_remote, join
 from equipoise.datasets.remote.cache import cache_root
-from equipoise.datasets.whole_files import ASIDE_PREFIX, ASIDE_SUFFIX, atomic_path
 
 #: File systems that show a file while it is being written.
-_SHOWS_HALVES = ("file", "local")
+_SHOWS_PARTIAL_FILES = ("file", "local")
 
 
 class Folder(Protocol):
-    """Files by names with ``/``; small, equal by place, safe to send to workers."""
+    """Files by names with ``/``; small, compared by location, safe to send to workers."""
 
     @property
     def address(self) -> str:
@@ -50,12 +50,12 @@ class Folder(Protocol):
         ...
 
     def fetch(self, name: str) -> Path:
-        """The file on this machine, for files that never change; the path of nothing if there is none."""
+        """Path of the file on this machine, for files that never change; nothing is there if the folder has none."""
         ...
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """A place to write a file to; it is in the folder as a whole when the block ends."""
+        """A temporary path to write a file to; the finished file is in the folder when the block ends."""
         ...
 
     def remove(self, name: str) -> None:
@@ -63,23 +63,23 @@ class Folder(Protocol):
         ...
 
     def send(self, file: Path, name: str) -> None:
-        """Bring a file of this machine to the folder, unless it is where the folder is, or nowhere."""
+        """Upload a file of this machine; does nothing for a local folder or a file that does not exist."""
         ...
 
     def drop_copy(self, name: str) -> None:
-        """Forget the copy on this machine, if it is one."""
+        """Remove the copy on this machine; does nothing for a local folder."""
         ...
 
     def names(self, below: str) -> list[str]:
-        """Files of a folder below, half-written ones too, in order; empty if there is no such folder."""
+        """Files of a folder below, partial ones too, in order; empty if there is no such folder."""
         ...
 
 
-def folder_at(place: str | Path) -> Folder:
+def folder_at(location: str | Path) -> Folder:
     """The folder of a path or of an address."""
-    if isinstance(place, str) and is_remote(place):
-        return RemoteFolder(place.rstrip("/"))
-    return LocalFolder(Path(place))
+    if isinstance(location, str) and is_remote(location):
+        return RemoteFolder(location.rstrip("/"))
+    return LocalFolder(Path(location))
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ class LocalFolder:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        with atomic_path(self.path / name) as aside:
-            yield aside
+        with atomic_path(self.path / name) as temporary:
+            yield temporary
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
@@ -133,7 +133,7 @@ class RemoteFolder:
 
     @property
     def path(self) -> Path:
-        """The mirror; where it is is settled on each machine."""
+        """The mirror; each machine decides where it is."""
         name = hashlib.sha256(self.address.encode()).hexdigest()[:16]
         return cache_root() / "stores" / name
 
@@ -141,16 +141,16 @@ class RemoteFolder:
         return RemoteFolder(join(self.address, name))
 
     def has(self, name: str) -> bool:
-        fs, path = self._place(name)
-        with _said(self.address):  # not fs.exists: to it, whatever goes wrong is absence
+        fs, path = self._resolve(name)
+        with _driver_errors(self.address):  # not fs.exists, which takes every error for absence
             try:
                 return bool(fs.info(path))
             except FileNotFoundError:
                 return False
 
     def read(self, name: str) -> bytes | None:
-        fs, path = self._place(name)
-        with _said(self.address):
+        fs, path = self._resolve(name)
+        with _driver_errors(self.address):
             try:
                 return bytes(fs.cat_file(path))
             except FileNotFoundError:
@@ -160,47 +160,47 @@ class RemoteFolder:
         here = self.path / name
         if here.exists():
             return here
-        fs, path = self._place(name)
-        with _said(self.address), suppress(FileNotFoundError):
+        fs, path = self._resolve(name)
+        with _driver_errors(self.address), suppress(FileNotFoundError):
             size = int(fs.info(path)["size"])
-            with atomic_path(here) as aside:
-                fs.get_file(path, str(aside))
-                if aside.stat().st_size != size:
-                    raise OSError(f"{aside.stat().st_size} of {size} bytes of {name} arrived")
+            with atomic_path(here) as temporary:
+                fs.get_file(path, str(temporary))
+                if temporary.stat().st_size != size:
+                    raise OSError(f"{temporary.stat().st_size} of {size} bytes of {name} arrived")
         return here
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        with atomic_path(self.path / name) as aside:
-            yield aside
+        with atomic_path(self.path / name) as temporary:
+            yield temporary
         self.send(self.path / name, name)
 
     def send(self, file: Path, name: str) -> None:
         if not file.exists():
             return
-        fs, path = self._place(name)
-        with _said(self.address):
-            if _protocol(fs) in _SHOWS_HALVES:
+        fs, path = self._resolve(name)
+        with _driver_errors(self.address):
+            if _protocol(fs) in _SHOWS_PARTIAL_FILES:
                 parent, _, last = path.rpartition("/")
-                half = f"{parent}/{ASIDE_PREFIX}{last}.{secrets.token_hex(4)}{ASIDE_SUFFIX}"
+                temporary = f"{parent}/{TEMPORARY_PREFIX}{last}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
                 fs.makedirs(parent, exist_ok=True)
-                fs.put_file(str(file), half)
-                fs.mv(half, path)
+                fs.put_file(str(file), temporary)
+                fs.mv(temporary, path)
             else:
                 fs.put_file(str(file), path)
 
     def remove(self, name: str) -> None:
         self.drop_copy(name)
-        fs, path = self._place(name)
-        with _said(self.address), suppress(FileNotFoundError):
+        fs, path = self._resolve(name)
+        with _driver_errors(self.address), suppress(FileNotFoundError):
             fs.rm_file(path)
 
     def drop_copy(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
     def names(self, below: str) -> list[str]:
-        fs, path = self._place(below)
-        with _said(self.address):
+        fs, path = self._resolve(below)
+        with _driver_errors(self.address):
             try:
                 listed: list[dict[str, Any]] = fs.ls(path, detail=True)
             except FileNotFoundError:
@@ -208,7 +208,7 @@ class RemoteFolder:
         files = (str(one["name"]).rsplit("/", 1)[-1] for one in listed if one["type"] == "file")
         return sorted(name for name in files if name)
 
-    def _place(self, name: str) -> tuple[Any, str]:
+    def _resolve(self, name: str) -> tuple[Any, str]:
         return connect(join(self.address, name))
 
 
@@ -217,8 +217,8 @@ def _protocol(fs: Any) -> str:
 
 
 @contextmanager
-def _said(address: str) -> Iterator[None]:
-    """What a driver raises, as an error that names the address."""
+def _driver_errors(address: str) -> Iterator[None]:
+    """Turn what a driver raises into an error that names the address."""
     try:
         yield
     except (DataError, FileNotFoundError):
@@ -227,5 +227,5 @@ def _said(address: str) -> Iterator[None]:
         raise DataError(
             f"{type(error).__name__}: {error}",
             where=address,
-            fix="look whether this machine may read and write there (credentials, network, space)",
+            fix="check that this machine may read and write there (credentials, network, space)",
         ) from error

@@ -1,4 +1,4 @@
-"""Slides at addresses: which files make one, how it is told from its later versions, and its copy on this machine."""
+"""Slides at addresses: the files of a slide, how its versions are told apart, and its copy on this machine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.remote.addresses import connect, is_remote
-from equipoise.datasets.remote.cache import Loan, NodeCache, cache_limit, cache_root
+from equipoise.datasets.remote.cache import CacheLease, NodeCache, cache_limit, cache_root
 from equipoise.datasets.slides.problems import SlideProblem
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
-#: What file systems say of a file that changes with its content, under all their names.
+#: Fields of file systems that change with the content of a file.
 _VERSION = (
     *("ETag", "etag", "md5Hash", "crc32c", "CRC", "checksum", "generation"),
     *("LastModified", "last_modified", "updated", "mtime", "modified", "created", "ino"),
@@ -32,8 +32,8 @@ class RemoteFile:
     ----------
     name
         Within the slide, empty for the file that gives it its name.
-    place
-        Where its copy stands in the slide's folder.
+    relative_path
+        Path of its copy in the slide's folder.
     path
         In its file system.
     size
@@ -43,7 +43,7 @@ class RemoteFile:
     """
 
     name: str
-    place: str
+    relative_path: str
     path: str
     size: int
     version: str
@@ -69,22 +69,22 @@ def remote_files(address: str) -> tuple[Any, list[RemoteFile]]:
         info = fs.info(path)
         name = PurePosixPath(path).name
         if info["type"] == "directory":
-            return [_file(one, f"{name}/{_base(one)}", _base(one)) for one in _listed(fs, path)]
-        found = [_file(info, name, "")]
+            return [_file(entry, f"{name}/{_base(entry)}", _base(entry)) for entry in _list_files(fs, path)]
+        files = [_file(info, name, "")]
         if name.lower().endswith(".mrxs"):
             stem = path[: -len(".mrxs")]
             if fs.isdir(stem):
-                found += [
-                    _file(one, f"{name[: -len('.mrxs')]}/{_base(one)}", _base(one))
-                    for one in _listed(fs, stem)
+                files += [
+                    _file(entry, f"{name[: -len('.mrxs')]}/{_base(entry)}", _base(entry))
+                    for entry in _list_files(fs, stem)
                 ]
-        return found
+        return files
 
-    return fs, asked(address, look)
+    return fs, call_file_system(address, look)
 
 
-def borrow_slide(path: str | Path) -> Loan:
-    """The slide itself, or its copy on this machine, made if need be; stays until released.
+def acquire_slide(path: str | Path) -> CacheLease:
+    """The slide itself, or its copy on this machine, made if needed; it stays until it is released.
 
     Raises
     ------
@@ -94,67 +94,67 @@ def borrow_slide(path: str | Path) -> Loan:
         If the protocol has no driver here.
     """
     if isinstance(path, Path) or not is_remote(path):
-        return Loan(Path(path))
+        return CacheLease(Path(path))
     fs, files = remote_files(path)
-    named = PurePosixPath(files[0].place).parts[0] if files else ""
+    first = PurePosixPath(files[0].relative_path).parts[0] if files else ""
     if not files:
         raise SlideProblem("not_a_slide", "the folder holds no file", where=path)
     files += _siblings(fs, files, path)
 
     def fill(folder: Path) -> None:
         for file in files:
-            target = folder / file.place
+            target = folder / file.relative_path
             target.parent.mkdir(parents=True, exist_ok=True)
-            asked(path, partial(fs.get_file, file.path, str(target)))
+            call_file_system(path, partial(fs.get_file, file.path, str(target)))
             if target.stat().st_size != file.size:
-                what = f"the copy of {file.place} has {target.stat().st_size} bytes instead of {file.size}"
+                what = f"the copy of {file.relative_path} has {target.stat().st_size} bytes instead of {file.size}"
                 raise SlideProblem("unreadable", what, where=path, fix="extract again with features.retry")
 
     key = hashlib.sha256(
-        "\0".join([path, *(f"{file.place}\0{file.size}\0{file.version}" for file in files)]).encode()
+        "\0".join([path, *(f"{file.relative_path}\0{file.size}\0{file.version}" for file in files)]).encode()
     ).hexdigest()[:24]
     cache = NodeCache(cache_root() / "slides", cache_limit())
     try:
-        loan = cache.borrow(key, sum(file.size for file in files), fill)
+        lease = cache.acquire(key, sum(file.size for file in files), fill)
     except OSError as error:
         raise SlideProblem(
             "unreadable", f"no copy could be made on this machine: {error}", where=path
         ) from error
-    return Loan(loan.path / named, loan._lock)
+    return CacheLease(lease.path / first, lease._lock)
 
 
 def _siblings(fs: Any, files: list[RemoteFile], address: str) -> list[RemoteFile]:
     """The other levels of a DICOM slide of which one file was named: OpenSlide looks for them beside it."""
-    if len(files) > 1 or not files[0].place.lower().endswith(".dcm") or "/" in files[0].place:
+    if len(files) > 1 or not files[0].relative_path.lower().endswith(".dcm") or "/" in files[0].relative_path:
         return []
     parent = str(PurePosixPath(files[0].path).parent)
-    listed = asked(address, lambda: _listed(fs, parent))
+    listed = call_file_system(address, lambda: _list_files(fs, parent))
     return [
-        _file(one, _base(one), _base(one))
-        for one in listed
-        if _base(one).lower().endswith(".dcm") and _base(one) != files[0].place
+        _file(entry, _base(entry), _base(entry))
+        for entry in listed
+        if _base(entry).lower().endswith(".dcm") and _base(entry) != files[0].relative_path
     ]
 
 
-def _listed(fs: Any, path: str) -> list[dict[str, Any]]:
+def _list_files(fs: Any, path: str) -> list[dict[str, Any]]:
     """Files of a folder in the order of their names."""
-    found: Iterable[dict[str, Any]] = fs.ls(path, detail=True)
-    return sorted((one for one in found if one["type"] == "file" and _base(one)), key=_base)
+    entries: Iterable[dict[str, Any]] = fs.ls(path, detail=True)
+    return sorted((entry for entry in entries if entry["type"] == "file" and _base(entry)), key=_base)
 
 
 def _base(info: dict[str, Any]) -> str:
     return str(info["name"]).rsplit("/", 1)[-1]
 
 
-def _file(info: dict[str, Any], place: str, name: str) -> RemoteFile:
+def _file(info: dict[str, Any], relative_path: str, name: str) -> RemoteFile:
     version = json.dumps({key: info[key] for key in _VERSION if key in info}, default=str)
-    return RemoteFile(name, place, str(info["name"]), int(info["size"] or 0), version)
+    return RemoteFile(name, relative_path, str(info["name"]), int(info["size"] or 0), version)
 
 
-def asked(address: str, question: Callable[[], _Answer]) -> _Answer:
-    """Ask a file system; what it answers badly becomes a status of the slide."""
+def call_file_system(address: str, request: Callable[[], _Result]) -> _Result:
+    """Call a file system; what goes wrong becomes a status of the slide."""
     try:
-        return question()
+        return request()
     except (DataError, KeyboardInterrupt):
         raise
     except FileNotFoundError as error:

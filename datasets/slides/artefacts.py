@@ -1,6 +1,6 @@
-"""What looks like tissue to a saturation threshold and is none worth encoding: ink of pens, and tissue out of focus.
+"""Pen ink and tissue out of focus, which a saturation threshold takes for tissue worth encoding.
 
-Both err on the side of tissue. Ink is what no mixture of haematoxylin and eosin can absorb; focus is judged
+Both detectors prefer to keep tissue. Ink is what no mixture of haematoxylin and eosin can absorb; focus is judged
 within a slide only, because between scanners and formats the same sharpness gives very different numbers (a
 fixed limit called every tile of one format out of focus: mahmoodlab/TRIDENT, pull request 219).
 """
@@ -18,7 +18,7 @@ _DENSITY = -np.log10((np.arange(256) + 1) / 256).astype(np.float32)
 
 @dataclass(frozen=True)
 class ArtefactParams:
-    """What is rejected; part of :class:`~equipoise.datasets.slides.tissue.TissueParams`."""
+    """Parameters of what is rejected; part of :class:`~equipoise.datasets.slides.tissue.TissueParams`."""
 
     #: Smallest piece of ink in um^2, least share of it that is beyond doubt, and how far its soft border
     #: reaches in um.
@@ -40,7 +40,7 @@ def find_ink(image: NDArray[np.uint8], mpp: float, params: ArtefactParams) -> ND
     """Blue, green and black pen on an RGB image.
 
     In optical density haematoxylin and eosin both absorb most in green. Ink is a piece of pixels that absorb
-    more in red (blue ink), in red and blue (green ink), or strongly and alike in all three (black ink), if it is
+    more in red (blue ink), in red and blue (green ink), or strongly and equally in all three (black ink), if it is
     large enough and enough of it does so clearly: ink over tissue and at its own border does less.
 
     Parameters
@@ -57,8 +57,8 @@ def find_ink(image: NDArray[np.uint8], mpp: float, params: ArtefactParams) -> ND
     bool ``[h, w]``.
     """
     density = np.asarray(cv2.LUT(image, _DENSITY), np.float32)
-    clear = _ink_like(density, strength=0.4, share=1.4, alike=0.72)
-    pieces = clear | _ink_like(density, strength=0.25, share=1.15, alike=0.6)
+    clear = _ink_like(density, strength=0.4, share=1.4, evenness=0.72)
+    pieces = clear | _ink_like(density, strength=0.25, share=1.15, evenness=0.6)
     count, labels = cv2.connectedComponents(pieces.astype(np.uint8), connectivity=8)
     area = np.bincount(labels.ravel(), minlength=count)
     certain = np.bincount(labels[clear], minlength=count)
@@ -119,15 +119,17 @@ def find_blur(
     return none if blurred.sum() > params.blur_most * there.sum() else blurred
 
 
-def _ink_like(density: NDArray[np.float32], strength: float, share: float, alike: float) -> NDArray[np.bool_]:
-    """Pixels that absorb as ink does; ``density`` is ``[h, w, 3]``, ``share`` and ``alike`` are ratios."""
+def _ink_like(
+    density: NDArray[np.float32], strength: float, share: float, evenness: float
+) -> NDArray[np.bool_]:
+    """Pixels that absorb as ink does; ``density`` is ``[h, w, 3]``, ``share`` and ``evenness`` are ratios."""
     red, green, blue = density[..., 0], density[..., 1], density[..., 2]
     both = np.minimum(red, blue)
     least = np.minimum(both, green)
-    found = (red > strength) & (red > share * green)
-    found |= (both > 0.75 * strength) & (both > share * green)
-    found |= (least > 1.25 * strength) & (least > alike * density.max(axis=2))
-    return found
+    ink = (red > strength) & (red > share * green)
+    ink |= (both > 0.75 * strength) & (both > share * green)
+    ink |= (least > 1.25 * strength) & (least > evenness * density.max(axis=2))
+    return ink
 
 
 def _large(mask: NDArray[np.bool_], smallest: float) -> NDArray[np.bool_]:

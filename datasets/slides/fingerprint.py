@@ -1,6 +1,6 @@
-"""Which file is this? A cheap fingerprint for keys, a full SHA-256 for the record.
+"""Identity of a slide file: a cheap fingerprint for keys and a full SHA-256 for the record.
 
-The same for a file and for its copy at an address: a slide that moves to object storage keeps its features.
+Both are the same for a file and its copy at an address: a slide that moves to object storage keeps its features.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from equipoise.datasets.remote.addresses import is_remote
-from equipoise.datasets.remote.slide_files import RemoteFile, asked, borrow_slide, remote_files
+from equipoise.datasets.remote.slide_files import RemoteFile, acquire_slide, call_file_system, remote_files
 from equipoise.datasets.slides.problems import SlideProblem
 
 _PART = 64 * 1024
@@ -56,11 +56,11 @@ def sha256(path: str | Path) -> str:
     SlideProblem
         ``missing`` or ``unreadable``.
     """
-    loan = borrow_slide(path)
+    lease = acquire_slide(path)
     try:
-        return _sha256(loan.path)
+        return _sha256(lease.path)
     finally:
-        loan.release()
+        lease.release()
 
 
 def _sha256(path: Path) -> str:
@@ -89,7 +89,7 @@ def _members(path: str | Path) -> list[_Member]:
         fs, files = remote_files(path)
 
         def remote(file: RemoteFile, start: int, length: int) -> bytes:
-            return asked(path, partial(file.read, fs, start, length))
+            return call_file_system(path, partial(file.read, fs, start, length))
 
         return [_Member(file.name, file.size, partial(remote, file)) for file in files]
     return [_local(name, file) for name, file in _local_files(Path(path))]

@@ -1,4 +1,4 @@
-"""Which tiles of a slide are encoded: a regular grid at the exact resolution, kept where there is tissue."""
+"""Tile plans: a regular grid at the exact resolution, restricted to tiles with tissue."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TilePlan:
         return [slice(at, min(at + size, len(self))) for at in range(0, len(self), size)]
 
     def squares(self, size: int) -> list[NDArray[np.int64]]:
-        """Places of the tiles in each square of ``size`` by ``size`` grid cells, squares row by row."""
+        """Indices of the tiles in each square of ``size`` by ``size`` grid cells, squares row by row."""
         if not len(self):
             return []
         column = np.rint(self.x / self.side).astype(np.int64) // size

@@ -123,8 +123,8 @@ class JpegTiff:
 
     def level(self, at: int) -> JpegLevel | None:
         """A level, or ``None`` if it cannot be read here."""
-        found = self.levels[at]
-        return found if isinstance(found, JpegLevel) else None
+        level = self.levels[at]
+        return level if isinstance(level, JpegLevel) else None
 
     def close(self) -> None:
         """Close the file, after the reads that are under way."""
@@ -204,44 +204,44 @@ class JpegTiff:
                 for column in range(max(left, 0) // wide, -(-min(left + width, right) // wide)):
                     wanted.setdefault(row * level.columns + column, []).append(at)
         problems: Problems = {}
-        for place, found in self._tiles(level, wanted, reduce, shrink):
-            cx, cy = place % level.columns * wide, place // level.columns * high
-            for at in wanted[place]:
-                if isinstance(found, str):
-                    problems.setdefault(at, found)
+        for index, pixels in self._tiles(level, wanted, reduce, shrink):
+            cx, cy = index % level.columns * wide, index // level.columns * high
+            for at in wanted[index]:
+                if isinstance(pixels, str):
+                    problems.setdefault(at, pixels)
                     continue
                 left, top = lefts[at], tops[at]
                 x0, x1 = max(left, cx), min(left + width, cx + wide, right)
                 y0, y1 = max(top, cy), min(top + height, cy + high, bottom)
                 out[at, y0 - top : y1 - top, x0 - left : x1 - left] = (
-                    255 if found is None else found[y0 - cy : y1 - cy, x0 - cx : x1 - cx]
+                    255 if pixels is None else pixels[y0 - cy : y1 - cy, x0 - cx : x1 - cx]
                 )
         return out, problems
 
     def _tiles(
-        self, level: JpegLevel, places: Iterator[int] | dict[int, list[int]], reduce: int, shrink: int
+        self, level: JpegLevel, indices: Iterator[int] | dict[int, list[int]], reduce: int, shrink: int
     ) -> Iterator[tuple[int, NDArray[np.uint8] | str | None]]:
         """Decoded tiles in the order of the file; a reason for unreadable ones, ``None`` for left-out ones."""
         present = []
-        for place in places:
-            if level.counts[place]:
-                present.append((int(level.offsets[place]), int(level.counts[place]), place))
+        for index in indices:
+            if level.counts[index]:
+                present.append((int(level.offsets[index]), int(level.counts[index]), index))
             else:
-                yield place, None
+                yield index, None
         with self._reading():
-            for place, stream in _streams(self._fd, self._size, sorted(present)):
+            for index, stream in _streams(self._fd, self._size, sorted(present)):
                 if isinstance(stream, str):
-                    yield place, stream
+                    yield index, stream
                     continue
                 try:
                     pixels = level.decode(stream, reduce)
                 except ValueError as error:
-                    yield place, str(error)
+                    yield index, str(error)
                     continue
                 if shrink > 1:
                     small = (pixels.shape[1] // shrink, pixels.shape[0] // shrink)
                     pixels = area_resample(pixels, small, (shrink, shrink))
-                yield place, pixels
+                yield index, pixels
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -260,7 +260,7 @@ class JpegTiff:
 def _streams(
     fd: int, size: int, ranges: list[tuple[int, int, int]]
 ) -> Iterator[tuple[int, memoryview | str]]:
-    """Bytes of ``(offset, count, place)`` in the order of offsets; neighbours are read together."""
+    """Bytes of ``(offset, count, index)`` in the order of offsets; neighbours are read together."""
     start = 0
     while start < len(ranges):
         first = ranges[start][0]
@@ -276,9 +276,9 @@ def _streams(
             data = memoryview(os.pread(fd, end - first, first)) if end > first else memoryview(b"")
         except OSError as error:
             data, reason = memoryview(b""), str(error)
-        for offset, count, place in ranges[start:stop]:
+        for offset, count, index in ranges[start:stop]:
             whole = offset - first + count <= len(data)
-            yield place, data[offset - first : offset - first + count] if whole else reason
+            yield index, data[offset - first : offset - first + count] if whole else reason
         start = max(stop, start + 1)
 
 
@@ -335,12 +335,12 @@ def _match(fd: int, vendor: str, level_dimensions: Sequence[tuple[int, int]]) ->
         if len(matches) != 1:
             levels.append(f"{len(matches)} TIFF directories are of the size of level {number}")
             continue
-        found = _level(tiled[matches[0]])
-        if vendor == "aperio" and number and isinstance(found, JpegLevel) and not found.counts.all():
-            found = (
+        level = _level(tiled[matches[0]])
+        if vendor == "aperio" and number and isinstance(level, JpegLevel) and not level.counts.all():
+            level = (
                 f"tiles left out of level {number} are drawn from the level above"  # libopenslide, aperio.c
             )
-        levels.append(found)
+        levels.append(level)
     return levels
 
 

@@ -1,4 +1,4 @@
-"""Micrometres per pixel: where the number comes from, what is believed, and which level serves a target.
+"""Micrometres per pixel: where the number comes from, which values are accepted, and the level for a target.
 
 The order is slides table, study override, scanner metadata, TIFF resolution tags. A value outside 0.1-5 um/px
 is a unit error (100x-wrong files are public) and refused by name, never clipped; a slide that says nothing is
@@ -61,7 +61,7 @@ def slide_mpp(properties: Mapping[str, str], table: float | None = None, study: 
     """
     for given, source in ((table, "table"), (study, "study")):
         if given is not None and not math.isnan(given):
-            return _believable(float(given), source)
+            return _accepted(float(given), source)
     vendor = properties.get("openslide.vendor", "")
     across = _number(properties.get("openslide.mpp-x"))
     down = _number(properties.get("openslide.mpp-y"))
@@ -85,7 +85,7 @@ def slide_mpp(properties: Mapping[str, str], table: float | None = None, study: 
             f"pixels are not square: {source} say {across:g} um across and {down:g} um down",
             fix="state the pixel size in the MPP column of the slides table",
         )
-    return _believable((across + down) / 2, source)
+    return _accepted((across + down) / 2, source)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _reduced(sampling: Sampling, downsample: float, size: float) -> Sampling:
     return sampling
 
 
-def _believable(value: float, source: str) -> Mpp:
+def _accepted(value: float, source: str) -> Mpp:
     if not MIN_MPP <= value <= MAX_MPP:
         raise SlideProblem(
             "mpp_out_of_range",

@@ -1,10 +1,10 @@
-"""What can be wrong with a slide, in the words that stand in the index, the exclusions and the report."""
+"""Statuses of slides, as the index, the exclusions and the report name them."""
 
 from __future__ import annotations
 
 from equipoise.datasets.errors import DataError
 
-#: Every status a slide can end with, and what it means to a person.
+#: Every final status of a slide, and what it means.
 STATUSES = {
     "ok": "features are in the store",
     "missing": "the file is not there",
@@ -33,7 +33,7 @@ FAILURES = frozenset(
     }
 )
 
-#: Nothing went wrong, the slide has just nothing to give: excluded with its reason, not counted as failed.
+#: Nothing went wrong, but the slide has nothing to use: excluded with its reason, not counted as failed.
 EXCLUSIONS = frozenset({"no_tissue", "too_few_tiles"})
 
 
@@ -47,7 +47,7 @@ class SlideProblem(DataError):  # noqa: N818 - a status of a slide more than an 
     reason
         One sentence with the offending value.
     where
-        Place: file, level or region.
+        Where: file, level or position.
     fix
         What the user can do.
 

@@ -1,4 +1,4 @@
-"""What a person looks at: a thumbnail with the tissue outline and the kept tiles, and the same as GeoJSON.
+"""Quality control files: a thumbnail with the tissue outline and the kept tiles, and the same as GeoJSON.
 
 Both are deterministic (no dates, no names), so that a rebuilt store has the same files.
 """
@@ -77,13 +77,13 @@ def plan_geojson(tissue: Tissue, plan: TilePlan | None) -> bytes:
     for name, (mask, colour) in _rejected(tissue).items():
         features.append(_feature(name, colour, _outlines(mask, sx, sy), {}))
     if plan is not None:
-        about = {
+        properties = {
             "tiles": len(plan),
             "tile_px": plan.px,
             "mpp": round(plan.mpp, 6),
             "side": round(plan.side, 4),
         }
-        features.append(_feature("tiles", _TILE_RGB, _runs(plan), about))
+        features.append(_feature("tiles", _TILE_RGB, _runs(plan), properties))
     return json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":")).encode()
 
 
@@ -148,7 +148,7 @@ def _runs(plan: TilePlan) -> list[list[list[list[int]]]]:
     return rectangles
 
 
-def _feature(name: str, rgb: tuple[int, int, int], polygons: list, about: dict[str, float]) -> dict:
+def _feature(name: str, rgb: tuple[int, int, int], polygons: list, properties: dict[str, float]) -> dict:
     return {
         "type": "Feature",
         "geometry": {"type": "MultiPolygon", "coordinates": polygons},
@@ -156,6 +156,6 @@ def _feature(name: str, rgb: tuple[int, int, int], polygons: list, about: dict[s
             "objectType": "annotation",
             "name": name,
             "classification": {"name": name, "color": rgb},
-            **about,
+            **properties,
         },
     }

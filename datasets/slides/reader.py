@@ -6,6 +6,8 @@ OpenSlide opens every slide, says what it is and can read all of it. Tiles of JP
 One :class:`SlideReader` serves several threads. Each thread keeps its own OpenSlide handle, because a single
 decoding error makes a handle useless for good (every later call fails, even for good tiles): the thread that
 met the error drops its handle and opens a new one, the others are not disturbed.
+
+Opening a file as a slide: the file of a folder, and the reason when OpenSlide refuses it.
 """
 
 from __future__ import annotations
@@ -19,10 +21,9 @@ import numpy as np
 import openslide
 from numpy.typing import NDArray
 
-from equipoise.datasets.remote.slide_files import borrow_slide
+from equipoise.datasets.remote.slide_files import acquire_slide
 from equipoise.datasets.slides.jpeg_tiff import JpegLevel, JpegTiff
 from equipoise.datasets.slides.mpp import Sampling, choose_sampling, slide_mpp
-from equipoise.datasets.slides.opening import open_handle, slide_file
 from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.resample import area_resample, source_size
 from equipoise.datasets.slides.self_check import self_check
@@ -40,7 +41,7 @@ def open_slide(
     study_mpp: float | None = None,
     fast: bool = True,
 ) -> SlideReader:
-    """Open a slide and settle its pixel size.
+    """Open a slide and determine its pixel size.
 
     Parameters
     ----------
@@ -80,7 +81,7 @@ class SlideReader:
         self, path: str | Path, mpp_override: float | None, study_mpp: float | None, fast: bool = True
     ) -> None:
         self.path = path
-        self._loan = borrow_slide(path)
+        self._lease = acquire_slide(path)
         self._local = threading.local()
         self._lock = threading.Lock()
         self._handles: dict[openslide.OpenSlide, threading.Lock] = {}
@@ -90,7 +91,7 @@ class SlideReader:
         #: Per level that was asked for: empty if its tiles are decoded here, else why they are not.
         self._refused: dict[int, str] = {}
         try:
-            self._file = slide_file(self._loan.path)
+            self._file = slide_file(self._lease.path)
             handle, _ = self._handle()
             properties = dict(handle.properties)
             self.dimensions: tuple[int, int] = handle.dimensions
@@ -102,7 +103,7 @@ class SlideReader:
                 self._jpeg = JpegTiff(self._file, self.vendor, self.level_dimensions)
         except SlideProblem as problem:
             self.close()
-            copied = self._loan.path != Path(path)
+            copied = self._lease.path != Path(path)
             problem.where = str(path) if copied else problem.where or str(path)
             raise
         except (openslide.OpenSlideError, OSError) as error:
@@ -135,8 +136,8 @@ class SlideReader:
 
     def jpeg_tile(self, level: int) -> tuple[int, int] | None:
         """Width and height of the JPEG tiles of a level, ``None`` if it has none: what blocks are aligned to."""
-        found = self._jpeg.level(level) if self._jpeg else None
-        return found.tile if found else None
+        jpeg_level = self._jpeg.level(level) if self._jpeg else None
+        return jpeg_level.tile if jpeg_level else None
 
     def read(
         self, x0: int, y0: int, w0: float, h0: float, out_px: tuple[int, int], resample: str = "area"
@@ -168,13 +169,13 @@ class SlideReader:
             For an unknown ``resample``.
         """
         level, scale = self._source((w0, h0), out_px, resample)
-        found = self._read_fast(np.array([x0]), np.array([y0]), level, out_px, scale, resample)
-        if found is None:
+        fast = self._read_fast(np.array([x0]), np.array([y0]), level, out_px, scale, resample)
+        if fast is None:
             pixels = self._read_level(x0, y0, level, source_size(out_px, scale))
             return area_resample(pixels, out_px, scale)
-        windows, problems = found
+        windows, problems = fast
         if problems:
-            raise SlideProblem("unreadable", problems[0], where=self._place(x0, y0, level))
+            raise SlideProblem("unreadable", problems[0], where=self._location(x0, y0, level))
         return windows[0]
 
     def read_many(
@@ -200,14 +201,16 @@ class SlideReader:
         -------
         pixels, problems
             uint8 ``[N, px, px, 3]``, the same as :meth:`read` of each; and a line per square that cannot be
-            read, by its place (its pixels mean nothing).
+            read, by its index (its pixels mean nothing).
         """
         level, scale = self._source((side, side), (px, px), resample)
-        found = self._read_fast(x0, y0, level, (px, px), scale, resample)
-        if found is not None:
-            pixels, why = found
+        fast = self._read_fast(x0, y0, level, (px, px), scale, resample)
+        if fast is not None:
+            pixels, why = fast
             return pixels, {
-                at: SlideProblem("unreadable", text, where=self._place(int(x0[at]), int(y0[at]), level)).line
+                at: SlideProblem(
+                    "unreadable", text, where=self._location(int(x0[at]), int(y0[at]), level)
+                ).line
                 for at, text in why.items()
             }
         pixels = np.empty((len(x0), px, px, 3), np.uint8)
@@ -223,7 +226,7 @@ class SlideReader:
         """The whole slide at about ``mpp`` um/px (the slide's own where that is coarser).
 
         The result covers the slide exactly, so its pixels may deviate from ``mpp`` by a fraction of one pixel
-        in the whole width. Read in pieces: memory is bounded by the thumbnail, whatever the pyramid.
+        in the whole width. Read in pieces: memory is bounded by the thumbnail, regardless of the pyramid.
 
         Returns
         -------
@@ -255,7 +258,7 @@ class SlideReader:
                 with busy:  # closing under a read would take the memory from under it
                     handle.close()
             self._handles.clear()
-        self._loan.release()
+        self._lease.release()
 
     def __enter__(self) -> SlideReader:
         return self
@@ -312,15 +315,17 @@ class SlideReader:
 
     def _check(self, tiff: JpegTiff, level: int) -> str:
         """Why a level must be read through OpenSlide: ``-`` if it is not made of JPEG tiles, empty if it need not."""
-        found = tiff.levels[level]
-        if isinstance(found, str):
-            return found or "-"
+        jpeg_level = tiff.levels[level]
+        if isinstance(jpeg_level, str):
+            return jpeg_level or "-"
         downsample = self.level_downsamples[level]
         if downsample != round(downsample):
             return f"lies between pixels of level 0, {downsample:.6g} to one"
-        return self_check(tiff, found, downsample, lambda x, y, size: self._read_level(x, y, level, size))
+        return self_check(
+            tiff, jpeg_level, downsample, lambda x, y, size: self._read_level(x, y, level, size)
+        )
 
-    def _place(self, x0: int, y0: int, level: int) -> str:
+    def _location(self, x0: int, y0: int, level: int) -> str:
         return f"{self.path} x={x0} y={y0} level={level}"
 
     def _read_level(self, x0: int, y0: int, level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -331,7 +336,7 @@ class SlideReader:
                 region = handle.read_region((x0, y0), level, size)
         except openslide.OpenSlideError as error:
             self._drop(handle)
-            raise SlideProblem("unreadable", f"{error}", where=self._place(x0, y0, level)) from error
+            raise SlideProblem("unreadable", f"{error}", where=self._location(x0, y0, level)) from error
         return on_white(np.asarray(region))
 
     def _handle(self) -> tuple[openslide.OpenSlide, threading.Lock]:
@@ -362,3 +367,55 @@ def on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.ascontiguousarray(rgba[..., :3])
     a = alpha[..., None].astype(np.uint16)
     return ((rgba[..., :3].astype(np.uint16) * a + 255 * (255 - a) + 127) // 255).astype(np.uint8)
+
+
+def slide_file(path: Path) -> Path:
+    """The file that OpenSlide opens; the first ``.dcm`` of a DICOM folder."""
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob("*.dcm"))
+    if not files:
+        raise SlideProblem("not_a_slide", "the folder holds no .dcm file", where=str(path))
+    return files[0]
+
+
+def open_handle(file: Path) -> openslide.OpenSlide:
+    """A handle of OpenSlide; raises :class:`SlideProblem` with what is wrong with the file."""
+    if not file.exists():
+        raise SlideProblem("missing", "no such file", where=str(file))
+    try:
+        return openslide.OpenSlide(str(file))
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        status, reason = _why_unsupported(file)
+        raise SlideProblem(status, reason, where=str(file)) from error
+    except openslide.OpenSlideError as error:
+        raise SlideProblem("unreadable", str(error), where=str(file)) from error
+
+
+def _why_unsupported(file: Path) -> tuple[str, str]:
+    """Tell a truncated TIFF from a plain image and from other files: OpenSlide says the same of all three."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            head = stream.read(16)
+    except OSError as error:
+        return "unreadable", str(error)
+    if size == 0:
+        return "unreadable", "the file is empty"
+    order = {b"II": "little", b"MM": "big"}.get(head[:2])
+    if order is None or len(head) < 16:
+        return "not_a_slide", "OpenSlide does not know this format"
+    version = int.from_bytes(head[2:4], order)  # type: ignore[arg-type]
+    if version not in (42, 43):
+        return "not_a_slide", "OpenSlide does not know this format"
+    at = head[4:8] if version == 42 else head[8:16]
+    directory = int.from_bytes(at, order)  # type: ignore[arg-type]
+    if directory >= size:
+        return (
+            "unreadable",
+            f"truncated: the TIFF directory should be at byte {directory}, the file ends at {size}",
+        )
+    return (
+        "not_a_slide",
+        "a TIFF, but none of the whole-slide layouts that OpenSlide knows (tiled, with levels)",
+    )

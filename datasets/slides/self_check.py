@@ -1,4 +1,4 @@
-"""Is the fast path right on this slide? A few of its tiles against OpenSlide, before the first is believed."""
+"""Checks the fast path on a slide: a few of its tiles are compared with OpenSlide before any is used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from equipoise.datasets.slides.jpeg_tiff import JpegLevel, JpegTiff
 from equipoise.datasets.slides.problems import SlideProblem
 
-#: Tiles that must be equal, and tiles that are tried to find as many.
+#: Tiles that must be equal, and tiles that are tried until that many are compared.
 TILES, _TRIES = 3, 12
 
 #: Reads a region through OpenSlide: corner at level 0, size in pixels of the level -> uint8 [h, w, 3].
@@ -25,7 +25,7 @@ def self_check(tiff: JpegTiff, level: JpegLevel, downsample: float, reference: R
     Parameters
     ----------
     tiff, level
-        What is to be checked.
+        The level to check.
     downsample
         Level-0 pixels per pixel of the level, a whole number.
     reference
@@ -33,15 +33,15 @@ def self_check(tiff: JpegTiff, level: JpegLevel, downsample: float, reference: R
 
     Returns
     -------
-    Why this level has to be read through OpenSlide; empty if it has not. A tile that neither can read says
-    nothing, one that only strict decoding refuses neither, as long as others are equal.
+    Why this level has to be read through OpenSlide; empty if it need not. Tiles that neither can read are
+    ignored, and so are those that only strict decoding refuses, as long as others are equal.
     """
     rng = np.random.default_rng([level.width, level.height, len(level.counts)])
-    there = np.flatnonzero(level.counts)
-    large = there[level.counts[there] >= np.median(level.counts[there])] if len(there) else there
+    present = np.flatnonzero(level.counts)
+    large = present[level.counts[present] >= np.median(level.counts[present])] if len(present) else present
     equal, refused = 0, ""
-    for place in rng.permutation(large)[:_TRIES].tolist():
-        x, y = place % level.columns * level.tile[0], place // level.columns * level.tile[1]
+    for index in rng.permutation(large)[:_TRIES].tolist():
+        x, y = index % level.columns * level.tile[0], index // level.columns * level.tile[1]
         size = (min(level.tile[0], level.width - x), min(level.tile[1], level.height - y))
         ours, problems = tiff.windows(level, np.array([x]), np.array([y]), size)
         try:

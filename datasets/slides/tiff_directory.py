@@ -107,15 +107,15 @@ def read_directories(fd: int) -> list[Directory]:
         raise ValueError("not a TIFF")
     big = version == 43
     at = struct.unpack_from(f"{order}Q", head, 8)[0] if big else struct.unpack_from(f"{order}I", head, 4)[0]
-    found: list[Directory] = []
+    directories: list[Directory] = []
     seen: set[int] = set()
     while at:
-        if at in seen or len(found) >= _MOST_DIRECTORIES:
+        if at in seen or len(directories) >= _MOST_DIRECTORIES:
             raise ValueError("the chain of TIFF directories has no end")
         seen.add(at)
         directory, at = _read_one(fd, order, size, at, big)
-        found.append(directory)
-    return found
+        directories.append(directory)
+    return directories
 
 
 def _read_one(fd: int, order: ByteOrder, size: int, at: int, big: bool) -> tuple[Directory, int]:
@@ -126,10 +126,10 @@ def _read_one(fd: int, order: ByteOrder, size: int, at: int, big: bool) -> tuple
     link = struct.calcsize(f"{order}{word}")
     body = _pread(fd, count * entry_size + link, at + head, size)
     entries: dict[int, Entry] = {}
-    for place in range(0, count * entry_size, entry_size):
-        tag, kind, number = struct.unpack_from(f"{order}HH{word}", body, place)
+    for start in range(0, count * entry_size, entry_size):
+        tag, kind, number = struct.unpack_from(f"{order}HH{word}", body, start)
         if kind in _TYPES:
-            inline = body[place + entry_size - link : place + entry_size]
+            inline = body[start + entry_size - link : start + entry_size]
             entries[tag] = Entry(kind, number, inline, struct.unpack(f"{order}{word}", inline)[0])
     return Directory(fd, order, size, entries), struct.unpack_from(
         f"{order}{word}", body, count * entry_size

@@ -1,4 +1,4 @@
-"""The pixels of a plan: tiles read run by run, with unreadable ones set aside and counted, never replaced."""
+"""The pixels of a plan: tiles are read in blocks; unreadable ones are left out and reported, never replaced."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TileBlock:
     Attributes
     ----------
     index
-        int64 ``[n]``, places of the tiles in their plan.
+        int64 ``[n]``, indices of the tiles in their plan.
     pixels
         uint8 ``[n, px, px, 3]``.
     bad
@@ -38,7 +38,7 @@ class TileBlock:
 
 
 def tile_blocks(reader: SlideReader, plan: TilePlan) -> list[NDArray[np.int64]]:
-    """Places of the tiles that are read together: all of a plan, in an order that depends on nothing but file and plan.
+    """Indices of the tiles that are read together: a whole plan, in an order that depends on file and plan only.
 
     On slides of JPEG tiles these are squares whose sides fall on the borders of JPEG tiles, or nearly so: what
     straddles a border is decoded twice. On others they are short runs.
@@ -51,7 +51,7 @@ def tile_blocks(reader: SlideReader, plan: TilePlan) -> list[NDArray[np.int64]]:
 
 
 def read_block(
-    reader: SlideReader, plan: TilePlan, places: NDArray[np.int64] | slice, resample: str = "area"
+    reader: SlideReader, plan: TilePlan, indices: NDArray[np.int64] | slice, resample: str = "area"
 ) -> TileBlock:
     """Read some tiles of a plan.
 
@@ -64,17 +64,19 @@ def read_block(
         Open slide.
     plan
         Tiles of that slide.
-    places
+    indices
         Which of them, from :func:`tile_blocks`.
     resample
         As in :meth:`SlideReader.read`.
     """
-    places = np.arange(len(plan))[places]
-    pixels, problems = reader.read_many(plan.x[places], plan.y[places], plan.side, plan.px, resample)
+    indices = np.arange(len(plan))[indices]
+    pixels, problems = reader.read_many(plan.x[indices], plan.y[indices], plan.side, plan.px, resample)
     if not problems:
-        return TileBlock(places, pixels)
-    good = np.array([at for at in range(len(places)) if at not in problems], np.int64)
-    return TileBlock(places[good], pixels[good], [(int(places[at]), problems[at]) for at in sorted(problems)])
+        return TileBlock(indices, pixels)
+    good = np.array([at for at in range(len(indices)) if at not in problems], np.int64)
+    return TileBlock(
+        indices[good], pixels[good], [(int(indices[at]), problems[at]) for at in sorted(problems)]
+    )
 
 
 def _square(px: int, scale: float, tile: tuple[int, int]) -> int:

@@ -1,4 +1,4 @@
-"""Where is tissue? Saturation above a bounded Otsu threshold, less ink and what is out of focus.
+"""Tissue masks: saturation above a bounded Otsu threshold, without ink and areas out of focus.
 
 Glass is grey, stained tissue is not. Plain Otsu always splits an image in two, a blank slide too; bounded to
 [5, 25] (of 255) it finds nothing on glass and still follows pale or dark stains. Sizes are in micrometres, so
@@ -19,7 +19,7 @@ from equipoise.datasets.slides.reader import SlideReader
 
 @dataclass(frozen=True)
 class TissueParams(ArtefactParams):
-    """What makes a mask; stands in the store's specification."""
+    """Parameters of the tissue mask; part of the store's specification."""
 
     #: Resolution of the mask in um/px.
     mpp: float = 8.0
@@ -135,8 +135,8 @@ def tissue_mask(
     smallest = params.min_area_um2 / mpp**2
     pieces = _without_small(closed, smallest)
     holes = _without_small(1 - pieces, smallest)  # what remains of the background: small holes are filled
-    found = holes == 0
-    return (found if ink is None else found & ~ink), threshold
+    filled = holes == 0
+    return (filled if ink is None else filled & ~ink), threshold
 
 
 def _without_small(mask: NDArray[np.uint8], smallest: float) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""The index: one row per slide, the only truth about what is in a store.
+"""The index: one row per slide, the single source of truth about the content of a store.
 
 Rows stand in the order in which slides were first registered. That order alone decides the shard of a slide,
 and a shard's name and content follow from the keys of its finished slides: however many workers wrote and
@@ -54,7 +54,7 @@ _COLUMNS: dict[str, tuple[pa.DataType, Any]] = {
 
 SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, (kind, _) in _COLUMNS.items()])
 
-#: Columns that say what a slide gave; the others say which slide it is and where its features are.
+#: Columns with a slide's result; the others say which slide it is and where its features are.
 RESULT_COLUMNS = tuple(
     name
     for name in _COLUMNS
@@ -99,11 +99,11 @@ def identities(slides: pd.DataFrame) -> list[tuple[str, str, str, float | None]]
 
 
 class Index:
-    """The rows of a store, by place and by key."""
+    """The rows of a store, by position and by key."""
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self._rows: list[Row] = list(rows)
-        self._place = {row["key"]: at for at, row in enumerate(self._rows)}
+        self._position = {row["key"]: at for at, row in enumerate(self._rows)}
         self._keys: dict[str, list[str]] = {}
         for row in self._rows:
             self._keys.setdefault(row["slide"], []).append(row["key"])
@@ -134,9 +134,9 @@ class Index:
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"damaged index of a feature store: {error}", where=where) from error
 
-    def save(self, file: Path, settled: Iterable[Row] | None = None) -> None:
-        """Write all rows (``settled`` instead, if given) to ``file``; the caller renames."""
-        table = pa.Table.from_pylist(list(self._rows if settled is None else settled), schema=SCHEMA)
+    def save(self, file: Path, rows: Iterable[Row] | None = None) -> None:
+        """Write all rows (``rows`` instead, if given) to ``file``; the caller renames."""
+        table = pa.Table.from_pylist(list(self._rows if rows is None else rows), schema=SCHEMA)
         pq.write_table(table, file, compression="zstd")
 
     def __len__(self) -> int:
@@ -146,14 +146,14 @@ class Index:
         return iter(self._rows)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._place
+        return key in self._position
 
     def __getitem__(self, key: str) -> Row:
-        return self._rows[self._place[key]]
+        return self._rows[self._position[key]]
 
-    def place(self, key: str) -> int:
+    def position(self, key: str) -> int:
         """Position of a slide in the order of registration."""
-        return self._place[key]
+        return self._position[key]
 
     def named(self, slide: str) -> list[Row]:
         """All rows of that slide name: several if a file was replaced or its pixel size restated."""
@@ -162,45 +162,45 @@ class Index:
     def knows(self, slide: str, path: str, fingerprint: str, mpp_override: float | None) -> bool:
         """Whether :meth:`register` would change nothing."""
         key = slide_key(slide, fingerprint, mpp_override)
-        return key in self._place and self[key]["path"] == path
+        return key in self._position and self[key]["path"] == path
 
     def register(self, slide: str, path: str, fingerprint: str, mpp_override: float | None) -> str:
-        """Give a slide its place, or find it.
+        """Give a slide its position, or look it up.
 
-        A new key takes the place of a row of the same slide that has no features (a file that was missing and
-        is now there, a pixel size that was refused and is now stated), and a new place otherwise.
+        A new key takes the position of a row of the same slide that has no features (a file that was missing and
+        is now there, a pixel size that was refused and is now stated), and a new position otherwise.
 
         Returns
         -------
         The slide's key.
         """
         key = slide_key(slide, fingerprint, mpp_override)
-        if key in self._place:
+        if key in self._position:
             self[key]["path"] = path
             return key
         override = math.nan if mpp_override is None else float(mpp_override)
         row = blank_row(key=key, slide=slide, path=path, fingerprint=fingerprint, mpp_override=override)
         for old in self.named(slide):
             if old["status"] != "ok":
-                at = self._place.pop(old["key"])
+                at = self._position.pop(old["key"])
                 self._rows[at] = row
-                self._place[key] = at
+                self._position[key] = at
                 self._keys[slide] = [key if known == old["key"] else known for known in self._keys[slide]]
                 return key
-        self._place[key] = len(self._rows)
+        self._position[key] = len(self._rows)
         self._keys.setdefault(slide, []).append(key)
         self._rows.append(row)
         return key
 
     def record(self, key: str, result: Row) -> None:
-        """Enter what a slide gave.
+        """Enter the result of a slide.
 
         Raises
         ------
         DataError
             For an unknown slide, status or column.
         """
-        if key not in self._place:
+        if key not in self._position:
             raise DataError(f"slide key {key!r} was never registered in this store")
         if result.get("status") not in STATUSES:
             raise DataError(f"unknown slide status {result.get('status')!r}; known: {', '.join(STATUSES)}")
@@ -212,17 +212,17 @@ class Index:
         row |= {name: value for name, value in result.items() if value is not None}
 
     def without(self, keys: set[str]) -> Index:
-        """An index without these slides; those behind them move up."""
+        """An index without these slides; later ones move up."""
         return Index(row for row in self._rows if row["key"] not in keys)
 
-    def settled(self) -> list[Row]:
-        """Rows for the disk: a slide whose features are in no shard yet is pending there."""
+    def committed_rows(self) -> list[Row]:
+        """Rows as they are written to disk: there, a slide whose features are in no shard yet is pending."""
         rows = [dict(row) for row in self._rows]
-        waiting = Index(row for row in rows if row["status"] == "ok" and not row["shard"])
-        for row in waiting:
-            waiting.reset(row["key"])
+        uncommitted = Index(row for row in rows if row["status"] == "ok" and not row["shard"])
+        for row in uncommitted:
+            uncommitted.reset(row["key"])
         return rows
 
     def reset(self, key: str) -> None:
-        """Forget what a slide gave, so that it is tried again."""
+        """Clear the result of a slide, so that it is tried again."""
         self[key].update({name: _COLUMNS[name][1] for name in RESULT_COLUMNS}, shard="", batch=-1)

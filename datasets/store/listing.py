@@ -47,12 +47,12 @@ def find_stores(root: str | Path) -> list[Path]:
     root = Path(root)
     if (root / SPEC_FILE).exists():
         return [root]
-    found = sorted(file.parent for file in root.rglob(SPEC_FILE))
-    if not found:
+    stores = sorted(file.parent for file in root.rglob(SPEC_FILE))
+    if not stores:
         raise DataError(
             "no feature store here or below", where=str(root), fix="name the folder of features.store"
         )
-    return found
+    return stores
 
 
 def summarise_store(path: Path) -> StoreSummary:

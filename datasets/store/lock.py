@@ -13,7 +13,7 @@ LOCK_FILE = "writer.lock"
 
 
 def writer_lock(folder: Path) -> BinaryIO:
-    """Take the lock of a store; closing what is returned gives it back.
+    """Take the lock of a store; closing the returned file releases it.
 
     Raises
     ------

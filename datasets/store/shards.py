@@ -1,7 +1,7 @@
 """Arrow IPC files: one record batch per slide, memory-mapped, no copy between disk and NumPy.
 
 The same layout serves one staged slide (a file with one batch) and a shard (a file with the batches of its
-slides in the order of their places).
+slides in the order of their positions).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def shard_name(number: int, keys: Iterable[str]) -> str:
 
 def shard_schema(spec: StoreSpec) -> pa.Schema:
     """Columns ``x``, ``y`` (int32) and ``features`` (fixed-size list of float16), with the specification."""
-    about = {
+    metadata = {
         "encoding-type": ENCODING_TYPE,
         "encoding-version": ENCODING_VERSION,
         "address": spec.address,
@@ -57,7 +57,7 @@ def shard_schema(spec: StoreSpec) -> pa.Schema:
             "features", pa.list_(pa.field("item", pa.float16(), nullable=False), spec.dim), nullable=False
         ),
     ]
-    return pa.schema(fields, metadata=about)
+    return pa.schema(fields, metadata=metadata)
 
 
 def slide_batch(
@@ -80,8 +80,8 @@ def slide_batch(
     values = np.ascontiguousarray(features, dtype=np.float16)
     if values.shape != (len(x), spec.dim) or len(x) != len(y):
         raise DataError(f"features {values.shape} do not fit {len(x)} tiles of {spec.dim} numbers")
-    parts = range(0, len(values), _ROWS)  # in parts: giant slides have hundreds of MB
-    bad = sum(int((~np.isfinite(values[at : at + _ROWS])).any(axis=1).sum()) for at in parts)
+    chunks = range(0, len(values), _ROWS)  # in chunks: large slides have hundreds of MB
+    bad = sum(int((~np.isfinite(values[at : at + _ROWS])).any(axis=1).sum()) for at in chunks)
     if bad:
         raise DataError(f"{bad} of {len(x)} feature vectors hold NaN or infinity in float16")
     schema = shard_schema(spec)
@@ -128,15 +128,15 @@ class MappedFile:
     def batch(self, at: int) -> tuple[pa.RecordBatch, dict[str, str]]:
         """A record batch and its metadata."""
         try:
-            found = self._reader.get_batch_with_custom_metadata(at)
+            result = self._reader.get_batch_with_custom_metadata(at)
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(
                 f"batch {at} cannot be read: {error}",
                 where=str(self.path),
                 fix="run `equipoise extract` again",
             ) from error
-        about = {k.decode(): v.decode() for k, v in dict(found.custom_metadata or {}).items()}
-        return found.batch, about
+        metadata = {k.decode(): v.decode() for k, v in dict(result.custom_metadata or {}).items()}
+        return result.batch, metadata
 
 
 def batch_arrays(batch: pa.RecordBatch) -> tuple[NDArray[np.float16], NDArray[np.int32], NDArray[np.int32]]:
@@ -157,6 +157,6 @@ def batch_digest(batch: pa.RecordBatch) -> str:
     return digest.hexdigest()[:32]
 
 
-def as_text(values: dict[str, Any]) -> dict[str, str]:
+def json_metadata(values: dict[str, Any]) -> dict[str, str]:
     """Batch metadata: every value as JSON, so that types survive."""
     return {key: json.dumps(value) for key, value in sorted(values.items())}

@@ -17,11 +17,11 @@ ENCODING_VERSION = "1.1.0"
 
 SPEC_FILE = "store.json"
 
-#: Folder of pictures and tile plans within a store.
+#: Folder of thumbnails and tile plans within a store.
 QC_FOLDER = "qc"
 
-#: Endings of what stands there for each slide.
-PICTURES = (".jpg", ".geojson")
+#: Endings of the files there of each slide.
+QC_SUFFIXES = (".jpg", ".geojson")
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,18 @@ class StoreSpec:
         return f"{self.encoder}-{self.mpp:g}mpp-{self.tile_px}px-{self.address}"
 
     def differences(self, other: StoreSpec) -> list[str]:
-        """``"mpp: 0.5 here, 1.0 asked for"`` for every field in which ``other``, the wish, differs."""
-        found = []
+        """``"mpp: 0.5 here, 1.0 asked for"`` for every field in which ``other``, what is asked for, differs."""
+        differing = []
         for at in fields(self):
-            mine, theirs = getattr(self, at.name), getattr(other, at.name)
-            if isinstance(mine, dict):
-                keys = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
-                found += [f"{at.name}.{k}: {mine.get(k)!r} here, {theirs.get(k)!r} asked for" for k in keys]
-            elif mine != theirs:
-                found.append(f"{at.name}: {mine!r} here, {theirs!r} asked for")
-        return found
+            ours, theirs = getattr(self, at.name), getattr(other, at.name)
+            if isinstance(ours, dict):
+                keys = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
+                differing += [
+                    f"{at.name}.{k}: {ours.get(k)!r} here, {theirs.get(k)!r} asked for" for k in keys
+                ]
+            elif ours != theirs:
+                differing.append(f"{at.name}: {ours!r} here, {theirs!r} asked for")
+        return differing
 
 
 def write_spec(path: Path, spec: StoreSpec, shard_slides: int) -> str:
@@ -99,7 +101,7 @@ def write_spec(path: Path, spec: StoreSpec, shard_slides: int) -> str:
     return text
 
 
-def read_spec(place: Path | Folder) -> tuple[StoreSpec, int]:
+def read_spec(location: Path | Folder) -> tuple[StoreSpec, int]:
     """Specification and slides per shard of a store.
 
     Raises
@@ -107,7 +109,7 @@ def read_spec(place: Path | Folder) -> tuple[StoreSpec, int]:
     DataError
         If the folder is no store, of another major version, or damaged.
     """
-    folder = LocalFolder(place) if isinstance(place, Path) else place
+    folder = LocalFolder(location) if isinstance(location, Path) else location
     file = f"{folder.address}/{SPEC_FILE}"
     try:
         text = folder.read(SPEC_FILE)

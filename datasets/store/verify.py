@@ -1,4 +1,4 @@
-"""Is everything there that the index says, byte for byte?"""
+"""Checks that a store holds what its index says, byte for byte."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from equipoise.datasets.store.shards import DIGEST, SHARDS, MappedFile, batch_ar
 from equipoise.datasets.store.spec import SPEC_FILE, StoreSpec, read_spec
 
 
-def problems_of(path: Path) -> list[str]:
+def verify_store(path: Path) -> list[str]:
     """What is wrong with a store, one line each; empty if it is sound.
 
     Reads every feature once. Looks at the specification and its address, the index, the name of every shard (it
@@ -28,24 +28,24 @@ def problems_of(path: Path) -> list[str]:
         rows = list(Index.load(path / INDEX_FILE))
     except DataError as error:
         return [f"{error.where}: {error.what}"]
-    found = []
+    problems = []
     written = json.loads((path / SPEC_FILE).read_text("utf-8")).get("address")
     if written != spec.address:
-        found.append(
+        problems.append(
             f"{SPEC_FILE}: the address {written} does not belong to the specification ({spec.address})"
         )
-    members: dict[str, list[Row]] = defaultdict(list)
+    rows_by_shard: dict[str, list[Row]] = defaultdict(list)
     for at, row in enumerate(rows):
         if row["status"] == "ok":
-            members[row["shard"]].append(row)
+            rows_by_shard[row["shard"]].append(row)
             number = at // shard_slides
             if row["shard"][:5] != f"{number:05d}":
-                found.append(
+                problems.append(
                     f"{row['slide']}: belongs in shard {number:05d}, not in {row['shard'] or 'none'}"
                 )
-    for shard, slides in members.items():
-        found += _shard_problems(path / SHARDS / shard, slides, spec)
-    return found
+    for shard, slides in rows_by_shard.items():
+        problems += _shard_problems(path / SHARDS / shard, slides, spec)
+    return problems
 
 
 def _shard_problems(file: Path, rows: list[Row], spec: StoreSpec) -> Iterator[str]:
@@ -70,17 +70,17 @@ def _slide_problem(shard: MappedFile, row: Row, spec: StoreSpec) -> str | None:
     if not 0 <= row["batch"] < len(shard):
         return "is not there"
     try:
-        batch, about = shard.batch(row["batch"])
+        batch, metadata = shard.batch(row["batch"])
         batch.validate(full=True)
     except (DataError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
         return str(getattr(error, "what", error))
-    if about.get("key") != json.dumps(row["key"]):
-        return f"holds another slide ({about.get('key', 'unnamed')})"
+    if metadata.get("key") != json.dumps(row["key"]):
+        return f"holds another slide ({metadata.get('key', 'unnamed')})"
     if (batch.schema.metadata or {}).get(b"address", b"").decode() != spec.address:
         return "was made with another specification"
     features, _, _ = batch_arrays(batch)
     if features.shape != (row["n"], spec.dim):
         return f"has {features.shape[0]} tiles of {features.shape[1]} numbers instead of {row['n']} of {spec.dim}"
-    if DIGEST in about and about[DIGEST] != json.dumps(batch_digest(batch)):
+    if DIGEST in metadata and metadata[DIGEST] != json.dumps(batch_digest(batch)):
         return "is not what was written: its digest differs"
     return None if np.isfinite(features).all() else "holds NaN or infinity"

@@ -1,4 +1,4 @@
-"""What the laboratory adds: tissue folds and pen marks."""
+"""Artefacts of the laboratory: tissue folds and pen marks."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What differs between the cancer types: offsets of the morphology, survival, molecular subtypes."""
+"""Differences between cancer types: offsets of the morphology, survival, molecular subtypes."""
 
 from dataclasses import dataclass
 

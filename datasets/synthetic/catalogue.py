@@ -118,7 +118,7 @@ def _partial(plan: CohortPlan) -> CohortPlan:
 _FEW_MISSING = Knobs(missing_slide=0.03, missing_rna=0.05, missing_label=0.03, missing_tme=0.03)
 _SMALL_STUDY = StudyDefaults(mpp=1.0, tile_px=112, dim=32, folds=2, epochs=4, patience=4, bootstrap=50)
 
-RECIPES: dict[str, Preset] = {
+PRESETS_BY_NAME: dict[str, Preset] = {
     preset.name: preset
     for preset in (
         Preset(
@@ -187,7 +187,7 @@ RECIPES: dict[str, Preset] = {
 }
 
 
-def recipe(preset: str | Preset) -> Preset:
+def resolve_preset(preset: str | Preset) -> Preset:
     """The preset of that name; a :class:`Preset` is passed through.
 
     Raises
@@ -197,10 +197,10 @@ def recipe(preset: str | Preset) -> Preset:
     """
     if isinstance(preset, Preset):
         return preset
-    if preset not in RECIPES:
-        close = difflib.get_close_matches(preset, RECIPES, n=1)
+    if preset not in PRESETS_BY_NAME:
+        close = difflib.get_close_matches(preset, PRESETS_BY_NAME, n=1)
         raise DataError(
-            f"unknown synthetic preset {preset!r}; known: {', '.join(RECIPES)}",
+            f"unknown synthetic preset {preset!r}; known: {', '.join(PRESETS_BY_NAME)}",
             fix=f"did you mean {close[0]!r}?" if close else None,
         )
-    return RECIPES[preset]
+    return PRESETS_BY_NAME[preset]

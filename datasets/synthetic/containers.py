@@ -1,4 +1,4 @@
-"""Slide containers: what a vendor's format needs to know, and which class writes it."""
+"""Slide containers: the metadata of a slide, and the class that writes each vendor's format."""
 
 import importlib
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from equipoise.datasets.synthetic.params import ContainerName
 
 @dataclass(frozen=True, slots=True)
 class SlideInfo:
-    """Facts of one slide that stand in its header; what is None is left out of it."""
+    """Metadata in the header of one slide; fields that are None are left out."""
 
     barcode: str
     cohort: str
@@ -42,10 +42,10 @@ class Container(Protocol):
 
 #: Container → file suffix, "module:class" called with (path, info).
 _WRITERS: dict[ContainerName, tuple[str, str]] = {
-    "aperio": (".svs", "equipoise.datasets.synthetic.aperio:AperioWriter"),
-    "philips": (".tiff", "equipoise.datasets.synthetic.philips:PhilipsWriter"),
-    "generic": (".tiff", "equipoise.datasets.synthetic.plain_tiff:GenericWriter"),
-    "trestle": (".tif", "equipoise.datasets.synthetic.plain_tiff:TrestleWriter"),
+    "aperio": (".svs", "equipoise.datasets.synthetic.tiff_vendors:AperioWriter"),
+    "philips": (".tiff", "equipoise.datasets.synthetic.tiff_vendors:PhilipsWriter"),
+    "generic": (".tiff", "equipoise.datasets.synthetic.tiff_vendors:GenericWriter"),
+    "trestle": (".tif", "equipoise.datasets.synthetic.tiff_vendors:TrestleWriter"),
     "dicom": ("", "equipoise.datasets.synthetic.dicom:DicomWriter"),  # a folder
 }
 

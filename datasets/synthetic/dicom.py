@@ -51,7 +51,7 @@ class DicomWriter:
         _frame(self._files[level], jpeg)
 
     def finish(self, thumbnail: np.ndarray) -> None:
-        """Write the label and end all files; the thumbnail has no place here."""
+        """Write the label and end all files; the format has no thumbnail."""
         label = label_picture(self._info.barcode, self._info.cohort)
         file = (self._path / _LABEL_FILE).open("wb")
         self._files.append(file)

@@ -1,7 +1,7 @@
-"""What goes wrong in real cohorts, on request: damaged slides, wrong headers, contradicting tables.
+"""Faults of real cohorts, on request: damaged slides, wrong headers, contradicting tables.
 
-A fault of a slide hits one patient; which one stands in ``truth/faults.csv``. A pipeline should report each
-of them and stop for none.
+A fault of a slide affects one patient, whom ``truth/faults.csv`` names. A pipeline should report each fault and
+stop for none.
 """
 
 from collections.abc import Sequence
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
     from equipoise.datasets.synthetic.tiff import TiledImage
 
-#: What an absurd header says instead of the resolution, as a factor (seen in a converted public slide).
+#: Factor on the resolution in an absurd header (seen in a converted public slide).
 ABSURD = 0.01
 #: The source site that is poisoned: the largest.
 POISONED_SOURCE = 1
 
 
 def assign_faults(faults: Sequence[FaultName], patients: Sequence[Patient]) -> dict[str, FaultName]:
-    """Patient → fault, for the faults that hit one patient: in order, over the patients with a slide."""
+    """Patient → fault, for the faults that affect one patient: in order, over the patients with a slide."""
     single: list[FaultName] = [f for f in faults if f in SLIDE_FAULTS or f == "duplicate_patient"]
-    hit = [patient.barcode for patient in patients if "slide" not in patient.missing]
-    if len(single) > len(hit):
-        raise ValueError(f"{len(single)} faults do not fit {len(hit)} patients with a slide")
-    return dict(zip(hit, single, strict=False))
+    candidates = [patient.barcode for patient in patients if "slide" not in patient.missing]
+    if len(single) > len(candidates):
+        raise ValueError(f"{len(single)} faults do not fit {len(candidates)} patients with a slide")
+    return dict(zip(candidates, single, strict=False))
 
 
-def damage(fault: FaultName | None, path: Path, base: "TiledImage") -> None:
+def corrupt_file(fault: FaultName | None, path: Path, base: "TiledImage") -> None:
     """Damage a finished file: cut it in half, or overwrite one tile of the base level with zeros."""
     if fault == "truncated":
         with path.open("r+b") as file:
@@ -52,30 +52,30 @@ def central_tile(base: "TiledImage") -> int:
     return rows // 2 * columns + columns // 2
 
 
-def spoil_clinical(
+def corrupt_clinical(
     clinical: "pd.DataFrame",
     faults: Sequence[FaultName],
-    hit: dict[str, FaultName],
+    assigned: dict[str, FaultName],
     patients: Sequence[Patient],
 ) -> tuple["pd.DataFrame", list[tuple[str, FaultName]]]:
-    """The clinical table (text) with its own faults, and what happened to whom, faults of slides included."""
+    """The clinical table (text) with its faults, and (patient, fault) of all faults, those of slides included."""
     import pandas as pd
 
     table = clinical.copy()
-    happened: list[tuple[str, FaultName]] = list(hit.items())
+    applied: list[tuple[str, FaultName]] = list(assigned.items())
     if "swapped_labels" in faults:
-        pair = _swap(table, ~table["PATIENT"].isin(list(hit)).to_numpy())
-        happened.extend((patient, "swapped_labels") for patient in pair)
+        pair = _swap(table, ~table["PATIENT"].isin(list(assigned)).to_numpy())
+        applied.extend((patient, "swapped_labels") for patient in pair)
     if "poisoned_site" in faults:
         poisoned = np.array([patient.source == POISONED_SOURCE for patient in patients])
         _poison(table, poisoned)
-        happened.extend((patient, "poisoned_site") for patient in table["PATIENT"][poisoned])
-    for patient, fault in hit.items():
+        applied.extend((patient, "poisoned_site") for patient in table["PATIENT"][poisoned])
+    for patient, fault in assigned.items():
         if fault == "duplicate_patient":
             again = pd.DataFrame(table.loc[table["PATIENT"] == patient])
             again["LISS"], again["AGE"] = "9.9", "24"
             table = pd.concat([table, again], ignore_index=True)
-    return table, happened
+    return table, applied
 
 
 def _swap(table: "pd.DataFrame", free: np.ndarray) -> list[str]:

@@ -1,4 +1,4 @@
-"""The door of the generator: plan the patients, write their slides one by one, then the tables.
+"""The interface of the generator: plan the patients, write their slides one by one, then the tables.
 
 ::
 

@@ -1,6 +1,6 @@
 """Gene symbols of the synthetic expression panel: markers of cell types, programmes, and fillers.
 
-Symbols are real (HGNC), lists come from general knowledge; effects are planted by ``expression.py``,
+Symbols are real (HGNC), lists come from general knowledge; effects are planted by ``omics.py``,
 not fitted.
 """
 

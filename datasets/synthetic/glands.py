@@ -95,12 +95,12 @@ def _draw_seeds(rng: np.random.Generator, outline: Outline, m: Morphology) -> _S
     cell = np.clip((position / COARSE_UM).astype(np.int32), 0, outline.het.shape[0] - 1)
     het = outline.het[cell[:, 0], cell[:, 1]]
     grade = np.clip(m.grade + 0.30 * het + rng.normal(0, 0.10, n), 0, 1).astype(np.float32)
-    chance = rng.random((4, n), dtype=np.float32)
+    draw = rng.random((4, n), dtype=np.float32)
     kind = np.full(n, GLAND)
-    kind[chance[0] < smoothstep(grade, 0.30, 0.95)] = SOLID
-    kind[chance[1] < m.mucin * (1 + 0.5 * het)] = MUCIN
-    kind[chance[2] < m.necrosis] = NECROSIS
-    kind[chance[3] < np.clip(0.9 * (m.stroma - 0.18), 0, 0.7)] = ABSENT
+    kind[draw[0] < smoothstep(grade, 0.30, 0.95)] = SOLID
+    kind[draw[1] < m.mucin * (1 + 0.5 * het)] = MUCIN
+    kind[draw[2] < m.necrosis] = NECROSIS
+    kind[draw[3] < np.clip(0.9 * (m.stroma - 0.18), 0, 0.7)] = ABSENT
     solid = kind == SOLID
     height = np.clip(rng.normal(m.epi_um, 3, n) + 6 * grade, 11, 55)
     height = np.where(solid, 400, height)

@@ -1,4 +1,4 @@
-"""What there is to do: one small job per patient, and whether it is done."""
+"""The jobs of a preset: one small job per patient, and whether it is done."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from equipoise.datasets.synthetic.catalogue import recipe
+from equipoise.datasets.synthetic.catalogue import resolve_preset
 from equipoise.datasets.synthetic.containers import suffix
 from equipoise.datasets.synthetic.faults import assign_faults
 from equipoise.datasets.synthetic.latents import Latents
@@ -49,7 +49,7 @@ class SlidePlan:
 
 @dataclass(frozen=True, slots=True)
 class PatientJob:
-    """Everything that the slides of one patient are made from; small and picklable."""
+    """Everything that determines the slides of one patient; small and picklable."""
 
     seed: int
     cohort: str
@@ -90,7 +90,7 @@ def plan(preset: str | Preset, seed: int) -> list[PatientJob]:
     DataError
         If no preset has that name.
     """
-    preset = recipe(preset)
+    preset = resolve_preset(preset)
     return [job for cohort in preset.cohorts for job in _cohort_jobs(cohort, preset, seed)]
 
 
@@ -115,7 +115,7 @@ def planned_slides(patient: Patient, fault: FaultName | None) -> tuple[SlidePlan
 
 def _cohort_jobs(cohort: CohortPlan, preset: Preset, seed: int) -> list[PatientJob]:
     patients = draw_patients(cohort, preset.knobs, seed)
-    hit = assign_faults(cohort.faults, patients)
+    assigned = assign_faults(cohort.faults, patients)
     return [
         PatientJob(
             seed=seed,
@@ -132,17 +132,17 @@ def _cohort_jobs(cohort: CohortPlan, preset: Preset, seed: int) -> list[PatientJ
             mosaic=cohort.mosaic,
         )
         for patient in patients
-        if (slides := planned_slides(patient, hit.get(patient.barcode)))
+        if (slides := planned_slides(patient, assigned.get(patient.barcode)))
     ]
 
 
 def receipt_path(job: PatientJob, root: Path) -> Path:
-    """Where ``write_patient`` notes what it wrote."""
+    """Where ``write_patient`` records what it wrote."""
     return root / job.cohort / "truth" / "receipts" / f"{job.patient}.json"
 
 
 def read_receipt(job: PatientJob, root: Path) -> dict[str, Any] | None:
-    """What ``write_patient`` noted about this very job; None if it did not run or ran with other settings."""
+    """What ``write_patient`` recorded for this job; None if it did not run or ran with other settings."""
     path = receipt_path(job, root)
     if not path.is_file():
         return None
@@ -151,7 +151,7 @@ def read_receipt(job: PatientJob, root: Path) -> dict[str, Any] | None:
 
 
 def is_done(job: PatientJob, root: Path) -> bool:
-    """Whether the slides are there, of the right size, and made from this very job."""
+    """Whether the slides exist, have the right size, and were made from this job."""
     receipt = read_receipt(job, root)
     if receipt is None:
         return False

@@ -1,4 +1,4 @@
-"""Hidden variables of a patient: two molecular states and nine normal scores behind all that is seen."""
+"""Latent variables of a patient: two molecular states and nine normal scores behind all data."""
 
 from dataclasses import dataclass
 

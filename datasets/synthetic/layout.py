@@ -5,15 +5,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from equipoise.datasets.synthetic.cancers import Cancer
-from equipoise.datasets.synthetic.fat import fat_region, fat_vacuoles
 from equipoise.datasets.synthetic.fields import enlarge, noise, smoothstep
 from equipoise.datasets.synthetic.glands import Glands, plant_glands
 from equipoise.datasets.synthetic.morphology import Morphology
 from equipoise.datasets.synthetic.outline import FINE_UM, RATIO, Outline, draw_outline
 from equipoise.datasets.synthetic.stamps import OD_FULL
-from equipoise.datasets.synthetic.stroma import aggregate_field, fibre_direction, fibre_field, muscle_region
+from equipoise.datasets.synthetic.stroma import (
+    Vessels,
+    aggregate_field,
+    draw_vessels,
+    fat_field,
+    fat_vacuoles,
+    fibre_direction,
+    fibre_field,
+    muscle_field,
+)
 from equipoise.datasets.synthetic.textures import FIBRE_SIDE, strands, tiled
-from equipoise.datasets.synthetic.vessels import Vessels, draw_vessels
 
 #: Classes of the truth mask, at 8 um per pixel.
 MASK_CLASSES = (
@@ -67,7 +74,7 @@ def draw_layout(rng: np.random.Generator, extent_um: float, morphology: Morpholo
     glands = plant_glands(rng, outline, morphology)
     stroma = outline.tissue - glands.epithelium - glands.lumen - glands.mucin - glands.necrosis
     np.clip(stroma, 0, 1, out=stroma)
-    fat = fat_region(rng, outline, cancer.fat)
+    fat = fat_field(rng, outline, cancer.fat)
     fat *= stroma
     vacuoles = fat_vacuoles(rng, outline, fat)
     stroma -= fat
@@ -75,7 +82,7 @@ def draw_layout(rng: np.random.Generator, extent_um: float, morphology: Morpholo
     vessels = draw_vessels(rng, outline, stroma * (1 - aggregate))
     stroma -= vessels.lumen
     stroma -= vessels.wall
-    muscle = muscle_region(rng, outline)
+    muscle = muscle_field(rng, outline)
     direction = fibre_direction(rng, glands.slope, muscle)
     return Layout(outline, glands, vessels, stroma, aggregate, muscle, fat, vacuoles, direction)
 

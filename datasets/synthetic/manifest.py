@@ -1,15 +1,15 @@
-"""Tables on disk and the manifest that vouches for every file."""
+"""Tables on disk, and the manifest with size and SHA-256 of every file."""
 
 import json
 from pathlib import Path
 
-from equipoise.datasets.synthetic.catalogue import recipe
+from equipoise.datasets.atomic_io import write_text
+from equipoise.datasets.synthetic.catalogue import resolve_preset
 from equipoise.datasets.synthetic.jobs import VERSION, content_folder, is_done, plan, read_receipt
+from equipoise.datasets.synthetic.omics import write_single_cell
 from equipoise.datasets.synthetic.params import Preset
-from equipoise.datasets.synthetic.single_cell import write_single_cell
 from equipoise.datasets.synthetic.slide import sha256
 from equipoise.datasets.synthetic.tables import build_tables, institution_table, write_cohort
-from equipoise.datasets.whole_files import write_text
 
 NOTICE = "SYNTHETIC: generated tissue and data of no patient; not for diagnosis"
 INSTITUTIONS = "institutions.csv"
@@ -21,7 +21,7 @@ def write_tables(preset: str | Preset, seed: int, root: Path) -> None:
 
     Slides need not be there yet; the manifest says which of them are.
     """
-    preset = recipe(preset)
+    preset = resolve_preset(preset)
     for cohort in preset.cohorts:
         write_cohort(build_tables(cohort, preset.knobs, seed, preset.content), root / cohort.name)
     write_text(root / INSTITUTIONS, institution_table(preset))
@@ -35,7 +35,7 @@ def write_manifest(preset: str | Preset, seed: int, root: Path) -> None:
 
     ``complete`` is false, and ``absent`` names the patients, while slides of the plan are not there.
     """
-    preset = recipe(preset)
+    preset = resolve_preset(preset)
     files: dict[str, dict[str, object]] = {}
     absent: list[str] = []
     for job in plan(preset, seed):

@@ -1,4 +1,4 @@
-"""What a patient's tissue looks like: fifteen numbers from the slide's view of the latents."""
+"""Morphology of a patient's tissue: fifteen numbers from the slide's view of the latents."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Where tissue is and where the tumour grows in it."""
+"""Outline of the tissue and of the tumour bed in it."""
 
 from dataclasses import dataclass
 

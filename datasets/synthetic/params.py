@@ -47,7 +47,7 @@ class _Frozen(BaseModel):
 class Knobs(_Frozen):
     """Strength of what is planted, and how much goes missing.
 
-    Defaults are those of the specification; they set the difficulty and are not tuned until some method wins.
+    Defaults are those of the specification; they set the difficulty and are not tuned in favour of a method.
     """
 
     rho_image: Share = Field(
@@ -113,7 +113,7 @@ class CohortPlan(_Frozen):
     role: Role = "develop"
     style: SiteStyle
     faults: tuple[FaultName, ...] = Field(
-        default=(), description="what goes wrong; a slide fault hits one patient"
+        default=(), description="faults of the cohort; a slide fault affects one patient"
     )
     left_out: tuple[Literal["MSI", "HRD", "rna"], ...] = Field(
         default=(), description="what the study does not know of this cohort, although the tables have it"
@@ -135,7 +135,7 @@ class CohortPlan(_Frozen):
 
 
 class StudyDefaults(_Frozen):
-    """What the generated study file asks for: sizes that suit the preset."""
+    """Settings of the generated study file that suit the preset."""
 
     mpp: float = 0.5
     tile_px: int = 224
@@ -144,9 +144,7 @@ class StudyDefaults(_Frozen):
     epochs: int = 60
     patience: int = 20
     batch: int = Field(default=4, description="few patients: small steps, many of them")
-    bag_tiles: int = Field(
-        default=16, description="tiles drawn anew in every epoch, against learning bags by heart"
-    )
+    bag_tiles: int = Field(default=16, description="tiles sampled in every epoch, against memorising bags")
     bootstrap: int = 500
     hrd: bool = Field(default=False, description="predict HRD, too")
     omics: bool = Field(default=False, description="read tiles and RNA, not tiles alone")
@@ -157,7 +155,7 @@ class StudyDefaults(_Frozen):
 
 
 class Preset(_Frozen):
-    """A complete recipe; with a seed it fixes every byte."""
+    """A complete definition of cohorts; with a seed it fixes every byte."""
 
     name: str
     cohorts: tuple[CohortPlan, ...] = Field(min_length=1)
@@ -168,7 +166,7 @@ class Preset(_Frozen):
 
 
 class PresetOptions(BaseModel):
-    """What a user may say about a built-in preset."""
+    """Options of a built-in preset."""
 
     model_config = ConfigDict(extra="forbid")
 

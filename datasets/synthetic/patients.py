@@ -1,4 +1,4 @@
-"""Who is in a cohort: barcodes, source sites, latents, and what is missing for whom."""
+"""Patients of a cohort: barcodes, source sites, latents, missing data."""
 
 from dataclasses import dataclass
 
@@ -54,17 +54,17 @@ def draw_patients(cohort: CohortPlan, knobs: Knobs, seed: int) -> list[Patient]:
 
 
 def _draw_missing(rng: np.random.Generator, knobs: Knobs) -> frozenset[str]:
-    chances = {"slide": knobs.missing_slide, "rna": knobs.missing_rna}
-    chances |= dict.fromkeys(LABELS, knobs.missing_label)
-    chances |= dict.fromkeys(TME, knobs.missing_tme)
-    draws = rng.random(len(chances))
-    return frozenset(name for (name, p), u in zip(chances.items(), draws, strict=True) if u < p)
+    probabilities = {"slide": knobs.missing_slide, "rna": knobs.missing_rna}
+    probabilities |= dict.fromkeys(LABELS, knobs.missing_label)
+    probabilities |= dict.fromkeys(TME, knobs.missing_tme)
+    draws = rng.random(len(probabilities))
+    return frozenset(name for (name, p), u in zip(probabilities.items(), draws, strict=True) if u < p)
 
 
-def _keep_enough(patients: list[Patient], label: str, members: np.ndarray) -> list[Patient]:
-    """Give label and slide back to the first members of a class until at least two have both."""
-    usable = [k for k in np.flatnonzero(members) if not {label, "slide"} & patients[k].missing]
-    lacking = [k for k in np.flatnonzero(members) if k not in usable]
+def _keep_enough(patients: list[Patient], label: str, in_class: np.ndarray) -> list[Patient]:
+    """Restore label and slide of the first patients of a class until at least two have both."""
+    usable = [k for k in np.flatnonzero(in_class) if not {label, "slide"} & patients[k].missing]
+    lacking = [k for k in np.flatnonzero(in_class) if k not in usable]
     result = list(patients)
     for k in lacking[: max(0, MIN_POSITIVES - len(usable))]:
         p = result[k]

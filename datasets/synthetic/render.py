@@ -1,4 +1,4 @@
-"""Pixels: the layout enlarged strip by strip, granulated, peopled with cells, blurred and coloured.
+"""Pixels: the layout enlarged strip by strip, with grain and cells, blurred and coloured.
 
 Every value depends on absolute pixel coordinates only, so that neither the height of a strip nor the width
 of its halo changes a bit of the slide.
@@ -52,7 +52,7 @@ class Scan:
     blur_um: float = 0.0
 
     def blur_halo(self) -> int:
-        """Rows around a strip that reach into it through the blur."""
+        """Rows around a strip that affect it through the blur."""
         return int(np.ceil(4 * self.blur_um / self.mpp)) + 1 if self.blur_um else 0
 
 
@@ -169,9 +169,9 @@ class _Enlarged:
 
 def _taps(pixels: int, mpp: float, knots: int) -> tuple[np.ndarray, np.ndarray]:
     """Lower knot of each pixel and the weight of the next one, in 1/128."""
-    place = np.clip((np.arange(pixels) + 0.5) * (mpp / FINE_UM) - 0.5, 0, knots - 1)
-    lower = np.minimum(place.astype(np.intp), knots - 2)
-    return lower, np.rint(128 * (place - lower)).astype(np.int16)
+    position = np.clip((np.arange(pixels) + 0.5) * (mpp / FINE_UM) - 0.5, 0, knots - 1)
+    lower = np.minimum(position.astype(np.intp), knots - 2)
+    return lower, np.rint(128 * (position - lower)).astype(np.int16)
 
 
 class _Painter:

@@ -2,35 +2,28 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from equipoise.datasets.atomic_io import atomic_path, write_text
 from equipoise.datasets.synthetic.artefacts import draw_artefacts
 from equipoise.datasets.synthetic.bags import draw_bag, write_bag
 from equipoise.datasets.synthetic.cancers import CANCERS
 from equipoise.datasets.synthetic.cells import place_cells
 from equipoise.datasets.synthetic.containers import SlideInfo, open_container
-from equipoise.datasets.synthetic.faults import ABSURD, central_tile, damage
+from equipoise.datasets.synthetic.faults import ABSURD, central_tile, corrupt_file
 from equipoise.datasets.synthetic.jobs import PatientJob, SlidePlan, content_folder, receipt_path
 from equipoise.datasets.synthetic.layout import draw_layout, stain_layers
 from equipoise.datasets.synthetic.morphology import Morphology, draw_morphology
-from equipoise.datasets.synthetic.mosaic import (
-    BASES,
-    TileAlbum,
-    arrangement,
-    lay_pictures,
-    lay_thumbnails,
-    lay_tiles,
-)
 from equipoise.datasets.synthetic.pyramid import LEVELS, STEP, Pyramid, TileSink
 from equipoise.datasets.synthetic.render import Scan, Scene, emptied, render
 from equipoise.datasets.synthetic.seeds import WHOLE_COHORT, Purpose, stream
 from equipoise.datasets.synthetic.stain import draw_stain
-from equipoise.datasets.synthetic.tiff_container import TiffContainer
-from equipoise.datasets.whole_files import atomic_path, write_text
+from equipoise.datasets.synthetic.tiff_vendors import TiffContainer
 
 #: Colours of the truth mask's classes, for people; the values index ``layout.MASK_CLASSES``.
 _MASK_COLOURS = (
@@ -47,10 +40,10 @@ _MASK_COLOURS = (
 
 
 def write_patient(job: PatientJob, root: Path) -> dict[str, object]:
-    """Render the slides of one patient, with their truth masks (or draw its bag), and leave a receipt.
+    """Render the slides of one patient, with their truth masks (or draw its bag), and write a receipt.
 
-    Depends on nothing but the job, so that results are the same on any number of workers. Every file appears
-    whole or not at all; the receipt comes last.
+    Depends on the job only, so that results are the same on any number of workers. Files are written atomically,
+    the receipt last.
 
     Returns
     -------
@@ -60,11 +53,11 @@ def write_patient(job: PatientJob, root: Path) -> dict[str, object]:
     """
     cv2.setNumThreads(1)  # patients run in parallel; OpenCV's own threads would only compete
     folder = root / job.cohort
-    place = content_folder(job.content)
+    subfolder = content_folder(job.content)
     morphology = tissue_of(job)
     written: dict[str, dict[str, int | str]] = {}
     for slide, file in zip(job.slides, job.files, strict=True):
-        with atomic_path(folder / place / file) as partial:
+        with atomic_path(folder / subfolder / file) as partial:
             if job.content == "bags":
                 rng = stream(job.seed, job.style.number, job.number, Purpose.BAG, slide.part)
                 write_bag(partial, *draw_bag(rng, morphology, job.seed, job.style.number))
@@ -79,7 +72,7 @@ def write_patient(job: PatientJob, root: Path) -> dict[str, object]:
         "patient": job.patient,
         "cohort": job.cohort,
         "status": "ok",
-        "files": [f"{job.cohort}/{place}/{file}" for file in written],
+        "files": [f"{job.cohort}/{subfolder}/{file}" for file in written],
         "bytes": sum(int(entry["bytes"]) for entry in written.values()),
         "sha256": [entry["sha256"] for entry in written.values()],
     }
@@ -155,7 +148,7 @@ def _write_slide(job: PatientJob, morphology: Morphology, slide: SlidePlan, path
     finally:
         container.close()
     if isinstance(container, TiffContainer):
-        damage(fault, path, container.levels[0])
+        corrupt_file(fault, path, container.levels[0])
     return mask
 
 
@@ -175,17 +168,61 @@ def _fill_mosaic(
     sink: TileSink, job: PatientJob, morphology: Morphology, slide: SlidePlan
 ) -> tuple[np.ndarray, np.ndarray]:
     """As :func:`_fill`, from a few small slides of the same patient laid side by side."""
-    albums = [TileAlbum() for _ in range(BASES)]
+    buffers = [TileBuffer() for _ in range(BASES)]
     parts = [SlidePlan(slide.barcode, BASES * slide.part + k, slide.fault) for k in range(BASES)]
-    filled = [_fill(album, job, morphology, part) for album, part in zip(albums, parts, strict=True)]
+    filled = [_fill(buffer, job, morphology, part) for buffer, part in zip(buffers, parts, strict=True)]
     rng = stream(job.seed, job.style.number, job.number, Purpose.MOSAIC, slide.part)
-    places = arrangement(rng, job.mosaic)
-    lay_tiles(sink, albums, places)
+    grid = arrangement(rng, job.mosaic)
+    lay_tiles(sink, buffers, grid)
     thumbnails, masks = zip(*filled, strict=True)
-    return lay_thumbnails(thumbnails, places), lay_pictures(masks, places)
+    return lay_thumbnails(thumbnails, grid), lay_pictures(masks, grid)
 
 
 def _mask_picture(mask: np.ndarray) -> Image.Image:
     picture = Image.fromarray(mask, "P")
     picture.putpalette([channel for colour in _MASK_COLOURS for channel in colour])
     return picture
+
+
+#: Different small slides in a mosaic: slides of more than a gigapixel, for sharding, back-pressure and viewers.
+#: Pixels are rendered and encoded once per small slide; memory holds the encoded tiles only.
+BASES = 3
+_THUMBNAIL_PX = 1000
+
+
+class TileBuffer:
+    """Keeps the encoded tiles of one square slide whose sides are whole tiles on every level."""
+
+    def __init__(self) -> None:
+        self.tiles: list[list[bytes]] = [[] for _ in range(LEVELS)]
+
+    def tile(self, level: int, jpeg: bytes) -> None:
+        """Take the next tile of a level."""
+        self.tiles[level].append(jpeg)
+
+
+def arrangement(rng: np.random.Generator, repeats: int) -> np.ndarray:
+    """Which small slide lies where, ``[repeats, repeats]``."""
+    return rng.integers(0, BASES, (repeats, repeats))
+
+
+def lay_tiles(sink: TileSink, buffers: Sequence[TileBuffer], grid: np.ndarray) -> None:
+    """Hand the tiles of the whole mosaic to a sink, level by level, row by row."""
+    for level in range(LEVELS):
+        across = round(len(buffers[0].tiles[level]) ** 0.5)
+        for row in grid:
+            for start in range(0, across * across, across):
+                for base in row:
+                    for jpeg in buffers[base].tiles[level][start : start + across]:
+                        sink.tile(level, jpeg)
+
+
+def lay_pictures(pictures: Sequence[np.ndarray], grid: np.ndarray) -> np.ndarray:
+    """Masks of the small slides, put together."""
+    return np.concatenate([np.concatenate([pictures[base] for base in row], axis=1) for row in grid])
+
+
+def lay_thumbnails(thumbnails: Sequence[np.ndarray], grid: np.ndarray) -> np.ndarray:
+    """One thumbnail of the mosaic from those of the small slides."""
+    side = _THUMBNAIL_PX // len(grid)
+    return lay_pictures([cv2.resize(t, (side, side), interpolation=cv2.INTER_AREA) for t in thumbnails], grid)

@@ -80,7 +80,7 @@ def stamps(mpp: float) -> tuple[np.ndarray, ...]:
 
 
 def stamp_index(kind: np.ndarray, angle: np.ndarray, variant: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """Place of each cell's stamp in :func:`stamps`; angles in radians, any range."""
+    """Index of each cell's stamp in :func:`stamps`; angles in radians, any range."""
     turn = np.rint(angle * (ANGLES / np.pi)).astype(np.int32) % ANGLES
     return ((kind.astype(np.int32) * ANGLES + turn) * VARIANTS + variant) * len(STEPS) + step
 

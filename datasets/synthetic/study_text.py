@@ -1,6 +1,6 @@
 """The study file that comes with generated cohorts: complete, commented, ready to run."""
 
-from equipoise.datasets.synthetic.catalogue import recipe
+from equipoise.datasets.synthetic.catalogue import resolve_preset
 from equipoise.datasets.synthetic.clinical import TME
 from equipoise.datasets.synthetic.jobs import content_folder
 from equipoise.datasets.synthetic.manifest import INSTITUTIONS
@@ -9,10 +9,10 @@ from equipoise.datasets.synthetic.params import CohortPlan, Preset, StudyDefault
 
 def study_yaml(preset: str | Preset, seed: int) -> str:
     """Text of ``study.yaml`` for the root folder of the cohorts (paths are relative to it)."""
-    preset = recipe(preset)
-    wish = preset.study
+    preset = resolve_preset(preset)
+    defaults = preset.study
     cohorts = "\n".join(_cohort(cohort, preset) for cohort in preset.cohorts)
-    note = f"# {wish.note}\n" if wish.note else ""
+    note = f"# {defaults.note}\n" if defaults.note else ""
     scores = "\n".join(f"  - {{name: {name}, type: regression, column: {name}}}" for name in TME)
     main = "  - {name: MSI, type: binary, column: MSI, positive: MSI-H, negative: [MSS], main: true}\n"
     survival = """
@@ -23,7 +23,7 @@ def study_yaml(preset: str | Preset, seed: int) -> str:
     if sum(cohort.patients for cohort in preset.cohorts) == 1:
         main = survival = ""  # one patient has one label of each task: such a preset is for extraction
     hrd = "- {name: HRD, type: binary, column: HRD, positive: HRD, negative: [HRP]}"
-    main, hint = (f"{main}  {hrd}\n", "") if wish.hrd else (main, f"  # {hrd}\n")
+    main, hint = (f"{main}  {hrd}\n", "") if defaults.hrd else (main, f"  # {hrd}\n")
     return f"""\
 # SYNTHETIC cohorts, preset {preset.name}, seed {seed}: generated tissue and data of no patient.
 {note}# Check with `equipoise validate -c study.yaml`, run with `equipoise run -c study.yaml`.
@@ -43,30 +43,30 @@ tasks:
 
 features:
 {_source(preset)}
-  max_fail: {wish.max_fail}                   # share of slides that may fail before the run exits with 5
+  max_fail: {defaults.max_fail}                   # share of slides that may fail before the run exits with 5
   store: features                  # shared by all studies over these slides
 
-{_model(wish)}
+{_model(defaults)}
 balancing: {{weighting: equal, aggregation: none}}
 training:
-  epochs: {wish.epochs}
-  patience: {wish.patience}
+  epochs: {defaults.epochs}
+  patience: {defaults.patience}
   lr: 1.0e-3
-  batch: {wish.batch}                         # few patients: small steps, many of them
-  bag_tiles: {wish.bag_tiles}                    # tiles drawn anew in every epoch
+  batch: {defaults.batch}                         # few patients: small steps, many of them
+  bag_tiles: {defaults.bag_tiles}                    # tiles sampled in every epoch
 
 splits:
   scheme: kfold                    # or site_preserved: source sites are in the barcodes
-  folds: {wish.folds}
+  folds: {defaults.folds}
   inner_val: 0.2
 
-evaluation: {{bootstrap: {wish.bootstrap}}}
-{_federation(wish)}{_search(wish)}"""
+evaluation: {{bootstrap: {defaults.bootstrap}}}
+{_federation(defaults)}{_search(defaults)}"""
 
 
-def _model(wish: StudyDefaults) -> str:
+def _model(defaults: StudyDefaults) -> str:
     """Tiles alone, or tiles and RNA of patients who have them."""
-    if wish.omics:
+    if defaults.omics:
         return """\
 tables: {rna: {genes: 200}}        # the most variable genes of the training patients
 model:
@@ -75,39 +75,39 @@ model:
     return f"""\
 model:
   kind: joint                      # equipoise ls models
-  dim: {wish.dim}
+  dim: {defaults.dim}
   heads: 4
   encoder_layers: 1
   decoder_layers: 1
-  feedforward: {2 * wish.dim}"""
+  feedforward: {2 * defaults.dim}"""
 
 
-def _federation(wish: StudyDefaults) -> str:
+def _federation(defaults: StudyDefaults) -> str:
     return (
         f"""
 federation:                        # the cohorts train one model without sharing patients
   sites: cohort                    # institution, tss, region, site; controls: iid, dirichlet
-  rounds: {wish.rounds}
+  rounds: {defaults.rounds}
   strategy: fedavg                 # equipoise ls strategies
-  rule: mean                       # equipoise ls site_rules
+  rule: mean                       # equipoise ls server_aggregations
   evaluation: {{plans: [folds, leave_one_cohort_out]}}
 """
-        if wish.rounds
+        if defaults.rounds
         else ""
     )
 
 
-def _search(wish: StudyDefaults) -> str:
+def _search(defaults: StudyDefaults) -> str:
     # Trials of a study that federates train across its sites.
     varied = (
         "federation.strategy: [fedavg, fedprox, fedyogi]"
-        if wish.rounds
+        if defaults.rounds
         else "training.weight_decay: {loguniform: [1.0e-4, 1.0e-1]}"
     )
     return (
         f"""
 search:                            # the winner is a study of its own, search/best.yaml
-  trials: {wish.trials}                       # the first is this study as written
+  trials: {defaults.trials}                       # the first is this study as written
   folds: 3
   holdout: 0.25                    # patients that no trial sees: they measure the winner
   space:
@@ -115,7 +115,7 @@ search:                            # the winner is a study of its own, search/be
     training.lr: {{loguniform: [1.0e-4, 1.0e-2]}}
     {varied}
 """
-        if wish.trials
+        if defaults.trials
         else ""
     )
 
@@ -129,11 +129,11 @@ def _source(preset: Preset) -> str:
         return (
             f"  imported:                        # bags as *.h5 files: there is nothing to extract{folders}"
         )
-    wish = preset.study
+    defaults = preset.study
     return f"""\
   encoder: handcrafted             # equipoise ls encoders
-  mpp: {wish.mpp}                         # micrometres per pixel, reached exactly from any scanner
-  tile_px: {wish.tile_px}"""
+  mpp: {defaults.mpp}                         # micrometres per pixel, reached exactly from any scanner
+  tile_px: {defaults.tile_px}"""
 
 
 def _cohort(cohort: CohortPlan, preset: Preset) -> str:

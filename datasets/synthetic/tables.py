@@ -6,18 +6,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from equipoise.datasets.atomic_io import atomic_path, write_text
 from equipoise.datasets.synthetic.clinical import COLUMNS, draw_labels, draw_survival
-from equipoise.datasets.synthetic.expression import draw_batch, draw_counts, draw_profiles, draw_tissue
-from equipoise.datasets.synthetic.faults import assign_faults, spoil_clinical
+from equipoise.datasets.synthetic.faults import assign_faults, corrupt_clinical
 from equipoise.datasets.synthetic.genes import PANEL
-from equipoise.datasets.synthetic.genome import ARMS, MUTATION_COLUMNS, draw_arms, draw_mutations
 from equipoise.datasets.synthetic.jobs import file_suffix, planned_slides
 from equipoise.datasets.synthetic.latents import observe
 from equipoise.datasets.synthetic.morphology import draw_morphology
+from equipoise.datasets.synthetic.omics import (
+    ARMS,
+    MUTATION_COLUMNS,
+    draw_arms,
+    draw_batch,
+    draw_counts,
+    draw_mutations,
+    draw_profiles,
+    draw_tissue,
+)
 from equipoise.datasets.synthetic.params import CohortPlan, Content, Knobs, Preset
 from equipoise.datasets.synthetic.patients import SOURCE_SHARES, Patient, draw_patients
 from equipoise.datasets.synthetic.seeds import WHOLE_COHORT, Purpose, stream
-from equipoise.datasets.whole_files import atomic_path, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +55,7 @@ def build_tables(cohort: CohortPlan, knobs: Knobs, seed: int, content: Content =
     import pandas as pd
 
     patients = draw_patients(cohort, knobs, seed)
-    hit = assign_faults(cohort.faults, patients)
+    assigned = assign_faults(cohort.faults, patients)
     rows = [_clinical_row(patient, cohort, knobs, seed) for patient in patients]
     clinical = pd.DataFrame(
         [_masked(row, patient) for (row, _), patient in zip(rows, patients, strict=True)],
@@ -56,9 +64,9 @@ def build_tables(cohort: CohortPlan, knobs: Knobs, seed: int, content: Content =
     slides = [
         (patient.barcode, slide.barcode + file_suffix(content, cohort.style))
         for patient in patients
-        for slide in planned_slides(patient, hit.get(patient.barcode))
+        for slide in planned_slides(patient, assigned.get(patient.barcode))
     ]
-    clinical, faults = spoil_clinical(clinical, cohort.faults, hit, patients)
+    clinical, faults = corrupt_clinical(clinical, cohort.faults, assigned, patients)
     return CohortTables(
         clinical,
         pd.DataFrame(slides, columns=pd.Index(["PATIENT", "FILENAME"])),
@@ -69,7 +77,7 @@ def build_tables(cohort: CohortPlan, knobs: Knobs, seed: int, content: Content =
 
 
 def write_cohort(tables: CohortTables, folder: Path) -> None:
-    """Write a cohort's tables, each whole or not at all."""
+    """Write a cohort's tables, each atomically."""
     write_text(folder / "clinical.csv", tables.clinical.to_csv(index=False, lineterminator="\n"))
     write_text(folder / "slides.csv", tables.slides.to_csv(index=False, lineterminator="\n"))
     if len(tables.faults):

@@ -1,7 +1,7 @@
 """A TIFF writer for slides: tiles are streamed to disk as they are made, directories follow behind them.
 
 Little endian, classic or BigTIFF, tiles are complete JPEG streams (TIFF 6.0; TIFF Technical Note 2 without
-shared tables). Knows no vendor: callers say which tags a directory has.
+shared tables). Independent of vendors: callers pass the tags of a directory.
 """
 
 import struct
@@ -78,14 +78,14 @@ class TiffWriter:
         DataError
             Before a classic file outgrows 32-bit offsets.
         """
-        place = self._even()
-        if not self._big and place + len(payload) > CLASSIC_LIMIT:
+        offset = self._even()
+        if not self._big and offset + len(payload) > CLASSIC_LIMIT:
             raise DataError(
                 f"the slide passes {CLASSIC_LIMIT} bytes, more than a classic TIFF can address",
                 fix="write it as BigTIFF or choose a smaller side",
             )
         self._file.write(payload)
-        return place
+        return offset
 
     def tile(self, image: TiledImage, jpeg: bytes) -> None:
         """Append the next tile of a level."""
@@ -117,11 +117,11 @@ class TiffWriter:
         self._link = start + len(body)
 
     def _even(self) -> int:
-        place = self._file.tell()
-        if place % 2:
+        offset = self._file.tell()
+        if offset % 2:
             self._file.write(b"\0")
-            place += 1
-        return place
+            offset += 1
+        return offset
 
 
 def picture_tags(width: int, height: int, *, subfile: int, description: str | None = None) -> list[Tag]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from equipoise.models.balancing.aggregator import Aggregator
-from equipoise.models.balancing.aggregator_params import AlignedMtlParams
+from equipoise.models.balancing.entries import AlignedMtlParams
 from equipoise.models.balancing.protocol import StepContext
 from equipoise.models.balancing.solvers import PRECISION, UnitGradients, as_array
 from equipoise.models.batch import TaskHead

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from equipoise.models.balancing.entries import AutoLambdaParams
-from equipoise.models.balancing.learned import LearnedVector
-from equipoise.models.balancing.protocol import Evidence, Need, StepContext
-from equipoise.models.balancing.weighting import Weighting
+from equipoise.models.balancing.protocol import Feedback, Need, StepContext
+from equipoise.models.balancing.weighting import LearnedVector, Weighting
 from equipoise.models.batch import TaskHead
 
 
@@ -39,10 +38,10 @@ class AutoLambda(Weighting):
     needs: frozenset[Need] = frozenset({"validation"})
 
     def __init__(self, params: AutoLambdaParams, heads: Sequence[TaskHead]) -> None:
-        leading = any(head.main for head in heads)
+        any_main = any(head.main for head in heads)
         chosen = [
-            params.primary == "all" or (head.main if leading else place == 0)
-            for place, head in enumerate(heads)
+            params.primary == "all" or (head.main if any_main else index == 0)
+            for index, head in enumerate(heads)
         ]
         self.primary = torch.tensor(chosen, dtype=torch.float64)
         self.positivity = params.positivity
@@ -56,10 +55,10 @@ class AutoLambda(Weighting):
         values = self.lambdas.values
         return torch.nn.functional.softplus(values) if self.positivity == "softplus" else values
 
-    def learn(self, losses: Tensor, context: StepContext, evidence: Evidence) -> None:
+    def learn(self, losses: Tensor, context: StepContext, feedback: Feedback) -> None:
         """A step of λ down the hypergradient."""
-        assert evidence.hypergradient is not None
-        slope = evidence.hypergradient
+        assert feedback.hypergradient is not None
+        slope = feedback.hypergradient
         if self.positivity == "softplus":
             slope = slope * torch.sigmoid(self.lambdas.values)
         self.lambdas.step(slope, context.present)

@@ -1,13 +1,15 @@
 """The balancer: losses and gradients of several tasks become one update.
 
 It runs the step written down in :mod:`equipoise.models.balancing.protocol`: weighting, gradients of every task
-averaged over workers, aggregation, and what learned weightings ask for afterwards.
+averaged over workers, aggregation, and what learned weightings need after the step.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any, Literal, cast
 
 import torch
@@ -16,15 +18,15 @@ from torch import Tensor, nn
 from equipoise.models.balancing.gradients import TaskGradients
 from equipoise.models.balancing.protocol import (
     BilevelWeighting,
-    Evidence,
+    Feedback,
     GradAggregator,
     GramAggregator,
     JacobianAggregator,
+    LossClosures,
     LossWeighting,
     Reduce,
     StepContext,
-    StepTools,
-    alone,
+    identity_reduce,
 )
 
 Rescale = Literal["none", "sum_norm"]
@@ -38,7 +40,7 @@ class StepRecord:
     ----------
     weights
         ``[T]`` how much each task's gradient on shared parameters counted in the end: loss weight times
-        aggregation coefficient (loss weight alone where aggregation works coordinate by coordinate).
+        aggregation coefficient (the loss weight only, where aggregation works coordinate by coordinate).
     gram
         ``[T, T]`` products of the gradients of the unweighted losses, zero rows for absent tasks; None where
         they were not taken.
@@ -71,8 +73,8 @@ class Balancer:
     Raises
     ------
     ValueError
-        If the model is wrapped for data parallel training, a parameter belongs to nobody, or the method compares
-        gradients on shared parameters and there are none.
+        If the model is wrapped for data parallel training, a parameter is neither shared nor a task's,
+        or the method compares gradients on shared parameters and there are none.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class Balancer:
         weighting: LossWeighting,
         aggregator: GradAggregator,
         *,
-        reduce: Reduce = alone,
+        reduce: Reduce = identity_reduce,
         rescale: Rescale = "none",
     ) -> None:
         self.tasks = tuple(tasks)
@@ -99,7 +101,13 @@ class Balancer:
             )
 
     def backward(
-        self, losses: Tensor, means: Tensor, context: StepContext, tools: StepTools, *, probe: bool = False
+        self,
+        losses: Tensor,
+        means: Tensor,
+        context: StepContext,
+        closures: LossClosures,
+        *,
+        probe: bool = False,
     ) -> StepRecord:
         """Set ``.grad`` of every parameter.
 
@@ -109,22 +117,22 @@ class Balancer:
             ``[T]`` with graph: this worker's share, whose mean over workers is ``means``.
         means
             ``[T]`` float64 on the CPU, without graph; the same at every worker.
-        context, tools
-            Where training stands, and what the loop offers.
+        context, closures
+            State of the training, and closures of the loop for more losses.
         probe
             Take the products of gradients for the log even where the method does not need them.
         """
         weights = torch.where(context.present, self.weighting.weights(means, context).double(), 0.0)
         rows = tuple(torch.nonzero(context.present).flatten().tolist())
-        merges = self.aggregator.kind != "none" and len(rows) > 1
-        if not (merges or self.weighting.needs & {"gram", "validation"}):
+        aggregates = self.aggregator.kind != "none" and len(rows) > 1
+        if not (aggregates or self.weighting.needs & {"gram", "validation"}):
             return self._in_one_pass(losses, weights, rows, probe=probe)
-        return self._task_by_task(losses, means, weights, replace(context, rows=rows), tools)
+        return self._task_by_task(losses, means, weights, replace(context, rows=rows), closures)
 
-    def learn(self, means: Tensor, context: StepContext, record: StepRecord, tools: StepTools) -> None:
+    def learn(self, means: Tensor, context: StepContext, record: StepRecord, closures: LossClosures) -> None:
         """Let the weighting learn; after the optimiser's step."""
-        after = tools.losses_again() if "second_forward" in self.weighting.needs else None
-        self.weighting.learn(means, context, Evidence(record.gram, record.hypergradient, after))
+        after = closures.second_forward_losses() if "second_forward" in self.weighting.needs else None
+        self.weighting.learn(means, context, Feedback(record.gram, record.hypergradient, after))
 
     def state_dict(self) -> dict[str, Any]:
         """State of both slots."""
@@ -145,7 +153,7 @@ class Balancer:
                 self.gradients.gram(self.gradients.collect(losses, rows, keep_graph=True)), rows
             )
         total = (losses * weights.to(losses)).sum()
-        if self.reduce is alone:
+        if self.reduce is identity_reduce:
             for parameter in self.gradients.parameters:
                 parameter.grad = None
             total.backward()
@@ -154,9 +162,9 @@ class Balancer:
         return StepRecord(weights, gram)
 
     def _task_by_task(
-        self, losses: Tensor, means: Tensor, weights: Tensor, context: StepContext, tools: StepTools
+        self, losses: Tensor, means: Tensor, weights: Tensor, context: StepContext, closures: LossClosures
     ) -> StepRecord:
-        """Gradients of every present task, one direction for shared parameters, the sum for own ones."""
+        """Gradients of every present task, one direction for shared parameters, the sum for task-specific ones."""
         rows, width = list(context.rows), self.gradients.width
         jacobian = self.gradients.collect(losses, rows)
         gram = self.gradients.gram(jacobian)
@@ -166,22 +174,22 @@ class Balancer:
         hypergradient = None
         if "validation" in self.weighting.needs:
             torch.mv(jacobian.T, w.to(jacobian), out=direction)
-            hypergradient = self._hypergradient(jacobian, direction, context, tools)
-        merges = len(rows) > 1 and self.aggregator.kind != "none"
+            hypergradient = self._hypergradient(jacobian, direction, context, closures)
+        aggregates = len(rows) > 1 and self.aggregator.kind != "none"
         coefficients, norm = torch.ones_like(w), torch.zeros(())
-        if merges and self.aggregator.kind == "jacobian":
+        if aggregates and self.aggregator.kind == "jacobian":
             method = cast(JacobianAggregator, self.aggregator)
             torch.mv(jacobian[:, width:].T, w.to(jacobian), out=direction[width:])
             scaled = jacobian[:, :width].mul_(w.to(jacobian)[:, None])
             direction[:width] = method.direction(scaled, means[rows], context)
             norm = direction[:width].norm().double().cpu()
         else:
-            if merges:
-                coefficients = self._coefficients(weighted, means[rows], w, context, tools)
+            if aggregates:
+                coefficients = self._coefficients(weighted, means[rows], w, context, closures)
                 norm = (coefficients @ weighted @ coefficients).clamp(min=0).sqrt()
             torch.mv(jacobian[:, width:].T, w.to(jacobian), out=direction[width:])
             torch.mv(jacobian[:, :width].T, (coefficients * w).to(jacobian), out=direction[:width])
-        if merges and self.rescale == "sum_norm" and norm > 0:
+        if aggregates and self.rescale == "sum_norm" and norm > 0:
             direction[:width] *= float(weighted.sum().clamp(min=0).sqrt() / norm)
         self.gradients.write(direction)
         effective = torch.zeros_like(weights)
@@ -189,19 +197,19 @@ class Balancer:
         return StepRecord(effective, self._whole(gram, context.rows), hypergradient)
 
     def _coefficients(
-        self, weighted: Tensor, means: Tensor, w: Tensor, context: StepContext, tools: StepTools
+        self, weighted: Tensor, means: Tensor, w: Tensor, context: StepContext, closures: LossClosures
     ) -> Tensor:
         method = cast(GramAggregator, self.aggregator)
         if "samples" in method.needs:
             first, second = (
-                self.gradients.collect(tools.sample_losses(i), context.rows, slot=1 + i) for i in range(2)
+                self.gradients.collect(closures.sample_losses(i), context.rows, slot=1 + i) for i in range(2)
             )
             cross = self.gradients.gram(first, second) * w[:, None] * w[None, :]
             context = replace(context, cross_gram=cross)
         return method.coefficients(weighted, means, context).double()
 
     def _hypergradient(
-        self, jacobian: Tensor, step: Tensor, context: StepContext, tools: StepTools
+        self, jacobian: Tensor, step: Tensor, context: StepContext, closures: LossClosures
     ) -> Tensor:
         r"""Derivative of the validation loss by each weight through one step of gradient descent.
 
@@ -211,7 +219,7 @@ class Balancer:
         primary = cast(BilevelWeighting, self.weighting).primary
         before = self.gradients.shift(step, -context.lr)
         try:
-            losses = tools.validation_losses()
+            losses = closures.validation_losses()
             d = self.gradients.gradient((losses * primary.to(losses)).sum())
         finally:
             self.gradients.restore(before)
@@ -231,3 +239,52 @@ def cosines(gram: Tensor) -> Tensor:
     norms = gram.diagonal().clamp(min=0).sqrt()
     scale = norms[:, None] * norms[None, :]
     return torch.where(scale > 0, gram / scale, torch.nan)
+
+
+class EpochRecord:
+    """Means over the steps of an epoch in which a task (a pair of tasks) was present.
+
+    Parameters
+    ----------
+    tasks
+        Names of the T tasks, in the order of the steps' tensors.
+    """
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        count = len(tasks)
+        self.tasks = tuple(tasks)
+        self.weights = torch.zeros(count, dtype=torch.float64)
+        self.steps = torch.zeros(count, dtype=torch.float64)
+        self.cosine = torch.zeros(count, count, dtype=torch.float64)
+        self.conflicts = torch.zeros(count, count, dtype=torch.float64)
+        self.pairs = torch.zeros(count, count, dtype=torch.float64)
+
+    def add(self, record: StepRecord, present: torch.Tensor) -> None:
+        """Add a step to the means."""
+        self.weights += torch.where(present, record.weights, 0.0)
+        self.steps += present
+        if record.gram is None:
+            return
+        cosine = cosines(record.gram)
+        known = ~cosine.isnan()
+        self.cosine += torch.where(known, cosine, 0.0)
+        self.conflicts += known & (cosine < 0)
+        self.pairs += known
+
+    def row(self) -> dict[str, float]:
+        """``weight/<task>``; for two tasks or more ``conflict_rate`` and ``cosine/<a>|<b>``; NaN where never
+        measured.
+
+        The conflict rate is the share of (step, pair of tasks) in which two gradients on shared parameters
+        had a negative product.
+        """
+        weights = (self.weights / self.steps).tolist()
+        row = {f"weight/{task}": value for task, value in zip(self.tasks, weights, strict=True)}
+        if len(self.tasks) < 2:
+            return row
+        seen, conflicts = self.pairs.triu(1).sum().item(), self.conflicts.triu(1).sum().item()
+        row["conflict_rate"] = conflicts / seen if seen else math.nan
+        mean = (self.cosine / self.pairs).tolist()
+        for i, j in combinations(range(len(self.tasks)), 2):
+            row[f"cosine/{self.tasks[i]}|{self.tasks[j]}"] = mean[i][j]
+        return row

@@ -10,13 +10,13 @@ import numpy as np
 from torch import Tensor
 
 from equipoise.models.balancing.aggregator import Aggregator
-from equipoise.models.balancing.aggregator_params import CaGradParams
+from equipoise.models.balancing.entries import CaGradParams
 from equipoise.models.balancing.protocol import StepContext
 from equipoise.models.balancing.solvers import Array, UnitGradients, nonnegative_qp
 from equipoise.models.batch import TaskHead
 
 #: Square of ‖g_w‖ over that of the largest gradient below which 0 counts as a point of the convex hull.
-NOWHERE = 1e-8
+DEGENERATE = 1e-8
 
 
 class CaGrad(Aggregator):
@@ -37,7 +37,7 @@ class CaGrad(Aggregator):
     optimality says that x = s w/‖g_w‖ ≥ 0 fulfils :math:`G x + G 1/T \ge \mu 1`, with equality where x > 0: for a
     given μ a non-negative quadratic programme, whose ‖g_x‖ grows with μ; where the set of positive x is known,
     ‖g_x‖ = s is a quadratic equation in μ. A few of these solve it exactly. If 0 is in the convex hull, w is not
-    unique; the formula here then goes over into the smallest change of g_0 by which nobody loses.
+    unique; the formula here then becomes the smallest change of g_0 after which no task loses.
     """
 
     kind: Literal["gram"] = "gram"
@@ -51,21 +51,21 @@ class CaGrad(Aggregator):
         unit = UnitGradients.of(gram)
         m = len(unit)
         if not m:
-            return unit.spread(np.zeros(0))
+            return unit.expand(np.zeros(0))
         norms = unit.norms / unit.norms.max()
         b = norms * (unit.cosines @ norms) / m
         s = self.c * math.sqrt(max(b.mean(), 0.0))
         if s == 0:
             x = np.zeros(m)
         elif m == 2:
-            x = _push_two(unit.cosines, norms, b, s)
+            x = _dual_of_two(unit.cosines, norms, b, s)
         else:
-            x = _push(unit.cosines, norms, b, s)
+            x = _dual_of_many(unit.cosines, norms, b, s)
         factor = (1.0, m / (1 + self.c**2), m / (1 + self.c))[self.rescale]
-        return unit.spread(factor * (1 / m + x))
+        return unit.expand(factor * (1 / m + x))
 
 
-def _push_two(C: Array, norms: Array, b: Array, s: float) -> Array:
+def _dual_of_two(C: Array, norms: Array, b: Array, s: float) -> Array:
     r"""x for two tasks. With :math:`g_w = g_2 + w (g_1 - g_2)`, the derivative
     :math:`\beta + s A v / \sqrt{A v^2 + Q}` vanishes at :math:`v^2 = \beta^2 Q / (A (s^2 A - \beta^2))`, where v is
     the distance of w from that of the shortest g_w, whose square is Q."""
@@ -77,16 +77,16 @@ def _push_two(C: Array, norms: Array, b: Array, s: float) -> Array:
     else:
         shortest = (second - cross) / A
         Q = max(second - A * shortest**2, 0.0)
-        room = s * s * A - beta * beta
-        v = math.inf if room <= 0 else math.sqrt(beta * beta * Q / (A * room))
+        margin = s * s * A - beta * beta
+        v = math.inf if margin <= 0 else math.sqrt(beta * beta * Q / (A * margin))
         w = min(max(shortest - math.copysign(v, beta) if beta else shortest, 0.0), 1.0)
     square = w * w * first + (1 - w) ** 2 * second + 2 * w * (1 - w) * cross
-    if square < NOWHERE:
-        return _push(C, norms, b, s)
+    if square < DEGENERATE:
+        return _dual_of_many(C, norms, b, s)
     return np.array([w, 1 - w]) * s / math.sqrt(square)
 
 
-def _push(C: Array, norms: Array, b: Array, s: float) -> Array:
+def _dual_of_many(C: Array, norms: Array, b: Array, s: float) -> Array:
     """x for any number of tasks, see :class:`CaGrad`; y = n ∘ x inside."""
     beta, r = b / norms, 1 / norms
     worst = int((b + s * norms).argmin())
@@ -99,14 +99,14 @@ def _push(C: Array, norms: Array, b: Array, s: float) -> Array:
         if abs(length - s) <= 1e-10 * s:
             break
         low, high = (mu, high) if length < s else (low, mu)
-        guess = _level(C, r, beta, y > 0, s)
+        guess = _multiplier_of(C, r, beta, y > 0, s)
         if not low < guess < high:
             guess = (low + high) / 2 if high < math.inf else mu + s * norms.max()
         mu = guess
     return y / norms
 
 
-def _level(C: Array, r: Array, beta: Array, support: np.ndarray, s: float) -> float:
+def _multiplier_of(C: Array, r: Array, beta: Array, support: np.ndarray, s: float) -> float:
     """μ at which the solution with this support has length s; NaN if it has it nowhere."""
     index = np.flatnonzero(support)
     if not len(index):

@@ -1,8 +1,8 @@
 """Which loss weighting goes with which gradient aggregator, and why others do not. Light: no torch."""
 
-#: Weightings that are a method of their own from loss to update.
+#: Weightings that are a complete method from loss to update.
 WHOLE_OBJECTIVES = {
-    "famo": "famo measures what its own update did to the losses, which another rule for gradients would falsify",
+    "famo": "famo measures the effect of its own update on the losses, which an aggregator would distort",
     "gls": "gls is one scalar objective, the geometric mean of the losses, and has one gradient",
     "stch": "stch is one scalar objective, the smooth maximum of the losses, and has one gradient",
 }
@@ -16,7 +16,7 @@ WEIGHING_AGGREGATORS = {
     "excess_mtl": (("static",), "excess_mtl learns the weights of the losses itself"),
     "sdmgrad": (
         ("static",),
-        "sdmgrad chooses its weights on further batches, where losses are not weighted anew",
+        "sdmgrad chooses its weights on further batches, where losses are not weighted again",
     ),
 }
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equipoise.models.balancing.aggregator import Aggregator
-from equipoise.models.balancing.aggregator_params import DbMtlParams
+from equipoise.models.balancing.entries import DbMtlParams
 from equipoise.models.balancing.protocol import StepContext
 from equipoise.models.batch import TaskHead
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from equipoise.models.balancing.entries import DwaParams
-from equipoise.models.balancing.positive import positive
 from equipoise.models.balancing.protocol import StepContext
-from equipoise.models.balancing.weighting import Weighting
+from equipoise.models.balancing.weighting import Weighting, positive
 from equipoise.models.batch import TaskHead
 
 
@@ -24,7 +23,7 @@ class Dwa(Weighting):
 
     Notes
     -----
-    Every task has a history of its own: an epoch without any of its labels does not enter it. A task that has
+    Every task has its own history: an epoch without any of its labels is left out. A task that has
     not been seen in two epochs counts 1, and the others share what is left, so that weights always sum to T.
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from equipoise.models.balancing.aggregator import Aggregator
-from equipoise.models.balancing.aggregator_params import FairGradParams
+from equipoise.models.balancing.entries import FairGradParams
 from equipoise.models.balancing.protocol import StepContext
 from equipoise.models.balancing.solvers import UnitGradients, equilibrium
 from equipoise.models.batch import TaskHead
@@ -38,7 +38,7 @@ class FairGrad(Aggregator):
         """``[t]`` a."""
         unit = UnitGradients.of(gram)
         if not len(unit):
-            return unit.spread(np.zeros(0))
+            return unit.expand(np.zeros(0))
         power = 1 / self.alpha
         y = equilibrium(unit.cosines, unit.norms ** (power - 1), power)
-        return unit.spread(y / unit.norms)
+        return unit.expand(y / unit.norms)

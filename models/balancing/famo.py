@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from equipoise.models.balancing.entries import FamoParams
-from equipoise.models.balancing.learned import LearnedVector
-from equipoise.models.balancing.positive import positive
-from equipoise.models.balancing.protocol import Evidence, Need, StepContext
-from equipoise.models.balancing.weighting import Weighting
+from equipoise.models.balancing.protocol import Feedback, Need, StepContext
+from equipoise.models.balancing.weighting import LearnedVector, Weighting, positive
 from equipoise.models.batch import TaskHead
 
 
 class Famo(Weighting):
-    r"""All losses shall fall at the same rate, judged by losses alone. With lower bound b and logits :math:`\xi`,
+    r"""All losses shall fall at the same rate, measured by losses only. With lower bound b and logits :math:`\xi`,
 
     .. math:: z = \mathrm{softmax}(\xi), \qquad
               w_k = c \, \frac{z_k}{L_k - b}, \qquad c = \Big(\sum_k \frac{z_k}{L_k - b}\Big)^{-1}
@@ -44,10 +42,10 @@ class Famo(Weighting):
         weights[here] = shares / shares.sum()
         return weights
 
-    def learn(self, losses: Tensor, context: StepContext, evidence: Evidence) -> None:
+    def learn(self, losses: Tensor, context: StepContext, feedback: Feedback) -> None:
         """A step of the logits, by how far each loss fell."""
-        assert evidence.losses_after is not None
-        here, after = context.present, evidence.losses_after
+        assert feedback.losses_after is not None
+        here, after = context.present, feedback.losses_after
         z = self._shares(here)
         fall = torch.zeros_like(z)
         fall[here] = torch.log(self._above(losses[here])) - torch.log(self._above(after[here]))

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from equipoise.models.balancing.entries import NoParams
-from equipoise.models.balancing.positive import positive
 from equipoise.models.balancing.protocol import StepContext
-from equipoise.models.balancing.weighting import Weighting
-from equipoise.models.batch import TaskHead
+from equipoise.models.balancing.weighting import Weighting, positive
 
 
 class Gls(Weighting):
@@ -20,9 +15,6 @@ class Gls(Weighting):
     .. math:: \bar L = \Big(\prod_k L_k\Big)^{1/n}, \qquad
               w_k = \frac{\partial \bar L}{\partial L_k} = \frac{\bar L}{n L_k}
     """
-
-    def __init__(self, params: NoParams, heads: Sequence[TaskHead]) -> None:
-        del params, heads
 
     def weights(self, losses: Tensor, context: StepContext) -> Tensor:
         """Gradient of the geometric mean, worked out in logarithms."""

@@ -2,7 +2,7 @@
 
 ``autograd.grad`` through a module wrapped for data parallel training is not synchronised, and neither is its
 second ``backward``; both are silent. Gradients are therefore taken on the bare module, one pass per task
-through shared and own parameters together, and reduced as one buffer.
+through shared and task-specific parameters together, and reduced as one buffer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.balancing.protocol import BalancedModel, Reduce, alone
+from equipoise.models.balancing.protocol import BalancedModel, Reduce, identity_reduce
 
 #: Parameters whose products are summed at once.
 BLOCK = 4096
@@ -21,8 +21,8 @@ BLOCK = 4096
 class TaskGradients:
     """The ``[T, P + Q]`` matrix of task gradients: P shared parameters, then Q parameters of single tasks.
 
-    Own parameters of every task stand in every row: in the joint model tokens attend to each other, so that a
-    task's loss also moves the others' tokens.
+    Every row covers the task-specific parameters of all tasks: in the joint model tokens attend to each other, so
+    that a task's loss also moves the others' tokens.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class TaskGradients:
         task's own.
     """
 
-    def __init__(self, model: nn.Module, tasks: Sequence[str], reduce: Reduce = alone) -> None:
+    def __init__(self, model: nn.Module, tasks: Sequence[str], reduce: Reduce = identity_reduce) -> None:
         if not hasattr(model, "shared_parameters"):
             raise ValueError(
                 f"{type(model).__name__} does not say which parameters tasks share; a wrapped model "
@@ -48,13 +48,15 @@ class TaskGradients:
             )
         balanced: BalancedModel = model  # type: ignore[assignment]
         self.shared = [p for p in balanced.shared_parameters() if p.requires_grad]
-        own = {id(p): p for task in tasks for p in balanced.task_parameters(task) if p.requires_grad}
-        self.own = list(own.values())
-        self.parameters: list[Tensor] = [*self.shared, *self.own]
+        specific = {id(p): p for task in tasks for p in balanced.task_parameters(task) if p.requires_grad}
+        self.task_specific = list(specific.values())
+        self.parameters: list[Tensor] = [*self.shared, *self.task_specific]
         known = {id(p) for p in self.parameters}
-        lost = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in known]
-        if lost:
-            raise ValueError(f"parameters that are neither shared nor a task's own: {', '.join(lost[:5])}")
+        unassigned = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in known]
+        if unassigned:
+            raise ValueError(
+                f"parameters that are neither shared nor a task's own: {', '.join(unassigned[:5])}"
+            )
         self.reduce = reduce
         self.width = sum(p.numel() for p in self.shared)
         self.size = sum(p.numel() for p in self.parameters)
@@ -66,21 +68,21 @@ class TaskGradients:
     ) -> Tensor:
         """``[t, P + Q]`` gradients of ``losses[rows]``; one backward pass each, one reduction for all.
 
-        The buffer belongs to ``slot`` and is overwritten by its next use. ``keep_graph`` leaves the graph for
+        The buffer belongs to ``slot`` and is overwritten by the next call. ``keep_graph`` keeps the graph for
         another pass.
         """
         jacobian = self._buffer(slot, len(losses))[: len(rows)]
         for i, row in enumerate(rows):
             graph = keep_graph or i < len(rows) - 1
-            found = torch.autograd.grad(losses[row], self.parameters, retain_graph=graph, allow_unused=True)
-            self._write(jacobian[i], found)
+            grads = torch.autograd.grad(losses[row], self.parameters, retain_graph=graph, allow_unused=True)
+            self._write(jacobian[i], grads)
         return self.reduce(jacobian)
 
     def gradient(self, loss: Tensor) -> Tensor:
         """``[P + Q]`` gradient of one loss by all parameters, averaged over workers."""
-        found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        grads = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         flat = self.parameters[0].detach().new_empty(self.size)
-        self._write(flat, found)
+        self._write(flat, grads)
         return self.reduce(flat)
 
     def gram(self, jacobian: Tensor, other: Tensor | None = None) -> Tensor:
@@ -90,8 +92,8 @@ class TaskGradients:
         # In blocks that fit the cache: four times as fast as one dot product per pair, and more exact, as only
         # a block is summed in single precision.
         whole = self.width // BLOCK * BLOCK
-        pieces = [part[:, :whole].unflatten(1, (-1, BLOCK)).transpose(0, 1) for part in (left, right)]
-        products = torch.bmm(pieces[0], pieces[1].transpose(1, 2)).double().sum(0)
+        chunks = [part[:, :whole].unflatten(1, (-1, BLOCK)).transpose(0, 1) for part in (left, right)]
+        products = torch.bmm(chunks[0], chunks[1].transpose(1, 2)).double().sum(0)
         return (products + left[:, whole:].double() @ right[:, whole:].double().T).cpu()
 
     def write(self, direction: Tensor) -> None:
@@ -126,13 +128,13 @@ class TaskGradients:
         return self._buffers[slot]
 
     def _views(self, flat: Tensor) -> list[Tensor]:
-        pieces = flat.split([p.numel() for p in self.parameters])
-        return [piece.view_as(p) for piece, p in zip(pieces, self.parameters, strict=True)]
+        chunks = flat.split([p.numel() for p in self.parameters])
+        return [piece.view_as(p) for piece, p in zip(chunks, self.parameters, strict=True)]
 
-    def _write(self, flat: Tensor, found: Sequence[Tensor | None]) -> None:
+    def _write(self, flat: Tensor, grads: Sequence[Tensor | None]) -> None:
         views = self._views(flat)
-        known = [(view, grad) for view, grad in zip(views, found, strict=True) if grad is not None]
+        known = [(view, grad) for view, grad in zip(views, grads, strict=True) if grad is not None]
         torch._foreach_copy_([view for view, _ in known], [grad for _, grad in known])
-        for view, grad in zip(views, found, strict=True):
+        for view, grad in zip(views, grads, strict=True):
             if grad is None:
                 view.zero_()

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from equipoise.models.balancing.entries import GradNormParams
-from equipoise.models.balancing.learned import LearnedVector
-from equipoise.models.balancing.positive import positive
-from equipoise.models.balancing.protocol import Evidence, Need, StepContext
-from equipoise.models.balancing.weighting import Weighting
+from equipoise.models.balancing.protocol import Feedback, Need, StepContext
+from equipoise.models.balancing.weighting import LearnedVector, Weighting, positive
 from equipoise.models.batch import TaskHead
 
 #: Weights stay above it: the paper does not say what a negative weight would mean.
@@ -49,14 +47,14 @@ class GradNorm(Weighting):
         """w, positive, of sum T."""
         return self.learned.values
 
-    def learn(self, losses: Tensor, context: StepContext, evidence: Evidence) -> None:
+    def learn(self, losses: Tensor, context: StepContext, feedback: Feedback) -> None:
         """A step of w towards the target norms."""
-        assert evidence.gram is not None
+        assert feedback.gram is not None
         here = context.present
         new = here & self.first.isnan()
         self.first[new] = positive(losses[new].double(), "gradnorm")
         w = self.learned.values
-        norms = evidence.gram.diagonal().clamp(min=0).sqrt()
+        norms = feedback.gram.diagonal().clamp(min=0).sqrt()
         rate = positive(losses[here].double(), "gradnorm") / self.first[here]
         target = (w * norms)[here].mean() * (rate / rate.mean()) ** self.alpha
         slope = torch.zeros_like(w)

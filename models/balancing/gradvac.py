@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from equipoise.models.balancing.aggregator import Aggregator
-from equipoise.models.balancing.aggregator_params import GradVacParams
+from equipoise.models.balancing.entries import GradVacParams
 from equipoise.models.balancing.protocol import StepContext
 from equipoise.models.balancing.solvers import as_array
 from equipoise.models.batch import TaskHead

@@ -26,7 +26,7 @@ class ImtlG(Aggregator):
     Notes
     -----
     torchjd solves :math:`\alpha \propto G^{+} n`: the same where G is regular. Among linearly dependent gradients
-    both keep the direction, but the pseudo-inverse of C treats parallel gradients alike whatever their norms.
+    both keep the direction, but the pseudo-inverse of C treats parallel gradients equally, whatever their norms.
     α can have negative entries with three tasks or more. If these cancel (:math:`\sum\alpha` below a tenth of
     :math:`\sum|\alpha|`, or negative), dividing by the sum would lengthen the direction without bound or turn it
     uphill for **all** tasks, as published; :math:`\sum|\alpha| = 1` is then used. Opposite gradients give 0.
@@ -38,11 +38,11 @@ class ImtlG(Aggregator):
         """``[t]`` α."""
         unit = UnitGradients.of(gram)
         if not len(unit):
-            return unit.spread(np.zeros(0))
+            return unit.expand(np.zeros(0))
         values, vectors = np.linalg.eigh(unit.cosines)
         along = np.where(values > len(unit) * PRECISION, vectors.sum(0) / values, 0.0)
         alpha = (vectors @ along) / unit.norms * unit.norms.min()
         total, size = alpha.sum(), np.abs(alpha).sum()
         if size <= PRECISION:
-            return unit.spread(np.zeros(len(unit)))
-        return unit.spread(alpha / (total if total > CANCELLED * size else size))
+            return unit.expand(np.zeros(len(unit)))
+        return unit.expand(alpha / (total if total > CANCELLED * size else size))

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from equipoise.models.balancing.entries import ImtlLParams
-from equipoise.models.balancing.learned import LearnedVector
-from equipoise.models.balancing.protocol import Evidence, StepContext
-from equipoise.models.balancing.weighting import Weighting
+from equipoise.models.balancing.protocol import Feedback, StepContext
+from equipoise.models.balancing.weighting import LearnedVector, Weighting
 from equipoise.models.batch import TaskHead
 
 
@@ -31,7 +30,7 @@ class ImtlL(Weighting):
         """e^s."""
         return torch.exp(self.log_scale.values)
 
-    def learn(self, losses: Tensor, context: StepContext, evidence: Evidence) -> None:
+    def learn(self, losses: Tensor, context: StepContext, feedback: Feedback) -> None:
         """A step of the log scales."""
         slope = torch.exp(self.log_scale.values) * losses - 1
         self.log_scale.step(slope, context.present)

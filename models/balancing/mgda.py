@@ -28,4 +28,4 @@ class Mgda(Aggregator):
     def coefficients(self, gram: Tensor, losses: Tensor, context: StepContext) -> Tensor:
         """``[t]`` w."""
         unit = UnitGradients.of(gram)
-        return unit.spread(min_norm(unit))
+        return unit.expand(min_norm(unit))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from equipoise.models.balancing.aggregator import Aggregator
-from equipoise.models.balancing.aggregator_params import NashMtlParams
+from equipoise.models.balancing.entries import NashMtlParams
 from equipoise.models.balancing.protocol import StepContext
 from equipoise.models.balancing.solvers import UnitGradients, equilibrium
 from equipoise.models.batch import TaskHead
@@ -48,7 +48,7 @@ class NashMtl(Aggregator):
         if len(unit) and (self.calls % self.every == 0 or np.isnan(self.known[tasks]).any()):
             self.known[tasks] = equilibrium(unit.cosines, np.ones(len(unit)), 1.0) / unit.norms
         self.calls += 1
-        a = unit.spread(self.known[tasks])
+        a = unit.expand(self.known[tasks])
         norm = math.sqrt(max(float(a @ gram @ a), 0.0))
         return a * (self.max_norm / norm) if 0 < self.max_norm < norm else a
 

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from equipoise.models.balancing.entries import NoParams
-from equipoise.models.balancing.protocol import Need
-from equipoise.models.batch import TaskHead
+from equipoise.models.balancing.aggregator import Aggregator
 
 
-class NoAggregation:
-    """One backward pass for all tasks; conflicts between them are not looked at."""
+class NoAggregation(Aggregator):
+    """One backward pass for all tasks; conflicts between tasks are ignored."""
 
     kind: Literal["none"] = "none"
-    needs: frozenset[Need] = frozenset()
-
-    def __init__(self, params: NoParams, heads: Sequence[TaskHead]) -> None:
-        del params, heads
-
-    def state_dict(self) -> dict[str, Any]:
-        """Empty: there is no state."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Refuses state, which can only be another method's."""
-        if state:
-            raise ValueError(f"aggregation 'none' has no state, the checkpoint holds {', '.join(state)}")

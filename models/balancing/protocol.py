@@ -10,9 +10,9 @@ One step with T tasks, losses L and weights w on shared parameters θ of size P:
     weighting.learn(means, what it asked for)
 
 :class:`~equipoise.models.balancing.balancer.Balancer` runs it. Everything of size T is float64 on the CPU and
-the same at every worker; methods therefore decide alike everywhere without talking to each other. A task
-without labels in a batch has loss 0, no gradient and ``present`` False, and a method must not take that 0 for
-success.
+the same at every worker; methods therefore take the same decisions on all workers without communication. A task
+without labels in a batch has loss 0, no gradient and ``present`` False, and a method must not treat that 0 as a
+low loss.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from torch import Tensor, nn
 #: losses of the same batch after the step. ``samples``: gradients on two further training batches.
 Need = Literal["gram", "validation", "second_forward", "samples"]
 
-#: Mean over all workers of a tensor, in place where it likes; identity when alone.
+#: Mean over all workers of a tensor, in place where that is possible; the identity for a single worker.
 Reduce = Callable[[Tensor], Tensor]
 
 
-def alone(values: Tensor) -> Tensor:
+def identity_reduce(values: Tensor) -> Tensor:
     """The :data:`Reduce` of a single worker."""
     return values
 
@@ -79,8 +79,8 @@ class StepContext:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What a weighting asked for; parts it did not ask for are None.
+class Feedback:
+    """What a weighting needs after a step; fields that are not among its ``needs`` are None.
 
     Parameters
     ----------
@@ -98,13 +98,13 @@ class Evidence:
     losses_after: Tensor | None = None
 
 
-class StepTools(Protocol):
-    """What the training loop offers to methods that need more than one backward pass over one batch.
+class LossClosures(Protocol):
+    """Closures of the training loop, for methods that need more than one backward pass over one batch.
 
     Losses have graphs and are this worker's share, so that their mean over workers is the mean over cases.
     """
 
-    def losses_again(self) -> Tensor:
+    def second_forward_losses(self) -> Tensor:
         """``[T]`` means over all workers for the same batch, same dropout, current parameters; no graph."""
         ...
 
@@ -118,7 +118,7 @@ class StepTools(Protocol):
 
 
 class BalancedModel(Protocol):
-    """What balancing asks of a model: which parameters the tasks share and which are a task's own."""
+    """What balancing needs from a model: which parameters tasks share and which belong to a single task."""
 
     def shared_parameters(self) -> list[nn.Parameter]: ...
 
@@ -139,22 +139,22 @@ class LossWeighting(Stateful, Protocol):
     needs: frozenset[Need]
 
     def weights(self, losses: Tensor, context: StepContext) -> Tensor:
-        """``[T]`` weights without graph for ``[T]`` mean losses; those of absent tasks are not looked at."""
+        """``[T]`` weights without graph for ``[T]`` mean losses; those of absent tasks are ignored."""
         ...
 
-    def learn(self, losses: Tensor, context: StepContext, evidence: Evidence) -> None:
-        """Told, after the optimiser's step, the losses that :meth:`weights` saw and what it needs."""
+    def learn(self, losses: Tensor, context: StepContext, feedback: Feedback) -> None:
+        """Called after the optimiser's step with the losses that :meth:`weights` saw and what the weighting needs."""
         ...
 
     def on_epoch_end(self, mean_losses: Tensor) -> None:
-        """Told the ``[T]`` mean training losses of every epoch, unweighted; NaN for a task without labels."""
+        """Called with the ``[T]`` unweighted mean training losses of every epoch; NaN for a task without labels."""
         ...
 
 
 class BilevelWeighting(LossWeighting, Protocol):
     """A weighting that needs ``validation``.
 
-    ``primary`` is ``[T]``: how much each task counts in the validation loss whose gradient it is shown.
+    ``primary`` is ``[T]``: how much each task counts in the validation loss of the hypergradient.
     """
 
     primary: Tensor
@@ -172,7 +172,7 @@ class GradAggregator(Stateful, Protocol):
 
 
 class GramAggregator(GradAggregator, Protocol):
-    """Combines gradients by what their products say."""
+    """Combines gradients by their inner products."""
 
     def coefficients(self, gram: Tensor, losses: Tensor, context: StepContext) -> Tensor:
         """``[t]`` coefficients c of the direction Jᵀc, for ``gram`` = JJᵀ ``[t, t]`` of weighted losses.

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from equipoise.models.balancing.entries import NoParams
 from equipoise.models.balancing.protocol import StepContext
 from equipoise.models.balancing.weighting import Weighting
-from equipoise.models.batch import TaskHead
 
 
 class Rlw(Weighting):
     r"""In every step :math:`w = \mathrm{softmax}(z)` with :math:`z \sim N(0, 1)^T`, over the tasks that are present.
 
-    Draws are a function of seed, epoch and step: there is no state, and all workers draw alike.
+    Draws are a function of seed, epoch and step: there is no state, and all workers draw the same numbers.
     """
-
-    def __init__(self, params: NoParams, heads: Sequence[TaskHead]) -> None:
-        del params, heads
 
     def weights(self, losses: Tensor, context: StepContext) -> Tensor:
         """Positive, of sum 1."""

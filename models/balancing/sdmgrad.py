@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from equipoise.models.balancing.aggregator import Aggregator
-from equipoise.models.balancing.aggregator_params import SdmGradParams
+from equipoise.models.balancing.entries import SdmGradParams
 from equipoise.models.balancing.protocol import Need, StepContext
 from equipoise.models.balancing.solvers import as_array, project_on_simplex
 from equipoise.models.batch import TaskHead

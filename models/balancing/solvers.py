@@ -3,14 +3,14 @@
 NumPy float64 throughout: T is 2 to 10, where a call into torch costs more than the arithmetic. Two conventions
 hold for all methods:
 
-*A zero gradient takes no part.* A batch can say nothing about a task that is present (censored cases only, a
-weight of 0). The minimum-norm point would then be 0 and the worst-off task could never gain, so that one silent
-task would stop all others. Such tasks get coefficient 0 and the rule is applied to the rest.
+*Zero gradients are left out.* A batch can carry no information on a task that is present (censored cases only, a
+weight of 0). The minimum-norm point would then be 0 and the worst-off task could never gain, so that one such
+task would stop all others. These tasks get coefficient 0 and the method is applied to the rest.
 
 *Unit gradients.* Problems are stated in cosines C and norms n, G = diag(n) C diag(n), and solved for y = n ∘ x:
 tasks whose gradients differ by orders of magnitude stay equally well conditioned, and tolerances mean the same
 for all. Products come from float32 gradients, so that parallel or opposite ones leave eigenvalues around 0 of
-either sign; C is lifted until its smallest is :data:`FLOOR`, and is left alone where it is above.
+either sign; a multiple of the identity brings the smallest to :data:`FLOOR`; C is unchanged where it is above.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def as_array(gram: Tensor) -> Array:
     Raises
     ------
     ValueError
-        If one is infinite or NaN: no rule can combine such gradients.
+        If one is infinite or NaN: no method can combine such gradients.
     """
     array: Array = gram.double().numpy()
     if not np.isfinite(array).all():
@@ -53,11 +53,11 @@ class UnitGradients:
     Parameters
     ----------
     cosines
-        ``[m, m]``, lifted to positive definite.
+        ``[m, m]``, made positive definite.
     norms
         ``[m]``, positive.
     rows
-        ``[m]`` their places among the t tasks.
+        ``[m]`` their indices among the t tasks.
     size
         t.
     """
@@ -75,25 +75,25 @@ class UnitGradients:
         rows = np.flatnonzero(squares > 0)
         norms = np.sqrt(squares[rows])
         inner = array if len(rows) == len(array) else array[np.ix_(rows, rows)]
-        return cls(lifted(inner / norms / norms[:, None]), norms, rows, len(array))
+        return cls(regularised(inner / norms / norms[:, None]), norms, rows, len(array))
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def spread(self, values: Array) -> Tensor:
-        """``[t]`` coefficients from those ``[m]`` of the tasks that take part."""
+    def expand(self, values: Array) -> Tensor:
+        """``[t]`` coefficients from the ``[m]`` of tasks with a gradient; 0 for the others."""
         whole = np.zeros(self.size)
         whole[self.rows] = values
         return torch.from_numpy(whole)
 
 
-def lifted(cosines: Array) -> Array:
+def regularised(cosines: Array) -> Array:
     """The matrix plus the multiple of the identity that brings its smallest eigenvalue to :data:`FLOOR`; itself
     where it is there already."""
     if not len(cosines):
         return cosines
-    lack = FLOOR - np.linalg.eigvalsh(cosines)[0]
-    return cosines + lack * np.eye(len(cosines)) if lack > 0 else cosines
+    shift = FLOOR - np.linalg.eigvalsh(cosines)[0]
+    return cosines + shift * np.eye(len(cosines)) if shift > 0 else cosines
 
 
 def project_on_simplex(values: Array) -> Array:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from equipoise.models.balancing.entries import StchParams
-from equipoise.models.balancing.positive import positive
 from equipoise.models.balancing.protocol import StepContext
-from equipoise.models.balancing.weighting import Weighting
+from equipoise.models.balancing.weighting import Weighting, positive
 from equipoise.models.batch import TaskHead
 
 
@@ -47,13 +46,13 @@ class Stch(Weighting):
         here = context.present
         present, nadir = positive(losses[here].double(), "stch"), self.nadir[here]
         if self.epochs < self.warmup or bool(nadir.isnan().any()):
-            found = 1 / present if self.log else torch.ones_like(present)
+            result = 1 / present if self.log else torch.ones_like(present)
         elif self.log:
-            found = len(present) * torch.softmax(torch.log(present / nadir) / self.mu, dim=0) / present
+            result = len(present) * torch.softmax(torch.log(present / nadir) / self.mu, dim=0) / present
         else:
-            found = len(present) * torch.softmax(present / nadir / self.mu, dim=0) / nadir
+            result = len(present) * torch.softmax(present / nadir / self.mu, dim=0) / nadir
         weights = torch.zeros_like(losses, dtype=torch.float64)
-        weights[here] = found
+        weights[here] = result
         return weights
 
     def on_epoch_end(self, mean_losses: Tensor) -> None:

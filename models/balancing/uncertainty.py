@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from equipoise.models.balancing.entries import UncertaintyParams
-from equipoise.models.balancing.learned import LearnedVector
-from equipoise.models.balancing.protocol import Evidence, StepContext
-from equipoise.models.balancing.weighting import Weighting
+from equipoise.models.balancing.protocol import Feedback, StepContext
+from equipoise.models.balancing.weighting import LearnedVector, Weighting
 from equipoise.models.batch import TaskHead
 
 
@@ -37,7 +36,7 @@ class Uncertainty(Weighting):
         """½ e^{-s}."""
         return 0.5 * torch.exp(-self.log_variance.values)
 
-    def learn(self, losses: Tensor, context: StepContext, evidence: Evidence) -> None:
+    def learn(self, losses: Tensor, context: StepContext, feedback: Feedback) -> None:
         """A step of the log variances."""
         slope = 0.5 * (1 - torch.exp(-self.log_variance.values) * losses)
         self.log_variance.step(slope, context.present)

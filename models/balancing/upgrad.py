@@ -35,4 +35,4 @@ class UpGrad(Aggregator):
         total = np.ones(len(unit))
         for i in np.flatnonzero((C < 0).any(axis=0)):
             total += nonnegative_qp(C, -C[:, i]) * norms[i] / norms
-        return unit.spread(total / unit.size)
+        return unit.expand(total / unit.size)

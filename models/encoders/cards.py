@@ -1,4 +1,4 @@
-"""What is known of each hub encoder, as data: where its weights are and how tiles have to reach it.
+"""Facts on each hub encoder, as data: where its weights are and how tiles are prepared for it.
 
 Sources: the model cards and configurations named by ``hub`` (as transcribed in public registries), parameter counts
 published for them. A licence stands here for orientation only; the model card decides.
@@ -33,7 +33,7 @@ _FOUR_SCALES: Pairings = ((0.25, 224), (0.5, 224), (1.0, 224), (2.0, 224))
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """One encoder whose weights live on the Hugging Face hub.
 
     Attributes
@@ -43,7 +43,7 @@ class Card:
     hub
         ``organisation/model``.
     shape
-        Measures of its vision transformer.
+        Dimensions of its vision transformer.
     pairings
         Resolutions and tile sizes it is meant for.
     licence, gated
@@ -88,7 +88,7 @@ _GIANT_14_REGISTERS = VitShape(
 _NC_ND = "CC-BY-NC-ND 4.0"
 
 _CARDS = (
-    Card(
+    ModelCard(
         "uni",
         "UNI (Mahmood Lab): ViT-L/16, 1024-d",
         "MahmoodLab/UNI",
@@ -98,7 +98,7 @@ _CARDS = (
         pairings=_AT_20X_OR_256,
         fit="bilinear",
     ),
-    Card(
+    ModelCard(
         "uni2_h",
         "UNI2-h (Mahmood Lab): ViT-H/14 with 8 registers, 1536-d",
         "MahmoodLab/UNI2-h",
@@ -109,7 +109,7 @@ _CARDS = (
         fit="bilinear",
         precision="bfloat16",
     ),
-    Card(
+    ModelCard(
         "virchow",
         "Virchow (Paige): ViT-H/14, class token and mean, 2560-d",
         "paige-ai/Virchow",
@@ -117,7 +117,7 @@ _CARDS = (
         licence="Apache 2.0",
         gated=True,
     ),
-    Card(
+    ModelCard(
         "virchow2",
         "Virchow2 (Paige): ViT-H/14 with 4 registers, class token and mean, 2560-d",
         "paige-ai/Virchow2",
@@ -126,7 +126,7 @@ _CARDS = (
         gated=True,
         pairings=_FOUR_SCALES,
     ),
-    Card(
+    ModelCard(
         "h_optimus_0",
         "H-optimus-0 (Bioptimus): ViT-g/14 with 4 registers, 1536-d",
         "bioptimus/H-optimus-0",
@@ -135,7 +135,7 @@ _CARDS = (
         gated=True,
         normalisation=BIOPTIMUS,
     ),
-    Card(
+    ModelCard(
         "h_optimus_1",
         "H-optimus-1 (Bioptimus): ViT-g/14 with 4 registers, 1536-d",
         "bioptimus/H-optimus-1",
@@ -144,7 +144,7 @@ _CARDS = (
         gated=True,
         normalisation=BIOPTIMUS,
     ),
-    Card(
+    ModelCard(
         "gigapath",
         "Prov-GigaPath tile encoder: ViT-g/16, 1536-d",
         "prov-gigapath/prov-gigapath",
@@ -154,7 +154,7 @@ _CARDS = (
         pairings=((0.5, 256), (0.5, 224)),
         fit="crop",
     ),
-    Card(
+    ModelCard(
         "phikon_v2",
         "Phikon-v2 (Owkin): ViT-L/16, 1024-d",
         "owkin/phikon-v2",
@@ -164,7 +164,7 @@ _CARDS = (
         precision="float32",
         layout="dinov2",
     ),
-    Card(
+    ModelCard(
         "midnight",
         "Midnight-12k (kaiko.ai): ViT-g/14, class token and mean, 3072-d",
         "kaiko-ai/midnight",
@@ -177,7 +177,7 @@ _CARDS = (
         precision="float32",
         layout="dinov2",
     ),
-    Card(
+    ModelCard(
         "kaiko_vitl14",
         "kaiko.ai ViT-L/14 with 4 registers, 1024-d",
         "1aurent/vit_large_patch14_reg4_224.kaiko_ai_towards_large_pathology_fms",
@@ -192,4 +192,4 @@ _CARDS = (
 )
 
 #: Every card by its name.
-CARDS: dict[str, Card] = {card.name: card for card in _CARDS}
+CARDS: dict[str, ModelCard] = {card.name: card for card in _CARDS}

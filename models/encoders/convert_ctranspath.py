@@ -36,7 +36,7 @@ def convert(source: Path, target: Path, sha256: str = OFFICIAL) -> None:
     source
         ``ctranspath.pth`` as published: ``{"model": names to tensors}``.
     target
-        The safetensors file to write; it appears complete or not at all.
+        The safetensors file to write, atomically.
     sha256
         What the source's digest has to be.
 
@@ -45,23 +45,25 @@ def convert(source: Path, target: Path, sha256: str = OFFICIAL) -> None:
     FileNotFoundError
         If there is no source.
     ValueError
-        If the source is another file, or its tensors are not those of the network.
+        If the source is another file, or its tensors do not match the network.
     """
     with source.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+        value = hashlib.file_digest(file, "sha256").hexdigest()
+    if value != sha256:
         raise ValueError(
-            f"{source}: this is not the published checkpoint and was not opened: its SHA-256 is {found}, not {sha256}\n"
+            f"{source}: this is not the published checkpoint and was not opened: its SHA-256 is {value}, not {sha256}\n"
             "download ctranspath.pth as https://github.com/Xiyue-Wang/TransPath says"
         )
-    # The digest above vouches for it.
+    # Safe: the digest above is that of the published file.
     state: dict[str, Tensor] = torch.load(source, map_location="cpu", weights_only=False)["model"]
     weights = {name: tensor for name, tensor in state.items() if not name.endswith(_DERIVED)}
     network = SwinTransformer()
     load_weights(network, weights, str(source))
-    aside = target.with_name(f".{target.name}.part")
-    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, aside, {"source_sha256": found})
-    aside.replace(target)
+    temporary = target.with_name(f".{target.name}.part")
+    save_file(
+        {k: v.contiguous() for k, v in network.state_dict().items()}, temporary, {"source_sha256": value}
+    )
+    temporary.replace(target)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from equipoise.models.encoders.cards import IMAGENET
 from equipoise.models.encoders.entries import CTransPathParams
-from equipoise.models.encoders.torch_encoder import Blueprint, PlannedEncoder, Preparation
+from equipoise.models.encoders.torch_encoder import EncoderSpec, Preparation, PretrainedEncoder
 from equipoise.models.encoders.weights import find_local_weights, read_weights
 
 PX = 224
@@ -24,7 +24,7 @@ WIDTH, DEPTHS, HEADS, WINDOW = 96, (2, 2, 6, 2), (3, 6, 12, 24), 7
 _FAR = -100.0  # added to scores between patches that the shift brought together
 
 
-class CTransPath(PlannedEncoder):
+class CTransPath(PretrainedEncoder):
     """The encoder, with converted weights.
 
     Parameters
@@ -34,7 +34,7 @@ class CTransPath(PlannedEncoder):
     """
 
     @staticmethod
-    def blueprint(params: CTransPathParams) -> Blueprint:
+    def spec(params: CTransPathParams) -> EncoderSpec:
         """The network and the file of its weights."""
         if params.weights is None:
             raise FileNotFoundError(
@@ -50,7 +50,7 @@ class CTransPath(PlannedEncoder):
                 f"`python -m equipoise.models.encoders.convert_ctranspath {path} {path.with_suffix('.safetensors')}`"
             )
         network = SwinTransformer()
-        return Blueprint(
+        return EncoderSpec(
             network,
             read_weights(path),
             str(path),
@@ -143,13 +143,13 @@ class SwinBlock(nn.Module):
         """Two residual branches."""
         shape = x_BHWC.shape
         shifted = torch.roll(self.norm1(x_BHWC), (-self.shift, -self.shift), (1, 2))
-        mixed = self.attn(windows(shifted), self.mask)
-        x_BHWC = x_BHWC + torch.roll(joined(mixed, shape), (self.shift, self.shift), (1, 2))
+        mixed = self.attn(window_partition(shifted), self.mask)
+        x_BHWC = x_BHWC + torch.roll(window_reverse(mixed, shape), (self.shift, self.shift), (1, 2))
         return x_BHWC + self.mlp(self.norm2(x_BHWC))
 
 
 class WindowAttention(nn.Module):
-    """Self-attention within windows, with a learned bias per head and relative place."""
+    """Self-attention within windows, with a learned bias per head and relative position."""
 
     index: Tensor
 
@@ -159,7 +159,7 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * WINDOW - 1) ** 2, heads))
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.register_buffer("index", relative_index(), persistent=False)
+        self.register_buffer("index", relative_position_index(), persistent=False)
 
     def forward(self, x_NTC: Tensor, mask: Tensor | None) -> Tensor:
         """Windows ``[N, T, C]``; the mask ``[windows of an image, T, T]`` repeats for every image."""
@@ -202,33 +202,33 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(torch.cat(quarters, dim=-1)))
 
 
-def windows(x_BHWC: Tensor) -> Tensor:
+def window_partition(x_BHWC: Tensor) -> Tensor:
     """Cut into windows, row by row: ``[B * windows, T, C]``."""
     batch, height, width, channels = x_BHWC.shape
     cut = x_BHWC.view(batch, height // WINDOW, WINDOW, width // WINDOW, WINDOW, channels)
     return cut.permute(0, 1, 3, 2, 4, 5).reshape(-1, WINDOW * WINDOW, channels)
 
 
-def joined(x_NTC: Tensor, shape: torch.Size) -> Tensor:
-    """The other way round, to ``[B, H, W, C]``."""
+def window_reverse(x_NTC: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse of :func:`window_partition`, to ``[B, H, W, C]``."""
     batch, height, width, channels = shape
     cut = x_NTC.view(batch, height // WINDOW, width // WINDOW, WINDOW, WINDOW, channels)
     return cut.permute(0, 1, 3, 2, 4, 5).reshape(batch, height, width, channels)
 
 
-def relative_index() -> Tensor:
+def relative_position_index() -> Tensor:
     """Row of the bias table for each pair of patches of a window: ``[T, T]``, by rows first."""
-    place = torch.arange(WINDOW)
-    row, column = (grid.flatten() for grid in torch.meshgrid(place, place, indexing="ij"))
+    position = torch.arange(WINDOW)
+    row, column = (grid.flatten() for grid in torch.meshgrid(position, position, indexing="ij"))
     down = row[:, None] - row[None] + WINDOW - 1
     right = column[:, None] - column[None] + WINDOW - 1
     return down * (2 * WINDOW - 1) + right
 
 
 def shift_mask(side: int, shift: int) -> Tensor:
-    """What to add to scores so that patches that a shift brought together stay apart: ``[windows, T, T]``."""
-    place = torch.arange(side)
-    region = (place >= side - WINDOW).long() + (place >= side - shift).long()
-    regions = (3 * region[:, None] + region[None]).view(1, side, side, 1)
-    of_window = windows(regions)[:, :, 0]
+    """Added to scores so that patches which a shift brought together stay independent: ``[windows, T, T]``."""
+    position = torch.arange(side)
+    segment = (position >= side - WINDOW).long() + (position >= side - shift).long()
+    segments = (3 * segment[:, None] + segment[None]).view(1, side, side, 1)
+    of_window = window_partition(segments)[:, :, 0]
     return (of_window[:, :, None] != of_window[:, None]).float() * _FAR

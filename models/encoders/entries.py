@@ -4,15 +4,15 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from equipoise.models.encoders.cards import CARDS, Card
+from equipoise.models.encoders.cards import CARDS, ModelCard
 
 
 class EncoderParams(BaseModel):
     """Base of every encoder's parameters.
 
-    The class attributes say what the encoder needs around it. The main trap of feature extraction is a wrong
-    resolution or tile size: nothing fails, the features are just useless. An encoder trained for certain
-    pairs lists them, and the study is refused with any other.
+    The class attributes say what the encoder requires. The main trap of feature extraction is a wrong
+    resolution or tile size: nothing fails, but the features are useless. An encoder trained for certain
+    pairs lists them, and a study with any other pair is refused.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -55,9 +55,9 @@ class TrainedParams(EncoderParams):
 
 
 class HubParams(TrainedParams):
-    """Parameters of an encoder from the Hugging Face hub; without ``weights`` its local cache is looked into."""
+    """Parameters of an encoder from the Hugging Face hub; without ``weights`` its local cache is searched."""
 
-    card: ClassVar[Card]
+    card: ClassVar[ModelCard]
 
 
 class CTransPathParams(TrainedParams):
@@ -70,7 +70,7 @@ class CTransPathParams(TrainedParams):
     gpus: ClassVar[float] = 0.25
 
 
-def hub_params(card: Card) -> type[HubParams]:
+def hub_params(card: ModelCard) -> type[HubParams]:
     """The parameter model of one card."""
     model = create_model(f"{card.name}_params", __base__=HubParams, __module__=__name__, __doc__=card.line)
     model.card = card

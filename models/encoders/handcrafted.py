@@ -10,12 +10,10 @@ The definition, in the order of the vector:
  n     statistic
 =====  ================================================================================================
 57     per stain (haematoxylin, eosin, residual; HED unmixing of the optical density): mean, standard
-deviation,
-       percentiles 5 25 50 75 95; at three scales (Gaussian sigma about 1, 2.2, 4.6 px) gradient mean and
+       deviation, percentiles 5 25 50 75 95; at three scales (Gaussian sigma about 1, 2.2, 4.6 px) gradient mean and
        standard deviation, Laplacian standard deviation, coherence of the structure tensor in cells of 8 px
 4      nuclei: components of blurred haematoxylin above max(its 70th percentile, 0.12) with at least 20 px:
-number,
-       mean and standard deviation of the area (these three as log(1 + n)), share of the tile
+       number, mean and standard deviation of the area (these three as log(1 + n)), share of the tile
 20     uniform local binary patterns (8 neighbours), 10 bins at full and at half resolution
 6      mean and standard deviation of hue, saturation, value
 3      grey: share above 220, mean, standard deviation
@@ -56,7 +54,7 @@ STAINS = ("haematoxylin", "eosin", "residual")
 SCALES = (1.0, 2.2, 4.6)
 PERCENTILES = (5, 25, 50, 75, 95)
 
-#: What OpenCV takes and gives; shapes and types of numbers stand in the docstrings.
+#: Arrays of OpenCV; docstrings give shapes and dtypes.
 Image = np.ndarray
 
 _HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
@@ -120,14 +118,14 @@ class Handcrafted:
         """
         require_tiles(tiles, HandcraftedParams.min_tile_px)
         raw = np.empty((len(tiles), self.dim), np.float32)
-        room = Room()
+        buffers = Buffers()
         for tile, row in zip(tiles, raw, strict=True):
-            row[:] = describe(np.ascontiguousarray(tile), room)
+            row[:] = describe(np.ascontiguousarray(tile), buffers)
         return np.clip((raw - self._centre) / self._scale, -_CLIP, _CLIP).astype(np.float16)
 
 
 def _constants() -> dict[str, Any]:
-    """What centres and scales the numbers."""
+    """Constants that centre and scale the numbers."""
     text = files("equipoise.models.encoders").joinpath("handcrafted.json").read_text("utf-8")
     constants = json.loads(text)
     if constants["names"] != feature_names():
@@ -135,8 +133,8 @@ def _constants() -> dict[str, Any]:
     return constants
 
 
-class Room:
-    """Arrays that one thread uses again for every tile.
+class Buffers:
+    """Arrays that one thread reuses for every tile.
 
     A tile passes through some forty arrays of 200 kB. Fresh ones come from the operating system page by page,
     and the page faults cost as much as the arithmetic.
@@ -146,21 +144,23 @@ class Room:
         self._arrays: dict[tuple[str, tuple[int, ...]], Image] = {}
 
     def __call__(self, name: str, *shape: int) -> Image:
-        """The float32 array of that name and shape; its content is what the last user left."""
+        """The float32 array of that name and shape, with undefined content."""
         key = (name, shape)
         if key not in self._arrays:
             self._arrays[key] = np.empty(shape, np.float32)
         return self._arrays[key]
 
 
-def describe(tile: Image, room: Room | None = None) -> list[float]:
+def describe(tile: Image, buffers: Buffers | None = None) -> list[float]:
     """The 90 numbers of one tile ``[H, W, 3]`` in their natural units, before centring."""
-    room = room or Room()
+    buffers = buffers or Buffers()
     height, width = tile.shape[:2]
-    density = cv2.LUT(tile, _OD, dst=room("density", height, width, 3))
-    stains = cv2.transform(density, _UNMIX, dst=room("stains", height, width, 3))
-    planes = [cv2.extractChannel(stains, at, dst=room(name, height, width)) for at, name in enumerate(STAINS)]
-    pyramids = [_pyramid(plane, name, room) for plane, name in zip(planes, STAINS, strict=True)]
+    density = cv2.LUT(tile, _OD, dst=buffers("density", height, width, 3))
+    stains = cv2.transform(density, _UNMIX, dst=buffers("stains", height, width, 3))
+    planes = [
+        cv2.extractChannel(stains, at, dst=buffers(name, height, width)) for at, name in enumerate(STAINS)
+    ]
+    pyramids = [_pyramid(plane, name, buffers) for plane, name in zip(planes, STAINS, strict=True)]
     grey = cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY)
     half = cv2.resize(grey, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     return [
@@ -169,9 +169,9 @@ def describe(tile: Image, room: Room | None = None) -> list[float]:
             number
             for at in range(len(SCALES))
             for pyramid in pyramids
-            for number in _texture(pyramid[at], room)
+            for number in _texture(pyramid[at], buffers)
         ),
-        *_nuclei(pyramids[0][0], room),
+        *_nuclei(pyramids[0][0], buffers),
         *_binary_patterns(grey),
         *_binary_patterns(half),
         *_colour(tile),
@@ -209,25 +209,25 @@ def _percentiles(plane: Image, wanted: tuple[int, ...]) -> list[float]:
     return (_LOW + (bin_ + within - 0.5) * _STEP).tolist()
 
 
-def _pyramid(plane: Image, name: str, room: Room) -> list[Image]:
+def _pyramid(plane: Image, name: str, buffers: Buffers) -> list[Image]:
     """The plane at the three scales, each blurred and half as large as the one before it."""
     levels: list[Image] = []
     for scale in SCALES:
-        levels.append(cv2.sepFilter2D(plane, -1, _BLUR, _BLUR, dst=room(f"{name} {scale}", *plane.shape)))
+        levels.append(cv2.sepFilter2D(plane, -1, _BLUR, _BLUR, dst=buffers(f"{name} {scale}", *plane.shape)))
         plane = np.ascontiguousarray(levels[-1][::2, ::2])
     return levels
 
 
-def _texture(smooth: Image, room: Room) -> list[float]:
+def _texture(smooth: Image, buffers: Buffers) -> list[float]:
     """Gradient mean, gradient sd, Laplacian sd, and coherence of the structure tensor.
 
     Coherence tells how parallel gradients are within cells of 8 px (0 all directions alike, 1 all edges
     parallel): (l1 - l2) / (l1 + l2) of the cells' structure tensors, each cell counting with its energy l1 +
     l2.
     """
-    gx, gy = _differences(smooth, room)
-    xx = np.multiply(gx, gx, out=room("xx", *smooth.shape))
-    yy = np.multiply(gy, gy, out=room("yy", *smooth.shape))
+    gx, gy = _differences(smooth, buffers)
+    xx = np.multiply(gx, gx, out=buffers("xx", *smooth.shape))
+    yy = np.multiply(gy, gy, out=buffers("yy", *smooth.shape))
     xy = np.multiply(gx, gy, out=gx)
     squared = np.add(xx, yy, out=gy)
     energy = _mean(squared)
@@ -246,9 +246,9 @@ def _texture(smooth: Image, room: Room) -> list[float]:
     ]
 
 
-def _differences(plane: Image, room: Room) -> tuple[Image, Image]:
+def _differences(plane: Image, buffers: Buffers) -> tuple[Image, Image]:
     """Right less left and lower less upper neighbour; 0 at the borders, where a mirrored plane has none."""
-    gx, gy = room("gx", *plane.shape), room("gy", *plane.shape)
+    gx, gy = buffers("gx", *plane.shape), buffers("gy", *plane.shape)
     # All rows as one: what is wrong where a row ends and the next begins is overwritten.
     np.subtract(plane.ravel()[2:], plane.ravel()[:-2], out=gx.ravel()[1:-1])
     gx[:, :: plane.shape[1] - 1] = 0
@@ -257,9 +257,9 @@ def _differences(plane: Image, room: Room) -> tuple[Image, Image]:
     return gx, gy
 
 
-def _nuclei(haematoxylin: Image, room: Room) -> list[float]:
+def _nuclei(haematoxylin: Image, buffers: Buffers) -> list[float]:
     # The first scale blurred once more: sigma 1.4.
-    blurred = cv2.sepFilter2D(haematoxylin, -1, _BLUR, _BLUR, dst=room("work", *haematoxylin.shape))
+    blurred = cv2.sepFilter2D(haematoxylin, -1, _BLUR, _BLUR, dst=buffers("work", *haematoxylin.shape))
     threshold = max(_percentiles(blurred, (_NUCLEUS_PERCENTILE,))[0], _NUCLEUS_OD)
     mask = (blurred > threshold).view(np.uint8)
     labels = (

@@ -1,4 +1,4 @@
-"""What a tile encoder is."""
+"""The protocol of tile encoders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def require_tiles(tiles: NDArray[np.uint8], least_px: int = 1) -> None:
-    """Refuse what is no stack of RGB tiles ``[B, H, W, 3]``, uint8, of at least ``least_px`` a side.
+    """Check for a stack of RGB tiles ``[B, H, W, 3]``, uint8, with sides of at least ``least_px``.
 
     Raises
     ------
@@ -25,10 +25,10 @@ def require_tiles(tiles: NDArray[np.uint8], least_px: int = 1) -> None:
 
 @dataclass(frozen=True)
 class Identity:
-    """What an encoder is, known without building it.
+    """What identifies an encoder, available without building it.
 
     An encoder class may have a class method ``identify(params) -> Identity`` that costs no more than reading the
-    weights once; without one, the encoder is built to be asked. It gives what the built encoder would say.
+    weights once; without one, the encoder is built instead. Both give the same values.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Identity:
 
 
 class Encoder(Protocol):
-    """A function from tiles to vectors that knows its own identity.
+    """A function from tiles to vectors, with a hash that identifies it.
 
     Built from its parameter model: ``Encoder(params)``. An encoder may keep weights and a device, but no
     state that changes with use: a tile's vector depends on that tile alone, not on its neighbours in the

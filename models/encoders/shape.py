@@ -1,4 +1,4 @@
-"""The measures of a vision transformer, as plain numbers: what a card can state without torch."""
+"""The dimensions of a vision transformer, as plain numbers that need no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Pooling = Literal["token", "mean", "token_and_mean"]
 
 @dataclass(frozen=True)
 class VitShape:
-    """Measures of one vision transformer.
+    """Dimensions of one vision transformer.
 
     Attributes
     ----------

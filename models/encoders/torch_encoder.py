@@ -1,4 +1,4 @@
-"""What every encoder on torch shares: from uint8 tiles to float16 vectors, on a GPU or a CPU.
+"""Base of encoders on torch: from uint8 tiles to float16 vectors, on a GPU or a CPU.
 
 Tiles travel to the device as bytes and become numbers there. On a GPU, matrix products run in half precision
 (autocast: norms and sums stay in float32); on a CPU everything is float32. Vectors leave as float16. A vector depends
@@ -31,7 +31,7 @@ _WARM_UP = 2  # batches: the first one chooses kernels, the second one shows tha
 
 @dataclass(frozen=True)
 class Preparation:
-    """From pixels to what a network was trained on.
+    """From pixels to the input that a network was trained on.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Preparation:
     mean, std
         Per channel, of pixels between 0 and 1.
     fit
-        How a tile of another side gets there: resized with antialiasing, or the middle cut out.
+        How a tile of another side becomes the input: resized with antialiasing, or cropped at the centre.
     """
 
     px: int
@@ -75,7 +75,7 @@ class Preparation:
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class EncoderSpec:
     """A torch encoder before it is built.
 
     Attributes
@@ -83,7 +83,7 @@ class Blueprint:
     network
         Names and shapes of its weights; on the device ``meta`` or not.
     state, where
-        Its weights by name, as :func:`~equipoise.models.encoders.weights.read_weights` gives them, and whence.
+        Its weights by name, as :func:`~equipoise.models.encoders.weights.read_weights` gives them, and their origin.
     preparation, dim, identity, precision, on_cpu, batch_size, device
         As for :class:`TorchEncoder`.
     """
@@ -99,8 +99,8 @@ class Blueprint:
     batch_size: int
     device: Literal["auto", "cpu", "cuda"]
 
-    def known(self) -> Identity:
-        """What the built encoder would say of itself; raises :class:`ValueError` for weights that are others."""
+    def to_identity(self) -> Identity:
+        """The identity of the built encoder; raises :class:`ValueError` for weights of another encoder."""
         weights = digest_unloaded(self.network, self.state, self.where)
         total = _hash(self.identity, self.preparation, (self.precision, self.on_cpu), weights)
         return Identity(self.dim, total, self.batch_size)
@@ -109,8 +109,8 @@ class Blueprint:
 class TorchEncoder:
     """A network as an :class:`~equipoise.models.encoders.protocol.Encoder`.
 
-    The network moves to the device at the first call and warms up there: who only asks for ``dim`` and ``hash`` (the
-    driver of an extraction does) touches no GPU.
+    The network moves to the device at the first call and warms up there: reading ``dim`` and ``hash`` only, as the
+    driver of an extraction does, touches no GPU.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ class TorchEncoder:
         self._network = network.eval().requires_grad_(False)
         self._preparation = preparation
         self._precisions = {"cuda": precision, "cpu": on_cpu}
-        self._wish = device
+        self._requested_device = device
         self._device: torch.device | None = None
 
     def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[np.float16]:
@@ -193,7 +193,9 @@ class TorchEncoder:
 
     def _start(self, tile: tuple[int, ...]) -> torch.device:
         """Choose the device, move there, warm up."""
-        on_gpu = self._wish == "cuda" or (self._wish == "auto" and torch.cuda.is_available())
+        on_gpu = self._requested_device == "cuda" or (
+            self._requested_device == "auto" and torch.cuda.is_available()
+        )
         device = torch.device("cuda" if on_gpu else "cpu")
         self._network = self._network.to(device)
         if on_gpu:
@@ -205,8 +207,8 @@ class TorchEncoder:
         return device
 
 
-class PlannedEncoder(TorchEncoder):
-    """A :class:`TorchEncoder` whose blueprint tells what it is without building it.
+class PretrainedEncoder(TorchEncoder):
+    """A :class:`TorchEncoder` with weights from a file; its spec gives its identity without building it.
 
     Parameters
     ----------
@@ -216,34 +218,34 @@ class PlannedEncoder(TorchEncoder):
     Raises
     ------
     FileNotFoundError
-        If the weights are not here, with how to get them.
+        If the weights are not on this machine, with how to get them.
     ValueError
-        If they are not the weights of this encoder.
+        If they are the weights of another encoder.
     """
 
     def __init__(self, params: Any) -> None:
-        plan = self.blueprint(params)
-        load_weights(plan.network, plan.state, plan.where)
+        spec = self.spec(params)
+        load_weights(spec.network, spec.state, spec.where)
         super().__init__(
-            plan.network,
-            plan.preparation,
-            plan.dim,
-            plan.identity,
-            precision=plan.precision,
-            on_cpu=plan.on_cpu,
-            batch_size=plan.batch_size,
-            device=plan.device,
+            spec.network,
+            spec.preparation,
+            spec.dim,
+            spec.identity,
+            precision=spec.precision,
+            on_cpu=spec.on_cpu,
+            batch_size=spec.batch_size,
+            device=spec.device,
         )
 
     @staticmethod
-    def blueprint(params: Any) -> Blueprint:
+    def spec(params: Any) -> EncoderSpec:
         """What the parameters mean; finds the weights and maps them, reads no number."""
         raise NotImplementedError
 
     @classmethod
     def identify(cls, params: Any) -> Identity:
-        """What :class:`~equipoise.models.encoders.protocol.Identity` says; raises as the constructor."""
-        return cls.blueprint(params).known()
+        """As :class:`~equipoise.models.encoders.protocol.Identity` describes; raises as the constructor."""
+        return cls.spec(params).to_identity()
 
 
 def _hash(

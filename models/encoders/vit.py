@@ -25,7 +25,7 @@ class VisionTransformer(nn.Module):
     Parameters
     ----------
     shape
-        The measures.
+        The dimensions.
     """
 
     def __init__(self, shape: VitShape) -> None:
@@ -50,7 +50,7 @@ class VisionTransformer(nn.Module):
         side = self.shape.image
         if image.shape[1:] != (3, side, side):
             raise ValueError(f"images must be [B, 3, {side}, {side}], not {list(image.shape)}")
-        x_BTD = self._placed(self.patch_embed(image))
+        x_BTD = self._with_positions(self.patch_embed(image))
         for block in self.blocks:
             x_BTD = block(x_BTD)
         return self.norm(x_BTD)
@@ -64,7 +64,7 @@ class VisionTransformer(nn.Module):
             return x_BTD[:, 0]
         return torch.cat([x_BTD[:, 0], patches.mean(1)], dim=-1)
 
-    def _placed(self, patches_BTD: Tensor) -> Tensor:
+    def _with_positions(self, patches_BTD: Tensor) -> Tensor:
         """Prefix tokens joined and positions added."""
         if not self.shape.prefix_positions:
             patches_BTD = patches_BTD + self.pos_embed
@@ -165,7 +165,7 @@ def resized_positions(positions: Tensor, grid: int, prefix: int) -> Tensor:
     ValueError
         If the embedding does not belong to a square grid.
     """
-    place, patches = positions[:, :prefix], positions[:, prefix:]
+    prefix_part, patches = positions[:, :prefix], positions[:, prefix:]
     side = round(patches.shape[1] ** 0.5)
     if side * side != patches.shape[1]:
         raise ValueError(f"{patches.shape[1]} positions are no square grid")
@@ -173,4 +173,4 @@ def resized_positions(positions: Tensor, grid: int, prefix: int) -> Tensor:
         return positions
     plane = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
     plane = functional.interpolate(plane, size=(grid, grid), mode="bicubic", align_corners=False)
-    return torch.cat([place.float(), plane.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+    return torch.cat([prefix_part.float(), plane.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)

@@ -1,4 +1,4 @@
-"""Where weights are on this machine, how they are read, and whether they are the right ones.
+"""Locate weights on this machine, read them, and check that they belong to the encoder.
 
 Nothing here opens a connection: weights come from a path that the study names or from what the Hugging Face tools have
 downloaded before. Files are read as tensors and nothing else (safetensors, or ``torch.load(weights_only=True)``).
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from equipoise.models.encoders.cards import Card
+    from equipoise.models.encoders.cards import ModelCard
 
 #: Names of weights files in a folder, the preferred first.
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -26,7 +26,7 @@ _SHOWN = 4
 
 
 def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
-    """Folder where the Hugging Face tools keep what they download, by their own variables."""
+    """Folder of the Hugging Face cache, by the environment variables of its tools."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if environ.get(name):
             return Path(environ[name]).expanduser()
@@ -36,7 +36,9 @@ def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(home).expanduser() / "hub"
 
 
-def find_hub_weights(card: Card, weights: str | None = None, environ: Mapping[str, str] = os.environ) -> Path:
+def find_hub_weights(
+    card: ModelCard, weights: str | None = None, environ: Mapping[str, str] = os.environ
+) -> Path:
     """The weights file of a hub encoder.
 
     Parameters
@@ -58,9 +60,9 @@ def find_hub_weights(card: Card, weights: str | None = None, environ: Mapping[st
     if weights is not None:
         return find_local_weights(card.name, weights)
     cache = hub_cache(environ)
-    found = _in_cache(cache, card)
-    if found is not None:
-        return found
+    path = _in_cache(cache, card)
+    if path is not None:
+        return path
     terms = f"accept the terms at https://huggingface.co/{card.hub}, then `hf auth login` and "
     raise FileNotFoundError(
         f"the weights of encoder {card.name!r} are not on this machine: no {' or '.join(FILES)} of {card.hub} "
@@ -91,29 +93,29 @@ def find_local_weights(name: str, weights: str) -> Path:
     )
 
 
-def _in_cache(cache: Path, card: Card) -> Path | None:
+def _in_cache(cache: Path, card: ModelCard) -> Path | None:
     """The file of the current snapshot, or of the only one."""
     wanted = f"models--{card.hub.replace('/', '--')}".lower()  # the hub does not tell capitals apart
     models = sorted(cache.glob("models--*"))
     for model in models:
         if model.name.lower() != wanted:
             continue
-        found = {}
+        paths = {}
         for snapshot in sorted(model.glob("snapshots/*")):
             files = [snapshot / file for file in FILES if (snapshot / file).is_file()]
             if files:
-                found[snapshot.name] = files[0]
+                paths[snapshot.name] = files[0]
         main = model / "refs" / "main"
         current = main.read_text("utf-8").strip() if main.is_file() else None
-        if current in found:
-            return found[current]
-        if len(found) > 1:
+        if current in paths:
+            return paths[current]
+        if len(paths) > 1:
             raise ValueError(
-                f"the cache holds {len(found)} versions of {card.hub} and none of them is marked as current: {model}\n"
+                f"the cache holds {len(paths)} versions of {card.hub} and none of them is marked as current: {model}\n"
                 "name one: features: {encoder_params: {weights: FOLDER OF A SNAPSHOT}}"
             )
-        if found:
-            return next(iter(found.values()))
+        if paths:
+            return next(iter(paths.values()))
     return None
 
 

@@ -91,7 +91,7 @@ class EncoderLayer(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x_BND: Tensor, key_mask_BN: Tensor | None) -> Tensor:
-        """Returns ``[B, N, D]``; rows of absent tiles hold numbers that nothing reads."""
+        """Returns ``[B, N, D]``; rows of absent tiles hold numbers that are never read."""
         x = self.norm1(x_BND + self.drop(self.self_attn(x_BND, x_BND, key_mask_BN)))
         hidden = self.drop(nn.functional.relu(self.linear1(x)))
         return self.norm2(x + self.drop(self.linear2(hidden)))

@@ -4,7 +4,7 @@ PyTorch's fused CPU kernel takes no dropout, and its fallback stores every weigh
 blocks, and the backward pass computes a block's weights again instead of keeping them, drawing the same
 dropout from a seed per block (recomputation as in FlashAttention, Dao et al. 2022, arXiv 2205.14135, without
 its tiling of keys). Working memory is allocated once per pass: fresh temporaries for every block would leave
-holes between the small results that stay, and the process would grow with the square of the bag after all.
+holes between the small results that stay, and memory would still grow with the square of the bag.
 
 Shapes: G groups (batch x heads), Q queries, N keys, E numbers per head.
 """
@@ -86,7 +86,7 @@ class BlockwiseAttention(torch.autograd.Function):
 
 
 class _Workspace:
-    """Buffers of a pass, and what both passes compute alike: weights of a block, and which are dropped."""
+    """Buffers of a pass, and what both passes compute in the same way: weights of a block, and which are dropped."""
 
     def __init__(
         self, q_GQE: Tensor, k_GNE: Tensor, mask_GN: Tensor | None, dropout: float, seed: int

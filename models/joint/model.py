@@ -86,11 +86,11 @@ class JointTransformer(nn.Module):
         }
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Parameters that all tasks use and balancing is about: projection, encoder, decoder."""
+        """Parameters that all tasks use, which balancing acts on: projection, encoder, decoder."""
         return [p for module in (self.project, self.encoder, self.decoder) for p in module.parameters()]
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
-        """The task's own parameters, its token and its head.
+        """The task-specific parameters, its token and its head.
 
         Raises
         ------

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class SlideEncoderParams(BaseModel):
     """Base of every slide encoder's parameters.
 
-    An encoder with trained weights is meant for the features of certain tile encoders: with others nothing fails, the
-    vectors are just useless. It lists them, and a study with another one is refused.
+    An encoder with trained weights is meant for the features of certain tile encoders: with others nothing fails, but
+    the vectors are useless. It lists these encoders, and a study with another one is refused.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

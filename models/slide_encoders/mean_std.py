@@ -1,4 +1,4 @@
-"""Statistics over the tiles of a slide: what a trained slide encoder has to beat."""
+"""Statistics over the tiles of a slide: the baseline of trained slide encoders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from equipoise.models.slide_encoders.protocol import require_bag
 #: Raise with every change of the numbers: it enters the hash, and with it the address of every store.
 _VERSION = 1
 
-#: Features looked at together: a giant slide's bag is never converted as a whole.
+#: Features processed together: the bag of a large slide is never converted as a whole.
 _COLUMNS = 64
 
 

@@ -1,4 +1,4 @@
-"""What a slide encoder is."""
+"""The protocol of slide encoders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def require_bag(bag: NDArray[np.float16], coords: NDArray[np.float32]) -> None:
-    """Refuse what is no bag ``[N, D]`` with corners ``[N, 2]`` and at least one tile.
+    """Check for a bag ``[N, D]`` with corners ``[N, 2]`` and at least one tile.
 
     Raises
     ------
@@ -21,7 +21,7 @@ def require_bag(bag: NDArray[np.float16], coords: NDArray[np.float32]) -> None:
 
 
 class SlideEncoder(Protocol):
-    """A function from a bag of tile features to one vector that knows its own identity.
+    """A function from a bag of tile features to one vector, with a hash that identifies it.
 
     Built from its parameter model: ``SlideEncoder(params)``. A slide's vector depends on that slide alone.
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.aggregators.abmil import GatedAttention
-from equipoise.models.aggregators.bag_model import BagModel
+from equipoise.models.base import MultiTaskModel
 from equipoise.models.batch import CaseBatch, CaseShape, TaskHead
 from equipoise.models.entries import ConcatParams
+from equipoise.models.mil.abmil import GatedAttention
 from equipoise.models.tables.rows import table_of
 from equipoise.models.tables.snn import SelfNormalising
 
@@ -24,7 +24,7 @@ from equipoise.models.tables.snn import SelfNormalising
 WSI = "wsi"
 
 
-class SlideEncoder(nn.Module):
+class BagEncoder(nn.Module):
     """Projection with ReLU and dropout → weighted mean over tiles; any value for a case without tiles."""
 
     def __init__(self, features: int, dim: int, hidden: int, dropout: float) -> None:
@@ -35,7 +35,7 @@ class SlideEncoder(nn.Module):
     def forward(self, batch: CaseBatch) -> Tensor:
         """``[B, dim]``."""
         bags, mask = batch.bags, batch.mask
-        if bags.shape[1] == 0:  # nobody has a tile: one of zeros keeps shapes and gradients defined
+        if bags.shape[1] == 0:  # no case has a tile: one of zeros keeps shapes and gradients defined
             bags, mask = bags.new_zeros(len(batch), 1, bags.shape[2]), mask.new_zeros(len(batch), 1)
         if batch.tileless:
             mask = mask | ~mask.any(dim=1, keepdim=True)  # a softmax over nothing would be NaN
@@ -69,7 +69,7 @@ class Concatenation(nn.Module):
         return self.network(torch.cat(list(embeddings.values()), dim=1))
 
 
-class Concat(BagModel):
+class Concat(MultiTaskModel):
     """Encoders of modalities → learned tokens where one is missing → concatenation → linear heads.
 
     Parameters
@@ -77,7 +77,7 @@ class Concat(BagModel):
     params
         Sizes, and the probability with which a modality of a training case is hidden.
     shape
-        Widths of the data: a slide encoder if there are tiles, one encoder per table.
+        Widths of the data: a bag encoder if there are tiles, one encoder per table.
     heads
         Tasks.
 
@@ -91,7 +91,7 @@ class Concat(BagModel):
         super().__init__(shape, heads, params.dim)
         encoders: dict[str, nn.Module] = {}
         if shape.features:
-            encoders[WSI] = SlideEncoder(shape.features, params.dim, params.hidden, params.dropout)
+            encoders[WSI] = BagEncoder(shape.features, params.dim, params.hidden, params.dropout)
         for name, width in shape.omics.items():
             encoders[name] = TableEncoder(name, width, params.dim, params.layers, params.dropout)
         if not encoders:
@@ -106,10 +106,10 @@ class Concat(BagModel):
         return [self.fusion(self.embeddings(batch))] * len(self.task_heads)
 
     def embeddings(self, batch: CaseBatch) -> dict[str, Tensor]:
-        """modality → ``[B, dim]``: what the encoder makes of it, the learned token where it is missing.
+        """modality → ``[B, dim]``: the output of its encoder, the learned token where it is missing.
 
-        Every parameter takes part in every batch, if with a gradient of zero, so that workers of a data
-        parallel run always have the same gradients to exchange.
+        Every parameter takes part in every batch, possibly with a gradient of zero, so that workers of a data
+        parallel run always exchange the same gradients.
         """
         shown_BM = self._shown(batch)
         return {

@@ -1,4 +1,4 @@
-"""Baselines over tables alone: what slides have to add is measured against them."""
+"""Baselines over tables only: what slides add is measured against them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from equipoise.models.aggregators.bag_model import BagModel
+from equipoise.models.base import MultiTaskModel
 from equipoise.models.batch import CaseBatch, CaseShape, TaskHead
 from equipoise.models.entries import ClinicalParams, OmicsParams
 from equipoise.models.tables.rows import row_width, tables_of
 from equipoise.models.tables.snn import SelfNormalising
 
 
-class TableModel(BagModel):
+class TableModel(MultiTaskModel):
     """All tables side by side → ``body`` → linear heads.
 
     Parameters
     ----------
     shape, heads
-        As in :class:`~equipoise.models.aggregators.bag_model.BagModel`; tiles are not looked at.
+        As in :class:`~equipoise.models.base.MultiTaskModel`; tiles are ignored.
     body
         Module from the row of tables to what the heads read, or None: the heads are then linear in the row.
     dim

@@ -20,13 +20,13 @@ def table_of(batch: CaseBatch, modality: str, width: int) -> Tensor:
     """
     x_BG = batch.omics.get(modality)
     if x_BG is None or x_BG.shape[1] != width:
-        found = "none" if x_BG is None else f"{x_BG.shape[1]}"
-        raise ValueError(f"{modality}: the model was built for {width} columns, the batch has {found}")
+        columns = "none" if x_BG is None else f"{x_BG.shape[1]}"
+        raise ValueError(f"{modality}: the model was built for {width} columns, the batch has {columns}")
     return x_BG
 
 
 def tables_of(batch: CaseBatch, widths: Mapping[str, int]) -> Tensor:
-    """``[B, row_width]`` tables side by side; where there are several, a column each says which are absent.
+    """``[B, row_width]`` tables side by side; with several tables, one column per table marks its absence.
 
     An absent table is zero, the training mean of a standardised one; its column of 1 gives the layer above a
     learned offset for it.

@@ -5,7 +5,7 @@ compared by the same functions. A table of *scores* has the columns ``SCORE_COLU
 fold, task and metric. Folds of several seeds are told apart by their name (``7/0-1``).
 
 Sources: Demšar (2006) for the tests over several data sets and the diagram; Holm (1979). Blocks (folds of one
-study) share patients, which none of these tests knows: :func:`caution` says so in words.
+study) share patients, which none of these tests takes into account: :func:`ranking_caution` states this in a sentence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import chi2, rankdata, studentized_range
 
 from equipoise.datasets.errors import DataError
-from equipoise.platform.evaluation.measures import LOWER_IS_BETTER
+from equipoise.platform.evaluation.metric_definitions import LOWER_IS_BETTER
 
 Floats = NDArray[np.float64]
 
@@ -38,7 +38,7 @@ class Friedman(NamedTuple):
 
 @dataclass(frozen=True)
 class Ranking:
-    """Mean ranks of k methods over N blocks and what may be said of their differences.
+    """Mean ranks of k methods over N blocks, with tests of their differences.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Ranking:
     critical_difference
         Distance of mean ranks from which two methods differ at level ``alpha`` (Nemenyi).
     friedman
-        Test that all methods are alike.
+        Test of the hypothesis that all methods perform equally.
     blocks
         Number N of (task, fold) blocks.
     tasks, folds
@@ -159,27 +159,27 @@ def ranking(scores: pd.DataFrame, metric_of: Mapping[str, str], alpha: float = 0
 def cliques(mean_ranks: pd.Series, distance: float) -> tuple[tuple[str, ...], ...]:
     """Maximal runs of methods, best first, whose mean ranks lie less than ``distance`` apart."""
     names, values = [str(name) for name in mean_ranks.index], mean_ranks.to_numpy(float)
-    found: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     for start in range(len(names)):
         end = int(np.searchsorted(values, values[start] + distance, side="left"))
-        if end - start > 1 and (not found or end > found[-1][1]):
-            found.append((start, end))
-    return tuple(tuple(names[start:end]) for start, end in found)
+        if end - start > 1 and (not spans or end > spans[-1][1]):
+            spans.append((start, end))
+    return tuple(tuple(names[start:end]) for start, end in spans)
 
 
-def caution(found: Ranking) -> str:
-    """What keeps a ranking from being evidence, in two sentences or three."""
-    k = len(found.mean_ranks)
+def ranking_caution(result: Ranking) -> str:
+    """Limits of a ranking as evidence, in two or three sentences."""
+    k = len(result.mean_ranks)
     few = ""
-    if found.blocks < FEW_BLOCKS or k > found.blocks:
-        few = " That is coarse: few blocks separate little."
+    if result.blocks < FEW_BLOCKS or k > result.blocks:
+        few = " That is coarse: with few blocks, only large differences can be detected."
     return (
-        f"Among {k} methods on {found.blocks} blocks ({found.tasks} task{'s' * (found.tasks > 1)}, {found.folds} "
-        f"fold{'s' * (found.folds > 1)}) mean ranks must lie {found.critical_difference:.2f} apart to differ at the "
-        f"{100 * found.alpha:g} % level; the largest possible distance is {k - 1}.{few} Folds share training patients "
+        f"Among {k} methods on {result.blocks} blocks ({result.tasks} task{'s' * (result.tasks > 1)}, {result.folds} "
+        f"fold{'s' * (result.folds > 1)}) mean ranks must lie {result.critical_difference:.2f} apart to differ at the "
+        f"{100 * result.alpha:g} % level; the largest possible distance is {k - 1}.{few} Folds share training patients "
         "and tasks share patients, so blocks are not independent and even a difference beyond the critical one is "
-        "less certain than it looks. A difference that is not found is no proof of equality: add seeds, tasks or "
-        "cohorts."
+        "less certain than it looks. The absence of a significant difference does not prove equality: add seeds, tasks "
+        "or cohorts."
     )
 
 
@@ -195,12 +195,12 @@ def holm(p: ArrayLike) -> Floats:
 
 
 def best_shares(replicates: Mapping[str, Sequence[Floats]]) -> pd.DataFrame:
-    """How often each method is best when patients are drawn anew.
+    """How often each method is best when patients are resampled.
 
     Parameters
     ----------
     replicates
-        Method → for each task its bootstrap replicates ``[R]``, more is better; the same draws for all methods.
+        Method → bootstrap replicates ``[R]`` for each task, higher is better; the same draws for all methods.
 
     Returns
     -------

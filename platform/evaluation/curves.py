@@ -32,7 +32,7 @@ class PrecisionRecall(NamedTuple):
     precision: Floats
 
 
-class Band(NamedTuple):
+class RocBand(NamedTuple):
     """Pointwise interval of a ROC curve on ``GRID``."""
 
     low: Floats
@@ -84,7 +84,7 @@ def roc_band(
     confidence: float,
     seed: np.random.SeedSequence,
     replicates: int = 500,
-) -> Band:
+) -> RocBand:
     """Pointwise percentile band of the true-positive rate, patients drawn within class."""
     y, s = np.asarray(target, float), np.asarray(score, float)
     weights = bootstrap_weights(y.astype(int), replicates, seed)
@@ -93,11 +93,11 @@ def roc_band(
         heights[k] = _on_grid(roc(np.repeat(y, drawn), np.repeat(s, drawn)))
     tail = (1 - confidence) / 2
     low, high = np.quantile(heights, [tail, 1 - tail], axis=0)
-    return Band(low, high)
+    return RocBand(low, high)
 
 
 def thin(x: ArrayLike, y: ArrayLike, most: int = 400) -> tuple[Floats, Floats]:
-    """Evenly chosen points of a curve, ends included: a page must not grow with the number of patients."""
+    """Evenly spaced points of a curve, ends included, so that a page does not grow with the number of patients."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) <= most:
         return x, y

@@ -1,8 +1,8 @@
-"""From a sample to its metrics: value, bootstrap replicates, interval, and what to know about them.
+"""From a sample to its metrics: value, bootstrap replicates, interval and notes.
 
-The metrics table writes these down (:mod:`~equipoise.platform.evaluation.evaluate`); comparisons of runs
-subtract their replicates (:mod:`~equipoise.platform.evaluation.paired`), which belong together because the
-draws are a function of the seed and of the patients, not of the scores.
+The metrics table is made of them (:mod:`~equipoise.platform.evaluation.evaluate`); comparisons of runs subtract their
+replicates (:mod:`~equipoise.platform.evaluation.paired`), which match because the draws are a function of the seed and
+of the patients, not of the scores.
 """
 
 import zlib
@@ -13,20 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.platform.evaluation.intervals import (
-    Interval,
+    ConfidenceInterval,
     bootstrap_weights,
     delong_interval,
     percentile_interval,
 )
-from equipoise.platform.evaluation.measures import Measure, macro_metrics, measures
+from equipoise.platform.evaluation.metric_definitions import (
+    MetricDefinition,
+    macro_metrics,
+    metric_definitions,
+)
 from equipoise.platform.evaluation.params import EvaluationParams
-from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS, MODEL, Group, Sample
+from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS, MODEL, Sample, ScoredPatients
 
 Floats = NDArray[np.float64]
 
 #: Positives or events per fold below which intervals are known to be too narrow.
 FEW = 5
-_BLOCK = 2_000_000  # weights held as float64 at once
+#: Number of weights that are held as float64 at once.
+_BLOCK = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -39,23 +44,23 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Result:
-    """One metric of a sample. ``measure`` is None for a mean over classes, ``column`` for the task as a whole."""
+class MetricResult:
+    """One metric of a sample. ``definition`` is None for a mean over classes, ``column`` for the task as a whole."""
 
     metric: str
     predictor: str
     estimate: Estimate
-    interval: Interval
+    interval: ConfidenceInterval
     note: str
     class_name: str = ""
     column: int | None = None
-    measure: Measure | None = None
+    definition: MetricDefinition | None = None
 
 
-def results_of(
+def metric_results(
     sample: Sample, params: EvaluationParams, seed: int, only: Sequence[str] | None = None
-) -> list[Result]:
-    """All metrics of a sample: means over classes first, then the measures in their order.
+) -> list[MetricResult]:
+    """All metrics of a sample: means over classes first, then the metrics in the order of their definitions.
 
     Parameters
     ----------
@@ -67,43 +72,45 @@ def results_of(
         Study seed. Every (role, cohort, site, task) has its own stream, so that an interval does not change when
         another task or cohort joins the study.
     only
-        Names of the metrics wanted of the model; all metrics and baselines if None.
+        Names of the metrics to compute for the model; all metrics and baselines if None.
     """
-    found = measures(sample)
+    definitions = metric_definitions(sample)
     if only is not None:
-        found = [m for m in found if m.metric in only and m.predictor == MODEL]
+        definitions = [d for d in definitions if d.metric in only and d.predictor == MODEL]
     unit = zlib.crc32("\x1f".join([sample.role, sample.cohort, sample.site, sample.task]).encode())
     stream = np.random.SeedSequence(seed, spawn_key=(unit,))
     weights = bootstrap_weights(sample.strata, params.bootstrap, stream)
-    estimates = [_estimate(sample, m, weights) for m in found]
-    results = _macro_results(sample, found, estimates, params)
-    for measure, estimate in zip(found, estimates, strict=True):
-        interval = _interval(sample, measure, estimate, params)
+    estimates = [_estimate(sample, d, weights) for d in definitions]
+    results = _macro_results(sample, definitions, estimates, params)
+    for definition, estimate in zip(definitions, estimates, strict=True):
+        interval = _interval(sample, definition, estimate, params)
         results.append(
-            Result(
-                measure.metric,
-                _predictor(sample, measure),
+            MetricResult(
+                definition.metric,
+                _predictor(sample, definition),
                 estimate,
                 interval,
-                joined(estimate.note, _few(sample, measure), *_cautions(sample, measure), interval.note),
-                measure.class_name,
-                measure.column,
-                measure,
+                join_notes(
+                    estimate.note, _few(sample, definition), *_cautions(sample, definition), interval.note
+                ),
+                definition.class_name,
+                definition.column,
+                definition,
             )
         )
     return results
 
 
-def _predictor(sample: Sample, measure: Measure) -> str:
-    """Latents of fold models have no ensemble: the mean over the fold models is the model's value."""
-    return (
-        MODEL if measure.of_latents else sample.predictor if measure.predictor == MODEL else measure.predictor
-    )
+def _predictor(sample: Sample, definition: MetricDefinition) -> str:
+    """Latents of fold models have no ensemble: the mean over the fold models is the value of the model."""
+    if definition.of_latents:
+        return MODEL
+    return sample.predictor if definition.predictor == MODEL else definition.predictor
 
 
-def _estimate(sample: Sample, measure: Measure, weights: NDArray[np.uint16]) -> Estimate:
-    """Mean of the groups in which the measure is defined."""
-    reasons = {g.name: measure.undefined(g) for g in sample.groups}
+def _estimate(sample: Sample, definition: MetricDefinition, weights: NDArray[np.uint16]) -> Estimate:
+    """Mean over the groups in which the metric is defined."""
+    reasons = {g.name: definition.undefined(g) for g in sample.groups}
     used = [g for g in sample.groups if reasons[g.name] is None]
     failed = {name: reason for name, reason in reasons.items() if reason}
     if not used:
@@ -117,17 +124,17 @@ def _estimate(sample: Sample, measure: Measure, weights: NDArray[np.uint16]) -> 
             f"mean of {len(used)} of {len(sample.groups)} folds; not estimable in {', '.join(failed)} "
             f"({example}: {reason})"
         )
-    value = float(np.mean([float(measure.value(g, None)) for g in used]))
-    if not measure.interval:
+    value = float(np.mean([float(definition.value(g, None)) for g in used]))
+    if not definition.interval:
         return Estimate(value, None, note)
-    replicates, gaps = mean_of_folds(used, [_replicates(measure, g, weights) for g in used])
+    replicates, gaps = mean_of_folds(used, [_replicates(definition, g, weights) for g in used])
     if gaps:
-        note = joined(note, f"{gaps:.1%} of the folds' bootstrap values are not estimable and left out")
+        note = join_notes(note, f"{gaps:.1%} of the folds' bootstrap values are not estimable and left out")
     return Estimate(value, replicates, note)
 
 
-def mean_of_folds(groups: list[Group], values: list[Floats]) -> tuple[Floats, float]:
-    """Each replicate's mean over the folds, and the share of fold values that it had to do without.
+def mean_of_folds(groups: list[ScoredPatients], values: list[Floats]) -> tuple[Floats, float]:
+    """Mean over the folds of each replicate, and the share of fold values that are undefined.
 
     Parameters
     ----------
@@ -138,9 +145,8 @@ def mean_of_folds(groups: list[Group], values: list[Floats]) -> tuple[Floats, fl
 
     Notes
     -----
-    Repeats weigh as many folds as they have, so that a replicate in which every fold is defined is the mean
-    of all folds. Splits drawn anew (one test part per repeat) are taken together: none of them is a whole
-    pass over the patients.
+    Repeats are weighted by their number of folds, so that a replicate in which every fold is defined is the mean of all
+    folds. Independent random splits (one test part per repeat) form one block: none of them covers all patients.
     """
     repeats = [group.repeat for group in groups]
     if len(set(repeats)) == 1:
@@ -158,85 +164,92 @@ def mean_of_folds(groups: list[Group], values: list[Floats]) -> tuple[Floats, fl
     return mean, float(np.isnan(every[:, usable]).mean()) if usable.any() else 0.0
 
 
-def _replicates(measure: Measure, group: Group, weights: NDArray[np.uint16]) -> Floats:
-    own = weights[:, group.patient]
-    step = max(1, _BLOCK // max(1, own.shape[1]))
-    blocks = [measure.value(group, own[start : start + step]) for start in range(0, len(own), step)]
+def _replicates(definition: MetricDefinition, group: ScoredPatients, weights: NDArray[np.uint16]) -> Floats:
+    drawn = weights[:, group.patient]
+    step = max(1, _BLOCK // max(1, drawn.shape[1]))
+    blocks = [definition.value(group, drawn[start : start + step]) for start in range(0, len(drawn), step)]
     return np.concatenate(blocks)
 
 
-def _interval(sample: Sample, measure: Measure, estimate: Estimate, params: EvaluationParams) -> Interval:
+def _interval(
+    sample: Sample, definition: MetricDefinition, estimate: Estimate, params: EvaluationParams
+) -> ConfidenceInterval:
     base = _method(sample, params)
-    nothing = float("nan")
-    if measure.predictor != MODEL:
-        return Interval(nothing, nothing, "baseline")
-    if not measure.interval:
-        return Interval(nothing, nothing, f"{base[0]}; {_rule(params)}")
+    nan = float("nan")
+    if definition.predictor != MODEL:
+        return ConfidenceInterval(nan, nan, "baseline")
+    if not definition.interval:
+        return ConfidenceInterval(nan, nan, f"{base[0]}; {_threshold_text(params)}")
     if estimate.replicates is None:
-        return Interval(nothing, nothing, base[0])
-    if measure.metric == "auroc" and sample.is_ensemble and measure.column is not None:
-        group, k = sample.groups[0], measure.column
+        return ConfidenceInterval(nan, nan, base[0])
+    if definition.metric == "auroc" and sample.is_ensemble and definition.column is not None:
+        group, k = sample.groups[0], definition.column
         interval = delong_interval(group.target[:, k], group.score[:, k], params.confidence)
         return interval._replace(method=f"{base[0]}; {interval.method}")
     return percentile_interval(estimate.replicates, params.confidence, "; ".join(base))
 
 
 def _macro_results(
-    sample: Sample, found: list[Measure], estimates: list[Estimate], params: EvaluationParams
-) -> list[Result]:
-    """Means over the classes of a multiclass task; NaN as soon as one class is not estimable."""
+    sample: Sample, definitions: list[MetricDefinition], estimates: list[Estimate], params: EvaluationParams
+) -> list[MetricResult]:
+    """Means over the classes of a multiclass task; NaN if any class is not estimable."""
     results = []
     for (metric, predictor), name in macro_metrics(sample.kind).items():
         parts = [
-            (m, e)
-            for m, e in zip(found, estimates, strict=True)
-            if (m.metric, m.predictor) == (metric, predictor) and m.class_name
+            (d, e)
+            for d, e in zip(definitions, estimates, strict=True)
+            if (d.metric, d.predictor) == (metric, predictor) and d.class_name
         ]
-        if parts:  # a site's row has the primary metric only
+        if parts:  # the rows of a site have the primary metric only
             shown = sample.predictor if predictor == MODEL else predictor
-            results.append(Result(name, shown, *_macro(sample, parts, params)))
+            results.append(MetricResult(name, shown, *_macro(sample, parts, params)))
     return results
 
 
 def _macro(
-    sample: Sample, parts: list[tuple[Measure, Estimate]], params: EvaluationParams
-) -> tuple[Estimate, Interval, str]:
+    sample: Sample, parts: list[tuple[MetricDefinition, Estimate]], params: EvaluationParams
+) -> tuple[Estimate, ConfidenceInterval, str]:
     """Mean over the classes with its interval and note."""
-    nothing = float("nan")
+    nan = float("nan")
     method = "mean over classes; " + "; ".join(_method(sample, params))
-    for measure, estimate in parts:
+    for definition, estimate in parts:
         if np.isnan(estimate.value):
-            note = f"class {measure.class_name}: {estimate.note}"
-            return Estimate(nothing, None, note), Interval(nothing, nothing, method), note
+            note = f"class {definition.class_name}: {estimate.note}"
+            return Estimate(nan, None, note), ConfidenceInterval(nan, nan, method), note
     value = float(np.mean([e.value for _, e in parts]))
     replicates = [e.replicates for _, e in parts if e.replicates is not None]
     if len(replicates) < len(parts):
-        return Estimate(value, None, ""), Interval(nothing, nothing, "baseline"), ""
+        return Estimate(value, None, ""), ConfidenceInterval(nan, nan, "baseline"), ""
     mean = np.mean(replicates, axis=0)
     interval = percentile_interval(mean, params.confidence, method)
-    note = joined(*sorted({e.note for _, e in parts}), interval.note)
+    note = join_notes(*sorted({e.note for _, e in parts}), interval.note)
     return Estimate(value, mean, note), interval, note
 
 
-def positives(sample: Sample, group: Group, column: int | None) -> int | None:
-    """Positives or events of a group; None where there is no such thing."""
+def positives(sample: Sample, group: ScoredPatients, column: int | None) -> int | None:
+    """Number of positives or events of a group; None for a regression or the task as a whole."""
     if sample.kind == "regression" or column is None:
         return None
     return int(((group.event if sample.kind == "survival" else group.target[:, column]) == 1).sum())
 
 
-def _few(sample: Sample, measure: Measure) -> str:
-    """A caution where a fold has too few positives or events for its interval to be trusted."""
-    if sample.kind == "regression" or not measure.interval or sample.site != ALL or measure.column is None:
+def _few(sample: Sample, definition: MetricDefinition) -> str:
+    """A warning if a fold has too few positives or events for a reliable interval."""
+    if (
+        sample.kind == "regression"
+        or sample.site != ALL
+        or not definition.interval
+        or definition.column is None
+    ):
         return ""
-    counts = [positives(sample, g, measure.column) or 0 for g in sample.groups]
+    counts = [positives(sample, g, definition.column) or 0 for g in sample.groups]
     small = [g.name for g, c in zip(sample.groups, counts, strict=True) if c < FEW]
     what = "events" if sample.kind == "survival" else "positives"
     return f"fewer than {FEW} {what} in {', '.join(small)}: interval likely too narrow" if small else ""
 
 
-def _cautions(sample: Sample, measure: Measure) -> list[str]:
-    return sorted({measure.caution(g) for g in sample.groups})
+def _cautions(sample: Sample, definition: MetricDefinition) -> list[str]:
+    return sorted({definition.caution(g) for g in sample.groups})
 
 
 def _method(sample: Sample, params: EvaluationParams) -> tuple[str, str]:
@@ -245,17 +258,17 @@ def _method(sample: Sample, params: EvaluationParams) -> tuple[str, str]:
         return f"mean {what} of the fold models", f"bootstrap {params.bootstrap}"
     if sample.predictor == FOLD_MODELS:
         models = "fold model" if len(sample.groups) == 1 else "fold models"
-        words = f"mean of {len(sample.groups)} {models}, each on every patient"
-        return words, f"bootstrap {params.bootstrap}"
+        method = f"mean of {len(sample.groups)} {models}, each on every patient"
+        return method, f"bootstrap {params.bootstrap}"
     return f"mean of {len(sample.groups)} folds", f"bootstrap {params.bootstrap}, stratified within fold"
 
 
-def _rule(params: EvaluationParams) -> str:
-    rule = params.threshold
-    name = "Youden" if rule.metric == "youden" else f"sensitivity >= {rule.value:g}"
+def _threshold_text(params: EvaluationParams) -> str:
+    threshold = params.threshold
+    name = "Youden" if threshold.metric == "youden" else f"sensitivity >= {threshold.value:g}"
     return f"{name}, chosen on validation data"
 
 
-def joined(*notes: str) -> str:
-    """Notes as one, empty ones left out."""
+def join_notes(*notes: str) -> str:
+    """All notes in one string, empty ones left out."""
     return "; ".join(n for n in notes if n)

@@ -5,15 +5,14 @@ pooled. The interval is a patient bootstrap stratified within fold. With several
 first can be strata, so a replicate may leave a fold of another repeat without a class: it then takes that
 repeat's other folds, and is undefined only where a whole repeat is.
 
-External cohorts, predictor ``model``: the mean score of the fold models (log risks in units of each fold's
-validation patients, :func:`~equipoise.platform.evaluation.decisions.standardised`), then the metric; DeLong
+External cohorts, predictor ``model``: the mean score of the fold models (log risks scaled by the validation patients
+of each fold, :func:`~equipoise.platform.evaluation.thresholds.standardise_risks`), then the metric; DeLong
 for an AUROC, the patient bootstrap for the rest. Predictor ``fold models``: every fold model on the whole
 cohort and the mean of their metrics, as other work reports it; the bootstrap draws patients here too, so that
-the interval is that of the patients and not the spread of five numbers. Trivial baselines stand in the same
-table.
+the interval reflects the patients and not the spread of five numbers. Trivial baselines are rows of the same table.
 
-Of these intervals the one of the average precision is the least reliable: with few positives in a fold,
-patients drawn twice form ties that flatter it, so that it covers less often than it says.
+The interval of the average precision is the least reliable: with few positives in a fold, patients that are drawn
+twice form ties that raise the value, so that the interval covers less often than its nominal level.
 """
 
 from collections.abc import Iterator
@@ -22,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from equipoise.platform.evaluation.estimates import Result, positives, results_of
-from equipoise.platform.evaluation.intervals import Interval
-from equipoise.platform.evaluation.measures import PRIMARY
+from equipoise.platform.evaluation.estimates import MetricResult, metric_results, positives
+from equipoise.platform.evaluation.intervals import ConfidenceInterval
+from equipoise.platform.evaluation.metric_definitions import PRIMARY
 from equipoise.platform.evaluation.params import EvaluationParams
 from equipoise.platform.evaluation.predictions import ROLES, validate
 from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS, MODEL, Sample, samples
@@ -53,7 +52,7 @@ def evaluate(
     params
         Bootstrap, confidence, threshold rule, smallest site.
     seed
-        Study seed, see :func:`~equipoise.platform.evaluation.estimates.results_of`.
+        Study seed, see :func:`~equipoise.platform.evaluation.estimates.metric_results`.
     latents
         The latents table of the same folds (:mod:`equipoise.platform.evaluation.latents`); without it there
         are no silhouettes.
@@ -78,8 +77,8 @@ def all_samples(
     table = validate(predictions)
     for role in ROLES:
         for task, of_task in table.groupby("task", sort=True):
-            own = None if latents is None else latents[latents["task"] == task]
-            yield from samples(of_task, role, params, own)
+            task_latents = None if latents is None else latents[latents["task"] == task]
+            yield from samples(of_task, role, params, task_latents)
 
 
 def _evaluate_sample(sample: Sample, params: EvaluationParams, seed: int) -> list[dict]:
@@ -91,7 +90,7 @@ def _evaluate_sample(sample: Sample, params: EvaluationParams, seed: int) -> lis
             reason = f"{len(sample.strata)} labelled patients; sites below {params.min_site} get no metric"
             return [_row(sample, metric=primary, note=reason, counts=_counts(sample, 0))]
     rows = []
-    for result in results_of(sample, params, seed, only):
+    for result in metric_results(sample, params, seed, only):
         rows.append(
             _row(
                 sample,
@@ -108,26 +107,26 @@ def _evaluate_sample(sample: Sample, params: EvaluationParams, seed: int) -> lis
     return rows
 
 
-def _fold_rows(sample: Sample, result: Result) -> list[dict]:
-    """Each fold's own value, without interval, to show the spread."""
-    measure = result.measure
+def _fold_rows(sample: Sample, result: MetricResult) -> list[dict]:
+    """The value of each fold, without interval, to show the spread."""
+    definition = result.definition
     everyone = sample.cohort == ALL or sample.predictor == FOLD_MODELS
-    if measure is None or not everyone or sample.is_ensemble or measure.predictor != MODEL:
+    if definition is None or not everyone or sample.is_ensemble or definition.predictor != MODEL:
         return []
     rows = []
     for group in sample.groups:
-        reason = measure.undefined(group)
+        reason = definition.undefined(group)
         rows.append(
             _row(
                 sample,
-                metric=measure.metric,
+                metric=definition.metric,
                 predictor=result.predictor,
-                class_name=measure.class_name,
+                class_name=definition.class_name,
                 fold=group.name,
-                value=float("nan") if reason else float(measure.value(group, None)),
-                interval=Interval(float("nan"), float("nan"), "one fold"),
+                value=float("nan") if reason else float(definition.value(group, None)),
+                interval=ConfidenceInterval(float("nan"), float("nan"), "one fold"),
                 note=f"not estimable: {reason}" if reason else "",
-                counts=Counts(len(group.patient), positives(sample, group, measure.column)),
+                counts=Counts(len(group.patient), positives(sample, group, definition.column)),
             )
         )
     return rows
@@ -142,10 +141,10 @@ def _row(
     class_name: str = "",
     fold: str = ALL,
     value: float = float("nan"),
-    interval: Interval | None = None,
+    interval: ConfidenceInterval | None = None,
     note: str = "",
 ) -> dict:
-    interval = interval or Interval(float("nan"), float("nan"), "")
+    interval = interval or ConfidenceInterval(float("nan"), float("nan"), "")
     return {
         "role": sample.role, "cohort": sample.cohort, "site": sample.site, "task": sample.task,
         "kind": sample.kind, "class": class_name, "predictor": predictor, "metric": metric, "fold": fold,
@@ -155,7 +154,7 @@ def _row(
 
 
 class Counts(NamedTuple):
-    """Patients with a label, and positives or events among them (None where there is no such thing)."""
+    """Number of patients with a label, and of positives or events among them (None if not applicable)."""
 
     n: int
     n_pos: int | None

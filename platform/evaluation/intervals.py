@@ -19,8 +19,8 @@ Floats = NDArray[np.float64]
 MAX_UNDEFINED = 0.05
 
 
-class Interval(NamedTuple):
-    """Bounds of a confidence interval; both NaN if it is not estimable, and then ``note`` says why."""
+class ConfidenceInterval(NamedTuple):
+    """Bounds of a confidence interval; both NaN if it is not estimable, and then ``note`` gives the reason."""
 
     low: float
     high: float
@@ -70,25 +70,25 @@ def delong(target: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     return auc, np.atleast_2d(covariance)
 
 
-def delong_interval(target: ArrayLike, score: ArrayLike, confidence: float = 0.95) -> Interval:
+def delong_interval(target: ArrayLike, score: ArrayLike, confidence: float = 0.95) -> ConfidenceInterval:
     """Confidence interval of an AUROC on the logit scale, half-width ``z * se / (a * (1 - a))``."""
     auc, covariance = delong(target, score)
     a, variance = float(auc[0]), float(covariance[0, 0])
     method = "DeLong, logit"
     if np.isnan(a):
-        return Interval(np.nan, np.nan, method, "interval not estimable: only one class")
+        return ConfidenceInterval(np.nan, np.nan, method, "interval not estimable: only one class")
     if np.isnan(variance):
-        return Interval(
+        return ConfidenceInterval(
             np.nan, np.nan, method, "interval not estimable: DeLong needs two patients of each class"
         )
-    # A perfect order has no variance in the sample; an interval of width zero would be a false certainty.
+    # A perfect order has no variance in the sample; an interval of width zero would suggest false certainty.
     if variance <= 1e-15 or a in (0.0, 1.0):
-        return Interval(
+        return ConfidenceInterval(
             np.nan, np.nan, method, f"interval not estimable: AUROC is {a:g} with zero estimated variance"
         )
     half = float(ndtri(0.5 + confidence / 2)) * np.sqrt(variance) / (a * (1 - a))
     centre = np.log(a / (1 - a))
-    return Interval(float(expit(centre - half)), float(expit(centre + half)), method)
+    return ConfidenceInterval(float(expit(centre - half)), float(expit(centre + half)), method)
 
 
 def delong_test(target: ArrayLike, first: ArrayLike, second: ArrayLike) -> PairedTest:
@@ -127,20 +127,20 @@ def bootstrap_weights(strata: ArrayLike, replicates: int, seed: np.random.SeedSe
     weights = np.zeros((replicates, len(stratum_of)), np.uint16)
     offsets = np.arange(replicates)[:, None]
     for stratum, child in zip(range(len(labels)), seed.spawn(len(labels)), strict=True):
-        (members,) = np.nonzero(stratum_of == stratum)
-        size = len(members)
+        (indices,) = np.nonzero(stratum_of == stratum)
+        size = len(indices)
         drawn = np.random.default_rng(child).integers(0, size, (replicates, size), dtype=np.int32)
         counts = np.bincount((drawn + offsets * size).ravel(), minlength=replicates * size)
-        weights[:, members] = counts.reshape(replicates, size)
+        weights[:, indices] = counts.reshape(replicates, size)
     return weights
 
 
-def percentile_interval(replicates: ArrayLike, confidence: float, method: str) -> Interval:
+def percentile_interval(replicates: ArrayLike, confidence: float, method: str) -> ConfidenceInterval:
     """Percentile interval of bootstrap replicates, or the reason why there is none."""
     values = np.asarray(replicates, float)
     undefined = float(np.isnan(values).mean()) if len(values) else 1.0
     if undefined > MAX_UNDEFINED:
-        return Interval(
+        return ConfidenceInterval(
             np.nan,
             np.nan,
             method,
@@ -149,8 +149,8 @@ def percentile_interval(replicates: ArrayLike, confidence: float, method: str) -
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     if high - low < 1e-12:
-        return Interval(
+        return ConfidenceInterval(
             np.nan, np.nan, method, f"interval not estimable: every bootstrap replicate gives {low:.4g}"
         )
     note = f"undefined in {undefined:.1%} of the bootstrap replicates" if undefined else ""
-    return Interval(float(low), float(high), method, note)
+    return ConfidenceInterval(float(low), float(high), method, note)

@@ -1,10 +1,10 @@
-"""The latents table: what the head of each task reads of a patient in a fold's model.
+"""The latents table: for each patient and task, the vector that is the input of the task's head in a fold's model.
 
 One row per (patient, role, task) of a fold; the vectors of different folds live in different spaces and are
-never mixed. It stands beside the fold's predictions and is read for one thing, the silhouettes.
+never mixed. The table is stored with the fold's predictions and is used for the silhouettes only.
 
-Format: Parquet; the schema metadata carry ``equipoise.latents`` with the version of the layout. A model that
-does not say what its heads read has a table without rows.
+Format: Parquet; the schema metadata hold ``equipoise.latents`` with the version of the layout. A model that does not
+expose the inputs of its heads has a table without rows.
 """
 
 from collections.abc import Iterable
@@ -19,8 +19,8 @@ from equipoise.datasets.errors import DataError
 LATENT_COLUMNS = ("patient", "repeat", "fold", "role", "task", "latent")
 VERSION = "1"
 
-#: Name of the table of a fold's validation and test patients, and of its external patients.
-OWN, EXTERNAL = "latents.parquet", "external_latents.parquet"
+#: File names of the tables of a fold: validation and test patients, and external patients.
+FOLD_LATENTS, EXTERNAL_LATENTS = "latents.parquet", "external_latents.parquet"
 
 
 def write_latents(latents: pd.DataFrame, path: Path) -> Path:
@@ -34,7 +34,7 @@ def write_latents(latents: pd.DataFrame, path: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from equipoise.datasets.whole_files import atomic_path
+    from equipoise.datasets.atomic_io import atomic_path
 
     table = latents[list(LATENT_COLUMNS)].sort_values(["task", "role", "patient"], kind="stable")
     broken = [not np.isfinite(vector).all() for vector in table["latent"]]
@@ -78,11 +78,15 @@ def read_latents(path: Path) -> pd.DataFrame:
     return table.to_pandas()
 
 
-def of_folds(folders: Iterable[Path]) -> pd.DataFrame | None:
+def read_fold_latents(folders: Iterable[Path]) -> pd.DataFrame | None:
     """Latents of all folds together, or None if a fold has none (runs of earlier releases)."""
     parts = []
     for folder in folders:
-        if not (folder / OWN).exists():
+        if not (folder / FOLD_LATENTS).exists():
             return None
-        parts += [read_latents(path) for name in (OWN, EXTERNAL) if (path := folder / name).exists()]
+        parts += [
+            read_latents(path)
+            for name in (FOLD_LATENTS, EXTERNAL_LATENTS)
+            if (path := folder / name).exists()
+        ]
     return pd.concat(parts, ignore_index=True) if parts else None

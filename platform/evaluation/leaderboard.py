@@ -1,7 +1,7 @@
-"""A leaderboard: estimates of several contenders with ranks, critical difference, P(best) and paired differences.
+"""A leaderboard: estimates of several candidates with ranks, critical difference, P(best) and paired differences.
 
-Every number is computed anew from the predictions, with one set of parameters and one seed for all, so that
-nothing differs between the contenders but their scores.
+Every number is recomputed from the predictions, with the same parameters and the same seed for all candidates, so that
+only their scores differ.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,19 @@ import pandas as pd
 
 from equipoise.datasets.errors import DataError
 from equipoise.platform.evaluation.comparison import SCORE_COLUMNS, Ranking, best_shares, ranking
-from equipoise.platform.evaluation.measures import LOWER_IS_BETTER, PRIMARY
+from equipoise.platform.evaluation.metric_definitions import LOWER_IS_BETTER, PRIMARY
 from equipoise.platform.evaluation.paired import (
-    Contender,
-    Judged,
-    Key,
-    judge,
+    Candidate,
+    EvaluatedMetric,
+    MetricKey,
+    evaluate_candidate,
     paired_differences,
     require_comparable,
 )
 from equipoise.platform.evaluation.params import EvaluationParams
 from equipoise.platform.evaluation.samples import ALL, MODEL
 
-#: Columns of the tidy estimates; ``rank`` is among the contenders, 1 the best, NaN for what is no result.
+#: Columns of the tidy estimates; ``rank`` is among the candidates, 1 the best, NaN for settings such as thresholds.
 ESTIMATE_COLUMNS = (
     "method", "role", "cohort", "task", "kind", "class", "metric", "predictor",
     "value", "low", "high", "n", "rank", "how", "note",
@@ -34,14 +34,14 @@ ESTIMATE_COLUMNS = (
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """What is known about several contenders on the same patients.
+    """Results of several candidates on the same patients.
 
     Parameters
     ----------
-    contenders
+    candidates
         In the order given.
     tasks
-        Shared tasks with their kinds; ranks are over these.
+        Shared tasks with their kinds; ranks are computed over these.
     estimates
         Columns ``ESTIMATE_COLUMNS``.
     scores
@@ -55,10 +55,10 @@ class Leaderboard:
     best, baseline
         Names of the references; the baseline is None if none was named.
     params
-        What all estimates were made with.
+        Parameters of all estimates.
     """
 
-    contenders: tuple[Contender, ...]
+    candidates: tuple[Candidate, ...]
     tasks: Mapping[str, str]
     estimates: pd.DataFrame = field(repr=False)
     scores: pd.DataFrame = field(repr=False)
@@ -71,85 +71,87 @@ class Leaderboard:
 
     @cached_property
     def order(self) -> list[str]:
-        """Names of the contenders, the best mean rank first."""
-        names = [c.name for c in self.contenders]
+        """Names of the candidates, the best mean rank first."""
+        names = [c.name for c in self.candidates]
         return names if self.ranking is None else [str(n) for n in self.ranking.mean_ranks.index]
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row per contender: facts, mean rank, P(best), then value, low, high and rank of each metric.
+        """One row per candidate: metadata, mean rank, P(best), then value, low, high and rank of each metric.
 
         Columns ``<role>/<cohort>/<task>/<metric>`` (``test/<task>/…`` over all cohorts), with ``/low``, ``/high``
         and ``/rank`` behind them.
         """
-        facts = pd.DataFrame([{"method": c.name, **c.facts} for c in self.contenders]).set_index("method")
+        metadata = pd.DataFrame([{"method": c.name, **c.metadata} for c in self.candidates]).set_index(
+            "method"
+        )
         if self.ranking is not None:
-            facts["mean_rank"] = self.ranking.mean_ranks
-        wide = facts.join(self.shares)
-        own = self.estimates[(self.estimates["class"] == "") & (self.estimates["predictor"] == MODEL)]
+            metadata["mean_rank"] = self.ranking.mean_ranks
+        wide = metadata.join(self.shares)
+        whole_task = self.estimates[(self.estimates["class"] == "") & (self.estimates["predictor"] == MODEL)]
         columns: dict[str, pd.Series] = {}
-        for (role, cohort, task, metric), rows in own.groupby(
+        for (role, cohort, task, metric), rows in whole_task.groupby(
             ["role", "cohort", "task", "metric"], sort=False
         ):
-            place = str(role) if cohort == ALL else f"{role}/{cohort}"
+            prefix = str(role) if cohort == ALL else f"{role}/{cohort}"
             values = rows.set_index("method")
             for suffix, column in (("", "value"), ("/low", "low"), ("/high", "high"), ("/rank", "rank")):
-                columns[f"{place}/{task}/{metric}{suffix}"] = values[column]
+                columns[f"{prefix}/{task}/{metric}{suffix}"] = values[column]
         return wide.join(pd.DataFrame(columns)).loc[self.order].rename_axis("method").reset_index()
 
 
 def compare(
-    contenders: Sequence[Contender],
+    candidates: Sequence[Candidate],
     params: EvaluationParams | None = None,
     seed: int = 0,
     baseline: str | None = None,
     first_tasks: Sequence[str] = (),
 ) -> Leaderboard:
-    """Judge contenders on the same patients and set them against each other.
+    """Evaluate candidates on the same patients and compare them with each other.
 
     Parameters
     ----------
-    contenders
+    candidates
         Two or more, with distinct names.
     params
         Bootstrap, confidence and threshold rule, the same for all.
     seed
-        Of the bootstrap.
+        Seed of the bootstrap.
     baseline
-        Name of a contender that the others are compared with, beside the best.
+        Name of a candidate that the others are compared with, in addition to the best.
     first_tasks
-        Tasks that lead, in this order.
+        Tasks that come first, in this order.
 
     Raises
     ------
     DataError
-        If there are fewer than two, the baseline is none of them, or they do not share patients, folds and labels.
+        If there are fewer than two, the baseline is not one of them, or they do not share patients, folds and labels.
     """
     params = params or EvaluationParams()
-    names = [c.name for c in contenders]
+    names = [c.name for c in candidates]
     if len(names) < 2:
         raise DataError("a comparison needs two runs or more", where=", ".join(names))
     if baseline is not None and baseline not in names:
         raise DataError(f"there is no run {baseline!r}; runs: {', '.join(names)}", where="--baseline")
-    shared = require_comparable(contenders)
-    judged = {c.name: judge(c, params, seed) for c in contenders}
-    kinds = {key[2]: one.sample.kind for key, one in judged[names[0]].items()}
+    shared = require_comparable(candidates)
+    evaluated = {c.name: evaluate_candidate(c, params, seed) for c in candidates}
+    kinds = {key[2]: metric.sample.kind for key, metric in evaluated[names[0]].items()}
     leading = [task for task in first_tasks if task in shared]
     tasks = {task: kinds[task] for task in dict.fromkeys([*leading, *shared]) if task in kinds}
-    scores = fold_scores(judged)
+    scores = fold_scores(evaluated)
     primary = {task: PRIMARY[kind] for task, kind in tasks.items()}
-    found = ranking(scores, primary)
-    best = names[0] if found is None else str(found.mean_ranks.index[0])
+    ranks = ranking(scores, primary)
+    best = names[0] if ranks is None else str(ranks.mean_ranks.index[0])
     references = [best, *([baseline] if baseline is not None and baseline != best else [])]
     return Leaderboard(
-        contenders=tuple(contenders),
+        candidates=tuple(candidates),
         tasks=tasks,
-        estimates=_estimates(judged),
+        estimates=_estimates(evaluated),
         scores=scores,
-        ranking=found,
-        shares=_shares(judged, primary),
+        ranking=ranks,
+        shares=_shares(evaluated, primary),
         differences=pd.concat(
-            [paired_differences(judged, reference, params.confidence) for reference in references],
+            [paired_differences(evaluated, reference, params.confidence) for reference in references],
             ignore_index=True,
         ),
         best=best,
@@ -158,29 +160,29 @@ def compare(
     )
 
 
-def fold_scores(judged: Mapping[str, Mapping[Key, Judged]]) -> pd.DataFrame:
-    """Each test fold's own value of every metric of the task as a whole, columns ``SCORE_COLUMNS``.
+def fold_scores(evaluated: Mapping[str, Mapping[MetricKey, EvaluatedMetric]]) -> pd.DataFrame:
+    """The value of every metric of the task as a whole in each test fold, columns ``SCORE_COLUMNS``.
 
     The value of a fold in a multiclass task is the mean over its classes; NaN where a class is missing.
     """
     rows = []
-    for name, own in judged.items():
-        for (role, cohort, task, _, metric, _), one in own.items():
-            sample, measure = one.sample, one.result.measure
-            if role != "test" or cohort != ALL or measure is None or not measure.interval:
+    for name, metrics in evaluated.items():
+        for (role, cohort, task, _, metric, _), one in metrics.items():
+            sample, definition = one.sample, one.result.definition
+            if role != "test" or cohort != ALL or definition is None or not definition.interval:
                 continue
             for group in sample.groups:
-                value = float("nan") if measure.undefined(group) else float(measure.value(group, None))
+                value = float("nan") if definition.undefined(group) else float(definition.value(group, None))
                 rows.append((name, group.name, task, metric, value))
     table = pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
     of_fold = table.groupby(list(SCORE_COLUMNS[:-1]), sort=False)["value"]
     return of_fold.agg(lambda values: values.mean(skipna=False)).reset_index()
 
 
-def _estimates(judged: Mapping[str, Mapping[Key, Judged]]) -> pd.DataFrame:
+def _estimates(evaluated: Mapping[str, Mapping[MetricKey, EvaluatedMetric]]) -> pd.DataFrame:
     rows = []
-    for name, own in judged.items():
-        for (role, cohort, task, cls, metric, predictor), one in own.items():
+    for name, metrics in evaluated.items():
+        for (role, cohort, task, cls, metric, predictor), one in metrics.items():
             result = one.result
             rows.append(
                 (name, role, cohort, task, one.sample.kind, cls, metric, predictor, result.estimate.value,
@@ -190,21 +192,23 @@ def _estimates(judged: Mapping[str, Mapping[Key, Judged]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=list(ESTIMATE_COLUMNS))
     keys = ["role", "cohort", "task", "class", "metric", "predictor"]
     oriented = table["value"].where(~table["metric"].isin(LOWER_IS_BETTER), -table["value"])
-    place = oriented.groupby([table[key] for key in keys]).rank(ascending=False, method="average")
-    return table.assign(rank=place.where(table["metric"] != "threshold"))
+    rank = oriented.groupby([table[key] for key in keys]).rank(ascending=False, method="average")
+    return table.assign(rank=rank.where(table["metric"] != "threshold"))
 
 
-def _shares(judged: Mapping[str, Mapping[Key, Judged]], primary: Mapping[str, str]) -> pd.DataFrame:
+def _shares(
+    evaluated: Mapping[str, Mapping[MetricKey, EvaluatedMetric]], primary: Mapping[str, str]
+) -> pd.DataFrame:
     """P(best) over the shared tasks whose primary metric has replicates in every run."""
     keys = [("test", ALL, task, "", metric, MODEL) for task, metric in primary.items()]
-    usable = [k for k in keys if all(_replicates(own, k) is not None for own in judged.values())]
+    usable = [k for k in keys if all(_replicates(m, k) is not None for m in evaluated.values())]
     if not usable:
-        return pd.DataFrame(index=list(judged))
-    drawn = {name: [_replicates(own, k) for k in usable] for name, own in judged.items()}
+        return pd.DataFrame(index=list(evaluated))
+    drawn = {name: [_replicates(metrics, k) for k in usable] for name, metrics in evaluated.items()}
     return best_shares(drawn)  # type: ignore[arg-type]
 
 
-def _replicates(own: Mapping[Key, Judged], key: Key) -> np.ndarray | None:
-    one = own.get(key)
+def _replicates(metrics: Mapping[MetricKey, EvaluatedMetric], key: MetricKey) -> np.ndarray | None:
+    one = metrics.get(key)
     drawn = None if one is None else one.result.estimate.replicates
     return drawn if drawn is None or key[4] not in LOWER_IS_BETTER else -drawn

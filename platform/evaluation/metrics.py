@@ -5,8 +5,8 @@ an array of shape ``[...]``. Without weights every patient counts once and the r
 ``[R, N]`` matrix of bootstrap multiplicities it is one value per replicate. Point estimate and interval thus
 share one definition.
 
-A metric that cannot be computed is NaN, never a neutral value; :mod:`equipoise.platform.evaluation.measures`
-says why.
+A metric that cannot be computed is NaN, never a neutral value; :mod:`equipoise.platform.evaluation.metric_definitions`
+gives the reason.
 
 Sources: AUROC as the Mann-Whitney statistic with midranks (Hanley and McNeil 1982); average precision as in
 scikit-learn (no interpolation, ties form one step); concordance of Harrell et al. (1982) with ties in risk
@@ -63,14 +63,14 @@ def average_precision(target: ArrayLike, score: ArrayLike, weight: ArrayLike | N
     ``[...]``; NaN where no positive has weight. A random order scores the prevalence.
     """
     positive, negative = (part[..., ::-1] for part in _by_score(target, score, weight))
-    found = np.cumsum(positive, axis=-1)
-    precision = _ratio(found, found + np.cumsum(negative, axis=-1))
+    positives_so_far = np.cumsum(positive, axis=-1)
+    precision = _ratio(positives_so_far, positives_so_far + np.cumsum(negative, axis=-1))
     # A step without weight (possible in a replicate) has no precision and gains no recall.
     return _ratio((positive * np.nan_to_num(precision)).sum(-1), positive.sum(-1))
 
 
 def prevalence(target: ArrayLike, weight: ArrayLike | None = None) -> Floats:
-    """Share of positives, the average precision of a predictor that knows nothing."""
+    """Share of positives, which is the average precision of a predictor without information."""
     y, w = _arrays(target, weight)
     return _ratio((w * y).sum(-1), w.sum(-1))
 

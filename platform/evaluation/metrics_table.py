@@ -1,4 +1,4 @@
-"""Writing and reading the metrics table: ``metrics.csv`` for people, ``metrics.json`` for programs."""
+"""Writing and reading the metrics table: ``metrics.csv`` for users, ``metrics.json`` for programs."""
 
 import json
 import math
@@ -17,9 +17,9 @@ _TEXT = [c for c in METRIC_COLUMNS if c not in ("value", "low", "high", "n", "n_
 def write_metrics(metrics: pd.DataFrame, folder: Path, params: EvaluationParams | None = None) -> list[Path]:
     """Write both files below ``folder`` atomically; NaN is an empty cell in CSV and null in JSON.
 
-    ``params`` are written beside the numbers that they led to.
+    ``params`` are the parameters of the evaluation; they are written to the JSON file.
     """
-    from equipoise.datasets.whole_files import atomic_path
+    from equipoise.datasets.atomic_io import atomic_path
 
     folder.mkdir(parents=True, exist_ok=True)
     document = {

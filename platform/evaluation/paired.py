@@ -1,11 +1,11 @@
 """Paired differences between runs on the same patients: DeLong for an AUROC, the paired bootstrap otherwise.
 
 A pair of runs is compared patient by patient: same test patients, same folds, same labels, which
-:func:`require_comparable` holds. Bootstrap draws are a function of the seed and the patients, so the
-replicates of two runs belong together and their difference is that of one draw of patients.
+:func:`require_comparable` checks. Bootstrap draws are a function of the seed and the patients, so the
+replicates of two runs match and their difference belongs to one draw of patients.
 
-The uncertainty is that of the patients. Training the same method again with another seed would move the
-numbers too; only several seeds show by how much.
+The intervals cover the choice of patients. Training the same method again with another seed would change the
+numbers too; only runs with several seeds show by how much.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from scipy.stats import norm
 
 from equipoise.datasets.errors import DataError
 from equipoise.platform.evaluation.comparison import holm
-from equipoise.platform.evaluation.estimates import Result, results_of
+from equipoise.platform.evaluation.estimates import MetricResult, metric_results
 from equipoise.platform.evaluation.evaluate import all_samples
 from equipoise.platform.evaluation.intervals import PairedTest, delong_test, percentile_interval
 from equipoise.platform.evaluation.params import EvaluationParams
@@ -29,7 +29,7 @@ from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS, MODEL, Sampl
 Floats = NDArray[np.float64]
 
 #: (role, cohort, task, class, metric, predictor) of an estimate.
-Key = tuple[str, str, str, str, str, str]
+MetricKey = tuple[str, str, str, str, str, str]
 
 DIFFERENCE_COLUMNS = (
     "run", "reference", "role", "cohort", "task", "class", "metric", "predictor",
@@ -38,63 +38,72 @@ DIFFERENCE_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A run, a trial or whatever else predicted the patients that the others predicted.
+class Candidate:
+    """A run, a trial or any other set of predictions that is compared with others on the same patients.
 
-    ``latents`` are optional; ``facts`` are words about it for the table.
+    ``latents`` are optional; ``metadata`` are columns for the table (model, balancing, seed).
     """
 
     name: str
     predictions: pd.DataFrame = field(repr=False)
     latents: pd.DataFrame | None = field(default=None, repr=False)
-    facts: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Judged:
-    """An estimate with the sample it was computed from."""
+class EvaluatedMetric:
+    """A metric with the sample it was computed from."""
 
     sample: Sample
-    result: Result
+    result: MetricResult
 
 
-def judge(contender: Contender, params: EvaluationParams, seed: int) -> dict[Key, Judged]:
+def evaluate_candidate(
+    candidate: Candidate, params: EvaluationParams, seed: int
+) -> dict[MetricKey, EvaluatedMetric]:
     """Every test and external estimate of the model over all sites, by its key."""
-    found = {}
-    for sample in all_samples(contender.predictions, params, contender.latents):
+    evaluated = {}
+    for sample in all_samples(candidate.predictions, params, candidate.latents):
         if sample.role == "val" or sample.site != ALL:
             continue
-        for result in results_of(sample, params, seed):
+        for result in metric_results(sample, params, seed):
             if result.predictor not in (MODEL, FOLD_MODELS):
                 continue
-            place = (sample.role, sample.cohort, sample.task)
-            found[(*place, result.class_name, result.metric, result.predictor)] = Judged(sample, result)
-    return found
+            key = (
+                sample.role,
+                sample.cohort,
+                sample.task,
+                result.class_name,
+                result.metric,
+                result.predictor,
+            )
+            evaluated[key] = EvaluatedMetric(sample, result)
+    return evaluated
 
 
-def require_comparable(contenders: Sequence[Contender]) -> list[str]:
-    """Tasks that all have, on the same labelled patients in the same folds with the same labels.
+def require_comparable(candidates: Sequence[Candidate]) -> list[str]:
+    """Tasks that all candidates have, on the same labelled patients in the same folds with the same labels.
 
     Raises
     ------
     DataError
-        Naming, for each task, which patients, folds or labels differ between which two.
+        Naming, for each task, the patients, folds or labels that differ and between which two candidates.
     """
-    names = [c.name for c in contenders]
+    names = [c.name for c in candidates]
     if len(set(names)) < len(names):
         raise DataError(f"two runs have the same name: {', '.join(sorted(names))}")
-    tasks = [list(dict.fromkeys(c.predictions["task"])) for c in contenders]
+    tasks = [list(dict.fromkeys(c.predictions["task"])) for c in candidates]
     shared = [task for task in tasks[0] if all(task in other for other in tasks)]
     if not shared:
         raise DataError(
             "the runs have no task in common: "
-            + "; ".join(f"{name} has {', '.join(own)}" for name, own in zip(names, tasks, strict=True))
+            + "; ".join(f"{name} has {', '.join(has)}" for name, has in zip(names, tasks, strict=True))
         )
     problems = []
     for task in shared:
-        first, *others = [_labels(c.predictions, task) for c in contenders]
+        first, *others = [_labels(c.predictions, task) for c in candidates]
         for other, name in zip(others, names[1:], strict=True):
-            problems += [f"task {task}, {line}" for line in _unlike(first, other, names[0], name)]
+            problems += [f"task {task}, {line}" for line in _label_differences(first, other, names[0], name)]
     if problems:
         more = f"\n  and {len(problems) - 12} further differences" if len(problems) > 12 else ""
         raise DataError(
@@ -106,13 +115,15 @@ def require_comparable(contenders: Sequence[Contender]) -> list[str]:
     return shared
 
 
-def difference(first: Judged, second: Judged, confidence: float) -> tuple[PairedTest, float, float, str, str]:
+def difference(
+    first: EvaluatedMetric, second: EvaluatedMetric, confidence: float
+) -> tuple[PairedTest, float, float, str, str]:
     """Difference first - second with test, bounds, method and note.
 
-    An AUROC over patients that each one model judges (test folds of one repeat) or one ensemble (external cohorts)
-    is DeLong's: folds hold different patients, so their variances add. Anything else, and a fold too small for
-    DeLong, is the paired bootstrap: percentile bounds, and p twice the smaller share of replicates on the other
-    side of 0 (with one added to each count, so that it is never 0).
+    DeLong's test is used for an AUROC if each patient has one score, from one model (test folds of one repeat) or from
+    the ensemble (external cohorts): folds hold different patients, so their variances add. For all other metrics, and
+    if a fold is too small for DeLong, the paired bootstrap is used: percentile bounds, and p is twice the smaller share
+    of replicates on the other side of 0 (with one added to each count, so that it is never 0).
     """
     if (exact := _delong(first, second)) is not None:
         half = float(ndtri(0.5 + confidence / 2)) * exact.se
@@ -121,37 +132,31 @@ def difference(first: Judged, second: Judged, confidence: float) -> tuple[Paired
         return exact, exact.difference - half, exact.difference + half, method, ""
     a, b = first.result.estimate, second.result.estimate
     value = a.value - b.value
-    nothing = float("nan")
+    nan = float("nan")
     method = "paired bootstrap"
     if np.isnan(value) or a.replicates is None or b.replicates is None:
         reason = first.result.note if np.isnan(a.value) else second.result.note
-        return PairedTest(value, nothing, nothing, nothing), nothing, nothing, method, reason
+        return PairedTest(value, nan, nan, nan), nan, nan, method, reason
     drawn = a.replicates - b.replicates
     known = drawn[~np.isnan(drawn)]
     if not len(known):
-        return (
-            PairedTest(value, nothing, nothing, nothing),
-            nothing,
-            nothing,
-            method,
-            "no replicate is defined",
-        )
+        return PairedTest(value, nan, nan, nan), nan, nan, method, "no replicate is defined"
     smaller = min((known <= 0).sum(), (known >= 0).sum())
     p = min(1.0, 2 * (float(smaller) + 1) / (len(known) + 1))
     bounds = percentile_interval(drawn, confidence, method)
-    se = float(known.std(ddof=1)) if len(known) > 1 else nothing
-    return PairedTest(value, se, nothing, p), bounds.low, bounds.high, method, bounds.note
+    se = float(known.std(ddof=1)) if len(known) > 1 else nan
+    return PairedTest(value, se, nan, p), bounds.low, bounds.high, method, bounds.note
 
 
 def paired_differences(
-    judged: Mapping[str, Mapping[Key, Judged]], reference: str, confidence: float
+    evaluated: Mapping[str, Mapping[MetricKey, EvaluatedMetric]], reference: str, confidence: float
 ) -> pd.DataFrame:
-    """Every run against one of them, columns ``DIFFERENCE_COLUMNS``.
+    """Differences of every run to a reference run, columns ``DIFFERENCE_COLUMNS``.
 
     Parameters
     ----------
-    judged
-        Run → its estimates (:func:`judge`, the same seed and parameters for all).
+    evaluated
+        Run → its estimates (:func:`evaluate_candidate`, the same seed and parameters for all).
     reference
         Name of the run that the others are compared with.
     confidence
@@ -159,19 +164,19 @@ def paired_differences(
 
     Notes
     -----
-    Holm's correction runs over the runs and tasks of one metric in one place (role, cohort, predictor).
+    Holm's correction covers the runs and tasks of one metric within one role, cohort and predictor.
     """
     rows = []
-    for name, own in judged.items():
+    for name, metrics in evaluated.items():
         if name == reference:
             continue
-        for key, mine in own.items():
-            theirs = judged[reference].get(key)
-            if theirs is None or not _measurable(mine):
+        for key, mine in metrics.items():
+            theirs = evaluated[reference].get(key)
+            if theirs is None or not _is_estimate(mine):
                 continue
             if not np.array_equal(mine.sample.strata, theirs.sample.strata):
                 raise DataError(
-                    f"{name} and {reference} were not judged on the same patients", where=str(key)
+                    f"{name} and {reference} were not evaluated on the same patients", where=str(key)
                 )
             test, low, high, method, note = difference(mine, theirs, confidence)
             row: dict[str, object] = dict(
@@ -185,13 +190,13 @@ def paired_differences(
     return table.assign(p_holm=families.transform(holm).astype(float))
 
 
-def _measurable(judged: Judged) -> bool:
-    """Thresholds are settings, not results."""
-    return judged.result.measure is None or judged.result.measure.interval
+def _is_estimate(metric: EvaluatedMetric) -> bool:
+    """Whether the metric is estimated; thresholds are settings."""
+    return metric.result.definition is None or metric.result.definition.interval
 
 
-def _delong(first: Judged, second: Judged) -> PairedTest | None:
-    """DeLong's test where it applies, else None."""
+def _delong(first: EvaluatedMetric, second: EvaluatedMetric) -> PairedTest | None:
+    """DeLong's test if it applies, else None."""
     sample, result = first.sample, first.result
     repeated = len({group.repeat for group in sample.groups}) > 1
     if result.metric != "auroc" or result.column is None or sample.predictor == FOLD_MODELS or repeated:
@@ -210,15 +215,15 @@ def _delong(first: Judged, second: Judged) -> PairedTest | None:
 
 
 def _labels(predictions: pd.DataFrame, task: str) -> pd.DataFrame:
-    """Labelled rows of a task, by who was what in which fold."""
+    """Labelled rows of a task, by role, patient, fold and class."""
     rows = predictions[predictions["task"] == task]
     rows = rows[labelled(rows)]
     keys = ["role", "patient", "repeat", "fold", "class"]
     return rows.set_index(keys)[["target", "time", "event"]].sort_index()
 
 
-def _unlike(one: pd.DataFrame, other: pd.DataFrame, first: str, second: str) -> list[str]:
-    """What differs between the labelled rows of two runs, in words."""
+def _label_differences(one: pd.DataFrame, other: pd.DataFrame, first: str, second: str) -> list[str]:
+    """Differences between the labelled rows of two runs, as sentences."""
     lines = []
     for role in ("val", "test", "external"):
         a, b = (t[t.index.get_level_values("role") == role] for t in (one, other))
@@ -231,8 +236,8 @@ def _unlike(one: pd.DataFrame, other: pd.DataFrame, first: str, second: str) -> 
             lines.append(f"{role} patients: {', '.join(only)}")
             continue
         if not a.index.equals(b.index):
-            odd = a.index.symmetric_difference(b.index)
-            patients = {str(p) for p in odd.get_level_values("patient")}
+            differing = a.index.symmetric_difference(b.index)
+            patients = {str(p) for p in differing.get_level_values("patient")}
             classes = set(a.index.get_level_values("class")) ^ set(b.index.get_level_values("class"))
             what = f"classes {', '.join(sorted(classes))}" if classes else "folds"
             lines.append(

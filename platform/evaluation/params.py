@@ -8,15 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 class ThresholdParams(BaseModel):
     """How the operating point of a binary task is chosen.
 
-    The only data that may choose it are validation data; ``chosen_on`` exists so that a study says so in
-    writing.
+    It may be chosen on validation data only; ``chosen_on`` exists so that a study states this.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     metric: Literal["youden", "sensitivity"] = Field(
         default="youden",
-        description="youden: highest sensitivity + specificity; sensitivity: highest cut reaching `value`",
+        description="youden: highest sensitivity + specificity; sensitivity: highest threshold that reaches `value`",
     )
     value: float | None = Field(
         default=None, gt=0, le=1, description="sensitivity to reach, for metric: sensitivity"
@@ -41,7 +40,7 @@ class EvaluationParams(BaseModel):
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0, description="level of every interval")
     threshold: ThresholdParams = ThresholdParams()
     min_site: int = Field(
-        default=10, ge=1, description="labelled patients below which a site gets no metric of its own"
+        default=10, ge=1, description="minimum number of labelled patients for a site to get its own metric"
     )
 
 

@@ -1,10 +1,10 @@
 """The predictions table: one row per (patient, repeat, fold, role, task, class).
 
-Every metric, figure and table of a run is computed from this file and from nothing else, so what cannot be
-true is refused when it is written and when it is read: duplicate rows, scores that are not numbers,
-probabilities outside [0, 1], an event without a time, a patient who is both validation and test of one fold.
+Every metric, figure and table of a run is computed from this file and from nothing else, so impossible values are
+refused on writing and on reading: duplicate rows, scores that are not numbers, probabilities outside [0, 1], an
+event without a time, a patient who is in both validation and test of one fold.
 
-Format: Parquet; the schema metadata carry ``equipoise.predictions`` with the version of the layout.
+Format: Parquet; the schema metadata hold ``equipoise.predictions`` with the version of the layout.
 """
 
 from collections.abc import Iterable
@@ -44,12 +44,12 @@ def validate(predictions: pd.DataFrame, where: str = "predictions") -> pd.DataFr
     predictions
         Rows in any order; extra columns are refused.
     where
-        Place named in errors.
+        Name of the table or file in error messages.
 
     Raises
     ------
     DataError
-        Naming the first offending patients.
+        Naming the first patients concerned.
     """
     _check_columns(predictions, where)
     table = predictions[list(COLUMNS)].copy()
@@ -70,7 +70,7 @@ def write_predictions(predictions: pd.DataFrame, path: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from equipoise.datasets.whole_files import atomic_path
+    from equipoise.datasets.atomic_io import atomic_path
 
     table = pa.Table.from_pandas(validate(predictions, str(path)), preserve_index=False)
     table = table.replace_schema_metadata({b"equipoise.predictions": VERSION.encode()})
@@ -153,7 +153,7 @@ def _check_rows(table: pd.DataFrame, where: str) -> None:
         (table["event"].notna() & ~table["event"].isin([0, 1]), "event is neither 0 nor 1"),
         (
             table["event"].notna() != table["time"].notna(),
-            "time and event must both be there or both be missing",
+            "time and event must both be present or both be missing",
         ),
         (table["time"] <= 0, "time is not above 0"),
     ]

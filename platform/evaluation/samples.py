@@ -1,8 +1,8 @@
-"""Cuts of the predictions table that get metrics: a task in a role, for a cohort, a site or everyone.
+"""Subsets of the predictions table that get metrics: a task in a role, for a cohort, a site or all patients.
 
 A sample holds groups: one per fold in cross-validation (raw scores of different models are never pooled). An
 external cohort is two samples: the ensemble, a single group with the mean score of all fold models, and the
-fold models themselves, a group for each with every patient of the cohort.
+fold models themselves, one group per model with every patient of the cohort.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,32 +14,32 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from equipoise.platform.evaluation.decisions import (
-    FOLD,
+from equipoise.platform.evaluation.params import EvaluationParams
+from equipoise.platform.evaluation.predictions import kind_of, labelled
+from equipoise.platform.evaluation.thresholds import (
+    FOLD_KEYS,
     ensemble,
     fold_means,
     fold_thresholds,
     risk_scales,
-    standardised,
+    standardise_risks,
 )
-from equipoise.platform.evaluation.params import EvaluationParams
-from equipoise.platform.evaluation.predictions import kind_of, labelled
 
 ALL = "all"
-#: Predictors of the metrics table that are no baseline: the model (of an external cohort: the ensemble of the
-#: fold models), and the fold models one by one.
+#: Predictors of the metrics table that are not baselines: the model (for an external cohort: the ensemble of the
+#: fold models), and the individual fold models.
 MODEL, FOLD_MODELS = "model", "fold models"
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Group:
-    """Labelled patients judged by one model (a fold) or one ensemble.
+class ScoredPatients:
+    """Labelled patients with the scores of one model (a fold) or of the ensemble.
 
     ``patient [N]`` indexes the sample's patients; ``score`` and ``target`` are ``[N, K]`` with one column per
     class (K = 1 unless multiclass); ``time`` and ``event`` are ``[N]``. ``threshold`` and ``reference`` (the
-    mean validation target) are NaN where validation data do not give them; notes say what was left out.
-    ``latent [N, D]`` is what the head reads, None where it is not known.
+    mean validation target) are NaN where validation data do not determine them; notes state what was left out.
+    ``latent [N, D]`` is the input of the head, None if it is not known.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Sample:
-    """What rows of the metrics table are computed from; ``predictor`` is the name they go by."""
+    """Input of rows of the metrics table; ``predictor`` is the name in these rows."""
 
     task: str
     kind: str
@@ -66,7 +66,7 @@ class Sample:
     role: str
     cohort: str
     site: str
-    groups: tuple[Group, ...]
+    groups: tuple[ScoredPatients, ...]
     strata: NDArray[np.int64]
     predictor: str = MODEL
 
@@ -79,16 +79,16 @@ class Sample:
 def samples(
     rows: pd.DataFrame, role: str, params: EvaluationParams, latents: pd.DataFrame | None = None
 ) -> Iterator[Sample]:
-    """Samples of one task in one role: everyone, then each cohort, then each site.
+    """Samples of one task in one role: all patients, then each cohort, then each site.
 
     Parameters
     ----------
     rows
         All rows of one task; validation rows are needed for thresholds and reference values.
     role
-        val (everyone only), test, or external (each cohort; everyone only if there are several).
+        val (all patients only), test, or external (each cohort; all patients only if there are several cohorts).
     params
-        Threshold rule.
+        How the threshold is chosen.
     latents
         Rows of the latents table of the same task.
     """
@@ -97,42 +97,43 @@ def samples(
     if part.empty:
         return
     validation = _Validation.of(rows, kind, params)
-    read = _Latents.of(latents, role)
-    each = partial(_sample, kind=kind, role=role, validation=validation, latents=read)
+    role_latents = _Latents.of(latents, role)
+    make_sample = partial(_sample, kind=kind, role=role, validation=validation, latents=role_latents)
     if role != "external":
-        yield from _cuts(part, role, each)
+        yield from _subsets(part, role, make_sample)
         return
-    mean, decided = validation.of_ensemble(part)
-    yield from _cuts(mean, role, partial(each, latents=_Latents({}), together=decided))
-    yield from (s for s in _cuts(part, role, partial(each, predictor=FOLD_MODELS)) if s.site == ALL)
+    mean, values = validation.of_ensemble(part)
+    yield from _subsets(mean, role, partial(make_sample, latents=_Latents({}), ensemble_values=values))
+    of_fold_models = _subsets(part, role, partial(make_sample, predictor=FOLD_MODELS))
+    yield from (sample for sample in of_fold_models if sample.site == ALL)
 
 
-def _cuts(part: pd.DataFrame, role: str, cut: Callable[..., Sample]) -> Iterator[Sample]:
-    """Everyone, cohorts and sites of one role."""
+def _subsets(part: pd.DataFrame, role: str, make_sample: Callable[..., Sample]) -> Iterator[Sample]:
+    """All patients, cohorts and sites of one role."""
     cohorts = sorted(part["cohort"].unique())
     if role != "external" or len(cohorts) > 1:
-        yield cut(part, cohort=ALL, site=ALL)
+        yield make_sample(part, cohort=ALL, site=ALL)
     if role == "val":
         return
     for cohort in cohorts:
-        own = part[part["cohort"] == cohort]
+        of_cohort = part[part["cohort"] == cohort]
         if role == "external" or len(cohorts) > 1:
-            yield cut(own, cohort=cohort, site=ALL)
-        sites = sorted(own["site"].unique())
-        # A cohort that is one site would repeat the cohort's row.
+            yield make_sample(of_cohort, cohort=cohort, site=ALL)
+        sites = sorted(of_cohort["site"].unique())
+        # A cohort with a single site would repeat the cohort's row.
         for site in sites if len(sites) > 1 else ():
-            yield cut(own[own["site"] == site], cohort=cohort, site=site)
+            yield make_sample(of_cohort[of_cohort["site"] == site], cohort=cohort, site=site)
 
 
-def ensemble_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """The external rows of a task with the score that the metrics of the ensemble are computed from."""
+def external_ensemble(rows: pd.DataFrame) -> pd.DataFrame:
+    """The external rows of a task with the scores of the ensemble."""
     scales = risk_scales(rows) if kind_of(rows) == "survival" else None
     return _Validation(None, None, scales).of_ensemble(rows[rows["role"] == "external"])[0]
 
 
 @dataclass(frozen=True)
 class _Validation:
-    """What the validation rows of a task decide per (repeat, fold); None where the kind needs nothing."""
+    """Values chosen on the validation rows of a task per (repeat, fold); None if the kind of task has no such value."""
 
     thresholds: pd.Series | None
     references: pd.Series | None
@@ -147,49 +148,49 @@ class _Validation:
         )
 
     def of_fold(self, key: tuple[int, int]) -> dict[str, Any]:
-        """The fold's own values."""
+        """The values of one fold."""
         return {
             "threshold": float("nan") if self.thresholds is None else self.thresholds.get(key, float("nan")),
             "reference": float("nan") if self.references is None else self.references.get(key, float("nan")),
         }
 
     def of_ensemble(self, part: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """Mean score of the fold models, and means over the folds that have a value, saying if some have none."""
-        folds = len(part.drop_duplicates(FOLD))
-        decided: dict[str, Any] = {}
+        """Mean score of the fold models, and the mean values over the folds; notes say if some folds have no value."""
+        folds = len(part.drop_duplicates(FOLD_KEYS))
+        values: dict[str, Any] = {}
         if self.thresholds is not None:
             known = int(self.thresholds.notna().sum())
-            decided["threshold"] = float(self.thresholds.mean())
+            values["threshold"] = float(self.thresholds.mean())
             if known < folds:
-                decided["threshold_note"] = f"threshold is the mean of {known} of {folds} folds"
+                values["threshold_note"] = f"threshold is the mean of {known} of {folds} folds"
         if self.references is not None:
-            decided["reference"] = float(self.references.mean())
+            values["reference"] = float(self.references.mean())
         if self.scales is not None:
-            scaled = standardised(part, self.scales)
-            known = len(scaled.drop_duplicates(FOLD))
+            scaled = standardise_risks(part, self.scales)
+            known = len(scaled.drop_duplicates(FOLD_KEYS))
             if known:
                 part = scaled
             if known < folds:
-                decided["scale_note"] = (
+                values["scale_note"] = (
                     f"risk is the mean of {known} of {folds} folds, the others have no validation risks to scale by"
                     if known
                     else "no fold has validation risks to scale by: the plain mean of log risks"
                 )
-        return ensemble(part), decided
+        return ensemble(part), values
 
 
 class _Latents(NamedTuple):
-    """What the heads read, by fold."""
+    """Inputs of the heads, by fold."""
 
     of_fold: dict[tuple[int, int], pd.Series]
 
     @classmethod
     def of(cls, latents: pd.DataFrame | None, role: str) -> "_Latents":
-        """Vectors by patient of the rows in a role."""
+        """Vectors by patient, of the rows in one role."""
         if latents is None:
             return cls({})
-        own = latents[latents["role"] == role]
-        folds = own.groupby(FOLD, sort=True)
+        of_role = latents[latents["role"] == role]
+        folds = of_role.groupby(FOLD_KEYS, sort=True)
         return cls({(int(r), int(k)): rows.set_index("patient")["latent"] for (r, k), rows in folds})
 
     def matrix(self, key: tuple[int, int], patients: pd.Index) -> Floats | None:
@@ -209,21 +210,21 @@ def _sample(
     validation: _Validation,
     latents: _Latents,
     predictor: str = MODEL,
-    together: dict[str, Any] | None = None,
+    ensemble_values: dict[str, Any] | None = None,
 ) -> Sample:
-    """A sample; ``together`` is what validation data decide for an ensemble, whose rows are one group."""
+    """A sample; ``ensemble_values`` are the values of the ensemble, whose rows are one group."""
     classes = tuple(sorted(part["class"].unique()))
     known = part[labelled(part)]
     patients = pd.Index(known["patient"].unique())
     groups = []
-    for key, rows in known.groupby(FOLD, sort=True):
+    for key, rows in known.groupby(FOLD_KEYS, sort=True):
         fold = (int(key[0]), int(key[1]))
-        if together is not None:
-            groups.append(_group("ensemble", rows, classes, patients, together))
+        if ensemble_values is not None:
+            groups.append(_group("ensemble", rows, classes, patients, ensemble_values))
         else:
-            decided = validation.of_fold(fold) | {"repeat": fold[0]}
+            values = validation.of_fold(fold) | {"repeat": fold[0]}
             name = f"{fold[0]}-{fold[1]}"
-            groups.append(_group(name, rows, classes, patients, decided, latents=latents, fold=fold))
+            groups.append(_group(name, rows, classes, patients, values, latents=latents, fold=fold))
     return Sample(
         task=str(part["task"].iloc[0]),
         kind=kind,
@@ -242,13 +243,13 @@ def _group(
     rows: pd.DataFrame,
     classes: tuple[str, ...],
     patients: pd.Index,
-    decided: dict[str, Any],
+    values: dict[str, Any],
     latents: _Latents = _Latents({}),  # noqa: B008, never written to
     fold: tuple[int, int] = (0, 0),
-) -> Group:
+) -> ScoredPatients:
     of_class = [rows[rows["class"] == c].set_index("patient") for c in classes]
     order = of_class[0].index
-    return Group(
+    return ScoredPatients(
         name=name,
         patient=patients.get_indexer(order),
         score=np.stack([part["score"].reindex(order).to_numpy(float) for part in of_class], axis=1),
@@ -256,16 +257,16 @@ def _group(
         time=of_class[0]["time"].to_numpy(float),
         event=of_class[0]["event"].to_numpy(float),
         latent=latents.matrix(fold, order),
-        **decided,
+        **values,
     )
 
 
-def _strata(groups: list[Group], patients: int, kind: str) -> NDArray[np.int64]:
-    """Bootstrap stratum of each patient: the fold that tests them first, and in it their class or event.
+def _strata(groups: list[ScoredPatients], patients: int, kind: str) -> NDArray[np.int64]:
+    """Bootstrap stratum of each patient: the first fold that tests the patient, and in it the class or event.
 
-    Holding classes and events keeps a replicate of a small fold of the first repeat estimable (in the others a
+    Stratifying by class or event keeps a replicate of a small fold of the first repeat estimable (in other repeats a
     fold may lose a class, see :func:`~equipoise.platform.evaluation.evaluate.evaluate`); a patient who is
-    tested in several repeats is drawn as often in each of them, because their results are not independent.
+    tested in several repeats is drawn equally often in each of them, because the results are not independent.
     """
     strata = np.full(patients, -1, np.int64)
     for number, group in enumerate(groups):

@@ -1,12 +1,12 @@
-"""Silhouette of the true classes in the space that a task's head reads.
+"""Silhouette of the true classes in the input space of a task's head.
 
-arXiv 2403.03891 reports the silhouette of the 384 numbers that the classification head reads, but not the
-distance it took: both are computed here and named, and they are **Equipoise's definition**, not a replication.
-Labels are the true classes, not what the model calls; a silhouette therefore says how far the space separates
-the classes, and a model can rank well without doing so.
+arXiv 2403.03891 reports the silhouette of the 384 numbers that are the input of the classification head, but does not
+name the distance: two are computed here and named, and they are **Equipoise's definition**, not a replication.
+Labels are the true classes, not the predicted ones; a silhouette therefore measures how far the space separates
+the classes, and a model can rank patients well without separating them.
 
-Source: Rousseeuw (1987). The unweighted values are those of scikit-learn's ``silhouette_score`` (tests hold
-that), patients that are alone in their class scoring 0.
+Source: Rousseeuw (1987). The unweighted values equal scikit-learn's ``silhouette_score`` (tested); a patient who is
+alone in a class scores 0.
 """
 
 from typing import Literal, get_args
@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 Distance = Literal["cosine", "euclidean"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
 
-#: Stands in the metrics table beside every silhouette.
+#: Note of every silhouette in the metrics table.
 DEFINITION = (
     "Equipoise's definition: the paper on joint learning (arXiv 2403.03891) does not name its distance"
 )
@@ -45,7 +45,9 @@ def distances(latent: ArrayLike, distance: Distance) -> Floats:
         x_ND = x_ND / np.where(length_N1 > 0, length_N1, 1)
         d_NN = np.clip(1 - x_ND @ x_ND.T, 0, 2)
     else:
-        x_ND = x_ND - x_ND.mean(0)  # a common offset would cost the digits that tell near patients apart
+        x_ND = x_ND - x_ND.mean(
+            0
+        )  # a common offset would cost the precision that distinguishes near patients
         square_N = (x_ND**2).sum(1)
         d_NN = np.sqrt(np.maximum(square_N[:, None] + square_N - 2 * x_ND @ x_ND.T, 0))
     np.fill_diagonal(d_NN, 0)
@@ -57,7 +59,7 @@ def silhouette(
 ) -> Floats:
     """Mean over patients of (b - a) / max(a, b), from -1 to 1; around 0 the classes are mixed.
 
-    a is the mean distance to the others of the own class, b the smallest mean distance to another class.
+    a is the mean distance to the other patients of the same class, b the smallest mean distance to another class.
 
     Parameters
     ----------
@@ -83,21 +85,21 @@ def silhouette(
     d_NN = distances(latent, distance)
     w = np.ones(len(classes)) if weight is None else np.asarray(weight, float)
     w_RN = w.reshape(-1, len(classes))
-    own_RN = np.full(w_RN.shape, np.nan)
+    same_class_RN = np.full(w_RN.shape, np.nan)
     nearest_RN = np.full(w_RN.shape, np.inf)
     present_R = np.zeros(len(w_RN), int)
     for name in np.unique(classes):
-        member = classes == name
-        w_RM = w_RN[:, member]
+        in_class = classes == name
+        w_RM = w_RN[:, in_class]
         total_R1 = w_RM.sum(1, keepdims=True)
-        sum_RN = w_RM @ d_NN[member]
+        sum_RN = w_RM @ d_NN[in_class]
         with np.errstate(divide="ignore", invalid="ignore"):
-            own_RN[:, member] = sum_RN[:, member] / (total_R1 - w_RM)
-            other_RN = np.where(total_R1 > 0, sum_RN[:, ~member] / total_R1, np.inf)
-        nearest_RN[:, ~member] = np.minimum(nearest_RN[:, ~member], other_RN)
+            same_class_RN[:, in_class] = sum_RN[:, in_class] / (total_R1 - w_RM)
+            other_RN = np.where(total_R1 > 0, sum_RN[:, ~in_class] / total_R1, np.inf)
+        nearest_RN[:, ~in_class] = np.minimum(nearest_RN[:, ~in_class], other_RN)
         present_R += total_R1[:, 0] > 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        each_RN = (nearest_RN - own_RN) / np.maximum(own_RN, nearest_RN)
+        each_RN = (nearest_RN - same_class_RN) / np.maximum(same_class_RN, nearest_RN)
         each_RN = np.where(np.isfinite(each_RN), each_RN, 0)  # alone in the class, or all in one place
         mean_R = (w_RN * each_RN).sum(1) / w_RN.sum(1)
     return np.where(present_R < 2, np.nan, mean_R).reshape(w.shape[:-1])

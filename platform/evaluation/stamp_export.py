@@ -1,10 +1,10 @@
-"""The predictions table in the column names of STAMP 2, for users whose scripts read ``patient-preds.csv``.
+"""Export of the predictions table with the column names of STAMP 2, for scripts that read ``patient-preds.csv``.
 
 Layout as in STAMP's ``modeling/deploy.py`` (MIT, state of 2026): classification ``PATIENT, <task>, pred,
 <task>_<class>…, loss``; regression ``PATIENT, <task>, pred, loss``; survival ``PATIENT, pred_score, time,
 event``. One table per task, role and fold; external cohorts also as the mean of the folds (log risks
-standardised as in the metrics). Two differences,
-on purpose: our ``loss`` of a classification is the negative log likelihood of the true class (STAMP applies a
+standardised as in the metrics). Two differences
+are intended: our ``loss`` of a classification is the negative log likelihood of the true class (STAMP applies a
 softmax to the probabilities once more), and rows stay in patient order (STAMP sorts by loss).
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from equipoise.platform.evaluation.predictions import kind_of, validate
-from equipoise.platform.evaluation.samples import ensemble_of
+from equipoise.platform.evaluation.samples import external_ensemble
 
 
 def stamp_tables(
@@ -32,7 +32,7 @@ def stamp_tables(
     """
     table = validate(predictions)
     tables = {}
-    # Unlabelled external patients do not tell a survival task from a regression; the whole task does.
+    # Unlabelled external patients alone do not show whether a task is survival or regression; the whole task does.
     kinds = {task: kind_of(rows) for task, rows in table.groupby("task")}
     of_task = dict(list(table.groupby("task")))
     for (task, role), rows in table.groupby(["task", "role"], sort=True):
@@ -40,7 +40,7 @@ def stamp_tables(
         for (repeat, fold), part in rows.groupby(["repeat", "fold"], sort=True):
             tables[f"{task}/{role}-{repeat}-{fold}"] = _wide(str(task), kind, part, other)
         if role == "external":
-            tables[f"{task}/external-mean"] = _wide(str(task), kind, ensemble_of(of_task[task]), other)
+            tables[f"{task}/external-mean"] = _wide(str(task), kind, external_ensemble(of_task[task]), other)
     return tables
 
 
@@ -48,7 +48,7 @@ def export_stamp(
     predictions: pd.DataFrame, folder: Path, negative: dict[str, str] | None = None
 ) -> list[Path]:
     """Write the tables as CSV below ``folder``; returns the files."""
-    from equipoise.datasets.whole_files import atomic_path
+    from equipoise.datasets.atomic_io import atomic_path
 
     written = []
     for name, wide in stamp_tables(predictions, negative).items():

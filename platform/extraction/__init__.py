@@ -1,5 +1,5 @@
-"""Feature extraction: slides in, a feature store out, one slide a unit of work.
+"""Feature extraction: from slides to a feature store, with a slide as the unit of work.
 
-``params`` is the study's ``features:`` section, ``stages`` what happens to one slide (no Ray), ``pipeline``
-how many slides go through the stages on Ray Data, or in this process.
+``params`` is the study's ``features:`` section, ``stages`` processes one slide (no Ray), ``pipeline`` runs the
+stages over many slides, on Ray Data or in this process.
 """

@@ -1,4 +1,4 @@
-"""The encoder of a study: what it is, for the driver; built, for a worker; the same in both, or refused."""
+"""The encoder of a study: identified by the driver, built by a worker, checked to be the same in both."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def load_encoder(params: ExtractionParams) -> Encoder:
     Raises
     ------
     ResourceError
-        If its weights are missing or are not its own, with how to get them.
+        If its weights are missing or belong to another encoder; says how to get them.
     """
     entry = get("encoders", params.encoder)
-    with _said_to_people(params):
+    with _as_resource_error(params):
         return entry.load()(entry.params.model_validate(params.encoder_params))
 
 
 def identify_encoder(params: ExtractionParams) -> Identity:
-    """What the encoder of a study is; builds it only if its class cannot say.
+    """Identity of a study's encoder; the encoder is built only if its class has no ``identify``.
 
     Raises
     ------
@@ -44,16 +44,17 @@ def identify_encoder(params: ExtractionParams) -> Identity:
         As :func:`load_encoder`.
     """
     entry = get("encoders", params.encoder)
-    with _said_to_people(params):
-        kind, chosen = entry.load(), entry.params.model_validate(params.encoder_params)
-        if hasattr(kind, "identify"):
-            return kind.identify(chosen)
-        built = kind(chosen)
-        return Identity(built.dim, built.hash, built.batch_size)
+    with _as_resource_error(params):
+        encoder_class, settings = entry.load(), entry.params.model_validate(params.encoder_params)
+        if hasattr(encoder_class, "identify"):
+            return encoder_class.identify(settings)
+        encoder = encoder_class(settings)
+        return Identity(encoder.dim, encoder.hash, encoder.batch_size)
 
 
 @contextmanager
-def _said_to_people(params: ExtractionParams) -> Iterator[None]:
+def _as_resource_error(params: ExtractionParams) -> Iterator[None]:
+    """Raise problems with weights as :class:`ResourceError`, with how to solve them."""
     try:
         yield
     except (FileNotFoundError, ValueError) as error:
@@ -62,7 +63,7 @@ def _said_to_people(params: ExtractionParams) -> Iterator[None]:
 
 
 def store_spec(params: ExtractionParams, encoder: Encoder | Identity) -> StoreSpec:
-    """What the features of a study are made with."""
+    """The specification that the features of a study are made with."""
     tissue = {**asdict(TissueParams()), "min_tissue": params.min_tissue, "min_tiles": params.min_tiles}
     return StoreSpec(
         encoder=params.encoder,
@@ -76,7 +77,7 @@ def store_spec(params: ExtractionParams, encoder: Encoder | Identity) -> StoreSp
     )
 
 
-def require_same(encoder: Encoder, spec: StoreSpec) -> None:
+def require_same_encoder(encoder: Encoder, spec: StoreSpec) -> None:
     """Refuse to fill a store with the vectors of another encoder than it was made for.
 
     Raises
@@ -87,7 +88,7 @@ def require_same(encoder: Encoder, spec: StoreSpec) -> None:
     if (encoder.hash, encoder.dim) != (spec.encoder_hash, spec.dim):
         raise ResourceError(
             f"this machine has another encoder {spec.encoder!r} than the driver: {encoder.hash[:12]} with "
-            f"{encoder.dim} numbers, the feature store is for {spec.encoder_hash[:12]} with {spec.dim}",
+            f"{encoder.dim} dimensions, the feature store is for {spec.encoder_hash[:12]} with {spec.dim}",
             where=f"worker on {socket.gethostname()}",
             fix="put the same weights file and the same release of Equipoise on all machines",
         )

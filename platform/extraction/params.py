@@ -9,11 +9,11 @@ from equipoise.models.slide_encoders.entries import check_tile_encoder
 from equipoise.platform.errors import StudyError
 from equipoise.platform.registry import Entry, get
 
-#: What ``encoder`` says in a study whose features were imported.
+#: Value of ``encoder`` in a study whose features were imported.
 IMPORTED = "imported"
 
-#: Settings that decide how tiles are cut, which are cut already in features that are imported.
-_OF_TILES = (
+#: Settings of the tiling; imported features come from tiles that exist already.
+_TILE_SETTINGS = (
     "encoder_params",
     "mpp",
     "tile_px",
@@ -26,19 +26,21 @@ _OF_TILES = (
 
 
 class ImportedFeatures(BaseModel):
-    """Features that somebody else extracted; a path or a list of paths is enough."""
+    """Features that were extracted elsewhere; a path or a list of paths is enough."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: tuple[str, ...] = Field(
         min_length=1, description="folders of .h5 files, or one feature store; relative to the study file"
     )
-    layout: Literal["auto", "stamp", "trident"] = Field("auto", description="whose .h5 files")
+    layout: Literal["auto", "stamp", "trident"] = Field("auto", description="layout of the .h5 files")
     encoder: str | None = Field(
-        None, min_length=1, description="what made the features, where the files do not say"
+        None, min_length=1, description="encoder of the features, if the files do not state it"
     )
-    mpp: float | None = Field(None, gt=0, description="um per pixel of the tiles, where the files do not say")
-    tile_px: int | None = Field(None, ge=1, description="side of a tile in px, where the files do not say")
+    mpp: float | None = Field(
+        None, gt=0, description="um per pixel of the tiles, if the files do not state it"
+    )
+    tile_px: int | None = Field(None, ge=1, description="side of a tile in px, if the files do not state it")
 
     @model_validator(mode="before")
     @classmethod
@@ -75,10 +77,10 @@ class ExtractionParams(BaseModel):
         "at 1/2, 1/4 or 1/8 first (half the work and other pixels; other codecs are read by area)",
     )
     mpp_override: float | None = Field(
-        None, ge=0.1, le=5.0, description="pixel size of every slide whose table row states none"
+        None, ge=0.1, le=5.0, description="pixel size of slides for which the slides table states none"
     )
-    min_tissue: float = Field(0.25, ge=0.0, le=1.0, description="least share of tissue in a tile")
-    min_tiles: int = Field(1, ge=1, description="least number of tiles in a slide")
+    min_tissue: float = Field(0.25, ge=0.0, le=1.0, description="minimum share of tissue in a tile")
+    min_tiles: int = Field(1, ge=1, description="minimum number of tiles in a slide")
     max_bad_tiles: float = Field(
         0.05, ge=0.0, lt=1.0, description="share of unreadable tiles a slide may have"
     )
@@ -93,13 +95,13 @@ class ExtractionParams(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _imported_or_encoded(cls, data: Any) -> Any:
-        """``encoder`` says ``imported`` where features are, so that a study written out in full reads back."""
+        """``encoder`` is ``imported`` where features are imported, so that a study written out in full reads back."""
         if not isinstance(data, dict) or data.get("imported") is None:
             return data
         given = data.get("encoder", IMPORTED)
         if given != IMPORTED:
             raise ValueError(
-                f"'imported' takes features as they are, 'encoder: {given}' makes new ones: leave one of them out"
+                f"'imported' uses existing features, 'encoder: {given}' extracts new ones: leave one of them out"
             )
         return data | {"encoder": IMPORTED}
 
@@ -112,7 +114,7 @@ class ExtractionParams(BaseModel):
         entry = _checked(
             "slide_encoders", self.slide_encoder, self.slide_encoder_params, "slide_encoder_params"
         )
-        if self.imported is None:  # what made imported features is seen when they are read
+        if self.imported is None:  # the encoder of imported features is checked when they are read
             check_tile_encoder(entry.name, entry.params, self.encoder)
         return self
 
@@ -121,15 +123,15 @@ class ExtractionParams(BaseModel):
         if self.imported is not None:
             # Compared with the defaults, not with model_fields_set: a study written out in full must read back.
             fields = type(self).model_fields
-            foreign = [
+            changed = [
                 name
-                for name in _OF_TILES
+                for name in _TILE_SETTINGS
                 if getattr(self, name) != fields[name].get_default(call_default_factory=True)
             ]
-            if foreign:
+            if changed:
                 raise ValueError(
-                    f"{', '.join(foreign)}: the tiles of imported features are cut already; leave it out "
-                    "(where the files do not state mpp and tile_px, write them under imported)"
+                    f"{', '.join(changed)}: imported features come from tiles that exist already; leave it out "
+                    "(if the files do not state mpp and tile_px, write them under imported)"
                 )
             return self
         if self.encoder == IMPORTED:
@@ -140,7 +142,7 @@ class ExtractionParams(BaseModel):
 
 
 def _checked(kind: str, name: str, given: dict[str, Any], section: str) -> Entry:
-    """The entry of that name, its parameters checked; problems as plain text, as pydantic wants them."""
+    """The entry of that name with its parameters checked; raises ``ValueError``, which pydantic collects."""
     try:
         entry = get(kind, name)
     except StudyError as error:
@@ -149,6 +151,6 @@ def _checked(kind: str, name: str, given: dict[str, Any], section: str) -> Entry
         entry.params.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{section}.{place}: {first['msg']}") from error
+        path = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{section}.{path}: {first['msg']}") from error
     return entry

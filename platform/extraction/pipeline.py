@@ -1,9 +1,9 @@
-"""Many slides through the stages: on Ray Data, or in this process.
+"""Extraction of many slides: on Ray Data, or in this process.
 
 The driver registers the slides, sends the pending ones through planner tasks and a pool of encoder actors,
-and records status rows as they come. Pixels stay inside the actors; what travels is a few bytes per tile.
-Progress, resume and byte-identity rest on the store, not on Ray: a worker that dies is started again by Ray
-and finds its mark, a driver that dies finds staged slides.
+and records status rows as they arrive. Pixels stay inside the actors; a few bytes per tile are transferred.
+Progress, resume and byte-identity depend on the store, not on Ray: a worker that dies is started again by Ray
+and sees its attempt marker; a driver that is started again finds the staged slides.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.features import FeatureStore
 from equipoise.datasets.slides.fingerprint import fingerprint, slide_bytes
 from equipoise.datasets.slides.problems import FAILURES, SlideProblem
+from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.datasets.store.spec import QC_FOLDER
-from equipoise.platform.extraction.counters import SlideCounter
+from equipoise.platform.extraction.chunks import join_chunks
 from equipoise.platform.extraction.encoders import (
     Identify,
     MakeEncoder,
@@ -31,12 +31,11 @@ from equipoise.platform.extraction.encoders import (
     load_encoder,
     store_spec,
 )
-from equipoise.platform.extraction.on_ray import on_ray
+from equipoise.platform.extraction.monitoring import ExtractionProgress, SlideCounter
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.plan_row import Row
-from equipoise.platform.extraction.progress import Progress
-from equipoise.platform.extraction.regions import joined
-from equipoise.platform.extraction.stages import Setup
+from equipoise.platform.extraction.ray_backend import run_on_ray
+from equipoise.platform.extraction.stages import StageFactory
 from equipoise.platform.extraction.summary import ExtractionSummary, summarise
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def extract(
     store_root: str | Path,
     *,
     workers: int | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[ExtractionProgress], None] | None = None,
     session: Callable[[], AbstractContextManager[object]] = nullcontext,
     qc_dir: str | Path | None = None,
     make_encoder: MakeEncoder = load_encoder,
@@ -74,23 +73,23 @@ def extract(
         Folder of stores, or one store (see :meth:`FeatureStore.create_or_open`); on a file system that all
         workers share.
     workers
-        Most encoder actors; default as many as the cluster has CPUs (or GPUs, for encoders that want one) when
-        the run starts; with more than that the pool grows with the cluster. 0: everything in this process,
+        Maximum number of encoder actors; default as many as the cluster has CPUs (GPUs for encoders that need one)
+        when the run starts; with more than that the pool grows with the cluster. 0: everything in this process,
         without Ray.
     progress
         Called after every slide; default logs a line every ten seconds.
     session
-        Opens Ray, and only if there is work for it; default: Ray is open already.
+        Opens Ray, only if there are slides to extract; default: Ray is open already.
     qc_dir
-        Where pictures and tile plans are copied to, named by slide.
+        Folder that pictures and tile plans are copied to, named by slide.
     make_encoder
         Builds the encoder, once in every worker.
     identify
-        What the encoder is; the store is made for it, and a worker whose encoder is another refuses to work.
+        Identity of the encoder; the store is made for it, and a worker with a different encoder refuses to work.
 
     Returns
     -------
-    The summary; slides that fail are rows in it, whatever their number.
+    The summary; slides that fail are rows in it, however many they are.
 
     Raises
     ------
@@ -109,11 +108,15 @@ def extract(
         keys = store.register(_with_fingerprints(slides, params))
         todo = _unfinished(store, keys, params.retry)
         rows = _manifest(slides, keys, set(todo))
-        setup = Setup(params, store.staging, store.path / QC_FOLDER, make_encoder, identity.batch_size)
-        run_stages(rows, store, setup, workers, session, progress)
+        stages = StageFactory(
+            params, store.staging, store.path / QC_FOLDER, make_encoder, identity.batch_size
+        )
+        run_stages(rows, store, stages, workers, session, progress)
         if qc_dir is not None:
             _copy_qc(
-                store.staging.pictures(keys), Path(qc_dir), dict(zip(keys, slides["slide"], strict=True))
+                store.staging.local_qc_files(keys),
+                Path(qc_dir),
+                dict(zip(keys, slides["slide"], strict=True)),
             )
         return summarise(slides, keys, store, params, len(todo), time.perf_counter() - started)
 
@@ -121,27 +124,27 @@ def extract(
 def run_stages(
     rows: list[Row],
     store: FeatureStore,
-    setup: Setup,
+    stages: StageFactory,
     workers: int | None,
     session: Callable[[], AbstractContextManager[object]],
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[ExtractionProgress], None] | None = None,
 ) -> None:
-    """Send registered slides through both stages; the store is up to date afterwards, whatever happens.
+    """Send registered slides through both stages; afterwards the store is up to date, also after an error.
 
     Parameters
     ----------
     rows
-        For the first stage: ``key``, ``slide`` and what it needs.
+        Input of the first stage: ``key``, ``slide`` and whatever else it needs.
     store
-        Where they are registered.
-    setup
-        The stages.
+        The store in which the slides are registered.
+    stages
+        Builds the stages.
     workers, session, progress
         As for :func:`extract`.
     """
     try:
         with nullcontext() if workers == 0 or not rows else session():
-            _work(rows, store, setup, workers, progress or _logged())
+            _extract_rows(rows, store, stages, workers, progress or _log_progress())
     finally:
         store.commit(partial=True)
     store.commit()
@@ -150,7 +153,7 @@ def run_stages(
 def open_store(
     params: ExtractionParams, store_root: str | Path, slides: pd.DataFrame | None = None
 ) -> FeatureStore:
-    """The store that :func:`extract` filled for a study, for reading.
+    """Open the store that :func:`extract` filled for a study.
 
     Parameters
     ----------
@@ -159,13 +162,13 @@ def open_store(
     store_root
         As for :func:`extract`.
     slides
-        The study's slides table: the store then means exactly these files and pixel sizes by the slides'
-        names, even if it holds other versions of them, and lists no others in its index.
+        The study's slides table: the slides' names then refer to exactly these files and pixel sizes, even if the
+        store holds other versions of them, and its index lists no other slides.
 
     Raises
     ------
     DataError
-        If there is no such store, or slides were never extracted as they are now.
+        If there is no such store, or slides have changed since they were extracted.
     """
     spec = store_spec(params, identify_encoder(params))
     if not FeatureStore.exists(store_root, spec):
@@ -183,34 +186,34 @@ def open_store(
 def _with_fingerprints(slides: pd.DataFrame, params: ExtractionParams) -> pd.DataFrame:
     """The columns that the store registers; a missing file has no fingerprint."""
 
-    def of(path: str) -> str:
+    def fingerprint_of(path: str) -> str:
         try:
             return fingerprint(path)
         except SlideProblem:
             return ""
 
-    with ThreadPoolExecutor(8) as pool:  # network file systems answer slowly, but many at a time
-        prints = list(pool.map(of, slides["path"].astype(str)))
+    with ThreadPoolExecutor(8) as pool:  # network file systems answer slowly, but to many requests at once
+        fingerprints = list(pool.map(fingerprint_of, slides["path"].astype(str)))
     mpp = slides["mpp"].astype(float)
     if params.mpp_override is not None:
         mpp = mpp.fillna(params.mpp_override)
-    return slides[["slide", "path"]].assign(mpp=mpp, fingerprint=prints)
+    return slides[["slide", "path"]].assign(mpp=mpp, fingerprint=fingerprints)
 
 
 def _unfinished(store: FeatureStore, keys: list[str], retry: bool) -> list[str]:
-    """Keys to work on, after taking up what an interrupted run had finished."""
-    store.staging.forgive_last()
+    """Keys to work on, after adopting the slides that an interrupted run had finished."""
+    store.staging.retract_unfinished_attempts()
     if retry:
         for key in store.pending(keys, retry=True):
             store.reset(key)
-    adopted = store.adopt(store.pending(keys))
+    adopted = store.recover_staged(store.pending(keys))
     if adopted:
-        log.info("took up %d slides that an interrupted run had encoded", len(adopted))
+        log.info("adopted %d slides that an interrupted run had encoded", len(adopted))
     return store.pending(keys)
 
 
 def _manifest(slides: pd.DataFrame, keys: list[str], todo: set[str]) -> list[Row]:
-    """Rows for the planner, largest file first: the last slides to end are small ones."""
+    """Rows for the planner, largest file first, so that the last slides to finish are small ones."""
     rows = [
         {"key": key, "slide": str(slide), "path": str(path), "mpp": float(mpp)}
         for key, slide, path, mpp in zip(keys, slides["slide"], slides["path"], slides["mpp"], strict=True)
@@ -219,15 +222,15 @@ def _manifest(slides: pd.DataFrame, keys: list[str], todo: set[str]) -> list[Row
     return sorted(rows, key=lambda row: (-slide_bytes(row["path"]), row["key"]))
 
 
-def _work(
+def _extract_rows(
     rows: list[Row],
     store: FeatureStore,
-    setup: Setup,
+    stages: StageFactory,
     workers: int | None,
-    report: Callable[[Progress], None],
+    report: Callable[[ExtractionProgress], None],
 ) -> None:
-    """Run the stages over all rows; record and commit what comes back."""
-    results = _inline(rows, setup) if workers == 0 or not rows else _distributed(rows, setup, workers)
+    """Run the stages over all rows; record and commit the status rows that they return."""
+    results = _inline(rows, stages) if workers == 0 or not rows else _distributed(rows, stages, workers)
     started = committed = time.perf_counter()
     tiles = failed = 0
     for done, row in enumerate(results, start=1):
@@ -236,45 +239,49 @@ def _work(
         tiles += result["n"] if result["status"] == "ok" else 0
         failed += result["status"] in FAILURES
         now = time.perf_counter()
-        report(Progress(done, len(rows), tiles, failed, now - started, row["slide"], result["status"]))
+        report(
+            ExtractionProgress(done, len(rows), tiles, failed, now - started, row["slide"], result["status"])
+        )
         if now - committed > _COMMIT_EVERY:
             store.commit(partial=True)
             committed = time.perf_counter()
 
 
-def _distributed(rows: list[Row], setup: Setup, workers: int | None) -> Iterator[Row]:
-    """Both stages on Ray; counts what ends."""
-    counter = SlideCounter(setup.label)
-    for row in _with_second_chance(rows, setup, workers):
+def _distributed(rows: list[Row], stages: StageFactory, workers: int | None) -> Iterator[Row]:
+    """Both stages on Ray; counts the slides that end."""
+    counter = SlideCounter(stages.label)
+    for row in _with_retry(rows, stages, workers):
         counter.add(json.loads(row["result"])["status"])
         yield row
 
 
-def _with_second_chance(rows: list[Row], setup: Setup, workers: int | None) -> Iterator[Row]:
-    """Slides that were in work at two deaths are tried once more, alone, at the end.
+def _with_retry(rows: list[Row], stages: StageFactory, workers: int | None) -> Iterator[Row]:
+    """Slides that two workers died on are tried once more, alone, at the end.
 
-    A worker may also die of its neighbours' memory or by somebody else's hand. When it dies again although nothing
-    else is going on, it is the slide.
+    A worker may also be killed from outside, or because its neighbours used too much memory. If it dies again while
+    nothing else is running, the slide is the cause.
     """
     suspects: list[str] = []
-    max_bad = setup.params.max_bad_tiles
-    for row in joined(on_ray(rows, setup, workers), setup.staging, max_bad):
+    max_bad = stages.params.max_bad_tiles
+    for row in join_chunks(run_on_ray(rows, stages, workers), stages.staging, max_bad):
         if _quarantined(row):
             suspects.append(row["key"])
         else:
             yield row
     if suspects:
         log.warning(
-            "%d slides were in work when two workers died; trying them once more, alone", len(suspects)
+            "%d slides were being extracted when two workers died; trying each once more, alone",
+            len(suspects),
         )
         for key in suspects:
-            setup.staging.forgive_all_but_one(key)
-        again = on_ray([row for row in rows if row["key"] in set(suspects)], setup, 1)
-        for row in joined(again, setup.staging, max_bad):
+            stages.staging.allow_one_more_attempt(key)
+        retried = run_on_ray([row for row in rows if row["key"] in set(suspects)], stages, 1)
+        for row in join_chunks(retried, stages.staging, max_bad):
             if _quarantined(row):
                 result = json.loads(row["result"])
                 row["result"] = json.dumps(
-                    result | {"error": f"{result['error']} (it also died of it alone)"}
+                    result
+                    | {"error": f"{result['error']} (it died again when this slide was extracted alone)"}
                 )
             yield row
 
@@ -283,12 +290,12 @@ def _quarantined(row: Row) -> bool:
     return json.loads(row["result"])["status"] == "quarantined"
 
 
-def _inline(rows: list[Row], setup: Setup) -> Iterator[Row]:
+def _inline(rows: list[Row], stages: StageFactory) -> Iterator[Row]:
     """Both stages in this process, slide by slide."""
     if rows:
-        planner, encoder = setup.planner(), setup.encoder()
-        done = (encoder(part) for row in rows for part in planner(row))
-        yield from joined(done, setup.staging, setup.params.max_bad_tiles)
+        planner, encoder = stages.planner(), stages.encoder()
+        encoded = (encoder(planned) for row in rows for planned in planner(row))
+        yield from join_chunks(encoded, stages.staging, stages.params.max_bad_tiles)
 
 
 def _copy_qc(source: Path, target: Path, names: dict[str, str]) -> None:
@@ -300,14 +307,14 @@ def _copy_qc(source: Path, target: Path, names: dict[str, str]) -> None:
                 shutil.copyfile(file, target / f"{str(slide).replace('/', '__')}{file.suffix}")
 
 
-def _logged() -> Callable[[Progress], None]:
+def _log_progress() -> Callable[[ExtractionProgress], None]:
     """Log a line every ten seconds and at the end."""
     last = -_LOG_EVERY
 
-    def report(moment: Progress) -> None:
+    def report(progress: ExtractionProgress) -> None:
         nonlocal last
-        if moment.seconds - last >= _LOG_EVERY or moment.done == moment.total:
-            log.info("%s", moment)
-            last = moment.seconds
+        if progress.seconds - last >= _LOG_EVERY or progress.done == progress.total:
+            log.info("%s", progress)
+            last = progress.seconds
 
     return report

@@ -1,4 +1,4 @@
-"""The row that travels from the planner to an encoder: one slide, or one region of a giant one."""
+"""The row that a planner sends to an encoder: one slide, or one chunk of a large slide."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class PlanRow:
-    """What planning a slide gave, or what one worker is to do of it.
+    """The plan of a slide, or of the chunk of it that one worker encodes.
 
     Attributes
     ----------
@@ -29,8 +29,8 @@ class PlanRow:
         Columns of the store's index known so far; ``status`` is ``ok`` if the slide can be encoded.
     plan
         The tiles, if so.
-    region, regions
-        Which region of how many; a slide that is not split is the one region of itself.
+    chunk, chunks
+        Index of the chunk and number of chunks; a slide that is not split is a single chunk.
     tiles
         Tiles of the whole slide.
     """
@@ -41,54 +41,54 @@ class PlanRow:
     table_mpp: float
     result: Row
     plan: TilePlan | None = None
-    region: int = 0
-    regions: int = 1
+    chunk: int = 0
+    chunks: int = 1
     tiles: int = 0
 
     @property
     def step(self) -> str:
-        """Under which name attempts are marked: every region counts its own."""
-        return "encode" if self.regions == 1 else f"encode-{self.region}"
+        """Name under which attempts are marked; every chunk has its own count."""
+        return "encode" if self.chunks == 1 else f"encode-{self.chunk}"
 
     @property
     def staged_as(self) -> str:
-        """Name of the staged file. A region's tells its tiles, so that it is good for no other cut of the slide."""
-        if self.regions == 1 or self.plan is None:
+        """Name of the staged file. That of a chunk depends on its tiles, so that another split ignores it."""
+        if self.chunks == 1 or self.plan is None:
             return self.key
         return f"{self.key}.{hashlib.sha256(_corners(self.plan)).hexdigest()[:16]}"
 
     def as_row(self) -> Row:
         """As a small row for Ray: a few bytes per tile."""
         plan = self.plan
-        about = {
+        metadata = {
             "result": self.result,
             "plan": {"side": plan.side, "px": plan.px, "mpp": plan.mpp} if plan else None,
             "table_mpp": self.table_mpp,
-            "cut": {"region": self.region, "regions": self.regions, "tiles": self.tiles},
+            "split": {"chunk": self.chunk, "chunks": self.chunks, "tiles": self.tiles},
         }
         return {
             "key": self.key,
             "slide": self.slide,
             "path": self.path,
-            "about": json.dumps(about),
+            "metadata": json.dumps(metadata),
             "tiles": _corners(plan) if plan else b"",
         }
 
     @classmethod
     def from_row(cls, row: Row) -> PlanRow:
-        """The other way round."""
-        about = json.loads(row["about"])
+        """The inverse of :meth:`as_row`."""
+        metadata = json.loads(row["metadata"])
         plan = None
-        if about["plan"]:
+        if metadata["plan"]:
             x, y = np.frombuffer(row["tiles"], np.int32).reshape(2, -1)
-            plan = TilePlan(x, y, **about["plan"])
-        table_mpp, result = about["table_mpp"], about["result"]
-        return cls(row["key"], row["slide"], row["path"], table_mpp, result, plan, **about["cut"])
+            plan = TilePlan(x, y, **metadata["plan"])
+        table_mpp, result = metadata["table_mpp"], metadata["result"]
+        return cls(row["key"], row["slide"], row["path"], table_mpp, result, plan, **metadata["split"])
 
 
-def part_of(plan: TilePlan, places: NDArray[np.int64]) -> TilePlan:
-    """Some tiles of a plan, in its order."""
-    kept = np.sort(places)
+def subset_plan(plan: TilePlan, indices: NDArray[np.int64]) -> TilePlan:
+    """Some tiles of a plan, in the plan's order."""
+    kept = np.sort(indices)
     return TilePlan(plan.x[kept], plan.y[kept], plan.side, plan.px, plan.mpp)
 
 

@@ -1,7 +1,7 @@
-"""Slide encoders over a store of tiles: the same pipeline once more, one slide in, one row out, into a second store.
+"""Slide encoders over a store of tiles: the same pipeline again, one vector per slide, into a second store.
 
 That store is addressed by the store of the tiles and the slide encoder. Its slides have one "tile" each, at the origin,
-so that whatever reads bags reads them: a patient's bag is then the vectors of the patient's slides.
+so that it can be read like any store: a patient's bag is then the vectors of the patient's slides.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.features import FeatureStore
 from equipoise.datasets.remote.folders import folder_at
+from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.datasets.store.index import RESULT_COLUMNS
 from equipoise.datasets.store.spec import SPEC_FILE, StoreSpec
 from equipoise.datasets.store.staging import Staging
@@ -29,15 +29,15 @@ from equipoise.platform.extraction.encoders import load_encoder
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.pipeline import run_stages
 from equipoise.platform.extraction.plan_row import Row
-from equipoise.platform.extraction.stages import MAX_ATTEMPTS, Setup
+from equipoise.platform.extraction.stages import MAX_ATTEMPTS, StageFactory
 from equipoise.platform.extraction.summary import ExtractionSummary, summarise
 from equipoise.platform.registry import get
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What goes wrong here and not with the tiles.
-_OWN = ("error", "quarantined")
+#: Statuses of failures in this stage, as opposed to failures of the tiles.
+_STAGE_FAILURES = ("error", "quarantined")
 
 
 def encode_slides(
@@ -49,18 +49,18 @@ def encode_slides(
     workers: int | None = None,
     session: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> ExtractionSummary:
-    """Encode all slides whose tiles are there and that the store of vectors does not have yet.
+    """Encode all slides that have tiles and are not in the store of vectors yet.
 
     Parameters
     ----------
     slides, params, store_root, workers, session
         As for :func:`~equipoise.platform.extraction.pipeline.extract`; the study names a ``slide_encoder``.
     tiles
-        The study's store of tiles, in which it goes by the names of the slides table.
+        The study's store of tiles, opened under the names of the slides table.
 
     Returns
     -------
-    The summary; a slide without tiles has the status and reason that it has there.
+    The summary; a slide without tiles has the status and reason that it has in the store of tiles.
 
     Raises
     ------
@@ -69,43 +69,43 @@ def encode_slides(
     ResourceError
         If the slide encoder cannot be built.
     StudyError
-        If it was made for other tile features.
+        If the slide encoder was made for other tile features.
     """
     started = time.perf_counter()
     spec = vectors_spec(params, tiles.spec)
-    found = tiles.index().set_index("slide", drop=False)
-    with FeatureStore.create_or_open(_beside(store_root), spec, params.shard_slides) as store:
-        keys = store.register(_table(slides, found))
-        store.staging.forgive_last()
-        _as_their_tiles(store, slides, keys, found, params.retry)
-        store.adopt(store.pending(keys))
+    tile_index = tiles.index().set_index("slide", drop=False)
+    with FeatureStore.create_or_open(_stores_folder(store_root), spec, params.shard_slides) as store:
+        keys = store.register(_table(slides, tile_index))
+        store.staging.retract_unfinished_attempts()
+        _copy_tile_statuses(store, slides, keys, tile_index, params.retry)
+        store.recover_staged(store.pending(keys))
         todo = set(store.pending(keys))
         rows = [
             {
                 "key": key,
                 "slide": slide,
-                "tiles": found.loc[slide, "key"],
-                "mpp": float(found.loc[slide, "mpp"]),
+                "tiles": tile_index.loc[slide, "key"],
+                "mpp": float(tile_index.loc[slide, "mpp"]),
             }
             for key, slide in zip(keys, slides["slide"].astype(str), strict=True)
             if key in todo
         ]
-        setup = VectorSetup(params, store.staging, None, load_encoder, 1, tiles.folder.address)
-        run_stages(rows, store, setup, workers, session)
+        stages = SlideStageFactory(params, store.staging, None, load_encoder, 1, tiles.folder.address)
+        run_stages(rows, store, stages, workers, session)
         return summarise(slides, keys, store, params, len(todo), time.perf_counter() - started)
 
 
 def open_vectors(
     slides: pd.DataFrame, tiles: FeatureStore, params: ExtractionParams, store_root: str | Path
 ) -> FeatureStore:
-    """The store that :func:`encode_slides` filled for a study, for reading.
+    """Open the store that :func:`encode_slides` filled for a study.
 
     Raises
     ------
     DataError
-        If there is no such store, or slides were never encoded as they are now.
+        If there is no such store, or slides have changed since they were encoded.
     """
-    spec, root = vectors_spec(params, tiles.spec), _beside(store_root)
+    spec, root = vectors_spec(params, tiles.spec), _stores_folder(store_root)
     if not FeatureStore.exists(root, spec):
         raise DataError(
             "these slides were not encoded yet", where=f"{root}/{spec.folder}", fix="run `equipoise extract`"
@@ -116,7 +116,7 @@ def open_vectors(
 
 
 def vectors_spec(params: ExtractionParams, tiles: StoreSpec) -> StoreSpec:
-    """What the vectors of a study's slides are made with.
+    """The specification that the slide vectors of a study are made with.
 
     Raises
     ------
@@ -147,26 +147,26 @@ def load_slide_encoder(params: ExtractionParams) -> SlideEncoder:
     Raises
     ------
     ResourceError
-        If its weights are missing or are not its own, with how to get them.
+        If its weights are missing or belong to another encoder; says how to get them.
     """
     entry = get("slide_encoders", str(params.slide_encoder))
-    chosen = entry.params.model_validate(params.slide_encoder_params)
+    settings = entry.params.model_validate(params.slide_encoder_params)
     try:
-        return entry.load()(chosen)
+        return entry.load()(settings)
     except (FileNotFoundError, ValueError) as error:
         what, _, fix = str(error).partition("\n")
         raise ResourceError(what, where=f"slide encoder {entry.name}", fix=fix or None) from error
 
 
-class BagEncoder:
-    """The second stage for slides whose tiles are encoded: bag to vector, staged as a file.
+class SlideEncodingStage:
+    """The second stage for slides whose tiles are encoded: from bag to vector, staged as a file.
 
     Parameters
     ----------
     params
         The study's features section.
     staging
-        Where vectors are staged and attempts marked.
+        Where vectors are staged and attempts are marked.
     tiles
         Path or address of the store of tiles.
     """
@@ -182,21 +182,21 @@ class BagEncoder:
             )
 
     def __call__(self, row: Row) -> Row:
-        """Encode one slide; the row that comes out is that of
-        :class:`~equipoise.platform.extraction.stages.SlideEncoder`."""
+        """Encode one slide; returns a row like that of
+        :class:`~equipoise.platform.extraction.stages.TileEncodingStage`."""
         started = time.perf_counter()
-        key, spent, n = row["key"], 0.0, 0
+        key, encoding, n = row["key"], 0.0, 0
         if self._staging.begin(key, "encode") > MAX_ATTEMPTS:
-            reason = f"the worker died {MAX_ATTEMPTS} times while it was to encode this slide"
+            reason = f"the worker died {MAX_ATTEMPTS} times while encoding this slide"
             result: Row = {"status": "quarantined", "n": 0, "attempts": MAX_ATTEMPTS, "error": reason}
         else:
             try:
                 bag, corners = self._tiles.read(row["tiles"])
-                n, about = len(bag), self._tiles.status(row["tiles"])
+                n, metadata = len(bag), self._tiles.status(row["tiles"])
                 before = time.perf_counter()
                 vector = self._encoder(bag, (corners * row["mpp"]).astype(np.float32))
-                spent = time.perf_counter() - before
-                kept = {name: about[name] for name in RESULT_COLUMNS if about[name] == about[name]}
+                encoding = time.perf_counter() - before
+                kept = {name: metadata[name] for name in RESULT_COLUMNS if metadata[name] == metadata[name]}
                 result = {**kept, "n": 1, "attempts": 1}
                 origin = np.zeros(1, np.int32)
                 self._staging.write(key, origin, origin, vector[None], {"slide": row["slide"], **result})
@@ -214,19 +214,19 @@ class BagEncoder:
             "slide": row["slide"],
             "result": json.dumps(result),
             "seconds": seconds,
-            "reading": seconds - spent,
-            "encoding": spent,
+            "reading": seconds - encoding,
+            "encoding": encoding,
             "encoded": n,
-            "region": 0,
-            "regions": 1,
+            "chunk": 0,
+            "chunks": 1,
             "tiles": 1,
             "staged": key,
         }
 
 
 @dataclass(frozen=True)
-class VectorSetup(Setup):
-    """The stages of slide encoders: there is nothing to plan.
+class SlideStageFactory(StageFactory):
+    """Builds the stages of slide encoders; nothing is planned.
 
     Attributes
     ----------
@@ -243,45 +243,45 @@ class VectorSetup(Setup):
 
     @property
     def gpus(self) -> float:
-        """Share of a GPU that a worker wants."""
+        """Share of a GPU that a worker needs."""
         return float(getattr(get("slide_encoders", self.label).params, "gpus", 0.0))
 
     def planner(self) -> Callable[[Row], list[Row]]:
-        """Rows as they are."""
+        """The identity: rows are passed on."""
         return lambda row: [row]
 
     def encoder(self) -> Callable[[Row], Row]:
         """The second stage, with its encoder built."""
-        return BagEncoder(self.params, self.staging, self.tiles)
+        return SlideEncodingStage(self.params, self.staging, self.tiles)
 
 
-def _table(slides: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+def _table(slides: pd.DataFrame, tile_index: pd.DataFrame) -> pd.DataFrame:
     """The columns that the store registers: a slide is the same as long as its tiles are."""
-    rows = found.reindex(slides["slide"].astype(str))
+    rows = tile_index.reindex(slides["slide"].astype(str))
     return slides[["slide", "path"]].assign(
         mpp=rows["mpp_override"].to_numpy(), fingerprint=rows["fingerprint"].fillna("").to_numpy()
     )
 
 
-def _as_their_tiles(
-    store: FeatureStore, slides: pd.DataFrame, keys: list[str], found: pd.DataFrame, retry: bool
+def _copy_tile_statuses(
+    store: FeatureStore, slides: pd.DataFrame, keys: list[str], tile_index: pd.DataFrame, retry: bool
 ) -> None:
-    """Slides without tiles say why; those that have some by now are to be encoded."""
+    """Slides without tiles get the status of their tiles; slides that have tiles by now become pending."""
     for key, slide in zip(keys, slides["slide"].astype(str), strict=True):
         status = store.status(key)["status"]
-        if slide not in found.index:
+        if slide not in tile_index.index:
             store.record(
                 [{"key": key, "status": "missing", "error": "there are no tile features of this name"}]
             )
-        elif found.loc[slide, "status"] != "ok":
-            row = found.loc[slide, ["status", "error", "attempts"]].to_dict()
+        elif tile_index.loc[slide, "status"] != "ok":
+            row = tile_index.loc[slide, ["status", "error", "attempts"]].to_dict()
             store.record([{"key": key, **row, "attempts": int(row["attempts"])}])
-        elif status != "ok" and (retry or status not in _OWN):
+        elif status != "ok" and (retry or status not in _STAGE_FAILURES):
             store.reset(key)
 
 
-def _beside(root: str | Path) -> str | Path:
-    """The folder of stores, also where the study names one store in it."""
+def _stores_folder(root: str | Path) -> str | Path:
+    """The folder of stores, also if the study names one store in it."""
     if not folder_at(root).has(SPEC_FILE):
         return root
     return root.parent if isinstance(root, Path) else root.rstrip("/").rpartition("/")[0]

@@ -1,8 +1,8 @@
-"""What happens to one slide: planned by one stage, encoded by the next, a giant one region by region. No Ray here.
+"""The two stages for one slide: planning, then encoding, which goes chunk by chunk for a large slide. No Ray here.
 
-Rows in and out are small dictionaries of text, numbers and bytes. Nothing that goes wrong with a slide leaves
-these functions as an exception: it becomes a status and a reason in the row. What kills the process is caught
-by the marks of :class:`~equipoise.datasets.store.staging.Staging`: a slide whose two last attempts never
+Rows in and out are small dictionaries of text, numbers and bytes. A problem with a slide never leaves these
+functions as an exception: it becomes a status and a reason in the row. A problem that kills the process is detected
+by the attempt markers of :class:`~equipoise.datasets.store.staging.Staging`: a slide whose last two attempts never
 ended is quarantined.
 """
 
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.datasets.atomic_io import atomic_path
 from equipoise.datasets.slides.fingerprint import sha256
 from equipoise.datasets.slides.grid import TilePlan, plan_tiles
 from equipoise.datasets.slides.problems import SlideProblem
@@ -28,12 +29,11 @@ from equipoise.datasets.slides.reader import SlideReader, open_slide
 from equipoise.datasets.slides.tiles import tile_blocks
 from equipoise.datasets.slides.tissue import Tissue, TissueParams, find_tissue
 from equipoise.datasets.store.staging import Staging
-from equipoise.datasets.whole_files import atomic_path
-from equipoise.platform.extraction.encoders import MakeEncoder, load_encoder, require_same
+from equipoise.platform.extraction.chunks import CHUNK_KEY, combine_chunks, split_into_chunks
+from equipoise.platform.extraction.encoders import MakeEncoder, load_encoder, require_same_encoder
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.plan_row import PlanRow, Row
-from equipoise.platform.extraction.reading import Spent, full_batches, read_ahead, tolerated
-from equipoise.platform.extraction.regions import PART, cut, of_parts
+from equipoise.platform.extraction.prefetch import Timings, drop_unreadable, full_batches, prefetch_blocks
 from equipoise.platform.registry import get
 
 #: Unfinished attempts after which a slide is quarantined.
@@ -41,7 +41,7 @@ MAX_ATTEMPTS = 2
 
 
 def one_thread() -> None:
-    """Keep libraries from starting threads of their own: a worker process is the unit of parallelism."""
+    """Keep libraries from starting threads: a worker process is the unit of parallelism."""
     import cv2
 
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -52,7 +52,7 @@ def one_thread() -> None:
 def plan_slide(
     row: Row, params: ExtractionParams, qc: Path | None = None
 ) -> tuple[PlanRow, NDArray[np.int64] | None]:
-    """Open a slide, settle its resolution, find tissue and lay out the tiles.
+    """Open a slide, determine its resolution, find tissue and plan the tiles.
 
     Parameters
     ----------
@@ -66,44 +66,46 @@ def plan_slide(
     Returns
     -------
     planned, order
-        A row with ``status`` ``ok`` and a plan, or with the status and reason of what is wrong. Of a giant slide also
-        the places of its tiles in the order in which they are read.
+        A row with ``status`` ``ok`` and a plan, or with the status and reason of the problem. For a large slide also
+        the indices of its tiles in the order in which they are read.
     """
-    facts: Row = {"attempts": 1}
+    metadata: Row = {"attempts": 1}
     plan = order = None
     try:
         with open_slide(row["path"], row["mpp"], params.mpp_override) as reader:
-            facts |= _facts(reader)
-            plan = _lay_out(reader, params, facts, qc and qc / row["key"])
+            metadata |= _slide_metadata(reader)
+            plan = _plan_tiles(reader, params, metadata, qc and qc / row["key"])
             if len(plan) > params.region_tiles:
                 order = np.concatenate(tile_blocks(reader, plan))
-        facts |= {"status": "ok", "n": len(plan), "tile_mpp": plan.mpp, "level0_px": plan.side}
-        facts["sha256"] = sha256(row["path"])
+        metadata |= {"status": "ok", "n": len(plan), "tile_mpp": plan.mpp, "level0_px": plan.side}
+        metadata["sha256"] = sha256(row["path"])
     except Exception as error:
-        facts |= {"n": 0, **_failure(error)}
+        metadata |= {"n": 0, **_failure(error)}
         plan = order = None
     tiles = 0 if plan is None else len(plan)
-    return PlanRow(row["key"], row["slide"], row["path"], row["mpp"], facts, plan, tiles=tiles), order
+    return PlanRow(row["key"], row["slide"], row["path"], row["mpp"], metadata, plan, tiles=tiles), order
 
 
-def _lay_out(reader: SlideReader, params: ExtractionParams, facts: Row, picture: Path | None) -> TilePlan:
-    """Tissue and tiles of an open slide; adds to ``facts`` and writes the picture, with or without tiles."""
+def _plan_tiles(
+    reader: SlideReader, params: ExtractionParams, metadata: Row, picture: Path | None
+) -> TilePlan:
+    """Tissue and tiles of an open slide; adds to ``metadata`` and writes the picture, with or without tiles."""
     sampling = reader.sampling(
         params.mpp, params.resample
     )  # first: a slide too coarse for the target need not be read
     tissue = find_tissue(reader, TissueParams())
-    facts["tissue"] = round(tissue.share, 6)
+    metadata["tissue"] = round(tissue.share, 6)
     plan: TilePlan | None = None
     try:
         sizes = reader.level_dimensions
         plan = plan_tiles(tissue, sampling, sizes, params.tile_px, params.min_tissue, params.min_tiles)
         return plan
-    finally:  # a slide without tissue is what people want to look at most
+    finally:  # slides without tissue are those that users want to look at most
         if picture is not None:
             _write_qc(picture, reader, tissue, plan)
 
 
-class SlidePlanner:
+class PlanningStage:
     """First stage: rows of the manifest to :meth:`PlanRow.as_row`.
 
     Parameters
@@ -115,7 +117,7 @@ class SlidePlanner:
     qc
         Folder for pictures, or ``None``.
     batch
-        Tiles per call of the encoder: giant slides are cut where a batch ends.
+        Tiles per call of the encoder: large slides are split where a batch ends.
     """
 
     def __init__(self, params: ExtractionParams, staging: Staging, qc: Path | None, batch: int = 1) -> None:
@@ -125,32 +127,33 @@ class SlidePlanner:
         self._batch = batch
 
     def __call__(self, row: Row) -> list[Row]:
-        """One row, or one per region of a giant slide."""
+        """One row, or one per chunk of a large slide."""
         quarantined = _begin(self._staging, row["key"], "plan")
         if quarantined:
             return [PlanRow(row["key"], row["slide"], row["path"], row["mpp"], quarantined).as_row()]
         planned, order = plan_slide(row, self._params, self._qc)
         if self._qc is not None:
-            self._staging.share_pictures(self._qc, row["key"])
+            self._staging.upload_qc_files(self._qc, row["key"])
         self._staging.end(row["key"], "plan")
-        return [part.as_row() for part in cut(planned, order, self._params.region_tiles, self._batch)]
+        chunks = split_into_chunks(planned, order, self._params.region_tiles, self._batch)
+        return [chunk.as_row() for chunk in chunks]
 
 
-class SlideEncoder:
-    """Second stage: plans to features, staged as a file; what goes on is a status row.
+class TileEncodingStage:
+    """Second stage: from plans to features, staged as a file; returns a status row.
 
     Parameters
     ----------
     params
         The study's features section.
     staging
-        Where features are staged and attempts marked.
+        Where features are staged and attempts are marked.
     make_encoder
         Builds the encoder, once per worker.
     readers
         Threads that read tiles.
     ahead
-        Runs of tiles that may be read but not yet encoded: the bound on a worker's memory.
+        Blocks of tiles that may be read but not yet encoded: this bounds a worker's memory.
     """
 
     def __init__(
@@ -164,98 +167,105 @@ class SlideEncoder:
         self._params = params
         self._staging = staging
         self._encoder = make_encoder(params)
-        require_same(self._encoder, staging.spec)
+        require_same_encoder(self._encoder, staging.spec)
         self._readers = readers
         self._ahead = ahead
 
     def __call__(self, row: Row) -> Row:
-        """Encode one planned slide, or one region of it.
+        """Encode one planned slide, or one chunk of it.
 
         Returns
         -------
         ``key``, ``slide``, ``result`` (JSON: columns of the index), ``seconds`` of work, ``reading`` and ``encoding``
-        seconds and ``encoded`` tiles; for :func:`~equipoise.platform.extraction.regions.joined` also ``region``,
-        ``regions``, ``tiles`` of the whole slide and the name it is ``staged`` under.
+        seconds and ``encoded`` tiles; for :func:`~equipoise.platform.extraction.chunks.join_chunks` also ``chunk``,
+        ``chunks``, ``tiles`` of the whole slide and the name it is ``staged`` under.
         """
         started = time.perf_counter()
         planned = PlanRow.from_row(row)
-        spent = Spent()
+        timings = Timings()
         result = planned.result
         if planned.plan is not None:
-            result = self._attempt(planned, planned.plan, spent)
+            result = self._attempt(planned, planned.plan, timings)
         return {
             "key": planned.key,
             "slide": planned.slide,
             "result": json.dumps(result),
             "seconds": time.perf_counter() - started,
-            "reading": spent.reading,
-            "encoding": spent.encoding,
-            "encoded": spent.tiles,
-            "region": planned.region,
-            "regions": planned.regions,
+            "reading": timings.reading,
+            "encoding": timings.encoding,
+            "encoded": timings.tiles,
+            "chunk": planned.chunk,
+            "chunks": planned.chunks,
             "tiles": planned.tiles,
             "staged": planned.staged_as,
         }
 
-    def _attempt(self, planned: PlanRow, plan: TilePlan, spent: Spent) -> Row:
-        """Columns of the index; a region that was encoded before another worker or the driver died is done."""
-        done = self._staging.found(planned.staged_as) if planned.regions > 1 else None
+    def _attempt(self, planned: PlanRow, plan: TilePlan, timings: Timings) -> Row:
+        """Columns of the index; a chunk that was encoded before another worker or the driver died is kept."""
+        done = self._staging.staged_row(planned.staged_as) if planned.chunks > 1 else None
         if done is not None:
             return done
         quarantined = _begin(self._staging, planned.key, planned.step)
         if quarantined:
             return planned.result | quarantined
-        result = self._finish(planned, plan, spent)
+        result = self._encode_and_stage(planned, plan, timings)
         _end(self._staging, planned.key, planned.step)
         return result
 
-    def _finish(self, planned: PlanRow, plan: TilePlan, spent: Spent) -> Row:
+    def _encode_and_stage(self, planned: PlanRow, plan: TilePlan, timings: Timings) -> Row:
         bad: list[tuple[int, str]] = []
         try:
             with open_slide(planned.path, planned.table_mpp, self._params.mpp_override) as reader:
-                features, kept = self._encode(reader, plan, planned.tiles, bad, spent)
-            part = {"n": len(kept), "bad": len(bad), "first": bad[0][1] if bad else "", "reader": reader.kind}
-            gave = {PART: part} if planned.regions > 1 else of_parts([part], planned.tiles)
-            result = planned.result | gave
-            about = {"slide": planned.slide, **result}
-            taken = kept if bad else slice(None)  # a giant slide's features are not copied without need
-            self._staging.write(planned.staged_as, plan.x[taken], plan.y[taken], features[taken], about)
+                features, kept = self._encode(reader, plan, planned.tiles, bad, timings)
+            counts = {
+                "n": len(kept),
+                "bad": len(bad),
+                "first": bad[0][1] if bad else "",
+                "reader": reader.kind,
+            }
+            split = planned.chunks > 1
+            result = planned.result | (
+                {CHUNK_KEY: counts} if split else combine_chunks([counts], planned.tiles)
+            )
+            metadata = {"slide": planned.slide, **result}
+            rows = kept if bad else slice(None)  # the features of a large slide are not copied without need
+            self._staging.write(planned.staged_as, plan.x[rows], plan.y[rows], features[rows], metadata)
         except Exception as error:
-            told = {PART: {"bad": len(bad), "first": bad[0][1]}} if bad and planned.regions > 1 else {}
-            return planned.result | {"n": 0, **_failure(error), **told}
+            counts = {CHUNK_KEY: {"bad": len(bad), "first": bad[0][1]}} if bad and planned.chunks > 1 else {}
+            return planned.result | {"n": 0, **_failure(error), **counts}
         return result
 
     def _encode(
-        self, reader: SlideReader, plan: TilePlan, tiles: int, bad: list[tuple[int, str]], spent: Spent
+        self, reader: SlideReader, plan: TilePlan, tiles: int, bad: list[tuple[int, str]], timings: Timings
     ) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
-        """Features ``[N, D]`` by place in the plan and the places that were read; the others go to ``bad``, with
+        """Features ``[N, D]`` by index in the plan and the indices that were read; the others go to ``bad``, with
         reasons."""
         features = np.zeros((len(plan), self._encoder.dim), np.float16)
         read = np.zeros(len(plan), bool)
-        ahead = read_ahead(reader, plan, self._params.resample, self._readers, self._ahead, spent)
+        ahead = prefetch_blocks(reader, plan, self._params.resample, self._readers, self._ahead, timings)
         with closing(
             ahead
-        ) as blocks:  # waits for the reader threads, also when the slide is given up half way
-            good = tolerated(blocks, bad, self._params.max_bad_tiles, tiles)
+        ) as blocks:  # waits for the reader threads, also when the slide is rejected half way
+            good = drop_unreadable(blocks, bad, self._params.max_bad_tiles, tiles)
             for index, pixels in full_batches(good, self._encoder.batch_size, plan.px):
                 started = time.perf_counter()
                 features[index] = self._encoder(pixels)
-                spent.encoding += time.perf_counter() - started
-                spent.tiles += len(index)
+                timings.encoding += time.perf_counter() - started
+                timings.tiles += len(index)
                 read[index] = True
         return features, np.flatnonzero(read)
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What both stages need to know, in this process or another.
+class StageFactory:
+    """Builds both stages, in this process or in another.
 
     Attributes
     ----------
     params
         The study's features section.
     staging
-        Where features are staged and attempts marked.
+        Where features are staged and attempts are marked.
     qc
         Folder for pictures, or ``None``.
     make_encoder
@@ -277,51 +287,52 @@ class Setup:
 
     @property
     def gpus(self) -> float:
-        """Share of a GPU that a worker wants."""
+        """Share of a GPU that a worker needs."""
         return float(getattr(get("encoders", self.label).params, "gpus", 0.0))
 
     def planner(self) -> Callable[[Row], list[Row]]:
         """The first stage."""
-        return SlidePlanner(self.params, self.staging, self.qc, self.batch)
+        return PlanningStage(self.params, self.staging, self.qc, self.batch)
 
     def encoder(self) -> Callable[[Row], Row]:
         """The second stage, with its encoder built."""
-        return SlideEncoder(self.params, self.staging, self.make_encoder)
+        return TileEncodingStage(self.params, self.staging, self.make_encoder)
 
 
 def _begin(staging: Staging, key: str, step: str) -> Row | None:
-    """Mark the start of an attempt; a result row if the slide has killed its workers too often."""
+    """Mark the start of an attempt; returns a result row if too many workers have died on the slide."""
     attempt = staging.begin(key, step)
-    stage, _, region = step.partition("-")
-    deaths = staging.deaths(key, stage) if region else attempt - 1
-    if deaths < MAX_ATTEMPTS:
+    stage, _, chunk = step.partition("-")
+    worker_deaths = staging.worker_deaths(key, stage) if chunk else attempt - 1
+    if worker_deaths < MAX_ATTEMPTS:
         return None
+    doing = {"plan": "planning", "encode": "encoding"}[stage]
     reason = (
-        f"the worker died {MAX_ATTEMPTS} times while it was to {stage} this slide (memory or a native crash)"
+        f"the worker died {MAX_ATTEMPTS} times while {doing} this slide (out of memory or a native crash)"
     )
     return {
         "status": "quarantined",
         "attempts": MAX_ATTEMPTS,
-        "error": f"{reason}; fix: look at it, then retry",
+        "error": f"{reason}; fix: inspect the slide, then set features.retry",
     }
 
 
 def _end(staging: Staging, key: str, step: str) -> None:
-    """Mark the end of an attempt. A region that has killed a worker keeps its mark: it counts for its slide."""
-    if "-" not in step or staging.open_attempts(key, step) == 1:
+    """Mark the end of an attempt. A chunk on which a worker died keeps its marker: it counts for the slide."""
+    if "-" not in step or staging.unfinished_attempts(key, step) == 1:
         staging.end(key, step)
 
 
 def _failure(error: Exception) -> Row:
-    """Status and reason of an exception; our own mistakes are kept with their place."""
+    """Status and reason of an exception; unexpected errors include file and line."""
     if isinstance(error, SlideProblem):
         return {"status": error.status, "error": error.line}
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
-    return {"status": "error", "error": f"{type(error).__name__}: {error} ({place})".replace("\n", " ")}
+    location = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+    return {"status": "error", "error": f"{type(error).__name__}: {error} ({location})".replace("\n", " ")}
 
 
-def _facts(reader: SlideReader) -> Row:
+def _slide_metadata(reader: SlideReader) -> Row:
     return {
         "mpp": reader.mpp,
         "mpp_source": reader.mpp_source,
@@ -332,8 +343,8 @@ def _facts(reader: SlideReader) -> Row:
     }
 
 
-def _write_qc(place: Path, reader: SlideReader, tissue: Tissue, plan: TilePlan | None) -> None:
-    with atomic_path(place.with_suffix(".jpg")) as aside:
-        aside.write_bytes(overlay_jpeg(picture_of(reader, tissue), tissue, plan))
-    with atomic_path(place.with_suffix(".geojson")) as aside:
-        aside.write_bytes(plan_geojson(tissue, plan))
+def _write_qc(path: Path, reader: SlideReader, tissue: Tissue, plan: TilePlan | None) -> None:
+    with atomic_path(path.with_suffix(".jpg")) as temporary:
+        temporary.write_bytes(overlay_jpeg(picture_of(reader, tissue), tissue, plan))
+    with atomic_path(path.with_suffix(".geojson")) as temporary:
+        temporary.write_bytes(plan_geojson(tissue, plan))

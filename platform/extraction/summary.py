@@ -1,4 +1,4 @@
-"""What an extraction gave, for the job that asked for it."""
+"""Summary of an extraction, for the job that requested it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from equipoise.datasets.features import FeatureStore
 from equipoise.datasets.slides.problems import FAILURES, STATUSES
+from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.datasets.store.index import Row
 from equipoise.platform.extraction.params import ExtractionParams
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExtractionSummary:
-    """What an extraction gave.
+    """Result of an extraction.
 
     Attributes
     ----------
     index
-        One row per slide asked for, in the order of the table: its columns and those of the store's index.
+        One row per requested slide, in the order of the table: its columns and those of the store's index.
     counts
         Slides per status, statuses without slides left out.
     tiles
@@ -34,9 +34,9 @@ class ExtractionSummary:
     tolerated
         Whether the share stays within ``max_fail``.
     tried, skipped
-        Slides worked on in this run, and slides that an earlier run had finished.
+        Slides processed in this run, and slides that an earlier run had finished.
     store, address
-        Folder of the feature store and the hash of what made it.
+        Folder of the feature store and the hash of its specification.
     """
 
     index: pd.DataFrame
@@ -78,19 +78,19 @@ def summarise(
 
 
 def summary_of(
-    found: list[Row],
+    rows: list[Row],
     slides: pd.DataFrame,
     store: FeatureStore,
     params: ExtractionParams,
     tried: int,
     seconds: float,
 ) -> ExtractionSummary:
-    """The summary of slides whose rows of the index are ``found``, in the order of the table."""
+    """The summary of slides with these rows of the index, in the order of the table."""
     import pandas as pd
 
-    rows = pd.DataFrame(found).drop(columns=["slide", "path"])
+    results = pd.DataFrame(rows).drop(columns=["slide", "path"])
     index = pd.concat(
-        [slides.reset_index(drop=True).rename(columns={"mpp": "table_mpp"}), rows.reset_index(drop=True)],
+        [slides.reset_index(drop=True).rename(columns={"mpp": "table_mpp"}), results.reset_index(drop=True)],
         axis=1,
     )
     statuses = index["status"].tolist()
@@ -106,7 +106,7 @@ def summary_of(
         failed_share=share,
         tolerated=share <= params.max_fail,
         tried=tried,
-        skipped=len(found) - tried,
+        skipped=len(rows) - tried,
         store=store.path,
         address=store.spec.address,
     )

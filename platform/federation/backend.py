@@ -1,4 +1,4 @@
-"""Where clients run: the protocol of both backends."""
+"""Where clients run: the protocol that every backend implements."""
 
 from __future__ import annotations
 
@@ -7,77 +7,76 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from equipoise.platform.federation.manifest import Manifest
-from equipoise.platform.federation.order import Order
-from equipoise.platform.federation.wire import Data
+from equipoise.platform.federation.clients.manifest import ClientManifest
+from equipoise.platform.federation.messages import MessageData, TrainRequest
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back from a client.
+    """The reply of a client.
 
     Parameters
     ----------
     client
-        Who.
+        Name of the client.
     data
-        Bytes of an update, or of a failure; empty if its worker is gone.
+        Message with an update or a failure; empty if the worker died.
     state
         Handle of the client's new state, for :meth:`Backend.commit`.
     reason
-        Why nothing came back.
+        Why there is no message.
     """
 
     client: str
-    data: Data
+    data: MessageData
     state: Any = None
     reason: str = ""
 
 
 class Backend(Protocol):
-    """Runs clients; results do not depend on which backend, on how many workers, or on their order.
+    """Runs clients; results depend neither on the backend nor on the number of workers or their order.
 
-    A client has at most one order at a time. Its state becomes the new one only when the engine says so.
+    A client has at most one request at a time. Its new state counts only once it is committed.
     """
 
     name: str
     workers: int
 
-    def join(self) -> dict[str, Manifest]:
-        """Set clients up; what each declares."""
+    def join(self) -> dict[str, ClientManifest]:
+        """Start the clients; client → its manifest."""
         ...
 
-    def publish(self, order: Order) -> Any:
-        """Make an order available to all workers, once; the handle lives as long as somebody holds it."""
+    def publish(self, request: TrainRequest) -> Any:
+        """Make a request available to all workers, once; valid as long as the returned handle is referenced."""
         ...
 
-    def start(self, published: Any, client: str, nonce: str) -> None:
-        """Give a client an order."""
+    def send(self, published: Any, client: str, request_id: str) -> None:
+        """Send a published request to a client."""
         ...
 
-    def wait(self, clients: Collection[str]) -> Reply:
-        """The next reply of any of these clients."""
+    def receive(self, clients: Collection[str]) -> Reply:
+        """Wait for the next reply of any of these clients."""
         ...
 
     def commit(self, reply: Reply) -> None:
-        """The reply counts: the client goes on from the state it left."""
+        """Accept the new state of the client that replied."""
         ...
 
-    def states(self) -> dict[str, bytes]:
-        """Client → its state, for those that have one."""
+    def client_states(self) -> dict[str, bytes]:
+        """Client → its state, for clients that have one."""
         ...
 
-    def restore(self, states: Mapping[str, bytes]) -> None:
-        """Put states back."""
+    def restore_states(self, states: Mapping[str, bytes]) -> None:
+        """Restore the states of a checkpoint."""
         ...
 
     def close(self) -> None:
-        """Free what the backend holds."""
+        """Release resources."""
         ...
 
 
 def ray_is_open() -> bool:
-    """Whether this is the driver of an open session; inside a worker (a trial of a search) clients run inline."""
+    """Whether this is the driver of an open Ray session; inside a worker (a search trial) clients run inline."""
     ray = sys.modules.get("ray")
     if ray is None or not hasattr(ray, "is_initialized") or not ray.is_initialized():
         return False

@@ -1,19 +1,11 @@
-"""Strategies and aggregation rules a study can name, without importing torch."""
+"""Strategies and server aggregations that a study can name, with their parameters. Light: no torch.
 
-from typing import Literal, Self
+Parameters of server aggregations and their search spaces. Light: pydantic only.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import Any, Literal, Self
 
-from equipoise.platform.federation.rules.params import (
-    BalancedParams,
-    GeometricMedianParams,
-    KrumParams,
-    MeanParams,
-    MultiKrumParams,
-    NormClipParams,
-    RuleParams,
-    TrimmedMeanParams,
-)
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class NoParams(BaseModel):
@@ -23,12 +15,12 @@ class NoParams(BaseModel):
 
 
 class ServerParams(NoParams):
-    """Parameters of strategies whose server takes a step."""
+    """Parameters of strategies with a step size at the server."""
 
     server_lr: float = Field(
         default=1.0,
         gt=0,
-        description="how far the server goes along the combined update",
+        description="step size of the server along the aggregated update",
         json_schema_extra={"search": {"loguniform": [1e-2, 2.0]}},
     )
 
@@ -57,7 +49,7 @@ class ScaffoldParams(ServerParams):
 
     variant: Literal["paper", "flamby"] = Field(
         default="paper",
-        description="flamby: as FLamby computes it, with controls at the clients only and server_lr 1",
+        description="flamby: as FLamby computes it, with control variates at the clients only and server_lr 1",
     )
 
     @model_validator(mode="after")
@@ -103,7 +95,7 @@ class CyclicParams(NoParams):
     """Parameters of cyclic transfer."""
 
     order: Literal["shuffled", "fixed"] = Field(
-        default="shuffled", description="sequence of clients: drawn for every round, or by name"
+        default="shuffled", description="visiting order of the clients: drawn for every round, or by name"
     )
 
 
@@ -123,7 +115,7 @@ class DittoParams(ServerParams):
     lam: float = Field(
         default=0.1,
         ge=0,
-        description="how strongly personal models are drawn to the global one",
+        description="strength of the pull of personal models towards the global one",
         json_schema_extra={"search": {"loguniform": [1e-3, 1.0]}},
     )
 
@@ -139,12 +131,12 @@ class FedBuffParams(ServerParams):
 
     buffer: int = Field(default=4, ge=1, description="updates per step of the server")
     concurrency: int | None = Field(
-        default=None, ge=1, description="clients at work at a time; all if not given"
+        default=None, ge=1, description="clients training at the same time; all if not given"
     )
     staleness: float = Field(
         default=0.5,
         ge=0,
-        description="an update that is s steps old counts (1 + s) to the power of minus this",
+        description="an update that is s server steps old is weighted by (1 + s) to the power of minus this",
     )
 
 
@@ -154,18 +146,22 @@ STRATEGIES: dict[str, tuple[str, type[BaseModel], str]] = {
     "fedavg": (
         "average of the clients' weights (McMahan et al. 2017)",
         ServerParams,
-        f"{_STRATEGIES}.fedavg:FedAvg",
+        f"{_STRATEGIES}.averaging:FedAvg",
     ),
-    "fedavgm": ("momentum at the server (Hsu et al. 2019)", FedAvgMParams, f"{_STRATEGIES}.fedavgm:FedAvgM"),
+    "fedavgm": (
+        "momentum at the server (Hsu et al. 2019)",
+        FedAvgMParams,
+        f"{_STRATEGIES}.averaging:FedAvgM",
+    ),
     "fedprox": (
-        "clients are held near the broadcast weights (Li et al. 2020)",
+        "clients stay near the broadcast weights (Li et al. 2020)",
         FedProxParams,
-        f"{_STRATEGIES}.fedprox:FedProx",
+        f"{_STRATEGIES}.averaging:FedProx",
     ),
     "scaffold": (
         "control variates against client drift (Karimireddy et al. 2020)",
         ScaffoldParams,
-        f"{_STRATEGIES}.scaffold:Scaffold",
+        f"{_STRATEGIES}.control_variates:Scaffold",
     ),
     "fedadam": ("Adam at the server (Reddi et al. 2021)", AdaptiveParams, f"{_STRATEGIES}.adaptive:FedAdam"),
     "fedyogi": ("Yogi at the server (Reddi et al. 2021)", AdaptiveParams, f"{_STRATEGIES}.adaptive:FedYogi"),
@@ -177,22 +173,22 @@ STRATEGIES: dict[str, tuple[str, type[BaseModel], str]] = {
     "fednova": (
         "updates per local step, for unequal numbers of steps (Wang et al. 2020)",
         ServerParams,
-        f"{_STRATEGIES}.fednova:FedNova",
+        f"{_STRATEGIES}.averaging:FedNova",
     ),
     "feddyn": (
         "dynamic regularisation towards the common optimum (Acar et al. 2021)",
         FedDynParams,
-        f"{_STRATEGIES}.feddyn:FedDyn",
+        f"{_STRATEGIES}.control_variates:FedDyn",
     ),
     "moon": (
         "contrast of representations with the global and the last local model (Li et al. 2021)",
         MoonParams,
-        f"{_STRATEGIES}.moon:Moon",
+        f"{_STRATEGIES}.contrastive:Moon",
     ),
     "cyclic": (
-        "one model handed from client to client (Chang et al. 2018)",
+        "one model passed from client to client (Chang et al. 2018)",
         CyclicParams,
-        f"{_STRATEGIES}.cyclic:Cyclic",
+        f"{_STRATEGIES}.sequential:Cyclic",
     ),
     "fedbn": (
         "normalisation layers stay at the client (Li et al. 2021)",
@@ -207,49 +203,163 @@ STRATEGIES: dict[str, tuple[str, type[BaseModel], str]] = {
     "ditto": (
         "a personal model per client beside the global one (Li et al. 2021)",
         DittoParams,
-        f"{_STRATEGIES}.ditto:Ditto",
+        f"{_STRATEGIES}.personal:Ditto",
     ),
     "finetune": (
         "FedAvg, then a few local steps at every client",
         FineTuneParams,
-        f"{_STRATEGIES}.finetune:FineTune",
+        f"{_STRATEGIES}.personal:FineTune",
     ),
     "fedbuff": (
-        "asynchronous: the server steps whenever so many updates have come (Nguyen et al. 2022)",
+        "asynchronous: the server steps whenever its buffer of updates is full (Nguyen et al. 2022)",
         FedBuffParams,
-        f"{_STRATEGIES}.fedbuff:FedBuff",
+        f"{_STRATEGIES}.asynchronous:FedBuff",
     ),
 }
 
-_RULES = "equipoise.platform.federation.rules"
 
-SITE_RULES: dict[str, tuple[str, type[BaseModel], str]] = {
-    "mean": ("weighted mean; one site can bend it (McMahan 2017)", MeanParams, f"{_RULES}.mean:Mean"),
+#: Gradient aggregators of task balancing that cannot be applied to sites, and why.
+NOT_FOR_SITES = {
+    "none": "it is the plain sum; use rule: mean",
+    "graddrop": "it works on gradients coordinate by coordinate, not on their products",
+    "db_mtl": "it takes logarithms of losses and works on gradients coordinate by coordinate",
+    "excess_mtl": "it keeps squares of gradients coordinate by coordinate",
+    "sdmgrad": "it needs gradients on three batches of the same step",
+}
+
+
+class AggregationParams(BaseModel):
+    """Base of all parameters of server aggregations: unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MeanParams(AggregationParams):
+    """Parameters of the weighted mean."""
+
+    max_share: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="largest share of one site in a sum; the others keep their proportions",
+    )
+
+
+class NormClipParams(MeanParams):
+    """Parameters of norm clipping."""
+
+    factor: float = Field(
+        default=1.0,
+        gt=0,
+        description="updates longer than this many median norms are scaled down to that length",
+        json_schema_extra={"search": {"choice": [1.0, 1.5, 2.0]}},
+    )
+
+
+class TrimmedMeanParams(AggregationParams):
+    """Parameters of the trimmed mean."""
+
+    trim: float = Field(
+        default=0.2,
+        ge=0,
+        lt=0.5,
+        description="share of sites left out at each end of every coordinate; rounded down",
+        json_schema_extra={"search": {"choice": [0.1, 0.2, 0.3]}},
+    )
+
+
+class GeometricMedianParams(AggregationParams):
+    """Parameters of the geometric median."""
+
+    iterations: int = Field(default=100, ge=1, description="Weiszfeld steps at most")
+    smoothing: float = Field(
+        default=1e-6,
+        gt=0,
+        description="smallest distance, in units of the median norm, so that no division by zero occurs",
+    )
+
+
+class KrumParams(AggregationParams):
+    """Parameters of Krum."""
+
+    malicious: int = Field(
+        default=1, ge=0, description="sites f that may be malicious; 2 f + 3 sites are needed"
+    )
+
+
+class MultiKrumParams(KrumParams):
+    """Parameters of multi-Krum."""
+
+    keep: int | None = Field(
+        default=None, ge=1, description="number of sites that are averaged; all but f if not given"
+    )
+
+
+class BalancedParams(AggregationParams):
+    """Parameters of balanced aggregation."""
+
+    aggregator: str = Field(
+        default="upgrad",
+        description="gradient aggregator that works on products of gradients: upgrad, mgda, cagrad, pcgrad, …",
+        json_schema_extra={"search": {"choice": ["upgrad", "mgda", "cagrad", "pcgrad"]}},
+    )
+    aggregator_params: dict[str, Any] = Field(
+        default_factory=dict, description="parameters of the aggregator"
+    )
+    scale: Literal["shares", "mean_norm", "own"] = Field(
+        default="shares",
+        description="length of the result: coefficients as shares of 1, norm of the mean, or the aggregator's own",
+    )
+
+    @field_validator("aggregator")
+    @classmethod
+    def _works_on_products(cls, name: str) -> str:
+        if name in NOT_FOR_SITES:
+            raise ValueError(f"aggregator {name} cannot balance sites: {NOT_FOR_SITES[name]}")
+        return name
+
+
+_AGGREGATIONS = "equipoise.platform.federation.aggregation"
+
+SERVER_AGGREGATIONS: dict[str, tuple[str, type[BaseModel], str]] = {
+    "mean": (
+        "weighted mean; one site can move it anywhere (McMahan 2017)",
+        MeanParams,
+        f"{_AGGREGATIONS}.mean:Mean",
+    ),
     "norm_clip": (
         "mean of updates no longer than the median one (Sun 2019)",
         NormClipParams,
-        f"{_RULES}.norm_clip:NormClip",
+        f"{_AGGREGATIONS}.norm_clip:NormClip",
     ),
-    "median": ("median of every coordinate (Yin 2018)", RuleParams, f"{_RULES}.median:Median"),
+    "median": (
+        "median of every coordinate (Yin 2018)",
+        AggregationParams,
+        f"{_AGGREGATIONS}.coordinate_wise:Median",
+    ),
     "trimmed_mean": (
         "mean of every coordinate without the extremes (Yin 2018)",
         TrimmedMeanParams,
-        f"{_RULES}.trimmed_mean:TrimmedMean",
+        f"{_AGGREGATIONS}.coordinate_wise:TrimmedMean",
     ),
     "geometric_median": (
         "point nearest to all updates (Pillutla 2022)",
         GeometricMedianParams,
-        f"{_RULES}.geometric_median:GeometricMedian",
+        f"{_AGGREGATIONS}.geometric_median:GeometricMedian",
     ),
-    "krum": ("the update with the nearest neighbours (Blanchard 2017)", KrumParams, f"{_RULES}.krum:Krum"),
+    "krum": (
+        "the update with the nearest neighbours (Blanchard 2017)",
+        KrumParams,
+        f"{_AGGREGATIONS}.krum:Krum",
+    ),
     "multi_krum": (
-        "mean of those with the nearest neighbours (Blanchard 2017)",
+        "mean of the updates with the nearest neighbours (Blanchard 2017)",
         MultiKrumParams,
-        f"{_RULES}.krum:MultiKrum",
+        f"{_AGGREGATIONS}.krum:MultiKrum",
     ),
     "balanced": (
-        "a balancing method over sites: no site's objective is sacrificed",
+        "a task-balancing method applied to sites: no site's objective gets worse",
         BalancedParams,
-        f"{_RULES}.balanced:Balanced",
+        f"{_AGGREGATIONS}.balanced:Balanced",
     ),
 }

@@ -1,17 +1,18 @@
-"""The ``federation:`` section of a study. Light: pydantic only."""
+"""The ``federation:`` section of a study. Light: pydantic only.
+
+Moved to params.
+"""
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from equipoise.datasets.specs import Spec
-from equipoise.platform.federation.gate import GateParams
-from equipoise.platform.federation.privacy.combinations import refusals
+from equipoise.datasets.params import StrictParams
+from equipoise.platform.federation.privacy.compatibility import refusals
 from equipoise.platform.federation.privacy.params import PrivacyParams
-from equipoise.platform.federation.setting import ClientScheme, PlanParams
 from equipoise.platform.training.params import entry_params
 
-#: Settings that change no number of a federation of given clients and patients.
+#: Settings that do not change the result of a federation of given clients and patients.
 FREE = (
     "backend",
     "workers",
@@ -24,7 +25,75 @@ FREE = (
 )
 
 
-class LocalParams(Spec):
+#: Schemes that group tissue source site codes by a column of a table.
+BY_TABLE = ("institution", "region")
+#: Schemes whose small clients are merged; cohorts are named in the study, and the control schemes are drawn.
+MERGED = ("site", "tss", "institution", "region")
+
+
+class ClientScheme(StrictParams):
+    """Which patients belong to which client."""
+
+    scheme: Literal["cohort", "institution", "tss", "region", "site", "iid", "dirichlet"] = "cohort"
+    """``cohort``; ``institution`` and ``region`` of the TCGA tissue source site through ``table``; ``tss``, the code
+    itself; ``site``, the cohorts' ``site:``; controls: ``iid`` and ``dirichlet`` (skewed labels)."""
+    table: str | None = None
+    """Table of tissue source sites, relative to the study file: ``TSS Code`` and ``Source Site``, or for regions
+    ``column``."""
+    column: str = "Region"
+    """Column of ``table`` that names the region."""
+    min_patients: int = Field(default=20, ge=1)
+    """Sites with fewer development patients are merged."""
+    merge: Literal["other", "region"] = "other"
+    """How small sites are merged: all together, or with the others of their region (``table`` with ``column``)."""
+    guard: Literal["patients", "institutions"] = "patients"
+    """What two clients, or a client and an external cohort, may not share. They never share patients;
+    ``institutions`` forbids shared hospitals as well."""
+    clients: int = Field(default=6, ge=2, le=10_000)
+    """Number of clients (``iid``, ``dirichlet``)."""
+    alpha: float = Field(default=0.5, gt=0)
+    """Concentration of ``dirichlet``: small is skewed, large is ``iid``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_short(cls, data: Any) -> Any:
+        return {"scheme": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _has_its_table(self) -> Self:
+        if self.table is None and (self.scheme in BY_TABLE or self.merge == "region"):
+            what = self.scheme if self.scheme in BY_TABLE else "merge: region"
+            raise ValueError(
+                f"{what} needs a table of tissue source sites: write table: tissueSourceSite.tsv"
+            )
+        if self.merge == "region" and self.scheme not in ("site", "tss", "institution"):
+            raise ValueError(f"scheme {self.scheme!r} has no small sites to merge by region")
+        return self
+
+
+Plan = Literal["folds", "leave_one_site_out", "leave_one_cohort_out"]
+
+
+class PlanParams(StrictParams):
+    """What is trained and on which patients it is evaluated, always beside pooled, local and ensemble training."""
+
+    plans: list[Plan] = Field(default=["folds"], min_length=1)
+    """``folds``: those of ``splits``, every client with training, inner validation and test patients;
+    ``leave_one_site_out``: each client is the test part once; ``leave_one_cohort_out``: each development cohort is.
+    External cohorts are predicted in the plan ``folds``."""
+    folds: int | None = Field(default=None, ge=1)
+    """Use only the first folds of each plan, up to this number; all of them if not given."""
+    clean_costs: bool = True
+    """Show what each server aggregation costs without an attack; needs one further round of local training."""
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        if len(set(self.plans)) < len(self.plans):
+            raise ValueError("evaluation.plans names a plan twice")
+        return self
+
+
+class LocalParams(StrictParams):
     """What a client does in a round."""
 
     epochs: int | None = Field(default=None, ge=1)
@@ -32,7 +101,7 @@ class LocalParams(Spec):
     steps: int | None = Field(default=None, ge=1)
     """Optimiser steps in a round, in place of ``epochs``."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """Begins anew in every round, so that nothing of it has to be kept or averaged."""
+    """Its state starts afresh in every round, so that nothing of it has to be kept or averaged."""
     lr: float | None = Field(default=None, gt=0, json_schema_extra={"search": {"loguniform": [1e-5, 1e-1]}})
     """Learning rate; that of ``training`` if not given."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -48,7 +117,7 @@ class LocalParams(Spec):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.epochs is not None and self.steps is not None:
-            raise ValueError("a round is so many epochs or so many steps; write one of them")
+            raise ValueError("a round is measured in epochs or in steps; write one of them")
         if self.batch not in ("auto", "full") and self.batch < 1:  # type: ignore[operator]
             raise ValueError(f"batch is a number of patients of 1 or more, auto or full, not {self.batch}")
         if self.momentum and self.optimizer != "sgd":
@@ -61,79 +130,95 @@ class LocalParams(Spec):
         return (1 if self.epochs is None else self.epochs), self.steps
 
 
-class Participation(Spec):
-    """Who takes part in a round; a function of (seed, round)."""
+class Participation(StrictParams):
+    """Which clients take part in a round; a function of (seed, round)."""
 
     scheme: Literal["all", "uniform", "size", "round_robin", "poisson"] = "all"
-    """``uniform`` and ``size`` draw without repetition (``size``: in proportion to patients), ``round_robin`` takes
-    turns, ``poisson`` draws every client by itself."""
+    """``uniform`` and ``size`` draw without replacement (``size``: in proportion to patients), ``round_robin`` takes
+    turns, ``poisson`` draws every client independently."""
     fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the clients in a round; for ``poisson`` the probability of each."""
     min_clients: int = Field(default=1, ge=1)
     """A round with fewer accepted updates changes nothing; three such rounds in a row are an error."""
 
 
-class ClockParams(Spec):
-    """Virtual time: how long clients take, who is late, who fails. No real clock is read."""
+class ClockParams(StrictParams):
+    """Virtual time: how long clients take, which are late, which fail. No real clock is read."""
 
     speed_sd: float = Field(default=0.0, ge=0)
     """Standard deviation of the log of a client's slowness, drawn once per client."""
     jitter_sd: float = Field(default=0.0, ge=0)
     """The same, drawn for every round."""
     deadline: float | None = Field(default=None, gt=0)
-    """A client that takes longer than so many times the median client is late and left out of the round."""
+    """A client that takes longer than this many times the median client is late and left out of the round."""
     failures: float = Field(default=0.0, ge=0, lt=1)
-    """Probability with which a client drops out of a round, to rehearse it."""
+    """Probability with which a client drops out of a round, to simulate failures."""
 
 
-class FederationParams(Spec):
+class UpdateValidatorParams(BaseModel):
+    """Which well-formed updates the server rejects."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    norm_factor: float | None = Field(
+        10.0,
+        gt=1,
+        description="updates longer than this many median norms of the last rounds are rejected; no bound if null",
+    )
+    max_norm: float | None = Field(
+        None, gt=0, description="longest update accepted in any round, including the first"
+    )
+    window: int = Field(5, ge=1, description="number of rounds whose norms are remembered")
+
+
+class FederationParams(StrictParams):
     """How sites train together."""
 
     sites: ClientScheme = ClientScheme()
     """Who the clients are; ``sites: cohort`` in short."""
     evaluation: PlanParams = PlanParams()
-    """What is trained, and on whom it is judged."""
+    """What is trained, and on which patients it is evaluated."""
     rounds: int = Field(default=20, ge=1)
-    """Rounds; of an asynchronous strategy, steps of the server."""
+    """Rounds; for an asynchronous strategy, steps of the server."""
     strategy: str = "fedavg"
     """What clients and server do beyond averaging: ``equipoise ls strategies``."""
     strategy_params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of the strategy."""
     rule: str = "mean"
-    """How updates are combined: ``equipoise ls site_rules``."""
+    """How updates are combined: ``equipoise ls server_aggregations``."""
     rule_params: dict[str, Any] = Field(default_factory=dict)
-    """Parameters of the rule."""
+    """Parameters of the server aggregation."""
     weights: Literal["patients", "uniform"] = "patients"
-    """How much a client counts: by its labelled patients, group of parameters by group, or like any other."""
+    """Weight of a client: its labelled patients, for each group of parameters, or the same for all clients."""
     local: LocalParams = LocalParams()
     """What a client does in a round."""
     participation: Participation = Participation()
-    """Who takes part."""
+    """Which clients take part."""
     clock: ClockParams = ClockParams()
     """Virtual time, late and failing clients."""
-    gate: GateParams = Field(default_factory=lambda: GateParams.model_validate({}))
-    """What updates are turned away."""
+    gate: UpdateValidatorParams = Field(default_factory=lambda: UpdateValidatorParams.model_validate({}))
+    """Which updates are rejected."""
     privacy: PrivacyParams = Field(default_factory=lambda: PrivacyParams.model_validate({}))
     """Differential privacy of clients or patients, masked sums."""
     bench_after: int = Field(default=3, ge=1)
-    """Rounds in which a client failed or was quarantined after which it is left out for good."""
+    """A client that failed or was quarantined in this many rounds is excluded from all later ones."""
     min_n: int = Field(default=5, ge=1)
-    """Scalars over fewer patients than this do not leave a client."""
+    """Scalars computed from fewer patients than this do not leave a client."""
     fixed_point_bits: int = Field(default=32, ge=8, le=48)
-    """Binary digits behind the point in sums of updates."""
+    """Fractional bits of the fixed-point numbers in which updates are summed."""
     backend: Literal["auto", "inline", "ray"] = "auto"
-    """``inline`` runs clients here one after the other, ``ray`` in workers; the results are identical. ``auto``:
-    Ray where a session is open and the work is worth it."""
+    """``inline`` runs the clients in this process one after the other, ``ray`` in workers; the results are identical.
+    ``auto``: Ray where a session is open and the rounds are long enough to profit."""
     workers: int | None = Field(default=None, ge=1)
-    """Workers that clients live in; as many as there are CPUs (GPUs), and no more than clients, if not given."""
+    """Workers that run the clients; if not given, as many as there are CPUs (GPUs), and no more than clients."""
     worker_cpus: float = Field(default=1.0, gt=0)
     """CPUs of a worker; may be a fraction."""
     worker_gpus: float = Field(default=0.0, ge=0)
     """GPUs of a worker; may be a fraction."""
     timeout_s: float | None = Field(default=None, gt=0)
-    """Seconds without any reply after which the workers that are still at work are given up; never if not given."""
+    """Seconds without any reply after which the busy workers are given up; no limit if not given."""
     checkpoints: int = Field(default=2, ge=1)
-    """Rounds that are kept on disk."""
+    """Number of round checkpoints kept on disk."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -142,30 +227,30 @@ class FederationParams(Spec):
         self._private()
         if self.strategy == "cyclic" and self.rule != "mean":
             raise ValueError(
-                f"cyclic passes one model on and has nothing to combine; rule {self.rule!r} is of no use"
+                f"cyclic passes one model from client to client and aggregates nothing; remove rule {self.rule!r}"
             )
         if self.strategy == "fedbuff" and (
             self.clock.deadline is not None or self.participation.scheme != "all"
         ):
             raise ValueError(
-                "fedbuff has no rounds that close: leave out clock.deadline and participation.scheme"
+                "fedbuff has no synchronous rounds: leave out clock.deadline and participation.scheme"
             )
         return self
 
     def _private(self) -> None:
-        """Privacy that could not be kept as promised is refused, with the reasons."""
+        """Refuse privacy settings whose guarantee would not hold, with the reasons."""
         reasons = refusals(
             self.privacy,
-            rule=self.rule,
+            server_aggregation=self.rule,
             strategy=self.strategy,
             uniform_weights=self.weights == "uniform",
-            norm_gate=self.gate.norm_factor is not None or self.gate.max_norm is not None,
+            norm_bound=self.gate.norm_factor is not None or self.gate.max_norm is not None,
             asynchronous=self.strategy == "fedbuff",
             max_share=self.rule_params.get("max_share"),
         )
         if self.privacy.client_level and self.participation.scheme != "poisson":
             reasons.append(
-                "client-level privacy counts on clients drawn by themselves: write participation: {scheme: poisson}"
+                "client-level privacy assumes independently drawn clients: write participation: {scheme: poisson}"
             )
         if reasons:
             raise ValueError("; ".join(reasons))
@@ -174,6 +259,6 @@ class FederationParams(Spec):
         if self.strategy not in ("scaffold", "fednova"):
             return
         if self.local.optimizer != "sgd":
-            raise ValueError(f"{self.strategy} is defined for plain steps; write local: {{optimizer: sgd}}")
+            raise ValueError(f"{self.strategy} is defined for SGD; write local: {{optimizer: sgd}}")
         if self.strategy == "scaffold" and self.local.momentum:
-            raise ValueError("scaffold is defined for steps without momentum")
+            raise ValueError("scaffold is defined for SGD without momentum")

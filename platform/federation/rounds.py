@@ -1,4 +1,4 @@
-"""One round: choose, broadcast, train, take, step. Together, or one client after the other."""
+"""One round: choose clients, send requests, train, receive updates, step. In parallel, or one client after another."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from equipoise.platform.federation.backend import Backend
-from equipoise.platform.federation.clock import Clock
-from equipoise.platform.federation.order import Order, nonce_of
+from equipoise.platform.federation.messages import TrainRequest, request_id_of
 from equipoise.platform.federation.params import FederationParams
-from equipoise.platform.federation.sampling import DRAW, participants, poisson, tour
-from equipoise.platform.federation.server import Server
+from equipoise.platform.federation.server.participation import DRAW, participants, poisson, visiting_order
+from equipoise.platform.federation.server.server import Server
+from equipoise.platform.federation.simulation.clock import VirtualClock
 
 
 @dataclass(frozen=True)
-class Orders:
-    """Writes the orders of a federation.
+class RequestFactory:
+    """Makes the requests of a federation.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Orders:
     lr: float
     seed: int
 
-    def rate(self, round_: int) -> float:
+    def learning_rate(self, round_: int) -> float:
         """Learning rate of a round."""
         if self.params.local.schedule == "constant":
             return self.lr
@@ -41,10 +41,10 @@ class Orders:
 
     def fit(
         self, server: Server, round_: int, lr: float, clients: list[str], vector: np.ndarray | None = None
-    ) -> Order:
-        """Train from the server's present weights, or from others."""
+    ) -> TrainRequest:
+        """Train from the current weights of the server, or from the given ones."""
         epochs, steps = self.params.local.length
-        return Order(
+        return TrainRequest(
             round=round_,
             kind="fit",
             seed=self.seed,
@@ -53,67 +53,83 @@ class Orders:
             steps=steps,
             vector=server.vector if vector is None else vector,
             arrays=server.strategy.broadcast(server.state),
-            shield=server.shield.open_round(round_, clients),
+            privacy=server.privacy.open_round(round_, clients),
         )
 
-    def personalise(self, server: Server) -> Order:
-        """Go on from the last weights, for the client's own use."""
+    def personalise(self, server: Server) -> TrainRequest:
+        """Train a personal model from the final weights."""
         last = self.params.rounds - 1
         steps = server.strategy.personal_steps
-        return Order(last + 1, "personalise", self.seed, self.rate(last), 1, steps, server.vector)
+        return TrainRequest(
+            last + 1, "personalise", self.seed, self.learning_rate(last), 1, steps, server.vector
+        )
 
 
-def chosen(params: FederationParams, server: Server, seed: int, round_: int) -> list[str]:
-    """Who is asked in a round."""
+def choose_clients(params: FederationParams, server: Server, seed: int, round_: int) -> list[str]:
+    """Clients that are asked to train in a round."""
     sizes = {client: manifest.n for client, manifest in server.manifests.items()}
-    if server.shield.rate is not None:
+    if server.privacy.rate is not None:
         rng = np.random.default_rng(np.random.SeedSequence([seed, round_, DRAW]))
-        return poisson(server.learners, server.shield.rate, rng)
-    return participants(params.participation, server.learners, sizes, seed=seed, round_=round_)
+        return poisson(server.eligible, server.privacy.rate, rng)
+    return participants(params.participation, server.eligible, sizes, seed=seed, round_=round_)
 
 
-def together(
-    params: FederationParams, server: Server, backend: Backend, clock: Clock, orders: Orders, round_: int
+def run_parallel(
+    params: FederationParams,
+    server: Server,
+    backend: Backend,
+    clock: VirtualClock,
+    requests: RequestFactory,
+    round_: int,
 ) -> dict[str, float]:
-    """All participants train at once from the same weights."""
-    asked = chosen(params, server, orders.seed, round_)
+    """All participants train in parallel from the same weights."""
+    asked = choose_clients(params, server, requests.seed, round_)
     late, failing = clock.late(asked, round_), clock.failing(asked, round_)
-    tally = server.open(asked)
-    published = backend.publish(orders.fit(server, round_, orders.rate(round_), asked))
+    round_state = server.open_round(asked)
+    published = backend.publish(requests.fit(server, round_, requests.learning_rate(round_), asked))
     waiting: set[str] = set()
     for client in asked:
         if client in failing:
-            server.note(tally, round_, client, "failed", reason="dropped out (rehearsed)")
+            server.record(round_state, round_, client, "failed", reason="dropped out (simulated)")
         elif client in late:
-            server.note(tally, round_, client, "late", reason=f"later than {clock.deadline:.3g} steps")
+            server.record(
+                round_state, round_, client, "late", reason=f"later than {clock.deadline:.3g} steps"
+            )
         else:
-            backend.start(published, client, nonce_of(orders.seed, round_, client))
+            backend.send(published, client, request_id_of(requests.seed, round_, client))
             waiting.add(client)
     while waiting:
-        reply = backend.wait(waiting)
+        reply = backend.receive(waiting)
         waiting.remove(reply.client)
-        server.take(tally, reply, round_, round_)
+        server.receive(round_state, reply, round_, round_)
         backend.commit(reply)
-    return server.close(tally, round_)
+    return server.close_round(round_state, round_)
 
 
-def in_turn(
-    params: FederationParams, server: Server, backend: Backend, clock: Clock, orders: Orders, round_: int
+def run_sequential(
+    params: FederationParams,
+    server: Server,
+    backend: Backend,
+    clock: VirtualClock,
+    requests: RequestFactory,
+    round_: int,
 ) -> dict[str, float]:
-    """A tour: every participant trains from the weights that the one before it left."""
-    asked = chosen(params, server, orders.seed, round_)
+    """Every participant trains from the weights that the previous one sent."""
+    asked = choose_clients(params, server, requests.seed, round_)
     shuffled = bool(getattr(server.strategy, "shuffled", False))
     failing, late = clock.failing(asked, round_), clock.late(asked, round_)
-    tally, begun = server.open(asked), server.vector
-    for client in tour(asked, shuffled=shuffled, seed=orders.seed, round_=round_):
+    round_state, start_vector = server.open_round(asked), server.vector
+    for client in visiting_order(asked, shuffled=shuffled, seed=requests.seed, round_=round_):
         if client in failing:
-            server.note(tally, round_, client, "failed", reason="dropped out (rehearsed)")
+            server.record(round_state, round_, client, "failed", reason="dropped out (simulated)")
         elif client in late:
-            server.note(tally, round_, client, "late", reason=f"later than {clock.deadline:.3g} steps")
+            server.record(
+                round_state, round_, client, "late", reason=f"later than {clock.deadline:.3g} steps"
+            )
         else:
-            order = orders.fit(server, round_, orders.rate(round_), [client])
-            backend.start(backend.publish(order), client, nonce_of(orders.seed, round_, client))
-            reply = backend.wait([client])
-            server.hand_on(tally, reply, round_)
+            request = requests.fit(server, round_, requests.learning_rate(round_), [client])
+            backend.send(backend.publish(request), client, request_id_of(requests.seed, round_, client))
+            reply = backend.receive([client])
+            server.receive_in_turn(round_state, reply, round_)
             backend.commit(reply)
-    return server.close(tally, round_, begun=begun)
+    return server.close_round(round_state, round_, start_vector=start_vector)

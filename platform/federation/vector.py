@@ -1,7 +1,7 @@
 """The state of a model as one flat vector with named segments: what is broadcast, trained and averaged.
 
-Every segment belongs to a group that says whose data train it, so that a client without a task or a modality
-neither moves nor dilutes what only that task or modality uses:
+Every segment belongs to a group that determines which clients train it, so that a client without a task or a modality
+neither moves nor dilutes parameters that only that task or modality uses:
 
 - ``shared``: every client with any label;
 - ``task:<name>``: clients with labels of the task;
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SHARED = "shared"
-#: Numbers handled at once: what fits the cache.
+#: Numbers processed at once, so that they fit the cache.
 _CHUNK = 1 << 15
 Kind = Literal["weight", "norm", "buffer"]
 #: A group, the part of it before the colon, a kind, or ``re:`` and a pattern of names.
@@ -51,11 +51,11 @@ class Segment:
 
     @property
     def span(self) -> slice:
-        """Where it stands."""
+        """Its slice of the vector."""
         return slice(self.start, self.stop)
 
     def matches(self, selector: Selector) -> bool:
-        """Whether a selector means this segment."""
+        """Whether a selector matches this segment."""
         if selector.startswith("re:"):
             return re.search(selector.removeprefix("re:"), self.name) is not None
         return selector in (self.group, self.group.partition(":")[0], self.kind)
@@ -80,7 +80,7 @@ class Schema:
         Raises
         ------
         FederationError
-            If the state holds something else than float32 numbers and counters.
+            If the state holds anything but float32 numbers and counters.
         """
         groups, norms = _groups(model, tasks), _norm_names(model)
         trained = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
@@ -113,37 +113,37 @@ class Schema:
 
     @cached_property
     def spans(self) -> tuple[tuple[str, slice], ...]:
-        """Group and stretch of the vector; neighbours of one group are one stretch."""
-        found: list[tuple[str, slice]] = []
+        """Group and slice of the vector; adjacent segments of one group form one slice."""
+        spans: list[tuple[str, slice]] = []
         for segment in self.segments:
-            if found and found[-1][0] == segment.group:
-                found[-1] = (segment.group, slice(found[-1][1].start, segment.stop))
+            if spans and spans[-1][0] == segment.group:
+                spans[-1] = (segment.group, slice(spans[-1][1].start, segment.stop))
             else:
-                found.append((segment.group, segment.span))
-        return tuple(found)
+                spans.append((segment.group, segment.span))
+        return tuple(spans)
 
     @cached_property
     def learned(self) -> np.ndarray:
-        """``[P]`` bool, what an optimiser moves; the rest are statistics and frozen weights."""
-        found = np.zeros(self.size, bool)
+        """``[P]`` bool, parameters that an optimiser moves; the rest are statistics and frozen weights."""
+        mask = np.zeros(self.size, bool)
         for segment in self.segments:
-            found[segment.span] = segment.trained
-        return found
+            mask[segment.span] = segment.trained
+        return mask
 
     def mask(self, selectors: Iterable[Selector]) -> np.ndarray:
-        """``[P]`` bool, what any of the selectors means."""
-        wanted, found = tuple(selectors), np.zeros(self.size, bool)
+        """``[P]`` bool, segments that match any of the selectors."""
+        wanted, mask = tuple(selectors), np.zeros(self.size, bool)
         for segment in self.segments:
             if any(segment.matches(selector) for selector in wanted):
-                found[segment.span] = True
-        return found
+                mask[segment.span] = True
+        return mask
 
     def expand(self, by_group: Mapping[str, float], default: float = 0.0) -> np.ndarray:
-        """``[P]`` float64 with every group's value where the group stands."""
-        found = np.full(self.size, default)
+        """``[P]`` float64, the value of every segment's group."""
+        values = np.full(self.size, default)
         for group, span in self.spans:
-            found[span] = by_group.get(group, default)
-        return found
+            values[span] = by_group.get(group, default)
+        return values
 
     def flatten(self, model: nn.Module) -> np.ndarray:
         """``[P]`` float32, a copy of the model's state."""
@@ -167,7 +167,7 @@ class Schema:
             for segment, value in zip(self.segments, model.state_dict(keep_vars=True).values(), strict=True):
                 part = vector[segment.span].reshape(segment.shape)
                 if value.device.type == "cpu" and value.dtype == torch.float32:
-                    np.copyto(value.detach().numpy(), part)  # broadcasts are read-only, which torch dislikes
+                    np.copyto(value.detach().numpy(), part)  # broadcast weights are read-only; torch warns
                 else:
                     moved = torch.from_numpy(np.array(part))
                     value.copy_(moved if value.is_floating_point() else moved.round())
@@ -193,8 +193,8 @@ class Schema:
         for segment in self.segments:
             array = arrays.get(segment.name)
             if array is None or array.shape != segment.shape:
-                found = "nothing" if array is None else f"shape {array.shape}"
-                raise FederationError(f"weights: {segment.name} of shape {segment.shape}, found {found}")
+                seen = "nothing" if array is None else f"shape {array.shape}"
+                raise FederationError(f"weights: {segment.name} of shape {segment.shape}, found {seen}")
             vector[segment.span] = np.asarray(array, np.float32).reshape(-1)
         return vector
 
@@ -203,23 +203,23 @@ def _groups(model: nn.Module, tasks: Sequence[str]) -> dict[int, str]:
     """id of a tensor → its group, for those that are not shared."""
     from torch import nn
 
-    found: dict[int, str] = {}
+    groups: dict[int, str] = {}
     parts: Any = model
     encoders, tokens = getattr(parts, "encoders", None), getattr(parts, "tokens", None)
     if isinstance(encoders, nn.ModuleDict):
         for name, module in encoders.items():
             state = [*module.parameters(), *module.buffers()]
-            found |= {id(value): f"modality:{name}" for value in state}
+            groups |= {id(value): f"modality:{name}" for value in state}
         if isinstance(tokens, nn.ParameterDict):
-            found |= {id(value): f"absent:{name}" for name, value in tokens.items()}
+            groups |= {id(value): f"absent:{name}" for name, value in tokens.items()}
     if hasattr(parts, "task_parameters"):
         owners: dict[int, set[str]] = {}
         for task in tasks:
             for parameter in parts.task_parameters(task):
                 owners.setdefault(id(parameter), set()).add(task)
-        # What several tasks own is everybody's.
-        found |= {key: f"task:{next(iter(own))}" for key, own in owners.items() if len(own) == 1}
-    return found
+        # Parameters of several tasks are shared.
+        groups |= {key: f"task:{next(iter(names))}" for key, names in owners.items() if len(names) == 1}
+    return groups
 
 
 def _norm_names(model: nn.Module) -> set[str]:

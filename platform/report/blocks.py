@@ -1,4 +1,4 @@
-"""What a section is made of: plain text and numbers. Only the template knows HTML, and it escapes."""
+"""Blocks of a section: plain text and numbers. Only the template produces HTML, and it escapes all text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from markupsafe import Markup
 
-from equipoise.platform.report.figures.style import Download, Figure
+from equipoise.platform.report.style import Download, Figure
 
 Tone = Literal["", "good", "warn", "bad", "muted"]
 
@@ -51,7 +51,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class Missing:
-    """A file that the section needs and does not have."""
+    """A file that the section needs and that is missing."""
 
     kind: ClassVar[str] = "missing"
     file: str
@@ -61,7 +61,7 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class Fact:
+class KeyNumber:
     """One number with its label."""
 
     label: str
@@ -70,18 +70,18 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """A row of numbers."""
+class KeyNumbers:
+    """A row of key numbers."""
 
-    kind: ClassVar[str] = "facts"
-    items: Sequence[Fact]
+    kind: ClassVar[str] = "key_numbers"
+    items: Sequence[KeyNumber]
 
 
 @dataclass(frozen=True)
 class Score:
     """One result in large type."""
 
-    place: str
+    dataset: str
     metric: str
     value: str
     interval: str
@@ -101,7 +101,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; ``numeric`` columns are aligned right, a ``folded`` table is hidden until asked for."""
+    """A table; ``numeric`` columns are aligned right, a ``folded`` table is hidden until opened."""
 
     kind: ClassVar[str] = "table"
     columns: Sequence[str]
@@ -115,7 +115,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Tables:
-    """Small tables side by side where there is room."""
+    """Small tables side by side if there is room."""
 
     kind: ClassVar[str] = "tables"
     items: Sequence[Table]
@@ -123,7 +123,7 @@ class Tables:
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures side by side where there is room, then the table ``beside`` them if half a row is left."""
+    """Figures side by side if there is room, then the table ``beside`` them if half a row is left."""
 
     kind: ClassVar[str] = "figures"
     items: Sequence[Figure]
@@ -140,7 +140,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Drawings:
-    """Drawings side by side where there is room."""
+    """Drawings side by side if there is room."""
 
     kind: ClassVar[str] = "drawings"
     items: Sequence[Drawing]
@@ -167,7 +167,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Code:
-    """Text to copy; ``folded`` hides long text behind its title until asked for or printed."""
+    """Text to copy; ``folded`` hides long text behind its title until opened or printed."""
 
     kind: ClassVar[str] = "code"
     text: str
@@ -176,12 +176,23 @@ class Code:
 
 
 Block = (
-    Text | Heading | Notice | Missing | Facts | Scores | Table | Tables | Figures | Drawings | Gallery | Code
+    Text
+    | Heading
+    | Notice
+    | Missing
+    | KeyNumbers
+    | Scores
+    | Table
+    | Tables
+    | Figures
+    | Drawings
+    | Gallery
+    | Code
 )
 
 
 def figures_with(figures: Sequence[Figure], table: Table | None) -> list[Block]:
-    """Figures and their table: beside a figure that stands alone, below several."""
+    """Figures and their table: beside a single figure, below several figures."""
     if len(figures) == 1 and not figures[0].wide:
         return [Figures(figures, table)]
     shown: list[Block] = [Figures(figures)] if figures else []
@@ -190,7 +201,7 @@ def figures_with(figures: Sequence[Figure], table: Table | None) -> list[Block]:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the report: title, one sentence, blocks."""
+    """A section of the report: title, one introductory sentence, blocks."""
 
     title: str
     lead: str

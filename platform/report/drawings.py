@@ -13,7 +13,7 @@ _BOX, _SIDE, _GAP, _STEP, _HEIGHT = 196, 208, 30, 78, 46
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the flow: who is left, and why others are not (``reasons``: text → count)."""
+    """A stage of the flow: patients and slides that remain, and losses (``reasons``: text → count)."""
 
     name: str
     patients: int
@@ -24,8 +24,8 @@ class Stage:
 
 
 def flow_diagram(title: str, stages: Sequence[Stage]) -> Markup:
-    """Boxes from top to bottom; what a stage loses leaves to the right."""
-    # Stages that lose nobody would be boxes that repeat the one above.
+    """Boxes from top to bottom; losses of a stage are shown at the right."""
+    # A stage without losses would repeat the box above.
     stages = [
         s for i, s in enumerate(stages) if i in (0, len(stages) - 1) or s.lost_patients or s.lost_slides
     ]
@@ -50,7 +50,7 @@ def flow_diagram(title: str, stages: Sequence[Stage]) -> Markup:
 def interval_bar(
     value: float, low: float, high: float, chance: float | None, limits: tuple[float, float] = (0.0, 1.0)
 ) -> Markup | None:
-    """A point with its interval on a fixed axis; the tick is a predictor without information."""
+    """A point with its interval on a fixed axis; the tick marks a predictor without information."""
     if not math.isfinite(value):
         return None
     left, right = limits
@@ -90,9 +90,9 @@ def _loss(stage: Stage, middle: float) -> Markup:
     full = "; ".join(f"{reason} ({n})" for reason, n in stage.reasons)
     left, first = _BOX + _GAP, middle - 7 * len(lines)
     body = [Markup('<text x="{}" y="{}" class="lost">{}</text>').format(left, first + 4, ", ".join(lost))]
-    for row, words in enumerate(lines, start=1):
+    for row, text in enumerate(lines, start=1):
         body.append(
-            Markup('<text x="{}" y="{}" class="why">{}</text>').format(left, first + 4 + 14 * row, words)
+            Markup('<text x="{}" y="{}" class="why">{}</text>').format(left, first + 4 + 14 * row, text)
         )
     return Markup("<g><title>{}</title>{}</g>").format(full, Markup("").join(body))
 
@@ -107,5 +107,5 @@ def _arrow(x1: float, y1: float, x2: float, y2: float) -> Markup:
     )
 
 
-def _short(words: str, most: int) -> str:
-    return words if len(words) <= most else words[: most - 1].rstrip() + "…"
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class SectionParams(BaseModel):
-    """Parameters of a section that has none."""
+    """Base of the parameters of sections; a section without parameters uses it as it is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -17,27 +17,25 @@ class SectionParams(BaseModel):
 class FlowParams(SectionParams):
     """Parameters of the participant flow."""
 
-    exclusions: int = Field(
-        default=100, ge=0, le=1000, description="rows of the exclusion list that are shown"
-    )
+    exclusions: int = Field(default=100, ge=0, le=1000, description="rows of the exclusion list to show")
 
 
 class QualityParams(SectionParams):
     """Parameters of quality control."""
 
-    thumbnails: int = Field(default=8, ge=0, le=8, description="thumbnails embedded in the page")
+    thumbnails: int = Field(default=8, ge=0, le=8, description="thumbnails to embed in the page")
 
 
 class SearchSectionParams(SectionParams):
     """Parameters of the search."""
 
-    trials: int = Field(default=10, ge=1, le=200, description="trials of the leaderboard that are shown")
+    trials: int = Field(default=10, ge=1, le=200, description="trials of the leaderboard to show")
 
 
 class LimitsParams(SectionParams):
     """Parameters of failures and limits."""
 
-    failures: int = Field(default=50, ge=0, le=500, description="failed slides that are listed")
+    failures: int = Field(default=50, ge=0, le=500, description="failed slides to list")
 
 
 _HOME = "equipoise.platform.report.sections"
@@ -53,7 +51,7 @@ SECTIONS: dict[str, tuple[str, type[BaseModel], str]] = {
     "splits": ("folds and the leakage audit", SectionParams, f"{_HOME}.splits:build"),
     "training": ("loss and validation metrics over the epochs", SectionParams, f"{_HOME}.training:build"),
     "search": (
-        "trials, settings that matter, methods, unseen patients",
+        "trials, importance of settings, methods, unseen patients",
         SearchSectionParams,
         f"{_HOME}.search:build",
     ),
@@ -71,6 +69,6 @@ SECTIONS: dict[str, tuple[str, type[BaseModel], str]] = {
         SectionParams,
         f"{_HOME}.federation:build",
     ),
-    "limits": ("failures and what the numbers cannot say", LimitsParams, f"{_HOME}.limits:build"),
+    "limits": ("failures and limits of the results", LimitsParams, f"{_HOME}.limits:build"),
     "provenance": ("commands, environment, input hashes", SectionParams, f"{_HOME}.provenance:build"),
 }

@@ -1,4 +1,4 @@
-"""Numbers as people read them: fixed decimals, a true minus sign, narrow spaces between thousands."""
+"""Numbers for readers: fixed decimals, a true minus sign, narrow spaces between thousands."""
 
 import math
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ _MINUS = "\u2212"
 
 
 def label(metric: str) -> str:
-    """Name of a metric for people."""
+    """Name of a metric for readers."""
     return LABELS.get(metric, metric)
 
 
 def number(value: float | None, decimals: int = 3) -> str:
-    """``0.873``, ``−1.20``; "not estimable" for NaN. Large values lose decimals that say nothing."""
+    """``0.873``, ``−1.20``; "not estimable" for NaN. Large values get fewer decimals."""
     if value is None or not math.isfinite(value):
         return NOT_ESTIMABLE
     if abs(value) >= 1000:
@@ -86,8 +86,8 @@ def plural(n: int, one: str, many: str | None = None) -> str:
     return f"{count(n)} {one if n == 1 else many or one + 's'}"
 
 
-def listed(words: list[str], most: int = 4) -> str:
-    """``a, b and c``; beyond ``most`` the rest is counted."""
-    if len(words) > most:
-        return f"{', '.join(words[:most])} and {len(words) - most} more"
-    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+def listed(items: list[str], most: int = 4) -> str:
+    """``a, b and c``; the items beyond ``most`` are counted."""
+    if len(items) > most:
+        return f"{', '.join(items[:most])} and {len(items) - most} more"
+    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)

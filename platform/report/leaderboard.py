@@ -1,6 +1,6 @@
 """``leaderboard.csv`` and ``leaderboard.html``: run folders side by side, read and written.
 
-What is computed is in :mod:`equipoise.platform.evaluation.leaderboard`; the page is in ``comparison_page``.
+The comparison is computed in :mod:`equipoise.platform.evaluation.leaderboard`; the page is in ``leaderboard_page``.
 """
 
 from collections.abc import Sequence
@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from equipoise.platform.errors import DataError
-from equipoise.platform.evaluation.comparison import caution
-from equipoise.platform.evaluation.latents import of_folds
+from equipoise.platform.evaluation.comparison import ranking_caution
+from equipoise.platform.evaluation.latents import read_fold_latents
 from equipoise.platform.evaluation.leaderboard import Leaderboard, compare
-from equipoise.platform.evaluation.measures import PRIMARY
-from equipoise.platform.evaluation.paired import Contender
+from equipoise.platform.evaluation.metric_definitions import PRIMARY
+from equipoise.platform.evaluation.paired import Candidate
 from equipoise.platform.evaluation.params import EvaluationParams
 from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.evaluation.samples import ALL, MODEL
-from equipoise.platform.report.comparison_page import comparison_page
 from equipoise.platform.report.formatting import estimate, label, number, p_value, percent
-from equipoise.platform.report.report import render_page
+from equipoise.platform.report.leaderboard_page import leaderboard_page
+from equipoise.platform.report.page import render_page
 from equipoise.platform.report.run_files import RunFiles
-from equipoise.platform.report.sections.balancing import method
+from equipoise.platform.report.sections.balancing import method_name
 
 
 @dataclass(frozen=True)
-class Written:
-    """What :func:`write_leaderboard` leaves behind."""
+class WrittenLeaderboard:
+    """Result and files of :func:`write_leaderboard`."""
 
     board: Leaderboard
     page: Path
@@ -33,35 +33,35 @@ class Written:
     synthetic: bool
 
 
-def write_leaderboard(runs: Sequence[Path], out: Path, baseline: str | None = None) -> Written:
+def write_leaderboard(runs: Sequence[Path], out: Path, baseline: str | None = None) -> WrittenLeaderboard:
     """Compare run folders and write ``leaderboard.csv``, ``differences.csv``, ``scores.csv`` and the page.
 
     Parameters
     ----------
     runs
-        Two run folders or more, all evaluated. They go by the names of their folders, with as much of the path
-        before it as it takes to tell them apart.
+        Two or more evaluated run folders. They are named by their folders, with as much of the path before it as is
+        needed to make the names unique.
     out
         Folder to write to.
     baseline
-        Name of a run to compare the others with, beside the best.
+        Name of a run to compare the others with, in addition to the best.
 
     Raises
     ------
     DataError
-        If a folder is no evaluated run, or the runs do not share patients, folds and labels.
+        If a folder is not an evaluated run, or the runs do not share patients, folds and labels.
     """
-    from equipoise.datasets.whole_files import atomic_path, write_text
+    from equipoise.datasets.atomic_io import atomic_path, write_text
 
     folders = [Path(run).resolve() for run in runs]
     if twice := sorted({str(f) for f in folders if folders.count(f) > 1}):
         raise DataError("the same run is named twice", where=", ".join(twice))
-    files = {name: RunFiles(folder) for name, folder in zip(names_of(folders), folders, strict=True)}
-    contenders = [_contender(name, run) for name, run in files.items()]
+    files = {name: RunFiles(folder) for name, folder in zip(unique_names(folders), folders, strict=True)}
+    candidates = [_candidate(name, run) for name, run in files.items()]
     first = next(iter(files.values()))
     params = EvaluationParams.model_validate(first.study.get("evaluation") or {})
     order = [task.name for task in first.tasks]
-    board = compare(contenders, params, int(first.study.get("seed") or 0), baseline, order)
+    board = compare(candidates, params, int(first.study.get("seed") or 0), baseline, order)
     synthetic = any(run.synthetic for run in files.values())
     prefix = "SYNTHETIC-" if synthetic else ""
     out.mkdir(parents=True, exist_ok=True)
@@ -69,13 +69,13 @@ def write_leaderboard(runs: Sequence[Path], out: Path, baseline: str | None = No
     for name, table in tables.items():
         with atomic_path(out / f"{name}.csv") as temporary:
             table.assign(synthetic=synthetic).to_csv(temporary, index=False)
-    page = comparison_page(board, files, prefix)
+    page = leaderboard_page(board, files, prefix)
     write_text(out / "leaderboard.html", render_page(page))
-    return Written(board, out / "leaderboard.html", out / "leaderboard.csv", synthetic)
+    return WrittenLeaderboard(board, out / "leaderboard.html", out / "leaderboard.csv", synthetic)
 
 
-def names_of(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths, equally long, that differ."""
+def unique_names(folders: Sequence[Path]) -> list[str]:
+    """The shortest unique ends of the paths, of equal length."""
     longest = max((len(folder.parts) for folder in folders), default=1)
     for length in range(1, longest + 1):
         names = ["/".join(folder.parts[-length:]) for folder in folders]
@@ -84,23 +84,23 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     return [str(folder) for folder in folders]
 
 
-def board_text(written: Written) -> str:
-    """The leaderboard as lines for a terminal, caution included."""
+def leaderboard_text(written: WrittenLeaderboard) -> str:
+    """The leaderboard as lines for a terminal, with its limits."""
     board = written.board
     columns = [("run", board.order)]
     if board.ranking is not None:
         columns.append(("mean rank", [number(board.ranking.mean_ranks[n], 2) for n in board.order]))
     if "p_best" in board.shares:
         columns.append(("P(best)", [percent(board.shares.loc[n, "p_best"]) for n in board.order]))
-    own = board.estimates[(board.estimates["class"] == "") & (board.estimates["predictor"] == MODEL)]
+    estimates = board.estimates[(board.estimates["class"] == "") & (board.estimates["predictor"] == MODEL)]
     for task, kind in board.tasks.items():
-        rows = own[(own["task"] == task) & (own["metric"] == PRIMARY[kind])]
+        rows = estimates[(estimates["task"] == task) & (estimates["metric"] == PRIMARY[kind])]
         for (role, cohort), part in rows.groupby(["role", "cohort"], sort=False):
             if (role == "test") != (cohort == ALL):  # all test folds, and external cohorts one by one
                 continue
             values = {r["method"]: estimate(r) for r in part.to_dict("records")}
-            place = "test" if role == "test" else cohort
-            columns.append((f"{task} {label(PRIMARY[kind])}, {place}", [values[n] for n in board.order]))
+            dataset = "test" if role == "test" else cohort
+            columns.append((f"{task} {label(PRIMARY[kind])}, {dataset}", [values[n] for n in board.order]))
     widths = [max(len(title), *map(len, cells)) for title, cells in columns]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -109,19 +109,19 @@ def board_text(written: Written) -> str:
     if written.synthetic:
         lines.insert(0, "SYNTHETIC DATA: these numbers say nothing about patients")
     if board.ranking is not None:
-        lines += [f"Friedman: {p_value(board.ranking.friedman.p)}. {caution(board.ranking)}"]
+        lines += [f"Friedman: {p_value(board.ranking.friedman.p)}. {ranking_caution(board.ranking)}"]
     return "\n".join(lines)
 
 
-def _contender(name: str, run: RunFiles) -> Contender:
+def _candidate(name: str, run: RunFiles) -> Candidate:
     if not run.folder.is_dir():
         raise DataError("there is no such run folder", where=str(run.folder))
     predictions = read_predictions(run.folder / "evaluation/predictions.parquet")
     folds = predictions[["repeat", "fold"]].drop_duplicates().itertuples(index=False)
-    latents = of_folds(run.folder / "folds" / f"{repeat}-{fold}" for repeat, fold in folds)
-    facts = {
+    latents = read_fold_latents(run.folder / "folds" / f"{repeat}-{fold}" for repeat, fold in folds)
+    metadata = {
         "model": str((run.study.get("model") or {}).get("kind", "")),
-        "balancing": method(run.study),
+        "balancing": method_name(run.study),
         "seed": str(run.study.get("seed", "")),
     }
-    return Contender(name, predictions, latents, facts)
+    return Candidate(name, predictions, latents, metadata)

@@ -1,4 +1,4 @@
-"""Picking rows of the metrics table and setting them side by side in a report table."""
+"""Selecting rows of the metrics table and arranging them in a table of the report."""
 
 import re
 from collections.abc import Iterable
@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from equipoise.platform.evaluation.measures import CHANCE
+from equipoise.platform.evaluation.metric_definitions import CHANCE_LEVEL
 from equipoise.platform.report.blocks import Cell, Table
-from equipoise.platform.report.figures.style import Download, slug
 from equipoise.platform.report.formatting import count, estimate, label, number, percent
 from equipoise.platform.report.run_files import RunFiles, Task
+from equipoise.platform.report.style import Download, slug
 
 #: A row of the metrics table.
 Row = dict[str, Any]
@@ -24,8 +24,8 @@ ORDER = (
 
 def pick(rows: Iterable[Row], **wanted: str) -> list[Row]:
     """Rows of the model over all folds and sites that match; ``cls`` stands for the column ``class``."""
-    asked = {"site": "all", "fold": "all", "cls": "", "predictor": "model"} | wanted
-    exact = {("class" if column == "cls" else column): value for column, value in asked.items()}
+    filters = {"site": "all", "fold": "all", "cls": "", "predictor": "model"} | wanted
+    exact = {("class" if column == "cls" else column): value for column, value in filters.items()}
     return [row for row in rows if all(row[column] == value for column, value in exact.items())]
 
 
@@ -47,27 +47,27 @@ def fold_count(run: RunFiles, task: str) -> int:
     return len({r["fold"] for r in rows} - {"all"})
 
 
-def chance_of(run: RunFiles, task: str, metric: str) -> float | None:
+def chance_level(run: RunFiles, task: str, metric: str) -> float | None:
     """Value of a predictor without information: from the baselines of the table, else the known constant."""
     row = _trivial([r for r in run.metric_rows if r["task"] == task], "", metric)
     known = row is not None and pd.notna(row["value"])
-    return float(row["value"]) if row is not None and known else CHANCE.get(metric)
+    return float(row["value"]) if row is not None and known else CHANCE_LEVEL.get(metric)
 
 
 def metric_table(run: RunFiles, task: Task) -> Table | None:
     """Every metric of a task: cross-validation, spread of the folds, external cohorts, baseline."""
     rows = [r for r in run.metric_rows if r["task"] == task.name]
-    found = {(r["class"], r["metric"]) for r in rows if r["predictor"] == "model" and r["fold"] == "all"}
-    if not found:
+    computed = {(r["class"], r["metric"]) for r in rows if r["predictor"] == "model" and r["fold"] == "all"}
+    if not computed:
         return None
     cohorts = sorted({r["cohort"] for r in rows if r["role"] == "external"} - {"all"})
-    places = [("test", "all"), *[("external", c) for c in cohorts]]
+    datasets = [("test", "all"), *[("external", c) for c in cohorts]]
     notes: list[str] = []
     lines = []
-    for cls in sorted({cls for cls, _ in found}):
-        for metric in [m for m in ORDER if (cls, m) in found]:
+    for cls in sorted({cls for cls, _ in computed}):
+        for metric in [m for m in ORDER if (cls, m) in computed]:
             cells: list[str | Cell] = [f"{label(metric)}, {cls}" if cls else label(metric)]
-            for role, cohort in places:
+            for role, cohort in datasets:
                 cells.append(_value(pick(rows, role=role, cohort=cohort, cls=cls, metric=metric), notes))
                 if role == "test":
                     cells += [_spread(rows, cls, metric), _baseline(_trivial(rows, cls, metric))]
@@ -78,7 +78,7 @@ def metric_table(run: RunFiles, task: Task) -> Table | None:
     return Table(
         columns,
         lines,
-        caption=_counts(rows, places),
+        caption=_counts(rows, datasets),
         numeric=frozenset(range(1, len(columns))),
         footnotes=notes,
         download=Download(f"metrics-{slug(task.name)}.csv", pd.DataFrame(rows)),
@@ -86,14 +86,14 @@ def metric_table(run: RunFiles, task: Task) -> Table | None:
 
 
 def first_sentence(note: str) -> str:
-    """A note up to its first semicolon, for places with little room."""
+    """A note up to its first semicolon, for cells with little room."""
     return re.split(r";\s", note, maxsplit=1)[0]
 
 
-def _value(found: list[Row], notes: list[str]) -> Cell:
-    if not found:
+def _value(rows: list[Row], notes: list[str]) -> Cell:
+    if not rows:
         return Cell("–", tone="muted")
-    row = found[0]
+    row = rows[0]
     mark = ""
     if row["note"]:
         if row["note"] not in notes:
@@ -120,13 +120,13 @@ def _baseline(row: Row | None) -> Cell:
     return Cell(number(row["value"]), tone="muted", note=row["predictor"])
 
 
-def _counts(rows: list[Row], places: list[tuple[str, str]]) -> str:
-    """How many patients and positives or events stand behind each column."""
+def _counts(rows: list[Row], datasets: list[tuple[str, str]]) -> str:
+    """Numbers of patients and of positives or events for each column."""
     parts = []
-    for role, cohort in places:
-        found = [r for r in rows if r["role"] == role and r["cohort"] == cohort and r["site"] == "all"]
-        if found:
-            row = found[0]
+    for role, cohort in datasets:
+        matching = [r for r in rows if r["role"] == role and r["cohort"] == cohort and r["site"] == "all"]
+        if matching:
+            row = matching[0]
             positives = "" if pd.isna(row["n_pos"]) else f", {_positives(row)}"
             where = "Test folds" if role == "test" else cohort
             parts.append(f"{where}: {count(row['n'])} labelled patients{positives}")

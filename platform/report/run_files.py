@@ -1,4 +1,9 @@
-"""Reading a run folder for its report: a missing or broken file is None and named in ``problems``."""
+"""Reading a run folder, with its federation, for the report.
+
+A missing or broken file is None and is named in ``problems`` or ``missing``.
+
+Reading ``federated/`` of a run folder for the report; a missing or broken file becomes a block that names it.
+"""
 
 import json
 import re
@@ -17,32 +22,32 @@ from equipoise.platform.evaluation.predictions import kind_of, read_predictions
 from equipoise.platform.report.blocks import Missing
 
 
-class Source(NamedTuple):
-    """What a file of the run folder is, which command makes it, which property of ``RunFiles`` reads it."""
+class FileSpec(NamedTuple):
+    """A file of the run folder: description, command that creates it, property of ``RunFiles`` that reads it."""
 
-    what: str
+    description: str
     command: str
     attribute: str
 
 
 FILES = {
-    "provenance/resolved.yaml": Source("the resolved study", "equipoise run", "study"),
-    "provenance/environment.json": Source("the environment of the run", "equipoise run", "environment"),
-    "provenance/inputs.json": Source("hashes of the inputs", "equipoise validate", "inputs"),
-    "status.json": Source("the state of the run", "equipoise run", "status"),
-    "manifest/patients.parquet": Source("patients and labels", "equipoise validate", "patients"),
-    "manifest/slides.parquet": Source("the slides and their states", "equipoise extract", "slides"),
-    "manifest/exclusions.csv": Source("one row per exclusion", "equipoise validate", "exclusions"),
-    "manifest/flow.json": Source("the participant flow", "equipoise validate", "flow"),
-    "manifest/splits.json": Source("who is in which fold", "equipoise train", "splits"),
-    "manifest/leakage.csv": Source("the leakage audit", "equipoise train", "leakage"),
-    "manifest/warnings.json": Source("warnings of the run", "equipoise validate", "warnings"),
-    "manifest/notes.json": Source("remarks on the tables", "equipoise validate", "notes"),
-    "qc": Source("thumbnails of the slides", "equipoise extract", "thumbnails"),
-    "folds": Source("training history of the folds", "equipoise train", "histories"),
-    "evaluation/predictions.parquet": Source("the predictions table", "equipoise train", "predictions"),
-    "evaluation/metrics.csv": Source("the metrics table", "equipoise evaluate", "metrics"),
-    "evaluation/metrics.json": Source("parameters of the evaluation", "equipoise evaluate", "confidence"),
+    "provenance/resolved.yaml": FileSpec("the resolved study", "equipoise run", "study"),
+    "provenance/environment.json": FileSpec("the environment of the run", "equipoise run", "environment"),
+    "provenance/inputs.json": FileSpec("hashes of the inputs", "equipoise validate", "inputs"),
+    "status.json": FileSpec("the state of the run", "equipoise run", "status"),
+    "manifest/patients.parquet": FileSpec("patients and labels", "equipoise validate", "patients"),
+    "manifest/slides.parquet": FileSpec("the slides and their statuses", "equipoise extract", "slides"),
+    "manifest/exclusions.csv": FileSpec("one row per exclusion", "equipoise validate", "exclusions"),
+    "manifest/flow.json": FileSpec("the participant flow", "equipoise validate", "flow"),
+    "manifest/splits.json": FileSpec("who is in which fold", "equipoise train", "splits"),
+    "manifest/leakage.csv": FileSpec("the leakage audit", "equipoise train", "leakage"),
+    "manifest/warnings.json": FileSpec("warnings of the run", "equipoise validate", "warnings"),
+    "manifest/notes.json": FileSpec("remarks on the tables", "equipoise validate", "notes"),
+    "qc": FileSpec("thumbnails of the slides", "equipoise extract", "thumbnails"),
+    "folds": FileSpec("training history of the folds", "equipoise train", "histories"),
+    "evaluation/predictions.parquet": FileSpec("the predictions table", "equipoise train", "predictions"),
+    "evaluation/metrics.csv": FileSpec("the metrics table", "equipoise evaluate", "metrics"),
+    "evaluation/metrics.json": FileSpec("parameters of the evaluation", "equipoise evaluate", "confidence"),
 }
 
 _SYNTHETIC_ID = re.compile(r"^SYN-")
@@ -69,11 +74,11 @@ class RunFiles:
         """A block for each of the files that is absent or unreadable."""
         blocks = []
         for name in names:
-            source = FILES[name]
-            getattr(self, source.attribute)  # what is broken shows when it is read
+            spec = FILES[name]
+            getattr(self, spec.attribute)  # reading it finds problems
             absent = not (self.folder / name).exists()
             if absent or name in self.problems:
-                blocks.append(Missing(name, source.what, source.command, self.problems.get(name, "")))
+                blocks.append(Missing(name, spec.description, spec.command, self.problems.get(name, "")))
         return blocks
 
     @cached_property
@@ -103,13 +108,13 @@ class RunFiles:
 
     @cached_property
     def slides(self) -> pd.DataFrame | None:
-        """Slides with their state (``listed`` as long as no slide was opened)."""
+        """Slides with their status (``listed`` as long as no slide was opened)."""
         table = self._table("manifest/slides.parquet", pd.read_parquet, "slide", "patient", "cohort")
         return table if table is None or "status" in table else table.assign(status="listed")
 
     @property
     def used_slides(self) -> pd.DataFrame | None:
-        """Slides that are in use as far as is known."""
+        """Slides that are used, or that are only listed so far."""
         return None if self.slides is None else self.slides[self.slides["status"].isin(["ok", "listed"])]
 
     @cached_property
@@ -152,13 +157,13 @@ class RunFiles:
     @cached_property
     def histories(self) -> dict[str, pd.DataFrame]:
         """Training history by fold name ``<repeat>-<fold>``."""
-        found = {}
+        histories = {}
         for path in sorted((self.folder / "folds").glob("*/history.csv")):
             name = path.relative_to(self.folder).as_posix()
             table = self._table(name, pd.read_csv, "epoch")
             if table is not None and len(table):
-                found[path.parent.name] = table
-        return found
+                histories[path.parent.name] = table
+        return histories
 
     @cached_property
     def predictions(self) -> pd.DataFrame | None:
@@ -179,8 +184,8 @@ class RunFiles:
     def confidence(self) -> float:
         """Level of the intervals in the metrics table."""
         written = self._mapping("evaluation/metrics.json", _json).get("parameters") or {}
-        asked = self.study.get("evaluation") or {}
-        return float(written.get("confidence") or asked.get("confidence") or 0.95)
+        params = self.study.get("evaluation") or {}
+        return float(written.get("confidence") or params.get("confidence") or 0.95)
 
     @cached_property
     def tasks(self) -> list[Task]:
@@ -195,15 +200,17 @@ class RunFiles:
 
     @cached_property
     def synthetic(self) -> bool:
-        """Whether anything here comes from the generator: said by the run, or seen by a ``SYN-`` barcode.
+        """Whether any patient is synthetic: stated by the run, or recognised by a ``SYN-`` barcode.
 
-        One synthetic patient is enough: a mixed study is not a clinical result either.
+        One synthetic patient is enough: results of a mixed study are not clinical either.
         """
-        said = [self.study.get("synthetic"), self.status.get("synthetic")]
-        said.append(self.inputs.get("synthetic") if isinstance(self.inputs, dict) else None)
+        stated = [self.study.get("synthetic"), self.status.get("synthetic")]
+        stated.append(self.inputs.get("synthetic") if isinstance(self.inputs, dict) else None)
         tables = [self.patients, self.predictions]
-        seen = [t["patient"].astype(str).str.match(_SYNTHETIC_ID).any() for t in tables if t is not None]
-        return any(bool(s) for s in said) or any(seen)
+        recognised = [
+            t["patient"].astype(str).str.match(_SYNTHETIC_ID).any() for t in tables if t is not None
+        ]
+        return any(bool(s) for s in stated) or any(recognised)
 
     def _read(self, name: str, reader: Callable[[Path], Any]) -> Any:
         path = self.folder / name
@@ -241,10 +248,10 @@ class RunFiles:
 
     def _table(self, name: str, reader: Callable[[Path], Any], *columns: str) -> pd.DataFrame | None:
         table = self._read(name, reader)
-        lacking = [] if table is None else [c for c in columns if c not in table]
-        if lacking:
-            self.problems[name] = f"lacks the columns {', '.join(lacking)}"
-        return None if lacking else table
+        absent = [] if table is None else [c for c in columns if c not in table]
+        if absent:
+            self.problems[name] = f"lacks the columns {', '.join(absent)}"
+        return None if absent else table
 
 
 def _classes(task: dict[str, Any]) -> tuple[str, ...]:
@@ -264,3 +271,63 @@ def _yaml(path: Path) -> Any:
 
 def _csv(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+FEDERATION_COMMAND = "equipoise federate"
+#: File → description.
+FEDERATION_FILES = {
+    "federated/setting.json": "clients, settings and costs of server aggregations",
+    "federated/sites.csv": "results by site",
+    "federated/rounds.jsonl": "history of the rounds",
+    "federated/traffic.csv": "bytes sent by each client and what the server did with its updates",
+}
+
+
+class FederationFiles:
+    """The files of a federation, read once.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.missing: list[Missing] = []
+        self.setting: dict[str, Any] = self._read("federated/setting.json", _json_mapping) or {}
+        self.sites: pd.DataFrame | None = self._read("federated/sites.csv", _sites)
+        self.rounds: pd.DataFrame | None = self._read("federated/rounds.jsonl", _json_lines)
+        self.traffic: pd.DataFrame | None = self._read("federated/traffic.csv", _traffic)
+
+    def _read(self, name: str, reader: Callable[[Path], Any]) -> Any:
+        path, problem = self.folder / name, ""
+        try:
+            if path.exists():
+                return reader(path)
+        except (OSError, ValueError, KeyError) as broken:
+            problem = f"{type(broken).__name__}: {broken}"
+        self.missing.append(Missing(name, FEDERATION_FILES[name], FEDERATION_COMMAND, problem))
+        return None
+
+
+def _json_mapping(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _sites(path: Path) -> pd.DataFrame:
+    # NA is the code of a tissue source site and does not mean missing.
+    texts = dict.fromkeys(
+        ("plan", "method", "role", "scope", "client", "task", "kind", "metric", "note"), str
+    )
+    table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=texts)
+    return table.astype({"n": "Int64", "n_pos": "Int64"}).fillna({"note": ""})
+
+
+def _traffic(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, keep_default_na=False, dtype={"client": str, "plan": str, "fold": str})
+
+
+def _json_lines(path: Path) -> pd.DataFrame:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return pd.DataFrame(rows)

@@ -1,8 +1,8 @@
-"""What a search has shown: standing of trials and methods, P(best), best so far, failures.
+"""Analysis of a finished search: ranking of trials and methods, P(best), best so far, failures.
 
-Everything here is a function of ``search/trials.parquet`` (:mod:`~equipoise.platform.search.trials`) and of nothing
-else: all of it is inner validation. The metric was maximised over the very folds that are shown, which flatters the
-winner; only patients that the search never saw measure it.
+Everything here is a function of ``search/trials.parquet`` (:mod:`~equipoise.platform.search.trial_records`) alone, and
+all of it is inner validation. The metric was maximised over the same folds that are shown, so the value of the winner
+is biased upwards; only patients that the search never saw measure it without bias.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from equipoise.datasets.atomic_io import atomic_path
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.whole_files import atomic_path
 from equipoise.platform.evaluation.comparison import SCORE_COLUMNS, Ranking, best_shares, ranking
 from equipoise.platform.search.params import SCORES
-from equipoise.platform.search.trials import FIXED
+from equipoise.platform.search.trial_records import FIXED_COLUMNS
 
 PARAM = "param/"
 
 #: The first metric of every kind of task, by which tasks are ranked.
-LEADING = tuple(dict.fromkeys(names[0] for names in SCORES.values()))
+LEADING_METRICS = tuple(dict.fromkeys(names[0] for names in SCORES.values()))
 
 WEIGHTING, AGGREGATION = f"{PARAM}balancing.weighting", f"{PARAM}balancing.aggregation"
 
@@ -37,19 +37,19 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises
     ------
     DataError
-        If there is none, or it is none of trials.
+        If the file is missing, or is not a table of trials.
     """
     if not path.exists():
         raise DataError(
             "there is no table of trials yet", where=str(path), fix="run 'equipoise search' first"
         )
     table = pd.read_parquet(path)
-    if lacking := [name for name in FIXED if name not in table]:
+    if lacking := [name for name in FIXED_COLUMNS if name not in table]:
         raise DataError(f"lacks the columns {', '.join(lacking)}", where=str(path))
     return table.sort_values("index", kind="stable", ignore_index=True)
 
 
-def write_standing(folder: Path, *, synthetic: bool) -> pd.DataFrame:
+def write_rankings(folder: Path, *, synthetic: bool) -> pd.DataFrame:
     """Write ``leaderboard.csv`` (a row per trial) and ``methods.csv`` (a row per balancing method, if searched).
 
     Parameters
@@ -57,23 +57,23 @@ def write_standing(folder: Path, *, synthetic: bool) -> pd.DataFrame:
     folder
         ``search/`` of the run folder, with ``trials.parquet``.
     synthetic
-        Marks every row.
+        Recorded in every row.
 
     Returns
     -------
-    The standing of the trials.
+    The ranked trials.
     """
     table = read_table(folder / "trials.parquet")
-    found = standing(table)
-    for name, written in (("leaderboard", found), ("methods", by_method(table, found))):
+    ranked = rank_trials(table)
+    for name, written in (("leaderboard", ranked), ("methods", rank_methods(table, ranked))):
         if len(written):
-            with atomic_path(folder / f"{name}.csv") as aside:
-                written.assign(synthetic=synthetic).to_csv(aside, index=False)
-    return found
+            with atomic_path(folder / f"{name}.csv") as temporary:
+                written.assign(synthetic=synthetic).to_csv(temporary, index=False)
+    return ranked
 
 
 def objective_name(table: pd.DataFrame) -> str:
-    """The metric that was maximised: the column whose values are the objective's."""
+    """The metric that was maximised: the column that equals ``objective``."""
     known = table[table["objective"].notna()]
     for name in (c for c in table if str(c).startswith("val/")):
         if len(known) and np.array_equal(known[name], known["objective"]):
@@ -100,7 +100,7 @@ def fold_values(table: pd.DataFrame, name: str) -> np.ndarray:
     return table.reindex(columns=columns).to_numpy(float)
 
 
-def standing(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def rank_trials(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Trials from best to worst, then those without all folds.
 
     Columns ``rank`` (1 the best, NaN where folds are missing), ``name``, ``method``, ``status``, ``reason``,
@@ -111,24 +111,24 @@ def standing(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     table
         ``trials.parquet``.
     seed
-        Of the bootstrap.
+        Seed of the bootstrap.
     """
     ranked = table["objective"].where(table["status"] == "ok").rank(ascending=False, method="min")
-    shares = fold_shares(table[table["status"] == "ok"], np.random.default_rng(seed))
-    found = table.assign(rank=ranked, method=method_of(table)).join(shares, on="name")
-    found = found.sort_values(["rank", "index"], kind="stable", na_position="last", ignore_index=True)
+    shares = best_probabilities(table[table["status"] == "ok"], np.random.default_rng(seed))
+    result = table.assign(rank=ranked, method=method_of(table)).join(shares, on="name")
+    result = result.sort_values(["rank", "index"], kind="stable", na_position="last", ignore_index=True)
     first = ["rank", "name", "method", "status", "reason", "objective", "objective_se", *shares.columns]
-    own = [c for c in found if not str(c).startswith("fold") or c == "folds"]
-    return found[[*first, *(c for c in own if c not in first)]]
+    columns = [c for c in result if not str(c).startswith("fold") or c == "folds"]
+    return result[[*first, *(c for c in columns if c not in first)]]
 
 
-def fold_shares(done: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+def best_probabilities(done: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """P(best) of finished trials, by name: ``p_best``, ``p_top3``, ``rank_low``, ``rank_high``; NaN for one fold.
 
-    Bootstrap of residuals: what is left of the values ``[trials, folds]`` without the means of trials and of folds is
-    pooled over trials, for three folds alone know too little of their own spread (who leads in all three would be
-    certain to be the best). Draws move every trial's mean by a residual times √(1/K + 1/(K - 1)), the factor for K
-    folds whose training parts overlap (Nadeau and Bengio 2003).
+    Bootstrap of residuals: the residuals of the values ``[trials, folds]`` after subtracting the means of trials and
+    of folds are pooled over trials, because the spread of three folds alone is estimated poorly (a trial that leads
+    in all three would be the best with certainty). Draws move every trial's mean by a residual times √(1/K + 1/(K -
+    1)), the factor for K folds whose training parts overlap (Nadeau and Bengio 2003).
     """
     values_MK = fold_values(done, objective_name(done))
     values_MK = values_MK[:, ~np.isnan(values_MK).any(axis=0)]
@@ -144,7 +144,7 @@ def fold_shares(done: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     return best_shares({str(name): [row] for name, row in zip(done["name"], drawn_MR, strict=True)})
 
 
-def by_method(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+def rank_methods(table: pd.DataFrame, ranked: pd.DataFrame) -> pd.DataFrame:
     """One row per method of balancing, the best median rank first; empty where methods were not searched.
 
     Parameters
@@ -152,7 +152,7 @@ def by_method(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     table
         ``trials.parquet``.
     found
-        Its :func:`standing`.
+        Its :func:`rank_trials`.
 
     Returns
     -------
@@ -161,45 +161,47 @@ def by_method(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     together.
     """
     rows = []
-    for method, own in found[methods_searched(found)].groupby("method", sort=True):
-        done = own[own["status"] == "ok"]
+    for method, group in ranked[methods_searched(ranked)].groupby("method", sort=True):
+        done = group[group["status"] == "ok"]
         quartiles = done["rank"].quantile([0.25, 0.5, 0.75]).to_numpy()
         rows.append(
-            {"method": method, "trials": len(own)}
-            | {status: int((own["status"] == status).sum()) for status in ("ok", "failed", "pruned")}
+            {"method": method, "trials": len(group)}
+            | {status: int((group["status"] == status).sum()) for status in ("ok", "failed", "pruned")}
             | {"rank_best": done["rank"].min()}
             | dict(zip(("rank_q1", "rank_median", "rank_q3"), quartiles, strict=True))
             | {"objective_best": done["objective"].max(), "objective_median": done["objective"].median()}
             | {"p_best": done["p_best"].sum(min_count=1)}
         )
-    made = pd.DataFrame(rows)
+    result = pd.DataFrame(rows)
     return (
-        made.sort_values(["rank_median", "rank_best"], ignore_index=True) if len(made) > 1 else made.iloc[:0]
+        result.sort_values(["rank_median", "rank_best"], ignore_index=True)
+        if len(result) > 1
+        else result.iloc[:0]
     )
 
 
-def methods_searched(found: pd.DataFrame) -> pd.Series:
+def methods_searched(trials: pd.DataFrame) -> pd.Series:
     """Trials with a method of balancing; none where all but the study as written (index 0) have the same."""
-    searched = found.loc[(found["index"] > 0) & (found["method"] != ""), "method"].nunique() > 1
-    return (found["method"] != "") & searched
+    searched = trials.loc[(trials["index"] > 0) & (trials["method"] != ""), "method"].nunique() > 1
+    return (trials["method"] != "") & searched
 
 
 def task_metrics(table: pd.DataFrame) -> dict[str, str]:
     """Task → the metric it is ranked by, of tasks that some trial has values of."""
-    found = {}
+    result = {}
     for name in (str(c) for c in table if str(c).startswith("val/")):
         _, _, rest = name.partition("/")
         task, slash, metric = rest.rpartition("/")
-        if slash and metric in LEADING and table[name].notna().any():
-            found[task] = metric
-    return found
+        if slash and metric in LEADING_METRICS and table[name].notna().any():
+            result[task] = metric
+    return result
 
 
 def method_ranking(table: pd.DataFrame) -> Ranking | None:
     """Mean ranks of methods over (task, inner fold); None with fewer than two methods.
 
-    In every block a method counts with the mean of its finished trials, not with the best of them: more trials are
-    no advantage.
+    In every block a method counts with the mean of its finished trials, not with the best of them, so that more trials
+    are no advantage.
     """
     named = table.assign(method=method_of)
     done = named[(named["status"] == "ok") & methods_searched(named)]
@@ -215,7 +217,7 @@ def method_ranking(table: pd.DataFrame) -> Ranking | None:
     return ranking(pd.concat(parts, ignore_index=True), task_metrics(done))
 
 
-def anytime(table: pd.DataFrame) -> pd.DataFrame:
+def anytime_curve(table: pd.DataFrame) -> pd.DataFrame:
     """The best objective after every trial, in the order in which they ended.
 
     Columns ``trials``, ``cpu_seconds`` (of all trials so far), ``elapsed_seconds`` (since the first began, with
@@ -239,17 +241,17 @@ def anytime(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def failures(table: pd.DataFrame) -> pd.DataFrame:
-    """Trials that failed: ``name``, ``method``, ``folds`` they finished, ``cpu_seconds`` spent, ``reason``."""
+    """Trials that failed: ``name``, ``method``, ``folds`` they finished, ``cpu_seconds`` used, ``reason``."""
     lost = table[table["status"] == "failed"].assign(method=method_of)
     return lost[["name", "method", "folds", "cpu_seconds", "reason"]].reset_index(drop=True)
 
 
 def values_text(row: Mapping[str, Any], names: list[str]) -> str:
-    """``lr 0.001, dropout 0.2``: settings of a trial in words, without those it does not have."""
-    words = []
+    """``lr 0.001, dropout 0.2``: settings of a trial as text, without those that it does not have."""
+    parts = []
     for name in names:
         value = row[name]
         if value is not None and value == value and name not in (WEIGHTING, AGGREGATION):
             shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-            words.append(f"{name.removeprefix(PARAM).removeprefix('training.')} {shown}")
-    return ", ".join(words)
+            parts.append(f"{name.removeprefix(PARAM).removeprefix('training.')} {shown}")
+    return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""From a configuration to a study and back, and what a configuration is called. Light."""
+"""From a configuration to a study and back, and the name of a configuration. Light."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from typing import TYPE_CHECKING, Any
 from equipoise.platform.search.space import LOSS_WEIGHTS, SLOTS, Arm, Config, Space
 
 if TYPE_CHECKING:
-    from equipoise.platform.study import Study
+    from equipoise.platform.study.schema import Study
 
 
-def label(config: Config) -> str:
-    """A few words for a trial's name: the methods, else the model, else nothing; and the strategy of a federation."""
-    words = str(config.get(SLOTS["kind"], ""))
+def trial_label(config: Config) -> str:
+    """Text for a trial's name: the methods, else the model, else nothing; and the strategy of a federation."""
+    parts = str(config.get(SLOTS["kind"], ""))
     if SLOTS["weighting"] in config:
-        words = f"{config[SLOTS['weighting']]}+{config[SLOTS['aggregation']]}"
-    return "-".join(str(word) for word in (words, config.get(SLOTS["strategy"])) if word)
+        parts = f"{config[SLOTS['weighting']]}+{config[SLOTS['aggregation']]}"
+    return "-".join(str(part) for part in (parts, config.get(SLOTS["strategy"])) if part)
 
 
-def configured(settings: dict[str, Any], config: Config) -> Study:
-    """The study of these resolved settings with a configuration put in, without its ``search`` section.
+def study_from_config(settings: dict[str, Any], config: Config) -> Study:
+    """The study of these resolved settings with a configuration applied, without its ``search`` section.
 
     Raises
     ------
     ValueError
-        Of pydantic, if the settings do not go together.
+        Raised by pydantic, if the settings contradict each other.
     """
-    from equipoise.platform.study import Study
+    from equipoise.platform.study.schema import Study
 
-    return Study.model_validate(settings_of(settings, config))
+    return Study.model_validate(merge_config(settings, config))
 
 
-def settings_of(settings: dict[str, Any], config: Config) -> dict[str, Any]:
-    """Resolved settings with a configuration put in; those given are not changed.
+def merge_config(settings: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Resolved settings with a configuration applied; the given settings are not changed.
 
     Hyper-parameters of a method or model other than the study's own start from its defaults.
     """
@@ -40,21 +40,23 @@ def settings_of(settings: dict[str, Any], config: Config) -> dict[str, Any]:
         "training": settings["training"] | _of_section(config, "training"),
         "model": _model(settings["model"], config),
         "balancing": _balancing(settings["balancing"], config),
-        "federation": federation_of(settings["federation"], config),
+        "federation": merge_federation_config(settings["federation"], config),
         "search": None,
     }
 
 
-def of_study(study: Study, space: Space) -> Config:
-    """The study as written, in the words of the space: the configuration of the first trial."""
+def config_from_study(study: Study, space: Space) -> Config:
+    """The study as written, as a configuration of the space: the configuration of the first trial."""
     strategy = study.federation.strategy if study.federation is not None else None
-    own = Arm(study.model.kind, study.balancing.weighting, study.balancing.aggregation, strategy)
+    study_arm = Arm(study.model.kind, study.balancing.weighting, study.balancing.aggregation, strategy)
     searched = space.arms[0]
-    named = {slot: value if getattr(searched, slot) else None for slot, value in vars(own).items()}
+    named = {slot: value if getattr(searched, slot) else None for slot, value in vars(study_arm).items()}
     config = Arm(**named).config()
-    config |= {dimension.name: dimension.default for dimension in space.dimensions if dimension.applies(own)}
+    config |= {
+        dimension.name: dimension.default for dimension in space.dimensions if dimension.applies(study_arm)
+    }
     weights = study.balancing.weighting_params.get("weights", {})
-    if space.tasks and own.weighting == "static":
+    if space.tasks and study_arm.weighting == "static":
         config |= {f"{LOSS_WEIGHTS}.{task}": weights[task] / sum(weights.values()) for task in space.tasks}
     return config
 
@@ -74,39 +76,41 @@ def _model(model: dict[str, Any], config: Config) -> dict[str, Any]:
 
 def _balancing(balancing: dict[str, Any], config: Config) -> dict[str, Any]:
     changes = _of_section(config, "balancing")
-    made = dict(balancing)
+    result = dict(balancing)
     for slot in ("weighting", "aggregation"):
-        made[slot] = changes.pop(slot, balancing[slot])
-        same = made[slot] == balancing[slot]
+        result[slot] = changes.pop(slot, balancing[slot])
+        same = result[slot] == balancing[slot]
         params = dict(balancing[f"{slot}_params"]) if same else {}
-        made[f"{slot}_params"] = params | {
+        result[f"{slot}_params"] = params | {
             name.partition(".")[2]: changes.pop(name)
             for name in list(changes)
-            if name.startswith(f"{made[slot]}.")
+            if name.startswith(f"{result[slot]}.")
         }
     if shares := _of_section(config, LOSS_WEIGHTS):
         weights = {task: float(share) * len(shares) for task, share in shares.items()}  # type: ignore[arg-type]
-        made["weighting_params"] = {"weights": weights}
-    return made | changes
+        result["weighting_params"] = {"weights": weights}
+    return result | changes
 
 
-def federation_of(section: dict[str, Any] | None, config: Config) -> dict[str, Any] | None:
-    """The ``federation`` section with a configuration put in; None stays None.
+def merge_federation_config(section: dict[str, Any] | None, config: Config) -> dict[str, Any] | None:
+    """The ``federation`` section with a configuration applied; None stays None.
 
-    Parameters of a strategy or rule go with it; epochs take the place of steps, and steps of epochs.
+    Parameters belong to their strategy or aggregation; epochs replace steps, and steps replace epochs.
     """
     if section is None:
         return None
     changes = _of_section(config, "federation")
-    made = dict(section)
+    result = dict(section)
     for slot in ("strategy", "rule"):
-        made[slot] = changes.pop(slot, section[slot])
-        made[f"{slot}_params"] = dict(section[f"{slot}_params"]) if made[slot] == section[slot] else {}
+        result[slot] = changes.pop(slot, section[slot])
+        result[f"{slot}_params"] = dict(section[f"{slot}_params"]) if result[slot] == section[slot] else {}
     local = {name: changes.pop(f"local.{name}") for name in _of_section(changes, "local")}
-    made["local"] = dict(section["local"]) | local
+    result["local"] = dict(section["local"]) | local
     for length, other in (("epochs", "steps"), ("steps", "epochs")):
         if local.get(length) is not None and other not in local:
-            made["local"][other] = None
-    own = {name: changes.pop(f"{made['strategy']}.{name}") for name in _of_section(changes, made["strategy"])}
-    made["strategy_params"] |= own
-    return made | changes
+            result["local"][other] = None
+    strategy_params = {
+        name: changes.pop(f"{result['strategy']}.{name}") for name in _of_section(changes, result["strategy"])
+    }
+    result["strategy_params"] |= strategy_params
+    return result | changes

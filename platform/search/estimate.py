@@ -1,4 +1,4 @@
-"""What a search would vary and cost, measured from one short trial; writes nothing."""
+"""Dry run of a search: its space and its cost, measured on one short trial; writes nothing."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from equipoise.platform.errors import DataError
-from equipoise.platform.search.generate import generate
 from equipoise.platform.search.params import SearchParams
-from equipoise.platform.search.search import Prepared, prepare
+from equipoise.platform.search.search import SearchContext, prepare
 from equipoise.platform.search.space import Config, Space
-from equipoise.platform.search.trials import FoldScore
+from equipoise.platform.search.space_builder import build_space
+from equipoise.platform.search.trial_records import FoldScore
 
 if TYPE_CHECKING:
-    from equipoise.platform.study import Study
+    from equipoise.platform.study.schema import Study
 
 
 def describe_search(study: Study) -> str:
     """Space, size, patients and cost as text."""
-    from equipoise.platform.work import Work
-    from equipoise.platform.workspace import RunFolder
+    from equipoise.platform.run.context import RunContext
+    from equipoise.platform.run.folder import RunFolder
 
     params = study.search or SearchParams()
-    space = generate(study, params)
+    space = build_space(study, params)
     size = space.size()
     lines = ["space:", space.table()]
     if size is None:
@@ -34,52 +34,52 @@ def describe_search(study: Study) -> str:
     lines.append(f"search: {params.trials} trials, searcher {params.searcher}, scheduler {params.scheduler}")
     lines.append(f"metric: {params.metric} (inner validation), chosen by {params.select}")
     try:
-        prepared = prepare(Work(study, RunFolder(Path("unused"))))
-        score = short_trial(prepared)
+        search_context = prepare(RunContext(study, RunFolder(Path("unused"))))
+        score = short_trial(search_context)
     except DataError as error:
         return "\n".join([*lines, f"cost: not known yet: {error.what}"])
-    folds = len(prepared.material.folds) // params.seeds
+    folds = len(search_context.inputs.folds) // params.seeds
     lines.append(
-        f"patients: {len(prepared.searched)} searched on in {folds} folds, {len(prepared.held_out)} held out"
+        f"patients: {len(search_context.searched)} searched on in {folds} folds, "
+        f"{len(search_context.held_out)} held out"
     )
-    if prepared.material.clients:
-        sizes = ", ".join(f"{client.name} ({len(client.patients)})" for client in prepared.material.clients)
-        lines.append(
-            f"federation: every trial trains across {len(prepared.material.clients)} clients: {sizes}"
-        )
-    return "\n".join([*lines, cost(score, prepared, folds)])
+    if search_context.inputs.clients:
+        clients = search_context.inputs.clients
+        sizes = ", ".join(f"{client.name} ({len(client.patients)})" for client in clients)
+        lines.append(f"federation: every trial trains across {len(clients)} clients: {sizes}")
+    return "\n".join([*lines, cost_text(score, search_context, folds)])
 
 
-def short_trial(prepared: Prepared) -> FoldScore:
+def short_trial(search_context: SearchContext) -> FoldScore:
     """Two epochs, or rounds, of the study as written on the first inner fold, in this process."""
-    from equipoise.platform.search.configuration import configured
+    from equipoise.platform.search.configuration import study_from_config
     from equipoise.platform.search.trial import score_fold
 
     brief: Config = {"training.epochs": 2, "training.min_epochs": 1}
-    if prepared.study.federation is not None:
+    if search_context.study.federation is not None:
         brief = {"federation.rounds": 2}
-    study = configured(prepared.material.settings, brief)
+    study = study_from_config(search_context.inputs.settings, brief)
     with tempfile.TemporaryDirectory() as folder:
-        return score_fold(prepared.material.folds[0], study, prepared.material, Path(folder))
+        return score_fold(search_context.inputs.folds[0], study, search_context.inputs, Path(folder))
 
 
-def cost(score: FoldScore, prepared: Prepared, folds: int) -> str:
-    """The most that a search takes if no trial stops early: a line of text.
+def cost_text(score: FoldScore, search_context: SearchContext, folds: int) -> str:
+    """Upper bound of the cost of a search, if no trial stops early: a line of text.
 
     Parameters
     ----------
     score
-        Of the :func:`short_trial`.
+        Score of the :func:`short_trial`.
     folds
-        Of patients; each is trained with every seed.
+        Number of inner folds; each is trained with every seed.
     """
-    study, trials, seeds = prepared.study, prepared.params.trials, prepared.params.seeds
+    study, trials, seeds = search_context.study, search_context.params.trials, search_context.params.seeds
     pooled = study.federation is None
     unit = "epochs" if pooled else "rounds"
     key, written = "training.epochs", study.training.epochs
     if study.federation is not None:
         key, written = "federation.rounds", study.federation.rounds
-    length = longest(prepared.space, key, written)
+    length = longest_training(search_context.space, key, written)
     one = score.cpu_seconds / max(score.epochs, 1)
     hours = trials * folds * seeds * length * one / 3600
     repeated = f" x {seeds} seeds" if seeds > 1 else ""
@@ -92,8 +92,8 @@ def cost(score: FoldScore, prepared: Prepared, folds: int) -> str:
     )
 
 
-def longest(space: Space, key: str, written: int) -> int:
-    """The largest value that a search gives to a setting: that of the study where it is not searched."""
+def longest_training(space: Space, key: str, written: int) -> int:
+    """The largest value of a setting in a search; the value in the study if the setting is not searched."""
     values = [written]
     for dimension in space.dimensions:
         if dimension.key == key:

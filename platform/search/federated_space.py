@@ -1,7 +1,7 @@
-"""What a federation lets a search vary: strategies that it accepts, settings that its clients use. Light: no torch.
+"""The part of a search space that depends on the federation: strategies and the settings of clients. Light: no torch.
 
-A study with a ``federation`` section is searched as a federation, so that its space has other settings than that of
-training in one place: nothing ends early there and every optimiser begins anew in a round.
+A study with a ``federation`` section is searched as a federation. Its space has other settings than that of training in
+one place: there is no early stopping, and every optimiser starts again in each round.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from equipoise.platform.federation.privacy.combinations import record_level_refusals
+from equipoise.platform.federation.privacy.compatibility import record_level_refusals
 from equipoise.platform.registry import entries, nearest
-from equipoise.platform.search.configuration import federation_of
-from equipoise.platform.search.params import Interval
+from equipoise.platform.search.configuration import merge_federation_config
+from equipoise.platform.search.params import Range
 from equipoise.platform.search.space import SLOTS, Config, Dimension
 
 if TYPE_CHECKING:
     from equipoise.platform.federation.params import FederationParams
-    from equipoise.platform.study import Study
+    from equipoise.platform.study.schema import Study
 
 LR, BATCH = "federation.local.lr", "federation.local.batch"
 
-#: Settings of ``training`` that clients do not look at → what a federation has in their place.
-IN_PLACE = {
+#: Settings of ``training`` that clients ignore → the settings of a federation that replace them.
+REPLACED_BY = {
     "training.epochs": "federation.rounds and federation.local.epochs",
-    "training.min_epochs": "federation.rounds, for nothing stops early",
-    "training.patience": "federation.rounds, for nothing stops early",
-    "training.monitor": "federation.rounds, for nothing stops early",
+    "training.min_epochs": "federation.rounds, there is no early stopping",
+    "training.patience": "federation.rounds, there is no early stopping",
+    "training.monitor": "federation.rounds, there is no early stopping",
     "training.weight_decay": "federation.local.weight_decay",
     "training.schedule": "federation.local.schedule",
 }
 
-#: Strategies that ask for more than the section can tell; searched where the study names them.
+#: Strategies with requirements that the section alone cannot show; searched only where the study names them.
 _IF_NAMED = {
-    "fedbuff": "needs as many clients as its buffer has places: name it to search it",
+    "fedbuff": "needs at least as many clients as its buffer holds updates: name it to search it",
     "fedbn": "needs a model with normalisation layers: name it to search it",
     "fedper": "needs a model with parameters that tasks share: name it to search it",
 }
@@ -44,7 +44,7 @@ _IF_NAMED = {
 _SECTION = ("rounds", "rule", "weights")
 
 
-def out_of_place(study: Study, name: str, given: Mapping[str, Any]) -> str | None:
+def no_effect_reason(study: Study, name: str, given: Mapping[str, Any]) -> str | None:
     """Why a setting has no effect on the trials of this study; None if it has, or is not known here.
 
     Parameters
@@ -60,8 +60,8 @@ def out_of_place(study: Study, name: str, given: Mapping[str, Any]) -> str | Non
         return "the study has no federation section, its trials train in one place"
     if section != "training" or params is None:
         return None
-    if name in IN_PLACE:
-        return f"clients of a federation do not use it; there is {IN_PLACE[name]}"
+    if name in REPLACED_BY:
+        return f"clients of a federation do not use it; use {REPLACED_BY[name]}"
     if field == "lr" and (params.local.lr is not None or LR in given):
         return f"clients use {LR}"
     if field == "batch" and (params.local.batch != "auto" or BATCH in given):
@@ -69,7 +69,7 @@ def out_of_place(study: Study, name: str, given: Mapping[str, Any]) -> str | Non
     return None
 
 
-def whole_site_batches(study: Study) -> bool:
+def uses_client_batches(study: Study) -> bool:
     """Whether ``auto`` makes one batch of a client's patients, as it does for Cox's model without tiles."""
     if study.federation is None or study.reads_slides:
         return False
@@ -77,8 +77,8 @@ def whole_site_batches(study: Study) -> bool:
     return compared and study.training.batch == study.federation.local.batch == "auto"
 
 
-def added(study: Study, name: str) -> Dimension | None:
-    """A setting of the section that is not searched by itself."""
+def extra_dimension(study: Study, name: str) -> Dimension | None:
+    """A setting of the section that is searched only on request."""
     params = study.federation
     section, _, field = name.partition(".")
     if section != "federation" or params is None:
@@ -94,28 +94,28 @@ def added(study: Study, name: str) -> Dimension | None:
     return None
 
 
-def strategies(
+def searchable_strategies(
     study: Study, wished: Sequence[Any] | None, given: Mapping[str, Any], problems: list[str]
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Strategies that go with this federation and with every value that is searched, and the others with the reason.
+    """Strategies that work with this federation and every searched value, and the others with the reason.
 
     Parameters
     ----------
     wished
-        Those that the study names, which have to fit; None: all of the registry.
+        Strategies that the study names, which must all work; None: all of the registry.
     given
-        ``search.space`` without what chooses arms.
+        ``search.space`` without the keys that choose arms.
     problems
-        Appended to.
+        List to which problems are appended.
     """
     params = study.federation
     assert params is not None
     names = list(entries("strategies")) if wished is None else [str(name) for name in wished]
-    tried = {name: _ends(wish) for name, wish in given.items() if added(study, name) is not None}
+    tried = {name: _ends(value) for name, value in given.items() if extra_dimension(study, name) is not None}
     lengths = [f"federation.local.{name}" for name in ("epochs", "steps")]
     both = [f"search.space: name {' or '.join(lengths)}, not both"] if tried.keys() >= set(lengths) else []
-    if found := [*_unknown(names), *_unfit(params, tried), *both]:
-        problems += found
+    if errors := [*_unknown(names), *_unfit(params, tried), *both]:
+        problems += errors
         return names, []
     kept, refused = [], []
     for name in names:
@@ -130,7 +130,7 @@ def strategies(
             problems.append(f"search.space.{SLOTS['strategy']}: {name}: {reason}")
     if not kept and wished is None:
         problems.append(
-            f"search.space: no strategy goes with this federation; {refused[0][0]}: {refused[0][1]}"
+            f"search.space: no strategy works with this federation; {refused[0][0]}: {refused[0][1]}"
         )
     return kept, refused
 
@@ -139,8 +139,8 @@ def method_refusal(study: Study, weighting: str, aggregation: str) -> str | None
     """Why clients of this federation cannot balance like this; None if they can."""
     if study.federation is None or study.federation.privacy.record_level is None:
         return None
-    found = record_level_refusals((), (), weighting=weighting, aggregation=aggregation)
-    return found[0] if found else None
+    refusals = record_level_refusals((), (), weighting=weighting, aggregation=aggregation)
+    return refusals[0] if refusals else None
 
 
 def _unknown(names: Sequence[str]) -> list[str]:
@@ -153,9 +153,9 @@ def _unknown(names: Sequence[str]) -> list[str]:
 
 
 def _unfit(params: FederationParams, tried: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Values that are none of their setting, whatever the strategy."""
+    """Values that are invalid for their setting with any strategy."""
     lines = []
-    rules = entries("site_rules")
+    rules = entries("server_aggregations")
     for name, values in tried.items():
         for value in values:
             if name == "federation.rule" and value not in rules:
@@ -163,12 +163,12 @@ def _unfit(params: FederationParams, tried: Mapping[str, Sequence[Any]]) -> list
                 continue
             error = _error(params, {name: value})
             if error is not None and error["loc"]:  # not of the section as a whole
-                lines.append(f"search.space.{name}: {value}: {_words(error)}")
+                lines.append(f"search.space.{name}: {value}: {_message(error)}")
     return lines
 
 
 def _refusal(params: FederationParams, strategy: str, tried: Mapping[str, Sequence[Any]]) -> str | None:
-    """Why a strategy does not go with the section, or with one of the values."""
+    """Why a strategy does not work with the section, or with one of the values."""
     fixed: Config = {name: values[0] for name, values in tried.items() if len(values) == 1}
     one: list[Config] = [{name: value} for name, values in tried.items() for value in values]
     for changes in [{}, *one]:
@@ -176,26 +176,28 @@ def _refusal(params: FederationParams, strategy: str, tried: Mapping[str, Sequen
         if error is not None:
             said = ", ".join(f"{name.removeprefix('federation.')} {value}" for name, value in changes.items())
             return (
-                f"with {said}: {_words(error)}" if said and changes.items() - fixed.items() else _words(error)
+                f"with {said}: {_message(error)}"
+                if said and changes.items() - fixed.items()
+                else _message(error)
             )
     return None
 
 
 def _error(params: FederationParams, config: Config) -> Any:
-    """The first error of the section with a configuration put in."""
+    """The first validation error of the section with a configuration applied."""
     try:
-        type(params).model_validate(federation_of(params.model_dump(mode="json"), config))
+        type(params).model_validate(merge_federation_config(params.model_dump(mode="json"), config))
     except ValidationError as error:
         return error.errors()[0]
     return None
 
 
-def _words(error: Any) -> str:
+def _message(error: Any) -> str:
     return str(error["msg"]).removeprefix("Value error, ")
 
 
 def _ends(wish: Any) -> list[Any]:
-    """The values of a wish; of a range its ends, whole where they are."""
-    if isinstance(wish, Interval):
+    """The requested values; for a range its ends, as integers where they are whole."""
+    if isinstance(wish, Range):
         return [int(end) if end == int(end) else end for end in wish.bounds]
     return list(wish) if isinstance(wish, list) else [wish]

@@ -1,11 +1,11 @@
-"""Which parameters a search found to matter: permutation importance of a random forest over its trials.
+"""Importance of searched parameters: permutation importance of a random forest over the trials.
 
-A forest (Breiman 2001) learns the objective from the parameters and is asked about trials that it has not seen; the
-importance of a parameter is what its R² loses when the values of that parameter are those of other trials.
+A forest (Breiman 2001) learns the objective from the parameters and predicts trials that it has not seen; the
+importance of a parameter is the loss of R² when its values are replaced by those of other trials.
 
-**Conditional parameters** exist only in some trials. Where one does not apply it gets the value of a trial drawn by
-chance, anew in every repeat, so that its absence tells the forest nothing about the arm; it is permuted only among
-trials that have it, and loses nothing elsewhere. Shares of loss weights sum to one and are exchanged together.
+**Conditional parameters** exist only in some trials. Where one does not apply it gets the value of a randomly drawn
+trial, drawn again in every repeat, so that its absence tells the forest nothing about the arm; it is permuted only
+among trials that have it, and its loss elsewhere is 0. Shares of loss weights sum to one and are permuted together.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-#: Fewer trials than this, or than so many per parameter, say nothing about parameters.
+#: Importance needs at least this many trials, and this many per parameter.
 MIN_TRIALS, PER_PARAMETER = 20, 3
 
 _TREES, _FOLDS, _REPEATS, _SHUFFLES = 50, 5, 2, 4
@@ -32,7 +32,7 @@ _TREES, _FOLDS, _REPEATS, _SHUFFLES = 50, 5, 2, 4
 
 @dataclass(frozen=True)
 class Importance:
-    """What matters, or why that cannot be said.
+    """Importance of all parameters, or the reason why it cannot be estimated.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ class Importance:
         Columns ``parameter``, ``importance`` (loss of R²), ``se`` (over repeats and parts), ``trials`` that have it;
         the most important first. Empty if ``reason`` says why.
     r2
-        Of the forest on trials it has not seen; at 0 or below it has learned nothing.
+        R² of the forest on trials that it has not seen; at 0 or below it has learned nothing.
     trials
-        Finished trials.
+        Number of finished trials.
     reason
         Why there is no table.
     """
@@ -54,7 +54,7 @@ class Importance:
 
 
 @dataclass(frozen=True)
-class _Group:
+class _ParameterGroup:
     """Columns that are permuted together, and the trials that have them."""
 
     name: str
@@ -74,7 +74,7 @@ def importance(table: pd.DataFrame, seed: int = 0) -> Importance:
     """
     done = table[(table["status"] == "ok") & table["objective"].notna()].reset_index(drop=True)
     names = varied(done)
-    few = max(MIN_TRIALS, PER_PARAMETER * len({_group(name) for name in names}))
+    few = max(MIN_TRIALS, PER_PARAMETER * len({_group_name(name) for name in names}))
     target = done["objective"].to_numpy(float)
     nothing = pd.DataFrame(columns=["parameter", "importance", "se", "trials"])
     if not names:
@@ -88,7 +88,7 @@ def importance(table: pd.DataFrame, seed: int = 0) -> Importance:
         return Importance(nothing, np.nan, len(done), "all trials came to the same value")
     losses, spread, r2 = _measure(done, names, target, np.random.default_rng(seed))
     groups = _encoded(done, names, np.random.default_rng(seed))[1]
-    made = pd.DataFrame(
+    result = pd.DataFrame(
         {
             "parameter": [group.name for group in groups],
             "importance": losses,
@@ -96,7 +96,7 @@ def importance(table: pd.DataFrame, seed: int = 0) -> Importance:
             "trials": [len(group.rows) for group in groups],
         }
     )
-    return Importance(made.sort_values("importance", ascending=False, ignore_index=True), r2, len(done))
+    return Importance(result.sort_values("importance", ascending=False, ignore_index=True), r2, len(done))
 
 
 def _measure(
@@ -126,8 +126,10 @@ def _measure(
     return lost.mean(0), lost.std(0, ddof=1) / np.sqrt(len(lost)), 1 - float(np.mean(errors)) / variance
 
 
-def _permuted(inputs: Floats, test: NDArray[np.intp], group: _Group, rng: np.random.Generator) -> Floats:
-    """The rows of ``test`` so many times, with values of other trials in the columns of a group."""
+def _permuted(
+    inputs: Floats, test: NDArray[np.intp], group: _ParameterGroup, rng: np.random.Generator
+) -> Floats:
+    """The rows of ``test``, repeated, with values of other trials in the columns of a group."""
     copies = np.tile(inputs[test], (_SHUFFLES, 1))
     has = np.flatnonzero(np.isin(np.tile(test, _SHUFFLES), group.rows))
     donors = rng.choice(group.rows, len(has))
@@ -135,29 +137,31 @@ def _permuted(inputs: Floats, test: NDArray[np.intp], group: _Group, rng: np.ran
     return copies
 
 
-def _encoded(done: pd.DataFrame, names: list[str], rng: np.random.Generator) -> tuple[Floats, list[_Group]]:
-    """Numbers as they are, words one column each; missing values drawn from the known ones of the same group."""
+def _encoded(
+    done: pd.DataFrame, names: list[str], rng: np.random.Generator
+) -> tuple[Floats, list[_ParameterGroup]]:
+    """Numbers unchanged, text one-hot encoded; missing values are drawn from the known ones of the same group."""
     columns: list[Floats] = []
-    groups: list[_Group] = []
-    for name in dict.fromkeys(_group(name) for name in names):
-        own = [member for member in names if _group(member) == name]
-        rows = np.flatnonzero(done[own].notna().all(axis=1))
+    groups: list[_ParameterGroup] = []
+    for name in dict.fromkeys(_group_name(name) for name in names):
+        members = [member for member in names if _group_name(member) == name]
+        rows = np.flatnonzero(done[members].notna().all(axis=1))
         source = np.arange(len(done))
         absent = np.setdiff1d(source, rows)
         source[absent] = rng.choice(rows, len(absent))
-        filled = done[own].iloc[source].reset_index(drop=True)
+        filled = done[members].iloc[source].reset_index(drop=True)
         start = len(columns)
-        for member in own:
+        for member in members:
             if pd.api.types.is_numeric_dtype(filled[member]):
                 columns.append(filled[member].to_numpy(float))
             else:
-                words = filled[member].astype(str)
-                columns += [(words == word).to_numpy(float) for word in sorted(words.unique())]
-        groups.append(_Group(name, np.arange(start, len(columns)), rows))
+                texts = filled[member].astype(str)
+                columns += [(texts == text).to_numpy(float) for text in sorted(texts.unique())]
+        groups.append(_ParameterGroup(name, np.arange(start, len(columns)), rows))
     return np.column_stack(columns), groups
 
 
-def _group(name: str) -> str:
-    """What is permuted together: all shares of loss weights, else the parameter itself."""
+def _group_name(name: str) -> str:
+    """Name of the group that is permuted together: all shares of loss weights, else the parameter itself."""
     plain = name.removeprefix(PARAM)
     return LOSS_WEIGHTS if plain.startswith(f"{LOSS_WEIGHTS}.") else plain

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from equipoise.datasets.specs import Spec
+from equipoise.datasets.params import StrictParams
 
 if TYPE_CHECKING:
-    from equipoise.datasets.tasks import Task
+    from equipoise.datasets.tables.tasks import Task
 
 #: Kind of task → metrics of inner validation, the one that stands for the task first.
 SCORES: dict[str, tuple[str, ...]] = {
@@ -24,20 +24,20 @@ SCORES: dict[str, tuple[str, ...]] = {
 #: Mean over tasks of their first metric, each between 0 and 1.
 MEAN = "val/mean"
 
-#: Words that name patients whose results a search must not see.
+#: Names of patients whose results a search must not see.
 _UNSEEN = ("test", "external", "holdout", "hold-out", "hold_out")
 
 Searcher = Literal["random", "grid", "optuna", "nsga2", "bohb"]
 Scheduler = Literal["none", "asha", "hyperband", "median", "pbt", "pb2"]
 
 
-class Interval(Spec):
+class Range(StrictParams):
     """A range of numbers: ``{uniform: [a, b]}`` or ``{loguniform: [a, b]}``; whole numbers stay whole."""
 
     uniform: tuple[float, float] | None = None
-    """Every value is as likely."""
+    """Every value has the same probability."""
     loguniform: tuple[float, float] | None = None
-    """Every order of magnitude is as likely; for positive numbers."""
+    """Every order of magnitude has the same probability; for positive numbers."""
 
     @model_validator(mode="after")
     def _one_ascending_range(self) -> Self:
@@ -53,13 +53,13 @@ class Interval(Spec):
     @property
     def bounds(self) -> tuple[float, float]:
         """Lowest and highest value."""
-        found = self.uniform if self.loguniform is None else self.loguniform
-        assert found is not None
-        return found
+        result = self.uniform if self.loguniform is None else self.loguniform
+        assert result is not None
+        return result
 
     @property
     def log(self) -> bool:
-        """Whether orders of magnitude are drawn."""
+        """Whether values are drawn on a logarithmic scale."""
         return self.loguniform is not None
 
 
@@ -74,23 +74,23 @@ def _number_in_text(value: Any) -> Any:
 
 
 Scalar = bool | int | float | str | None
-Narrowed = Annotated[Interval | list[Scalar] | Scalar, BeforeValidator(_number_in_text)]
+Narrowed = Annotated[Range | list[Scalar] | Scalar, BeforeValidator(_number_in_text)]
 
 
-class SearchParams(Spec):
-    """What is searched, how, for how long, and what decides. Nothing here can name test or external patients."""
+class SearchParams(StrictParams):
+    """Settings of a search: space, searcher, budget and metric. None of them can name test or external patients."""
 
     searcher: Searcher = "random"
     """``random``; ``grid``; ``optuna`` (tree-structured Parzen estimator, multivariate); ``nsga2`` (evolution over the
     metrics of all tasks at once); ``bohb`` (the estimator of ``optuna`` under ``scheduler: hyperband``)."""
     scheduler: Scheduler = "none"
-    """What stops hopeless trials after some folds: ``asha``, ``hyperband`` (three asynchronous brackets), ``median``,
+    """Stops poor trials after some folds: ``asha``, ``hyperband`` (three asynchronous brackets), ``median``,
     ``none``. ``pbt`` and ``pb2`` change learning rate and loss weights while a population trains."""
     trials: int = Field(default=32, ge=1)
     """Trials in all; the first is the study as written. For ``pbt`` and ``pb2`` the size of the population."""
     metric: str = MEAN
-    """What is maximised on inner validation: ``val/<task>/<metric>``, for instance ``val/MSI/auroc``, or ``val/mean``:
-    the mean over tasks of AUROC, C-index and (Pearson's r + 1) / 2."""
+    """Metric of inner validation that is maximised: ``val/<task>/<metric>``, for instance ``val/MSI/auroc``, or
+    ``val/mean``: the mean over tasks of AUROC, C-index and (Pearson's r + 1) / 2."""
     select: Literal["best", "one_standard_error"] = "best"
     """``best`` mean over folds; or the simplest trial within one standard error of the best: fewest parameters, then
     the cheapest balancing."""
@@ -99,30 +99,30 @@ class SearchParams(Spec):
     fixed value. ``balancing: [equal, uncertainty+pcgrad]`` names whole methods; ``loss_weights: simplex`` searches
     explicit weights that sum to one, alone where nothing else of balancing is named."""
     track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
-    """Dashboards that are told of every trial, inside the run folder; mlflow and wandb are extras."""
+    """Dashboards that record every trial, inside the run folder; mlflow and wandb are extras."""
     folds: int = Field(default=3, ge=2, le=20)
-    """Inner folds of a trial, drawn from the search patients by the scheme of ``splits``; one after the other, each
-    reported."""
+    """Inner folds of a trial, drawn from the search patients by the scheme of ``splits``; they run one after the other,
+    and each is reported."""
     seeds: int = Field(default=1, ge=1, le=20)
     """How often every inner fold is trained, each time with another seed: all folds with the first, then with the
-    next, each training reported. Means over seeds are what counts as the value of a fold."""
+    next, each training reported. The value of a fold is the mean over its seeds."""
     holdout: float = Field(default=0.2, ge=0, lt=0.9)
     """Share of development patients that no trial ever sees, whole sites under ``splits.scheme: site_preserved``. They
-    measure the winner once. 0: external cohorts alone do."""
+    measure the winner once. 0: only external cohorts measure it."""
     levels: int = Field(default=3, ge=2, le=20)
-    """Grid search: values of a range, evenly spread."""
+    """Grid search: number of evenly spaced values of a range."""
     max_concurrent: int | None = Field(default=None, ge=1)
-    """Most trials at a time; as many as Ray has room for if not given."""
+    """Most trials at a time; as many as the resources of Ray allow if not given."""
     trial_time_limit_s: float | None = Field(default=None, gt=0)
     """Seconds after which a trial is ended and recorded as failed."""
     max_fail: float = Field(default=0.2, ge=0, le=1)
     """Share of trials that may fail before the search exits with 5; it always runs to its end."""
     seed: int | None = Field(default=None, ge=0)
-    """Of drawn configurations and of hold-out and inner folds; the study's if not given."""
+    """Seed of drawn configurations, hold-out and inner folds; that of the study if not given."""
     cpus: float | None = Field(default=None, gt=0)
     """CPUs of a trial; ``training.threads`` if not given."""
     gpus: float | None = Field(default=None, ge=0)
-    """GPUs of a trial, fractions are shared; 0.25 where Ray has a GPU and ``training.device`` allows it."""
+    """GPUs of a trial, also fractions; 0.25 where Ray has a GPU and ``training.device`` allows it."""
 
     @field_validator("metric")
     @classmethod
@@ -130,11 +130,11 @@ class SearchParams(Spec):
         if metric == MEAN:
             return metric
         parts = metric.split("/")
-        own = parts[:1] + parts[2:]  # a task may be called what it likes
-        if any(word in part.lower() for part in own for word in _UNSEEN):
+        checked = parts[:1] + parts[2:]  # a task may have any name
+        if any(word in part.lower() for part in checked for word in _UNSEEN):
             raise ValueError(
-                f"{metric!r} would choose by test, hold-out or external patients, and what chose a model cannot "
-                "measure it any more; a search sees inner validation only: write val/<task>/<metric> or val/mean"
+                f"{metric!r} would choose by test, hold-out or external patients, which could then no longer measure "
+                "the chosen model; a search sees inner validation only: write val/<task>/<metric> or val/mean"
             )
         if parts[0] != "val" or len(parts) != 3 or not all(parts):
             raise ValueError(
@@ -144,12 +144,12 @@ class SearchParams(Spec):
         return metric
 
     @model_validator(mode="after")
-    def _belong_together(self) -> Self:
+    def _consistent(self) -> Self:
         if self.searcher == "bohb" and self.scheduler != "hyperband":
-            raise ValueError("searcher bohb is an estimator under hyperband: write scheduler: hyperband")
+            raise ValueError("searcher bohb works with hyperband only: write scheduler: hyperband")
         if self.searcher == "nsga2" and self.scheduler != "none":
             raise ValueError(
-                "nsga2 weighs the metrics of all tasks, a scheduler would stop trials by one of them: write "
+                "nsga2 optimises the metrics of all tasks, but a scheduler would stop trials by one of them: write "
                 "scheduler: none"
             )
         if self.population and self.searcher != "random":
@@ -167,7 +167,7 @@ class SearchParams(Spec):
 
 
 def metric_problem(metric: str, tasks: Sequence[Task]) -> str | None:
-    """Why the tasks of the study have no such metric; None if they do."""
+    """Why the tasks of the study have no such metric; None if they have it."""
     if metric == MEAN:
         return None
     _, name, score = metric.split("/")

@@ -1,4 +1,4 @@
-"""Whom a search may see: development patients without the hold-out, in inner folds of their own."""
+"""The patients of a search: development patients without the hold-out, in inner folds."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equipoise.datasets.assembly import matching
-from equipoise.datasets.preserved_sites import assign_sites, site_counts
-from equipoise.datasets.specs import SplitParams
-from equipoise.datasets.splits import Fold, draw_stratified, make_folds, strata_of
-from equipoise.datasets.tasks import RegressionTask, Task, main_task
+from equipoise.datasets.cohorts.assembly import select_patients
+from equipoise.datasets.cohorts.preserved_sites import assign_sites, site_counts
+from equipoise.datasets.cohorts.splits import Fold, draw_stratified, make_folds, strata_of
+from equipoise.datasets.params import SplitParams
+from equipoise.datasets.tables.tasks import RegressionTask, Task, main_task
 from equipoise.platform.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from equipoise.datasets.cohort import Cohorts
+    from equipoise.datasets.cohorts.cohort import Cohorts
 
-#: Stream of the hold-out, beside those of drawn configurations.
-HOLDOUT = 2
+#: Random stream of the hold-out, beside those of drawn configurations.
+HOLDOUT_STREAM = 2
 
 
-def only(cohorts: Cohorts, patients: Collection[str]) -> Cohorts:
-    """The same cohorts of these patients alone: labels, slides and omics of others are not in them."""
+def restrict_to(cohorts: Cohorts, patients: Collection[str]) -> Cohorts:
+    """The cohorts restricted to these patients: labels, slides and omics of other patients are removed."""
     kept = set(patients)
 
     def of(table: pd.DataFrame) -> pd.DataFrame:
@@ -36,13 +36,13 @@ def only(cohorts: Cohorts, patients: Collection[str]) -> Cohorts:
         cohorts,
         patients=chosen,
         slides=of(cohorts.slides),
-        omics=matching(cohorts.omics, chosen["patient"]),
+        omics=select_patients(cohorts.omics, chosen["patient"]),
         exclusions=cohorts.exclusions.iloc[:0],
         label_gaps=of(cohorts.label_gaps),
     )
 
 
-def hold_out(
+def split_holdout(
     cohorts: Cohorts, tasks: Sequence[Task], share: float, scheme: str, seed: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Development patients that are searched on, and those that no trial sees; both sorted.
@@ -50,9 +50,9 @@ def hold_out(
     Parameters
     ----------
     share
-        Of the development patients; whole sites where ``scheme`` is ``site_preserved``.
+        Share of the development patients in the hold-out; whole sites where ``scheme`` is ``site_preserved``.
     seed
-        Of the search.
+        Seed of the search.
 
     Raises
     ------
@@ -66,10 +66,10 @@ def hold_out(
     task = main_task(tasks)
     strata = strata_of(task, develop)
     required = not isinstance(task, RegressionTask)
-    rng = np.random.default_rng(np.random.SeedSequence([seed, HOLDOUT]))
+    rng = np.random.default_rng(np.random.SeedSequence([seed, HOLDOUT_STREAM]))
     if scheme == "site_preserved":
         sites = develop["site"].to_numpy(dtype=object)
-        held = _whole_sites(sites, strata, share, rng, required=required)
+        held = _hold_out_sites(sites, strata, share, rng, required=required)
     else:
         held = np.zeros(len(names), bool)
         held[draw_stratified(strata, share, rng, required=required)] = True
@@ -83,20 +83,20 @@ def inner_folds(
 
     Each fold has three parts as in cross-validation: ``train``, ``val`` for early stopping and for methods that learn
     on inner validation, and ``test``, here the patients that the trial is scored on. Nobody of the hold-out or of an
-    external cohort is in any of them. With several ``seeds`` the folds follow once for each, with the same patients
-    and other repeats, which is what seeds of trainings are made of.
+    external cohort is in any of them. With several ``seeds`` the folds are repeated once for each, with the same
+    patients and other repeats; the repeat is part of the seed of a training.
     """
-    own = splits.model_dump()
+    params = splits.model_dump()
     if splits.scheme == "monte_carlo":
-        own["repeats"] = folds
+        params["repeats"] = folds
     elif splits.scheme != "leave_one_cohort_out":
-        own |= {"folds": folds, "repeats": 1}
-    found = make_folds(cohorts.patients, SplitParams.model_validate(own), tasks, seed)
-    repeats = 1 + max(fold.repeat for fold in found)
-    return [replace(fold, repeat=fold.repeat + k * repeats) for k in range(seeds) for fold in found]
+        params |= {"folds": folds, "repeats": 1}
+    result = make_folds(cohorts.patients, SplitParams.model_validate(params), tasks, seed)
+    repeats = 1 + max(fold.repeat for fold in result)
+    return [replace(fold, repeat=fold.repeat + k * repeats) for k in range(seeds) for fold in result]
 
 
-def _whole_sites(
+def _hold_out_sites(
     sites: np.ndarray, strata: np.ndarray, share: float, rng: np.random.Generator, *, required: bool
 ) -> np.ndarray:
     names, counts = site_counts(sites, strata)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def fold_scores(targets: Targets, result: Outputs) -> dict[str, float]:
     """``val/<task>/<metric>`` and ``val/mean`` over the patients of ``result`` with a label.
 
-    A metric is NaN where the labels do not allow it, which is so for all trials alike. Where the predictions do not
-    (all equal, no correlation), the model knows nothing and gets the value of chance.
+    A metric is NaN where the labels do not allow it, which is the same for all trials. Where the predictions do not
+    allow it (all equal, so no correlation), it gets the value of a predictor without information.
     """
     from equipoise.platform.training.predict import task_scores
 
@@ -29,16 +29,16 @@ def fold_scores(targets: Targets, result: Outputs) -> dict[str, float]:
         mask = result.label_mask[name]
         target = result.targets[name][mask].double().numpy()
         score = task_scores(task, result.outputs[name][mask]) if mask.any() else np.empty((0, 1))
-        found = _scores(task, target, score)
-        values |= {f"val/{name}/{metric}": value for metric, value in found.items()}
+        metrics = _scores(task, target, score)
+        values |= {f"val/{name}/{metric}": value for metric, value in metrics.items()}
         leading = SCORES[task.head.kind][0]
-        first.append(normalised(leading, found[leading]))
+        first.append(normalised(leading, metrics[leading]))
     known = [value for value in first if not math.isnan(value)]
     return values | {MEAN: sum(known) / len(known) if known else math.nan}
 
 
 def normalised(metric: str, value: float) -> float:
-    """A metric between 0 and 1: AUROC and C-index as they are, (r + 1) / 2 for Pearson's r."""
+    """A metric scaled to between 0 and 1: AUROC and C-index unchanged, (r + 1) / 2 for Pearson's r."""
     return (value + 1) / 2 if metric.rpartition("/")[2] == "pearson" else value
 
 

@@ -1,7 +1,10 @@
-"""A search from beginning to end: whom it sees, what it varies, what is left to do, who wins.
+"""A search from beginning to end: its patients and space, the trials that remain, and the winner.
 
-Reads the records of finished trials first, runs the rest, writes ``trials.parquet``, ``best.json`` and ``best.yaml``.
-Every file of ``search/`` is made from the records and the study; a search that was killed at any time goes on.
+Reads the records of finished trials, runs the remaining ones, writes ``trials.parquet``, ``best.json`` and
+``best.yaml``. Every file of ``search/`` is a function of the records and the study; a search that was killed can be
+resumed.
+
+Cases that are cached in the process, because every trial reads the same patients.
 """
 
 from __future__ import annotations
@@ -9,252 +12,277 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equipoise.datasets.whole_files import read_json, write_json
+from equipoise.datasets.atomic_io import read_json, write_json
 from equipoise.platform.errors import StudyError, ToleranceError
-from equipoise.platform.search.best import write_best
-from equipoise.platform.search.configuration import of_study
-from equipoise.platform.search.generate import generate
+from equipoise.platform.search.configuration import config_from_study
 from equipoise.platform.search.params import SearchParams
-from equipoise.platform.search.remembered import RememberedCases
 from equipoise.platform.search.searchers import Searcher, build_searcher
-from equipoise.platform.search.selection import choose
+from equipoise.platform.search.selection import select_winner, write_best
 from equipoise.platform.search.space import Config, Space
+from equipoise.platform.search.space_builder import build_space
 from equipoise.platform.search.trial import (
-    Material,
-    check_unseen,
+    TrialInputs,
+    check_hidden_patients,
     run_trial,
     trials_folder,
-    unfinished,
+    unfinished_configs,
 )
-from equipoise.platform.search.trials import Trial, read_trials, write_table
+from equipoise.platform.search.trial_records import Trial, read_trials, write_table
 
 if TYPE_CHECKING:
-    from equipoise.datasets.cohort import Cohorts
-    from equipoise.platform.study import Study
-    from equipoise.platform.work import Work
+    from equipoise.datasets.cohorts.cases import Case
+    from equipoise.datasets.cohorts.cohort import Cohorts
+    from equipoise.platform.run.context import RunContext
+    from equipoise.platform.study.schema import Study
 
 log = logging.getLogger("equipoise")
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What a search consists of before its first trial.
+class SearchContext:
+    """Everything that a search needs before its first trial.
 
     Parameters
     ----------
     study, params
         The study, and its ``search`` section or the defaults.
     space
-        What is varied.
-    material
-        What trials share.
+        The search space.
+    inputs
+        Inputs of all trials.
     seed
-        Of the search.
+        Seed of the search.
     searched, held_out
-        Development patients that trials see, and those they do not.
+        Development patients that trials see, and those that they do not see.
     cohorts
-        The searched patients and nobody else.
-    identity
-        What records must agree on to belong to this search.
+        The cohorts, restricted to the searched patients.
+    fingerprint
+        What must be equal for records to belong to this search.
     """
 
     study: Study
     params: SearchParams
     space: Space
-    material: Material
+    inputs: TrialInputs
     seed: int
     searched: tuple[str, ...]
     held_out: tuple[str, ...]
     cohorts: Cohorts
-    identity: dict[str, Any]
+    fingerprint: dict[str, Any]
 
 
-def prepare(work: Work) -> Prepared:
+def prepare(context: RunContext) -> SearchContext:
     """Space, hold-out, inner folds and cases of a study whose features are there.
 
     Raises
     ------
     DataError
-        If too few patients are left to hold out or to search on, or a trial could see who is kept from it.
+        If too few patients are left to hold out or to search on, or a trial could see a patient that it must not see.
     """
-    from equipoise.datasets.cases import CaseReader
-    from equipoise.platform.search.federated import deal, identity_of
-    from equipoise.platform.search.patients import hold_out, inner_folds, only
+    from equipoise.datasets.cohorts.cases import CaseReader
+    from equipoise.platform.search.federated_trial import federation_clients, federation_fingerprint
+    from equipoise.platform.search.patients import inner_folds, restrict_to, split_holdout
 
-    study = work.study
+    study = context.study
     params = study.search or SearchParams()
     seed = study.seed if params.seed is None else params.seed
-    work.usable.require_learnable()
-    searched, held_out = hold_out(work.usable, study.tasks, params.holdout, study.splits.scheme, seed)
-    cohorts = only(work.usable, searched)
+    context.usable.require_learnable()
+    searched, held_out = split_holdout(context.usable, study.tasks, params.holdout, study.splits.scheme, seed)
+    cohorts = restrict_to(context.usable, searched)
     folds = tuple(inner_folds(cohorts, study.tasks, study.splits, params.folds, seed, params.seeds))
-    cases = RememberedCases(CaseReader(cohorts, work.tiles, role="develop"))
-    clients = deal(study, cohorts.patients, work.usable.patients) if study.federation is not None else ()
-    material = Material(study.resolved(), cases, folds, params.metric, clients)
-    external = work.usable.patients[work.usable.patients["role"] == "external"]["patient"]
-    check_unseen(material, dict.fromkeys(held_out, "hold-out") | dict.fromkeys(external, "external cohort"))
-    space = generate(study, params)
-    contents = {patient: work.contents[patient] for patient in searched}
-    identity = _identity(study, params, seed, contents, work.features) | {
-        "federation": identity_of(study.federation, clients)
+    cases = CachedCases(CaseReader(cohorts, context.tiles, role="develop"))
+    clients = (
+        federation_clients(study, cohorts.patients, context.usable.patients)
+        if study.federation is not None
+        else ()
+    )
+    inputs = TrialInputs(study.resolved(), cases, folds, params.metric, clients)
+    external = context.usable.patients[context.usable.patients["role"] == "external"]["patient"]
+    check_hidden_patients(
+        inputs, dict.fromkeys(held_out, "hold-out") | dict.fromkeys(external, "external cohort")
+    )
+    space = build_space(study, params)
+    content_keys = {patient: context.content_keys[patient] for patient in searched}
+    fingerprint = _fingerprint(study, params, seed, content_keys, context.features) | {
+        "federation": federation_fingerprint(study.federation, clients)
     }
-    return Prepared(study, params, space, material, seed, searched, held_out, cohorts, identity)
+    return SearchContext(study, params, space, inputs, seed, searched, held_out, cohorts, fingerprint)
 
 
-def run_search(work: Work) -> dict[str, Any]:
-    """Run what is left of the search of a study, and choose.
+def run_search(context: RunContext) -> dict[str, Any]:
+    """Run the remaining trials of a study's search and select the winner.
 
     Raises
     ------
     StudyError
         If the folder holds records of another search.
     ToleranceError
-        If more trials failed than ``search.max_fail`` allows; the others are kept and one of them has been chosen.
+        If more trials failed than ``search.max_fail`` allows; the others are kept and the winner is one of them.
     """
-    from equipoise.platform.search.trackers import Tracked, open_trackers
+    from equipoise.platform.search.trackers import TrackedSearch, open_trackers
 
-    prepared = prepare(work)
-    params, folder = prepared.params, work.folder.search
-    require_same_search(folder, prepared.identity)
+    search_context = prepare(context)
+    params, folder = search_context.params, context.folder.search
+    check_same_search(folder, search_context.fingerprint)
     finished = read_trials(trials_folder(folder))
-    searcher, count = searcher_of(prepared, finished)
-    left = to_do(finished, count)
+    searcher, count = restore_searcher(search_context, finished)
+    left = unfinished_indices(finished, count)
     log.info(
         "search trials=%d finished=%d patients=%d held_out=%d folds=%d metric=%s",
-        count, len(finished), len(prepared.searched), len(prepared.held_out), len(prepared.material.folds),
-        params.metric,
+        count, len(finished), len(search_context.searched), len(search_context.held_out),
+        len(search_context.inputs.folds), params.metric,
     )  # fmt: skip
-    tracked = Tracked.of(work.study, prepared.space, params.metric, work.folder.root)
+    tracked = TrackedSearch.from_study(
+        context.study, search_context.space, params.metric, context.folder.root
+    )
     with open_trackers(params.track, tracked) as track:
         for trial in finished:
-            track(trial)  # written once, however often it is told
+            track(trial)  # trackers write every trial only once
         if left:
-            on_end = Progress(len(finished), count, track)
-            _run(left, searcher, prepared, folder, work.study, on_end)
-    return conclude(prepared, folder, count)
+            on_end = ProgressReporter(len(finished), count, track)
+            _run_on_ray(left, searcher, search_context, folder, context.study, on_end)
+    return finish_search(search_context, folder, count)
 
 
-def _run(
+def _run_on_ray(
     left: Sequence[int],
     searcher: Searcher,
-    prepared: Prepared,
+    search_context: SearchContext,
     folder: Path,
     study: Study,
-    on_end: Progress,
+    on_end: ProgressReporter,
 ) -> None:
     """Run the trials that have no record, on Ray."""
-    from equipoise.platform.search.driver import run_population, run_trials
-    from equipoise.platform.search.population import first_settings
-    from equipoise.platform.session import ray_session
+    from equipoise.platform.cluster.session import ray_session
+    from equipoise.platform.search.population import initial_settings
+    from equipoise.platform.search.tune_runner import run_population, run_trials
 
-    # Clients take turns in the process of the trial: no workers of its own.
-    alone = {} if study.federation is None else {"workers": 1}
-    place: dict[str, Any] = {"training": study.training.model_copy(update=alone), "on_end": on_end}
+    # Clients train one after the other in the process of the trial, without workers.
+    workers = {} if study.federation is None else {"workers": 1}
+    options: dict[str, Any] = {"training": study.training.model_copy(update=workers), "on_end": on_end}
     with ray_session(study.resources):
-        if prepared.params.population:
-            first = first_settings(prepared.space, {index: searcher.ask(index) for index in left}, study)
-            run_population(first, prepared.space, prepared.material, prepared.params, folder, **place)
+        if search_context.params.population:
+            first = initial_settings(
+                search_context.space, {index: searcher.ask(index) for index in left}, study
+            )
+            run_population(
+                first, search_context.space, search_context.inputs, search_context.params, folder, **options
+            )
         else:
-            started = begun(prepared, folder)
-            run_trials(left, searcher, prepared.material, prepared.params, folder, started=started, **place)
+            started = started_configs(search_context, folder)
+            run_trials(
+                left,
+                searcher,
+                search_context.inputs,
+                search_context.params,
+                folder,
+                started=started,
+                **options,
+            )
 
 
-def run_inline(prepared: Prepared, folder: Path) -> list[Trial]:
+def run_inline(search_context: SearchContext, folder: Path) -> list[Trial]:
     """The same trials one after the other in this process, without Ray and without a scheduler."""
-    require_same_search(folder, prepared.identity)
+    check_same_search(folder, search_context.fingerprint)
     finished = read_trials(trials_folder(folder))
-    searcher, count = searcher_of(prepared, finished)
-    started = begun(prepared, folder)
-    for index in to_do(finished, count):
+    searcher, count = restore_searcher(search_context, finished)
+    started = started_configs(search_context, folder)
+    for index in unfinished_indices(finished, count):
         config = started.get(index)
-        trial = run_trial(index, searcher.ask(index) if config is None else config, prepared.material, folder)
+        trial = run_trial(
+            index, searcher.ask(index) if config is None else config, search_context.inputs, folder
+        )
         searcher.tell(trial)
     return read_trials(trials_folder(folder))
 
 
-def searcher_of(prepared: Prepared, finished: Sequence[Trial]) -> tuple[Searcher, int]:
-    """The searcher, told of all finished trials, and the number of trials in all."""
+def restore_searcher(search_context: SearchContext, finished: Sequence[Trial]) -> tuple[Searcher, int]:
+    """The searcher, after it was told all finished trials, and the total number of trials."""
     searcher, count = build_searcher(
-        prepared.space, prepared.params, prepared.study.tasks, prepared.seed, told=len(finished)
+        search_context.space,
+        search_context.params,
+        search_context.study.tasks,
+        search_context.seed,
+        told=len(finished),
     )
     for trial in finished:
         searcher.tell(trial)
     return searcher, count
 
 
-def to_do(finished: Sequence[Trial], count: int) -> list[int]:
+def unfinished_indices(finished: Sequence[Trial], count: int) -> list[int]:
     """Numbers of trials without a record."""
     done = {trial.index for trial in finished}
     return [index for index in range(count) if index not in done]
 
 
-def begun(prepared: Prepared, folder: Path) -> dict[int, Config]:
-    """Configurations of trials that are to go on, and of the first one: the study as written."""
-    return unfinished(folder) | {0: of_study(prepared.study, prepared.space)}
+def started_configs(search_context: SearchContext, folder: Path) -> dict[int, Config]:
+    """Configurations of trials that have started and not ended, and of the first one: the study as written."""
+    return unfinished_configs(folder) | {0: config_from_study(search_context.study, search_context.space)}
 
 
-def conclude(prepared: Prepared, folder: Path, count: int) -> dict[str, Any]:
-    """Table, winner and best study of a search; facts for the result line."""
-    from equipoise.platform.search.analysis import write_standing
+def finish_search(search_context: SearchContext, folder: Path, count: int) -> dict[str, Any]:
+    """Write table, winner and best study of a search; returns metadata for the result line."""
+    from equipoise.platform.search.analysis import write_rankings
 
-    params = prepared.params
+    params = search_context.params
     trials = [trial for trial in read_trials(trials_folder(folder)) if trial.index < count]
     write_table(trials, folder / "trials.parquet")
-    write_standing(folder, synthetic=prepared.study.synthetic)
+    write_rankings(folder, synthetic=search_context.study.synthetic)
     failed = [trial for trial in trials if trial.status == "failed"]
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "trials": len(trials),
         "failed": len(failed),
         "pruned": sum(trial.status == "pruned" for trial in trials),
     }
     if any(trial.ok for trial in trials):
-        winner = choose(trials, params)
-        write_best(prepared.study, winner, trials, params, folder)
-        facts |= {"best": winner.name, params.metric: round(winner.objective, 4)}
+        winner = select_winner(trials, params)
+        write_best(search_context.study, winner, trials, params, folder)
+        metadata |= {"best": winner.name, params.metric: round(winner.objective, 4)}
     if len(failed) > params.max_fail * len(trials):
         raise ToleranceError(
             f"{len(failed)} of {len(trials)} trials failed, more than search.max_fail allows "
             f"({len(failed) / len(trials):.1%} > {params.max_fail:.1%})\n"
             + "\n".join(f"  {trial.name}: {trial.reason}" for trial in failed[:20]),
             where=str(trials_folder(folder)),
-            fix="mend what the reasons say, or raise search.max_fail; all good trials are kept. A record that is "
-            "deleted is run again",
+            fix="fix the causes named above, or raise search.max_fail; all good trials are kept. A trial whose record "
+            "is deleted is run again",
         )
-    return facts
+    return metadata
 
 
-def require_same_search(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Note what the records of this folder are of; refuse those of another search.
+def check_same_search(folder: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Record the fingerprint of the search in this folder; refuse a folder with records of another search.
 
     Raises
     ------
     StudyError
         Naming what differs.
     """
-    from equipoise.platform.workspace import differences
+    from equipoise.platform.run.folder import differences
 
     path = folder / "made_by.json"
     earlier = read_json(path)
     if earlier is None:
-        write_json(path, identity)
+        write_json(path, fingerprint)
         return
-    now = json.loads(json.dumps(identity))
+    now = json.loads(json.dumps(fingerprint))
     if changed := [line for key in now for line in differences(earlier.get(key), now[key], key)]:
         raise StudyError(
-            "the trials in this folder are of another search; it differs in\n"
+            "the trials in this folder belong to another search; it differs in\n"
             + "\n".join(f"  {c}" for c in changed[:12]),
             where=str(folder),
-            fix="undo the change, choose another folder with -o, or delete search/ to start anew",
+            fix="undo the change, choose another folder with -o, or delete search/ to start again",
         )
 
 
-class Progress:
-    """A line of the log for every trial that ends; dashboards are told, too."""
+class ProgressReporter:
+    """Logs a line for every trial that ends and passes the trial to the trackers."""
 
     def __init__(self, done: int, count: int, track: Callable[[Trial], None]) -> None:
         self.done = done
@@ -262,7 +290,7 @@ class Progress:
         self.track = track
 
     def __call__(self, trial: Trial) -> None:
-        """Count it."""
+        """Count, log and track a trial."""
         self.done += 1
         text = f"{trial.metric}={trial.objective:.4f}" if trial.folds else ""
         log.info(
@@ -277,11 +305,11 @@ class Progress:
         self.track(trial)
 
 
-def _identity(
-    study: Study, params: SearchParams, seed: int, contents: Mapping[str, str], features: str
+def _fingerprint(
+    study: Study, params: SearchParams, seed: int, content_keys: Mapping[str, str], features: str
 ) -> dict[str, Any]:
-    """Everything that the numbers of a trial are a function of, besides its configuration; plain data."""
-    from equipoise.platform.study import settled_part
+    """Everything that the results of a trial depend on, besides its configuration; plain data."""
+    from equipoise.platform.study.schema import fixed_settings
 
     rules = params.model_dump(
         mode="json",
@@ -291,13 +319,48 @@ def _identity(
         rules.pop("levels")
     if params.searcher in ("random", "grid") and params.scheduler == "none":
         rules.pop("metric")  # the same trials, whatever they are ranked by
-    digest = hashlib.sha256("\n".join(f"{p}: {contents[p]}" for p in sorted(contents)).encode()).hexdigest()[
-        :16
-    ]
+    digest = hashlib.sha256(
+        "\n".join(f"{p}: {content_keys[p]}" for p in sorted(content_keys)).encode()
+    ).hexdigest()[:16]
     return {
         "search": rules,
         "seed": seed,
-        "study": settled_part(study.resolved()),
+        "study": fixed_settings(study.resolved()),
         "patients": digest,
         "features": features,
     }
+
+
+class CachedCases(Mapping[str, "Case"]):
+    """A mapping that caches the cases that were read.
+
+    A bag of one slide stays the store's memory map, one physical copy for all processes of a node: only its location,
+    labels and tables are cached. Bags of several slides are copies and are read again each time.
+
+    Parameters
+    ----------
+    cases
+        Source of the cases; the cache is not pickled.
+    """
+
+    def __init__(self, cases: Mapping[str, Case]) -> None:
+        self.source = cases
+        self._kept: dict[str, Case] = {}
+
+    def __getitem__(self, patient: str) -> Case:
+        """The case of a patient."""
+        if (kept := self._kept.get(patient)) is not None:
+            return kept
+        case = self.source[patient]
+        if len(case.slides) < 2:
+            self._kept[patient] = case
+        return case
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.source)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"source": self.source, "_kept": {}}

@@ -1,6 +1,6 @@
-"""Which configuration comes next. Random and grid search are functions of (seed, index); Optuna learns from records.
+"""Searchers choose the next configuration. Random and grid search are functions of (seed, index); Optuna learns.
 
-Nothing here keeps state on disk: a search that goes on reads the records of finished trials and tells them again.
+Nothing here keeps state on disk: a resumed search reads the records of finished trials and tells them again.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import numpy as np
 from equipoise.platform.search.params import SCORES, SearchParams
 from equipoise.platform.search.scores import normalised
 from equipoise.platform.search.space import LOSS_WEIGHTS, SLOTS, Config, Dimension, Space
-from equipoise.platform.search.trials import Trial, Value
+from equipoise.platform.search.trial_records import Trial, Value
 
 if TYPE_CHECKING:
     import optuna
 
-    from equipoise.datasets.tasks import Task
+    from equipoise.datasets.tables.tasks import Task
 
 #: Streams of random draws of a search, beside those of its folds.
 DRAW, ORDER = 0, 1
 
 
 class Searcher(Protocol):
-    """Gives configurations by index and is told how trials ended."""
+    """Gives configurations by index and is told the results of trials."""
 
     def ask(self, index: int) -> Config:
-        """The configuration of a trial; 1 and up, 0 is the study as written."""
+        """The configuration of a trial, from index 1; index 0 is the study as written."""
         ...
 
     def tell(self, trial: Trial) -> None:
@@ -41,14 +41,14 @@ class Searcher(Protocol):
 def build_searcher(
     space: Space, params: SearchParams, tasks: Sequence[Task], seed: int, told: int = 0
 ) -> tuple[Searcher, int]:
-    """The searcher of a study, and how many trials it can fill (the study as written included).
+    """The searcher of a study, and how many trials it can give (the study as written included).
 
     Parameters
     ----------
     seed
-        Of the search.
+        Seed of the search.
     told
-        Trials that had ended when this session began: an estimator draws on with other numbers.
+        Trials that had ended when this session started: an estimator then continues with other random numbers.
     """
     if params.searcher == "grid":
         grid = GridSearch(space, params.levels, seed)
@@ -68,35 +68,35 @@ class RandomSearch:
     def ask(self, index: int) -> Config:
         """A function of seed and index alone."""
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, DRAW], spawn_key=(index,)))
-        return self.space.draw(Chance(rng))
+        return self.space.draw(RandomSource(rng))
 
     def tell(self, trial: Trial) -> None:
-        """Chance learns nothing."""
+        """Random search does not learn."""
 
 
-class Chance:
-    """The :class:`~equipoise.platform.search.space.Source` of a generator."""
+class RandomSource:
+    """A :class:`~equipoise.platform.search.space.Source` that draws from a random generator."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
 
     def choose(self, name: str, options: Sequence[str]) -> str:
-        """Every entry is as likely."""
+        """Every entry has the same probability."""
         return options[int(self.rng.integers(len(options)))]
 
     def value(self, dimension: Dimension) -> Value:
         """Uniform, in orders of magnitude where the dimension says so."""
         if dimension.choices:
             return dimension.choices[int(self.rng.integers(len(dimension.choices)))]
-        return dimension.at(float(self.rng.random()))
+        return dimension.value_at(float(self.rng.random()))
 
     def shares(self, tasks: Sequence[str]) -> Sequence[float]:
-        """Dirichlet(1, …, 1): every point of the simplex is as likely."""
+        """Dirichlet(1, …, 1): uniform on the simplex."""
         return [float(share) for share in self.rng.dirichlet(np.ones(len(tasks)))]
 
 
 class GridSearch:
-    """All points of the grid, each once, in an order that a few trials cover evenly: a step coprime to its size."""
+    """All points of the grid, each once, with a step coprime to its size, so that a few trials cover it evenly."""
 
     def __init__(self, space: Space, levels: int, seed: int) -> None:
         self.space = space
@@ -111,11 +111,11 @@ class GridSearch:
         return self.space.grid_point((self.start + (index - 1) * self.step) % self.size, self.levels)
 
     def tell(self, trial: Trial) -> None:
-        """A grid learns nothing."""
+        """Grid search does not learn."""
 
 
 def _coprime(size: int, near: int) -> int:
-    """The first number from ``near`` on whose multiples meet every place modulo ``size``."""
+    """The first number from ``near`` on that is coprime to ``size``, so that its multiples visit every index."""
     while math.gcd(near, size) != 1:
         near += 1
     return near
@@ -125,8 +125,8 @@ class OptunaSearch:
     """Tree-structured Parzen estimator (Bergstra 2011; multivariate, one model per group of dimensions that occur
     together) or NSGA-II (Deb 2002) over the first metric of every task.
 
-    A point of the simplex is K - 1 numbers between 0 and 1, broken off a stick so that equal densities stay equal:
-    with v_k = 1 - (1 - u_k)^(1 / (K - k)) and uniform u_k, shares s_k = v_k Π_{j<k} (1 - v_j) are Dirichlet(1, …, 1).
+    A point of the simplex is K - 1 numbers between 0 and 1 by stick-breaking that keeps the density uniform: with v_k
+    = 1 - (1 - u_k)^(1 / (K - k)) and uniform u_k, shares s_k = v_k Π_{j<k} (1 - v_j) are Dirichlet(1, …, 1).
     """
 
     def __init__(
@@ -158,13 +158,13 @@ class OptunaSearch:
         self._open: dict[int, optuna.Trial] = {}
 
     def ask(self, index: int) -> Config:
-        """What the estimator thinks best; knows of trials that still run."""
+        """The suggestion of the estimator, which takes running trials into account."""
         trial = self.study.ask()
         self._open[index] = trial
-        return self.space.draw(Suggested(trial))
+        return self.space.draw(OptunaSource(trial))
 
     def tell(self, trial: Trial) -> None:
-        """A stopped trial counts with what it had reached, a failed one as a failure."""
+        """A pruned trial counts with the value that it had reached, a failed one as a failure."""
         import optuna
 
         states = optuna.trial.TrialState
@@ -178,7 +178,7 @@ class OptunaSearch:
                 asked.report(values[0], len(trial.folds))
             self.study.tell(asked, values if state is states.COMPLETE else None, state=state)
             return
-        recorded = Recorded(trial.config)
+        recorded = Replay(trial.config)
         try:
             inside = self.space.draw(recorded) == trial.config
         except KeyError:
@@ -196,8 +196,8 @@ class OptunaSearch:
         )
 
 
-class Suggested:
-    """The :class:`~equipoise.platform.search.space.Source` of an open trial of Optuna."""
+class OptunaSource:
+    """A :class:`~equipoise.platform.search.space.Source` that asks an open trial of Optuna."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         self.trial = trial
@@ -210,20 +210,20 @@ class Suggested:
         """One of the values, or a number of the range."""
         name, low, high, log = dimension.name, dimension.low, dimension.high, dimension.log
         if dimension.choices:
-            found: Value = self.trial.suggest_categorical(name, list(dimension.choices))
-            return found
+            result: Value = self.trial.suggest_categorical(name, list(dimension.choices))
+            return result
         if dimension.whole:
             return self.trial.suggest_int(name, round(low), round(high), log=log)
         return self.trial.suggest_float(name, low, high, log=log)
 
     def shares(self, tasks: Sequence[str]) -> Sequence[float]:
-        """Pieces of a stick."""
+        """Shares by stick-breaking."""
         cuts = [self.trial.suggest_float(f"{LOSS_WEIGHTS}#{k}", 0.0, 1.0) for k in range(len(tasks) - 1)]
-        return pieces(cuts)
+        return stick_breaking(cuts)
 
 
-class Recorded:
-    """Follows a recorded configuration through the space, noting what Optuna would have been asked.
+class Replay:
+    """Replays a recorded configuration through the space and collects the parameters for Optuna.
 
     Raises KeyError where the record leaves the space.
     """
@@ -248,9 +248,12 @@ class Recorded:
     def value(self, dimension: Dimension) -> Value:
         """The value of the record."""
         value = self.config[dimension.name]
-        if not _holds(dimension, value):
+        if not _contains(dimension, value):
             raise KeyError(dimension.name)
-        self.params[dimension.name], self.distributions[dimension.name] = value, distribution_of(dimension)
+        self.params[dimension.name], self.distributions[dimension.name] = (
+            value,
+            optuna_distribution(dimension),
+        )
         return value
 
     def shares(self, tasks: Sequence[str]) -> Sequence[float]:
@@ -258,20 +261,20 @@ class Recorded:
         import optuna
 
         shares = [float(self.config[f"{LOSS_WEIGHTS}.{task}"]) for task in tasks]  # type: ignore[arg-type]
-        for k, cut in enumerate(cuts_of(shares)):
+        for k, cut in enumerate(stick_breaking_inverse(shares)):
             self.params[f"{LOSS_WEIGHTS}#{k}"] = cut
             self.distributions[f"{LOSS_WEIGHTS}#{k}"] = optuna.distributions.FloatDistribution(0.0, 1.0)
         return shares
 
 
-def _holds(dimension: Dimension, value: Value) -> bool:
+def _contains(dimension: Dimension, value: Value) -> bool:
     if dimension.choices:
         return value in dimension.choices
     return isinstance(value, int | float) and dimension.low <= value <= dimension.high
 
 
-def distribution_of(dimension: Dimension) -> Any:
-    """Optuna's words for a dimension."""
+def optuna_distribution(dimension: Dimension) -> Any:
+    """Optuna's distribution of a dimension."""
     import optuna
 
     if dimension.choices:
@@ -283,8 +286,8 @@ def distribution_of(dimension: Dimension) -> Any:
     return optuna.distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.log)
 
 
-def pieces(cuts: Sequence[float]) -> list[float]:
-    """Shares of a stick for K - 1 uniform numbers."""
+def stick_breaking(cuts: Sequence[float]) -> list[float]:
+    """K shares that sum to one, from K - 1 uniform numbers; uniform on the simplex."""
     left, shares = 1.0, []
     for k, cut in enumerate(cuts):
         share = left * (1 - (1 - cut) ** (1 / (len(cuts) - k)))
@@ -293,8 +296,8 @@ def pieces(cuts: Sequence[float]) -> list[float]:
     return [*shares, max(left, 0.0)]
 
 
-def cuts_of(shares: Sequence[float]) -> list[float]:
-    """The inverse of :func:`pieces`."""
+def stick_breaking_inverse(shares: Sequence[float]) -> list[float]:
+    """The inverse of :func:`stick_breaking`."""
     left, cuts = 1.0, []
     for k, share in enumerate(shares[:-1]):
         part = min(max(share / left, 0.0), 1.0) if left > 0 else 0.0

@@ -1,23 +1,38 @@
-"""Which trial wins, by inner validation alone."""
+"""Selection of the winning trial by inner validation, and ``best.yaml``, the winner as a complete study.
+
+``best.yaml``: the winner as a complete study, with the same cohorts, that runs from its own folder.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from equipoise.datasets.atomic_io import write_json, write_text
+from equipoise.datasets.remote.addresses import is_remote
 from equipoise.platform.registry import entries
+from equipoise.platform.search.configuration import merge_config
 from equipoise.platform.search.params import SearchParams
 from equipoise.platform.search.space import SLOTS
-from equipoise.platform.search.trials import Trial
+from equipoise.platform.search.trial_records import Trial
+
+if TYPE_CHECKING:
+    from equipoise.platform.study.schema import Study
 
 
-def choose(trials: Sequence[Trial], params: SearchParams) -> Trial:
+def select_winner(trials: Sequence[Trial], params: SearchParams) -> Trial:
     """The winner among trials that ran all their folds.
 
-    ``best``: highest mean of the metric over folds; the first of equals. ``one_standard_error`` (Breiman et al. 1984):
-    the simplest trial whose mean is not more than one standard error of the best one's mean below it. Simpler is who
-    has fewer parameters; then the cheaper aggregator, weighting and strategy of a federation, in the order in which the
-    registries list them; then the better mean. Seeds are no further draws of patients and do not shrink the error.
+    ``best``: highest mean of the metric over folds; the first of equals. ``one_standard_error`` (Breiman et al.
+    1984): the simplest trial whose mean is not more than one standard error of the best one's mean below it. A trial
+    is simpler if it has fewer parameters; then if its aggregator, weighting and strategy are cheaper, in the order in
+    which the registries list them; then the better mean decides. Seeds are not samples of patients and do not reduce
+    the error.
 
     Raises
     ------
@@ -35,11 +50,88 @@ def choose(trials: Sequence[Trial], params: SearchParams) -> Trial:
 
 
 def simplicity(trial: Trial) -> tuple[int, ...]:
-    """Parameters of the model, then places of aggregator, weighting and strategy in their registries; smaller is
+    """Parameters of the model, then positions of aggregator, weighting and strategy in their registries; smaller is
     simpler."""
     chosen = (("aggregators", "aggregation"), ("weightings", "weighting"), ("strategies", "strategy"))
-    places = (
+    positions = (
         list(entries(registry)).index(str(trial.config[SLOTS[slot]])) if SLOTS[slot] in trial.config else 0
         for registry, slot in chosen
     )
-    return (trial.parameters, *places)
+    return (trial.parameters, *positions)
+
+
+def write_best(
+    study: Study, winner: Trial, trials: Sequence[Trial], params: SearchParams, folder: Path
+) -> None:
+    """Write ``best.yaml`` and ``best.json`` under ``folder`` (``search/``)."""
+    settings = rebase_paths(merge_config(study.resolved(), winner.config), study.base, folder)
+    settings["name"] = f"{study.name}-best"
+    del settings["search"]
+    default = next((trial for trial in trials if trial.index == 0), None)
+    lines = [
+        f"# The winner of the search of study {study.name}: trial {winner.name} of {len(trials)}.",
+        f"# {winner.metric} {winner.objective:.4f} on inner validation ({folds_text(winner)})"
+        + ("" if default is None or not default.folds else f"; the study as written {default.objective:.4f}")
+        + ".",
+        "# It was chosen on these development patients, so its cross-validation over them is biased upwards. Patients",
+        "# that the search never saw measure it: `equipoise search --test`, or external cohorts.",
+    ]
+    if winner.changes:
+        lines.append(
+            "# Settings changed while it trained; these are the last ones, its record holds all of them."
+        )
+    write_text(folder / "best.yaml", "\n".join(lines) + "\n" + yaml.safe_dump(settings, sort_keys=False))
+    write_json(
+        folder / "best.json",
+        {
+            "trial": winner.name,
+            "index": winner.index,
+            "metric": winner.metric,
+            "objective": winner.objective,
+            "objective_se": winner.objective_se,
+            "select": params.select,
+            "config": winner.config,
+            "values": winner.means,
+        },
+    )
+
+
+def folds_text(trial: Trial) -> str:
+    """``3 folds``, ``3 folds x 2 seeds``."""
+    folds = len(trial.fold_means)
+    return f"{folds} folds" + (f" x {len(trial.folds) // folds} seeds" if len(trial.folds) > folds else "")
+
+
+def rebase_paths(settings: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
+    """Resolved settings whose paths start from another folder; absolute ones and addresses stay as they are."""
+    old, new = old.resolve(), new.resolve()
+
+    def moved(path: str | None) -> str | None:
+        if path is None or is_remote(path) or Path(path).expanduser().is_absolute():
+            return path
+        return os.path.relpath(old / path, new)
+
+    def table(source: dict[str, Any] | None) -> dict[str, Any] | None:
+        return None if source is None else source | {"path": moved(source["path"])}
+
+    cohorts = [
+        cohort
+        | {
+            "clinical": table(cohort["clinical"]),
+            "slides": table(cohort["slides"]),
+            "slides_dir": moved(cohort["slides_dir"]),
+            "omics": {modality: table(source) for modality, source in cohort["omics"].items()},
+            "site": cohort["site"] | {"institution": moved(cohort["site"]["institution"])},
+        }
+        for cohort in settings["cohorts"]
+    ]
+    features = dict(settings["features"])
+    features["store"] = moved(features["store"])
+    if features.get("imported"):
+        paths = [moved(path) for path in features["imported"]["path"]]
+        features["imported"] = features["imported"] | {"path": paths}
+    federation = settings["federation"]
+    if federation is not None:
+        sites = federation["sites"] | {"table": moved(federation["sites"]["table"])}
+        federation = federation | {"sites": sites}
+    return settings | {"cohorts": cohorts, "features": features, "federation": federation}

@@ -1,9 +1,9 @@
-"""What a search may vary: generated from the study and the registries, narrowed by the study. Light: no NumPy.
+"""The search space: arms, dimensions, and how configurations are drawn from them. Light: no NumPy.
 
 A configuration is a flat dictionary *dimension → plain value*:
 
 - ``model.kind``, ``balancing.weighting``, ``balancing.aggregation``, ``federation.strategy`` name the entries where
-  there is a choice; together they are an *arm*. Combinations that
+  there is a choice; one combination of them is an *arm*. Combinations that
   :func:`~equipoise.models.balancing.combinations.refusal` refuses are no arms.
 - ``model.<field>``, ``training.<field>``, ``federation.<field>`` are settings of those sections;
   ``balancing.<method>.<field>`` are the hyper-parameters of a method and exist only in arms that use it (so do
@@ -21,14 +21,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from equipoise.platform.search.trials import Value
+from equipoise.platform.search.trial_records import Value
 
 Config = dict[str, Value]
 
 #: Prefix of shares of the simplex.
 LOSS_WEIGHTS = "loss_weights"
 
-#: What an arm chooses by name, in the order of drawing: slot → dotted key of the study.
+#: Entries that an arm chooses by name, in the order of drawing: slot → dotted key of the study.
 SLOTS = {
     "kind": "model.kind",
     "weighting": "balancing.weighting",
@@ -39,7 +39,7 @@ SLOTS = {
 
 @dataclass(frozen=True)
 class Arm:
-    """Entries that are chosen together; None where the study leaves no choice."""
+    """A combination of entries; None where the study leaves no choice."""
 
     kind: str | None = None
     weighting: str | None = None
@@ -47,7 +47,7 @@ class Arm:
     strategy: str | None = None
 
     def config(self) -> Config:
-        """What the arm says, as part of a configuration."""
+        """The arm as part of a configuration."""
         named = {key: getattr(self, slot) for slot, key in SLOTS.items()}
         return {key: value for key, value in named.items() if value is not None}
 
@@ -59,7 +59,7 @@ class Dimension:
     Parameters
     ----------
     name
-        As configurations and tables name it.
+        Name in configurations and tables.
     key
         Dotted key of the study.
     choices
@@ -69,7 +69,7 @@ class Dimension:
     slot, entry
         The arm that it belongs to: a slot (:data:`SLOTS`) and the entry's name; None: all.
     default
-        What the study says, or the entry's own default.
+        Value in the study, or the default of the entry.
     """
 
     name: str
@@ -87,8 +87,8 @@ class Dimension:
         """Whether the arm has this dimension."""
         return self.slot is None or getattr(arm, self.slot) == self.entry
 
-    def at(self, share: float) -> Value:
-        """The value at a share of the way through the range, from 0 to 1."""
+    def value_at(self, share: float) -> Value:
+        """The value at a relative position in the range, from 0 to 1."""
         if self.log:
             value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
         else:
@@ -97,21 +97,21 @@ class Dimension:
         return round(value) if self.whole else value
 
     def grid(self, levels: int) -> tuple[Value, ...]:
-        """All values, or so many of the range, evenly spread from end to end."""
+        """All values, or ``levels`` values of the range, evenly spaced, both ends included."""
         if self.choices:
             return self.choices
-        return tuple(dict.fromkeys(self.at(k / (levels - 1)) for k in range(levels)))
+        return tuple(dict.fromkeys(self.value_at(k / (levels - 1)) for k in range(levels)))
 
     @property
     def text(self) -> str:
-        """The values in words."""
+        """The values as text."""
         if self.choices:
             return ", ".join("off" if value is None else str(value) for value in self.choices)
         return f"{self.low:g} to {self.high:g}" + (", by orders of magnitude" if self.log else "")
 
 
 class Source(Protocol):
-    """Where values come from: chance, a place in a grid, an estimator."""
+    """Source of values: a random generator, an estimator, or a recorded configuration."""
 
     def choose(self, name: str, options: Sequence[str]) -> str:
         """One of the entries of a slot."""
@@ -128,7 +128,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Space:
-    """Everything a configuration can be.
+    """The set of all configurations.
 
     Parameters
     ----------
@@ -139,9 +139,9 @@ class Space:
     tasks
         Tasks of the simplex of loss weights; empty where no arm weighs by hand.
     refused
-        Combinations of searched methods that make no sense, with the reason.
+        Combinations of searched methods that are refused, with the reason.
     refused_strategies
-        Strategies that this federation cannot have, with the reason.
+        Strategies that do not work with this federation, with the reason.
     """
 
     arms: tuple[Arm, ...]
@@ -150,60 +150,62 @@ class Space:
     refused: tuple[tuple[str, str], ...] = ()
     refused_strategies: tuple[tuple[str, str], ...] = ()
 
-    def of(self, arm: Arm) -> list[Dimension]:
-        """Dimensions that an arm has."""
+    def dimensions_of(self, arm: Arm) -> list[Dimension]:
+        """Dimensions that apply to an arm."""
         return [dimension for dimension in self.dimensions if dimension.applies(arm)]
 
-    def weighs(self, arm: Arm) -> bool:
+    def has_loss_weights(self, arm: Arm) -> bool:
         """Whether the arm has explicit loss weights."""
         return bool(self.tasks) and arm.weighting == "static"
 
     def draw(self, source: Source) -> Config:
-        """A configuration with every value from the source: entries first, then what they bring."""
+        """A configuration with every value from the source: first the entries, then their dimensions."""
         arms = self.arms
         for slot in SLOTS:
             options = list(dict.fromkeys(getattr(arm, slot) for arm in arms))
-            # A slot whose options depend on the entries before it is another choice under each of them.
+            # The options of a slot may depend on the entries chosen before it; each set of options has its own name.
             complete = list(dict.fromkeys(getattr(arm, slot) for arm in self.arms))
             name = slot if options == complete else f"{slot} of {', '.join(options)}"
             chosen = options[0] if len(options) == 1 else source.choose(name, options)
             arms = tuple(arm for arm in arms if getattr(arm, slot) == chosen)
         (arm,) = arms
-        config = arm.config() | {dimension.name: source.value(dimension) for dimension in self.of(arm)}
-        return config | (self._weights(source.shares(self.tasks)) if self.weighs(arm) else {})
+        config = arm.config() | {
+            dimension.name: source.value(dimension) for dimension in self.dimensions_of(arm)
+        }
+        return config | (self._weights(source.shares(self.tasks)) if self.has_loss_weights(arm) else {})
 
     def size(self) -> int | None:
         """Number of configurations; None if a dimension is a range."""
-        if any(not d.choices for d in self.dimensions) or any(map(self.weighs, self.arms)):
+        if any(not d.choices for d in self.dimensions) or any(map(self.has_loss_weights, self.arms)):
             return None
         return sum(self._count(arm, 1) for arm in self.arms)
 
     def grid_size(self, levels: int) -> int:
-        """Points of the grid in which a range has so many values."""
+        """Number of points of the grid in which a range has ``levels`` values."""
         return sum(self._count(arm, levels) for arm in self.arms)
 
     def grid_point(self, number: int, levels: int) -> Config:
-        """The configuration of that number, from 0."""
+        """The configuration at an index of the grid, from 0."""
         for arm in self.arms:
             count = self._count(arm, levels)
             if number < count:
                 break
             number -= count
         else:
-            raise IndexError("beyond the grid")
+            raise IndexError("outside the grid")
         config = arm.config()
-        for dimension in self.of(arm):
+        for dimension in self.dimensions_of(arm):
             values = dimension.grid(levels)
-            number, place = divmod(number, len(values))
-            config[dimension.name] = values[place]
-        if self.weighs(arm):
-            config |= self._weights(list(lattice(len(self.tasks), levels))[number])
+            number, index = divmod(number, len(values))
+            config[dimension.name] = values[index]
+        if self.has_loss_weights(arm):
+            config |= self._weights(list(simplex_lattice(len(self.tasks), levels))[number])
         return config
 
     def _count(self, arm: Arm, levels: int) -> int:
-        count = math.prod(len(dimension.grid(levels)) for dimension in self.of(arm))
+        count = math.prod(len(dimension.grid(levels)) for dimension in self.dimensions_of(arm))
         return count * (
-            math.comb(levels + len(self.tasks) - 2, len(self.tasks) - 1) if self.weighs(arm) else 1
+            math.comb(levels + len(self.tasks) - 2, len(self.tasks) - 1) if self.has_loss_weights(arm) else 1
         )
 
     def _weights(self, shares: Sequence[float]) -> Config:
@@ -225,14 +227,12 @@ class Space:
         lines = [f"  {name:<{width}}  {text}" + (f"  ({when})" if when else "") for name, text, when in rows]
         pairs = {(arm.weighting, arm.aggregation) for arm in self.arms}
         if len(pairs) > 1 or self.refused:
-            lines.append(
-                f"  {len(pairs)} methods of balancing; {len(self.refused)} combinations make no sense"
-            )
+            lines.append(f"  {len(pairs)} methods of balancing; {len(self.refused)} combinations are refused")
         lines += [f"  without {strategy}: {reason}" for strategy, reason in self.refused_strategies]
         return "\n".join(lines)
 
 
-def lattice(parts: int, levels: int) -> Iterator[tuple[float, ...]]:
+def simplex_lattice(parts: int, levels: int) -> Iterator[tuple[float, ...]]:
     """Points inside the simplex whose shares are whole multiples of 1 / (levels + parts - 1), none of them 0."""
 
     def compositions(total: int, left: int) -> Iterator[tuple[int, ...]]:

@@ -1,10 +1,10 @@
-"""One trial: the study with a configuration put in, trained and scored on inner folds, reported fold by fold.
+"""One trial: the study with a configuration applied, trained and scored on inner folds, reported fold by fold.
 
-A plain function that knows nothing of Ray; where the study has a ``federation`` section, it trains each fold across the
-sites (:mod:`~equipoise.platform.search.federated`). It sees search patients only: the cases that it is given hold
-nobody else. What it finishes is on disk at once, folds and epochs or rounds under ``search/work/<index>/``, so that a
-trial that is killed goes on where it stopped and ends with the same numbers; its record appears when the last fold has
-ended, before that is reported.
+A plain function without Ray; where the study has a ``federation`` section, it trains each fold across the sites
+(:mod:`~equipoise.platform.search.federated_trial`). It sees search patients only: the cases that it is given contain no
+other patient. Finished folds and epochs (or rounds) are written to ``search/work/<index>/`` at once, so that a killed
+trial continues where it stopped and ends with the same numbers; its record is written after the last fold, before
+that is reported.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equipoise.datasets.whole_files import read_json, write_text
+from equipoise.datasets.atomic_io import read_json, write_text
 from equipoise.platform.errors import DataError, EquipoiseError
-from equipoise.platform.search.configuration import configured, label
+from equipoise.platform.search.configuration import study_from_config, trial_label
 from equipoise.platform.search.space import Config
-from equipoise.platform.search.trials import (
+from equipoise.platform.search.trial_records import (
     FoldScore,
     Status,
     Trial,
@@ -36,17 +36,17 @@ from equipoise.platform.search.trials import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from equipoise.datasets.cases import Case
-    from equipoise.datasets.splits import Fold
-    from equipoise.platform.federation.sites import Client
-    from equipoise.platform.study import Study
+    from equipoise.datasets.cohorts.cases import Case
+    from equipoise.datasets.cohorts.splits import Fold
+    from equipoise.platform.federation.simulation.sites import Client
+    from equipoise.platform.study.schema import Study
     from equipoise.platform.training.batches import CaseList
     from equipoise.platform.training.params import Recipe
     from equipoise.platform.training.targets import Targets
 
 log = logging.getLogger("equipoise")
 
-#: Told after every fold: ``folds`` so far, ``objective`` over them, and the values of the last one.
+#: Called after every fold with ``folds`` so far, ``objective`` over them, and the values of the last one.
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -55,21 +55,21 @@ class StoppedError(Exception):
 
 
 @dataclass(frozen=True)
-class Material:
-    """What all trials of a search share.
+class TrialInputs:
+    """Inputs of all trials of a search.
 
     Parameters
     ----------
     settings
         The study, resolved.
     cases
-        Search patient → case; there is nobody else in it.
+        Search patient → case, without any other patient.
     folds
         Inner folds, in the order in which they are run.
     metric
-        What is maximised.
+        Metric that is maximised.
     clients
-        Of a study that federates: who owns which search patients.
+        Clients of a federation, with their search patients.
     """
 
     settings: dict[str, Any]
@@ -78,45 +78,45 @@ class Material:
     metric: str
     clients: tuple[Client, ...] = ()
 
-    def first_of(self, name: str) -> str:
-        """The first fold with the patients of the fold of this name, where that is another one: other seeds have it."""
+    def first_seed_fold(self, name: str) -> str:
+        """The fold of the first seed with the same patients as this fold; empty if it is that fold itself."""
         parts = {fold.name: (fold.train, fold.val, fold.test) for fold in self.folds}
-        found = next(other for other, own in parts.items() if own == parts[name])
-        return "" if found == name else found
+        first = next(other for other, fold_parts in parts.items() if fold_parts == parts[name])
+        return "" if first == name else first
 
 
 def trials_folder(search: Path) -> Path:
-    """Records of finished trials."""
+    """Folder of the records of finished trials."""
     return search / "trials"
 
 
 def work_folder(search: Path, index: int) -> Path:
-    """What a trial that has not ended keeps."""
+    """Folder with the state of a trial that has not ended."""
     return search / "work" / f"{index:03d}"
 
 
 def run_trial(
-    index: int, config: Config, material: Material, search: Path, report: Report | None = None
+    index: int, config: Config, inputs: TrialInputs, search: Path, report: Report | None = None
 ) -> Trial:
-    """Run what is left of a trial and record how it ended; an error ends the trial, not the search.
+    """Run the remaining folds of a trial and record how it ended; an error ends the trial, not the search.
 
     Parameters
     ----------
     index, config
-        Which trial; the configuration is kept beside its folds until it ends.
-    material
+        Index and configuration of the trial; the configuration is stored beside its folds until it ends.
+    inputs
         Settings, cases, folds.
     search
         ``search/`` of the run folder.
     report
         Called after every fold.
     """
-    run = Run(index, config, material, search)
+    run = TrialRun(index, config, inputs, search)
     try:
         run.begin()
-        study = configured(material.settings, config)
-        for fold in material.folds:
-            run.add(run.finished(fold) or score_fold(fold, study, material, run.work))
+        study = study_from_config(inputs.settings, config)
+        for fold in inputs.folds:
+            run.add(run.finished(fold) or score_fold(fold, study, inputs, run.work))
             if run.complete:
                 run.end("ok")
             if report is not None:
@@ -125,20 +125,20 @@ def run_trial(
         return run.trial or run.end("pruned", str(stop) or "stopped early")
     except Exception as error:
         log.debug("trial %s", run.name, exc_info=True)
-        return run.end("failed", reason_of(error))
+        return run.end("failed", failure_reason(error))
     assert run.trial is not None
     return run.trial
 
 
-class Run:
+class TrialRun:
     """Progress of one trial, on disk and in memory."""
 
-    def __init__(self, index: int, config: Config, material: Material, search: Path) -> None:
+    def __init__(self, index: int, config: Config, inputs: TrialInputs, search: Path) -> None:
         self.index = index
         self.config = config
-        self.material = material
+        self.inputs = inputs
         self.search = search
-        self.name = trial_name(index, label(config))
+        self.name = trial_name(index, trial_label(config))
         self.work = work_folder(search, index)
         self.scores: list[FoldScore] = []
         self.trial: Trial | None = None
@@ -148,28 +148,28 @@ class Run:
     @property
     def complete(self) -> bool:
         """Whether all folds are done."""
-        return len(self.scores) == len(self.material.folds)
+        return len(self.scores) == len(self.inputs.folds)
 
     def begin(self) -> None:
-        """Note when and with what the trial began, unless it goes on; folds of another configuration are dropped."""
+        """Record start and configuration, unless the trial is resumed; folds of another configuration are deleted."""
         begun = read_json(self.work / "begun.json")
         if begun is None or begun["config"] != self.config:
             shutil.rmtree(self.work, ignore_errors=True)
-            begun = {"config": self.config, "started": now()}
+            begun = {"config": self.config, "started": current_time()}
             write_text(self.work / "begun.json", json.dumps(begun))
         self.started = begun["started"]
 
-    def begin_anew(self) -> None:
-        """Note that the trial begins now, whatever is there."""
-        self.started = now()
+    def restart(self) -> None:
+        """Set the start of the trial to now, without reading earlier state."""
+        self.started = current_time()
 
     def finished(self, fold: Fold) -> FoldScore | None:
-        """The score of a fold that an earlier session has finished."""
+        """The score of a fold that was finished in an earlier session; None if it was not."""
         score = read_json(self.work / f"fold-{fold.name}.json")
         return None if score is None else fold_from_json(score)
 
     def add(self, score: FoldScore) -> None:
-        """Keep a finished fold."""
+        """Store a finished fold."""
         path = self.work / f"fold-{score.fold}.json"
         if not path.exists():
             write_text(path, json.dumps(fold_to_json(score)))
@@ -178,54 +178,54 @@ class Run:
         self.scores.append(score)
 
     def step(self) -> dict[str, Any]:
-        """What is reported after a fold."""
-        so_far = self._made("ok", "")
+        """Values that are reported after a fold."""
+        so_far = self._to_trial("ok", "")
         return {"folds": len(self.scores), "objective": so_far.objective, **self.scores[-1].values}
 
     def end(self, status: Status, reason: str = "") -> Trial:
-        """Record how the trial ended and drop what it kept to go on."""
-        trial = self._made(status, reason)
+        """Record how the trial ended and delete its state."""
+        trial = self._to_trial(status, reason)
         if status == "ok" and trial.objective != trial.objective:
-            trial = self._made(
-                "failed", f"{trial.metric} cannot be worked out: scored patients lack labels or a class"
+            trial = self._to_trial(
+                "failed", f"{trial.metric} cannot be computed: scored patients lack labels or a class"
             )
         write_trial(trials_folder(self.search), trial)
         shutil.rmtree(self.work, ignore_errors=True)
         self.trial = trial
         return trial
 
-    def _made(self, status: Status, reason: str) -> Trial:
+    def _to_trial(self, status: Status, reason: str) -> Trial:
         return Trial(
             index=self.index,
             name=self.name,
             config=self.config,
             status=status,
-            metric=self.material.metric,
+            metric=self.inputs.metric,
             reason=reason,
-            folds=tuple(replace(s, first=self.material.first_of(s.fold)) for s in self.scores),
+            folds=tuple(replace(s, first=self.inputs.first_seed_fold(s.fold)) for s in self.scores),
             cpu_seconds=round(sum(score.cpu_seconds for score in self.scores), 3),
             wall_seconds=round(sum(score.wall_seconds for score in self.scores), 3),
             host=socket.gethostname(),
             started=self.started,
-            ended=now(),
+            ended=current_time(),
             changes=tuple(self.changes),
         )
 
 
-def score_fold(fold: Fold, study: Study, material: Material, work: Path) -> FoldScore:
-    """Train on an inner fold, in one place or across sites as the study says, and score whom it holds out.
+def score_fold(fold: Fold, study: Study, inputs: TrialInputs, work: Path) -> FoldScore:
+    """Train on an inner fold, in one place or across sites as the study says, and score its held-out patients.
 
-    What it needs to go on lies in ``work``, as ``fold-<name>.pt`` or in a folder ``fold-<name>``.
+    Its checkpoints are in ``work``, as ``fold-<name>.pt`` or in a folder ``fold-<name>``.
     """
     if study.federation is None:
-        return run_fold(fold, study, material, work / f"fold-{fold.name}.pt")
-    from equipoise.platform.search.federated import run_federated_fold
+        return run_fold(fold, study, inputs, work / f"fold-{fold.name}.pt")
+    from equipoise.platform.search.federated_trial import run_federated_fold
 
-    return run_federated_fold(fold, study, material, work / f"fold-{fold.name}")
+    return run_federated_fold(fold, study, inputs, work / f"fold-{fold.name}")
 
 
-def run_fold(fold: Fold, study: Study, material: Material, checkpoint: Path) -> FoldScore:
-    """Train on an inner fold and score the patients that it holds out.
+def run_fold(fold: Fold, study: Study, inputs: TrialInputs, checkpoint: Path) -> FoldScore:
+    """Train on an inner fold and score its held-out patients.
 
     Parameters
     ----------
@@ -233,10 +233,10 @@ def run_fold(fold: Fold, study: Study, material: Material, checkpoint: Path) -> 
         Its ``test`` part is scored; ``val`` stops training.
     study
         With the trial's configuration.
-    material
+    inputs
         Cases.
     checkpoint
-        Where the state after every epoch is kept.
+        File of the state after every epoch.
     """
     import torch
 
@@ -245,18 +245,27 @@ def run_fold(fold: Fold, study: Study, material: Material, checkpoint: Path) -> 
     from equipoise.platform.training.predict import run_model
 
     cpu, wall = time.process_time(), time.perf_counter()
-    made = built(fold, study, material)
-    torch.set_num_threads(made.recipe.training.threads)
+    fold_inputs = fitting_inputs(fold, study, inputs)
+    torch.set_num_threads(fold_inputs.recipe.training.threads)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     result = fit_recipe(
-        made.model, made.targets, made.train, made.val, made.recipe, made.seed, None, checkpoint
+        fold_inputs.model,
+        fold_inputs.targets,
+        fold_inputs.train,
+        fold_inputs.val,
+        fold_inputs.recipe,
+        fold_inputs.seed,
+        None,
+        checkpoint,
     )
     return FoldScore(
         fold=fold.name,
-        values=fold_scores(made.targets, run_model(made.model, made.targets, made.scored)),
+        values=fold_scores(
+            fold_inputs.targets, run_model(fold_inputs.model, fold_inputs.targets, fold_inputs.scored)
+        ),
         epochs=len(result.history),
         best_epoch=result.best_epoch,
-        parameters=sum(parameter.numel() for parameter in made.model.parameters()),
+        parameters=sum(parameter.numel() for parameter in fold_inputs.model.parameters()),
         cpu_seconds=round(time.process_time() - cpu, 3),
         wall_seconds=round(time.perf_counter() - wall, 3),
         history=result.history,
@@ -264,8 +273,8 @@ def run_fold(fold: Fold, study: Study, material: Material, checkpoint: Path) -> 
 
 
 @dataclass(frozen=True)
-class Built:
-    """What training on a fold begins with."""
+class FittingInputs:
+    """Recipe, cases, targets and untrained model of a fold."""
 
     recipe: Recipe
     train: CaseList
@@ -275,26 +284,25 @@ class Built:
     model: nn.Module
     seed: int
 
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint of this training says of itself."""
-        from equipoise.platform.training.checkpoint import identity
+    def fingerprint(self) -> dict[str, Any]:
+        """Fingerprint in a checkpoint of this training."""
+        from equipoise.platform.training.checkpoint import training_fingerprint
 
         recipe = self.recipe
-        return identity(
+        return training_fingerprint(
             self.model, self.targets, self.train, self.val, recipe.training, recipe.balancing, self.seed
         )
 
 
-def built(fold: Fold, study: Study, material: Material) -> Built:
+def fitting_inputs(fold: Fold, study: Study, inputs: TrialInputs) -> FittingInputs:
     """Cases, targets fitted on training patients, and an untrained model."""
     from equipoise.platform.training.batches import CaseList
-    from equipoise.platform.training.build import build_model
+    from equipoise.platform.training.build import build_model, recipe_of
     from equipoise.platform.training.crossval import fold_seed
-    from equipoise.platform.training.recipe import recipe_of
     from equipoise.platform.training.targets import fit_targets
 
     recipe = recipe_of(study)
-    train, val, scored = (CaseList(material.cases, part) for part in (fold.train, fold.val, fold.test))
+    train, val, scored = (CaseList(inputs.cases, part) for part in (fold.train, fold.val, fold.test))
     targets = fit_targets(
         study.tasks,
         train,
@@ -304,57 +312,57 @@ def built(fold: Fold, study: Study, material: Material) -> Built:
     )
     seed = fold_seed(recipe.seed, fold)
     model = build_model(recipe.model, recipe.model_params, targets.shape, targets.heads, seed=seed)
-    return Built(recipe, train, val, scored, targets, model, seed)
+    return FittingInputs(recipe, train, val, scored, targets, model, seed)
 
 
-def load_code() -> None:
-    """Import what trials need, before their time is taken."""
+def import_trial_code() -> None:
+    """Import the modules that trials need, so that imports are not counted as their time."""
     import equipoise.platform.search.scores
-    import equipoise.platform.study
+    import equipoise.platform.study.schema
     import equipoise.platform.training.crossval  # noqa: F401
 
 
-def check_unseen(material: Material, hidden: Mapping[str, str]) -> None:
+def check_hidden_patients(inputs: TrialInputs, hidden: Mapping[str, str]) -> None:
     """Refuse a search in which a trial could read a patient that it must not see.
 
     Parameters
     ----------
     hidden
-        Patient → what the patient is kept for.
+        Patient → the reason why trials must not see the patient.
 
     Raises
     ------
     DataError
         Naming the patients.
     """
-    listed = {p for fold in material.folds for part in (fold.train, fold.val, fold.test) for p in part}
-    listed |= {p for client in material.clients for p in client.patients}
-    if seen := sorted((listed | set(material.cases)) & set(hidden)):
+    listed = {p for fold in inputs.folds for part in (fold.train, fold.val, fold.test) for p in part}
+    listed |= {p for client in inputs.clients for p in client.patients}
+    if seen := sorted((listed | set(inputs.cases)) & set(hidden)):
         kept = ", ".join(f"{patient} ({hidden[patient]})" for patient in seen[:5])
         raise DataError(
-            f"trials could see {len(seen)} patients that are kept from them: {kept}", where="search"
+            f"trials could see {len(seen)} patients that must be hidden from them: {kept}", where="search"
         )
 
 
-def reason_of(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
     """Why a trial failed, on one line."""
     import sys
 
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and isinstance(error, torch.OutOfMemoryError):
-        torch.cuda.empty_cache()  # the process goes on with the next trial
+        torch.cuda.empty_cache()  # the process continues with the next trial
     text = str(error) if isinstance(error, EquipoiseError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())[:1000]
 
 
-def now() -> str:
-    """Time with zone, to the second."""
+def current_time() -> str:
+    """Current time with zone, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def unfinished(search: Path) -> dict[int, Config]:
-    """Configurations of trials that began and have not ended, by index."""
-    found = {}
+def unfinished_configs(search: Path) -> dict[int, Config]:
+    """Configurations of trials that have started and not ended, by index."""
+    result = {}
     for path in sorted((search / "work").glob("[0-9]*/begun.json")):
-        found[int(path.parent.name)] = read_json(path)["config"]
-    return found
+        result[int(path.parent.name)] = read_json(path)["config"]
+    return result

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from equipoise.platform.search.trackers import Tracked, digest, metrics_of, points
-from equipoise.platform.search.trials import Trial
+from equipoise.platform.search.trackers import TrackedSearch, curve_points, metrics_of, record_digest
+from equipoise.platform.search.trial_records import Trial
 
 
 class WandbTracker:
-    """Writes ``search/wandb/offline-run-*``; nothing is sent before somebody calls ``wandb sync`` on them.
+    """Writes ``search/wandb/offline-run-*``; nothing is sent until the user calls ``wandb sync`` on them.
 
-    The id of a run is a digest of the trial's record; a folder with a file that says the run was ended is left alone.
+    The id of a run is the digest of the trial's record; a trial with a ``.done`` file is skipped.
     """
 
-    def __init__(self, tracked: Tracked) -> None:
+    def __init__(self, tracked: TrackedSearch) -> None:
         import wandb
 
         self._wandb = wandb
@@ -23,8 +23,8 @@ class WandbTracker:
         self._folder = tracked.run / "search"
 
     def __call__(self, trial: Trial) -> None:
-        """Write a trial that has ended, unless it is there already."""
-        mark = digest(trial)
+        """Write a trial that has ended, unless it was written before."""
+        mark = record_digest(trial)
         done = self._folder / "wandb" / f"{trial.name}.{mark}.done"
         if done.exists():
             return
@@ -47,12 +47,12 @@ class WandbTracker:
         done.touch()
 
     def close(self) -> None:
-        """Every trial was ended when it was written."""
+        """Nothing to do: every run was finished when it was written."""
 
 
 def _by_step(trial: Trial) -> dict[int, dict[str, Any]]:
-    """W&B wants all values of a step at once."""
-    found: dict[int, dict[str, Any]] = defaultdict(dict)
-    for tag, step, value in points(trial):
-        found[step][tag] = value
-    return found
+    """Values by step: W&B takes all values of a step in one call."""
+    result: dict[int, dict[str, Any]] = defaultdict(dict)
+    for tag, step, value in curve_points(trial):
+        result[step][tag] = value
+    return result

@@ -1,6 +1,7 @@
-"""Training: cases become batches, one loop fits a model on a fold, every fold leaves its predictions behind.
+"""Training: collates cases into batches, fits a model on each fold with one loop, and writes the predictions.
 
-``params`` is what a study says; ``targets`` what training patients fix before training (scalers, class
-weights); ``batches`` turns cases into tensors; ``loop`` is the only training loop there is; ``predict`` fills
-the predictions table; ``crossval`` runs a fold and reads it back.
+``params`` holds the parameters of a study; ``targets`` fits scalers and class weights on training patients;
+``batches`` collates cases into tensors; ``step`` is one optimiser step and ``loop`` the only training loop;
+``predict`` fills the predictions table; ``crossval`` trains a fold and loads it again; ``distributed`` and
+``on_ray`` let several workers share a fold or several folds run in parallel.
 """

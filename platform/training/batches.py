@@ -1,4 +1,4 @@
-"""Cases become batches: padding, label masks, scaled targets, prepared tables, seeded draws of tiles.
+"""Collating cases into batches: padding, label masks, scaled targets, transformed tables, seeded draws of tiles.
 
 Every random draw has its own :class:`numpy.random.SeedSequence` of (seed, epoch) or (seed, epoch, patient),
 so that what is drawn for a patient does not depend on batch size, order, or the number of workers.
@@ -20,11 +20,11 @@ from equipoise.platform.errors import DataError
 from equipoise.platform.training.targets import Targets
 
 if TYPE_CHECKING:
-    from equipoise.datasets.cases import Case
+    from equipoise.datasets.cohorts.cases import Case
 
 
 class CaseSource(Protocol):
-    """patient → case: a :class:`~equipoise.datasets.cases.CaseReader`, or a dictionary."""
+    """patient → case: a :class:`~equipoise.datasets.cohorts.cases.CaseReader`, or a dictionary."""
 
     def __getitem__(self, patient: str, /) -> Case: ...
 
@@ -38,7 +38,7 @@ class CaseList(Sequence["Case"]):
     source
         Where cases come from.
     patients
-        Who is in the list, in order. Nobody else can be read through it.
+        Patients of the list, in order. No other patient can be read through it.
     """
 
     source: CaseSource
@@ -59,7 +59,7 @@ def draw_order(count: int, size: int, seed: int, epoch: int) -> Iterator[list[in
 
 
 def draw_tiles(count: int, most: int | None, seed: int, epoch: int, patient: str) -> np.ndarray | None:
-    """Indices of the tiles a patient shows in an epoch, ascending, without repetition; None for all."""
+    """Indices of the tiles of a patient in an epoch, ascending, without repetition; None for all."""
     if most is None or count <= most:
         return None
     digest = hashlib.blake2b(patient.encode(), digest_size=8).digest()
@@ -84,8 +84,8 @@ def collate(
     Raises
     ------
     DataError
-        Naming the patient, if there is nothing that the model reads, or a part does not fit what it was trained
-        on.
+        Naming the patient, if a case has no input that the model reads, or its widths or columns differ from those
+        of training.
     """
     tiles = tiles or [None] * len(cases)
     for case in cases:
@@ -128,7 +128,7 @@ def _tiles(
 def _labels(
     cases: Sequence[Case], targets: Targets
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Task → scaled targets, and task → which of them are there."""
+    """Task → scaled targets, and task → mask of the known ones."""
     encoded = [[task.encode(case.targets.get(task.head.name)) for case in cases] for task in targets.tasks]
     known_TB = torch.tensor([[value is not None for value in row] for row in encoded])
     values: dict[str, torch.Tensor] = {}
@@ -141,19 +141,19 @@ def _labels(
 def _omics(
     cases: Sequence[Case], targets: Targets
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Tables as the training patients fixed them."""
+    """Rows of the tables, transformed as fitted on the training patients, and which of them are present."""
     omics, present = {}, {}
     for modality, width in targets.shape.omics.items():
         rows = np.zeros((len(cases), width), np.float32)
-        there = [modality in case.omics for case in cases]
+        known = [modality in case.omics for case in cases]
         for i, case in enumerate(cases):
-            if there[i]:
-                rows[i] = _prepared(case, modality, targets.tables[modality])
-        omics[modality], present[modality] = torch.from_numpy(rows), torch.tensor(there)
+            if known[i]:
+                rows[i] = _transformed_row(case, modality, targets.tables[modality])
+        omics[modality], present[modality] = torch.from_numpy(rows), torch.tensor(known)
     return omics, present
 
 
-def _prepared(case: Case, modality: str, table: TableTransform) -> np.ndarray:
+def _transformed_row(case: Case, modality: str, table: TableTransform) -> np.ndarray:
     values = case.omics[modality]
     try:
         return table.apply(values, columns_of(len(values), case.columns.get(modality)))

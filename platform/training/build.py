@@ -1,19 +1,25 @@
-"""Registry names become objects: models, balancing, devices."""
+"""Builds models, balancers and devices from the names in a study.
+
+The recipe of a study: everything that decides the weights after training on given patients. Light.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from equipoise.models.balancing.balancer import Balancer
-from equipoise.models.balancing.protocol import Reduce, alone
+from equipoise.models.balancing.protocol import Reduce, identity_reduce
 from equipoise.models.batch import CaseShape, TaskHead
 from equipoise.platform.errors import ResourceError, StudyError
 from equipoise.platform.registry import get
-from equipoise.platform.training.params import BalancingParams, entry_params
+from equipoise.platform.training.params import BalancingParams, Recipe, entry_params
+
+if TYPE_CHECKING:
+    from equipoise.platform.study.schema import Study
 
 
 def build_model(
@@ -21,7 +27,7 @@ def build_model(
 ) -> nn.Module:
     """A model of the registry with initial weights that depend on nothing but the seed.
 
-    Modules of torch draw from its global generator, which is seeded here and given back as it was.
+    Modules of torch draw from its global generator; it is seeded here and its state is restored afterwards.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -29,14 +35,14 @@ def build_model(
 
 
 def build_balancer(
-    balancing: BalancingParams, model: nn.Module, heads: Sequence[TaskHead], reduce: Reduce = alone
+    balancing: BalancingParams, model: nn.Module, heads: Sequence[TaskHead], reduce: Reduce = identity_reduce
 ) -> Balancer:
-    """The balancer that a study names, over a model that is on its device already.
+    """The balancer that a study names, for a model that is already on its device.
 
     Raises
     ------
     StudyError
-        If the model leaves the method nothing to balance.
+        If the model has no parameters that the method could balance.
     """
     slots = (
         ("weightings", balancing.weighting, balancing.weighting_params),
@@ -67,3 +73,16 @@ def pick_device(device: str) -> torch.device:
             "no CUDA device is visible", where="training.device", fix="write device: auto or cpu"
         )
     return torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
+
+
+def recipe_of(study: Study) -> Recipe:
+    """Model, balancing, training parameters, tables and seed of a study."""
+    params = study.model.model_dump()
+    return Recipe(
+        model=params.pop("kind"),
+        model_params=params,
+        balancing=study.balancing,
+        training=study.training,
+        tables=study.tables,
+        seed=study.seed,
+    )

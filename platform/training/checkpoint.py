@@ -1,7 +1,7 @@
-"""State of a training after an epoch: written atomically, read with ``weights_only``, tied to one training.
+"""Checkpoints of a training after every epoch: written atomically, read with ``weights_only``.
 
-There is no generator and no schedule in it: both are functions of (seed, epoch), see
-:mod:`equipoise.platform.training.loop`.
+A checkpoint belongs to one training and is refused by any other. It holds neither a random generator nor a learning
+rate schedule: both are functions of (seed, epoch), see :mod:`equipoise.platform.training.loop`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from equipoise.datasets.whole_files import atomic_path
+from equipoise.datasets.atomic_io import atomic_path
 from equipoise.platform.errors import StudyError
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.params import BalancingParams, TrainingParams
 from equipoise.platform.training.targets import Targets
 
 
-class HasState(Protocol):
-    """A model, an optimiser, a loss weighting, a gradient aggregator: whatever changes during training."""
+class Stateful(Protocol):
+    """Anything whose state changes during training: a model, an optimiser, a balancer."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -32,7 +32,7 @@ class HasState(Protocol):
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Epochs done so far and the best weights among them."""
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Progress:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, row: dict[str, float], model: nn.Module) -> None:
-        """Append an epoch; keep a copy of the weights if none was better. Of equals the first is kept."""
+        """Append an epoch; copy the weights if no earlier epoch was equally good or better."""
         self.history.append(row)
         if not self.best_epoch or row["monitor"] < self.history[self.best_epoch - 1]["monitor"]:
             self.best_epoch = len(self.history)
@@ -54,7 +54,7 @@ def digest(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
-def identity(
+def training_fingerprint(
     model: nn.Module,
     targets: Targets,
     train: CaseList,
@@ -63,9 +63,9 @@ def identity(
     balancing: BalancingParams,
     seed: int,
 ) -> dict[str, Any]:
-    """What a checkpoint must agree on to be continued, as plain data."""
+    """What must be equal for a training to continue from a checkpoint, as plain data."""
     fixed = targets.to_json()
-    # Thousands of numbers per table: their hash says as well whether they changed.
+    # A table has thousands of numbers; their hash is enough to notice a change.
     fixed["tables"] = {name: digest([json.dumps(table)]) for name, table in fixed["tables"].items()}
     return {
         "model": f"{type(model).__name__} with parameters {[list(p.shape) for p in model.parameters()]}",
@@ -80,20 +80,22 @@ def identity(
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """``training.lr: 0.0001, now 0.001`` for every value in which two nested dictionaries differ."""
-    found = []
+    result = []
     for key in dict.fromkeys([*old, *new]):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
+            result += differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            found.append(f"{prefix}{key}: {a}, now {b}")
-    return found
+            result.append(f"{prefix}{key}: {a}, now {b}")
+    return result
 
 
-def save(path: Path, identity: dict[str, Any], progress: Progress, parts: Mapping[str, HasState]) -> None:
-    """Replace the checkpoint; a reader sees the old one or the new one, never half of one."""
+def save(
+    path: Path, fingerprint: dict[str, Any], progress: TrainingProgress, parts: Mapping[str, Stateful]
+) -> None:
+    """Replace the checkpoint atomically: a reader sees either the old one or the new one."""
     state = {
-        "identity": json.dumps(identity),
+        "identity": json.dumps(fingerprint),
         "history": progress.history,
         "best_epoch": progress.best_epoch,
         "best_weights": progress.best_weights,
@@ -103,21 +105,21 @@ def save(path: Path, identity: dict[str, Any], progress: Progress, parts: Mappin
         torch.save(state, temporary)
 
 
-def load(path: Path, identity: dict[str, Any], parts: Mapping[str, HasState]) -> Progress:
-    """Put everything back as it was after the last finished epoch.
+def load(path: Path, fingerprint: dict[str, Any], parts: Mapping[str, Stateful]) -> TrainingProgress:
+    """Restore the state after the last finished epoch.
 
     Raises
     ------
     StudyError
-        If the checkpoint belongs to another training, naming what differs.
+        If the checkpoint belongs to another training; the message names what differs.
     """
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if differ := differences(json.loads(state["identity"]), json.loads(json.dumps(identity))):
+    if differ := differences(json.loads(state["identity"]), json.loads(json.dumps(fingerprint))):
         raise StudyError(
             f"the checkpoint belongs to another training: {'; '.join(differ[:5])}",
             where=str(path),
-            fix="delete it to train anew, or undo the change",
+            fix="delete it to train again, or undo the change",
         )
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
-    return Progress(state["history"], state["best_epoch"], state["best_weights"])
+    return TrainingProgress(state["history"], state["best_epoch"], state["best_weights"])

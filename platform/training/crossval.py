@@ -1,9 +1,9 @@
-"""One fold: fit on its training patients, predict its validation and test patients, leave a folder behind.
+"""One fold: fit on its training patients, predict its validation and test patients, write a folder.
 
-The folder ``folds/<repeat>-<index>/`` appears whole or not at all: everything, the checkpoint included, is
-written to ``.<repeat>-<index>.partial`` beside it, which is renamed at the end. A finished fold is not
-trained again; one that was trained otherwise than asked for is refused by name of what differs. Seeds come
-from (seed, repeat, fold), so that a fold does not depend on which others ran, where, or in which order.
+The folder ``folds/<repeat>-<index>/`` is created atomically: everything, the checkpoint included, is written to
+``.<repeat>-<index>.partial`` beside it, which is renamed at the end. A finished fold is not trained again; one
+that was trained with other settings or data is refused with the differences. Seeds come from (seed, repeat,
+fold), so that a fold does not depend on which other folds ran, where, or in which order.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from equipoise.platform.training.targets import Targets, fit_targets
 if TYPE_CHECKING:
     import pandas as pd
 
-    from equipoise.datasets.splits import Fold
-    from equipoise.datasets.tasks import Task
+    from equipoise.datasets.cohorts.splits import Fold
+    from equipoise.datasets.tables.tasks import Task
 
 #: Layout of a fold folder.
 FORMAT = "equipoise-fold/1"
-#: What an unfinished fold was begun with; becomes part of ``config.json``.
-MADE_BY = "made_by.json"
+#: File with the fingerprint of an unfinished fold; the fingerprint becomes part of ``config.json``.
+FINGERPRINT_FILE = "made_by.json"
 
 log = logging.getLogger("equipoise")
 
 
 @dataclass(frozen=True)
 class TrainedFold:
-    """A model as it came out of a fold, ready to predict patients that it has not seen."""
+    """The trained model of a fold, ready to predict patients that it has not seen."""
 
     model: nn.Module
     targets: Targets
@@ -66,7 +66,7 @@ class TrainedFold:
 
 
 def fold_folder(folds: Path, fold: Fold) -> Path:
-    """Where a fold's results stand."""
+    """Folder of a fold's results."""
     return folds / f"{fold.repeat}-{fold.index}"
 
 
@@ -84,10 +84,10 @@ def train_fold(
     folds: Path,
     *,
     features: str,
-    contents: Mapping[str, str],
+    content_keys: Mapping[str, str],
     report: Reporter | None = None,
 ) -> Path:
-    """Train a fold and write its folder, unless it is there already.
+    """Train a fold and write its folder, unless it already exists.
 
     Parameters
     ----------
@@ -98,13 +98,13 @@ def train_fold(
     cases
         Reads a patient's case.
     recipe
-        Model, balancing, training parameters and the study's seed.
+        Model, balancing, training parameters and the seed of the study.
     folds
         The run's ``folds/``.
     features
-        Address of the feature store, recorded and compared.
-    contents
-        Patient → text that changes whenever labels or slides of the patient do; recorded and compared as a hash.
+        Address of the feature store; recorded, and compared when the fold exists.
+    content_keys
+        Patient → text that changes whenever labels or slides of the patient do; its hash is recorded and compared.
     report
         Called after every epoch.
 
@@ -119,21 +119,21 @@ def train_fold(
     DataError
         If a patient is in two parts of the fold.
     StudyError
-        If the folder was made by other settings, patients or features.
+        If the folder was trained with other settings, patients or features.
     """
-    from equipoise.datasets.whole_files import write_json
-    from equipoise.platform.provenance import environment
+    from equipoise.datasets.atomic_io import write_json
+    from equipoise.platform.run.provenance import environment
 
     _check_parts(fold)
     folder = fold_folder(folds, fold)
-    made_by = _made_by(fold, recipe, features, contents)
+    fingerprint = _fingerprint(fold, recipe, features, content_keys)
     if folder.exists():
-        require_same(folds, fold, recipe, features=features, contents=contents)
+        check_fingerprint(folds, fold, recipe, features=features, content_keys=content_keys)
         return folder
     partial = folds / f".{folder.name}.partial"
-    _discard_other(partial, made_by)
+    _discard_mismatch(partial, fingerprint)
     partial.mkdir(parents=True, exist_ok=True)
-    write_json(partial / MADE_BY, made_by)
+    write_json(partial / FINGERPRINT_FILE, fingerprint)
     train, val, test = (CaseList(cases, part) for part in (fold.train, fold.val, fold.test))
     targets = fit_targets(
         tasks,
@@ -153,13 +153,13 @@ def train_fold(
         "epochs": len(result.history),
         "best_epoch": result.best_epoch,
         "stopped_early": result.stopped_early,
-        "made_by": made_by,
+        "made_by": fingerprint,
         "made_with": environment(),
     }
     trained = TrainedFold(model, targets, config)
     _write(partial, trained, result, val, test)
     checkpoint.unlink()
-    (partial / MADE_BY).unlink()
+    (partial / FINGERPRINT_FILE).unlink()
     os.replace(partial, folder)
     return folder
 
@@ -174,7 +174,7 @@ def fit_recipe(
     report: Reporter | None,
     checkpoint: Path,
 ) -> FitResult:
-    """Here, or by several workers of Ray Train."""
+    """Fit in this process, or with several workers of Ray Train if the recipe asks for them."""
     if recipe.training.workers > 1:
         from equipoise.platform.training.on_ray import fit_on_workers
 
@@ -194,21 +194,21 @@ def fit_recipe(
     )
 
 
-def require_same(
-    folds: Path, fold: Fold, recipe: Recipe, *, features: str, contents: Mapping[str, str]
+def check_fingerprint(
+    folds: Path, fold: Fold, recipe: Recipe, *, features: str, content_keys: Mapping[str, str]
 ) -> None:
-    """Refuse a finished fold that was trained otherwise than it would be now; parameters as in :func:`train_fold`.
+    """Refuse a finished fold that was trained with other settings or data; parameters as in :func:`train_fold`.
 
     Raises
     ------
     StudyError
         Naming the settings that differ, and the patients that joined or left.
     """
-    from equipoise.datasets.whole_files import read_json
+    from equipoise.datasets.atomic_io import read_json
 
     folder = fold_folder(folds, fold)
     config = read_json(folder / "config.json", {})
-    differ = differences(config.get("made_by", {}), _made_by(fold, recipe, features, contents))
+    differ = differences(config.get("made_by", {}), _fingerprint(fold, recipe, features, content_keys))
     if not differ:
         return
     before = {p for part in config.get("patients", {}).values() for p in part}
@@ -223,23 +223,23 @@ def require_same(
         f"patients: {' and '.join(moves)}" if moves else "labels, slides or parts of its patients"
     ]
     raise StudyError(
-        f"this fold was trained otherwise: {'; '.join(changed[:5])}",
+        f"this fold was trained with other settings or data: {'; '.join(changed[:5])}",
         where=str(folder),
-        fix="--resume never moves this run aside and starts anew; -o another folder keeps both",
+        fix="--resume never moves this run out of the way and starts again; -o another folder keeps both",
     )
 
 
-def _discard_other(partial: Path, made_by: dict[str, Any]) -> None:
-    """An unfinished fold is continued only if it was begun with the very same settings, patients, labels and slides."""
-    from equipoise.datasets.whole_files import read_json
+def _discard_mismatch(partial: Path, fingerprint: dict[str, Any]) -> None:
+    """Delete an unfinished fold unless it was started with the same settings, patients, labels and slides."""
+    from equipoise.datasets.atomic_io import read_json
 
-    if partial.exists() and read_json(partial / MADE_BY) != made_by:
-        log.warning("%s was begun with other data or settings and starts again", partial.name)
+    if partial.exists() and read_json(partial / FINGERPRINT_FILE) != fingerprint:
+        log.warning("%s was started with other data or settings and starts again", partial.name)
         shutil.rmtree(partial)
 
 
 def load_fold(folder: Path, device: torch.device | None = None) -> TrainedFold:
-    """Read a fold back, to predict other patients with it, on ``device`` (the CPU if not given).
+    """Load a finished fold to predict other patients with it, on ``device`` (the CPU if not given).
 
     Raises
     ------
@@ -248,7 +248,7 @@ def load_fold(folder: Path, device: torch.device | None = None) -> TrainedFold:
     """
     from safetensors.torch import load_file
 
-    from equipoise.datasets.whole_files import read_json
+    from equipoise.datasets.atomic_io import read_json
 
     config = read_json(folder / "config.json", {})
     if config.get("format") != FORMAT:
@@ -258,24 +258,28 @@ def load_fold(folder: Path, device: torch.device | None = None) -> TrainedFold:
             fix="run 'equipoise train'",
         )
     targets = Targets.from_json(read_json(folder / "targets.json"))
-    made_by = config["made_by"]
-    model = build_model(made_by["model"], made_by["model_params"], targets.shape, targets.heads, seed=0)
-    model.load_state_dict(load_file(folder / "model.safetensors"))  # strict: no weight stays as initialised
+    fingerprint = config["made_by"]
+    model = build_model(
+        fingerprint["model"], fingerprint["model_params"], targets.shape, targets.heads, seed=0
+    )
+    model.load_state_dict(load_file(folder / "model.safetensors"))  # strict: every weight is loaded
     return TrainedFold(model.to(device or "cpu").eval(), targets, config)
 
 
-def _made_by(fold: Fold, recipe: Recipe, features: str, contents: Mapping[str, str]) -> dict[str, Any]:
+def _fingerprint(
+    fold: Fold, recipe: Recipe, features: str, content_keys: Mapping[str, str]
+) -> dict[str, Any]:
     """Everything that the weights are a function of, as plain data."""
-    made_by = recipe.model_dump(mode="json")
-    made_by["model_params"] = entry_params("models", recipe.model, recipe.model_params).model_dump(
+    fingerprint = recipe.model_dump(mode="json")
+    fingerprint["model_params"] = entry_params("models", recipe.model, recipe.model_params).model_dump(
         mode="json"
     )
-    made_by["features"] = features
-    made_by["contents"] = {
-        part: digest([f"{patient}: {contents[patient]}" for patient in getattr(fold, part)])
+    fingerprint["features"] = features
+    fingerprint["contents"] = {
+        part: digest([f"{patient}: {content_keys[patient]}" for patient in getattr(fold, part)])
         for part in ("train", "val", "test")
     }
-    return json.loads(json.dumps(made_by))
+    return json.loads(json.dumps(fingerprint))
 
 
 def _check_parts(fold: Fold) -> None:
@@ -292,15 +296,15 @@ def _write(partial: Path, trained: TrainedFold, result: FitResult, val: CaseList
     import pandas as pd
     from safetensors.torch import save_file
 
-    from equipoise.datasets.whole_files import write_json
-    from equipoise.platform.evaluation.latents import OWN, write_latents
+    from equipoise.datasets.atomic_io import write_json
+    from equipoise.platform.evaluation.latents import FOLD_LATENTS, write_latents
     from equipoise.platform.evaluation.predictions import write_predictions
 
     parts: tuple[tuple[CaseList, Role], ...] = ((val, "val"), (test, "test"))
     both = [trained.predict_with_latents(cases, role) for cases, role in parts if len(cases)]
     predictions, latents = zip(*both, strict=True)
     write_predictions(pd.concat(predictions, ignore_index=True), partial / "preds.parquet")
-    write_latents(pd.concat(latents, ignore_index=True), partial / OWN)
+    write_latents(pd.concat(latents, ignore_index=True), partial / FOLD_LATENTS)
     weights = {name: value.detach().cpu().contiguous() for name, value in trained.model.state_dict().items()}
     save_file(weights, partial / "model.safetensors")
     write_json(partial / "targets.json", trained.targets.to_json())

@@ -1,7 +1,7 @@
 """Workers that train one model together: means, gathered rows, shared validation.
 
-Every worker takes its share of every global batch (patients rank, rank + W, … of it), so that W workers see
-what one worker sees. Losses are scaled such that the mean over workers is the mean over labelled cases, and
+Every worker takes its shard of every global batch (its patients rank, rank + W, …), so that W workers together
+see what one worker sees. Losses are scaled such that the mean over workers is the mean over labelled cases, and
 gradients per task are averaged before conflicts are resolved (``reference``: DESIGN, flow 2).
 """
 
@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 
 from equipoise.models.balancing import protocol
-from equipoise.models.losses import alone
+from equipoise.models.losses import identity_gather
 
 Item = TypeVar("Item")
 
 
-class Group(Protocol):
-    """The workers of one training, seen from one of them."""
+class WorkerGroup(Protocol):
+    """The workers of one training, as one of them uses them."""
 
     rank: int
     world: int
 
     @property
     def reduce(self) -> protocol.Reduce:
-        """Mean over workers, in place; :func:`~equipoise.models.balancing.protocol.alone` for one worker."""
+        """Mean over workers, in place; :func:`~equipoise.models.balancing.protocol.identity_reduce` for one worker."""
         ...
 
     def total(self, values: Tensor) -> Tensor:
@@ -35,19 +35,19 @@ class Group(Protocol):
         ...
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Rows of all workers, one worker's behind the other's.
+        """Rows of all workers, concatenated in the order of ranks.
 
-        Gradients flow back to one's own rows, summed over the losses of all workers: as each computes the same
-        loss from the same rows, that is W times one's own gradient, and the mean over workers is exact.
+        Gradients flow back to the worker's own rows, summed over the losses of all workers: as each computes the
+        same loss from the same rows, that is W times the own gradient, and the mean over workers is exact.
         """
         ...
 
-    def exchange(self, item: Any) -> list[Any]:
-        """What each worker gave, by rank."""
+    def gather_objects(self, item: Any) -> list[Any]:
+        """The items of all workers, in the order of ranks."""
         ...
 
 
-class Alone:
+class SingleWorker:
     """A single worker."""
 
     rank = 0
@@ -56,7 +56,7 @@ class Alone:
     @property
     def reduce(self) -> protocol.Reduce:
         """Identity."""
-        return protocol.alone
+        return protocol.identity_reduce
 
     def total(self, values: Tensor) -> Tensor:
         """Identity."""
@@ -64,20 +64,20 @@ class Alone:
 
     def gather(self, rows: Tensor) -> Tensor:
         """Identity."""
-        return alone(rows)
+        return identity_gather(rows)
 
-    def exchange(self, item: Any) -> list[Any]:
+    def gather_objects(self, item: Any) -> list[Any]:
         """A list of one."""
         return [item]
 
 
 class ProcessGroup:
-    """Workers of ``torch.distributed`` (gloo on CPU, nccl on GPU), whose group exists already.
+    """Workers of ``torch.distributed`` (gloo on CPU, nccl on GPU); the process group must exist.
 
     Raises
     ------
     RuntimeError
-        If no process group was set up.
+        If no process group was initialised.
     """
 
     def __init__(self) -> None:
@@ -105,11 +105,11 @@ class ProcessGroup:
         """Rows of all workers, with gradients."""
         return _Gather.apply(rows, self.rank, self.world)
 
-    def exchange(self, item: Any) -> list[Any]:
-        """What each worker gave, by rank; workers are processes of one's own, so pickling is safe."""
-        found: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(found, item)
-        return found
+    def gather_objects(self, item: Any) -> list[Any]:
+        """The items of all workers, in the order of ranks; workers are our own processes, so pickling is safe."""
+        result: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(result, item)
+        return result
 
 
 class _Gather(torch.autograd.Function):
@@ -123,19 +123,19 @@ class _Gather(torch.autograd.Function):
         sizes = [int(c) for c in counts]
         padded = rows.new_zeros(max(sizes), *rows.shape[1:])
         padded[: len(rows)] = rows
-        found = [torch.empty_like(padded) for _ in range(world)]
-        torch.distributed.all_gather(found, padded)
+        gathered = [torch.empty_like(padded) for _ in range(world)]
+        torch.distributed.all_gather(gathered, padded)
         ctx.world, ctx.start, ctx.stop = world, sum(sizes[:rank]), sum(sizes[: rank + 1])
-        return torch.cat([part[:size] for part, size in zip(found, sizes, strict=True)])
+        return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         return grads[0][ctx.start : ctx.stop] * ctx.world, None, None
 
 
-ALONE = Alone()
+SINGLE_WORKER = SingleWorker()
 
 
-def share(items: Sequence[Item], group: Group) -> list[Item]:
-    """The items of this worker: every W-th, from its rank on."""
+def shard(items: Sequence[Item], group: WorkerGroup) -> list[Item]:
+    """The items of this worker: every W-th, starting at its rank."""
     return list(items[group.rank :: group.world])

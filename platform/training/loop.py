@@ -1,9 +1,11 @@
-"""The training loop. Cross-validation, search and federation call it; they do not have their own.
+"""The training loop. Cross-validation, search and federation call it; none has a loop of its own.
 
 Everything random in an epoch (order, tiles, dropout) comes from (seed, epoch), and the learning rate is a
 function of the epoch. A checkpoint therefore holds no generator: an interrupted and resumed training equals
-an undisturbed one bit for bit on the same machine and number of threads. The loop never sets that number;
-whoever starts it does.
+an uninterrupted one bit for bit on the same machine and number of threads. The loop never sets the number of
+threads; its caller does. The value that inner validation monitors to choose an epoch is defined here, too.
+
+What inner validation watches to choose an epoch.
 """
 
 from __future__ import annotations
@@ -16,18 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from equipoise.models.losses import LossSums, TaskLosses
 from equipoise.platform.errors import DataError
+from equipoise.platform.evaluation.metrics import auroc, harrell_c, pearson
 from equipoise.platform.training import checkpoint as checkpoints
 from equipoise.platform.training.batches import CaseList, draw_order
 from equipoise.platform.training.build import build_balancer, pick_device
-from equipoise.platform.training.distributed import ALONE, Group
-from equipoise.platform.training.monitor import badness
+from equipoise.platform.training.distributed import SINGLE_WORKER, WorkerGroup
 from equipoise.platform.training.params import BalancingParams, TrainingParams
-from equipoise.platform.training.predict import run_together
-from equipoise.platform.training.step import Epoch, Parts, non_finite
+from equipoise.platform.training.predict import Outputs, run_distributed, task_scores
+from equipoise.platform.training.step import Epoch, TrainingState, non_finite
 from equipoise.platform.training.targets import Targets
 
 #: Called after every epoch with its row of the history.
@@ -43,7 +45,7 @@ class FitResult:
     history
         A row per epoch: ``epoch`` (from 1), ``lr``, ``train/<task>``, ``val/<task>`` (mean losses; NaN
         without labels), ``monitor`` (smaller is better),
-        and what balancing did (:class:`~equipoise.models.balancing.record.EpochRecord`).
+        and the record of balancing (:class:`~equipoise.models.balancing.balancer.EpochRecord`).
     best_epoch
         The epoch whose weights were kept.
     stopped_early
@@ -66,7 +68,7 @@ def fit(
     balancing: BalancingParams | None = None,
     report: Reporter | None = None,
     checkpoint: Path | None = None,
-    group: Group = ALONE,
+    group: WorkerGroup = SINGLE_WORKER,
 ) -> FitResult:
     """Train until inner validation stops improving, and leave the best weights in the model.
 
@@ -75,17 +77,18 @@ def fit(
     model
         A model of the registry, with initial weights.
     targets
-        What the training patients fixed (:func:`~equipoise.platform.training.targets.fit_targets`).
+        Scalers, class weights and widths fitted on the training patients
+        (:func:`~equipoise.platform.training.targets.fit_targets`).
     train, val
-        Training and inner validation patients. There is no parameter for test patients: they cannot get here.
+        Training and inner validation patients. There is no parameter for test patients.
     params, balancing
         Settings of the study.
     seed
         Of order, tiles and dropout.
     report
-        Any callable; what it raises ends training, with the epoch's checkpoint already written.
+        Any callable; an exception that it raises ends training after the epoch's checkpoint was written.
     checkpoint
-        Where to keep the state after every epoch, and to resume from if there is one.
+        File for the state after every epoch; training resumes from it if it exists.
     group
         Workers that train together; each of them calls ``fit`` with the same arguments.
 
@@ -101,40 +104,40 @@ def fit(
     _check_patients(train, val)
     balancing = balancing or BalancingParams()
     size = params.batch_for(targets.heads)
-    parts = _start(model, targets, params, balancing, group)
+    state = _start(model, targets, params, balancing, group)
     val_losses = TaskLosses(targets.heads, targets.class_weights, ties=params.ties)
-    identity = checkpoints.identity(model, targets, train, val, params, balancing, seed)
-    progress = checkpoints.Progress()
+    fingerprint = checkpoints.training_fingerprint(model, targets, train, val, params, balancing, seed)
+    progress = checkpoints.TrainingProgress()
     if checkpoint is not None and checkpoint.exists():
-        progress = checkpoints.load(checkpoint, identity, parts.changing)
+        progress = checkpoints.load(checkpoint, fingerprint, state.stateful)
     while len(progress.history) < params.epochs and not _out_of_patience(progress, params):
         epoch = len(progress.history)
         lr = learning_rate(params, epoch)
-        for settings in parts.optimizer.param_groups:
+        for settings in state.optimizer.param_groups:
             settings["lr"] = lr
-        steps = Epoch(parts, targets, train, val, params, size=size, seed=seed, epoch=epoch, lr=lr)
+        steps = Epoch(state, targets, train, val, params, size=size, seed=seed, epoch=epoch, lr=lr)
         model.train()
-        with _seeded(seed, epoch, parts.device, group.rank):
+        with _seeded(seed, epoch, state.device, group.rank):
             for rows in draw_order(len(train), size, seed, epoch):
                 steps.step(rows)
         trained = steps.totals()
         known = torch.where(trained.counts > 0, trained.means(), math.nan)
-        parts.balancer.weighting.on_epoch_end(known.double().cpu())
-        result = run_together(model, targets, val, group)
+        state.balancer.weighting.on_epoch_end(known.double().cpu())
+        result = run_distributed(model, targets, val, group)
         validated = val_losses(result.outputs, result.targets, result.label_mask)
-        monitor = badness(params.monitor, targets, validated, result)
+        monitor = monitor_value(params.monitor, targets, validated, result)
         if not math.isfinite(monitor):
             raise non_finite(epoch, "validation", targets, validated.means(), val.patients)
         row = _history_row(epoch, lr, targets, trained, validated) | {"monitor": monitor}
         progress.add(row | steps.record.row(), model)
         if checkpoint is not None and group.rank == 0:
-            checkpoints.save(checkpoint, identity, progress, parts.changing)
+            checkpoints.save(checkpoint, fingerprint, progress, state.stateful)
         if report is not None:
             report(progress.history[-1])
     return _result(model, progress, params)
 
 
-def finished(
+def load_fit_result(
     model: nn.Module,
     targets: Targets,
     train: CaseList,
@@ -145,12 +148,12 @@ def finished(
     balancing: BalancingParams,
     checkpoint: Path,
 ) -> FitResult:
-    """What :func:`fit` returned to the workers whose last checkpoint this is; the model gets the best weights."""
-    identity = checkpoints.identity(model, targets, train, val, params, balancing, seed)
-    return _result(model, checkpoints.load(checkpoint, identity, {}), params)
+    """The result of :func:`fit` in the workers, from their last checkpoint; loads the best weights into the model."""
+    fingerprint = checkpoints.training_fingerprint(model, targets, train, val, params, balancing, seed)
+    return _result(model, checkpoints.load(checkpoint, fingerprint, {}), params)
 
 
-def _result(model: nn.Module, progress: checkpoints.Progress, params: TrainingParams) -> FitResult:
+def _result(model: nn.Module, progress: checkpoints.TrainingProgress, params: TrainingParams) -> FitResult:
     model.load_state_dict(progress.best_weights)
     return FitResult(tuple(progress.history), progress.best_epoch, _out_of_patience(progress, params))
 
@@ -163,12 +166,12 @@ def learning_rate(params: TrainingParams, epoch: int) -> float:
 
 
 def _start(
-    model: nn.Module, targets: Targets, params: TrainingParams, balancing: BalancingParams, group: Group
-) -> Parts:
+    model: nn.Module, targets: Targets, params: TrainingParams, balancing: BalancingParams, group: WorkerGroup
+) -> TrainingState:
     device = pick_device(params.device)
     model.to(device)
     losses = TaskLosses(targets.heads, targets.class_weights, ties=params.ties, gather=group.gather)
-    return Parts(
+    return TrainingState(
         model=model,
         losses=losses.to(device),
         # Fused: one kernel for all parameters, also on CPU.
@@ -191,7 +194,7 @@ def _history_row(
     return row
 
 
-def _out_of_patience(progress: checkpoints.Progress, params: TrainingParams) -> bool:
+def _out_of_patience(progress: checkpoints.TrainingProgress, params: TrainingParams) -> bool:
     done = len(progress.history)
     return done >= params.min_epochs and done - progress.best_epoch >= params.patience
 
@@ -208,12 +211,68 @@ def _check_patients(train: CaseList, val: CaseList) -> None:
 
 @contextlib.contextmanager
 def _seeded(seed: int, epoch: int, device: torch.device, rank: int) -> Iterator[None]:
-    """Dropout draws from torch's global generators: seed them for an epoch, give them back as they were."""
-    own = (rank,) if rank else ()
-    sequence = np.random.SeedSequence([seed, epoch], spawn_key=own)
+    """Seed torch's global generators, from which dropout draws, for an epoch, and restore their state afterwards."""
+    spawn_key = (rank,) if rank else ()
+    sequence = np.random.SeedSequence([seed, epoch], spawn_key=spawn_key)
     state = int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(state)
         if device.type == "cuda":
             torch.cuda.manual_seed(state)
         yield
+
+
+def monitor_value(monitor: str, targets: Targets, losses: LossSums, result: Outputs) -> float:
+    """The monitored value of an epoch; smaller is better.
+
+    Parameters
+    ----------
+    monitor
+        ``val_loss`` sums the mean losses of all tasks with a validation label, ``main_loss`` takes the main
+        task's, ``main_metric`` is minus its AUROC (mean over classes for multiclass), Pearson r or C-index.
+    targets, losses, result
+        Tasks, and losses and outputs of the validation patients.
+
+    Raises
+    ------
+    DataError
+        If validation lacks the labels, events or classes that it needs.
+    """
+    means, counted = losses.means().tolist(), (losses.counts > 0).tolist()
+    if monitor == "val_loss":
+        if not any(counted):
+            raise DataError("no validation patient has a label", fix="raise splits.inner_val")
+        return sum(mean for mean, has in zip(means, counted, strict=True) if has)
+    main = targets.main
+    index = targets.heads.index(main)
+    if monitor == "main_loss":
+        value = means[index] if counted[index] else math.nan
+    else:
+        value = -main_metric(targets, result)
+    if math.isnan(value):
+        raise DataError(
+            f"training.monitor: {monitor} cannot be computed: validation lacks labels, events or a class",
+            where=f"task {main.name}",
+            fix="raise splits.inner_val or write training.monitor: val_loss",
+        )
+    return value
+
+
+def main_metric(targets: Targets, result: Outputs) -> float:
+    """AUROC, Pearson r or C-index of the main task over cases with a label; NaN where it does not exist."""
+    task = next(task for task in targets.tasks if task.head == targets.main)
+    mask = result.label_mask[task.head.name]
+    target = _numpy(result.targets[task.head.name][mask])
+    score = task_scores(task, result.outputs[task.head.name][mask])
+    if task.head.kind == "survival":
+        return float(harrell_c(target[:, 0], target[:, 1], score[:, 0]))
+    if task.head.kind == "regression":
+        return float(pearson(target, score[:, 0]))
+    first = 1 if task.head.kind == "binary" else 0
+    each = [float(auroc(target == k + first, score[:, k])) for k in range(score.shape[1])]
+    known = [value for value in each if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _numpy(values: Tensor):
+    return values.double().numpy()

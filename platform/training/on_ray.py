@@ -1,8 +1,8 @@
 """Training on Ray: several workers on one fold (Ray Train), or several folds at once (Ray tasks).
 
-Both run the loop of :mod:`equipoise.platform.training.loop`. The checkpoint it writes after every epoch lies in
-the fold's folder, which all nodes must see; a worker that dies makes all workers start again from there, and
-since everything random is a function of seed and epoch, the result is that of an undisturbed training.
+Both run the loop of :mod:`equipoise.platform.training.loop`. It writes a checkpoint after every epoch into the
+fold's folder, which must be visible to all nodes; if a worker dies, all workers start again from the checkpoint.
+Since everything random is a function of seed and epoch, the result is that of an uninterrupted training.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import nn
 from equipoise.platform.errors import EquipoiseError, ResourceError, StudyError
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
-from equipoise.platform.training.loop import FitResult, Reporter, finished, fit
+from equipoise.platform.training.loop import FitResult, Reporter, fit, load_fit_result
 from equipoise.platform.training.params import Recipe
 from equipoise.platform.training.targets import Targets
 
@@ -33,7 +33,7 @@ MAX_FAILURES = 3
 
 @dataclass(frozen=True)
 class FitJob:
-    """What every worker of a fold is given."""
+    """Inputs of every worker of a fold."""
 
     recipe: Recipe
     targets: Targets
@@ -65,7 +65,7 @@ def fit_on_workers(
     report
         Called after every epoch in the first worker; must be picklable.
     gpus
-        A GPU for each worker; by default if the cluster has as many.
+        Whether each worker gets a GPU; by default if the cluster has enough of them.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def fit_on_workers(
     ResourceError
         If the cluster is too small.
     EquipoiseError
-        What ended training in a worker, after ``MAX_FAILURES`` restarts for workers that died.
+        The error that ended training in a worker, or a worker that died more than ``MAX_FAILURES`` times.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -99,7 +99,7 @@ def fit_on_workers(
     job = FitJob(recipe, targets, train, val, seed, checkpoint.resolve(), report)
     scratch = checkpoint.parent.resolve() / "ray"
     trainer = TorchTrainer(
-        _work,
+        _train_worker,
         train_loop_config={"job": ray.put(job)},
         scaling_config=ScalingConfig(
             num_workers=training.workers,
@@ -114,10 +114,10 @@ def fit_on_workers(
     try:
         trainer.fit()
     except Exception as error:
-        raise _cause(error) from error
+        raise _root_cause(error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return finished(
+    return load_fit_result(
         model,
         targets,
         train,
@@ -129,8 +129,8 @@ def fit_on_workers(
     )
 
 
-def _work(config: dict[str, Any]) -> None:
-    """One worker of a fold. A study's own mistake ends training at once; only a worker that dies is replaced."""
+def _train_worker(config: dict[str, Any]) -> None:
+    """One worker of a fold. An error raised by the training ends it at once; only a worker that dies is replaced."""
     import torch
     from ray import train
 
@@ -163,8 +163,8 @@ def _work(config: dict[str, Any]) -> None:
     )
 
 
-def _cause(error: BaseException) -> BaseException:
-    """The error of the platform's family that a worker raised, or a ResourceError with what Ray says."""
+def _root_cause(error: BaseException) -> BaseException:
+    """The :class:`EquipoiseError` that a worker raised, or a ResourceError with Ray's message."""
     seen: set[int] = set()
     waiting: list[Any] = [error]
     while waiting:
@@ -182,14 +182,14 @@ def _cause(error: BaseException) -> BaseException:
     )
 
 
-def folds_at_once(jobs: Sequence[Callable[[], Path]], *, at_once: int, cpus: int) -> None:
-    """Run folds as Ray tasks, at most so many at a time; the first error ends the others.
+def run_folds_in_parallel(jobs: Sequence[Callable[[], Path]], *, max_concurrent: int, cpus: int) -> None:
+    """Run folds as Ray tasks, at most ``max_concurrent`` at a time; the first error cancels the others.
 
     Parameters
     ----------
     jobs
         Each trains one fold; picklable.
-    at_once
+    max_concurrent
         Folds at a time.
     cpus
         CPUs of each.
@@ -199,12 +199,12 @@ def folds_at_once(jobs: Sequence[Callable[[], Path]], *, at_once: int, cpus: int
     running: list[Any] = []
     try:
         while queue or running:
-            while queue and len(running) < at_once:
+            while queue and len(running) < max_concurrent:
                 running.append(task.remote(queue.pop(0), cpus))
             done, running = ray.wait(running, num_returns=1)
             ray.get(done)
     except ray.exceptions.RayTaskError as error:
-        raise _cause(error) from error
+        raise _root_cause(error) from error
     finally:
         for reference in running:
             ray.cancel(reference, force=True)

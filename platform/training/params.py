@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from equipoise.datasets.omics.params import TableParams
-from equipoise.datasets.specs import Spec
+from equipoise.datasets.params import StrictParams
 from equipoise.models.balancing.combinations import refusal
 from equipoise.platform.errors import StudyError
 from equipoise.platform.registry import get
@@ -21,8 +21,8 @@ def entry_params(kind: str, name: str, values: dict[str, Any]) -> BaseModel:
     Raises
     ------
     ValueError
-        If the name is unknown (with the nearest one) or a parameter does not fit; pydantic collects it with
-        others.
+        If the name is unknown (the message suggests the nearest one) or a parameter is invalid; pydantic
+        collects it with other errors.
     """
     try:
         entry = get(kind, name)
@@ -31,8 +31,8 @@ def entry_params(kind: str, name: str, values: dict[str, Any]) -> BaseModel:
     return entry.params.model_validate(values)
 
 
-class BalancingParams(Spec):
-    """How several tasks share one model; ``balancing: uncertainty+pcgrad`` names both slots in short."""
+class BalancingParams(StrictParams):
+    """How several tasks share one model; ``balancing: uncertainty+pcgrad`` is short for both slots."""
 
     weighting: str = "equal"
     """Loss weighting: ``equipoise ls weightings``."""
@@ -44,11 +44,11 @@ class BalancingParams(Spec):
     """Parameters of the gradient aggregator."""
     rescale: Literal["none", "sum_norm"] = "none"
     """``sum_norm`` gives every aggregator's direction the norm of the summed gradients: their own norms differ
-    by up to 400 times, and one learning rate does not mean the same to all."""
+    by up to 400 times, so that one learning rate would not suit all."""
 
     @model_validator(mode="before")
     @classmethod
-    def _in_short(cls, value: Any) -> Any:
+    def _from_string(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
         weighting, _, aggregation = value.partition("+")
@@ -68,7 +68,7 @@ class BalancingParams(Spec):
         return f"{self.weighting}+{self.aggregation}"
 
 
-class TrainingParams(Spec):
+class TrainingParams(StrictParams):
     """How a model is fitted on one fold; defaults are those of the published joint model where it has one."""
 
     epochs: int = Field(default=32, ge=1)
@@ -91,17 +91,17 @@ class TrainingParams(Spec):
     batch: int | Literal["auto"] = "auto"
     """Patients per step. ``auto``: 1, as published, and 8 where Cox's model needs patients to compare."""
     bag_tiles: int | None = Field(default=None, ge=1)
-    """Tiles drawn anew from a bag in every training epoch; all if not given. Evaluation uses all tiles."""
+    """Tiles drawn from a bag, again in every training epoch; all if not given. Evaluation uses all tiles."""
     grad_clip: float | None = Field(default=None, gt=0)
     """Largest norm of the gradient; no clipping if not given."""
     class_weights: Literal["balanced", "none"] = "balanced"
-    """``balanced``: classes weigh alike in the loss, from counts of training patients."""
+    """``balanced``: classes have equal weight in the loss, from counts of training patients."""
     target_scaling: Literal["minmax", "standard"] = "minmax"
     """How regression targets are scaled, fitted on training patients; predictions are in original units."""
     ties: Literal["efron", "breslow"] = "efron"
     """Treatment of tied event times in Cox losses."""
     probe: bool = True
-    """Take the cosines between tasks once an epoch for the log where the method does not need them itself."""
+    """Log the cosines between task gradients once an epoch, also for methods that do not compute them."""
     workers: int = Field(default=1, ge=1)
     """Workers that train one fold together, each on its share of every batch."""
     threads: int = Field(default=1, ge=1)
@@ -125,8 +125,8 @@ class TrainingParams(Spec):
         Raises
         ------
         StudyError
-            For a survival task under Cox's model in batches of one, in which its likelihood is constant and
-            nothing would be learned.
+            For a survival task under Cox's model in batches of one: its likelihood is then constant and
+            nothing is learned.
         """
         compared = any(head.compares_patients for head in heads)
         if self.batch == "auto":
@@ -140,8 +140,8 @@ class TrainingParams(Spec):
         return self.batch
 
 
-class Recipe(Spec):
-    """All that decides what comes out of training on given patients: model, balancing, training, seed."""
+class Recipe(StrictParams):
+    """Everything that decides the result of training on given patients: model, balancing, training, seed."""
 
     model: str = "joint"
     """Model: ``equipoise ls models``."""

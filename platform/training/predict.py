@@ -1,7 +1,7 @@
-"""Outputs of a model for cases, and the rows of the predictions table they become.
+"""Outputs of a model for cases, and the rows of the predictions table.
 
-Cases are shown one at a time, with all their tiles and in full precision: a patient's score never depends on
-who else is predicted, and never on padding.
+Cases are predicted one at a time, with all their tiles and in full precision: a patient's score depends neither on
+the other patients that are predicted nor on padding.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor, nn
 from equipoise.models.hazards import hazard_risk
 from equipoise.platform.errors import DataError
 from equipoise.platform.training.batches import CaseList, collate
-from equipoise.platform.training.distributed import Group, share
+from equipoise.platform.training.distributed import WorkerGroup, shard
 from equipoise.platform.training.targets import Label, Targets, TaskTarget, is_missing
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from equipoise.datasets.cases import Case
+    from equipoise.datasets.cohorts.cases import Case
 
 Role = Literal["val", "test", "external"]
 
 
-class Person(NamedTuple):
-    """Who a case is about, without the tiles."""
+class CaseInfo(NamedTuple):
+    """Patient, cohort, site and labels of a case, without its tiles."""
 
     patient: str
     cohort: str
@@ -39,13 +39,13 @@ class Person(NamedTuple):
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs for V cases, on the CPU, and what to compare them with.
+    """Outputs for V cases, on the CPU, and the targets to compare them with.
 
     ``outputs`` are task → ``[V, K]``; ``targets`` and ``label_mask`` as in
     :class:`~equipoise.models.batch.CaseBatch`; ``latents`` are task → ``[V, dim]``, empty unless asked for.
     """
 
-    people: tuple[Person, ...]
+    infos: tuple[CaseInfo, ...]
     outputs: dict[str, Tensor]
     targets: dict[str, Tensor]
     label_mask: dict[str, Tensor]
@@ -56,31 +56,31 @@ class Outputs:
 def run_model(
     model: nn.Module, targets: Targets, cases: CaseList | Sequence[Case], *, keep_latents: bool = False
 ) -> Outputs:
-    """Outputs of the model for every case, in order; the model is left in the mode it was in.
+    """Outputs of the model for every case, in order; the mode of the model (training or evaluation) is restored.
 
-    ``keep_latents`` keeps what the heads read too, of models that have ``latents`` and ``outputs``.
+    ``keep_latents`` also keeps the inputs of the heads, for models that have ``latents`` and ``outputs``.
 
     Raises
     ------
     DataError
-        If there is no case, or one does not fit what the model was prepared for.
+        If there is no case, or one has other widths or columns than the training cases.
     """
     if len(cases) == 0:
         raise DataError("there is no patient to predict")
     device = next(model.parameters()).device
     training = model.training
-    people, seen, read = [], [], []
-    parts: Any = model  # a module lets nobody know what methods it has
+    infos, seen, read = [], [], []
+    split_model: Any = model  # nn.Module does not declare latents and outputs
     split = keep_latents and hasattr(model, "latents") and hasattr(model, "outputs")
     model.eval()
     try:
         for case in cases:
-            people.append(Person(case.patient, case.cohort, case.site, case.targets))
+            infos.append(CaseInfo(case.patient, case.cohort, case.site, case.targets))
             batch = collate([case], targets)
             if split:
-                latents = parts.latents(batch.to(device))
+                latents = split_model.latents(batch.to(device))
                 read.append({name: latent.float().cpu() for name, latent in latents.items()})
-            raw = parts.outputs(latents) if split else model(batch.to(device))
+            raw = split_model.outputs(latents) if split else model(batch.to(device))
             outputs = {name: out.float().cpu() for name, out in raw.items()}
             seen.append((outputs, batch.targets, batch.label_mask))
     finally:
@@ -90,28 +90,33 @@ def run_model(
         {name: torch.cat([row[name] for row in part]) for name in names} for part in zip(*seen, strict=True)
     )
     latents = {name: torch.cat([row[name] for row in read]) for name in names} if split else {}
-    return Outputs(tuple(people), outputs, truth, labelled, latents)
+    return Outputs(tuple(infos), outputs, truth, labelled, latents)
 
 
-def run_together(model: nn.Module, targets: Targets, cases: CaseList, group: Group) -> Outputs:
-    """:func:`run_model` with every worker taking its share; the result is the same at all of them."""
+def run_distributed(model: nn.Module, targets: Targets, cases: CaseList, group: WorkerGroup) -> Outputs:
+    """:func:`run_model`, with the cases sharded over the workers; every worker gets the whole result."""
     if group.world == 1:
         return run_model(model, targets, cases)
-    own = CaseList(cases.source, tuple(share(cases.patients, group)))
-    shares = group.exchange(run_model(model, targets, own) if len(own) else None)
-    given = [part for part in shares if part is not None]
-    # Workers' shares stand one behind the other; cases go back to where they were.
-    place = np.argsort(np.concatenate([np.arange(len(cases))[k :: group.world] for k in range(len(given))]))
+    local_cases = CaseList(cases.source, tuple(shard(cases.patients, group)))
+    shares = group.gather_objects(run_model(model, targets, local_cases) if len(local_cases) else None)
+    gathered = [part for part in shares if part is not None]
+    # The shards are concatenated; restore the order of the cases.
+    order = np.argsort(
+        np.concatenate([np.arange(len(cases))[k :: group.world] for k in range(len(gathered))])
+    )
     joined = (
-        {name: torch.cat([getattr(part, kind)[name] for part in given])[place] for name in given[0].outputs}
+        {
+            name: torch.cat([getattr(part, kind)[name] for part in gathered])[order]
+            for name in gathered[0].outputs
+        }
         for kind in ("outputs", "targets", "label_mask")
     )
-    people = [person for part in given for person in part.people]
-    return Outputs(tuple(people[i] for i in place), *joined)
+    infos = [info for part in gathered for info in part.infos]
+    return Outputs(tuple(infos[i] for i in order), *joined)
 
 
 def task_scores(task: TaskTarget, out_VK: Tensor) -> np.ndarray:
-    """What the predictions table reports, ``[V, classes]`` or ``[V, 1]``, float64.
+    """Scores for the predictions table, ``[V, classes]`` or ``[V, 1]``, float64.
 
     Probabilities of the named classes, values in the units of the label table, or, for survival, a risk
     (higher is worse): the log risk of Cox's model, minus the sum of the chances of survival for hazards.
@@ -142,18 +147,18 @@ def predict_with_latents(
     Parameters
     ----------
     model, targets
-        A trained model and what its training patients fixed.
+        A trained model and the targets fitted on its training patients.
     cases
-        Whom to predict; labels are copied to the table where there are any, in original units.
+        Patients to predict; known labels are copied to the table, in original units.
     role
-        What these patients are to the model.
+        Role of these patients for the model.
     repeat, fold
-        Which model it is.
+        Fold of the model.
 
     Returns
     -------
     The predictions, and the latents of the same patients
-    (:mod:`equipoise.platform.evaluation.latents`); no row of these if the model does not give them.
+    (:mod:`equipoise.platform.evaluation.latents`); no rows if the model does not return latents.
     """
     import pandas as pd
 
@@ -165,14 +170,14 @@ def predict_with_latents(
     for task in targets.tasks:
         name = task.head.name
         scores = task_scores(task, result.outputs[name])
-        for person, score in zip(result.people, scores, strict=True):
-            key: dict[str, object] = {"patient": person.patient, "cohort": person.cohort, "site": person.site}
+        for info, score in zip(result.infos, scores, strict=True):
+            key: dict[str, object] = {"patient": info.patient, "cohort": info.cohort, "site": info.site}
             key |= {"repeat": repeat, "fold": fold, "role": role, "task": name}
-            rows += [key | row for row in _task_rows(task, score, person.labels.get(name))]
+            rows += [key | row for row in _task_rows(task, score, info.labels.get(name))]
     vectors = [
-        (person.patient, repeat, fold, role, task, latent.numpy())
+        (info.patient, repeat, fold, role, task, latent.numpy())
         for task, latents in result.latents.items()
-        for person, latent in zip(result.people, latents, strict=True)
+        for info, latent in zip(result.infos, latents, strict=True)
     ]
     predictions = validate(pd.DataFrame(rows), where=f"predictions of fold {repeat}-{fold}, {role}")
     return predictions, pd.DataFrame(vectors, columns=list(LATENT_COLUMNS))

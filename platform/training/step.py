@@ -1,4 +1,4 @@
-"""One optimiser step: cases → losses → balanced gradients → new weights; and what balancing may ask for."""
+"""One optimiser step: cases → losses → balanced gradients → new weights; and the tools that balancing may call."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.balancing.balancer import Balancer
+from equipoise.models.balancing.balancer import Balancer, EpochRecord
 from equipoise.models.balancing.protocol import StepContext
-from equipoise.models.balancing.record import EpochRecord
 from equipoise.models.batch import CaseBatch
 from equipoise.models.losses import LossSums, TaskLosses
 from equipoise.platform.errors import EquipoiseError
 from equipoise.platform.training.batches import CaseList, collate, draw_tiles
-from equipoise.platform.training.checkpoint import HasState
-from equipoise.platform.training.distributed import Group, share
+from equipoise.platform.training.checkpoint import Stateful
+from equipoise.platform.training.distributed import WorkerGroup, shard
 from equipoise.platform.training.params import TrainingParams
 from equipoise.platform.training.targets import Targets
 
@@ -34,44 +33,44 @@ class NonFiniteLossError(EquipoiseError):
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a training consists of, on its device."""
+class TrainingState:
+    """Model, losses, optimiser and balancer of a training, on its device."""
 
     model: nn.Module
     losses: TaskLosses
     optimizer: torch.optim.Optimizer
     balancer: Balancer
     device: torch.device
-    group: Group
+    group: WorkerGroup
 
     @property
-    def changing(self) -> dict[str, HasState]:
-        """What a checkpoint has to hold."""
+    def stateful(self) -> dict[str, Stateful]:
+        """Everything whose state belongs in a checkpoint."""
         return {"model": self.model, "optimizer": self.optimizer, "balancer": self.balancer}
 
 
 class Epoch:
-    """The steps of one epoch; it is the :class:`~equipoise.models.balancing.protocol.StepTools` of balancing.
+    """The steps of one epoch; implements the :class:`~equipoise.models.balancing.protocol.LossClosures` of balancing.
 
     Parameters
     ----------
-    parts
+    state
         Model, losses, optimiser, balancer.
     targets
         Tasks, scalers, widths.
     train, val
         Training patients; inner validation patients, for methods that learn weights on them.
     params
-        Settings.
+        Settings of the study.
     size
         Patients per step, over all workers.
     seed, epoch
-        What everything random is a function of.
+        Everything random is a function of them.
     """
 
     def __init__(
         self,
-        parts: Parts,
+        state: TrainingState,
         targets: Targets,
         train: CaseList,
         val: CaseList,
@@ -82,7 +81,7 @@ class Epoch:
         epoch: int,
         lr: float,
     ) -> None:
-        self.parts = parts
+        self.state = state
         self.targets = targets
         self.train = train
         self.val = val
@@ -93,57 +92,57 @@ class Epoch:
         self.lr = lr
         self.tasks = tuple(head.name for head in targets.heads)
         self.record = EpochRecord(self.tasks)
-        self.total = LossSums(*torch.zeros(2, len(self.tasks), device=parts.device))
+        self.total = LossSums(*torch.zeros(2, len(self.tasks), device=state.device))
         self._step = 0
         self._batch: CaseBatch | None = None
         self._dropout: tuple[Tensor, Tensor | None] | None = None
 
     def step(self, rows: Sequence[int]) -> None:
-        """Learn from the training patients ``rows`` of one global batch."""
-        parts = self.parts
-        if "second_forward" in parts.balancer.weighting.needs:
-            self._dropout = _generator_state(parts.device)
+        """Take one step on the training patients ``rows`` of a global batch."""
+        state = self.state
+        if "second_forward" in state.balancer.weighting.needs:
+            self._dropout = _generator_state(state.device)
         self._batch = self._read(self.train, rows)
         sums = self._sums(self._batch)
         losses, counts = self._share(sums)
-        means = parts.group.reduce(losses.detach().clone()).double().cpu()
+        means = state.group.reduce(losses.detach().clone()).double().cpu()
         if not bool(torch.isfinite(means).all()):
             raise non_finite(
                 self.epoch, "training", self.targets, means, [self.train.patients[i] for i in rows]
             )
         context = StepContext(self.tasks, (counts > 0).cpu(), self.epoch, self._step, self.seed, self.lr)
         probe = self.params.probe and self._step == 0
-        record = parts.balancer.backward(losses, means, context, self, probe=probe)
+        record = state.balancer.backward(losses, means, context, self, probe=probe)
         if self.params.grad_clip is not None:
-            nn.utils.clip_grad_norm_(parts.model.parameters(), self.params.grad_clip)
-        parts.optimizer.step()
-        parts.balancer.learn(means, context, record, self)
+            nn.utils.clip_grad_norm_(state.model.parameters(), self.params.grad_clip)
+        state.optimizer.step()
+        state.balancer.learn(means, context, record, self)
         self.record.add(record, context.present)
         self.total = LossSums(self.total.sums + sums.sums.detach(), self.total.counts + sums.counts.detach())
         self._step += 1
 
     @property
     def batch(self) -> CaseBatch:
-        """The training batch of the present step."""
+        """The training batch of the current step."""
         assert self._batch is not None
         return self._batch
 
-    def losses_again(self) -> Tensor:
-        """``[T]`` means of the same batch, with the same dropout, at the present parameters."""
+    def second_forward_losses(self) -> Tensor:
+        """``[T]`` means of the same batch, with the same dropout, at the current parameters."""
         assert self._batch is not None
         assert self._dropout is not None
-        with torch.no_grad(), _generators_at(self._dropout, self.parts.device):
+        with torch.no_grad(), _generators_at(self._dropout, self.state.device):
             losses, _ = self._share(self._sums(self._batch))
-        return self.parts.group.reduce(losses).double().cpu()
+        return self.state.group.reduce(losses).double().cpu()
 
     def validation_losses(self) -> Tensor:
         """``[T]`` losses of inner validation patients drawn for this step, without dropout."""
         batch = self._read(self.val, self._draw(len(self.val), VALIDATION))
-        self.parts.model.eval()
+        self.state.model.eval()
         try:
             return self._share(self._sums(batch))[0]
         finally:
-            self.parts.model.train()
+            self.state.model.train()
 
     def sample_losses(self, index: int) -> Tensor:
         """``[T]`` losses of training patients drawn for this step and index."""
@@ -152,7 +151,7 @@ class Epoch:
 
     def totals(self) -> LossSums:
         """Loss sums and label counts of the epoch, over all workers."""
-        group = self.parts.group
+        group = self.state.group
         return LossSums(group.total(self.total.sums), group.total(self.total.counts))
 
     def _draw(self, count: int, stream: int) -> list[int]:
@@ -161,24 +160,24 @@ class Epoch:
 
     def _read(self, source: CaseList, rows: Sequence[int]) -> CaseBatch:
         """This worker's share of a global batch; without one, a case whose labels nobody sees."""
-        own = share(rows, self.parts.group)
-        cases = [source[i] for i in own or rows[:1]]
+        local_rows = shard(rows, self.state.group)
+        cases = [source[i] for i in local_rows or rows[:1]]
         most = self.params.bag_tiles
         tiles = [draw_tiles(len(case.bag), most, self.seed, self.epoch, case.patient) for case in cases]
         batch = collate(cases, self.targets, tiles)
-        if not own:
+        if not local_rows:
             unseen = {task: torch.zeros_like(mask) for task, mask in batch.label_mask.items()}
             batch = dataclasses.replace(batch, label_mask=unseen)
-        return batch.to(self.parts.device)
+        return batch.to(self.state.device)
 
     def _sums(self, batch: CaseBatch) -> LossSums:
-        with _autocast(self.params.amp, self.parts.device):
-            outputs = self.parts.model(batch)
-        return self.parts.losses(outputs, batch.targets, batch.label_mask)
+        with _autocast(self.params.amp, self.state.device):
+            outputs = self.state.model(batch)
+        return self.state.losses(outputs, batch.targets, batch.label_mask)
 
     def _share(self, sums: LossSums) -> tuple[Tensor, Tensor]:
         """``[T]`` losses whose mean over workers is the mean over cases, and ``[T]`` counts of all workers."""
-        group = self.parts.group
+        group = self.state.group
         counts = group.total(sums.counts.detach())
         return sums.sums * (group.world / counts.clamp(min=1)), counts
 
@@ -204,7 +203,7 @@ def _generator_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
 
 @contextlib.contextmanager
 def _generators_at(state: tuple[Tensor, Tensor | None], device: torch.device) -> Any:
-    """Dropout of the first forward pass once more; the generators are given back as they were."""
+    """Replay the dropout of the first forward pass; the state of the generators is restored afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.set_rng_state(state[0])
         if state[1] is not None:

@@ -1,8 +1,8 @@
-"""What training patients fix before training begins: heads, class weights, scalers, tables, widths, sites.
+"""Target fitting: heads, class weights, scalers, table transforms, widths and sites, from training patients.
 
-Fitted once per fold on training patients and on nobody else, kept beside the weights as ``targets.json``, and
-used in both directions: labels → training targets, outputs → scores in the units of the table. Transforms of
-omics and covariates (:mod:`equipoise.datasets.omics`) are part of it.
+Everything is fitted once per fold, on training patients only, and stored beside the weights as ``targets.json``. It
+is used in both directions: labels → training targets, and outputs → scores in the units of the table. The
+transforms of omics and covariates (:mod:`equipoise.datasets.omics`) are part of it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from equipoise.datasets.omics.fitting import (
     transform_to_json,
 )
 from equipoise.datasets.omics.params import TableParams
-from equipoise.datasets.targets import TargetScaler, interval_edges
-from equipoise.datasets.tasks import BINS
+from equipoise.datasets.tables.targets import TargetScaler, interval_edges
+from equipoise.datasets.tables.tasks import BINS
 from equipoise.models.batch import CaseShape, TaskHead
 from equipoise.models.losses import balanced_weights
 from equipoise.platform.errors import DataError, DataWarning
 
 if TYPE_CHECKING:
-    from equipoise.datasets.cases import Case
-    from equipoise.datasets.tasks import SurvivalTask, Task
+    from equipoise.datasets.cohorts.cases import Case
+    from equipoise.datasets.tables.tasks import SurvivalTask, Task
 
 #: A label as a case holds it: a number, or (days, event); NaN or None where it is missing.
 Label = float | Sequence[float] | None
@@ -41,12 +41,12 @@ Label = float | Sequence[float] | None
 
 @dataclass(frozen=True)
 class TaskTarget:
-    """One task after its training labels were seen.
+    """One task, fitted on its training labels.
 
     Parameters
     ----------
     head
-        What the model gets to know.
+        Description of the task for the model.
     classes
         Names of the classes with a row in the predictions table: the positive one for binary, all for
         multiclass.
@@ -77,7 +77,7 @@ class TaskTarget:
 
 @dataclass(frozen=True)
 class Targets:
-    """All tasks of a fold, and the widths and sites that a batch is laid out by.
+    """All tasks of a fold, and the widths and sites that define the layout of a batch.
 
     Parameters
     ----------
@@ -86,9 +86,9 @@ class Targets:
     shape
         Widths of tile features and of the tables as models read them.
     sites
-        Sites of the training patients, sorted; the site index of a batch counts in them.
+        Sites of the training patients, sorted; the site index of a batch refers to them.
     tables
-        Modality → how its rows become input.
+        Modality → transform of its rows.
     """
 
     tasks: tuple[TaskTarget, ...]
@@ -98,7 +98,7 @@ class Targets:
 
     @property
     def heads(self) -> tuple[TaskHead, ...]:
-        """What a model and a balancer are built from."""
+        """Heads of all tasks, from which a model and a balancer are built."""
         return tuple(task.head for task in self.tasks)
 
     @property
@@ -173,7 +173,7 @@ def fit_targets(
     scaling: Literal["minmax", "standard"] = "minmax",
     tables: TableParams | None = None,
 ) -> Targets:
-    """Learn class weights, scalers, transforms of tables, widths and sites from training patients.
+    """Fit class weights, scalers, transforms of tables, widths and sites from training patients.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def fit_targets(
     class_weights, scaling
         As in :class:`~equipoise.platform.training.params.TrainingParams`.
     tables
-        What the study says about tables.
+        Section ``tables`` of the study.
 
     Raises
     ------
@@ -218,7 +218,10 @@ def fit_targets(
     transforms = fit_tables(rows, tables or TableParams())
     if len(widths) > 1:
         seen = f"tiles of {' and '.join(map(str, sorted(widths)))} features"
-        raise DataError(f"the training part has {seen}; one width is needed", fix="extract all slides alike")
+        raise DataError(
+            f"the training part has {seen}; one width is needed",
+            fix="extract all slides with the same encoder",
+        )
     if not widths and not transforms:
         raise DataError(
             "the training part has no tile and no table to learn from",
@@ -233,9 +236,9 @@ def fit_targets(
 def _fit(
     task: Task, labels: list[Any], class_weights: str, scaling: Literal["minmax", "standard"], *, leads: bool
 ) -> TaskTarget:
-    """The target of one task; what cannot be learned is an error for the leading task, else a warning."""
+    """The target of one task; if it cannot be learned, that is an error for the leading task, else a warning."""
     name, main = task.name, task.main
-    lacking = _lacking(task, labels)
+    lacking = _why_not_learnable(task, labels)
     if lacking and leads:
         raise DataError(lacking, where=f"task {name}", fix="use fewer folds or another split scheme")
     if lacking:
@@ -255,9 +258,9 @@ def _fit(
     counts = [seen[k] for k in range(outputs)]
     weights = None
     if class_weights == "balanced":
-        found = iter(balanced_weights([count for count in counts if count]))
-        # An absent class never enters the loss, whatever it weighs.
-        weights = tuple(next(found) if count else 1.0 for count in counts)
+        known_weights = iter(balanced_weights([count for count in counts if count]))
+        # The weight of an absent class does not matter: it never enters the loss.
+        weights = tuple(next(known_weights) if count else 1.0 for count in counts)
     return TaskTarget(TaskHead(name, task.type, outputs, main), classes, weights)
 
 
@@ -277,8 +280,8 @@ def _edges(task: SurvivalTask, labels: list[Any]) -> tuple[float, ...] | None:
     return edges
 
 
-def _lacking(task: Task, labels: list[Any]) -> str:
-    """What the training labels of a task lack to be learned from; empty if nothing."""
+def _why_not_learnable(task: Task, labels: list[Any]) -> str:
+    """Why a task cannot be learned from these training labels; empty if it can."""
     if not labels:
         return "no training patient has a label"
     if task.type == "survival":

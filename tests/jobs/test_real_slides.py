@@ -1,4 +1,4 @@
-"""``equipoise extract`` over real slides: what can be read gives features, everything else a reason."""
+"""``equipoise extract`` on real slides: readable slides give features, all others a reason."""
 
 import subprocess
 import sys
@@ -49,7 +49,7 @@ def slides_table(folder: Path, **mpp: float) -> None:
 
 
 def extract(folder: Path, out: str, *settings: str) -> tuple[int, dict[str, str], str]:
-    """Exit code, status by file and what was said."""
+    """Exit code, status by file and standard error."""
     command = [
         sys.executable,
         "-m",

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipoise.datasets.whole_files import read_json
+from equipoise.datasets.atomic_io import read_json
 
 STUDY = """\
 version: 1

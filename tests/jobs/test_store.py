@@ -1,4 +1,4 @@
-"""``equipoise store`` from the command line: answers, exit codes, what is left alone."""
+"""``equipoise store`` from the command line: output, exit codes, files that are kept."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipoise.datasets.features import FeatureStore, StoreSpec
+from equipoise.datasets.store.feature_store import FeatureStore, StoreSpec
 
 SPEC = StoreSpec("handcrafted", "abc", dim=4, mpp=0.5, tile_px=224)
 
@@ -69,7 +69,7 @@ def test_export_and_import(path: Path, tmp_path: Path) -> None:
     (tmp_path / "h5" / "c.h5").write_text("no HDF5")
     code, text, _ = call("import", tmp_path / "h5", *arguments)
     assert code == 3
-    assert "1 files could not be taken" in text
+    assert "1 files could not be imported" in text
 
 
 def test_what_is_missing_is_said(path: Path, tmp_path: Path) -> None:

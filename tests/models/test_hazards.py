@@ -26,13 +26,13 @@ def draw(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
 def product_formula(logits: np.ndarray, day: float, event: float) -> float:
     """Probability of what was seen, interval by interval."""
     hazards = 1 / (1 + np.exp(-logits))
-    chance = 1.0
+    probability = 1.0
     for k, (start, end) in enumerate(zip((0.0, *EDGES), (*EDGES, math.inf), strict=True)):
         if day < start:
             break
         inside = start <= day < end
-        chance *= hazards[k] if inside and event else 1 - hazards[k]
-    return chance
+        probability *= hazards[k] if inside and event else 1 - hazards[k]
+    return probability
 
 
 def test_a_time_equal_to_an_edge_lies_after_it() -> None:

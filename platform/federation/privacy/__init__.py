@@ -1,2 +1,2 @@
-"""What a client keeps to itself: differential privacy of clients and of patients with an accountant that counts
-what was executed, sums that the server cannot take apart, and the combinations of these that would be worth nothing."""
+"""Differential privacy of clients and of patients with an accountant of executed steps, secure aggregation, and the
+checks of incompatible settings."""

@@ -1,4 +1,4 @@
-"""How much privacy was spent: the accountant counts steps that were executed, never steps that were planned.
+"""Privacy accounting: the accountant counts executed steps, not planned ones.
 
 A step is a Gaussian mechanism on a Poisson sample. While a federation runs, its loss is bounded by Rényi
 divergences (Mironov 2017; Mironov, Talwar and Zhang 2019), which add up and cost one multiplication a step; at
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from equipoise.platform.errors import FederationError, StudyError
 
-#: Steps beyond which nobody trains; the search for the last step that a budget allows ends here.
-MOST_STEPS = 10**9
+#: Upper limit of the search for the last step that a budget allows.
+MAX_STEPS = 10**9
 
 
 @dataclass(frozen=True, order=True)
-class Mechanism:
+class SampledGaussian:
     """One noisy sum over a Poisson sample of units.
 
     Parameters
@@ -38,7 +38,7 @@ class Mechanism:
     Raises
     ------
     StudyError
-        If q is not in (0, 1] or z not positive: there is no privacy to account for.
+        If q is not in (0, 1] or z is not positive.
     """
 
     rate: float
@@ -53,22 +53,22 @@ class Mechanism:
 
 @dataclass
 class Accountant:
-    """The account of one unit of privacy: all clients, or the patients of one client.
+    """The privacy account of all clients, or of the patients of one client.
 
     Parameters
     ----------
     delta
-        Probability with which the promise may fail; below 1 / number of units.
+        Probability with which the guarantee may fail; below 1 / number of units.
     epsilon
-        Budget, or None to count without an end.
+        Budget, or None for no limit.
     executed
-        Mechanism → steps so far.
+        SampledGaussian → steps so far.
     """
 
     delta: float
     epsilon: float | None = None
-    executed: dict[Mechanism, int] = field(default_factory=dict)
-    _renyi: dict[Mechanism, NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False)
+    executed: dict[SampledGaussian, int] = field(default_factory=dict)
+    _renyi: dict[SampledGaussian, NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.delta < 1:
@@ -76,13 +76,13 @@ class Accountant:
         if self.epsilon is not None and not self.epsilon > 0:
             raise StudyError(f"a budget epsilon of {self.epsilon} is spent before the first step")
 
-    def spend(self, mechanism: Mechanism, steps: int = 1) -> None:
-        """Count steps that are about to be executed.
+    def spend(self, mechanism: SampledGaussian, steps: int = 1) -> None:
+        """Account for steps that are about to be executed.
 
         Raises
         ------
         FederationError
-            If they would exceed the budget; nothing is counted then, and nothing may be executed.
+            If they would exceed the budget; then nothing is counted, and the steps must not be executed.
         """
         if steps < 0:
             raise ValueError(f"{steps} steps cannot be executed")
@@ -93,14 +93,14 @@ class Accountant:
             )
         self.executed[mechanism] = self.executed.get(mechanism, 0) + steps
 
-    def allows(self, mechanism: Mechanism, steps: int = 1) -> bool:
-        """Whether the budget covers so many further steps."""
+    def allows(self, mechanism: SampledGaussian, steps: int = 1) -> bool:
+        """Whether the budget covers this many further steps."""
         return self.epsilon is None or self.after(mechanism, steps) <= self.epsilon
 
-    def most_steps(self, mechanism: Mechanism) -> int:
-        """How many further steps the budget covers; :data:`MOST_STEPS` without a budget."""
-        if self.allows(mechanism, MOST_STEPS):
-            return MOST_STEPS
+    def max_steps(self, mechanism: SampledGaussian) -> int:
+        """How many further steps the budget covers; :data:`MAX_STEPS` without a budget."""
+        if self.allows(mechanism, MAX_STEPS):
+            return MAX_STEPS
         low, high = 0, 1
         while self.allows(mechanism, high):
             low, high = high, 2 * high
@@ -110,15 +110,15 @@ class Accountant:
         return low
 
     def spent(self) -> float:
-        """Epsilon of what was executed, by Rényi divergences: an upper bound, quick to get."""
+        """Epsilon of the executed steps, by Rényi divergences: an upper bound that is fast to compute."""
         return self._epsilon(self.executed)
 
-    def after(self, mechanism: Mechanism, steps: int) -> float:
-        """What :meth:`spent` would say after so many further steps."""
+    def after(self, mechanism: SampledGaussian, steps: int) -> float:
+        """The value of :meth:`spent` after this many further steps."""
         return self._epsilon({**self.executed, mechanism: self.executed.get(mechanism, 0) + steps})
 
-    def tight(self) -> float:
-        """Epsilon of what was executed, by the privacy loss distribution: for the report, takes seconds."""
+    def tight_epsilon(self) -> float:
+        """Epsilon of the executed steps, by the privacy loss distribution: for the report, takes seconds."""
         from dp_accounting import SelfComposedDpEvent, pld
 
         accountant = pld.PLDAccountant()
@@ -128,17 +128,17 @@ class Accountant:
         return float(accountant.get_epsilon(self.delta)) if any(self.executed.values()) else 0.0
 
     def state(self) -> dict[str, Any]:
-        """For ``accountant.json`` in a checkpoint."""
+        """Plain data for a checkpoint."""
         rows = [[m.rate, m.noise, steps] for m, steps in sorted(self.executed.items())]
         return {"delta": self.delta, "epsilon": self.epsilon, "executed": rows}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Accountant:
-        """The account as it was."""
-        executed = {Mechanism(rate, noise): int(steps) for rate, noise, steps in state["executed"]}
+        """The inverse of :meth:`state`."""
+        executed = {SampledGaussian(rate, noise): int(steps) for rate, noise, steps in state["executed"]}
         return cls(state["delta"], state["epsilon"], executed)
 
-    def _epsilon(self, executed: dict[Mechanism, int]) -> float:
+    def _epsilon(self, executed: dict[SampledGaussian, int]) -> float:
         from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS, compute_epsilon
 
         done = {mechanism: steps for mechanism, steps in executed.items() if steps}
@@ -147,48 +147,48 @@ class Accountant:
         total = sum(steps * self._of_one_step(m) for m, steps in sorted(done.items()))
         return float(compute_epsilon(DEFAULT_RDP_ORDERS, total, self.delta)[0])
 
-    def _of_one_step(self, mechanism: Mechanism) -> NDArray[np.float64]:
+    def _of_one_step(self, mechanism: SampledGaussian) -> NDArray[np.float64]:
         if mechanism not in self._renyi:
             self._renyi[mechanism] = _renyi(mechanism)
         return self._renyi[mechanism]
 
 
 def noise_for(rate: float, steps: int, epsilon: float, delta: float, *, precision: float = 1e-3) -> float:
-    """The smallest noise multiplier, to a relative precision, with which so many steps stay within the budget.
+    """The smallest noise multiplier, to a relative precision, with which this many steps stay within the budget.
 
-    Rounded to the side of more noise. By Rényi divergences, as the accountant stops by them.
+    Rounded towards more noise; by Rényi divergences, like the limit of the accountant.
     """
     low, high = 0.0, 1.0
-    while Accountant(delta).after(Mechanism(rate, high), steps) > epsilon:
+    while Accountant(delta).after(SampledGaussian(rate, high), steps) > epsilon:
         low, high = high, 2 * high
     while high - low > precision * high:
         middle = (low + high) / 2
-        enough = Accountant(delta).after(Mechanism(rate, middle), steps) <= epsilon
+        enough = Accountant(delta).after(SampledGaussian(rate, middle), steps) <= epsilon
         low, high = (low, middle) if enough else (middle, high)
     return high
 
 
-def _event(mechanism: Mechanism) -> Any:
+def _event(mechanism: SampledGaussian) -> Any:
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 
     return PoissonSampledDpEvent(mechanism.rate, GaussianDpEvent(mechanism.noise))
 
 
-def _renyi(mechanism: Mechanism) -> NDArray[np.float64]:
-    """Divergences of one step at all orders. The public way, composing n steps, works them out anew every time;
-    they add up, so that one step is enough, and dp-accounting keeps them in ``_rdp``."""
+def _renyi(mechanism: SampledGaussian) -> NDArray[np.float64]:
+    """Divergences of one step at all orders. The public interface recomputes them for every composition; they are
+    additive, so that those of one step suffice, and dp-accounting keeps them in ``_rdp``."""
     from dp_accounting.rdp import RdpAccountant
 
     accountant = RdpAccountant()
-    with _without_remarks_on_orders():
+    with _without_order_warnings():
         accountant.compose(_event(mechanism))
     return np.array(accountant._rdp, dtype=np.float64)
 
 
 @contextlib.contextmanager
-def _without_remarks_on_orders() -> Iterator[None]:
-    """dp-accounting warns of every order whose series does not converge; it is left out, which can only make
-    epsilon larger, and the best orders are elsewhere."""
+def _without_order_warnings() -> Iterator[None]:
+    """Silence dp-accounting's warning for every order whose series does not converge. Leaving such an order out can
+    only make epsilon larger, and the best orders converge."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.ERROR)

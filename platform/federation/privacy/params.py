@@ -9,7 +9,7 @@ class ClientLevelParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     clip: float = Field(
-        1.0, gt=0, description="largest norm of a client's update; larger ones are scaled down"
+        1.0, gt=0, description="largest norm of a client's update; longer ones are scaled down"
     )
     noise: float = Field(
         1.0, gt=0, description="standard deviation of the noise on the sum, in units of clip"
@@ -35,7 +35,7 @@ class RecordLevelParams(BaseModel):
 
 
 class SecureAggregationParams(BaseModel):
-    """Sums that the server cannot take apart (Bonawitz et al. 2017), simulated."""
+    """Secure aggregation (Bonawitz et al. 2017), simulated: the server sees only the sum of updates."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,12 +43,12 @@ class SecureAggregationParams(BaseModel):
         2 / 3,
         gt=0.5,
         le=1,
-        description="share of a round's clients who have to answer, or the round is lost",
+        description="share of a round's clients that have to answer; otherwise the round is lost",
     )
 
 
 class PrivacyParams(BaseModel):
-    """What protects clients and patients; nothing by default but that only updates leave a client."""
+    """Protection of clients and patients; by default none beyond that only updates leave a client."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,13 +1,13 @@
 r"""Differential privacy of patients within a client: DP-SGD (Abadi et al., CCS 2016, arXiv 1607.00133, algorithm 1).
 
-The unit is the patient with all slides and tables. In a step every patient takes part with probability q; each
-patient's own gradient, of the sum of the losses of the tasks he has labels for, is scaled down to norm C:
+The unit is the patient with all slides and tables. In a step every patient takes part with probability q; the
+gradient of each patient, of the sum of the losses of the patient's labelled tasks, is scaled down to norm C:
 
 .. math:: g = \frac{1}{q n} \Big( \sum_{i \in \text{sample}} \min(1, C / \|g_i\|) g_i + \mathcal N(0, (z C)^2 I) \Big)
 
-What is done with g afterwards (momentum, a proximal pull, SCAFFOLD's correction, what the server does) costs no
-further privacy. The denominator is q n whoever was drawn, and a step in which nobody was drawn is a step with
-noise. Every step is counted before it is executed.
+Processing of g (momentum, a proximal term, SCAFFOLD's correction, the step of the server) costs no further privacy.
+The denominator is q n whatever the sample, and a step with an empty sample consists of noise. Every step is
+accounted for before it is executed.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from equipoise.models.balancing.protocol import StepContext
 from equipoise.models.batch import CaseBatch, TaskHead
 from equipoise.models.losses import LossSums, TaskLosses
 from equipoise.platform.errors import StudyError
-from equipoise.platform.federation.local import LocalJob, LocalOutcome, seeded
-from equipoise.platform.federation.privacy.accountant import Accountant, Mechanism
-from equipoise.platform.federation.privacy.combinations import record_level_refusals
+from equipoise.platform.federation.clients.local_training import LocalJob, LocalOutcome, seeded
+from equipoise.platform.federation.privacy.accountant import Accountant, SampledGaussian
+from equipoise.platform.federation.privacy.compatibility import record_level_refusals
 from equipoise.platform.federation.privacy.params import RecordLevelParams
 from equipoise.platform.training.batches import collate, draw_tiles
 
 log = logging.getLogger(__name__)
 
-#: How gradients of single patients are taken. Both give the same numbers.
+#: How gradients of single patients are computed. Both give the same numbers.
 Method = Literal["vmap", "loop"]
 
-#: Stream of draws of patients and of noise.
+#: Random stream of the samples of patients and of the noise.
 PRIVATE = 0xD9
 #: Layers that mix the patients of a batch.
 MIXING = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
 
 
-def check(
+def check_supported(
     model: nn.Module, heads: Sequence[TaskHead], *, weighting: str = "equal", aggregation: str = "none"
 ) -> None:
-    """Refuse what cannot be made private by patient.
+    """Refuse models and tasks without a gradient per patient.
 
     Raises
     ------
     StudyError
-        With all reasons: Cox's likelihood, batch normalisation, balancing that looks at losses or gradients.
+        With all reasons: Cox's likelihood, batch normalisation, balancing that uses losses or gradients.
     """
     reasons = record_level_refusals(
         [head.name for head in heads if head.compares_patients],
@@ -64,7 +64,7 @@ def check(
 
 
 class PrivateTrainer:
-    """Local training with private steps; a :class:`~equipoise.platform.federation.local.Trainer`.
+    """Local training with private steps; a :class:`~equipoise.platform.federation.clients.local_training.Trainer`.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ class PrivateTrainer:
         self.params = params
 
     def __call__(self, job: LocalJob) -> LocalOutcome:
-        """Take as many steps as the usual training would; the losses seen on the way are not told."""
+        """Take as many steps as the default trainer would; no training losses are returned."""
         parts, n = job.parts, len(job.data.train)
-        rate, planned = plan(n, job.size, job.epochs, job.steps)
+        rate, steps_planned = sampling_plan(n, job.size, job.epochs, job.steps)
         heads = parts.losses.heads
         blank = torch.ones(len(heads), dtype=torch.float64)
         present = StepContext(tuple(head.name for head in heads), blank > 0, 0, 0)
@@ -94,24 +94,24 @@ class PrivateTrainer:
             task_weights=dict(zip((head.name for head in heads), weights, strict=True)),
             chunk=self.params.chunk,
         )
-        hook = parts.optimizer.register_step_pre_hook(lambda *_: job.correct(job.run))
+        hook = parts.optimizer.register_step_pre_hook(lambda *_: job.before_step(job.context))
         parts.model.train()
         try:
             with seeded(job.seed, parts.device):
-                for index in range(planned):
+                for index in range(steps_planned):
                     rng = np.random.default_rng(np.random.SeedSequence([job.seed, index, PRIVATE]))
                     steps.backward(steps.draw(rng), lambda rows, i=index: _read(job, rows, i), rng)  # type: ignore[misc]
                     parts.optimizer.step()
-                    job.run.steps += 1
+                    job.context.steps += 1
         finally:
             hook.remove()
-        # No loss is told, and neither which tasks' patients were drawn: the client's declared counts stand.
-        untold = LossSums(torch.zeros(len(heads)), torch.ones(len(heads)))
-        return LocalOutcome(job.run.steps, max(round(planned * rate), 1), untold)
+        # Neither losses nor the tasks of the drawn patients are returned: the client's declared counts are used.
+        no_losses = LossSums(torch.zeros(len(heads)), torch.ones(len(heads)))
+        return LocalOutcome(job.context.steps, max(round(steps_planned * rate), 1), no_losses)
 
 
-def plan(patients: int, size: int, epochs: int, steps: int | None) -> tuple[float, int]:
-    """Rate and number of steps that stand for so many passes, or steps, with batches of ``size``."""
+def sampling_plan(patients: int, size: int, epochs: int, steps: int | None) -> tuple[float, int]:
+    """Sampling rate and number of steps equivalent to so many passes, or steps, with batches of ``size``."""
     rate = min(size / patients, 1.0)
     return rate, epochs * math.ceil(patients / size) if steps is None else steps
 
@@ -131,24 +131,24 @@ class PrivateSteps:
     model
         On its device, in training mode.
     losses
-        Losses of its tasks; no Cox among them.
+        Losses of its tasks, without Cox's likelihood.
     task_weights
-        task → weight of its loss, fixed beforehand; 1 where not named.
+        task → fixed weight of its loss; 1 if not named.
     clip, noise
         C and z.
     patients
-        n, patients of the client that can be drawn.
+        n, number of patients of the client.
     rate
         q.
     accountant
-        The client's account.
+        The accountant of the client.
     chunk
         Patients whose gradients are held in memory at once.
 
     Raises
     ------
     StudyError
-        As :func:`check`, and if clip, noise or rate promise nothing.
+        As :func:`check_supported`, and if noise or rate give no privacy.
     """
 
     def __init__(
@@ -164,40 +164,40 @@ class PrivateSteps:
         task_weights: Mapping[str, float] | None = None,
         chunk: int = 8,
     ) -> None:
-        check(model, losses.heads)
+        check_supported(model, losses.heads)
         self.model = model
         self.losses = losses
         self.clip = clip
         self.patients = patients
-        self.mechanism = Mechanism(rate, noise)
+        self.mechanism = SampledGaussian(rate, noise)
         self.accountant = accountant
         self.chunk = chunk
         weights = task_weights or {}
         self.weights = torch.tensor([weights.get(head.name, 1.0) for head in losses.heads])
-        self.method: Method = "loop" if _keeps_state(model) else "vmap"
+        self.method: Method = "loop" if _has_recurrent_layers(model) else "vmap"
 
     def draw(self, rng: np.random.Generator) -> list[int]:
-        """Rows of the patients of a step; there may be none."""
+        """Rows of the patients of a step; may be empty."""
         return np.flatnonzero(rng.random(self.patients) < self.mechanism.rate).tolist()
 
     def backward(
         self, rows: Sequence[int], read: Callable[[Sequence[int]], CaseBatch], rng: np.random.Generator
     ) -> None:
-        """Count the step, then set ``.grad`` of every parameter to the private gradient.
+        """Account for the step, then set ``.grad`` of every parameter to the private gradient.
 
         Parameters
         ----------
         rows
             From :meth:`draw`.
         read
-            Cases of some of the rows, on the model's device; asked for ``chunk`` at a time.
+            Reads the cases of some rows onto the model's device; called for ``chunk`` rows at a time.
         rng
-            For the noise; seeded from a secret in a real federation.
+            For the noise; seeded by a secret in a real federation.
 
         Raises
         ------
         FederationError
-            If the step would exceed the budget; the gradient is not set then.
+            If the step would exceed the budget; then the gradient is not set.
         """
         self.accountant.spend(self.mechanism)
         parameters = _learnable(self.model)
@@ -208,17 +208,17 @@ class PrivateSteps:
             total += clipped_sum(gradients_BP, self.clip).cpu()
         total += torch.from_numpy(rng.normal(0.0, self.mechanism.noise * self.clip, size))
         total /= self.mechanism.rate * self.patients
-        place = 0
+        offset = 0
         for parameter in parameters.values():
-            part = total[place : place + parameter.numel()]
+            part = total[offset : offset + parameter.numel()]
             parameter.grad = part.view_as(parameter).to(parameter)
-            place += parameter.numel()
+            offset += parameter.numel()
 
     def _gradients(self, batch: CaseBatch) -> Tensor:
-        """``[B, P]``, by vmap until an operation of the model has no rule for an added axis, then one by one.
+        """``[B, P]``, by vmap unless an operation of the model does not support it, else one by one.
 
-        vmap refuses control flow that depends on data, and operations in place, by RuntimeError; any other fault of
-        the model comes up in the loop, too.
+        vmap raises RuntimeError for control flow that depends on data and for in-place operations; any other error of
+        the model is raised in the loop as well.
         """
         if self.method == "vmap":
             state = torch.get_rng_state()
@@ -234,13 +234,13 @@ class PrivateSteps:
 def gradients_of_patients(
     model: nn.Module, losses: TaskLosses, weights_T: Tensor, batch: CaseBatch, method: Method
 ) -> Tensor:
-    """``[B, P]`` gradient of every patient's weighted loss by all learnable parameters, side by side.
+    """``[B, P]`` gradient of every patient's weighted loss with respect to all learnable parameters, concatenated.
 
-    ``vmap`` takes them in one pass over a function that has a batch axis added; ``loop`` takes them one by one.
-    Dropout draws another mask for every patient in both.
+    ``vmap`` computes them in one pass over the batch; ``loop`` computes them one by one. Both draw a separate dropout
+    mask for every patient.
     """
-    take = _mapped if method == "vmap" else _looped
-    return take(model, losses, weights_T.to(batch.bags.device), batch)
+    compute = _vmap_gradients if method == "vmap" else _loop_gradients
+    return compute(model, losses, weights_T.to(batch.bags.device), batch)
 
 
 def clipped_sum(gradients_BP: Tensor, clip: float) -> Tensor:
@@ -249,7 +249,7 @@ def clipped_sum(gradients_BP: Tensor, clip: float) -> Tensor:
     Raises
     ------
     ValueError
-        If a gradient is not finite: no factor bounds it, and leaving a patient out silently is no answer.
+        If a gradient is not finite, since no factor bounds it and a patient must not be left out silently.
     """
     wide = gradients_BP.double()
     norms_B = wide.norm(dim=1)
@@ -259,7 +259,7 @@ def clipped_sum(gradients_BP: Tensor, clip: float) -> Tensor:
     return factors_B @ wide
 
 
-def _looped(model: nn.Module, losses: TaskLosses, weights_T: Tensor, batch: CaseBatch) -> Tensor:
+def _loop_gradients(model: nn.Module, losses: TaskLosses, weights_T: Tensor, batch: CaseBatch) -> Tensor:
     parameters = list(_learnable(model).values())
     rows = []
     for one in _one_by_one(batch):
@@ -267,13 +267,13 @@ def _looped(model: nn.Module, losses: TaskLosses, weights_T: Tensor, batch: Case
         if not loss.requires_grad:
             rows.append(torch.zeros(sum(p.numel() for p in parameters), device=weights_T.device))
             continue
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
         rows.append(torch.cat([part.flatten() for part in parts]))
     return torch.stack(rows)
 
 
-def _mapped(model: nn.Module, losses: TaskLosses, weights_T: Tensor, batch: CaseBatch) -> Tensor:
+def _vmap_gradients(model: nn.Module, losses: TaskLosses, weights_T: Tensor, batch: CaseBatch) -> Tensor:
     from torch.func import functional_call, grad, vmap
 
     parameters = {name: p.detach() for name, p in _learnable(model).items()}
@@ -281,16 +281,16 @@ def _mapped(model: nn.Module, losses: TaskLosses, weights_T: Tensor, batch: Case
     rest |= dict(model.named_buffers())
 
     def loss_of(values: dict[str, Tensor], tensors: dict[str, object]) -> Tensor:
-        one = _rebuilt(tensors, batch)
+        one = _batch_of_one(tensors, batch)
         outputs = functional_call(model, {**values, **rest}, (one,))
         return losses(outputs, one.targets, one.label_mask).sums @ weights_T
 
-    found = vmap(grad(loss_of), in_dims=(None, 0), randomness="different")(parameters, _taken_apart(batch))
-    return torch.cat([found[name].flatten(1) for name in parameters], dim=1)
+    gradients = vmap(grad(loss_of), in_dims=(None, 0), randomness="different")(parameters, _tensors_of(batch))
+    return torch.cat([gradients[name].flatten(1) for name in parameters], dim=1)
 
 
-def _keeps_state(model: nn.Module) -> bool:
-    """Recurrent layers flatten their weights in place, which functional calls do not reach."""
+def _has_recurrent_layers(model: nn.Module) -> bool:
+    """Whether the model has recurrent layers, which flatten their weights in place and do not support vmap."""
     return any(isinstance(module, nn.RNNBase) for module in model.modules())
 
 
@@ -299,10 +299,10 @@ def _learnable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _one_by_one(batch: CaseBatch) -> Iterator[CaseBatch]:
-    """Batches of one, padded as the whole is, so that both methods see the same numbers."""
+    """Batches of one patient with the padding of the whole batch, so that both methods see the same numbers."""
     for i in range(len(batch)):
-        taken = {name: _row(value, i) for name, value in _taken_apart(batch).items()}
-        yield _rebuilt(taken, batch)
+        tensors = {name: _row(value, i) for name, value in _tensors_of(batch).items()}
+        yield _batch_of_one(tensors, batch)
 
 
 def _row(value: object, i: int) -> object:
@@ -311,8 +311,8 @@ def _row(value: object, i: int) -> object:
     return {key: tensor[i] for key, tensor in cast(dict[str, Tensor], value).items()}
 
 
-def _taken_apart(batch: CaseBatch) -> dict[str, object]:
-    """Tensors and dictionaries of tensors, the patients on the first axis of each."""
+def _tensors_of(batch: CaseBatch) -> dict[str, object]:
+    """Tensors and dictionaries of tensors of the batch, with the patients on the first axis."""
     parts: dict[str, object] = {}
     for part in dataclasses.fields(batch):
         value = getattr(batch, part.name)
@@ -323,8 +323,8 @@ def _taken_apart(batch: CaseBatch) -> dict[str, object]:
     return parts
 
 
-def _rebuilt(tensors: dict[str, object], whole: CaseBatch) -> CaseBatch:
-    """A batch of one patient from his tensors; it keeps what the whole batch said of its padding."""
+def _batch_of_one(tensors: dict[str, object], whole: CaseBatch) -> CaseBatch:
+    """A batch of one patient from the patient's tensors, with the padding information of the whole batch."""
     parts = {
         name: value[None]
         if isinstance(value, Tensor)

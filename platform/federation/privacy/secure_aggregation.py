@@ -1,4 +1,4 @@
-r"""Sums that the server cannot take apart (Bonawitz et al., CCS 2017, "Practical secure aggregation").
+r"""Secure aggregation: the server learns only the sum (Bonawitz et al., CCS 2017, "Practical secure aggregation").
 
 Vectors are whole numbers of the ring Z_2^64, the engine's fixed point. Client u sends
 
@@ -10,8 +10,8 @@ whatever the order. Every client has shared b_u and the key behind its s_uv amon
 who answered the others reveal shares of b_u, for those who dropped out shares of the key, and never both, since
 together they would unmask one client. Sums are exact, and equal those of an unmasked federation bit for bit.
 
-The server follows the protocol but is curious, as are up to t - 1 clients. Not here: the signatures and the
-consistency check by which the paper resists a server that lies about who dropped out.
+The server and up to t - 1 clients are assumed to be curious but to follow the protocol. The signatures and the
+consistency check by which the paper resists a server that lies about dropouts are not implemented.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from equipoise.platform.federation.privacy.shamir import WIDTH, Draw, Share, joi
 
 Ring = NDArray[np.uint64]
 
-#: Numbers of a mask that are made at once.
+#: Numbers of a mask that are generated at once.
 CHUNK = 1 << 16
-#: A sum of fewer vectors says too much about each.
-FEWEST = 3
+#: Fewest vectors in a sum; fewer would reveal too much about each.
+MIN_CLIENTS = 3
 
 
 @dataclass(frozen=True)
 class PublicKeys:
-    """What a client publishes: one key to be written to, one that masks are agreed with."""
+    """Public keys of a client: one for encrypted messages to it, one for the agreement on masks."""
 
     box: bytes
     mask: bytes
@@ -49,7 +49,7 @@ class PublicKeys:
 
 @dataclass(frozen=True)
 class Revealed:
-    """Shares that one survivor gives the server: of self-masks of survivors, of mask keys of dropped clients."""
+    """Shares that one surviving client reveals: of self-masks of survivors, of mask keys of dropped clients."""
 
     seeds: Mapping[str, Share]
     keys: Mapping[str, Share]
@@ -61,9 +61,9 @@ class Participant:
     Parameters
     ----------
     name, round_
-        Whose and which.
+        Client and round.
     draw
-        Random bytes: ``os.urandom``, in a simulation those of a generator seeded for (client, round).
+        Source of random bytes: ``os.urandom``, in a simulation those of a generator seeded for (client, round).
     """
 
     def __init__(self, name: str, round_: int, draw: Draw) -> None:
@@ -75,10 +75,10 @@ class Participant:
         self._seed = draw(32)
         self._shares: dict[str, tuple[Share, Share]] = {}
         self._threshold = 0
-        self._told: tuple[frozenset[str], frozenset[str]] | None = None
+        self._revealed: tuple[frozenset[str], frozenset[str]] | None = None
 
     def advertise(self) -> PublicKeys:
-        """First message."""
+        """First message: the public keys."""
         mask = X25519PrivateKey.from_private_bytes(self._key)
         return PublicKeys(self._box.public_key().public_bytes_raw(), mask.public_key().public_bytes_raw())
 
@@ -88,13 +88,13 @@ class Participant:
         Raises
         ------
         FederationError
-            If so few shares would be enough that two halves of the clients could tell different stories.
+            If the threshold is at most half of the clients, so that two disjoint groups could unmask different sums.
         """
         names = sorted(keys)
-        if len(names) < FEWEST or not len(names) // 2 < threshold <= len(names) or self.name not in keys:
+        if len(names) < MIN_CLIENTS or not len(names) // 2 < threshold <= len(names) or self.name not in keys:
             raise FederationError(
                 f"secure aggregation of {len(names)} clients with a threshold of {threshold}",
-                fix=f"let {FEWEST} or more clients take part, and more than half of them be enough",
+                fix=f"let {MIN_CLIENTS} or more clients take part, with a threshold of more than half of them",
             )
         self._threshold = threshold
         seeds = split(self._seed, threshold, len(names), self._draw)
@@ -105,42 +105,42 @@ class Participant:
                 self._shares[name] = (seed, secret)
             else:
                 values = (seed.value.to_bytes(WIDTH, "big"), secret.value.to_bytes(WIDTH, "big"))
-                text = b"".join([seed.place.to_bytes(4, "big"), *values])
+                text = b"".join([seed.x.to_bytes(4, "big"), *values])
                 nonce = self._draw(12)
                 box = ChaCha20Poly1305(self._agree(self._box, keys[name].box, b"box"))
-                sealed[name] = nonce + box.encrypt(nonce, text, self._bound(self.name, name))
+                sealed[name] = nonce + box.encrypt(nonce, text, self._associated_data(self.name, name))
         return sealed
 
     def receive(self, sealed: Mapping[str, bytes], keys: Mapping[str, PublicKeys]) -> None:
-        """Keep the shares that others sent through the server.
+        """Store the shares that other clients sent through the server.
 
         Raises
         ------
         FederationError
-            If one was changed on its way or is somebody else's.
+            If one was changed in transit or is meant for another client.
         """
         for sender, message in sealed.items():
             box = ChaCha20Poly1305(self._agree(self._box, keys[sender].box, b"box"))
             try:
-                text = box.decrypt(message[:12], message[12:], self._bound(sender, self.name))
+                text = box.decrypt(message[:12], message[12:], self._associated_data(sender, self.name))
             except InvalidTag:
                 raise FederationError(
-                    f"shares from {sender} for {self.name} were changed on their way"
+                    f"shares from {sender} for {self.name} were changed in transit"
                 ) from None
-            place = int.from_bytes(text[:4], "big")
+            index = int.from_bytes(text[:4], "big")
             values = int.from_bytes(text[4 : 4 + WIDTH], "big"), int.from_bytes(text[4 + WIDTH :], "big")
-            self._shares[sender] = (Share(place, values[0]), Share(place, values[1]))
+            self._shares[sender] = (Share(index, values[0]), Share(index, values[1]))
 
     def masked(self, vector: Ring, keys: Mapping[str, PublicKeys]) -> Ring:
         """Third message: the vector under its own and all pairwise masks."""
-        found = np.array(vector, dtype=np.uint64)
-        add_mask(found, self._seed_key())
-        own = X25519PrivateKey.from_private_bytes(self._key)
+        masked = np.array(vector, dtype=np.uint64)
+        add_mask(masked, self._seed_key())
+        private_key = X25519PrivateKey.from_private_bytes(self._key)
         for name in sorted(keys):
             if name != self.name:
-                shared = self._agree(own, keys[name].mask, b"mask")
-                add_mask(found, shared, negative=name < self.name)
-        return found
+                shared = self._agree(private_key, keys[name].mask, b"mask")
+                add_mask(masked, shared, negative=name < self.name)
+        return masked
 
     def reveal(self, survivors: Collection[str], dropped: Collection[str]) -> Revealed:
         """Fourth message: shares that unmask the sum of the survivors and nothing else.
@@ -148,28 +148,30 @@ class Participant:
         Raises
         ------
         FederationError
-            If a client is said to be both, if too few survived, or if another story was told before: with both
+            If a client is listed as both, if too few survived, or if an earlier call listed other clients: with both
             shares of a client the server could read its vector.
         """
-        story = (frozenset(survivors), frozenset(dropped))
-        if story[0] & story[1] or self.name in story[1]:
-            raise FederationError("the server says of a client that it answered and that it dropped out")
-        if len(story[0]) < self._threshold:
-            raise FederationError(f"{len(story[0])} of {self._threshold} clients needed for a sum answered")
-        if self._told not in (None, story):
-            raise FederationError("the server tells a second story about who dropped out")
-        self._told = story
-        seeds = {name: self._shares[name][0] for name in sorted(story[0])}
-        return Revealed(seeds, {name: self._shares[name][1] for name in sorted(story[1])})
+        lists = (frozenset(survivors), frozenset(dropped))
+        if lists[0] & lists[1] or self.name in lists[1]:
+            raise FederationError("the server lists a client both as answered and as dropped out")
+        if len(lists[0]) < self._threshold:
+            raise FederationError(f"{len(lists[0])} of {self._threshold} clients needed for a sum answered")
+        if self._revealed not in (None, lists):
+            raise FederationError("the server gives a second list of dropped clients")
+        self._revealed = lists
+        seeds = {name: self._shares[name][0] for name in sorted(lists[0])}
+        return Revealed(seeds, {name: self._shares[name][1] for name in sorted(lists[1])})
 
     def _seed_key(self) -> bytes:
         return _derive(self._seed, b"self", self.round)
 
-    def _agree(self, own: X25519PrivateKey, other: bytes, purpose: bytes) -> bytes:
-        return _derive(own.exchange(X25519PublicKey.from_public_bytes(other)), purpose, self.round)
+    def _agree(self, private_key: X25519PrivateKey, public_key: bytes, purpose: bytes) -> bytes:
+        return _derive(
+            private_key.exchange(X25519PublicKey.from_public_bytes(public_key)), purpose, self.round
+        )
 
-    def _bound(self, sender: str, receiver: str) -> bytes:
-        """What sealed shares are tied to, so that they cannot be passed off as others."""
+    def _associated_data(self, sender: str, receiver: str) -> bytes:
+        """Associated data of encrypted shares, which binds them to round, sender and receiver."""
         return f"{self.round}/{len(sender)}/{sender}/{receiver}".encode()
 
 
@@ -182,11 +184,11 @@ class MaskedSum:
     size
         Length of the vectors.
     keys
-        Client → public keys, of all who shared.
+        Client → public keys, of all clients that sent shares.
     threshold
-        Clients that have to survive.
+        Fewest clients that have to answer.
     round_
-        Which.
+        Number of the round.
     """
 
     size: int
@@ -200,13 +202,13 @@ class MaskedSum:
         self.total = np.zeros(self.size, np.uint64)
 
     def add(self, client: str, vector: Ring) -> None:
-        """Count a masked vector in.
+        """Add a masked vector.
 
         Raises
         ------
         FederationError
-            If the client shared nothing or came before, or the vector is not one of the ring: what is not
-            masked must not be looked at.
+            If the client sent no shares or answered before, or the vector is not of ring numbers: an unmasked vector
+            must not be processed.
         """
         if client not in self.keys or client in self.survivors:
             raise FederationError(f"{client} has no masks in this round, or has answered before")
@@ -219,7 +221,7 @@ class MaskedSum:
 
     @property
     def dropped(self) -> list[str]:
-        """Who shared and did not answer."""
+        """Clients that sent shares and did not answer."""
         return sorted(set(self.keys) - set(self.survivors))
 
     def unmasked(self, revealed: Sequence[Revealed]) -> NDArray[np.int64]:
@@ -230,7 +232,7 @@ class MaskedSum:
         FederationError
             If fewer than ``threshold`` clients revealed their shares, or the shares do not belong together.
         """
-        if len(revealed) < self.threshold or len(self.survivors) < FEWEST - 1:
+        if len(revealed) < self.threshold or len(self.survivors) < MIN_CLIENTS - 1:
             raise FederationError(
                 f"{len(revealed)} clients are left to unmask a sum, {self.threshold} are needed",
                 fix="lower secure_aggregation.threshold, or let more clients take part",
@@ -243,7 +245,7 @@ class MaskedSum:
             key = X25519PrivateKey.from_private_bytes(self._joined([r.keys[name] for r in revealed]))
             for other in self.survivors:
                 shared = key.exchange(X25519PublicKey.from_public_bytes(self.keys[other].mask))
-                # The survivor added it for a later name and took it away for an earlier one.
+                # The survivor added the mask for a later name and subtracted it for an earlier one.
                 add_mask(total, _derive(shared, b"mask", self.round_), negative=name > other)
         return total.view(np.int64)
 
@@ -251,47 +253,51 @@ class MaskedSum:
         try:
             return join(shares[: self.threshold], 32)
         except ValueError as error:
-            raise FederationError(f"a secret cannot be put together: {error}") from None
+            raise FederationError(f"a secret cannot be reconstructed: {error}") from None
 
 
-class Committee:
+class SimulatedClients:
     """All clients of a round in one process: the simulated other side of :class:`MaskedSum`.
 
-    Keys and sealed shares go through the server, as in the protocol; what stays at clients stays in here.
+    Keys and encrypted shares go through the server, as in the protocol; the secrets of clients stay in this object.
 
     Parameters
     ----------
     draws
         Client → its source of random bytes for the round.
     round_
-        Which.
+        Number of the round.
     threshold
-        Clients that have to survive.
+        Fewest clients that have to answer.
     """
 
     def __init__(self, draws: Mapping[str, Draw], round_: int, threshold: int) -> None:
-        self._members = {name: Participant(name, round_, draws[name]) for name in sorted(draws)}
-        self.keys = {name: member.advertise() for name, member in self._members.items()}
-        sealed = {name: member.share(self.keys, threshold) for name, member in self._members.items()}
-        for name, member in self._members.items():
-            member.receive({sender: box[name] for sender, box in sealed.items() if name in box}, self.keys)
+        self._participants = {name: Participant(name, round_, draws[name]) for name in sorted(draws)}
+        self.keys = {name: participant.advertise() for name, participant in self._participants.items()}
+        sealed = {
+            name: participant.share(self.keys, threshold) for name, participant in self._participants.items()
+        }
+        for name, participant in self._participants.items():
+            participant.receive(
+                {sender: box[name] for sender, box in sealed.items() if name in box}, self.keys
+            )
 
     def masked(self, client: str, vector: Ring) -> Ring:
-        """What this client sends for its vector."""
-        return self._members[client].masked(vector, self.keys)
+        """The masked vector that this client sends."""
+        return self._participants[client].masked(vector, self.keys)
 
     def reveal(self, survivors: Sequence[str], dropped: Sequence[str]) -> list[Revealed]:
-        """What the survivors answer to the server's last question."""
-        return [self._members[name].reveal(survivors, dropped) for name in sorted(survivors)]
+        """The shares that the surviving clients reveal."""
+        return [self._participants[name].reveal(survivors, dropped) for name in sorted(survivors)]
 
 
 def threshold_of(share: float, clients: int) -> int:
-    """t of n clients: the share of them, and always more than half."""
+    """Threshold t of n clients: the given share of them, and always more than half."""
     return max(int(np.ceil(share * clients - 1e-9)), clients // 2 + 1, 2)
 
 
 def add_mask(vector: Ring, key: bytes, *, negative: bool = False) -> None:
-    """Add (or take away) the keystream of a key, in place, modulo 2^64."""
+    """Add (or subtract) the keystream of a key, in place, modulo 2^64."""
     stream = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
     for start in range(0, len(vector), CHUNK):
         part = vector[start : start + CHUNK]
@@ -303,6 +309,6 @@ def add_mask(vector: Ring, key: bytes, *, negative: bool = False) -> None:
 
 
 def _derive(secret: bytes, purpose: bytes, round_: int) -> bytes:
-    """32 bytes of key for one purpose in one round; a key is used for one keystream only."""
+    """A key of 32 bytes for one purpose in one round; each key is used for one keystream only."""
     info = b"equipoise/" + purpose + b"/" + str(round_).encode()
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)

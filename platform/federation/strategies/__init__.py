@@ -1,1 +1,1 @@
-"""What clients and server do beyond averaging: a small class each, with both of its halves."""
+"""Strategies: what clients and server do beyond averaging, a class each, in files by family."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from equipoise.platform.federation.entries import AdaptiveParams
-from equipoise.platform.federation.strategies.strategy import Combined, State, Strategy
+from equipoise.platform.federation.strategies.strategy import AggregatedUpdate, ServerState, Strategy
 from equipoise.platform.federation.vector import Schema
 
 
@@ -16,13 +16,15 @@ class Adaptive(Strategy):
         super().__init__(params)
         self.beta1, self.beta2, self.tau = params.beta1, params.beta2, params.tau
 
-    def start(self, schema: Schema) -> State:
-        """No moments."""
+    def init_state(self, schema: Schema) -> ServerState:
+        """Moments 0."""
         return {"first": np.zeros(schema.size), "second": np.zeros(schema.size)}
 
-    def step(self, schema: Schema, reference: np.ndarray, combined: Combined, state: State) -> np.ndarray:
-        """One step of the server's optimiser, with the combined update as negative gradient."""
-        delta = combined.vector.astype(np.float64)
+    def step(
+        self, schema: Schema, reference: np.ndarray, aggregated: AggregatedUpdate, state: ServerState
+    ) -> np.ndarray:
+        """One step of the server's optimiser, with the aggregated update as negative gradient."""
+        delta = aggregated.vector.astype(np.float64)
         state["first"] = self.beta1 * state["first"] + (1 - self.beta1) * delta
         state["second"] = self.moment(state["second"], delta * delta)
         return reference + self.server_lr * state["first"] / (np.sqrt(state["second"]) + self.tau)
@@ -36,7 +38,7 @@ class FedAdam(Adaptive):
     """v ← β₂ v + (1 − β₂) Δ²."""
 
     def moment(self, v: np.ndarray, squared: np.ndarray) -> np.ndarray:
-        """Exponential mean."""
+        """Exponential moving average."""
         return self.beta2 * v + (1 - self.beta2) * squared
 
 
@@ -44,7 +46,7 @@ class FedYogi(Adaptive):
     """v ← v − (1 − β₂) Δ² sign(v − Δ²)."""
 
     def moment(self, v: np.ndarray, squared: np.ndarray) -> np.ndarray:
-        """Changes by no more than Δ², whatever v is."""
+        """Changes by at most Δ², whatever the size of v."""
         return v - (1 - self.beta2) * np.sign(v - squared) * squared
 
 

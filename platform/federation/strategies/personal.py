@@ -1,7 +1,8 @@
-"""Parts of the model that stay at the client: FedBN and FedPer.
+"""Personal models: FedBN and FedPer keep parameters at the client; Ditto and fine-tuning train a second model there.
 
-Li et al. 2021, "FedBN: federated learning on non-IID features via local batch normalization" (arXiv 2102.07623);
-Arivazhagan et al. 2019, "Federated learning with personalization layers" (arXiv 1912.00818).
+Ditto.
+
+Fine-tuning.
 """
 
 from __future__ import annotations
@@ -12,57 +13,101 @@ import numpy as np
 from pydantic import BaseModel
 
 from equipoise.platform.errors import StudyError
-from equipoise.platform.federation.entries import FedPerParams
+from equipoise.platform.federation.entries import DittoParams, FedPerParams, FedProxParams, FineTuneParams
+from equipoise.platform.federation.strategies.averaging import FedProx
 from equipoise.platform.federation.strategies.strategy import Strategy
 from equipoise.platform.federation.vector import Schema
 
-#: What a client keeps of its part of the model, in the order of the vector.
-OWN = "own"
+#: Name of the client's part of the model in its state, in the order of the vector.
+PERSONAL_PART = "own"
 
 
 class Personal(Strategy):
-    """FedAvg over the rest; what the selectors mean is trained by each client for itself."""
+    """FedAvg over the rest; each client trains the selected parameters for itself."""
 
     def __init__(self, params: BaseModel, selectors: tuple[str, ...]) -> None:
         super().__init__(params)
         self.selectors = selectors
 
-    def kept(self, schema: Schema) -> np.ndarray:
-        """What stays.
+    def personal_mask(self, schema: Schema) -> np.ndarray:
+        """The selected parameters.
 
         Raises
         ------
         StudyError
-            If the selectors mean nothing of this model, or all of it.
+            If the selectors match no parameter of this model, or all of them.
         """
         mask = schema.mask(self.selectors)
         if not mask.any() or mask.all():
             what = "nothing" if not mask.any() else "everything"
             raise StudyError(
-                f"{', '.join(self.selectors)} means {what} of this model",
+                f"{', '.join(self.selectors)} selects {what} of this model",
                 where="federation.strategy_params",
                 fix=f"its groups are {', '.join(schema.groups)}, its kinds weight, norm and buffer",
             )
         return mask
 
-    def personal(self, schema: Schema, vector: np.ndarray, kept: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The global model with the client's own part."""
-        if OWN not in kept:
+    def personal_weights(
+        self, schema: Schema, vector: np.ndarray, state: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """The global model with the client's part."""
+        if PERSONAL_PART not in state:
             return vector
         vector = vector.copy()
-        vector[self.kept(schema)] = kept[OWN]
+        vector[self.personal_mask(schema)] = state[PERSONAL_PART]
         return vector
 
 
 class FedBN(Personal):
-    """Normalisation layers, parameters and statistics, stay at the client."""
+    """Normalisation layers, parameters and statistics, stay at the client.
+
+    Li et al. 2021, "FedBN: federated learning on non-IID features via local batch normalization" (arXiv 2102.07623).
+    """
 
     def __init__(self, params: BaseModel) -> None:
         super().__init__(params, ("norm",))
 
 
 class FedPer(Personal):
-    """The heads, or what the study names, stay at the client."""
+    """The heads, or the parameters that the study names, stay at the client.
+
+    Arivazhagan et al. 2019, "Federated learning with personalization layers" (arXiv 1912.00818).
+    """
 
     def __init__(self, params: FedPerParams) -> None:
         super().__init__(params, params.personal)
+
+
+#: Name of the client's personal model in its state.
+PERSONAL_MODEL = "model"
+
+
+class Ditto(Strategy):
+    """FedAvg, and beside it a model v_i per client that minimises L_i(v) + λ/2 ‖v − w_server‖² and never leaves it.
+
+    Li et al. 2021, "Ditto: fair and robust federated learning through personalization" (arXiv 2012.04221).
+    """
+
+    def __init__(self, params: DittoParams) -> None:
+        super().__init__(params)
+        self.personal_strategy = FedProx(FedProxParams(mu=params.lam))
+
+    def personal_weights(
+        self, schema: Schema, vector: np.ndarray, state: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """The client's personal model, once it has one."""
+        return state.get(PERSONAL_MODEL, vector)
+
+
+class FineTune(Strategy):
+    """FedAvg, then ``steps`` local steps of every client from the final weights; the result never leaves the client."""
+
+    def __init__(self, params: FineTuneParams) -> None:
+        super().__init__(params)
+        self.personal_steps = params.steps
+
+    def personal_weights(
+        self, schema: Schema, vector: np.ndarray, state: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """The fine-tuned model, once the client has one."""
+        return state.get(PERSONAL_MODEL, vector)

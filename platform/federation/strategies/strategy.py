@@ -1,8 +1,8 @@
-"""What a strategy can decide, and FedAvg's decision on all of it.
+"""The interface of strategies, with FedAvg as its default.
 
-A strategy has two halves that meet only through broadcasts and updates. The client's half may correct gradients,
-keep vectors at the client and send vectors along. The server's half turns the combined update into new weights.
-Everything it keeps is named vectors of the model's size, so that a checkpoint is a file of arrays.
+A strategy has a server half and a client half, which communicate only through requests and updates. The client half
+may correct gradients, keep vectors at the client and send further vectors. The server half turns the aggregated
+update into new weights. All state is named vectors of the model's size, so that a checkpoint is a file of arrays.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pydantic import BaseModel
 from equipoise.platform.federation.vector import Schema
 
 if TYPE_CHECKING:
-    from equipoise.platform.federation.local import LocalRun
-    from equipoise.platform.federation.update import ClientUpdate
+    from equipoise.platform.federation.clients.local_training import ClientContext
+    from equipoise.platform.federation.messages import ClientUpdate
 
-#: Named vectors of the server's half, float64 ``[P]``.
-State = dict[str, np.ndarray]
+#: Named vectors of the server half, float64 ``[P]``.
+ServerState = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Party:
-    """An accepted update without its vectors: who, how much it counted in each group, how many steps it took."""
+class Contribution:
+    """An accepted update without its vectors: client, weight in each group, number of steps."""
 
     client: str
     weights: Mapping[str, float]
@@ -35,106 +35,112 @@ class Party:
 
 
 @dataclass(frozen=True)
-class Combined:
-    """What a round brought.
+class AggregatedUpdate:
+    """The aggregated update of a round.
 
     Parameters
     ----------
     vector
-        ``[P]`` float32, the updates as the rule combined them; 0 where nobody trained.
+        ``[P]`` float32, result of the server aggregation; 0 where no client trained.
     arrays
-        Name → ``[P]`` float64, plain sum of what clients sent along.
-    parties
-        Whose updates they are, by name.
+        Name → ``[P]`` float64, sum of the further vectors of clients.
+    contributions
+        The accepted updates, sorted by client.
     population
         Group → number of clients in the federation that can train it.
     """
 
     vector: np.ndarray
-    parties: tuple[Party, ...]
+    contributions: tuple[Contribution, ...]
     population: Mapping[str, int]
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def mean(self, group: str, value: Callable[[Party], float]) -> float:
-        """Weighted mean of a number over the parties that trained a group; 0 if there are none."""
-        weight = math.fsum(party.weights.get(group, 0.0) for party in self.parties)
-        total = math.fsum(party.weights.get(group, 0.0) * value(party) for party in self.parties)
+    def mean(self, group: str, value: Callable[[Contribution], float]) -> float:
+        """Weighted mean of a number over the updates that trained a group; 0 if there are none."""
+        weight = math.fsum(contribution.weights.get(group, 0.0) for contribution in self.contributions)
+        total = math.fsum(
+            contribution.weights.get(group, 0.0) * value(contribution) for contribution in self.contributions
+        )
         return total / weight if weight else 0.0
 
     def share(self, group: str) -> float:
-        """Clients that trained a group in this round, as a part of all that can."""
-        present = sum(1 for party in self.parties if party.weights.get(group, 0.0) > 0)
+        """Fraction of the clients able to train a group that trained it in this round."""
+        present = sum(1 for contribution in self.contributions if contribution.weights.get(group, 0.0) > 0)
         return present / self.population[group] if self.population.get(group) else 0.0
 
 
 class Strategy:
-    """FedAvg with a step length at the server; the base of all others.
+    """FedAvg with a step size at the server; the base class of all strategies.
 
     Attributes
     ----------
     sequential
-        Clients train one after the other, each from what the last one left.
+        Clients train one after another, each from the weights that the previous one sent.
     asynchronous
-        The server does not wait for a round.
+        The server steps without waiting for all clients of a round.
     uniform
-        Every client must count alike.
-    sends
-        Names of the vectors that clients send along.
-    second
-        What trains the client's own model beside the global one, or None.
+        All clients must count equally.
+    extra_arrays
+        Names of the further vectors that clients send.
+    personal_strategy
+        Trains a personal model of the client beside the global one, or None.
     personal_steps
-        Local steps of every client after the last round.
+        Number of local steps of every client after the last round.
     """
 
     sequential = False
     asynchronous = False
     uniform = False
-    sends: frozenset[str] = frozenset()
-    second: Strategy | None = None
+    extra_arrays: frozenset[str] = frozenset()
+    personal_strategy: Strategy | None = None
     personal_steps = 0
 
     def __init__(self, params: BaseModel) -> None:
         self.server_lr = float(getattr(params, "server_lr", 1.0))
 
-    # the server's half
+    # the server half
 
-    def start(self, schema: Schema) -> State:
+    def init_state(self, schema: Schema) -> ServerState:
         """Vectors before the first round."""
         return {}
 
-    def broadcast(self, state: State) -> dict[str, np.ndarray]:
-        """Vectors that clients are sent beside the weights, float32 ``[P]``."""
+    def broadcast(self, state: ServerState) -> dict[str, np.ndarray]:
+        """Vectors sent to clients with the weights, float32 ``[P]``."""
         return {}
 
-    def factor(self, update: ClientUpdate) -> float:
-        """What an update is multiplied with before it is combined."""
+    def update_scale(self, update: ClientUpdate) -> float:
+        """Factor of an update before it is aggregated."""
         return 1.0
 
-    def step(self, schema: Schema, reference: np.ndarray, combined: Combined, state: State) -> np.ndarray:
+    def step(
+        self, schema: Schema, reference: np.ndarray, aggregated: AggregatedUpdate, state: ServerState
+    ) -> np.ndarray:
         """New weights ``[P]``; ``state`` is changed in place.
 
-        Segments that nobody trained in the round are put back by the engine, in the weights and in the state.
+        The server restores segments that no client trained in the round, in the weights and in the state.
         """
         if self.server_lr == 1:
-            return reference + combined.vector
-        return reference + self.server_lr * combined.vector.astype(np.float64)
+            return reference + aggregated.vector
+        return reference + self.server_lr * aggregated.vector.astype(np.float64)
 
-    # the client's half
+    # the client half
 
-    def kept(self, schema: Schema) -> np.ndarray | None:
-        """``[P]`` bool, what is trained at a client and never leaves it; None if nothing is."""
+    def personal_mask(self, schema: Schema) -> np.ndarray | None:
+        """``[P]`` bool, parameters that are trained at a client and never leave it; None if there are none."""
         return None
 
-    def prepare(self, run: LocalRun) -> None:
-        """Before the first step."""
+    def on_train_start(self, context: ClientContext) -> None:
+        """Called before the first step."""
 
-    def correct(self, run: LocalRun) -> None:
-        """Between a gradient and the optimiser's step."""
+    def on_before_optimizer_step(self, context: ClientContext) -> None:
+        """Called between the gradient and the optimiser's step."""
 
-    def finish(self, run: LocalRun, delta: np.ndarray) -> dict[str, np.ndarray]:
-        """After the last step: vectors to send along; ``delta`` is ``[P]``, 0 where nobody here trains."""
+    def on_train_end(self, context: ClientContext, delta: np.ndarray) -> dict[str, np.ndarray]:
+        """Called after the last step; returns further vectors to send. ``delta`` is ``[P]``, 0 if not trained."""
         return {}
 
-    def personal(self, schema: Schema, vector: np.ndarray, kept: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The weights a client predicts with, from the global ones and what it keeps."""
+    def personal_weights(
+        self, schema: Schema, vector: np.ndarray, state: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """The weights a client predicts with, from the global ones and its state."""
         return vector

@@ -1,25 +1,34 @@
-"""Balancing: how much each task counted, how often tasks were in conflict, and what the balancer made of it."""
+"""Balancing: weights of the tasks, conflicts between their gradients, and cosines, over the epochs.
+
+Figures about balancing: weights, conflicts and cosines of the tasks' gradients over the epochs.
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from equipoise.platform.report.blocks import Block, Cell, Figures, Section, Table, Text
 from equipoise.platform.report.entries import SectionParams
-from equipoise.platform.report.figures.balancing import (
-    conflict_curve,
-    cosine_figure,
-    cosine_matrix,
-    over_folds,
-    weight_curves,
-)
 from equipoise.platform.report.formatting import number, percent
 from equipoise.platform.report.run_files import RunFiles
+from equipoise.platform.report.style import (
+    HIGH_RISK,
+    INK,
+    INTERNAL,
+    SERIES,
+    Figure,
+    band,
+    layout,
+    line,
+    text,
+)
 
 _PREFIX = "weight/"
-#: Relative change of a weight below which it is said to have stayed.
-_STILL = 1e-3
+#: Relative change of a weight below which it counts as constant.
+_CONSTANT = 1e-3
 
 
 def build(run: RunFiles, params: SectionParams) -> Section | None:
@@ -39,19 +48,19 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
     if figures[1] is None:
         blocks.append(
             Text(
-                "Conflicts were not measured: this balancer needs no gradients per task, and computing them only to "
-                "look at would cost a backward pass for each task.",
+                "Conflicts were not measured: this balancer does not need gradients per task, and computing them only "
+                "for the report would cost a backward pass for each task.",
                 tone="muted",
             )
         )
     return Section("Balancing", _sentence(run, histories, tasks, cosine), blocks)
 
 
-def method(study: Mapping[str, object]) -> str:
+def method_name(study: Mapping[str, object]) -> str:
     """``uncertainty+pcgrad``; a slot that does nothing is left out, and both together are ``equal``."""
     balancing = study.get("balancing")
-    chosen = balancing if isinstance(balancing, Mapping) else {}
-    weighting, aggregation = str(chosen.get("weighting", "equal")), str(chosen.get("aggregation", "none"))
+    slots = balancing if isinstance(balancing, Mapping) else {}
+    weighting, aggregation = str(slots.get("weighting", "equal")), str(slots.get("aggregation", "none"))
     if aggregation == "none":
         return weighting
     return aggregation if weighting == "equal" else f"{weighting}+{aggregation}"
@@ -60,33 +69,33 @@ def method(study: Mapping[str, object]) -> str:
 def _sentence(
     run: RunFiles, histories: Mapping[str, pd.DataFrame], tasks: list[str], cosine: pd.DataFrame
 ) -> str:
-    """What the balancer did, in one sentence."""
+    """Weights and conflicts, in one sentence."""
     ends = {task: _ends(histories, task) for task in tasks}
     known = {task: last for task, (_, last) in ends.items() if math.isfinite(last)}
-    moved = any(abs(last - first) > _STILL * max(abs(first), abs(last)) for first, last in ends.values())
-    apart = known and max(known.values()) - min(known.values()) > _STILL * max(map(abs, known.values()))
+    changed = any(abs(last - first) > _CONSTANT * max(abs(first), abs(last)) for first, last in ends.values())
+    unequal = known and max(known.values()) - min(known.values()) > _CONSTANT * max(map(abs, known.values()))
     most, least = (pick(known, key=lambda t: known[t]) if known else "" for pick in (max, min))
-    if not moved and not apart:
+    if not changed and not unequal:
         weights = "kept all tasks at the same weight"
     else:
-        verb = "ended with" if moved else "kept"
+        verb = "ended with" if changed else "kept"
         weights = (
             f"{verb} the most weight on {most} ({number(known[most], 2)}) and the least on {least} "
             f"({number(known[least], 2)})"
         )
     rates = over_folds(histories, "conflict_rate")
     if rates.empty:
-        return f"{method(run.study)} {weights}."
+        return f"{method_name(run.study)} {weights}."
     rate = float((rates["mean"] * rates["folds"]).sum() / rates["folds"].sum())
     off = cosine.where(cosine.index.to_numpy()[:, None] != cosine.columns.to_numpy()).stack()
     worst = ""
     if len(off):
         (a, b), low = off.idxmin(), number(float(off.min()), 2)
-        words = f"; {a} and {b} agree least (mean cosine {low})"
-        worst = words if len(tasks) > 2 else f" (mean cosine {low})"
+        pair = f"; {a} and {b} agree least (mean cosine {low})"
+        worst = pair if len(tasks) > 2 else f" (mean cosine {low})"
     return (
-        f"{method(run.study)} {weights}; in {percent(rate)} of steps and pairs of tasks gradients pointed against each "
-        f"other{worst}."
+        f"{method_name(run.study)} {weights}; gradients were in conflict in {percent(rate)} of the steps and pairs of "
+        f"tasks{worst}."
     )
 
 
@@ -113,4 +122,131 @@ def _table(histories: Mapping[str, pd.DataFrame], tasks: list[str]) -> Table:
         rows,
         caption="Weights, means over the folds.",
         numeric=frozenset([1, 2, 3]),
+    )
+
+
+#: Red for conflicting gradients, white for orthogonal ones, blue for the same direction.
+_SCALE = [[0.0, HIGH_RISK], [0.5, "#ffffff"], [1.0, INTERNAL]]
+#: Maximum number of tasks with bands; more bands would hide each other.
+_MOST_BANDS = 3
+
+
+def over_folds(histories: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
+    """Mean, least and greatest value of a column per epoch over the folds that reached it.
+
+    Columns ``epoch``, ``mean``, ``low``, ``high``, ``folds``; epochs without a value are absent.
+    """
+    parts = [t[["epoch", column]] for t in histories.values() if column in t]
+    if not parts:
+        return pd.DataFrame(columns=["epoch", "mean", "low", "high", "folds"])
+    of_epoch = pd.concat(parts).dropna().groupby("epoch")[column]
+    table = of_epoch.agg(["mean", "min", "max", "count"]).reset_index()
+    return table.set_axis(["epoch", "mean", "low", "high", "folds"], axis=1)
+
+
+def weight_curves(histories: Mapping[str, pd.DataFrame], tasks: Sequence[str]) -> Figure | None:
+    """Weight of each task's loss over the epochs: mean of the folds, and their range for up to three tasks."""
+    data: list[dict[str, Any]] = []
+    tables = []
+    for index, task in enumerate(tasks):
+        table = over_folds(histories, f"weight/{task}")
+        if table.empty:
+            continue
+        tables.append(table.assign(task=task))
+        colour = SERIES[index % len(SERIES)]
+        dash = {} if index < len(SERIES) else {"line": {"dash": "dot"}}
+        hover = f"{text(task)}, epoch %{{x}}: %{{y:.3f}}<extra></extra>"
+        if len(tasks) <= _MOST_BANDS:
+            data += band(
+                table["epoch"], table["low"], table["high"], colour, f"{text(task)}, range", showlegend=False
+            )
+        data.append(line(table["epoch"], table["mean"], text(task), colour, 2, hovertemplate=hover, **dash))
+    if not tables:
+        return None
+    shaded = " the shade is their range;" if len(tasks) <= _MOST_BANDS else ""
+    return Figure(
+        "balancing-weights",
+        "Weights of the tasks over the epochs",
+        data,
+        layout("Epoch", "Weight of the loss", yaxis={"rangemode": "tozero"}),
+        f"Each line is the mean over the folds that reached the epoch;{shaded} flat lines at one height are equal "
+        "weighting. A task whose weight falls towards 0 is hardly trained any more.",
+        pd.concat(tables, ignore_index=True)[["task", "epoch", "mean", "low", "high", "folds"]],
+        height=330,
+    )
+
+
+def conflict_curve(histories: Mapping[str, pd.DataFrame]) -> Figure | None:
+    """Share of (step, pair of tasks) with opposing gradients over the epochs: mean and range of the folds."""
+    table = over_folds(histories, "conflict_rate")
+    if table.empty:
+        return None
+    hover = "epoch %{x}: %{y:.1%}<extra></extra>"
+    data = [
+        *band(table["epoch"], table["low"], table["high"], INTERNAL, "range of the folds"),
+        line(table["epoch"], table["mean"], "mean of the folds", INTERNAL, 2, hovertemplate=hover),
+    ]
+    return Figure(
+        "balancing-conflicts",
+        "Conflicts between tasks over the epochs",
+        data,
+        layout("Epoch", "Opposing gradients", yaxis={"range": [-0.02, 1.02], "tickformat": ".0%"}),
+        "Share of training steps and pairs of tasks in which the two gradients on shared parameters had a negative "
+        "product. One half is expected for unrelated directions; far above it, the tasks are in conflict.",
+        table,
+        height=330,
+    )
+
+
+def cosine_matrix(histories: Mapping[str, pd.DataFrame], tasks: Sequence[str]) -> pd.DataFrame:
+    """Mean cosine of the tasks' gradients over epochs and folds, ``[T, T]``; NaN where it was not measured.
+
+    Every fold counts the same, however many epochs it ran.
+    """
+    size = len(tasks)
+    cosine = np.full((size, size), np.nan)
+    np.fill_diagonal(cosine, 1.0)
+    for i, a in enumerate(tasks):
+        for j in range(i + 1, size):
+            names = (f"cosine/{a}|{tasks[j]}", f"cosine/{tasks[j]}|{a}")
+            means = [table[name].mean() for table in histories.values() for name in names if name in table]
+            known = [value for value in means if pd.notna(value)]
+            cosine[i, j] = cosine[j, i] = np.mean(known) if known else np.nan
+    return pd.DataFrame(cosine, index=list(tasks), columns=list(tasks))
+
+
+def cosine_figure(cosine: pd.DataFrame) -> Figure | None:
+    """The matrix as squares with their numbers."""
+    values = cosine.to_numpy()
+    if np.isnan(values[~np.eye(len(values), dtype=bool)]).all():
+        return None
+    names = [text(name) for name in cosine.index]
+    shown = [["" if np.isnan(v) else number(float(v), 2) for v in row] for row in values]
+    data = [
+        {
+            "type": "heatmap", "x": names, "y": names, "z": values, "zmin": -1, "zmax": 1, "colorscale": _SCALE,
+            "text": shown, "texttemplate": "%{text}", "textfont": {"size": 12}, "xgap": 2, "ygap": 2,
+            "colorbar": {"thickness": 10, "outlinewidth": 0, "tickvals": [-1, 0, 1],
+                         "tickfont": {"size": 11, "color": INK}},
+            "hovertemplate": "%{y} and %{x}: %{z:.3f}<extra></extra>",
+        }
+    ]  # fmt: skip
+    axes = {"showgrid": False, "ticks": "", "type": "category"}
+    shape = layout(
+        "",
+        "",
+        xaxis=axes,
+        yaxis={**axes, "autorange": "reversed"},
+        margin={"l": 40, "r": 10, "t": 12, "b": 40},
+    )
+    table = cosine.rename_axis("task").reset_index()
+    return Figure(
+        "balancing-cosines",
+        "Cosines between the gradients of the tasks",
+        data,
+        shape,
+        "Mean cosine between the gradients of two tasks on shared parameters, over all epochs and folds: 1 is the "
+        "same direction, 0 is orthogonal, below 0 the gradients conflict.",
+        table,
+        height=max(330, 90 + 44 * len(names)),
     )

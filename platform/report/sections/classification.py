@@ -1,12 +1,18 @@
-"""Binary and multiclass tasks: ROC, precision-recall, metrics, 2x2 tables at the validation threshold."""
+"""Binary and multiclass tasks: ROC, precision-recall, metrics, 2x2 tables at the validation threshold.
+
+ROC and precision-recall figures of binary and multiclass tasks.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from equipoise.platform.evaluation.decisions import decide, ensemble, fold_thresholds
-from equipoise.platform.evaluation.metrics import confusion
+from equipoise.platform.evaluation.curves import GRID, Roc, mean_roc, precision_recall, roc, roc_band, thin
+from equipoise.platform.evaluation.metrics import confusion, prevalence
 from equipoise.platform.evaluation.params import ThresholdParams
 from equipoise.platform.evaluation.predictions import labelled
+from equipoise.platform.evaluation.thresholds import FOLD_KEYS, apply_cutoffs, ensemble, fold_thresholds
 from equipoise.platform.report.blocks import (
     Block,
     Cell,
@@ -18,18 +24,24 @@ from equipoise.platform.report.blocks import (
     figures_with,
 )
 from equipoise.platform.report.entries import SectionParams
-from equipoise.platform.report.figures.classification import (
-    precision_recall_figure,
-    roc_external,
-    roc_of_classes,
-    roc_of_folds,
-)
-from equipoise.platform.report.figures.style import Figure
 from equipoise.platform.report.formatting import count, percent
 from equipoise.platform.report.metric_rows import metric_table
 from equipoise.platform.report.run_files import RunFiles, Task
+from equipoise.platform.report.style import (
+    EXTERNAL,
+    FAINT,
+    INTERNAL,
+    SERIES,
+    Figure,
+    band,
+    fade,
+    line,
+    slug,
+    text,
+    unit_square,
+)
 
-#: Entropy of the ROC bands; a band is a picture of the data, the intervals of the study come from its seed.
+#: Seed of the ROC bands; a band illustrates the data, the intervals of the study use the seed of the study.
 _BAND_SEED = 20140923
 
 
@@ -53,7 +65,9 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
             continue
         blocks += figures_with(figures, table)
         blocks += [Tables(decisions)] if decisions else []
-    return Section("Classification", "Yes-or-no and subtype predictions, fold by fold and outside.", blocks)
+    return Section(
+        "Classification", "Binary and subtype predictions, by fold and in external cohorts.", blocks
+    )
 
 
 def _binary_figures(run: RunFiles, task: Task, rows: pd.DataFrame) -> list[Figure]:
@@ -86,58 +100,59 @@ def _by_class(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def _decisions(run: RunFiles, task: Task, rows: pd.DataFrame) -> list[Table]:
     """2x2 table (binary) or confusion matrix (multiclass) of the test folds and each external cohort."""
-    places = [("test folds", rows[rows["role"] == "test"])]
-    abroad = rows[rows["role"] == "external"]
-    places += [(f"external {c}", part) for c, part in abroad.groupby("cohort", sort=True)]
+    datasets = [("test folds", rows[rows["role"] == "test"])]
+    external = rows[rows["role"] == "external"]
+    datasets += [(f"external {c}", part) for c, part in external.groupby("cohort", sort=True)]
     if task.kind == "multiclass":
-        tables = [_matrix(place, part) for place, part in places]
+        tables = [_matrix(dataset, part) for dataset, part in datasets]
     else:
-        rule = ThresholdParams.model_validate((run.study.get("evaluation") or {}).get("threshold") or {})
-        thresholds = fold_thresholds(rows, rule)
-        tables = [_two_by_two(task, place, part, thresholds, rule) for place, part in places]
+        params = ThresholdParams.model_validate((run.study.get("evaluation") or {}).get("threshold") or {})
+        thresholds = fold_thresholds(rows, params)
+        tables = [_two_by_two(task, dataset, part, thresholds, params) for dataset, part in datasets]
     return [t for t in tables if t is not None]
 
 
 def _two_by_two(
-    task: Task, place: str, rows: pd.DataFrame, thresholds: pd.Series, rule: ThresholdParams
+    task: Task, dataset: str, rows: pd.DataFrame, thresholds: pd.Series, params: ThresholdParams
 ) -> Table | None:
     known = rows[labelled(rows)]
-    judged = decide(known, thresholds, at_cut=True).dropna(subset=["margin"])
-    if judged.empty:
+    decisions = apply_cutoffs(known, thresholds, inclusive=True).dropna(subset=["margin"])
+    if decisions.empty:
         return None
-    table = confusion(judged["target"], judged["positive"])
+    table = confusion(decisions["target"], decisions["positive"])
     tp, fp, fn, tn = (int(v) for v in table)
     positive = str(rows["class"].iloc[0])
-    chosen = "Youden's index" if rule.metric == "youden" else f"sensitivity ≥ {percent(rule.value or 0)}"
+    chosen = "Youden's index" if params.metric == "youden" else f"sensitivity ≥ {percent(params.value or 0)}"
     return Table(
-        [f"{task.name}, {place}", f"called {positive}", f"called not {positive}", "All"],
+        [f"{task.name}, {dataset}", f"predicted {positive}", f"predicted not {positive}", "All"],
         [
             [f"truly {positive}", _right(tp, tp + fn), _wrong(fn, tp + fn), count(tp + fn)],
             [f"truly not {positive}", _wrong(fp, fp + tn), _right(tn, fp + tn), count(fp + tn)],
         ],
-        caption=f"Each patient once, at the thresholds that {chosen} chose on the validation "
-        "patients of each fold; percentages are of the row.",
+        caption=f"Each patient once, at the thresholds chosen by {chosen} on the validation "
+        "patients of each fold; percentages refer to the row.",
         numeric=frozenset([1, 2, 3]),
     )
 
 
-def _matrix(place: str, rows: pd.DataFrame) -> Table | None:
+def _matrix(dataset: str, rows: pd.DataFrame) -> Table | None:
     mean = ensemble(rows[labelled(rows)]) if len(rows) else rows
     if mean.empty:
         return None
     score = mean.pivot(index="patient", columns="class", values="score")
     truth = mean.pivot(index="patient", columns="class", values="target").to_numpy().argmax(1)
-    called = score.to_numpy().argmax(1)
+    predicted = score.to_numpy().argmax(1)
     names = [str(c) for c in score.columns]
     lines: list[list[str | Cell]] = []
     for i, name in enumerate(names):
-        own = [int(((truth == i) & (called == j)).sum()) for j in range(len(names))]
-        cells = [_right(n, sum(own)) if i == j else _wrong(n, sum(own)) for j, n in enumerate(own)]
-        lines.append([f"truly {name}", *cells, count(sum(own))])
+        counts = [int(((truth == i) & (predicted == j)).sum()) for j in range(len(names))]
+        total = sum(counts)
+        cells = [_right(n, total) if i == j else _wrong(n, total) for j, n in enumerate(counts)]
+        lines.append([f"truly {name}", *cells, count(total)])
     return Table(
-        [place.capitalize(), *[f"called {n}" for n in names], "All"],
+        [dataset.capitalize(), *[f"predicted {n}" for n in names], "All"],
         lines,
-        caption="Each patient once, in the class of highest mean probability; percentages are of the row.",
+        caption="Each patient once, in the class with the highest mean probability; percentages refer to the row.",
         numeric=frozenset(range(1, len(names) + 2)),
     )
 
@@ -148,3 +163,145 @@ def _right(n: int, of: int) -> Cell:
 
 def _wrong(n: int, of: int) -> Cell:
     return Cell(count(n), tone="muted", note=percent(n / of) if of else "")
+
+
+_DIAGONAL = line([0, 1], [0, 1], "chance", FAINT, 1, line={"dash": "dot"}, hoverinfo="skip", showlegend=False)
+_HOVER_ROC = "1 − specificity %{x:.2f}<br>sensitivity %{y:.2f}<extra>%{fullData.name}</extra>"
+_HOVER_PR = "recall %{x:.2f}<br>precision %{y:.2f}<extra>%{fullData.name}</extra>"
+
+
+def roc_of_folds(rows: pd.DataFrame, task: str) -> Figure | None:
+    """ROC per fold with their vertical mean; None if no fold has both classes.
+
+    Parameters
+    ----------
+    rows
+        Labelled test rows of one class.
+    """
+    curves = {f"fold {r}-{k}": roc(g["target"], g["score"]) for (r, k), g in _two_classes(rows)}
+    if not curves:
+        return None
+    mean = mean_roc(list(curves.values()))
+    data = [_DIAGONAL]
+    for name, curve in curves.items():
+        data.append(
+            line(*thin(*curve), name, fade(INTERNAL, 0.28), 1.2, showlegend=False, hovertemplate=_HOVER_ROC)
+        )
+    label = f"mean of {len(curves)} folds" if len(curves) > 1 else "test fold"
+    data.append(line(*mean, label, INTERNAL, 2.6, hovertemplate=_HOVER_ROC))
+    table = _long({**curves, "mean": mean}, "false_positive_rate", "true_positive_rate")
+    return Figure(
+        slug("roc", task, "test"),
+        "ROC, cross-validation test folds",
+        data,
+        unit_square("1 − specificity", "Sensitivity"),
+        "Each thin line is one test fold, the thick line their mean. Higher and further left is better; the "
+        "dotted "
+        "diagonal is chance. A wide spread of thin lines means that the result depends on the patients of the fold.",
+        table,
+    )
+
+
+def roc_external(
+    rows: pd.DataFrame, task: str, cohort: str, confidence: float, seed: np.random.SeedSequence
+) -> Figure | None:
+    """ROC of the mean score of the fold models on an external cohort, with a bootstrap band."""
+    if rows["target"].nunique() < 2:
+        return None
+    curve = roc(rows["target"], rows["score"])
+    limits = roc_band(rows["target"], rows["score"], confidence, seed)
+    shade = band(GRID, limits.low, limits.high, EXTERNAL, f"{percent(confidence)} band")
+    data = [_DIAGONAL, *shade, line(*thin(*curve), text(cohort), EXTERNAL, 2.6, hovertemplate=_HOVER_ROC)]
+    table = pd.concat(
+        [
+            _long({cohort: curve}, "false_positive_rate", "true_positive_rate"),
+            pd.DataFrame(
+                {"curve": "band", "false_positive_rate": GRID, "low": limits.low, "high": limits.high}
+            ),
+        ]
+    )
+    return Figure(
+        slug("roc", task, "external", cohort),
+        f"ROC, external cohort {cohort}",
+        data,
+        unit_square("1 − specificity", "Sensitivity"),
+        "One line: the mean score of all fold models on patients that none of them has seen. The shaded "
+        "band contains "
+        f"the sensitivity at each point in {percent(confidence)} of the resampled cohorts.",
+        table,
+    )
+
+
+def roc_of_classes(
+    parts: Sequence[tuple[str, pd.DataFrame]], task: str, dataset: str, dataset_slug: str
+) -> Figure | None:
+    """One mean ROC per class of a multiclass task, each class against the rest."""
+    data, curves = [_DIAGONAL], {}
+    for (name, rows), colour in zip(parts, SERIES * (1 + len(parts) // len(SERIES)), strict=False):
+        of_fold = [roc(g["target"], g["score"]) for _, g in _two_classes(rows)]
+        if of_fold:
+            curves[name] = mean_roc(of_fold) if len(of_fold) > 1 else of_fold[0]
+            data.append(line(*thin(*curves[name]), text(name), colour, 2.2, hovertemplate=_HOVER_ROC))
+    if not curves:
+        return None
+    return Figure(
+        slug("roc", task, dataset_slug),
+        f"ROC per class, {dataset}",
+        data,
+        unit_square("1 − specificity", "Sensitivity"),
+        "One line per class against all others (mean of the folds). Higher and further left is better; the "
+        "dotted "
+        "diagonal is chance.",
+        _long(curves, "false_positive_rate", "true_positive_rate"),
+    )
+
+
+def precision_recall_figure(rows: pd.DataFrame, task: str, dataset: str, *, external: bool) -> Figure | None:
+    """Precision-recall curve per group (fold or external ensemble) with the prevalence as baseline."""
+    curves = {f"fold {r}-{k}": precision_recall(g["target"], g["score"]) for (r, k), g in _two_classes(rows)}
+    if not curves:
+        return None
+    share = float(np.mean([float(prevalence(g["target"])) for _, g in _two_classes(rows)]))
+    colour = EXTERNAL if external else INTERNAL
+    baseline = line(
+        [0, 1],
+        [share, share],
+        f"prevalence {percent(share)}",
+        FAINT,
+        1.4,
+        line={"dash": "dot"},
+        hoverinfo="skip",
+    )
+    data, several = [baseline], len(curves) > 1
+    for name, curve in curves.items():
+        data.append(
+            line(
+                *thin(*curve),
+                dataset if external else name,
+                fade(colour, 0.5) if several else colour,
+                1.4 if several else 2.4,
+                line={"shape": "vh"},
+                showlegend=False,
+                hovertemplate=_HOVER_PR,
+            )
+        )
+    return Figure(
+        slug("precision-recall", task, dataset),
+        f"Precision and recall, {dataset}",
+        data,
+        unit_square("Recall (sensitivity)", "Precision"),
+        "Precision is the share of patients predicted positive who are truly positive, recall the share of "
+        "positives that are "
+        "detected. The dotted line is the prevalence, the precision of random predictions.",
+        _long({(dataset if external else n): c for n, c in curves.items()}, "recall", "precision"),
+    )
+
+
+def _two_classes(rows: pd.DataFrame) -> list[tuple[tuple[int, int], pd.DataFrame]]:
+    """Folds in which both classes occur; the metrics table gives the reason for the others."""
+    return [(key, g) for key, g in rows.groupby(FOLD_KEYS, sort=True) if g["target"].nunique() == 2]
+
+
+def _long(curves: "dict[str, Roc] | dict", x: str, y: str) -> pd.DataFrame:
+    parts = [pd.DataFrame({"curve": n, x: c[0], y: c[1]}) for n, c in curves.items()]
+    return pd.concat(parts, ignore_index=True)

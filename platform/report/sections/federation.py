@@ -1,32 +1,35 @@
-"""Federation: what training across sites gives each of them, what it costs, and what left the sites."""
+"""Federation: results of each site, costs of server aggregations, traffic and privacy.
 
+Figures of a federation: losses over the rounds, and every site under federated, pooled and local training.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from equipoise.platform.evaluation.measures import CHANCE
+from equipoise.platform.evaluation.metric_definitions import CHANCE_LEVEL
 from equipoise.platform.report.blocks import (
     Block,
     Cell,
-    Fact,
-    Facts,
     Figures,
     Heading,
+    KeyNumber,
+    KeyNumbers,
     Notice,
     Section,
     Table,
     Text,
 )
 from equipoise.platform.report.entries import SectionParams
-from equipoise.platform.report.federation_files import FederationFiles
-from equipoise.platform.report.figures.federation import METHODS, round_curves, site_forest
-from equipoise.platform.report.formatting import count, estimate, label, number, plural
-from equipoise.platform.report.run_files import RunFiles
+from equipoise.platform.report.formatting import count, estimate, label, number, percent, plural
+from equipoise.platform.report.run_files import FederationFiles, RunFiles
+from equipoise.platform.report.style import FAINT, SERIES, Figure, fade, layout, line, slug, text
 
 PLANS = {
-    "folds": "Folds: every site trains and is tested on other patients of its own",
-    "leave_one_site_out": "One site left out: tested on a site that took no part",
-    "leave_one_cohort_out": "One cohort left out: tested on a cohort that took no part",
+    "folds": "Folds: every site is tested on its own patients who were not used for training",
+    "leave_one_site_out": "One site left out: tested on a site that did not participate",
+    "leave_one_cohort_out": "One cohort left out: tested on a cohort that did not participate",
 }
 SCOPES = {
     "pooled": "all test patients",
@@ -37,14 +40,14 @@ SCOPES = {
 
 
 def build(run: RunFiles, params: SectionParams) -> Section | None:
-    """None where the study asks for no federation and there is none."""
-    asked = run.study.get("federation") is not None
-    if not asked and not (run.folder / "federated").exists():
+    """None if the study has no federation and no result of one exists."""
+    configured = run.study.get("federation") is not None
+    if not configured and not (run.folder / "federated").exists():
         return None
     files = FederationFiles(run.folder)
     blocks: list[Block] = [*files.missing]
     if files.setting:
-        blocks += [_facts(files), *_clients(files)]
+        blocks += [_key_numbers(files), *_clients(files)]
     if files.sites is not None:
         for plan in dict.fromkeys(files.sites["plan"]):
             blocks += _plan(run, files.sites[files.sites["plan"] == plan], str(plan))
@@ -56,17 +59,17 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
     return Section("Federation", "The same model trained across sites that keep their patients.", blocks)
 
 
-def _facts(files: FederationFiles) -> Facts:
+def _key_numbers(files: FederationFiles) -> KeyNumbers:
     setting = files.setting
     params = setting["federation"]
     sent = 0 if files.traffic is None else int(files.traffic["bytes"].sum())
-    return Facts(
+    return KeyNumbers(
         [
-            Fact("Clients", count(len(setting["clients"])), f"sites by {params['sites']['scheme']}"),
-            Fact("Strategy", str(params["strategy"]), f"rule {params['rule']}"),
-            Fact("Rounds", count(params["rounds"]), f"{setting['backend']} backend"),
-            Fact("Parameters", count(setting["parameters"]), "in one update"),
-            Fact("Left the sites", size(sent), "all federations together"),
+            KeyNumber("Clients", count(len(setting["clients"])), f"sites by {params['sites']['scheme']}"),
+            KeyNumber("Strategy", str(params["strategy"]), f"server aggregation {params['rule']}"),
+            KeyNumber("Rounds", count(params["rounds"]), f"{setting['backend']} backend"),
+            KeyNumber("Parameters", count(setting["parameters"]), "in one update"),
+            KeyNumber("Traffic", size(sent), "sent by the sites in all federations"),
         ]
     )
 
@@ -77,36 +80,36 @@ def _clients(files: FederationFiles) -> list[Block]:
         merged = ", ".join(client["sites"]) if client["sites"] != [client["name"]] else ""
         rows.append([client["name"], count(client["patients"]), merged, "; ".join(client["flags"])])
     rows += [
-        [name, count(n), "", "external: took no part"]
+        [name, count(n), "", "external: did not participate"]
         for name, n in (files.setting.get("external") or {}).items()
     ]
     table = Table(
         ["Client", "Patients", "Merged from", "Remarks"], rows, numeric=frozenset([1]), folded=len(rows) > 12
     )
     notes = [str(note) for note in files.setting.get("notes", ())]
-    benched = files.setting.get("benched") or []
-    found: list[Block] = [table]
+    excluded = files.setting.get("benched") or []
+    blocks: list[Block] = [table]
     if notes:
-        found.append(Notice("How patients were dealt to clients", notes))
-    if benched:
-        found.append(
-            Notice("Left out for good after repeated failures", [str(name) for name in benched], tone="bad")
+        blocks.append(Notice("Assignment of patients to clients", notes))
+    if excluded:
+        blocks.append(
+            Notice("Clients excluded after repeated failures", [str(name) for name in excluded], tone="bad")
         )
-    return found
+    return blocks
 
 
 def _plan(run: RunFiles, table: pd.DataFrame, plan: str) -> list[Block]:
     blocks: list[Block] = [Heading(PLANS.get(plan, plan))]
     for task in run.tasks:
-        own = table[table["task"] == task.name]
-        if own.empty:
+        of_task = table[table["task"] == task.name]
+        if of_task.empty:
             continue
-        metric = str(own["metric"].iloc[0])
-        chance = CHANCE.get(metric)
-        clients = own[own["scope"] == "client"]
+        metric = str(of_task["metric"].iloc[0])
+        chance = CHANCE_LEVEL.get(metric)
+        clients = of_task[of_task["scope"] == "client"]
         if figure := site_forest(clients, task.name, metric, chance, run.confidence):
             blocks.append(Figures([figure]))
-        blocks.append(_overview(own, task.name, metric))
+        blocks.append(_overview(of_task, task.name, metric))
         blocks.append(_by_site(clients, task.name, metric))
     return blocks
 
@@ -117,16 +120,16 @@ def _overview(rows: pd.DataFrame, task: str, metric: str) -> Table:
     for scope, name in SCOPES.items():
         cells: list[str | Cell] = [name]
         for method in METHODS:
-            found = rows[(rows["scope"] == scope) & (rows["method"] == method)].to_dict("records")
-            cells.append(_cell(found[0], scope) if found else Cell("–", tone="muted"))
+            matching = rows[(rows["scope"] == scope) & (rows["method"] == method)].to_dict("records")
+            cells.append(_cell(matching[0], scope) if matching else Cell("–", tone="muted"))
         lines.append(cells)
     return Table(
         ["", *METHODS],
         lines,
-        f"{label(metric)} of {task}: federated beside its baselines",
+        f"{label(metric)} of {task}: federated training and its baselines",
         numeric=frozenset(range(1, len(METHODS) + 1)),
         footnotes=[
-            "Local models have no value over all test patients: scores of different models do not compare.",
+            "Local models have no value over all test patients: scores of different models are not comparable.",
         ],
     )
 
@@ -155,25 +158,30 @@ def _by_site(clients: pd.DataFrame, task: str, metric: str) -> Table:
 
 
 def _costs(setting: dict[str, Any]) -> list[Block]:
-    """What each rule makes of honest updates."""
+    """Effect of each server aggregation on honest updates."""
     costs = setting.get("clean_costs") or []
     if not costs:
         return []
-    chosen = setting["federation"]["rule"]
+    used = setting["federation"]["rule"]
     lines: list[list[str | Cell]] = []
     for row in costs:
-        name = Cell(row["rule"], note="used here" if row["rule"] == chosen else "")
+        name = Cell(row["rule"], note="used here" if row["rule"] == used else "")
         if row["note"]:
             lines.append([name, Cell("–", tone="muted", note=row["note"]), "–", "–"])
         else:
             lines.append([name, *(number(_or_nan(row[key])) for key in ("distance", "cosine", "length"))])
     return [
-        Heading("What aggregation rules cost without an attack"),
+        Heading("Cost of server aggregations without an attack"),
         Table(
-            ["Rule", "Distance from the mean", "Cosine with it", "Length beside it"],
+            [
+                "Server aggregation",
+                "Distance from the mean",
+                "Cosine with the mean",
+                "Length relative to the mean",
+            ],
             lines,
-            "One round of honest updates from the final weights, combined by every rule. A distance of 0 is the "
-            "weighted mean itself, 1 is as far from it as doing nothing",
+            "One round of honest updates from the final weights, combined by every server aggregation. A distance of 0 "
+            "is the weighted mean itself, a distance of 1 is as far from the mean as no update",
             numeric=frozenset([1, 2, 3]),
         ),
     ]
@@ -186,60 +194,60 @@ def _traffic(files: FederationFiles) -> list[Block]:
         ["bytes", "accepted", "quarantined", "failed", "late"]
     ].sum()
     lines: list[list[str | Cell]] = [
-        [str(client), size(int(row["bytes"])), *(count(row[verdict]) for verdict in sums.columns[1:])]
+        [str(client), size(int(row["bytes"])), *(count(row[outcome]) for outcome in sums.columns[1:])]
         for client, row in sums.iterrows()
     ]
-    bad = int(sums["quarantined"].sum())
-    found: list[Block] = [
+    rejected = int(sums["quarantined"].sum())
+    blocks: list[Block] = [
         Table(
             ["Client", "Sent", "Accepted", "Quarantined", "Failed", "Late"],
             lines,
-            "What left each site, from the ledger (names and hashes of all arrays: rounds/ledger.jsonl)",
+            "Traffic of each site, from the audit log (names and hashes of all arrays: rounds/ledger.jsonl)",
             numeric=frozenset(range(1, 6)),
             folded=len(lines) > 12,
         )
     ]
-    if bad:
-        found.append(
+    if rejected:
+        blocks.append(
             Text(
-                f"{plural(bad, 'update')} turned away by the gate; the reasons stand in the ledger.",
+                f"{plural(rejected, 'update')} rejected by the update validator; the audit log gives the reasons.",
                 tone="warn",
             )
         )
-    return found
+    return blocks
 
 
 def _privacy(setting: dict[str, Any]) -> Notice:
-    """What is protected, and what is not."""
+    """What is protected and what is not."""
     params = setting.get("federation") or {}
     privacy = params.get("privacy") or {}
     lines = [
         "Only differences of weights, counts of patients and mean losses of at least "
         f"{params.get('min_n', '–')} patients left a site; no row of a table and no tile did.",
-        "This is a simulation on one machine or cluster: who can read its memory can read all patients.",
+        "This is a simulation on one machine or cluster: whoever can read its memory can read all patient data.",
     ]
-    on = {name: values for name, values in privacy.items() if values}
-    if not on:
+    enabled = {name: values for name, values in privacy.items() if values}
+    if not enabled:
         lines.append(
-            "No differential privacy and no secure aggregation: updates can tell about single patients. "
+            "No differential privacy and no secure aggregation: updates can reveal information about single patients. "
             "Sites that need more write federation: {privacy: …}."
         )
-    if level := on.get("client_level"):
+    if level := enabled.get("client_level"):
         clients = len(setting.get("clients", ()))
         lines.append(
             f"Differential privacy of whole sites: clip {level['clip']:g}, noise {level['noise']:g}, delta "
             f"{level['delta']:g}. With {clients} sites such an epsilon says little about a single hospital."
         )
-    if level := on.get("record_level"):
+    if level := enabled.get("record_level"):
         lines.append(
             f"Differential privacy of patients within each site: clip {level['clip']:g}, noise {level['noise']:g}, "
-            f"delta {level['delta']:g}; every site counts the steps that it took."
+            f"delta {level['delta']:g}; every site accounts for the steps that it took."
         )
-    if on.get("secure_aggregation"):
-        lines.append("Secure aggregation: the server saw masked updates and their sum, no single one.")
+    if enabled.get("secure_aggregation"):
+        lines.append("Secure aggregation: the server saw masked updates and their sum, and no single update.")
     for name, value in (setting.get("epsilon") or {}).items():
-        lines.append(f"Spent: epsilon {number(value)} ({name}).")
-    return Notice("Privacy", lines, tone="warn" if not on else "")
+        lines.append(f"Privacy budget spent: epsilon {number(value)} ({name}).")
+    return Notice("Privacy", lines, tone="warn" if not enabled else "")
 
 
 def size(value: int) -> str:
@@ -254,3 +262,112 @@ def size(value: int) -> str:
 
 def _or_nan(value: float | None) -> float:
     return float("nan") if value is None else float(value)
+
+
+#: Method → colour and marker; federated comes first in the legend.
+METHODS: Mapping[str, tuple[str, str]] = {
+    "federated": (SERIES[0], "square"),
+    "pooled": (SERIES[2], "circle"),
+    "local": (SERIES[1], "diamond"),
+    "ensemble": (SERIES[3], "triangle-up"),
+}
+#: Distance between the methods of a site, in units of the distance between sites.
+_SPACING = 0.17
+
+
+def round_curves(rounds: pd.DataFrame, tasks: Sequence[str]) -> Figure | None:
+    """Mean loss of each task at the clients over the rounds; several federations are averaged.
+
+    Parameters
+    ----------
+    rounds
+        Columns round, ``loss/<task>`` and, if clients computed it, ``val/<task>``.
+    tasks
+        In the order of the study.
+    """
+    data = []
+    for task_index, task in enumerate(tasks):
+        colour = SERIES[task_index % len(SERIES)]
+        for prefix, dash in (("loss/", "solid"), ("val/", "dot")):
+            if (column := f"{prefix}{task}") not in rounds or rounds[column].isna().all():
+                continue
+            mean = rounds.groupby("round")[column].mean().dropna()
+            name = text(task) if prefix == "loss/" else f"{text(task)}, validation"
+            shade = colour if prefix == "loss/" else fade(colour, 0.8)
+            data.append(line(mean.index.tolist(), mean.tolist(), name, shade, line={"dash": dash}))
+    if not data:
+        return None
+    kept = ["plan", "fold", "round", *(c for c in rounds if c.startswith(("loss/", "val/")))]
+    return Figure(
+        slug("federation", "rounds"),
+        "Losses over the rounds",
+        data,
+        layout("Round", "Mean loss over the clients"),
+        "Solid lines are training losses as clients report them, dotted ones losses of the new global model on "
+        "the clients' inner validation patients. Rising dotted lines under falling solid ones are overfitting.",
+        rounds[kept],
+    )
+
+
+def site_forest(
+    rows: pd.DataFrame, task: str, metric: str, chance: float | None, confidence: float
+) -> Figure | None:
+    """Each site's value under every method, with intervals; the largest site on top.
+
+    Parameters
+    ----------
+    rows
+        Rows of ``sites.csv`` of one plan and task, scope ``client``.
+    chance
+        Value of a predictor without information, drawn as a line.
+    """
+    shown = rows[rows["value"].notna()]
+    if shown.empty:
+        return None
+    sizes = shown.groupby("client")["n"].max().sort_values(ascending=False, kind="stable")
+    height = {client: len(sizes) - 1 - index for index, client in enumerate(sizes.index)}
+    data = []
+    for index, (method, (colour, symbol)) in enumerate(METHODS.items()):
+        rows_of_method = shown[shown["method"] == method].to_dict("records")
+        if not rows_of_method:
+            continue
+        shift = (1.5 - index) * _SPACING
+        data.append(
+            {
+                "type": "scatter", "mode": "markers", "name": method,
+                "x": [r["value"] for r in rows_of_method], "y": [height[r["client"]] + shift for r in rows_of_method],
+                "error_x": {
+                    "type": "data", "symmetric": False, "color": colour, "thickness": 1.6, "width": 0,
+                    "array": [r["high"] - r["value"] if pd.notna(r["high"]) else None for r in rows_of_method],
+                    "arrayminus": [r["value"] - r["low"] if pd.notna(r["low"]) else None for r in rows_of_method],
+                },
+                "marker": {"color": colour, "size": 8, "symbol": symbol},
+                "text": [f"{text(r['client'])}, {method}: {estimate(r)}, n = {r['n']}" for r in rows_of_method],
+                "hovertemplate": "%{text}<extra></extra>",
+            }
+        )  # fmt: skip
+    names = [text(client) for client in sizes.index]
+    drawn = layout(
+        label(metric),
+        "",
+        yaxis={
+            "tickvals": list(range(len(names))), "ticktext": names[::-1], "showgrid": False, "ticks": "",
+            "range": [-0.6, len(names) - 0.4], "fixedrange": True,
+        },
+    )  # fmt: skip
+    if chance is not None:
+        drawn["shapes"] = [
+            {"type": "line", "x0": chance, "x1": chance, "y0": 0, "y1": 1, "yref": "paper",
+             "line": {"color": FAINT, "width": 1.4, "dash": "dot"}}
+        ]  # fmt: skip
+    return Figure(
+        slug("federation", "sites", task),
+        f"{label(metric)} of {text(task)} by site",
+        data,
+        drawn,
+        f"One row per site, one mark per way of training; bars are {percent(confidence)} intervals. Where the "
+        "federated mark is right of the local one, the site benefits from federation.",
+        shown[["client", "method", "value", "low", "high", "n", "n_pos", "note"]],
+        height=130 + 44 * len(names),
+        wide=True,
+    )

@@ -2,20 +2,20 @@
 
 import pandas as pd
 
-from equipoise.platform.evaluation.survival_curves import median_follow_up
+from equipoise.platform.evaluation.survival import median_follow_up
 from equipoise.platform.report.blocks import Block, Cell, Drawing, Drawings, Heading, Section, Table, Text
 from equipoise.platform.report.drawings import Stage, flow_diagram
 from equipoise.platform.report.entries import FlowParams
-from equipoise.platform.report.figures.style import Download
 from equipoise.platform.report.formatting import count, number, percent, plural
 from equipoise.platform.report.run_files import RunFiles, Task
+from equipoise.platform.report.style import Download
 
-#: Cohorts that get a diagram of their own; above it one diagram per role keeps the page readable.
+#: Maximum number of cohorts with one diagram each; with more cohorts there is one diagram per role.
 _MOST = 6
 
 
 def build(run: RunFiles, params: FlowParams) -> Section:
-    """Who is in the study, who is not, and why."""
+    """Patients of the study, and exclusions with their reasons."""
     blocks: list[Block] = []
     blocks += run.missing("manifest/flow.json", "manifest/patients.parquet", "manifest/exclusions.csv")
     if run.flow:
@@ -26,19 +26,19 @@ def build(run: RunFiles, params: FlowParams) -> Section:
         blocks += _exclusions(run.exclusions, params.exclusions)
     if run.notes:
         remarks = [[note] for note in run.notes]
-        blocks += [Heading("Remarks on the tables"), Table(["How they were read"], remarks, folded=True)]
+        blocks += [Heading("Remarks on the tables"), Table(["Remark"], remarks, folded=True)]
     return Section("Participants", _lead(run), blocks)
 
 
 def _lead(run: RunFiles) -> str:
     if run.patients is None:
-        return "How patients and slides came into the study."
+        return "Patients and slides of the study."
     roles = run.patients["role"].value_counts()
-    develop, abroad = int(roles.get("develop", 0)), int(roles.get("external", 0))
-    words = f"{plural(develop, 'patient')} to develop and cross-validate the model"
-    words += f", {count(abroad)} of external cohorts to test it." if abroad else "; no external cohort."
+    develop, external = int(roles.get("develop", 0)), int(roles.get("external", 0))
+    lead = f"{plural(develop, 'patient')} to develop and cross-validate the model"
+    lead += f", {count(external)} of external cohorts to test it." if external else "; no external cohort."
     dropped = 0 if run.exclusions is None else len(run.exclusions)
-    return f"{words} {plural(dropped, 'exclusion')}, each with its reason." if dropped else words
+    return f"{lead} {plural(dropped, 'exclusion')}, each with its reason." if dropped else lead
 
 
 def _diagrams(run: RunFiles) -> Drawings:
@@ -51,14 +51,14 @@ def _diagrams(run: RunFiles) -> Drawings:
         for cohort in cohorts:
             groups.setdefault(f"{of_role.get(cohort, 'develop')} cohorts", []).append(cohort)
     drawings = []
-    for name, members in groups.items():
-        stages = _stages(flow[flow["cohort"].isin(members)], run.exclusions, members)
+    for name, of_group in groups.items():
+        stages = _stages(flow[flow["cohort"].isin(of_group)], run.exclusions, of_group)
         drawings.append(Drawing(name, flow_diagram(name, stages)))
     return Drawings(
         drawings,
-        how_to_read="From top to bottom each box is what is left; what leaves to the right stands with its "
-        "reason in the exclusions below. Stages that lose nobody are not drawn; the last box is what the "
-        "model saw.",
+        how_to_read="From top to bottom, each box shows the patients and slides that remain; losses are at the right, "
+        "with their reasons in the exclusions below. Stages without losses are not drawn; the last box is the input of "
+        "the model.",
         download=Download("participant-flow.csv", flow),
     )
 
@@ -95,7 +95,7 @@ def _reasons(exclusions: pd.DataFrame | None, cohorts: list[str], stage: str) ->
     if exclusions is None:
         return ()
     rows = exclusions[exclusions["cohort"].isin(cohorts) & (exclusions["stage"] == stage)]
-    # Slides that leave with their patient say nothing new.
+    # Slides that are excluded with their patient would repeat the patient's reason.
     rows = rows[~rows["reason"].str.startswith("its patient is left out")]
     return tuple((str(reason), int(n)) for reason, n in rows["reason"].value_counts().items())
 
@@ -119,7 +119,7 @@ def _table_one(run: RunFiles, patients: pd.DataFrame) -> Table:
     return Table(
         columns,
         rows,
-        caption="Labels among the patients of the study; missing labels are counted, not guessed.",
+        caption="Labels among the patients of the study; missing labels are counted and never imputed.",
         numeric=frozenset(range(1, len(columns))),
         download=Download("table-one.csv", _as_text(columns, rows)),
     )
@@ -135,7 +135,7 @@ def _meaning(task: Task) -> str:
 
 
 def _labels(part: pd.DataFrame, task: Task) -> Cell:
-    """One cell of Table 1: what the labels of a task look like in a cohort."""
+    """One cell of Table 1: summary of the labels of a task in a cohort."""
     if task.kind == "survival":
         columns = [f"{task.name}.time", f"{task.name}.event"]
         if not set(columns) <= set(part):
@@ -157,8 +157,8 @@ def _labels(part: pd.DataFrame, task: Task) -> Cell:
         else:
             spread = f"{number(known.mean(), 2)} ± {number(known.std(), 2)}, " if len(known) > 1 else ""
             text = f"{spread}{count(len(known))}"
-    lacking = len(part) - len(known)
-    return Cell(text or "–", note=f"{count(lacking)} without label" if lacking else "")
+    unlabelled = len(part) - len(known)
+    return Cell(text or "–", note=f"{count(unlabelled)} without label" if unlabelled else "")
 
 
 def _class_name(task: Task, number: int) -> str:
@@ -174,7 +174,7 @@ def _largest_site(part: pd.DataFrame) -> str:
 
 def _exclusions(exclusions: pd.DataFrame, most: int) -> list[Block]:
     if exclusions.empty:
-        return [Heading("Exclusions"), Text("Nobody was excluded.")]
+        return [Heading("Exclusions"), Text("No patient or slide was excluded.")]
     counts = exclusions.groupby(["cohort", "stage", "reason"], sort=False).size()
     rows = [[str(c), str(s), str(r), count(int(n))] for (c, s, r), n in counts.items()]
     summary = Table(

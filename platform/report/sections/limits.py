@@ -1,77 +1,80 @@
-"""Failures and limits: what went wrong and what the numbers cannot say."""
+"""Failures and limits of the results."""
 
 import pandas as pd
 
-from equipoise.platform.evaluation.measures import PRIMARY
+from equipoise.platform.evaluation.metric_definitions import PRIMARY
 from equipoise.platform.report.blocks import Block, Heading, Notice, Section, Table, Text
+from equipoise.platform.report.captions import FEW_CASES
 from equipoise.platform.report.entries import LimitsParams
-from equipoise.platform.report.figures.style import Download
 from equipoise.platform.report.formatting import count, label, percent, plural
 from equipoise.platform.report.metric_rows import internal
 from equipoise.platform.report.run_files import FILES, RunFiles
-from equipoise.platform.report.wording import FEW_CASES
+from equipoise.platform.report.style import Download
 
 
 def build(run: RunFiles, params: LimitsParams) -> Section:
-    """Limits in words, then failed slides, then metrics that could not be computed."""
-    blocks: list[Block] = [Notice("Read the results with this in mind", limits(run))]
+    """Limits, then failed slides, then metrics that could not be computed."""
+    blocks: list[Block] = [Notice("Limits of the results", limits(run))]
     blocks += _failed_slides(run, params.failures)
-    blocks += _silent_metrics(run)
+    blocks += _missing_metrics(run)
     run.missing(*FILES)
     if run.problems:
         items = [f"{name}: {why}" for name, why in sorted(run.problems.items())]
         blocks.append(Notice("Files of the run folder that could not be read", items, tone="bad"))
-    return Section("Failures and limits", "What failed, and what these numbers cannot show.", blocks)
+    return Section(
+        "Failures and limits", "Failures, and conclusions that the results do not support.", blocks
+    )
 
 
 def limits(run: RunFiles) -> list[str]:
-    """Limits of this run, the gravest first."""
-    found = []
+    """Limits of this run, the most serious first."""
+    sentences = []
     if run.synthetic:
-        found.append(
+        sentences.append(
             "The data are synthetic, with planted signal. Results show that the software works; they say "
             "nothing "
             "about patients."
         )
     if run.leakage is not None and not run.leakage["ok"].all():
-        found.append("The leakage audit failed: the test results are not test results.")
-    found += _small(run)
-    found += _sites(run)
+        sentences.append("The leakage audit failed: the test results are not valid.")
+    sentences += _small(run)
+    sentences += _sites(run)
     if run.metric_rows and not any(row["role"] == "external" for row in run.metric_rows):
-        found.append("No external cohort was tested: performance at another hospital is unknown.")
+        sentences.append("No external cohort was tested: performance at another hospital is unknown.")
     if run.splits and len({f["repeat"] for f in run.splits}) == 1:
-        found.append(
-            "Patients were dealt to folds once. Intervals cover the choice of test patients, not another "
-            "deal, "
+        sentences.append(
+            "Patients were assigned to folds once. Intervals cover the choice of test patients, not another "
+            "assignment, "
             "another training seed or another hospital."
         )
     if run.slides is not None and run.used_slides is not None and len(run.slides):
         lost = 1 - len(run.used_slides) / len(run.slides)
         if lost > 0.05:
-            found.append(
-                f"{percent(lost)} of the slides could not be used; what they have in common may bias results."
+            sentences.append(
+                f"{percent(lost)} of the slides could not be used; results may be biased if these slides have "
+                "something in common."
             )
-    found.append(
+    sentences.append(
         "Probabilities were not recalibrated. A threshold belongs to the cohorts on whose validation "
         "patients it "
         "was chosen."
     )
-    return found
+    return sentences
 
 
 def _small(run: RunFiles) -> list[str]:
-    found = []
+    sentences = []
     for task in run.tasks:
         row = internal(run, task.name, PRIMARY.get(task.kind, ""))
         if row is None or pd.isna(row["n_pos"]) or row["n_pos"] >= FEW_CASES:
             continue
         what = "events" if task.kind == "survival" else "positive patients"
-        found.append(
+        sentences.append(
             f"{task.name} has {count(row['n_pos'])} {what} in the test folds: intervals are wide, and with "
-            "so few "
-            "also somewhat too narrow."
+            "so few cases "
+            "still somewhat too narrow."
         )
-    return found
+    return sentences
 
 
 def _sites(run: RunFiles) -> list[str]:
@@ -83,7 +86,7 @@ def _sites(run: RunFiles) -> list[str]:
     share = develop["site"].value_counts(normalize=True)
     if len(share) == 1:
         return [
-            "All patients of development come from one site: nothing is learned about differences of sites."
+            "All development patients come from one site: the model cannot learn about differences between sites."
         ]
     if share.iloc[0] > 0.4:
         return [f"One site, {share.index[0]}, contributes {percent(float(share.iloc[0]))} of the patients."]
@@ -105,7 +108,7 @@ def _failed_slides(run: RunFiles, most: int) -> list[Block]:
     return [
         heading,
         Table(
-            ["Slide", "Patient", "Cohort", "State", "Reason"],
+            ["Slide", "Patient", "Cohort", "Status", "Reason"],
             shown.head(most).astype(str).to_numpy().tolist(),
             caption=f"{plural(more, 'more row')} in manifest/slides.parquet." if more > 0 else "",
             download=Download("failed-slides.csv", shown.head(1000)),
@@ -113,7 +116,7 @@ def _failed_slides(run: RunFiles, most: int) -> list[Block]:
     ]
 
 
-def _silent_metrics(run: RunFiles) -> list[Block]:
+def _missing_metrics(run: RunFiles) -> list[Block]:
     rows = [r for r in run.metric_rows if r["predictor"] == "model" and r["fold"] == "all"]
     rows = [r for r in rows if pd.isna(r["value"])]
     if not rows:

@@ -1,4 +1,4 @@
-"""Provenance: commands that repeat the run, its environment, hashes of what went in."""
+"""Provenance: commands that repeat the run, its environment, hashes of its inputs."""
 
 import shlex
 from typing import Any
@@ -14,12 +14,12 @@ _LONG = 240
 
 
 def build(run: RunFiles, params: SectionParams) -> Section:
-    """How to get here again."""
+    """How to repeat the run."""
     blocks: list[Block] = [
         *run.missing("provenance/resolved.yaml", "provenance/environment.json", "provenance/inputs.json")
     ]
-    made_by = str(run.environment.get("command") or "")
-    blocks += [Heading("Commands"), Code(commands(run.folder.resolve().name, made_by))]
+    command_line = str(run.environment.get("command") or "")
+    blocks += [Heading("Commands"), Code(commands(run.folder.resolve().name, command_line))]
     if steps := _steps(run.status):
         blocks += [Heading("Steps"), steps]
     if run.environment:
@@ -37,27 +37,27 @@ def build(run: RunFiles, params: SectionParams) -> Section:
     )
 
 
-def commands(folder: str, made_by: str) -> str:
-    """Commands to paste; paths in a study are relative, so its copy goes where the original stood.
+def commands(folder: str, command_line: str) -> str:
+    """Commands to copy; paths in a study are relative, so its copy must be in the folder of the original.
 
     Parameters
     ----------
     folder
         Name of the run folder.
-    made_by
-        The command line that made the run, as recorded; its program may be a path.
+    command_line
+        The command line that created the run, as recorded; its program may be a path.
     """
-    again = shlex.quote(f"{folder}-again")
+    new_folder = shlex.quote(f"{folder}-again")
     lines = []
-    if made_by:
-        program, _, rest = made_by.partition(" ")
-        lines += ["# made by", f"{program.rpartition('/')[2]} {rest}".strip()]
+    if command_line:
+        program, _, rest = command_line.partition(" ")
+        lines += ["# created by", f"{program.rpartition('/')[2]} {rest}".strip()]
     return "\n".join(
         [
             *lines,
-            "# once more, into a new folder; paths are relative: put the copy beside the study file",
+            "# repeat the run in a new folder; paths are relative: put the copy next to the study file",
             f"cp {shlex.quote(f'{folder}/provenance/resolved.yaml')} study-again.yaml",
-            f"equipoise run -c study-again.yaml -o {again}",
+            f"equipoise run -c study-again.yaml -o {new_folder}",
             "# only the metrics and this page",
             f"equipoise evaluate -c study-again.yaml -o {shlex.quote(folder)}",
             f"equipoise report -c study-again.yaml -o {shlex.quote(folder)}",
@@ -66,21 +66,23 @@ def commands(folder: str, made_by: str) -> str:
 
 
 def _steps(status: dict[str, Any]) -> Table | None:
-    """Steps with the facts they recorded. The report is left out: it is being written."""
+    """Steps with their recorded results, without the report, which is being written."""
     steps = status.get("steps")
     if not isinstance(steps, dict):
         return None
     known = ("status", "seconds", "at")
     rows: list[list[str | Cell]] = []
-    for name, facts in steps.items():
-        if name == "report" or not isinstance(facts, dict):
+    for name, record in steps.items():
+        if name == "report" or not isinstance(record, dict):
             continue
-        rest = ", ".join(f"{k} {v}" for k, v in facts.items() if k not in known)
-        state = Cell(str(facts.get("status", "")), tone="good" if facts.get("status") == "done" else "warn")
-        seconds = facts.get("seconds")
+        rest = ", ".join(f"{k} {v}" for k, v in record.items() if k not in known)
+        status_cell = Cell(
+            str(record.get("status", "")), tone="good" if record.get("status") == "done" else "warn"
+        )
+        seconds = record.get("seconds")
         shown = number(float(seconds), 1) if isinstance(seconds, int | float) else "–"
-        rows.append([str(name), state, shown, str(facts.get("at", "")), rest])
-    columns = ["Step", "State", "Seconds", "At", "Facts"]
+        rows.append([str(name), status_cell, shown, str(record.get("at", "")), rest])
+    columns = ["Step", "Status", "Seconds", "At", "Results"]
     return Table(columns, rows, numeric=frozenset([2])) if rows else None
 
 

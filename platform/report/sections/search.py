@@ -1,4 +1,4 @@
-"""Search: what was tried, what came of it, how sure that is, and what patients say whom no trial ever saw."""
+"""Search: trials and their results, uncertainty of the ranking, and results on patients that no trial has seen."""
 
 import json
 import math
@@ -9,18 +9,10 @@ from typing import Any
 import pandas as pd
 
 from equipoise.datasets.errors import DataError
-from equipoise.platform.evaluation.comparison import caution
+from equipoise.platform.evaluation.comparison import ranking_caution
 from equipoise.platform.report.blocks import Block, Cell, Figures, Heading, Notice, Section, Table, Text
+from equipoise.platform.report.comparison_figures import critical_difference_diagram
 from equipoise.platform.report.entries import SearchSectionParams
-from equipoise.platform.report.figures.comparison import critical_difference_diagram
-from equipoise.platform.report.figures.search import (
-    best_over_time,
-    best_over_trials,
-    importance_figure,
-    parallel_coordinates,
-    ranks_of_methods,
-)
-from equipoise.platform.report.figures.style import Download
 from equipoise.platform.report.formatting import (
     count,
     interval,
@@ -31,15 +23,23 @@ from equipoise.platform.report.formatting import (
     plural,
 )
 from equipoise.platform.report.run_files import RunFiles
+from equipoise.platform.report.sections.search_figures import (
+    best_over_time,
+    best_over_trials,
+    importance_figure,
+    parallel_coordinates,
+    ranks_of_methods,
+)
+from equipoise.platform.report.style import Download
 from equipoise.platform.search.analysis import (
     PARAM,
-    anytime,
-    by_method,
+    anytime_curve,
     failures,
     method_ranking,
     objective_name,
+    rank_methods,
+    rank_trials,
     read_table,
-    standing,
     task_metrics,
     values_text,
     varied,
@@ -59,24 +59,24 @@ def build(run: RunFiles, params: SearchSectionParams) -> Section | None:
         table = read_table(path)
     except (DataError, OSError, ValueError) as broken:
         notice = Notice("search/trials.parquet cannot be read", [str(broken)], tone="bad")
-        return Section("Search", "What was tried, and what came of it.", [notice])
-    found, metric = standing(table), objective_name(table)
-    matters = importance(table)
-    chosen, prefix = _chosen(run.folder, found), "SYNTHETIC-" if run.synthetic else ""
-    blocks: list[Block] = [_standing_table(run, table, found, metric, chosen, params.trials)]
+        return Section("Search", "Trials and their results.", [notice])
+    trials, metric = rank_trials(table), objective_name(table)
+    importances = importance(table)
+    chosen, prefix = _chosen(run.folder, trials), "SYNTHETIC-" if run.synthetic else ""
+    blocks: list[Block] = [_trial_table(run, table, trials, metric, chosen, params.trials)]
     blocks += _unseen(run.folder, prefix)
-    methods = by_method(table, found)
-    blocks += _settings(table, found, metric, matters, [str(m) for m in methods.get("method", ())])
+    methods = rank_methods(table, trials)
+    blocks += _settings(table, trials, metric, importances, [str(m) for m in methods.get("method", ())])
     blocks += _methods(table, methods, prefix)
-    blocks += [Heading("How the search went")]
-    curve = anytime(table)
-    figures = [best_over_trials(curve, metric_words(metric)), best_over_time(curve, metric_words(metric))]
+    blocks += [Heading("Course of the search")]
+    curve = anytime_curve(table)
+    figures = [best_over_trials(curve, metric_text(metric)), best_over_time(curve, metric_text(metric))]
     blocks += [Figures([f for f in figures if f is not None])] if figures[0] else []
     blocks += _failures(table)
-    return Section("Search", _sentence(found, metric, chosen), blocks)
+    return Section("Search", _sentence(trials, metric, chosen), blocks)
 
 
-def metric_words(name: str) -> str:
+def metric_text(name: str) -> str:
     """``val/MSI/auroc`` → "AUROC of MSI"; ``val/mean`` → "mean over tasks"."""
     task, slash, metric = name.removeprefix("val/").rpartition("/")
     if slash:
@@ -84,10 +84,10 @@ def metric_words(name: str) -> str:
     return "mean over tasks" if name == "val/mean" else name
 
 
-def _chosen(folder: Path, found: pd.DataFrame) -> str:
-    """The trial that became ``best.yaml``; the best one where there is no such file."""
+def _chosen(folder: Path, trials: pd.DataFrame) -> str:
+    """The trial that was written as ``best.yaml``; the best one if there is no such file."""
     path = folder / "search" / "best.json"
-    names = [str(name) for name in found.loc[found["rank"].notna(), "name"]]
+    names = [str(name) for name in trials.loc[trials["rank"].notna(), "name"]]
     if path.exists():
         name = str(json.loads(path.read_text(encoding="utf-8")).get("trial", ""))
         if name in names:
@@ -95,21 +95,21 @@ def _chosen(folder: Path, found: pd.DataFrame) -> str:
     return names[0] if names else ""
 
 
-def _sentence(found: pd.DataFrame, metric: str, chosen: str) -> str:
+def _sentence(trials: pd.DataFrame, metric: str, chosen: str) -> str:
     if not chosen:
-        return f"None of {plural(len(found), 'trial')} ran all its folds."
-    rows = found.set_index("name")
+        return f"None of {plural(len(trials), 'trial')} finished all its folds."
+    rows = trials.set_index("name")
     best = rows.loc[chosen]
-    words = f"Of {plural(len(found), 'trial')}, {chosen} was chosen: {metric_words(metric)} {_spread(best)} on inner "
-    words += "validation"
-    first = found[found["index"] == 0]
+    text = f"Of {plural(len(trials), 'trial')}, {chosen} was chosen: {metric_text(metric)} {_spread(best)} on inner "
+    text += "validation"
+    first = trials[trials["index"] == 0]
     if len(first) and first.iloc[0]["name"] == chosen:
-        return f"{words}. It is the study as written."
+        return f"{text}. It is the study as written."
     if len(first) and math.isfinite(first.iloc[0]["objective"]):
-        words += f"; the study as written has {_spread(first.iloc[0])}"
+        text += f"; the study as written has {_spread(first.iloc[0])}"
     if math.isfinite(best["p_best"]):
-        words += f". It is the best with a probability of {percent(best['p_best'])}"
-    return f"{words}."
+        text += f". It is the best with a probability of {percent(best['p_best'])}"
+    return f"{text}."
 
 
 def _spread(row: Any) -> str:
@@ -119,15 +119,15 @@ def _spread(row: Any) -> str:
     return f"{number(row['objective'])} ± {number(row['objective_se'])}"
 
 
-def _standing_table(
-    run: RunFiles, table: pd.DataFrame, found: pd.DataFrame, metric: str, chosen: str, most: int
+def _trial_table(
+    run: RunFiles, table: pd.DataFrame, trials: pd.DataFrame, metric: str, chosen: str, most: int
 ) -> Table:
-    """The first trials and the study as written."""
+    """The best trials and the study as written."""
     known_tasks = task_metrics(table)
     order = [task.name for task in run.tasks if task.name in known_tasks] or list(known_tasks)
     tasks = {task: f"val/{task}/{known_tasks[task]}" for task in order}
     names = varied(table)
-    done = found[found["rank"].notna()]
+    done = trials[trials["rank"].notna()]
     shown = done[(done["rank"] <= most) | (done["index"] == 0) | (done["name"] == chosen)]
     rows: list[list[str | Cell]] = []
     for row in shown.to_dict("records"):
@@ -147,60 +147,56 @@ def _standing_table(
             ]
         )
     prefix = "SYNTHETIC-" if run.synthetic else ""
-    columns = ["", "Trial", f"{metric_words(metric)[:1].upper()}{metric_words(metric)[1:]}", "P(best)"]
+    columns = ["", "Trial", f"{metric_text(metric)[:1].upper()}{metric_text(metric)[1:]}", "P(best)"]
     columns += [f"{task}, {label(name.rpartition('/')[2])}" for task, name in tasks.items()]
     folds = int(table["folds"].max())
     return Table(
         [*columns, "CPU s"],
         rows,
-        caption=f"The first {min(most, len(done))} of {plural(len(done), 'finished trial')}: mean ± standard error "
-        f"over {plural(folds, 'inner fold')}. P(best) and the 95 % range of the rank: bootstrap of what trial and fold "
-        "do not explain, widened for overlapping training parts. All of it chose the winner and flatters it.",
+        caption=f"The best {min(most, len(done))} of {plural(len(done), 'finished trial')}: mean ± standard error "
+        f"over {plural(folds, 'inner fold')}. P(best) and the 95 % range of the rank: bootstrap of the residuals of "
+        "trial and fold, widened for overlapping training parts. The winner was chosen by these values, which are "
+        "therefore too optimistic for it.",
         numeric=frozenset([0, *range(2, len(columns) + 1)]),
-        download=Download(f"{prefix}search-leaderboard.csv", found),
+        download=Download(f"{prefix}search-leaderboard.csv", trials),
     )
 
 
 def _unseen(folder: Path, prefix: str) -> list[Block]:
-    """Inner validation against hold-out and external cohorts for the winner and the study as written."""
+    """Winner and study as written on inner validation, hold-out and external cohorts."""
     path = folder / "search" / "test.json"
-    blocks: list[Block] = [Heading("On patients that no trial saw")]
+    blocks: list[Block] = [Heading("Patients that no trial has seen")]
     if not path.exists():
-        words = (
-            "Not measured yet. Inner validation chose the winner and flatters it: `equipoise search --test` "
+        text = (
+            "Not measured yet. The winner was chosen on inner validation, which is too optimistic for it: `equipoise "
+            "search --test` trains it and the study as written, and evaluates both on hold-out and external cohorts."
         )
-        return [
-            *blocks,
-            Text(
-                words
-                + "trains it and the study as written and measures both on hold-out and external cohorts."
-            ),
-        ]
+        return [*blocks, Text(text)]
     measured = json.loads(path.read_text(encoding="utf-8"))
     rows = pd.DataFrame(measured["rows"])
     names = list(dict.fromkeys([measured["winner"], measured["default"]]))
     titles = [f"{n} ({'winner' if n == measured['winner'] else 'as written'})" for n in names]
     differences = {(d["cohort"], d["task"]): d for d in measured["differences"]}
     lines: list[list[str | Cell]] = []
-    for (part, task, metric), own in rows.groupby(["part", "task", "metric"], sort=False):
-        by_name = own.set_index("who").to_dict("index")
+    for (part, task, metric), group in rows.groupby(["part", "task", "metric"], sort=False):
+        by_name = group.set_index("who").to_dict("index")
         cells: list[str | Cell] = [_estimate(by_name.get(name)) for name in names]
         d = differences.get((part, task))
         cells.append("–" if d is None else Cell(_difference(d), note=p_value(_nan(d["p"]))))
-        lines.append([str(part), f"{task}, {label(str(metric))}", *cells, count(own["n"].max())])
+        lines.append([str(part), f"{task}, {label(str(metric))}", *cells, count(group["n"].max())])
     blocks.append(
         Table(
             ["Patients", "Task and metric", *titles, "Difference", "n"],
             lines,
             caption="Intervals: two standard errors over folds for inner validation, those of the evaluation "
-            "elsewhere; differences are paired, winner less study as written.",
+            "elsewhere; differences are paired, winner minus study as written.",
             numeric=frozenset(range(2, 4 + len(names))),
             download=Download(f"{prefix}search-unseen.csv", rows),
         )
     )
     if measured["looks"] > 1:
-        looks = f"these patients have measured {count(measured['looks'])} winners, so they have begun to choose too"
-        blocks.append(Notice("Looked at more than once", [looks]))
+        reuse = f"{count(measured['looks'])} winners were evaluated on these patients, so the choice may depend on them"
+        blocks.append(Notice("Test patients used more than once", [reuse]))
     return blocks
 
 
@@ -221,29 +217,29 @@ def _nan(value: float | None) -> float:
 
 
 def _settings(
-    table: pd.DataFrame, found: pd.DataFrame, metric: str, matters: Importance, methods: list[str]
+    table: pd.DataFrame, trials: pd.DataFrame, metric: str, importances: Importance, methods: list[str]
 ) -> list[Block]:
-    """Parallel coordinates, the settings that mattered most first; their importance, and ranks of methods."""
+    """Parallel coordinates, the most important settings first; importance of settings, and ranks of methods."""
     names = varied(table)
-    if not matters.reason:
-        place = {name: k for k, name in enumerate(matters.table["parameter"])}
-        names = sorted(names, key=lambda name: place.get(name.removeprefix(PARAM), len(place)))
-    lines = parallel_coordinates(found, names, metric_words(metric))
+    if not importances.reason:
+        rank = {name: k for k, name in enumerate(importances.table["parameter"])}
+        names = sorted(names, key=lambda name: rank.get(name.removeprefix(PARAM), len(rank)))
+    lines = parallel_coordinates(trials, names, metric_text(metric))
     blocks: list[Block] = [Heading("Settings")]
     blocks += [Figures([lines])] if lines else []
-    bars = importance_figure(matters)
-    figures = [f for f in (bars, ranks_of_methods(found, methods)) if f is not None]
+    bars = importance_figure(importances)
+    figures = [f for f in (bars, ranks_of_methods(trials, methods)) if f is not None]
     blocks += [Figures(figures)] if figures else []
     if bars is None:
-        blocks.append(Text(f"Importance of settings is not shown: {matters.reason}.", tone="muted"))
-    elif matters.r2 <= 0:
-        words = ["the forest predicts unseen trials no better than their mean, so its bars say nothing"]
-        blocks.append(Notice("Nothing to explain", words))
+        blocks.append(Text(f"Importance of settings is not shown: {importances.reason}.", tone="muted"))
+    elif importances.r2 <= 0:
+        reason = "the random forest predicts held-out trials no better than their mean, so importances have no meaning"
+        blocks.append(Notice("Importances are not reliable", [reason]))
     return blocks if len(blocks) > 1 else []
 
 
 def _methods(table: pd.DataFrame, methods: pd.DataFrame, prefix: str) -> list[Block]:
-    """Balancing methods: their table, and the critical difference with its caution."""
+    """Balancing methods: their table, and the critical difference with its limits."""
     if methods.empty:
         return []
     rows: list[list[str | Cell]] = [
@@ -258,22 +254,22 @@ def _methods(table: pd.DataFrame, methods: pd.DataFrame, prefix: str) -> list[Bl
         ]
         for m in methods.to_dict("records")
     ]
-    standings = Table(
+    method_table = Table(
         ["Method", "Trials", "Median rank", "Middle half", "Best", "Median", "P(best)"],
         rows,
-        caption="Balancing methods by the ranks of their finished trials; P(best) is that of its trials together, so a "
+        caption="Balancing methods by the ranks of their finished trials; P(best) is the sum over its trials, so a "
         "method with more trials has more chances.",
         numeric=frozenset(range(1, 7)),
         download=Download(f"{prefix}search-methods.csv", methods),
     )
-    blocks: list[Block] = [Heading("Balancing methods"), standings]
+    blocks: list[Block] = [Heading("Balancing methods"), method_table]
     if (ranked := method_ranking(table)) is not None:
-        words = "In every block a method counts with the mean of its trials, whose other settings differ by chance."
+        remark = "In every block, a method has the mean of its trials, whose other settings vary at random."
         diagram = critical_difference_diagram(ranked)
         blocks += [
             Figures([replace(diagram, how_to_read=diagram.how_to_read.replace("test fold", "inner fold"))])
         ]
-        blocks.append(Notice("How far this can be trusted", [caution(ranked), words]))
+        blocks.append(Notice("Limits of this ranking", [ranking_caution(ranked), remark]))
     return blocks
 
 
@@ -281,13 +277,11 @@ def _failures(table: pd.DataFrame) -> list[Block]:
     """Trials that failed with their reasons, and how many were stopped early."""
     lost = failures(table)
     stopped = int((table["status"] == "pruned").sum())
-    spent = float(table.loc[table["status"] == "pruned", "cpu_seconds"].sum())
+    cpu_seconds = float(table.loc[table["status"] == "pruned", "cpu_seconds"].sum())
     blocks: list[Block] = []
     if stopped:
-        words = (
-            f"The scheduler stopped {plural(stopped, 'trial')} early, after {number(spent, 0)} CPU seconds."
-        )
-        blocks.append(Text(words))
+        text = f"The scheduler stopped {plural(stopped, 'trial')} early, after {number(cpu_seconds, 0)} CPU seconds."
+        blocks.append(Text(text))
     if lost.empty:
         return [*blocks, Text("No trial failed.", tone="muted")]
     rows: list[list[str | Cell]] = [

@@ -1,4 +1,4 @@
-"""Folds and the leakage audit: who trained, who chose, who was tested."""
+"""Folds and the leakage audit: training, inner validation and test patients."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from equipoise.platform.report.formatting import count, listed, percent, plural
 from equipoise.platform.report.run_files import RunFiles, Task
 
 _SCHEMES = {
-    "kfold": "patients are dealt to the folds, balanced by the main label",
+    "kfold": "patients are assigned to the folds, balanced by the main label",
     "site_preserved": "all patients of a site are in the same fold",
     "leave_one_cohort_out": "each fold tests one whole cohort",
     "monte_carlo": "each fold draws its own test patients",
@@ -28,55 +28,53 @@ def build(run: RunFiles, params: SectionParams) -> Section:
 
 
 def _lead(run: RunFiles) -> str:
-    words = (
-        "Test patients are used once, after training; inner validation patients choose epoch and threshold."
-    )
+    use = "Test patients are used once, after training; epoch and threshold are chosen on inner validation patients."
     if not run.splits:
-        return words
+        return use
     repeats = len({f["repeat"] for f in run.splits})
     scheme = str((run.study.get("splits") or {}).get("scheme") or "")
     how = f" ({scheme}: {_SCHEMES[scheme]})" if scheme in _SCHEMES else ""
     again = f" in {repeats} repeats" if repeats > 1 else ""
-    return f"{plural(len(run.splits), 'fold')}{again}{how}. {words}"
+    return f"{plural(len(run.splits), 'fold')}{again}{how}. {use}"
 
 
 def _folds(run: RunFiles) -> Table:
-    facts = _facts(run)
+    patients = _patients(run)
     main = run.tasks[0] if run.tasks else None
-    counted = facts is not None and main is not None and main.kind in ("binary", "survival")
+    counted = patients is not None and main is not None and main.kind in ("binary", "survival")
     rows: list[list[str | Cell]] = []
     for fold in run.splits:
         cells: list[str | Cell] = [f"{fold['repeat']}-{fold['index']}"]
         cells += [count(len(fold[part])) for part in ("train", "val", "test")]
-        if facts is not None:
-            cells += _fold_facts(fold, facts, main if counted else None)
+        if patients is not None:
+            cells += _fold_cells(fold, patients, main if counted else None)
         rows.append(cells)
     columns = ["Fold", "Train", "Inner validation", "Test"]
-    if facts is not None:
+    if patients is not None:
         what = "events" if main is not None and main.kind == "survival" else "positive"
         columns += [f"{main.name} {what}, train / val / test"] if counted and main is not None else []
         columns += ["Test cohorts", "Test sites"]
     return Table(columns, rows, caption="Patients per part of each fold.", numeric=frozenset([1, 2, 3]))
 
 
-def _facts(run: RunFiles) -> pd.DataFrame | None:
+def _patients(run: RunFiles) -> pd.DataFrame | None:
     return None if run.patients is None else run.patients.set_index("patient")
 
 
-def _fold_facts(fold: dict[str, Any], facts: pd.DataFrame, main: Task | None) -> list[str | Cell]:
+def _fold_cells(fold: dict[str, Any], patients: pd.DataFrame, main: Task | None) -> list[str | Cell]:
     cells: list[str | Cell] = []
     if main is not None:
         column = f"{main.name}.event" if main.kind == "survival" else main.name
-        if column in facts:
-            of_part = [int(facts[column].reindex(fold[p]).sum()) for p in ("train", "val", "test")]
+        if column in patients:
+            of_part = [int(patients[column].reindex(fold[p]).sum()) for p in ("train", "val", "test")]
             few = min(of_part) < 5
-            words = " / ".join(count(n) for n in of_part)
+            counts = " / ".join(count(n) for n in of_part)
             cells.append(
-                Cell(words, tone="warn" if few else "", note="fewer than 5 in a part" if few else "")
+                Cell(counts, tone="warn" if few else "", note="fewer than 5 in a part" if few else "")
             )
         else:
             cells.append("–")
-    test = facts.reindex(fold["test"])
+    test = patients.reindex(fold["test"])
     cells.append(listed(sorted(str(c) for c in test["cohort"].dropna().unique()), 3))
     largest = test["site"].value_counts(normalize=True)
     share = f"largest {percent(float(largest.iloc[0]))}" if len(largest) else ""
@@ -91,25 +89,26 @@ def _audit(leakage: pd.DataFrame) -> list[Block]:
         items = [
             f"{r['check']}, fold {r['fold']}: {r['overlap']} in common" for _, r in bad.head(20).iterrows()
         ]
-        blocks.append(
-            Notice("The audit failed: results that rest on these folds must not be used", items, tone="bad")
-        )
+        blocks.append(Notice("The audit failed: results of these folds must not be used", items, tone="bad"))
     else:
         blocks.append(
-            Text(f"All {count(len(leakage))} checks passed: nothing is shared that must not be.", tone="good")
+            Text(
+                f"All {count(len(leakage))} checks passed: the parts of the folds do not overlap.",
+                tone="good",
+            )
         )
     rows: list[list[str | Cell]] = []
     for check, part in leakage.groupby("check", sort=False):
         overlap = pd.to_numeric(part["overlap"], errors="coerce").fillna(0)
-        fine = bool(part["ok"].all())
-        verdict = Cell("passed" if fine else "failed", tone="good" if fine else "bad")
+        passed = bool(part["ok"].all())
+        verdict = Cell("passed" if passed else "failed", tone="good" if passed else "bad")
         rows.append([str(check), count(len(part)), count(int(overlap.max())), verdict])
     blocks.append(
         Table(
             ["Check", "Folds", "Largest overlap", "Result"],
             rows,
             numeric=frozenset([1, 2]),
-            caption="Computed from the splits and from the slide files, not from the plan.",
+            caption="Computed from the written splits and from the slide files.",
         )
     )
     return blocks

@@ -1,21 +1,42 @@
-"""Survival tasks: Kaplan-Meier curves of predicted-risk groups and Harrell's C."""
+"""Survival tasks: Kaplan-Meier curves of predicted-risk groups and Harrell's C.
 
+Kaplan-Meier curves of predicted-risk groups with numbers at risk.
+"""
+
+import numpy as np
 import pandas as pd
 
-from equipoise.platform.evaluation.decisions import decide, fold_risk_cuts, risk_scales, standardised
 from equipoise.platform.evaluation.predictions import labelled
-from equipoise.platform.evaluation.survival_curves import (
+from equipoise.platform.evaluation.survival import (
+    SurvivalCurve,
     kaplan_meier,
     log_rank,
     median_follow_up,
     median_survival,
+    number_at_risk,
+)
+from equipoise.platform.evaluation.thresholds import (
+    apply_cutoffs,
+    fold_risk_cutoffs,
+    risk_scales,
+    standardise_risks,
 )
 from equipoise.platform.report.blocks import Block, Cell, Heading, Notice, Section, Table, figures_with
 from equipoise.platform.report.entries import SectionParams
-from equipoise.platform.report.figures.survival import kaplan_meier_figure
-from equipoise.platform.report.formatting import count, number, p_value
+from equipoise.platform.report.formatting import count, number, p_value, percent
 from equipoise.platform.report.metric_rows import metric_table
 from equipoise.platform.report.run_files import RunFiles, Task
+from equipoise.platform.report.style import (
+    HIGH_RISK,
+    LOW_RISK,
+    SOFT,
+    Figure,
+    axis,
+    band,
+    layout,
+    line,
+    slug,
+)
 
 _MONTH = 365.25 / 12
 
@@ -33,31 +54,34 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
             blocks += _curves(run, task, rows)
         elif table := metric_table(run, task):
             blocks.append(table)
-    lead = "Ranking of patients by predicted risk. The cut between the groups comes from validation patients."
+    lead = "Ranking of patients by predicted risk. The cut-off between the groups is chosen on validation patients."
     return Section("Survival", lead, blocks)
 
 
 def _curves(run: RunFiles, task: Task, rows: pd.DataFrame) -> list[Block]:
     known = rows[labelled(rows)]
-    abroad, cuts = known[known["role"] == "external"], fold_risk_cuts(rows)
-    places = [("test folds", known[known["role"] == "test"], cuts)]
+    external, cutoffs = known[known["role"] == "external"], fold_risk_cutoffs(rows)
+    datasets = [("test folds", known[known["role"] == "test"], cutoffs)]
     scales = risk_scales(rows)
-    if len(scales):  # several models judge a patient: on one scale, as in the ensemble's concordance
-        abroad, cuts = standardised(abroad, scales), fold_risk_cuts(standardised(rows, scales))
-    places += [(f"external {c}", part, cuts) for c, part in abroad.groupby("cohort", sort=True)]
+    if len(scales):  # several models predict a patient: their risks need a common scale, as in the ensemble
+        external, cutoffs = (
+            standardise_risks(external, scales),
+            fold_risk_cutoffs(standardise_risks(rows, scales)),
+        )
+    datasets += [(f"external {c}", part, cutoffs) for c, part in external.groupby("cohort", sort=True)]
     figures, lines, skipped = [], [], []
-    for place, part, own in places:
+    for dataset, part, dataset_cutoffs in datasets:
         if part.empty:
             continue
-        groups = decide(part, own, at_cut=False)
-        judged = groups.dropna(subset=["margin"])
-        if len(judged) < len(groups):
+        patients = apply_cutoffs(part, dataset_cutoffs, inclusive=False)
+        groups = patients.dropna(subset=["margin"])
+        if len(groups) < len(patients):
             skipped.append(
-                f"{place}: {count(len(groups) - len(judged))} patients, no validation risk of their fold"
+                f"{dataset}: {count(len(patients) - len(groups))} patients, no validation risk in their fold"
             )
-        if figure := kaplan_meier_figure(judged, task.name, place, run.confidence):
+        if figure := kaplan_meier_figure(groups, task.name, dataset, run.confidence):
             figures.append(figure)
-            lines += _summary(place, judged)
+            lines += _summary(dataset, groups)
     blocks = figures_with(figures, metric_table(run, task))
     if skipped:
         blocks.append(Notice("Patients without a risk group", skipped))
@@ -74,14 +98,14 @@ def _curves(run: RunFiles, task: Task, rows: pd.DataFrame) -> list[Block]:
     return blocks
 
 
-def _summary(place: str, groups: pd.DataFrame) -> list[list[str | Cell]]:
+def _summary(dataset: str, groups: pd.DataFrame) -> list[list[str | Cell]]:
     test = log_rank(groups["time"], groups["event"], groups["positive"])
     lines: list[list[str | Cell]] = []
     for name, high in (("low risk", False), ("high risk", True)):
         part = groups[groups["positive"] == high]
         lines.append(
             [
-                f"{place}, {name}",
+                f"{dataset}, {name}",
                 count(len(part)),
                 count(int(part["event"].sum())),
                 _months(median_survival(kaplan_meier(part["time"], part["event"])) if len(part) else None),
@@ -96,3 +120,100 @@ def _months(days: float | None) -> Cell:
     if days is None or days != days:
         return Cell("not reached", tone="muted")
     return Cell(number(days / _MONTH, 1))
+
+
+_GROUPS = (("low risk", False, LOW_RISK), ("high risk", True, HIGH_RISK))
+_YEAR = 365.25
+
+
+def kaplan_meier_figure(groups: pd.DataFrame, task: str, dataset: str, confidence: float) -> Figure | None:
+    """Curves of the groups with low and high predicted risk.
+
+    Parameters
+    ----------
+    groups
+        One row per patient: ``time`` (days), ``event``, ``positive`` (high risk).
+
+    Returns
+    -------
+    None if there is no patient. If there is one group only, its curve is drawn and there is no test.
+    """
+    if groups.empty:
+        return None
+    unit, per = ("years", _YEAR) if groups["time"].max() > 3 * _YEAR else ("months", _YEAR / 12)
+    longest = float(groups["time"].max() / per)
+    step = next(s for s in (1, 2, 3, 6, 12, 24, 60, 120, 1e9) if longest / s <= 7)
+    ticks = np.arange(0, longest + 1e-9, step)
+    data, tables = [], []
+    for row, (name, high, colour) in enumerate(_GROUPS):
+        part = groups[groups["positive"] == high]
+        if part.empty:
+            continue
+        curve = kaplan_meier(part["time"], part["event"], confidence)
+        at = number_at_risk(part["time"], ticks * per)
+        stairs = {"line": {"shape": "hv"}}
+        data += band(curve.time / per, curve.low, curve.high, colour, "", showlegend=False, **stairs)
+        label = f"{name} (n = {len(part)}, events {int(part['event'].sum())})"
+        hover = f"%{{x:.1f}} {unit}<br>%{{y:.0%}} without event<extra>{name}</extra>"
+        data.append(line(curve.time / per, curve.survival, label, colour, 2.4, hovertemplate=hover, **stairs))
+        data.append(_censored(part, curve, per, colour))
+        data.append(_risk_row(ticks, at, 1 - row, colour))
+        steps = {"survival": curve.survival, "low": curve.low, "high": curve.high}
+        tables.append(pd.DataFrame({"group": name, f"time_{unit}": curve.time / per, **steps}))
+        tables.append(pd.DataFrame({"group": name, f"time_{unit}": ticks, "at_risk": at}))
+    test = log_rank(groups["time"], groups["event"], groups["positive"])
+    return Figure(
+        slug("kaplan-meier", task, dataset),
+        f"Kaplan–Meier by predicted risk, {dataset}",
+        data,
+        _layout(unit, longest, step, f"log-rank {p_value(test.p)}"),
+        "Patients above the median predicted risk of the validation patients (never of these patients) form "
+        "the "
+        "high-risk group. Curves that separate early and stay separate mean that the prediction distinguishes courses; "
+        "ticks are "
+        f"censored patients, bands the {percent(confidence)} intervals, numbers below the patients still "
+        "followed.",
+        pd.concat(tables, ignore_index=True),
+        height=430,
+    )
+
+
+def _layout(unit: str, longest: float, step: float, test: str) -> dict:
+    shown = layout(
+        f"Time ({unit})",
+        "Without event",
+        xaxis={"range": [-0.02 * longest, 1.03 * longest], "dtick": step, "anchor": "y"},
+        margin={"b": 14},
+        yaxis={"range": [-0.02, 1.04], "tickformat": ".0%", "domain": [0.33, 1]},
+    )
+    shown["yaxis2"] = axis(
+        "", domain=[0, 0.1], range=[-0.6, 1.6], showgrid=False, ticks="", fixedrange=True,
+        tickvals=[1, 0], ticktext=["low", "high"], showline=False,
+        ticklabelstandoff=14,
+    )  # fmt: skip
+    shown["annotations"] = [
+        {"text": test, "xref": "paper", "yref": "paper", "x": 0.99, "y": 0.99, "xanchor": "right",
+         "yanchor": "top", "showarrow": False, "font": {"size": 12.5}},
+        {"text": "Number at risk", "xref": "paper", "yref": "paper", "x": 0, "y": 0.145, "xanchor": "left",
+         "yanchor": "middle", "showarrow": False, "font": {"size": 11.5, "color": SOFT}},
+    ]  # fmt: skip
+    return shown
+
+
+def _censored(part: pd.DataFrame, curve: SurvivalCurve, per: float, colour: str) -> dict:
+    """Ticks on the curve where follow-up ended without event."""
+    times = np.sort(part.loc[part["event"] == 0, "time"].to_numpy(float))
+    steps = np.searchsorted(curve.time, times, side="right") - 1
+    return {
+        "type": "scatter", "mode": "markers", "x": times / per, "y": curve.survival[steps],
+        "marker": {"symbol": "line-ns-open", "size": 6, "color": colour}, "showlegend": False,
+        "hoverinfo": "skip", "name": "censored",
+    }  # fmt: skip
+
+
+def _risk_row(ticks: np.ndarray, at: np.ndarray, height: int, colour: str) -> dict:
+    return {
+        "type": "scatter", "mode": "text", "x": ticks, "y": np.full(len(ticks), height), "yaxis": "y2",
+        "text": [str(n) for n in at], "textfont": {"size": 11.5, "color": colour}, "showlegend": False,
+        "hoverinfo": "skip", "name": "at risk", "cliponaxis": False,
+    }  # fmt: skip

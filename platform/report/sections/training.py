@@ -4,19 +4,28 @@ import pandas as pd
 
 from equipoise.platform.report.blocks import Block, Cell, Figures, Section, Table, Text
 from equipoise.platform.report.entries import SectionParams
-from equipoise.platform.report.figures.quality import loss_curves, monitor_curves
-from equipoise.platform.report.figures.style import Figure
 from equipoise.platform.report.formatting import count, number
 from equipoise.platform.report.run_files import RunFiles
+from equipoise.platform.report.style import (
+    EXTERNAL,
+    INTERNAL,
+    SERIES,
+    Figure,
+    fade,
+    layout,
+    line,
+    slug,
+    text,
+)
 
 
 def build(run: RunFiles, params: SectionParams) -> Section:
-    """Curves of all folds: the main task's loss, and what early stopping watches."""
+    """Curves of all folds: the loss of the main task, and the loss that early stopping monitors."""
     blocks: list[Block] = [*run.missing("folds")]
     if run.histories:
         figures = [_losses(run), monitor_curves(run.histories)]
-        if drawn := [f for f in figures if f is not None]:
-            blocks.append(Figures(drawn))
+        if shown := [f for f in figures if f is not None]:
+            blocks.append(Figures(shown))
         blocks.append(_table(run.histories))
     elif not blocks:
         blocks.append(Text("No fold has written its history yet.", tone="muted"))
@@ -25,11 +34,11 @@ def build(run: RunFiles, params: SectionParams) -> Section:
 
 def _lead(run: RunFiles) -> str:
     kind = (run.study.get("model") or {}).get("kind")
-    return f"Model {kind}: how its folds were fitted." if kind else "How the folds were fitted."
+    return f"Training of the folds of model {kind}." if kind else "Training of the folds."
 
 
 def _losses(run: RunFiles) -> Figure | None:
-    """The total loss where it is written, else the main task's."""
+    """The total loss if it was recorded, else the loss of the main task."""
     if any("train_loss" in table for table in run.histories.values()):
         return loss_curves(run.histories, "train_loss", "val_loss", "all tasks")
     if not run.tasks:
@@ -39,15 +48,82 @@ def _losses(run: RunFiles) -> Figure | None:
 
 
 def _table(histories: dict[str, pd.DataFrame]) -> Table:
-    """Epochs and the lowest watched loss per fold."""
+    """Epochs and the lowest monitored loss per fold."""
     rows: list[list[str | Cell]] = []
     for fold, table in histories.items():
-        watched = table.get("monitor", table.get("val_loss"))
-        if watched is None or watched.isna().all():
+        monitored = table.get("monitor", table.get("val_loss"))
+        if monitored is None or monitored.isna().all():
             rows.append([fold, count(len(table)), "–", "–"])
             continue
-        best = int(watched.idxmin())
-        rows.append([fold, count(len(table)), count(table["epoch"].loc[best]), number(watched.loc[best])])
+        best = int(monitored.idxmin())
+        rows.append([fold, count(len(table)), count(table["epoch"].loc[best]), number(monitored.loc[best])])
     return Table(
-        ["Fold", "Epochs", "Epoch kept", "Validation loss there"], rows, numeric=frozenset([1, 2, 3])
+        ["Fold", "Epochs", "Epoch kept", "Validation loss at that epoch"], rows, numeric=frozenset([1, 2, 3])
     )
+
+
+def loss_curves(histories: dict[str, pd.DataFrame], train: str, val: str, what: str) -> Figure | None:
+    """Training and validation loss per fold over the epochs.
+
+    Parameters
+    ----------
+    histories
+        Fold name → table with ``epoch`` and the two columns.
+    train, val
+        Names of the columns.
+    what
+        Task that the loss belongs to, or "all tasks".
+    """
+    data = []
+    for column, name, colour in ((train, "training", INTERNAL), (val, "inner validation", EXTERNAL)):
+        first = True
+        for fold, table in histories.items():
+            if column in table and table[column].notna().any():
+                hover = f"fold {text(fold)}, epoch %{{x}}<br>{name} loss %{{y:.3f}}<extra></extra>"
+                trace = line(table["epoch"], table[column], name, fade(colour, 0.6), 1.5, hovertemplate=hover)
+                data.append({**trace, "legendgroup": name, "showlegend": first})
+                first = False
+    if not data:
+        return None
+    return Figure(
+        slug("loss", what),
+        f"Loss of {what} over the epochs",
+        data,
+        layout("Epoch", "Loss"),
+        "One line per fold. Training loss that falls while validation loss rises is overfitting; the epoch "
+        "kept is chosen on the inner validation patients, who are part of neither training nor test.",
+        _history_table(histories),
+        height=330,
+    )
+
+
+def monitor_curves(histories: dict[str, pd.DataFrame]) -> Figure | None:
+    """The loss that early stopping monitors, per fold, with the epoch that was kept."""
+    data = []
+    for index, (fold, table) in enumerate(histories.items()):
+        if "monitor" not in table or table["monitor"].isna().all():
+            continue
+        colour = SERIES[index % len(SERIES)]
+        hover = f"fold {text(fold)}, epoch %{{x}}: %{{y:.3f}}<extra></extra>"
+        name = f"fold {text(fold)}"
+        data.append(line(table["epoch"], table["monitor"], name, colour, 1.6, hovertemplate=hover))
+        best = table.loc[table["monitor"].idxmin()]
+        marker = {"color": colour, "size": 9, "symbol": "circle-open", "line": {"width": 2}}
+        data.append({"type": "scatter", "mode": "markers", "x": [best["epoch"]], "y": [best["monitor"]],
+                     "marker": marker, "showlegend": False, "hovertemplate": hover})  # fmt: skip
+    if not data:
+        return None
+    return Figure(
+        "monitor",
+        "Loss monitored by early stopping",
+        data,
+        layout("Epoch", "Monitored validation loss"),
+        "One line per fold, over the inner validation patients; the circle is the minimum, the epoch "
+        "whose weights were kept. If folds stop at very different epochs, the end of training is partly random.",
+        _history_table(histories),
+        height=330,
+    )
+
+
+def _history_table(histories: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat([t.assign(fold=f) for f, t in histories.items()], ignore_index=True)

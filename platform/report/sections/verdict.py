@@ -1,22 +1,22 @@
-"""Verdict: the main task inside and outside, all tasks at a glance, warnings, one honest sentence."""
+"""Verdict: results of the main task, an overview of all tasks, and warnings."""
 
 import math
 from typing import Any
 
-from equipoise.platform.evaluation.measures import PRIMARY
+from equipoise.platform.evaluation.metric_definitions import PRIMARY
 from equipoise.platform.report.blocks import Block, Cell, Notice, Score, Scores, Section, Table, Text, Tone
+from equipoise.platform.report.captions import compare_with_chance, verdict_caution, verdict_sentence
 from equipoise.platform.report.drawings import interval_bar
 from equipoise.platform.report.entries import SectionParams
 from equipoise.platform.report.formatting import count, estimate, interval, label, number, percent
-from equipoise.platform.report.metric_rows import chance_of, external, first_sentence, fold_count, internal
+from equipoise.platform.report.metric_rows import chance_level, external, first_sentence, fold_count, internal
 from equipoise.platform.report.run_files import RunFiles, Task
-from equipoise.platform.report.wording import caution, standing, verdict_sentence
 
 _TONES: dict[str, Tone] = {"above": "good", "unclear": "warn", "below": "bad", "unknown": "muted"}
 
 
 def build(run: RunFiles, params: SectionParams) -> Section:
-    """The verdict; without metrics it says how to get them."""
+    """The verdict; without metrics, how to compute them."""
     blocks: list[Block] = []
     if run.metrics is None or not run.tasks:
         blocks += run.missing("evaluation/predictions.parquet", "evaluation/metrics.csv")
@@ -24,21 +24,21 @@ def build(run: RunFiles, params: SectionParams) -> Section:
         return Section("Verdict", "There is no result yet.", blocks)
     main = run.tasks[0]
     metric = PRIMARY[main.kind]
-    inside, outside = internal(run, main.name, metric), external(run, main.name, metric)
-    chance = chance_of(run, main.name, metric)
+    internal_row, external_rows = internal(run, main.name, metric), external(run, main.name, metric)
+    chance = chance_level(run, main.name, metric)
     lead = verdict_sentence(
         main.name,
         metric,
-        inside,
-        outside,
+        internal_row,
+        external_rows,
         folds=fold_count(run, main.name),
         chance=chance,
         confidence=run.confidence,
     )
-    scores = [_score(run, main, r, metric, chance) for r in [inside, *outside[:3]] if r is not None]
+    scores = [_score(run, main, r, metric, chance) for r in [internal_row, *external_rows[:3]] if r]
     blocks.append(Scores(scores))
-    if words := caution(inside, outside, synthetic=run.synthetic):
-        blocks.append(Text(words, tone="warn"))
+    if caution := verdict_caution(internal_row, external_rows, synthetic=run.synthetic):
+        blocks.append(Text(caution, tone="warn"))
     blocks += _warnings(run)
     if len(run.tasks) > 1:
         blocks.append(_all_tasks(run))
@@ -48,20 +48,20 @@ def build(run: RunFiles, params: SectionParams) -> Section:
 
 
 def _score(run: RunFiles, task: Task, row: dict[str, Any], metric: str, chance: float | None) -> Score:
-    inside = row["role"] == "test"
-    place = "Internal, cross-validation test folds" if inside else f"External, {row['cohort']}"
+    is_internal = row["role"] == "test"
+    dataset = "Internal, cross-validation test folds" if is_internal else f"External, {row['cohort']}"
     known = math.isfinite(row["low"])
     bounds = (
         f"{percent(run.confidence)} CI {interval(row['low'], row['high'], 2)}" if known else "no interval"
     )
     return Score(
-        place=place,
+        dataset=dataset,
         metric=f"{label(metric)}, {task.name}",
         value=number(row["value"], 2) if math.isfinite(row["value"]) else "n/e",
         interval=bounds,
         detail=_patients(row),
         note=row["note"],
-        tone=_TONES[standing(row, chance)],
+        tone=_TONES[compare_with_chance(row, chance)],
         drawing=interval_bar(row["value"], row["low"], row["high"], chance, _limits(metric)),
     )
 
@@ -72,14 +72,14 @@ def _all_tasks(run: RunFiles) -> Table:
     rows: list[list[str | Cell]] = []
     for task in run.tasks:
         metric = PRIMARY[task.kind]
-        row, chance = internal(run, task.name, metric), chance_of(run, task.name, metric)
-        abroad = {r["cohort"]: r for r in external(run, task.name, metric)}
+        row, chance = internal(run, task.name, metric), chance_level(run, task.name, metric)
+        by_cohort = {r["cohort"]: r for r in external(run, task.name, metric)}
         cells: list[str | Cell] = [
             Cell(task.name, note="main task" if task.main else ""),
             label(metric),
             *_result(row, chance, metric),
         ]
-        cells += [_result(abroad.get(c), chance, metric)[0] for c in cohorts]
+        cells += [_result(by_cohort.get(c), chance, metric)[0] for c in cohorts]
         cells.append(Cell(_patients(row), tone="muted") if row else "–")
         rows.append(cells)
     level = f"{percent(run.confidence)} CI"
@@ -89,7 +89,7 @@ def _all_tasks(run: RunFiles) -> Table:
         f"Test folds ({level})",
         "",
         *[f"External {c}" for c in cohorts],
-        "Behind the test folds",
+        "Patients of the test folds",
     ]
     return Table(
         columns,
@@ -103,7 +103,7 @@ def _all_tasks(run: RunFiles) -> Table:
 def _result(row: dict[str, Any] | None, chance: float | None, metric: str) -> list[str | Cell]:
     if row is None:
         return ["–", "–"]
-    tone = _TONES[standing(row, chance)]
+    tone = _TONES[compare_with_chance(row, chance)]
     note = first_sentence(row["note"]) if not math.isfinite(row["value"]) else ""
     drawing = interval_bar(row["value"], row["low"], row["high"], chance, _limits(metric))
     return [
@@ -113,10 +113,10 @@ def _result(row: dict[str, Any] | None, chance: float | None, metric: str) -> li
 
 
 def _patients(row: dict[str, Any]) -> str:
-    words = f"{count(row['n'])} patients"
+    patients = f"{count(row['n'])} patients"
     if row["kind"] == "survival":
-        return f"{words}, {count(row['n_pos'])} events"
-    return f"{words}, {count(row['n_pos'])} positive" if row["kind"] == "binary" else words
+        return f"{patients}, {count(row['n_pos'])} events"
+    return f"{patients}, {count(row['n_pos'])} positive" if row["kind"] == "binary" else patients
 
 
 def _limits(metric: str) -> tuple[float, float]:
@@ -124,7 +124,7 @@ def _limits(metric: str) -> tuple[float, float]:
 
 
 def _warnings(run: RunFiles) -> list[Block]:
-    """Warnings of the run, failed audits first; nothing to say is said."""
+    """Warnings of the run, a failed audit first; no block if there are none."""
     items = []
     if run.leakage is not None and not run.leakage["ok"].all():
         failed = run.leakage[~run.leakage["ok"]]

@@ -9,9 +9,9 @@
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
   };
   const plots = Object.entries(specs).map(([id, spec]) => {
-    const place = document.getElementById(id);
+    const element = document.getElementById(id);
     const image = { format: "svg", filename: spec.name };
-    return Plotly.newPlot(place, spec.data, spec.layout, { ...config, toImageButtonOptions: image });
+    return Plotly.newPlot(element, spec.data, spec.layout, { ...config, toImageButtonOptions: image });
   });
   Promise.all(plots).then((drawn) => { document.body.dataset.figures = String(drawn.length); });
 
@@ -23,10 +23,10 @@
     open = folds.map((fold) => fold.open);
     folds.forEach((fold) => { fold.open = true; });
     for (const id of Object.keys(specs)) {
-      const place = document.getElementById(id);
-      const wide = place.closest("figure").classList.contains("wide");
+      const element = document.getElementById(id);
+      const wide = element.closest("figure").classList.contains("wide");
       const width = (wide ? inner : (inner - 12) / 2) - 36;
-      Plotly.relayout(place, { autosize: false, width });
+      Plotly.relayout(element, { autosize: false, width });
     }
   });
   window.addEventListener("afterprint", () => {

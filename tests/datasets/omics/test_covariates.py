@@ -1,4 +1,4 @@
-"""Covariates: from the clinical table to numbers, and from training patients to what a model reads."""
+"""Covariates: from the clinical table to numbers, and from training patients to model inputs."""
 
 import json
 
@@ -25,21 +25,21 @@ def table(**columns: list[str]) -> pd.DataFrame:
 
 
 def test_numbers_and_categories_become_columns() -> None:
-    found, notes = covariate_table(
+    result, notes = covariate_table(
         [("A", labels(AGE=["50", "NA", "-9", "old"], SEX=["f", "m", "Unknown", ""]))], [AGE, SEX]
     )
-    assert found.columns.tolist() == ["AGE", "SEX=f", "SEX=m"]
-    assert found.index.tolist() == ["p0", "p1"]
-    np.testing.assert_array_equal(found.loc["p0"], np.array([50, 1, 0], np.float32))
-    np.testing.assert_array_equal(found.loc["p1"], np.array([np.nan, 0, 1], np.float32))
+    assert result.columns.tolist() == ["AGE", "SEX=f", "SEX=m"]
+    assert result.index.tolist() == ["p0", "p1"]
+    np.testing.assert_array_equal(result.loc["p0"], np.array([50, 1, 0], np.float32))
+    np.testing.assert_array_equal(result.loc["p1"], np.array([np.nan, 0, 1], np.float32))
     assert any("1 values are no numbers" in note and "old" in note for note in notes)
     assert "clinical: 2 of 4 patients have no covariate at all" in notes
 
 
 def test_a_column_that_one_cohort_lacks() -> None:
     parts = [("A", labels(AGE=["50"], SEX=["f"])), ("B", labels(AGE=["60"]).rename(index={"p0": "q0"}))]
-    found, notes = covariate_table(parts, [AGE, SEX])
-    assert np.isnan(found.loc["q0", "SEX=f"])
+    result, notes = covariate_table(parts, [AGE, SEX])
+    assert np.isnan(result.loc["q0", "SEX=f"])
     assert "covariate 'SEX': cohort B has no such column; missing for its patients" in notes
     with pytest.raises(DataError, match="no cohort has the column 'SEX'; nearest: 'Sex'"):
         covariate_table(parts[1:], [SEX], ["Sex", "AGE"])

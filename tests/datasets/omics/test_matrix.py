@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.omics.matrix import read_matrix
-from equipoise.datasets.specs import Columns, OmicsSource
+from equipoise.datasets.params import Columns, OmicsSource
 
 VALUES = st.floats(-1e4, 1e4, width=32) | st.just(np.float32("nan"))
 

@@ -92,9 +92,9 @@ def test_constant_and_empty_columns_are_left_out() -> None:
 
 def test_the_most_variable_columns_in_their_order() -> None:
     rows = np.random.default_rng(0).normal(size=(60, 4)) * [1, 9, 0.1, 5]
-    transform = fit_matrix(rows.astype(np.float32), GENES, most=2)
+    transform = fit_matrix(rows.astype(np.float32), GENES, max_columns=2)
     assert transform.names == ("B", "D")
-    everything = fit_matrix(rows.astype(np.float32), GENES, most=10)
+    everything = fit_matrix(rows.astype(np.float32), GENES, max_columns=10)
     assert everything.names == GENES
 
 

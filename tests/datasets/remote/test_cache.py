@@ -1,4 +1,4 @@
-"""Copies within a bound: made once, the oldest goes first, what is in use stays, leftovers of the dead go."""
+"""Copies within a size limit: made once, least recently used removed first, copies in use stay, partial ones go."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.remote import cache as rooms
+from equipoise.datasets.remote import cache as cache_module
 from equipoise.datasets.remote.cache import NodeCache, cache_limit, cache_root
 
 
@@ -17,8 +17,8 @@ def content(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir() if entry.is_dir()}
 
 
-def put(cache: NodeCache, key: str, size: int = 40) -> rooms.Loan:
-    return cache.borrow(key, size, lambda folder: (folder / "slide").write_bytes(b"x" * size) and None)
+def put(cache: NodeCache, key: str, size: int = 40) -> cache_module.CacheLease:
+    return cache.acquire(key, size, lambda folder: (folder / "slide").write_bytes(b"x" * size) and None)
 
 
 def test_the_copy_not_used_for_longest_goes(tmp_path: Path) -> None:
@@ -34,13 +34,13 @@ def test_the_copy_not_used_for_longest_goes(tmp_path: Path) -> None:
 
 def test_what_is_in_use_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache = NodeCache(tmp_path, limit=100)
-    loans = [put(cache, key) for key in ("a", "b")]
+    leases = [put(cache, key) for key in ("a", "b")]
     again = put(cache, "a")
     put(cache, "c").release()
     assert content(tmp_path) == {"a", "b", "c"}
     assert "in use at the same time" in caplog.text
-    for loan in loans:
-        loan.release()
+    for lease in leases:
+        lease.release()
     put(cache, "d").release()
     assert content(tmp_path) == {"a", "d"}  # a is still lent to somebody
     again.release()
@@ -56,11 +56,11 @@ def test_many_at_once_make_one_copy(tmp_path: Path) -> None:
         (folder / "slide").write_bytes(b"whole")
 
     def use(_: int) -> bytes:
-        loan = cache.borrow("k", 5, fill)
+        lease = cache.acquire("k", 5, fill)
         try:
-            return (loan.path / "slide").read_bytes()
+            return (lease.path / "slide").read_bytes()
         finally:
-            loan.release()
+            lease.release()
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(use, range(40))) == {b"whole"}
@@ -74,10 +74,10 @@ from equipoise.datasets.remote.cache import NodeCache
 cache, rng = NodeCache(Path(sys.argv[1]), limit=100), random.Random(int(sys.argv[2]))
 for _ in range(60):
     key = rng.choice("abcdef")
-    loan = cache.borrow(key, 40, lambda folder: (folder / "slide").write_bytes(key.encode() * 40) and None)
+    lease = cache.acquire(key, 40, lambda folder: (folder / "slide").write_bytes(key.encode() * 40) and None)
     time.sleep(0.001 * rng.random())
-    assert (loan.path / "slide").read_bytes() == key.encode() * 40
-    loan.release()
+    assert (lease.path / "slide").read_bytes() == key.encode() * 40
+    lease.release()
 """
 
 
@@ -111,7 +111,7 @@ def test_failures_and_deaths_leave_nothing(tmp_path: Path) -> None:
         raise OSError("the line is dead")
 
     with pytest.raises(OSError, match="the line is dead"):
-        cache.borrow("a", 4, fail)
+        cache.acquire("a", 4, fail)
     assert content(tmp_path) == set()
     (tmp_path / ".b.90.part").mkdir()  # its maker was killed; nobody holds the lock of b
     put(cache, "a").release()

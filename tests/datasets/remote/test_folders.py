@@ -11,8 +11,8 @@ import pytest
 from ray import cloudpickle
 
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.features import FeatureStore, StoreSpec
 from equipoise.datasets.remote.folders import Folder, folder_at
+from equipoise.datasets.store.feature_store import FeatureStore, StoreSpec
 
 SPEC = StoreSpec("handcrafted", "abc", dim=4, mpp=0.5, tile_px=224)
 TABLE = pd.DataFrame({"slide": [f"s{at}" for at in range(5)], "path": "/x.svs", "mpp": math.nan}).assign(
@@ -22,7 +22,7 @@ TABLE = pd.DataFrame({"slide": [f"s{at}" for at in range(5)], "path": "/x.svs", 
 
 @pytest.fixture(params=["memory", "file"])
 def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An empty place, in memory or behind ``file://``."""
+    """An empty folder, in memory or behind ``file://``."""
     monkeypatch.setenv("EQUIPOISE_CACHE", str(tmp_path / "node-0"))
     if request.param == "file":
         yield f"file://{tmp_path}/share/features"
@@ -67,11 +67,11 @@ def test_what_a_folder_does(where: str, address: str, tmp_path: Path) -> None:
     assert not folder.fetch("a/b").exists()
     folder.remove("a/b")
     for text in ("one", "two"):
-        with folder.writing("a/b") as aside:
-            aside.write_text(text)
+        with folder.writing("a/b") as temporary:
+            temporary.write_text(text)
         assert folder.read("a/b") == text.encode()
-    with pytest.raises(RuntimeError), folder.writing("a/c") as aside:
-        aside.write_text("half")
+    with pytest.raises(RuntimeError), folder.writing("a/c") as temporary:
+        temporary.write_text("half")
         raise RuntimeError
     assert folder.names("a") == ["b"]
     assert folder.fetch("a/b").read_text() == "two"
@@ -118,9 +118,9 @@ def test_staged_on_one_node_taken_up_on_another(
         worker = cloudpickle.loads(cloudpickle.dumps(store.staging))
         x = np.zeros(2, np.int32)
         worker.write(key, x, x, np.ones((2, 4), np.float16), {"slide": "any", "status": "ok", "n": 2})
-        assert worker.open_attempts(key, "encode") == 1
+        assert worker.unfinished_attempts(key, "encode") == 1
     another_node(tmp_path, monkeypatch, 9)
-    assert sorted(store.adopt(store.pending(keys))) == sorted(keys)
+    assert sorted(store.recover_staged(store.pending(keys))) == sorted(keys)
     store.commit()
     store.close()
     assert not [name for name in files_of(address) if "staging" in name]
@@ -143,7 +143,7 @@ def test_two_nodes_that_write_at_once(address: str, tmp_path: Path, monkeypatch:
     first.close()
     assert problemless(address, ["s0", "s1"])
     again = FeatureStore.create_or_open(address, SPEC)
-    assert again.adopt(again.pending(again.register(TABLE))) == [keys[3]]
+    assert again.recover_staged(again.pending(again.register(TABLE))) == [keys[3]]
     again.close()
 
 

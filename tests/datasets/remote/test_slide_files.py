@@ -1,4 +1,4 @@
-"""Slides at addresses: equal to local ones but for the place; companions; what is wrong, said of the address."""
+"""Slides at addresses: equal to local ones except for the path; companion files; errors name the address."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.remote.addresses import connect
-from equipoise.datasets.remote.slide_files import borrow_slide, remote_files
+from equipoise.datasets.remote.slide_files import acquire_slide, remote_files
 from equipoise.datasets.slides.fingerprint import fingerprint, sha256, slide_bytes
 from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.reader import open_slide
@@ -42,20 +42,20 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def dicom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of DICOM files that is one slide."""
-    from equipoise.datasets.synthetic.catalogue import RECIPES
+    from equipoise.datasets.synthetic.catalogue import PRESETS_BY_NAME
 
     root = tmp_path_factory.mktemp("dicom")
-    cohort = next(c for c in RECIPES["demo"].cohorts if c.style.container == "dicom")
+    cohort = next(c for c in PRESETS_BY_NAME["demo"].cohorts if c.style.container == "dicom")
     small = cohort.model_copy(update={"patients": 1, "side_um": 512})
-    preset = RECIPES["tiny"].model_copy(update={"cohorts": (small,)})
+    preset = PRESETS_BY_NAME["tiny"].model_copy(update={"cohorts": (small,)})
     write_patient(plan(preset, 7)[0], root)
     (folder,) = (root / cohort.name / "slides").iterdir()
     return folder
 
 
 def upload(path: Path, address: str) -> str:
-    fs, place = connect(address)
-    fs.put(str(path), place, recursive=path.is_dir())
+    fs, remote_path = connect(address)
+    fs.put(str(path), remote_path, recursive=path.is_dir())
     return address
 
 
@@ -88,19 +88,19 @@ def test_mrxs_brings_its_folder(tmp_path: Path, bucket: str) -> None:
     (tmp_path / "S").mkdir()
     for name, text in {"S.mrxs": "head", "S/Slidedat.ini": "[GENERAL]", "S/Data0000.dat": "tiles"}.items():
         (tmp_path / name).write_text(text)
-    fs, place = connect(bucket)
+    fs, remote_path = connect(bucket)
     for name in ("S.mrxs", "S/Slidedat.ini", "S/Data0000.dat"):
-        fs.put_file(str(tmp_path / name), f"{place}/{name}")
+        fs.put_file(str(tmp_path / name), f"{remote_path}/{name}")
     there = f"{bucket}/S.mrxs"
     assert fingerprint(there) == fingerprint(tmp_path / "S.mrxs")
-    loan = borrow_slide(there)
-    assert loan.path.name == "S.mrxs"
-    assert loan.path.read_text() == "head"
-    assert {file.name: file.read_text() for file in (loan.path.parent / "S").iterdir()} == {
+    lease = acquire_slide(there)
+    assert lease.path.name == "S.mrxs"
+    assert lease.path.read_text() == "head"
+    assert {file.name: file.read_text() for file in (lease.path.parent / "S").iterdir()} == {
         "Slidedat.ini": "[GENERAL]",
         "Data0000.dat": "tiles",
     }
-    loan.release()
+    lease.release()
 
 
 def test_a_replaced_slide_is_copied_anew(tmp_path: Path, cache: Path) -> None:
@@ -108,10 +108,10 @@ def test_a_replaced_slide_is_copied_anew(tmp_path: Path, cache: Path) -> None:
     address = f"file://{tmp_path}/a.svs"
     for content in (b"first", b"other"):
         (tmp_path / "a.svs").write_bytes(content)
-        loan = borrow_slide(address)
-        assert loan.path.read_bytes() == content
-        assert loan.path.is_relative_to(cache)
-        loan.release()
+        lease = acquire_slide(address)
+        assert lease.path.read_bytes() == content
+        assert lease.path.is_relative_to(cache)
+        lease.release()
 
 
 def test_problems_name_the_address(slide: Path, bucket: str, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_short_copy_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     fs, _ = remote_files(address)
     monkeypatch.setattr(type(fs), "get_file", lambda self, path, target: Path(target).write_bytes(b"012"))
     with pytest.raises(SlideProblem, match="has 3 bytes instead of 10"):
-        borrow_slide(address)
+        acquire_slide(address)
 
 
 def test_drivers_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,8 +147,8 @@ def test_drivers_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plain_path_is_not_copied(slide: Path, cache: Path) -> None:
-    assert borrow_slide(slide).path == slide
-    assert borrow_slide(str(slide)).path == slide
+    assert acquire_slide(slide).path == slide
+    assert acquire_slide(str(slide)).path == slide
     shutil.rmtree(cache, ignore_errors=True)
     with open_slide(slide):
         assert not cache.exists()

@@ -43,12 +43,12 @@ def shrunk(pixels: np.ndarray) -> np.ndarray:
 def test_ink_is_found_and_tissue_and_folds_stay(ink: str) -> None:
     pixels, pen, fold = rendered(ink)
     image = shrunk(pixels)
-    found = find_ink(image, MPP, PARAMS)
+    result = find_ink(image, MPP, PARAMS)
     stained, _ = tissue_mask(image, MPP, PARAMS)
-    mask, _ = tissue_mask(image, MPP, PARAMS, found)
+    mask, _ = tissue_mask(image, MPP, PARAMS, result)
     assert (pen > 150).sum() > 500
-    assert found[pen > 150].mean() > 0.8
-    assert not mask[found].any()
+    assert result[pen > 150].mean() > 0.8
+    assert not mask[result].any()
     if ink != "black":  # black ink is no more saturated than glass, most of it never was tissue
         assert stained[pen > 150].mean() > 0.9
     assert mask[pen > 150].mean() < 0.2
@@ -73,9 +73,9 @@ def test_a_speck_of_ink_and_dark_tissue_are_none() -> None:
     image[20:25, 92:97] = (8, 43, 185)
     assert not find_ink(image, MPP, PARAMS).any()
     image[60:95, 92:100] = (8, 43, 185)
-    found = find_ink(image, MPP, PARAMS)
-    assert found[62:95, 93:].all()
-    assert not found[:50].any()
+    result = find_ink(image, MPP, PARAMS)
+    assert result[62:95, 93:].all()
+    assert not result[:50].any()
 
 
 @pytest.mark.parametrize("share", [0.3, 0.45])
@@ -85,11 +85,11 @@ def test_tissue_out_of_focus_is_found(share: float) -> None:
     pixels[:, :edge] = cv2.GaussianBlur(pixels, (0, 0), 8.0)[:, :edge]  # 16 um
     image = shrunk(pixels)
     mask, _ = tissue_mask(image, MPP, PARAMS)
-    found = find_blur(image, mask, MPP, PARAMS)
+    result = find_blur(image, mask, MPP, PARAMS)
     edge //= 4
-    assert found[:, : edge - 8].sum() > 0.7 * mask[:, : edge - 8].sum()
-    assert not found[:, edge:].any()
-    assert not found[~mask].any()
+    assert result[:, : edge - 8].sum() > 0.7 * mask[:, : edge - 8].sum()
+    assert not result[:, edge:].any()
+    assert not result[~mask].any()
 
 
 @pytest.mark.parametrize("sigma", [1.0, 4.0, 16.0])

@@ -26,21 +26,21 @@ def tiles_that_differ(path: Path) -> dict[int, int]:
     """Per level that is decoded here, how many of all its tiles are not OpenSlide's."""
     with openslide.OpenSlide(path) as bare:
         tiff = JpegTiff(path, bare.properties["openslide.vendor"], bare.level_dimensions)
-        found = {}
+        differing = {}
         for number, level in enumerate(tiff.levels):
             if not isinstance(level, JpegLevel):
                 continue
-            found[number] = 0
-            for place in range(len(level.counts)):
-                x = place % level.columns * level.tile[0]
-                y = place // level.columns * level.tile[1]
+            differing[number] = 0
+            for index in range(len(level.counts)):
+                x = index % level.columns * level.tile[0]
+                y = index // level.columns * level.tile[1]
                 size = (min(level.tile[0], level.width - x), min(level.tile[1], level.height - y))
                 ours, problems = tiff.windows(level, np.array([x]), np.array([y]), size)
                 step = round(bare.level_downsamples[number])
                 theirs = on_white(np.asarray(bare.read_region((x * step, y * step), number, size)))
-                found[number] += bool(problems) or not np.array_equal(ours[0], theirs)
+                differing[number] += bool(problems) or not np.array_equal(ours[0], theirs)
         tiff.close()
-    return found
+    return differing
 
 
 def both(path: Path, **how: object) -> tuple[SlideReader, SlideReader]:
@@ -105,9 +105,9 @@ def test_synthetic_slides_of_every_vendor(container: str, tmp_path: Path) -> Non
     if container == "trestle":  # may overlap its tiles: not on the list
         assert tiles_that_differ(path) == {}
     else:
-        found = tiles_that_differ(path)
-        assert 0 in found
-        assert not any(found.values())
+        result = tiles_that_differ(path)
+        assert 0 in result
+        assert not any(result.values())
     fast, slow = both(path)
     with fast, slow:
         for side, px in ((128, 128), (256, 128), (640, 128), (400, 224)):

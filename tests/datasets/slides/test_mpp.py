@@ -36,8 +36,8 @@ TAGS = {
 def test_order_of_sources(
     properties: dict, table: float | None, study: float | None, expected: tuple
 ) -> None:
-    found = slide_mpp(properties, table, study)
-    assert (found.value, found.source) == (pytest.approx(expected[0]), expected[1])
+    result = slide_mpp(properties, table, study)
+    assert (result.value, result.source) == (pytest.approx(expected[0]), expected[1])
 
 
 @pytest.mark.parametrize(
@@ -121,10 +121,10 @@ def test_upsampling_is_refused_beyond_two_percent(mpp: float, works: bool) -> No
 def test_a_level_that_can_be_decoded_smaller(
     mpp: float, levels: list, target: float, expected: tuple
 ) -> None:
-    found = choose_sampling(mpp, levels, target, reducible=range(len(levels)))
+    result = choose_sampling(mpp, levels, target, reducible=range(len(levels)))
     level, reduce, scale, reached, native = expected
-    assert (found.level, found.reduce, found.native) == (level, reduce, native)
-    assert (found.scale, found.mpp) == (pytest.approx(scale), pytest.approx(reached))
-    assert found.downsample == pytest.approx(reached / mpp)
+    assert (result.level, result.reduce, result.native) == (level, reduce, native)
+    assert (result.scale, result.mpp) == (pytest.approx(scale), pytest.approx(reached))
+    assert result.downsample == pytest.approx(reached / mpp)
     plain = choose_sampling(mpp, levels, target)
     assert (plain.level, plain.reduce) == (level, 1)

@@ -72,15 +72,15 @@ def test_thumbnail_covers_the_slide_whatever_the_pieces(write_slide, tissue_imag
         whole, mpp = reader.thumbnail(4.0)
         monkeypatch.setattr("equipoise.datasets.slides.reader._THUMBNAIL_SOURCE", 300)
         pieces, _ = reader.thumbnail(4.0)
-        own, own_mpp = reader.thumbnail(0.1)
+        native, native_mpp = reader.thumbnail(0.1)
     assert whole.shape == (128, 160, 3)
     assert mpp == pytest.approx(4.0)
     np.testing.assert_array_equal(
         whole, tissue_image.reshape(128, 8, 160, 8, 3).mean(axis=(1, 3)).round().astype(np.uint8)
     )
     np.testing.assert_array_equal(whole, pieces)
-    np.testing.assert_array_equal(own, tissue_image)  # never finer than the slide
-    assert own_mpp == 0.5
+    np.testing.assert_array_equal(native, tissue_image)  # never finer than the slide
+    assert native_mpp == 0.5
 
 
 def test_threads_share_a_reader(write_slide, noise) -> None:

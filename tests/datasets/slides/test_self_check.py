@@ -14,7 +14,7 @@ def tiff(write_jpeg_slide, picture) -> JpegTiff:
     return JpegTiff(write_jpeg_slide([picture]), "aperio", [(620, 470)])
 
 
-def own(tiff: JpegTiff, x: int, y: int, size: tuple[int, int]) -> np.ndarray:
+def decoded(tiff: JpegTiff, x: int, y: int, size: tuple[int, int]) -> np.ndarray:
     return tiff.windows(tiff.level(0), np.array([x]), np.array([y]), size)[0][0]
 
 
@@ -24,7 +24,7 @@ def test_three_equal_tiles_are_enough_and_always_the_same(tiff: JpegTiff) -> Non
 
         def reference(x: int, y: int, size: tuple[int, int], seen: list = seen) -> np.ndarray:
             seen.append((x, y))
-            return own(tiff, x, y, size)
+            return decoded(tiff, x, y, size)
 
         assert self_check(tiff, tiff.level(0), 1.0, reference) == ""
     assert asked[0] == asked[1]
@@ -33,7 +33,7 @@ def test_three_equal_tiles_are_enough_and_always_the_same(tiff: JpegTiff) -> Non
 
 def test_one_grey_level_in_one_pixel_is_a_difference(tiff: JpegTiff) -> None:
     def reference(x: int, y: int, size: tuple[int, int]) -> np.ndarray:
-        pixels = own(tiff, x, y, size)
+        pixels = decoded(tiff, x, y, size)
         pixels[3, 4, 1] ^= 1
         return pixels
 
@@ -49,7 +49,7 @@ def test_tiles_that_openslide_cannot_read_say_nothing(tiff: JpegTiff) -> None:
         calls.append(x)
         if len(calls) < 4:
             raise SlideProblem("unreadable", "torn")
-        return own(tiff, x, y, size)
+        return decoded(tiff, x, y, size)
 
     assert self_check(tiff, tiff.level(0), 1.0, reference) == ""
     assert len(calls) == 3 + TILES

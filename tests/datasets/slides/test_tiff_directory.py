@@ -53,9 +53,9 @@ def test_both_byte_orders_and_both_sizes(tmp_path: Path, order: str, big: bool) 
     after = link + struct.calcsize(f"{order}{count}") + len(entries) * (4 + 2 * inline) + inline
     body = struct.pack(f"{order}{count}", len(entries))
     for tag, kind, number, value in entries:
-        place = struct.pack(f"{order}{word}", after if tag == 324 else after + 12)
+        where = struct.pack(f"{order}{word}", after if tag == 324 else after + 12)
         body += struct.pack(f"{order}HH{word}", tag, kind, number) + (
-            value.ljust(inline, b"\0") if value else place
+            value.ljust(inline, b"\0") if value else where
         )
     body += struct.pack(f"{order}{word}", 0)
     path = tmp_path / "a.tiff"
@@ -109,8 +109,8 @@ class Damage:
     def __call__(self, at: list[tuple[int, int]], cut: int) -> None:
         content = bytearray(self.content)
         tail = len(content) - 400  # where the directories are
-        for place, value in at:
-            content[tail + place % 400 if place % 2 else place % 16] = value
+        for position, value in at:
+            content[tail + position % 400 if position % 2 else position % 16] = value
         self.path.write_bytes(content if cut % 3 else content[: cut % len(content)])
         with contextlib.suppress(ValueError):
             parsed(self.path)

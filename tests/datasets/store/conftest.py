@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipoise.datasets.features import FeatureStore, StoreSpec
 from equipoise.datasets.slides.fingerprint import fingerprint
+from equipoise.datasets.store.feature_store import FeatureStore, StoreSpec
 
 SPEC = StoreSpec("handcrafted", "abc", dim=6, mpp=0.5, tile_px=224, tissue={"min_tissue": 0.25})
 

@@ -1,4 +1,4 @@
-"""A sound store has no problems; every kind of damage is told with the slide it hits."""
+"""A sound store has no problems; every kind of damage is reported with the slide."""
 
 import shutil
 from collections.abc import Callable
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from equipoise.datasets.features import FeatureStore
+from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.datasets.store.shards import MappedFile
-from equipoise.datasets.store.verify import problems_of
+from equipoise.datasets.store.verify import verify_store
 
 ARCHIVES = Path(__file__).parents[1] / "archives" / "feature-store"
 
@@ -18,13 +18,13 @@ def shard_of(path: Path, slide: str) -> Path:
 
 
 def test_a_sound_store(path: Path) -> None:
-    assert problems_of(path) == []
+    assert verify_store(path) == []
 
 
 @pytest.mark.parametrize("version", sorted(folder.name for folder in ARCHIVES.iterdir() if folder.is_dir()))
 def test_stores_of_old_releases_are_sound(version: str, tmp_path: Path) -> None:
     shutil.copytree(ARCHIVES / version, tmp_path / version)
-    assert problems_of(tmp_path / version) == []
+    assert verify_store(tmp_path / version) == []
 
 
 def flip(path: Path) -> None:
@@ -60,7 +60,7 @@ def swap(path: Path) -> None:
 )
 def test_damage_is_named(path: Path, damage: Callable[[Path], None], says: list[str]) -> None:
     damage(path)
-    problems = "\n".join(problems_of(path))
+    problems = "\n".join(verify_store(path))
     assert all(word in problems for word in says), problems
     assert "s3" not in problems
 
@@ -71,18 +71,18 @@ def test_an_index_that_says_something_else(path: Path) -> None:
         row = next(row for row in store._index if row["slide"] == "s2")
         n, row["n"] = row["n"], row["n"] + 1
         store._index.save(path / "index.parquet")
-    (problem,) = problems_of(path)
+    (problem,) = verify_store(path)
     assert f"has {n} tiles of 6 numbers instead of {n + 1} of 6" in problem
 
 
 def test_a_renamed_shard_and_a_changed_specification(path: Path) -> None:
     text = (path / "store.json").read_text()
     (path / "store.json").write_text(text.replace('"abc"', '"abd"'))
-    problems = problems_of(path)
+    problems = verify_store(path)
     assert "store.json: the address" in problems[0]
     assert sum("made with another specification" in problem for problem in problems) == 4
     (path / "store.json").write_text("{")
-    assert "damaged feature store" in problems_of(path)[0]
+    assert "damaged feature store" in verify_store(path)[0]
 
 
 def test_the_digest_is_of_the_numbers(path: Path) -> None:

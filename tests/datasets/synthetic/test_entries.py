@@ -4,13 +4,13 @@ import sys
 import pytest
 
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.synthetic.catalogue import RECIPES, SITES, recipe
+from equipoise.datasets.synthetic.catalogue import PRESETS_BY_NAME, SITES, resolve_preset
 from equipoise.datasets.synthetic.entries import PRESETS
 from equipoise.platform.registry import resolve
 
 
 def test_every_preset_is_registered_and_every_entry_is_a_preset():
-    assert list(PRESETS) == list(RECIPES)
+    assert list(PRESETS) == list(PRESETS_BY_NAME)
     for line, params, target in PRESETS.values():
         assert 10 < len(line) < 110
         assert params().model_dump()["seed"] >= 0
@@ -29,7 +29,7 @@ def test_entries_are_light():
 
 def test_unknown_preset_names_the_nearest():
     with pytest.raises(DataError, match=r"(?s)known: tiny, quick, .*'quick'"):
-        recipe("quik")
+        resolve_preset("quik")
 
 
 def test_sites_never_share_what_identifies_a_patient():

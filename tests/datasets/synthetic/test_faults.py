@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from equipoise.datasets.synthetic.catalogue import RECIPES, SITES
+from equipoise.datasets.synthetic.catalogue import PRESETS_BY_NAME, SITES
 from equipoise.datasets.synthetic.faults import assign_faults
 from equipoise.datasets.synthetic.generate import plan, write_patient, write_tables
 from equipoise.datasets.synthetic.jobs import SlidePlan
@@ -23,8 +23,8 @@ def _slide(fault: FaultName | None, root) -> str:
 
 
 def _crc(index: int) -> CohortTables:
-    cohort = RECIPES["faults"].cohorts[index]
-    return build_tables(cohort, RECIPES["faults"].knobs, 7)
+    cohort = PRESETS_BY_NAME["faults"].cohorts[index]
+    return build_tables(cohort, PRESETS_BY_NAME["faults"].knobs, 7)
 
 
 def test_headers_without_or_with_absurd_resolution(tmp_path):
@@ -81,7 +81,7 @@ def test_a_duplicate_patient_contradicts_itself():
     rows = tables.clinical[patient == tables.clinical.PATIENT]
     assert len(rows) == 2
     assert rows.LISS.nunique() == 2
-    assert len(tables.clinical) == RECIPES["faults"].cohorts[0].patients + 1
+    assert len(tables.clinical) == PRESETS_BY_NAME["faults"].cohorts[0].patients + 1
 
 
 def test_swapped_labels_exchange_one_of_each_class():
@@ -104,8 +104,8 @@ def test_a_poisoned_site_turns_its_labels_round_and_no_others():
     known = clinical.MSI != ""
     flipped = clinical.index[known & (truth.label_MSI != clinical.MSI)]
     assert set(flipped) == set(clinical.index[known]) & set(poisoned)
-    clean = CohortPlan(**{**dict(RECIPES["faults"].cohorts[1]), "faults": ()})
-    before = build_tables(clean, RECIPES["faults"].knobs, 7).clinical.set_index("PATIENT")
+    clean = CohortPlan(**{**dict(PRESETS_BY_NAME["faults"].cohorts[1]), "faults": ()})
+    before = build_tables(clean, PRESETS_BY_NAME["faults"].knobs, 7).clinical.set_index("PATIENT")
     score = clinical.LISS != ""
     values = pd.DataFrame(
         {"before": before.LISS[score].astype(float), "after": clinical.LISS[score].astype(float)}
@@ -117,7 +117,7 @@ def test_a_poisoned_site_turns_its_labels_round_and_no_others():
 
 def test_faults_reach_the_disk_as_truth(tmp_path):
     write_tables("faults", 7, tmp_path)
-    for cohort in RECIPES["faults"].cohorts:
+    for cohort in PRESETS_BY_NAME["faults"].cohorts:
         record = pd.read_csv(tmp_path / cohort.name / "truth" / "faults.csv")
         assert set(record.FAULT) == set(cohort.faults)
 
@@ -127,4 +127,4 @@ def test_impossible_requests_are_refused():
         CohortPlan(name="syn-x", patients=8, side_um=640, style=SITES["syn-luad-a"], faults=("truncated",))
     few = CohortPlan(name="syn-crc-a", patients=5, side_um=640, style=SITES["syn-crc-a"])
     with pytest.raises(ValueError, match="7 faults do not fit"):
-        assign_faults(SLIDE_FAULTS, draw_patients(few, RECIPES["tiny"].knobs, 7))
+        assign_faults(SLIDE_FAULTS, draw_patients(few, PRESETS_BY_NAME["tiny"].knobs, 7))

@@ -12,8 +12,8 @@ import yaml
 from PIL import Image
 from pydantic import TypeAdapter
 
-from equipoise.datasets.cohort import load_cohorts
-from equipoise.datasets.specs import CohortSource
+from equipoise.datasets.cohorts.cohort import load_cohorts
+from equipoise.datasets.params import CohortSource
 from equipoise.datasets.synthetic import containers, jobs
 from equipoise.datasets.synthetic.generate import (
     is_done,
@@ -25,7 +25,7 @@ from equipoise.datasets.synthetic.generate import (
 )
 from equipoise.datasets.synthetic.layout import MASK_CLASSES
 from equipoise.datasets.synthetic.slide import sha256
-from equipoise.datasets.tasks import Task
+from equipoise.datasets.tables.tasks import Task
 
 
 def test_same_seed_same_bytes_and_no_patient_depends_on_another(tiny, tmp_path):

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from equipoise.datasets.synthetic.catalogue import RECIPES, SITES
+from equipoise.datasets.synthetic.catalogue import PRESETS_BY_NAME, SITES
 from equipoise.datasets.synthetic.generate import plan, write_patient
-from equipoise.datasets.synthetic.mosaic import TileAlbum, lay_pictures, lay_tiles
 from equipoise.datasets.synthetic.params import CohortPlan
+from equipoise.datasets.synthetic.slide import TileBuffer, lay_pictures, lay_tiles
 
 
 class _Order:
@@ -21,17 +21,17 @@ class _Order:
 
 
 def test_tiles_are_laid_row_by_row():
-    albums = []
+    buffers = []
     for name in "ab":
-        album = TileAlbum()
-        album.tiles = [
+        buffer = TileBuffer()
+        buffer.tiles = [
             [f"{name}{k}".encode() for k in range(4)],
             [f"{name}x".encode()],
             [f"{name}y".encode()],
         ]
-        albums.append(album)
+        buffers.append(buffer)
     sink = _Order()
-    lay_tiles(sink, albums, np.array([[0, 1], [1, 0]]))
+    lay_tiles(sink, buffers, np.array([[0, 1], [1, 0]]))
     assert b" ".join(sink.tiles[0]) == b"a0 a1 b0 b1 a2 a3 b2 b3 b0 b1 a0 a1 b2 b3 a2 a3"
     assert sink.tiles[1] == [b"ax", b"bx", b"bx", b"ax"]
     squares = [np.full((2, 2), value) for value in (1, 2)]
@@ -61,7 +61,7 @@ def test_a_mosaic_repeats_whole_slides(tmp_path):
 
 
 def test_giga_is_over_a_gigapixel():
-    (cohort,) = RECIPES["giga"].cohorts
+    (cohort,) = PRESETS_BY_NAME["giga"].cohorts
     assert (cohort.side_um / cohort.style.mpp * cohort.mosaic) ** 2 > 1e9
 
 

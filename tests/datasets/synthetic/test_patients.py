@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from equipoise.datasets.synthetic.catalogue import RECIPES, SITES
+from equipoise.datasets.synthetic.catalogue import PRESETS_BY_NAME, SITES
 from equipoise.datasets.synthetic.latents import assign_states, draw_latents, observe
 from equipoise.datasets.synthetic.params import CohortPlan, Knobs
 from equipoise.datasets.synthetic.patients import draw_patients
@@ -12,7 +12,7 @@ CRC = CohortPlan(name="syn-crc-a", patients=400, side_um=640, style=SITES["syn-c
 
 
 def test_barcodes_follow_tcga():
-    for preset in RECIPES.values():
+    for preset in PRESETS_BY_NAME.values():
         patients = [p for cohort in preset.cohorts for p in draw_patients(cohort, preset.knobs, 7)]
         assert len({p.barcode for p in patients}) == len(patients)
         for patient in patients:
@@ -24,7 +24,10 @@ def test_barcodes_follow_tcga():
 @pytest.mark.parametrize("seed", range(6))
 def test_two_patients_of_each_class_are_usable_in_every_small_cohort(seed):
     harsh = Knobs(missing_slide=0.5, missing_label=0.5)
-    for preset, knobs in ((RECIPES["tiny"], RECIPES["tiny"].knobs), (RECIPES["quick"], harsh)):
+    for preset, knobs in (
+        (PRESETS_BY_NAME["tiny"], PRESETS_BY_NAME["tiny"].knobs),
+        (PRESETS_BY_NAME["quick"], harsh),
+    ):
         for cohort in preset.cohorts:
             usable = [p for p in draw_patients(cohort, knobs, seed) if "slide" not in p.missing]
             for label, state in (("MSI", "msi"), ("HRD", "hrd")):
@@ -55,9 +58,9 @@ def test_a_patient_does_not_depend_on_the_others():
 
 def test_missingness_is_near_its_knobs():
     patients = draw_patients(CRC, Knobs(), 7)
-    for name, chance in (("slide", 0.04), ("rna", 0.08), ("MSI", 0.10), ("OS", 0.10), ("LISS", 0.08)):
+    for name, probability in (("slide", 0.04), ("rna", 0.08), ("MSI", 0.10), ("OS", 0.10), ("LISS", 0.08)):
         share = np.mean([name in p.missing for p in patients])
-        assert abs(share - chance) < 4 * np.sqrt(chance * (1 - chance) / 400), name
+        assert abs(share - probability) < 4 * np.sqrt(probability * (1 - probability) / 400), name
 
 
 def test_latents_carry_the_planted_effects():
@@ -76,7 +79,7 @@ def test_latents_carry_the_planted_effects():
 
 
 def test_a_site_that_never_sequenced_has_no_expression():
-    cohort = next(c for c in RECIPES["demo"].cohorts if c.style.no_rna_sources)
+    cohort = next(c for c in PRESETS_BY_NAME["demo"].cohorts if c.style.no_rna_sources)
     patients = draw_patients(cohort.model_copy(update={"patients": 100}), Knobs(missing_rna=0), 7)
     assert {p.source for p in patients if "rna" in p.missing} == set(cohort.style.no_rna_sources)
     assert {p.source for p in patients if "rna" not in p.missing} == {1, 2, 3, 4} - set(

@@ -1,13 +1,13 @@
 import anndata
 import numpy as np
 
-from equipoise.datasets.synthetic.catalogue import RECIPES
+from equipoise.datasets.synthetic.catalogue import PRESETS_BY_NAME
 from equipoise.datasets.synthetic.generate import write_tables
 from equipoise.datasets.synthetic.genes import CELL_TYPES, MARKERS, PANEL
-from equipoise.datasets.synthetic.single_cell import DONORS, write_single_cell
+from equipoise.datasets.synthetic.omics import DONORS, write_single_cell
 from equipoise.datasets.synthetic.tables import build_tables
 
-PRESET = RECIPES["tiny"].model_copy(update={"single_cell": 15})
+PRESET = PRESETS_BY_NAME["tiny"].model_copy(update={"single_cell": 15})
 
 
 def test_reference_holds_every_type_of_every_donor(tmp_path):
@@ -47,4 +47,4 @@ def test_reference_is_written_where_the_preset_has_one(tmp_path):
     write_tables(PRESET, 7, tmp_path)
     assert (tmp_path / "single_cell.h5ad").is_file()
     assert '"single_cell.h5ad"' in (tmp_path / "manifest.json").read_text()
-    assert RECIPES["demo"].single_cell > 0
+    assert PRESETS_BY_NAME["demo"].single_cell > 0

@@ -4,9 +4,9 @@ import pytest
 from lifelines.utils import concordance_index
 from sklearn.metrics import roc_auc_score
 
-from equipoise.datasets.synthetic.catalogue import RECIPES, SITES
+from equipoise.datasets.synthetic.catalogue import PRESETS_BY_NAME, SITES
 from equipoise.datasets.synthetic.genes import MARKERS, PANEL, PANEL_SIZE, PROGRAMMES
-from equipoise.datasets.synthetic.genome import ARMS
+from equipoise.datasets.synthetic.omics import ARMS
 from equipoise.datasets.synthetic.params import CohortPlan, Knobs
 from equipoise.datasets.synthetic.tables import CohortTables, build_tables, institution_table, write_cohort
 
@@ -118,7 +118,7 @@ def test_a_cohort_without_any_expression_has_an_empty_table(tmp_path):
 
 
 def test_institutions_cover_every_source_site():
-    rows = [line.split(";") for line in institution_table(RECIPES["quick"]).splitlines()]
+    rows = [line.split(";") for line in institution_table(PRESETS_BY_NAME["quick"]).splitlines()]
     assert rows[0] == ["TSS Code", "Source Site", "Study Name", "BCR"]
     assert {row[0] for row in rows[1:]} == {f"{letter}{k}" for letter in "ST" for k in range(1, 5)}
     assert all("SYNTHETIC" in row[1] for row in rows[1:])

@@ -19,16 +19,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from equipoise.platform import steps
-from equipoise.platform.study import load_study
-from equipoise.platform.workspace import STEPS, RunFolder
+from equipoise.platform.run import steps
+from equipoise.platform.run.folder import STEPS, RunFolder
+from equipoise.platform.study.schema import load_study
 
 ROOMS = ("platform", "jobs", "models", "datasets")
 GENERATOR = "equipoise.datasets.synthetic"
-#: What other code imports of the generator. Only the job that writes cohorts goes through its door.
+#: What other code imports of the generator. Only the job that writes cohorts uses its interface.
 ALLOWED = {
-    "platform/synthesis.py": {f"{GENERATOR}.generate"},
-    "platform/doctor.py": {f"{GENERATOR}.tiff"},  # writes a slide to test the machine with
+    "platform/run/synthesis.py": {f"{GENERATOR}.generate"},
+    "platform/cluster/doctor.py": {f"{GENERATOR}.tiff"},  # writes a slide to test the machine with
 }
 LIGHT = {f"{GENERATOR}.entries"}
 IN_ACCESS, IN_OPEN, IN_Q_OVERFLOW = 0x1, 0x20, 0x4000
@@ -184,17 +184,17 @@ def test_a_run_opens_nothing_below_it_and_does_not_miss_it(ray_session: None, ti
     whole, without = tmp_path / "whole", tmp_path / "without"
     shutil.copytree(tiny.root, whole)
     with watched(whole) as seen:
-        perform(whole)
+        run_steps(whole)
     assert seen == []
     shutil.copytree(whole, without, ignore=shutil.ignore_patterns("truth", "run"))
     assert not list(without.glob("*/truth"))
-    perform(without)
+    run_steps(without)
     first, second = (
         (root / "run" / "evaluation" / "predictions.parquet").read_bytes() for root in (whole, without)
     )
     assert first == second
 
 
-def perform(root: Path) -> None:
+def run_steps(root: Path) -> None:
     study = load_study(root / "study.yaml", {"cohorts.1.role": "external", "training.epochs": 1})
-    steps.perform(study, lambda s: RunFolder.open(s, str(root / "run"), "auto"), STEPS)
+    steps.run_steps(study, lambda s: RunFolder.open(s, str(root / "run"), "auto"), STEPS)

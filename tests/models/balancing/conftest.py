@@ -1,4 +1,4 @@
-"""Task gradients of every awkward kind, and aggregators as the registry builds them."""
+"""Task gradients with special cases (zero, parallel, opposite, graded), and aggregators built from the registry."""
 
 from __future__ import annotations
 

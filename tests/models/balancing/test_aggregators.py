@@ -1,4 +1,4 @@
-"""What all aggregators promise: scale of the result, state, symmetry, absent and silent tasks."""
+"""Properties of every gradient aggregator: scale, state, symmetry, absent tasks, tasks with a zero gradient."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def test_a_silent_task_takes_nothing_from_the_others(combine: Callable, name: st
     """Up to the mean over one task more where the rule is a mean."""
     J = torch.tensor([[1.0, 0.5, 0.0], [-0.5, 1.0, 0.0]], dtype=torch.float64)
     with_silent = combine(name, torch.cat([J, torch.zeros(1, 3, dtype=torch.float64)]))
-    alone = combine(name, J)
-    assert torch.cosine_similarity(with_silent, alone, dim=0).item() == pytest.approx(1)
-    assert with_silent.norm() >= alone.norm() * 2 / 3 - 1e-9
+    without = combine(name, J)
+    assert torch.cosine_similarity(with_silent, without, dim=0).item() == pytest.approx(1)
+    assert with_silent.norm() >= without.norm() * 2 / 3 - 1e-9
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"pcgrad", "gradvac"}))

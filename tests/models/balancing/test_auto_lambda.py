@@ -10,7 +10,7 @@ from equipoise.models.balancing.auto_lambda import AutoLambda
 from equipoise.models.balancing.balancer import Balancer
 from equipoise.models.balancing.entries import AutoLambdaParams, NoParams
 from equipoise.models.balancing.none import NoAggregation
-from equipoise.models.balancing.protocol import Evidence, StepContext
+from equipoise.models.balancing.protocol import Feedback, StepContext
 from equipoise.models.batch import TaskHead
 
 TASKS = ("MSI", "LF", "ITH")
@@ -98,7 +98,7 @@ def test_it_moves_weights_against_the_hypergradient() -> None:
     weighting = AutoLambda(AutoLambdaParams(), HEADS)
     assert weighting.weights(torch.ones(3), ALL).tolist() == [0.1, 0.1, 0.1]
     slope = torch.tensor([-1e-7, 1e-7, 0.0], dtype=torch.float64)
-    weighting.learn(torch.ones(3), ALL, Evidence(hypergradient=slope))
+    weighting.learn(torch.ones(3), ALL, Feedback(hypergradient=slope))
     assert weighting.weights(torch.ones(3), ALL).tolist() == pytest.approx([0.1001, 0.0999, 0.1], abs=1e-9)
 
 
@@ -109,7 +109,7 @@ def test_weights_stay_positive_under_a_constant_pull(positivity: str) -> None:
     assert weighting.weights(torch.ones(3), ALL).tolist() == pytest.approx([0.1] * 3)
     slope = torch.tensor([1.0, -1.0, 1e-7], dtype=torch.float64)
     for _ in range(1000):
-        weighting.learn(torch.ones(3), ALL, Evidence(hypergradient=slope))
+        weighting.learn(torch.ones(3), ALL, Feedback(hypergradient=slope))
     down, up, faint = weighting.weights(torch.ones(3), ALL).tolist()
     assert up > 0.2
     assert down == pytest.approx(faint, abs=1e-6)  # the size of a constant pull does not matter
@@ -123,7 +123,7 @@ def test_a_weight_at_zero_comes_back() -> None:
     weighting = AutoLambda(AutoLambdaParams(init=1e-4, lr=1e-2), HEADS)
     for sign in [1.0] * 3 + [-1.0] * 30:
         weighting.learn(
-            torch.ones(3), ALL, Evidence(hypergradient=torch.full((3,), sign, dtype=torch.float64))
+            torch.ones(3), ALL, Feedback(hypergradient=torch.full((3,), sign, dtype=torch.float64))
         )
     assert (weighting.weights(torch.ones(3), ALL) > 0.05).all()
 

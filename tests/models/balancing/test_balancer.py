@@ -79,7 +79,7 @@ class Tools:
     def __init__(self, model: Two, x: Tensor) -> None:
         self.model, self.x = model, x
 
-    def losses_again(self) -> Tensor:
+    def second_forward_losses(self) -> Tensor:
         raise AssertionError
 
     def validation_losses(self) -> Tensor:
@@ -119,11 +119,11 @@ def test_gram_matrix_is_that_of_the_shared_gradients(setting) -> None:
 
 
 def test_shared_parameters_get_the_combination_own_ones_the_weighted_sum(setting) -> None:
-    model, x, tools, context = setting
+    model, x, closures, context = setting
     expected = gradients_of(model, x)
     balancer = Balancer(model, TASKS, Weights([2.0, 1.0, 0.5]), Fixed([1.0, 3.0, -1.0]))
     losses = model.losses(x)
-    record = balancer.backward(losses, losses.detach(), context, tools)
+    record = balancer.backward(losses, losses.detach(), context, closures)
     for place, (name, parameter) in enumerate(model.named_parameters()):
         factors = [2.0, 3.0, -0.5] if name.startswith("shared") else [2.0, 1.0, 0.5]
         whole = sum(f * task[place] for f, task in zip(factors, expected, strict=True))
@@ -136,23 +136,23 @@ def test_shared_parameters_get_the_combination_own_ones_the_weighted_sum(setting
 
 
 def test_one_pass_and_task_by_task_agree_without_aggregation(setting) -> None:
-    model, x, tools, context = setting
+    model, x, closures, context = setting
     grads = []
     for aggregator in (NoAggregation(NoParams(), ()), Fixed([1.0, 1.0, 1.0])):
         losses = model.losses(x)
-        Balancer(model, TASKS, equal(), aggregator).backward(losses, losses.detach(), context, tools)
+        Balancer(model, TASKS, equal(), aggregator).backward(losses, losses.detach(), context, closures)
         grads.append([p.grad.clone() for p in model.parameters()])
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_a_probe_does_not_change_the_gradient(setting) -> None:
-    model, x, tools, context = setting
+    model, x, closures, context = setting
     grads, records = [], []
     for probe in (False, True):
         losses = model.losses(x)
         balancer = Balancer(model, TASKS, equal(), NoAggregation(NoParams(), ()))
-        records.append(balancer.backward(losses, losses.detach(), context, tools, probe=probe))
+        records.append(balancer.backward(losses, losses.detach(), context, closures, probe=probe))
         grads.append([p.grad.clone() for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
     assert records[0].gram is None
@@ -160,11 +160,11 @@ def test_a_probe_does_not_change_the_gradient(setting) -> None:
 
 
 def test_an_absent_task_neither_counts_nor_is_shown(setting) -> None:
-    model, x, tools, context = setting
+    model, x, closures, context = setting
     context = dataclasses.replace(context, present=torch.tensor([True, False, True]))
     balancer = Balancer(model, TASKS, equal(), Fixed([1.0, 7.0, 2.0]))
     losses = model.losses(x) * torch.tensor([1.0, 0.0, 1.0])
-    record = balancer.backward(losses, losses.detach(), context, tools)
+    record = balancer.backward(losses, losses.detach(), context, closures)
     gram, seen = balancer.aggregator.seen[0]
     assert gram.shape == (2, 2)
     assert seen.rows == (0, 2)
@@ -173,20 +173,20 @@ def test_an_absent_task_neither_counts_nor_is_shown(setting) -> None:
 
 
 def test_hypergradient_is_the_derivative_through_the_inner_step(setting) -> None:
-    model, x, tools, context = setting
+    model, x, closures, context = setting
     weights = torch.tensor([0.7, 0.2, 1.3], dtype=torch.float64, requires_grad=True)
     names = [name for name, _ in model.named_parameters()]
     losses = model.losses(x)
     inner = torch.autograd.grad((weights * losses).sum(), list(model.parameters()), create_graph=True)
     moved = {n: p - context.lr * g for n, p, g in zip(names, model.parameters(), inner, strict=True)}
     validation = torch.func.functional_call(
-        Forward(model), {f"model.{n}": p for n, p in moved.items()}, tools.x
+        Forward(model), {f"model.{n}": p for n, p in moved.items()}, closures.x
     )
     (expected,) = torch.autograd.grad(validation[0], weights)
     before = [p.detach().clone() for p in model.parameters()]
     balancer = Balancer(model, TASKS, Weights([0.7, 0.2, 1.3]), NoAggregation(NoParams(), ()))
     losses = model.losses(x)
-    record = balancer.backward(losses, losses.detach(), context, tools)
+    record = balancer.backward(losses, losses.detach(), context, closures)
     torch.testing.assert_close(record.hypergradient, expected, rtol=1e-10, atol=0)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
@@ -204,18 +204,18 @@ class Forward(nn.Module):
 
 @pytest.mark.parametrize("coefficients", [[1.0, 1.0, 1.0], [0.1, 0.2, 0.05]])
 def test_sum_norm_gives_the_norm_of_the_sum(setting, coefficients: list[float]) -> None:
-    model, x, tools, context = setting
+    model, x, closures, context = setting
     norms = []
     for rescale, chosen in (("none", [1.0, 1.0, 1.0]), ("sum_norm", coefficients)):
         losses = model.losses(x)
         balancer = Balancer(model, TASKS, equal(), Fixed(chosen), rescale=rescale)
-        balancer.backward(losses, losses.detach(), context, tools)
+        balancer.backward(losses, losses.detach(), context, closures)
         norms.append(torch.cat([p.grad.flatten() for p in model.shared_parameters()]).norm())
     torch.testing.assert_close(norms[0], norms[1])
 
 
 def test_reduction_sees_every_gradient_once(setting) -> None:
-    model, x, tools, context = setting
+    model, x, closures, context = setting
     reduced: list[int] = []
 
     def double(values: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ def test_reduction_sees_every_gradient_once(setting) -> None:
         reduced.clear()
         losses = model.losses(x)
         balancer = Balancer(model, TASKS, equal(), aggregator, reduce=double)
-        balancer.backward(losses, losses.detach(), context, tools)
+        balancer.backward(losses, losses.detach(), context, closures)
         assert reduced == [count]
         expected = [2 * sum(parts) for parts in zip(*gradients_of(model, x), strict=True)]
         for parameter, whole in zip(model.parameters(), expected, strict=True):

@@ -8,7 +8,7 @@ from torchjd.scalarization import FAMO
 
 from equipoise.models.balancing.entries import FamoParams
 from equipoise.models.balancing.famo import Famo
-from equipoise.models.balancing.protocol import Evidence, StepContext
+from equipoise.models.balancing.protocol import Feedback, StepContext
 from equipoise.models.batch import TaskHead
 
 HEADS = tuple(TaskHead(name, "regression", 1) for name in "abc")
@@ -28,7 +28,7 @@ def test_first_weights_by_hand() -> None:
 def test_a_task_that_fell_faster_loses_weight() -> None:
     weighting = Famo(FamoParams(), HEADS)
     before = torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64)
-    weighting.learn(before, ALL, Evidence(losses_after=torch.tensor([0.5, 0.9, 1.2], dtype=torch.float64)))
+    weighting.learn(before, ALL, Feedback(losses_after=torch.tensor([0.5, 0.9, 1.2], dtype=torch.float64)))
     # falls 0.693, 0.105 and -0.182 about their mean 0.205: Adam's first step has the size lr
     assert weighting.logits.values.tolist() == pytest.approx([-0.025, 0.025, 0.025], rel=1e-4)
 
@@ -43,7 +43,7 @@ def test_agrees_with_torchjd_over_a_run() -> None:
         oracle(leaf).backward()
         oracle.update(after)
         torch.testing.assert_close(weighting.weights(losses, ALL), leaf.grad, rtol=1e-6, atol=0)
-        weighting.learn(losses, ALL, Evidence(losses_after=after))
+        weighting.learn(losses, ALL, Feedback(losses_after=after))
 
 
 def test_it_asks_for_the_losses_after_the_step() -> None:

@@ -7,15 +7,15 @@ import torch
 
 from equipoise.models.balancing.entries import GradNormParams
 from equipoise.models.balancing.gradnorm import GradNorm
-from equipoise.models.balancing.protocol import Evidence, StepContext
+from equipoise.models.balancing.protocol import Feedback, StepContext
 from equipoise.models.batch import TaskHead
 
 HEADS = tuple(TaskHead(name, "regression", 1) for name in "abc")
 ALL = StepContext(tuple("abc"), torch.tensor([True] * 3), 0, 0)
 
 
-def gram(*norms: float) -> Evidence:
-    return Evidence(gram=torch.diag(torch.tensor(norms, dtype=torch.float64) ** 2))
+def gram(*norms: float) -> Feedback:
+    return Feedback(gram=torch.diag(torch.tensor(norms, dtype=torch.float64) ** 2))
 
 
 def test_one_step_by_hand() -> None:

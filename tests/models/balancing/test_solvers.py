@@ -15,10 +15,10 @@ from equipoise.models.balancing.solvers import (
     UnitGradients,
     as_array,
     equilibrium,
-    lifted,
     min_norm,
     nonnegative_qp,
     project_on_simplex,
+    regularised,
 )
 
 
@@ -45,7 +45,7 @@ def test_projection_on_the_simplex_is_optimal(v: np.ndarray) -> None:
 
 @given(gradients(), st.integers(0, 2**16))
 def test_nonnegative_qp_fulfils_its_optimality_conditions(J: np.ndarray, seed: int) -> None:
-    A = lifted(J @ J.T)
+    A = regularised(J @ J.T)
     b = J @ np.random.default_rng(seed).normal(size=J.shape[1])
     x = nonnegative_qp(A, b)
     slope = A @ x - b
@@ -67,9 +67,9 @@ def test_min_norm_point_is_optimal(J: np.ndarray) -> None:
     """No vertex of the hull lies on the near side of the plane through d: g_k·d ≥ ‖d‖²."""
     part = unit(J)
     if not len(part):
-        assert part.spread(min_norm(part)).tolist() == [0] * len(J)
+        assert part.expand(min_norm(part)).tolist() == [0] * len(J)
         return
-    w = part.spread(min_norm(part)).numpy()
+    w = part.expand(min_norm(part)).numpy()
     assert w.min() >= 0
     assert w.sum() == pytest.approx(1)
     d = J.T @ w
@@ -103,10 +103,10 @@ def test_equilibrium_without_interaction() -> None:
 
 def test_only_singular_cosines_are_lifted() -> None:
     regular = np.array([[1.0, 0.5], [0.5, 1.0]])
-    assert lifted(regular) is regular
-    parallel = lifted(np.ones((2, 2)))
+    assert regularised(regular) is regular
+    parallel = regularised(np.ones((2, 2)))
     assert np.linalg.eigvalsh(parallel)[0] == pytest.approx(FLOOR, rel=1e-6)
-    below = lifted(np.array([[1.0, 1.0 + 1e-7], [1.0 + 1e-7, 1.0]]))  # as rounding of float32 leaves it
+    below = regularised(np.array([[1.0, 1.0 + 1e-7], [1.0 + 1e-7, 1.0]]))  # as rounding of float32 leaves it
     assert np.linalg.eigvalsh(below)[0] == pytest.approx(FLOOR, rel=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_zero_gradients_take_no_part() -> None:
     part = unit(np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]]))
     assert part.rows.tolist() == [1]
     assert part.norms == pytest.approx([5])
-    assert part.spread(np.array([2.0])).tolist() == [0, 2, 0]
+    assert part.expand(np.array([2.0])).tolist() == [0, 2, 0]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

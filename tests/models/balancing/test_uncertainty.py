@@ -9,7 +9,7 @@ import torch
 from torchjd.scalarization import UW
 
 from equipoise.models.balancing.entries import UncertaintyParams
-from equipoise.models.balancing.protocol import Evidence, StepContext
+from equipoise.models.balancing.protocol import Feedback, StepContext
 from equipoise.models.balancing.uncertainty import Uncertainty
 from equipoise.models.batch import TaskHead
 
@@ -25,7 +25,7 @@ def test_weights_begin_as_published() -> None:
 def test_the_log_variances_change_after_one_step() -> None:
     """They stood outside the optimiser in published code, and weights stayed at 1.0069 for ever."""
     weighting = Uncertainty(UncertaintyParams(lr=0.01), HEADS)
-    weighting.learn(torch.tensor([2.0, 0.1], dtype=torch.float64), CONTEXT, Evidence())
+    weighting.learn(torch.tensor([2.0, 0.1], dtype=torch.float64), CONTEXT, Feedback())
     # Adam's first step is lr against the sign of ½(1 - e^0.7 L): up for the large loss, down for the small
     assert weighting.log_variance.values.tolist() == pytest.approx([-0.69, -0.71])
 
@@ -34,7 +34,7 @@ def test_variances_follow_the_losses() -> None:
     weighting = Uncertainty(UncertaintyParams(lr=0.02), HEADS)
     losses = torch.tensor([3.0, 0.25], dtype=torch.float64)
     for _ in range(2000):
-        weighting.learn(losses, CONTEXT, Evidence())
+        weighting.learn(losses, CONTEXT, Feedback())
     assert weighting.log_variance.values.exp().tolist() == pytest.approx([3.0, 0.25], rel=1e-3)
     assert weighting.weights(losses, CONTEXT).tolist() == pytest.approx([1 / 6, 2], rel=1e-3)
 
@@ -50,4 +50,4 @@ def test_agrees_with_torchjd_over_a_run() -> None:
         weights = weighting.weights(losses.detach(), CONTEXT)
         torch.testing.assert_close(weights, losses.grad, rtol=1e-12, atol=0)
         optimiser.step()
-        weighting.learn(losses.detach(), CONTEXT, Evidence())
+        weighting.learn(losses.detach(), CONTEXT, Feedback())

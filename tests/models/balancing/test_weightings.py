@@ -1,4 +1,4 @@
-"""What every loss weighting keeps to: finite weights, absent tasks left alone, and resuming as if never stopped."""
+"""Properties of every loss weighting: finite weights, absent tasks unchanged, resumed equals uninterrupted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from equipoise.models.balancing.entries import AGGREGATORS, WEIGHTINGS
-from equipoise.models.balancing.protocol import Evidence, LossWeighting, StepContext
+from equipoise.models.balancing.protocol import Feedback, LossWeighting, StepContext
 from equipoise.models.batch import TaskHead
 
 HEADS = (
@@ -44,7 +44,7 @@ def made(name: str, params: dict[str, Any]) -> LossWeighting:
 
 
 def run(weighting: LossWeighting, steps: range, present: Tensor = ALL, *, size: float = 1.0) -> Tensor:
-    """Some steps of four to an epoch with evidence that depends on the step alone; weights of all of them."""
+    """Some steps of four to an epoch with feedback that depends on the step only; weights of all of them."""
     found = []
     for number in steps:
         generator = torch.Generator().manual_seed(number)
@@ -57,7 +57,7 @@ def run(weighting: LossWeighting, steps: range, present: Tensor = ALL, *, size: 
         assert weights.shape == (3,)
         assert weights.dtype == torch.float64
         assert not weights.requires_grad
-        weighting.learn(losses, context, Evidence(gradients @ gradients.T, hyper, after))
+        weighting.learn(losses, context, Feedback(gradients @ gradients.T, hyper, after))
         found.append(torch.where(present, weights, torch.nan))
         if number % 4 == 3:
             weighting.on_epoch_end(torch.where(present, losses, torch.nan))
@@ -106,7 +106,7 @@ def test_an_absent_task_neither_moves_nor_is_moved(name: str, params: dict[str, 
         hyper = 1e-4 * torch.randn(3, generator=generator, dtype=torch.float64) * two
         losses[2], after[2] = 1e3, 1e-3
         assert torch.equal(other.weights(losses, context)[:2], seen[number - 8, :2])
-        other.learn(losses, context, Evidence(gradients @ gradients.T, hyper, after))
+        other.learn(losses, context, Feedback(gradients @ gradients.T, hyper, after))
         if number % 4 == 3:
             other.on_epoch_end(torch.where(two, losses, torch.nan))
 
@@ -149,7 +149,7 @@ def test_a_loss_of_zero_is_survived(name: str) -> None:
         context = StepContext(context.tasks, ALL, epoch, 0)
         assert torch.isfinite(weighting.weights(losses, context)).all()
         weighting.learn(
-            losses, context, Evidence(torch.zeros(3, 3).double(), torch.zeros(3).double(), losses)
+            losses, context, Feedback(torch.zeros(3, 3).double(), torch.zeros(3).double(), losses)
         )
         weighting.on_epoch_end(losses)
 

@@ -14,10 +14,10 @@ from equipoise.models.encoders.convert_ctranspath import convert, main
 from equipoise.models.encoders.ctranspath import (
     CTransPath,
     SwinTransformer,
-    joined,
-    relative_index,
+    relative_position_index,
     shift_mask,
-    windows,
+    window_partition,
+    window_reverse,
 )
 from equipoise.models.encoders.entries import CTransPathParams
 
@@ -102,17 +102,17 @@ def by_hand(p: dict[str, Tensor], image: Tensor) -> Tensor:
 
     def attention(x: Tensor, name: str, heads: int, shift: int) -> Tensor:
         side, width = x.shape[0], x.shape[2]
-        place = torch.arange(side)
-        window = (place - shift).div(
+        position = torch.arange(side)
+        window = (position - shift).div(
             7, rounding_mode="floor"
         )  # patches before the first full window: a window, too
         q, k, v = linear(x, f"{name}.qkv").view(side, side, 3, heads, width // heads).permute(2, 3, 0, 1, 4)
         mixed = torch.zeros(side, side, heads, width // heads, dtype=x.dtype)
         table = p[f"{name}.relative_position_bias_table"].view(13, 13, heads)
         for row in window.unique():
-            rows = place[window == row]
+            rows = position[window == row]
             for column in window.unique():
-                columns = place[window == column]
+                columns = position[window == column]
                 r, c = (g.flatten() for g in torch.meshgrid(rows, columns, indexing="ij"))
                 scores = q[:, r, c] @ k[:, r, c].transpose(1, 2) / math.sqrt(width // heads)
                 bias = table[r[:, None] - r[None] + 6, c[:, None] - c[None] + 6]
@@ -148,14 +148,14 @@ def test_equals_the_definition_by_hand(network: SwinTransformer) -> None:
 
 def test_windows_and_back() -> None:
     x = torch.arange(2 * 14 * 14 * 3).view(2, 14, 14, 3)
-    cut = windows(x)
+    cut = window_partition(x)
     assert cut.shape == (8, 49, 3)
     assert torch.equal(cut[1].view(7, 7, 3), x[0, :7, 7:])
-    assert torch.equal(joined(cut, x.shape), x)
+    assert torch.equal(window_reverse(cut, x.shape), x)
 
 
 def test_places_and_regions() -> None:
-    index = relative_index()
+    index = relative_position_index()
     assert index.shape == (49, 49)
     assert (index[0, 0], index[48, 0], index[0, 48]) == (84, 168, 0)
     mask = shift_mask(14, 3)

@@ -45,10 +45,10 @@ def test_a_vector_depends_on_its_tile_alone(encoder: Handcrafted, tiles: np.ndar
 def test_a_vector_does_not_depend_on_where_its_tile_lies_in_memory(tiles: np.ndarray) -> None:
     """Libraries choose other code for other alignments; the last bit of a gradient must not follow."""
     tile = tiles[3]
-    room = np.empty(tile.size + 128, np.uint8)
+    memory = np.empty(tile.size + 128, np.uint8)
     described = set()
     for offset in range(0, 128, 5):
-        moved = room[offset : offset + tile.size].reshape(tile.shape)
+        moved = memory[offset : offset + tile.size].reshape(tile.shape)
         moved[...] = tile
         held = [np.empty(1 + 37 * offset * k, np.uint8) for k in range(4)]  # later arrays lie elsewhere, too
         described.add(tuple(describe(moved)))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from equipoise.models.encoders import entries as encoder_entries
-from equipoise.models.encoders.cards import CARDS, Card
+from equipoise.models.encoders.cards import CARDS, ModelCard
 from equipoise.models.encoders.entries import HubParams, hub_params
 from equipoise.models.encoders.hub import HubEncoder
 from equipoise.models.encoders.vit import VisionTransformer
@@ -20,19 +20,19 @@ from equipoise.platform.extraction.encoders import identify_encoder, load_encode
 from equipoise.platform.extraction.params import ExtractionParams
 
 
-def small(name: str) -> Card:
+def small(name: str) -> ModelCard:
     """A card with everything as published but the size of its transformer."""
     card = CARDS[name]
     return replace(card, shape=replace(card.shape, width=48, depth=2, heads=4, mlp=96))
 
 
-def random_state(card: Card, seed: int = 0) -> dict[str, torch.Tensor]:
+def random_state(card: ModelCard, seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     names = VisionTransformer(card.shape).state_dict()
     return {name: torch.randn(tensor.shape, generator=generator) * 0.2 for name, tensor in names.items()}
 
 
-def params_for(card: Card, weights: Path | None, **changes: Any) -> HubParams:
+def params_for(card: ModelCard, weights: Path | None, **changes: Any) -> HubParams:
     settings = {"weights": str(weights) if weights else None, "device": "cpu"} | changes
     return hub_params(card).model_validate(settings)
 

@@ -1,4 +1,4 @@
-"""The joint transformer: size, invariances, seams."""
+"""The joint transformer: size, invariances, interface."""
 
 from __future__ import annotations
 

@@ -65,13 +65,13 @@ def test_identity_follows_the_parameters() -> None:
 
 def test_what_is_refused() -> None:
     encoder = MeanStd(MeanStdParams())
-    for bag, place in (
+    for bag, coords in (
         (np.zeros((0, 4)), corners(0)),
         (np.zeros(4), corners(4)),
         (np.zeros((3, 4)), corners(2)),
     ):
         with pytest.raises(ValueError, match="a bag is"):
-            encoder(bag.astype(np.float16), place)
+            encoder(bag.astype(np.float16), coords)
     for wrong in ((0.5, 0.1), (0.5, 0.5), (1.5,)):
         with pytest.raises(ValidationError):
             MeanStdParams(quantiles=wrong)

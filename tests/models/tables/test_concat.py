@@ -1,4 +1,4 @@
-"""Late fusion: any set of modalities, tokens for what is missing, one seam per modality."""
+"""Late fusion: any set of modalities, tokens for what is missing, one replaceable encoder per modality."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_modality_dropout_hides_and_leaves_one() -> None:
 
 
 def test_another_fusion_takes_the_place_of_the_concatenation() -> None:
-    """The seam: modules of other models replace an encoder or the fusion, and nothing else changes."""
+    """Modules of other models replace an encoder or the fusion, and nothing else changes."""
 
     class Mean(torch.nn.Module):
         def forward(self, embeddings):

@@ -20,7 +20,7 @@ def binary_rows(
     cohort: str = "a",
     models: int | None = None,
 ) -> pd.DataFrame:
-    """Binary predictions: ``val`` and ``test`` deal patients to folds, every model sees ``external``."""
+    """Binary predictions: ``val`` and ``test`` patients are assigned to folds, every model predicts ``external``."""
     rng = np.random.default_rng([seed, {"val": 0, "test": 1, "external": 2}[role]])
     rows = []
     for k in range(models or folds):
@@ -107,6 +107,6 @@ def everything() -> pd.DataFrame:
     parts = []
     for rows_of in (binary_rows, regression_rows, survival_rows, multiclass_rows):
         parts += [rows_of(role, n=60) for role in ("val", "test")]
-        abroad = rows_of("external", n=60)
-        parts.append(abroad[abroad["fold"] < 2])
+        external = rows_of("external", n=60)
+        parts.append(external[external["fold"] < 2])
     return pd.concat(parts, ignore_index=True)

@@ -9,12 +9,12 @@ from equipoise.platform.evaluation.comparison import (
     SCORE_COLUMNS,
     best_shares,
     block_table,
-    caution,
     cliques,
     critical_difference,
     friedman_test,
     holm,
     ranking,
+    ranking_caution,
     ranks,
 )
 
@@ -42,10 +42,10 @@ def test_friedman_equals_scipy_with_and_without_ties(digits: int) -> None:
     from scipy.stats import friedmanchisquare
 
     values = np.round(np.random.default_rng(0).random((9, 4)), digits)
-    found = friedman_test(pd.DataFrame(values))
+    result = friedman_test(pd.DataFrame(values))
     expected = friedmanchisquare(*values.T)
-    assert (found.chi2, found.p) == pytest.approx((expected.statistic, expected.pvalue))
-    assert found.df == 3
+    assert (result.chi2, result.p) == pytest.approx((expected.statistic, expected.pvalue))
+    assert result.df == 3
 
 
 def test_friedman_without_any_difference_is_not_estimable() -> None:
@@ -81,24 +81,24 @@ def test_ranking_orders_and_joins_what_cannot_be_told_apart() -> None:
             "same": list(base + 2.1 - 0.2 * (rng.random(12) < 0.5)),
         }
     )
-    found = ranking(table, METRIC)
-    assert found is not None
-    assert found.mean_ranks.index[-1] == "bad"
-    assert found.cliques == (tuple(str(n) for n in found.mean_ranks.index[:2]),)
-    assert (found.blocks, found.tasks, found.folds) == (12, 1, 12)
-    assert found.friedman.p < 0.001
-    assert f"{found.critical_difference:.2f} apart" in caution(found)
-    assert "not independent" in caution(found)
+    result = ranking(table, METRIC)
+    assert result is not None
+    assert result.mean_ranks.index[-1] == "bad"
+    assert result.cliques == (tuple(str(n) for n in result.mean_ranks.index[:2]),)
+    assert (result.blocks, result.tasks, result.folds) == (12, 1, 12)
+    assert result.friedman.p < 0.001
+    assert f"{result.critical_difference:.2f} apart" in ranking_caution(result)
+    assert "not independent" in ranking_caution(result)
     assert ranking(scores({"a": [0.1, 0.2]}), METRIC) is None
 
 
 def test_few_blocks_are_called_coarse() -> None:
     names = {f"m{i}": [float(i), float(i)] for i in range(5)}
-    found = ranking(scores(names), METRIC)
-    assert found is not None
-    assert "coarse" in caution(found)
-    assert found.critical_difference > 4  # no two of five methods can differ on two blocks
-    assert found.cliques == (("m4", "m3", "m2", "m1", "m0"),)
+    result = ranking(scores(names), METRIC)
+    assert result is not None
+    assert "coarse" in ranking_caution(result)
+    assert result.critical_difference > 4  # no two of five methods can differ on two blocks
+    assert result.cliques == (("m4", "m3", "m2", "m1", "m0"),)
 
 
 def test_cliques_overlap_and_are_maximal() -> None:
@@ -110,9 +110,9 @@ def test_cliques_overlap_and_are_maximal() -> None:
 
 def test_holm_by_hand() -> None:
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    found = holm([0.5, np.nan, 0.9, 0.02])
-    np.testing.assert_allclose(found[[0, 2, 3]], [1.0, 1.0, 0.06])
-    assert np.isnan(found[1])
+    result = holm([0.5, np.nan, 0.9, 0.02])
+    np.testing.assert_allclose(result[[0, 2, 3]], [1.0, 1.0, 0.06])
+    assert np.isnan(result[1])
 
 
 def test_best_shares_by_hand() -> None:
@@ -120,9 +120,9 @@ def test_best_shares_by_hand() -> None:
         "a": [np.array([3.0, 3.0, 1.0, 2.0]), np.array([3.0, 1.0, 3.0, np.nan])],
         "b": [np.array([1.0, 1.0, 3.0, 2.0]), np.array([1.0, 3.0, 1.0, 1.0])],
     }
-    found = best_shares(drawn)
+    result = best_shares(drawn)
     # Mean ranks of a: 1, 1.5, 1.5; the replicate without a value is left out, ties share.
-    assert found.loc["a", "p_best"] == pytest.approx((1 + 0.5 + 0.5) / 3)
-    assert found["p_best"].sum() == pytest.approx(1)
-    assert found.loc["a", "rank_low"] < found.loc["b", "rank_low"]
+    assert result.loc["a", "p_best"] == pytest.approx((1 + 0.5 + 0.5) / 3)
+    assert result["p_best"].sum() == pytest.approx(1)
+    assert result.loc["a", "rank_low"] < result.loc["b", "rank_low"]
     assert best_shares({"a": [np.array([np.nan])], "b": [np.array([1.0])]})["p_best"].isna().all()

@@ -1,4 +1,4 @@
-"""The metrics table against scikit-learn on the predictions, and what it must never do."""
+"""The metrics table against scikit-learn on the predictions, and values that are not estimable."""
 
 from collections.abc import Callable
 
@@ -33,9 +33,9 @@ def test_cross_validation_is_the_mean_of_the_folds_not_the_pool(binary: Rows) ->
     assert tuple(metrics) == METRIC_COLUMNS
     for metric, oracle in (("auroc", roc_auc_score), ("auprc", average_precision_score)):
         by_fold = [oracle(g["target"], g["score"]) for _, g in rows.groupby("fold")]
-        found = row(metrics, metric)
-        assert found["value"] == pytest.approx(np.mean(by_fold))
-        assert found["low"] < found["value"] < found["high"]
+        result = row(metrics, metric)
+        assert result["value"] == pytest.approx(np.mean(by_fold))
+        assert result["low"] < result["value"] < result["high"]
         folds = metrics[
             (metrics["metric"] == metric) & (metrics["predictor"] == "model") & (metrics["fold"] != "all")
         ]
@@ -52,14 +52,14 @@ def test_external_is_the_metric_of_the_mean_score(binary: Rows) -> None:
     rows = pd.concat([binary("val"), binary("external", models=4)])
     metrics = evaluate(rows, FAST)
     mean = rows[rows["role"] == "external"].groupby("patient")[["score", "target"]].mean()
-    found = row(metrics, "auroc", role="external")
-    assert found["value"] == pytest.approx(roc_auc_score(mean["target"], mean["score"]))
+    result = row(metrics, "auroc", role="external")
+    assert result["value"] == pytest.approx(roc_auc_score(mean["target"], mean["score"]))
     exact = delong_interval(mean["target"], mean["score"])
-    assert (found["low"], found["high"]) == (exact.low, exact.high)
-    assert "DeLong" in found["method"]
+    assert (result["low"], result["high"]) == (exact.low, exact.high)
+    assert "DeLong" in result["method"]
     expected = average_precision_score(mean["target"], mean["score"])
     assert row(metrics, "auprc", role="external")["value"] == pytest.approx(expected)
-    assert found["n"] == 40
+    assert result["n"] == 40
 
 
 def test_external_cohorts_are_apart_and_together_only_if_several(binary: Rows) -> None:
@@ -71,7 +71,7 @@ def test_external_cohorts_are_apart_and_together_only_if_several(binary: Rows) -
 
 
 def test_thresholds_are_those_of_the_folds_validation_patients(binary: Rows) -> None:
-    from equipoise.platform.evaluation.decisions import fold_thresholds
+    from equipoise.platform.evaluation.thresholds import fold_thresholds
 
     rows = pd.concat([binary("val"), binary("test"), binary("external", models=4)])
     rule = ThresholdParams(metric="sensitivity", value=0.8)
@@ -88,55 +88,55 @@ def test_thresholds_are_those_of_the_folds_validation_patients(binary: Rows) -> 
     expected = (~called & (mean["target"] == 0)).sum() / (mean["target"] == 0).sum()
     assert row(metrics, "specificity", role="external")["value"] == pytest.approx(expected)
     assert "sensitivity >= 0.8, chosen on validation" in row(metrics, "threshold")["method"]
-    # Judged by a threshold of their own choice, validation patients would flatter.
+    # With a threshold chosen on the same patients the values would be too optimistic.
     assert not metrics[(metrics["role"] == "val") & (metrics["metric"] == "sensitivity")].size
 
 
 def test_without_validation_there_is_no_threshold_and_the_row_says_so(binary: Rows) -> None:
-    found = row(evaluate(binary(), FAST), "balanced_accuracy")
-    assert np.isnan([found["value"], found["low"], found["high"]]).all()
-    assert "validation part lacks a class" in found["note"]
+    result = row(evaluate(binary(), FAST), "balanced_accuracy")
+    assert np.isnan([result["value"], result["low"], result["high"]]).all()
+    assert "validation part lacks a class" in result["note"]
 
 
 def test_an_ensemble_threshold_over_some_folds_says_so(binary: Rows) -> None:
     val = binary("val")
     val = val.assign(target=np.where(val["fold"] == 1, 0.0, val["target"]))
-    found = row(
+    result = row(
         evaluate(pd.concat([val, binary("external", models=4)]), FAST), "sensitivity", role="external"
     )
-    assert "threshold is the mean of 3 of 4 folds" in found["note"]
+    assert "threshold is the mean of 3 of 4 folds" in result["note"]
 
 
 def test_a_fold_with_one_class_is_left_out_and_named(binary: Rows) -> None:
     rows = binary()
     rows = rows.assign(target=np.where(rows["fold"] == 2, 0.0, rows["target"]))
     metrics = evaluate(rows, FAST)
-    found = row(metrics, "auroc")
+    result = row(metrics, "auroc")
     rest = metrics[(metrics["metric"] == "auroc") & (metrics["fold"] != "all")]["value"]
-    assert found["value"] == pytest.approx(rest.dropna().mean())
+    assert result["value"] == pytest.approx(rest.dropna().mean())
     assert rest.isna().sum() == 1
-    assert "mean of 3 of 4 folds; not estimable in 0-2 (0-2: all 10 patients are negative)" in found["note"]
+    assert "mean of 3 of 4 folds; not estimable in 0-2 (0-2: all 10 patients are negative)" in result["note"]
 
 
 def test_one_class_everywhere_is_nan_with_its_reason(binary: Rows) -> None:
-    found = row(evaluate(binary().assign(target=1.0), FAST), "auroc")
-    assert np.isnan(found["value"])
-    assert "all 10 patients are positive" in found["note"]
+    result = row(evaluate(binary().assign(target=1.0), FAST), "auroc")
+    assert np.isnan(result["value"])
+    assert "all 10 patients are positive" in result["note"]
 
 
 def test_no_label_is_nan_with_its_reason(binary: Rows) -> None:
-    found = row(evaluate(binary().assign(target=np.nan), FAST), "auroc")
-    assert np.isnan(found["value"])
-    assert found["n"] == 0
-    assert "no labelled patient" in found["note"]
+    result = row(evaluate(binary().assign(target=np.nan), FAST), "auroc")
+    assert np.isnan(result["value"])
+    assert result["n"] == 0
+    assert "no labelled patient" in result["note"]
 
 
 def test_perfect_scores_have_no_interval(binary: Rows) -> None:
     rows = binary().assign(score=lambda t: 0.2 + 0.6 * t["target"])
-    found = row(evaluate(rows, FAST), "auroc")
-    assert found["value"] == 1.0
-    assert np.isnan([found["low"], found["high"]]).all()
-    assert "not estimable" in found["note"]
+    result = row(evaluate(rows, FAST), "auroc")
+    assert result["value"] == 1.0
+    assert np.isnan([result["low"], result["high"]]).all()
+    assert "not estimable" in result["note"]
 
 
 def test_few_positives_are_pointed_out(binary: Rows) -> None:
@@ -182,10 +182,10 @@ def test_regression_with_its_trivial_predictor(regression: Rows) -> None:
     )
     for metric, oracle in (("r2", r2_score), ("mae", mean_absolute_error)):
         expected = np.mean([oracle(g["target"], np.full(len(g), means[k])) for k, g in test])
-        found = row(metrics, metric, predictor="validation mean")
-        assert found["value"] == pytest.approx(expected)
-        assert np.isnan(found["low"])
-        assert found["method"] == "baseline"
+        result = row(metrics, metric, predictor="validation mean")
+        assert result["value"] == pytest.approx(expected)
+        assert np.isnan(result["low"])
+        assert result["method"] == "baseline"
     assert pd.isna(row(metrics, "pearson")["n_pos"])
 
 
@@ -198,15 +198,15 @@ def test_regression_with_its_trivial_predictor(regression: Rows) -> None:
     ],
 )
 def test_constant_columns_say_what_is_constant(regression: Rows, change: dict, metric: str, why: str) -> None:
-    found = row(evaluate(regression().assign(**change), FAST), metric)
-    assert np.isnan(found["value"])
-    assert why in found["note"]
+    result = row(evaluate(regression().assign(**change), FAST), metric)
+    assert np.isnan(result["value"])
+    assert why in result["note"]
 
 
 def test_two_patients_make_no_correlation(regression: Rows) -> None:
-    found = row(evaluate(regression(n=8), FAST), "pearson")
-    assert np.isnan(found["value"])
-    assert "a correlation needs three" in found["note"]
+    result = row(evaluate(regression(n=8), FAST), "pearson")
+    assert np.isnan(result["value"])
+    assert "a correlation needs three" in result["note"]
 
 
 def test_survival_equals_lifelines_per_fold(survival: Rows) -> None:
@@ -215,16 +215,16 @@ def test_survival_equals_lifelines_per_fold(survival: Rows) -> None:
     rows = survival()
     metrics = evaluate(rows, FAST)
     by_fold = [concordance_index(g["time"], -g["score"], g["event"]) for _, g in rows.groupby("fold")]
-    found = row(metrics, "c_index")
-    assert found["value"] == pytest.approx(np.mean(by_fold))
-    assert found["n_pos"] == rows["event"].sum()
+    result = row(metrics, "c_index")
+    assert result["value"] == pytest.approx(np.mean(by_fold))
+    assert result["n_pos"] == rows["event"].sum()
     assert row(metrics, "c_index", predictor="chance")["value"] == 0.5
 
 
 def test_no_event_is_nan_with_its_reason(survival: Rows) -> None:
-    found = row(evaluate(survival().assign(event=0.0), FAST), "c_index")
-    assert np.isnan(found["value"])
-    assert "no event among 10 patients" in found["note"]
+    result = row(evaluate(survival().assign(event=0.0), FAST), "c_index")
+    assert np.isnan(result["value"])
+    assert "no event among 10 patients" in result["note"]
 
 
 def test_multiclass_per_class_and_macro(multiclass: Rows) -> None:
@@ -234,10 +234,10 @@ def test_multiclass_per_class_and_macro(multiclass: Rows) -> None:
     metrics = evaluate(rows, FAST)
     score = rows.pivot_table(index="patient", columns="class", values="score")
     truth = rows.pivot_table(index="patient", columns="class", values="target").to_numpy().argmax(1)
-    found = row(metrics, "auroc", role="external")
+    result = row(metrics, "auroc", role="external")
     share = score / score.sum(1).to_numpy()[:, None]
-    assert found["value"] == pytest.approx(roc_auc_score(truth, share, multi_class="ovr"))
-    assert found["low"] < found["value"] < found["high"]
+    assert result["value"] == pytest.approx(roc_auc_score(truth, share, multi_class="ovr"))
+    assert result["low"] < result["value"] < result["high"]
     one = row(metrics, "auroc", role="external", class_="G2")
     assert one["value"] == pytest.approx(roc_auc_score(truth == 1, score["G2"]))
     assert "DeLong" in one["method"]
@@ -254,9 +254,9 @@ def test_multiclass_without_a_class_has_no_macro_value(multiclass: Rows) -> None
     moved = rows["patient"].isin(patients)
     rows.loc[moved & g3, "target"] = 0.0
     rows.loc[moved & (rows["class"] == "G1"), "target"] = 1.0
-    found = row(evaluate(rows, FAST), "auroc")
-    assert np.isnan(found["value"])
-    assert "class G3" in found["note"]
+    result = row(evaluate(rows, FAST), "auroc")
+    assert np.isnan(result["value"])
+    assert "class G3" in result["note"]
 
 
 def test_sites_get_the_primary_metric_or_the_reason_why_not(binary: Rows) -> None:
@@ -273,8 +273,8 @@ def test_sites_get_the_primary_metric_or_the_reason_why_not(binary: Rows) -> Non
 
 def test_prevalence_is_the_baseline_of_average_precision(binary: Rows) -> None:
     rows = binary()
-    found = row(evaluate(rows, FAST), "auprc", predictor="prevalence")
-    assert found["value"] == pytest.approx(rows.groupby("fold")["target"].mean().mean())
+    result = row(evaluate(rows, FAST), "auprc", predictor="prevalence")
+    assert result["value"] == pytest.approx(rows.groupby("fold")["target"].mean().mean())
 
 
 def test_blocks_of_replicates_do_not_change_the_result(binary: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +288,7 @@ def test_blocks_of_replicates_do_not_change_the_result(binary: Rows, monkeypatch
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     """50 studies of 200 patients: mean AUROC of 5 folds, nominal 90 %."""
     rng = np.random.default_rng(1)
-    found = []
+    result = []
     for study in range(50):
         n = 200
         y = (rng.random(n) < 0.3).astype(float)
@@ -298,25 +298,25 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
         rows["score"] = 1 / (1 + np.exp(-y - rng.normal(size=n)))
         same = {"cohort": "c", "site": "s", "repeat": 0, "role": "test", "task": "B", "class": "x"}
         rows = rows.assign(**same, time=np.nan, event=np.nan)
-        found.append(row(evaluate(rows, EvaluationParams(bootstrap=200, confidence=0.9), study), "auroc"))
-    table = pd.DataFrame(found)
+        result.append(row(evaluate(rows, EvaluationParams(bootstrap=200, confidence=0.9), study), "auroc"))
+    table = pd.DataFrame(result)
     truth = 0.7602  # P(N(1, 2) > 0) = Phi(1 / sqrt(2))
     covered = ((table["low"] <= truth) & (truth <= table["high"])).mean()
     assert 0.8 <= covered <= 0.98
 
 
 def study_of_repeats(rng: np.random.Generator, repeats: int, positives: int = 2) -> pd.DataFrame:
-    """Repeated cross-validation with so many positives per fold: each repeat deals the patients anew."""
+    """Repeated cross-validation with so many positives per fold: each repeat assigns the patients to folds again."""
     n, folds = 60, 5
     y = (np.arange(n) < positives * folds).astype(float)
-    own = rng.normal(size=n)
+    subset = rng.normal(size=n)
     parts = []
     for repeat in range(repeats):
         fold = np.empty(n, int)
-        for label in (0, 1):  # stratified, as make_folds deals
-            members = rng.permutation(np.flatnonzero(y == label))
-            fold[members] = np.arange(len(members)) % folds
-        score = 1 / (1 + np.exp(-y - 0.9 * own - np.sqrt(0.19) * rng.normal(size=n)))
+        for label in (0, 1):  # stratified, as make_folds assigns patients
+            indices = rng.permutation(np.flatnonzero(y == label))
+            fold[indices] = np.arange(len(indices)) % folds
+        score = 1 / (1 + np.exp(-y - 0.9 * subset - np.sqrt(0.19) * rng.normal(size=n)))
         parts.append(pd.DataFrame({"fold": fold, "repeat": repeat, "target": y, "score": score}))
     rows = pd.concat(parts, ignore_index=True)
     rows["patient"] = [f"p{i % n:03d}" for i in range(len(rows))]
@@ -328,11 +328,11 @@ def test_repeats_keep_their_interval_and_cover() -> None:
     """30 studies of 60 patients, 3 x 5 folds with 4 positives each, nominal 90 % (fewer than 5: too narrow)."""
     rng = np.random.default_rng(2)
     params = EvaluationParams(bootstrap=100, confidence=0.9)
-    found = []
+    result = []
     for study in range(30):
         rows = study_of_repeats(rng, 3, positives=4)
-        found.append(row(evaluate(rows, params, study), "auroc"))
-    table = pd.DataFrame(found)
+        result.append(row(evaluate(rows, params, study), "auroc"))
+    table = pd.DataFrame(result)
     assert table["low"].notna().all()
     assert table["note"].str.contains("of the folds' bootstrap values are not estimable and left out").all()
     truth = 0.7602  # P(N(1, 2) > 0)
@@ -344,8 +344,8 @@ def test_three_repeats_have_an_interval_where_one_has() -> None:
     rows = study_of_repeats(np.random.default_rng(3), 3)
     once = row(evaluate(rows[rows["repeat"] == 0], FAST), "auroc")
     thrice = row(evaluate(rows, FAST), "auroc")
-    for found in (once, thrice):
-        assert found["low"] < found["value"] < found["high"]
+    for result in (once, thrice):
+        assert result["low"] < result["value"] < result["high"]
     assert "left out" not in once["note"]  # strata are the folds of the only repeat
     by_fold = [
         row(evaluate(rows, FAST), "auroc", fold=f"{r}-{k}")["value"] for r in range(3) for k in range(5)
@@ -356,17 +356,17 @@ def test_three_repeats_have_an_interval_where_one_has() -> None:
 def test_splits_drawn_anew_have_an_interval_too() -> None:
     rng = np.random.default_rng(4)
     drawn = [study_of_repeats(rng, 1).query("fold == 0").assign(repeat=r) for r in range(20)]
-    found = row(evaluate(pd.concat(drawn), FAST), "auroc")
-    assert found["low"] < found["value"] < found["high"]
+    result = row(evaluate(pd.concat(drawn), FAST), "auroc")
+    assert result["low"] < result["value"] < result["high"]
 
 
 def test_a_replicate_without_a_whole_repeat_is_undefined() -> None:
     from equipoise.platform.evaluation.estimates import mean_of_folds
-    from equipoise.platform.evaluation.samples import Group
+    from equipoise.platform.evaluation.samples import ScoredPatients
 
-    def group(repeat: int) -> Group:
+    def group(repeat: int) -> ScoredPatients:
         nothing = np.empty(0)
-        return Group("g", nothing.astype(int), nothing, nothing, nothing, nothing, repeat=repeat)
+        return ScoredPatients("g", nothing.astype(int), nothing, nothing, nothing, nothing, repeat=repeat)
 
     nan = np.nan
     values = [np.array([0.5, 0.5, nan]), np.array([0.7, nan, nan]), np.array([0.9, 0.9, 0.9])]

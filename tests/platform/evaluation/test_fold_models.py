@@ -1,4 +1,4 @@
-"""External cohorts by ensemble and by fold model, and silhouettes of what the heads read."""
+"""External cohorts by ensemble and by fold model, and silhouettes of the inputs of the heads."""
 
 from collections.abc import Callable
 
@@ -30,17 +30,17 @@ def test_fold_models_are_judged_one_by_one_beside_the_ensemble(everything: pd.Da
     metrics = evaluate(everything, FAST)
     rows = everything.query("role == 'external' and task == 'MSI'")
     by_model = [roc_auc_score(g["target"], g["score"]) for _, g in rows.groupby("fold")]
-    found = row(metrics, "auroc", role="external", task="MSI", predictor="fold models")
-    assert found["value"] == pytest.approx(np.mean(by_model))
-    assert found["low"] < found["value"] < found["high"]
-    assert found["method"] == "mean of 2 fold models, each on every patient; bootstrap 200"
+    result = row(metrics, "auroc", role="external", task="MSI", predictor="fold models")
+    assert result["value"] == pytest.approx(np.mean(by_model))
+    assert result["low"] < result["value"] < result["high"]
+    assert result["method"] == "mean of 2 fold models, each on every patient; bootstrap 200"
     each = [
         row(metrics, "auroc", role="external", task="MSI", predictor="fold models", fold=f"0-{k}")["value"]
         for k in range(2)
     ]
     assert each == pytest.approx(by_model)
     assert row(metrics, "auroc", role="external", task="MSI")["value"] != pytest.approx(np.mean(by_model))
-    # Baselines stand there once, and sites keep the ensemble alone.
+    # Baselines occur once, and sites have the ensemble only.
     assert not metrics.query("predictor == 'fold models' and site != 'all'").size
     row(metrics, "auroc", role="external", task="MSI", predictor="chance")
 
@@ -50,9 +50,9 @@ def test_the_interval_of_fold_models_is_that_of_the_patients(binary: Rows) -> No
     one = binary("external", models=1)
     equal = pd.concat([one.assign(fold=k) for k in range(5)])
     metrics = evaluate(equal, FAST)
-    found = row(metrics, "auprc", role="external", predictor="fold models")
+    result = row(metrics, "auprc", role="external", predictor="fold models")
     ensemble = row(metrics, "auprc", role="external")
-    assert (found["value"], found["low"], found["high"]) == pytest.approx(
+    assert (result["value"], result["low"], result["high"]) == pytest.approx(
         (ensemble["value"], ensemble["low"], ensemble["high"])
     )
 
@@ -62,27 +62,29 @@ def test_external_survival_is_the_concordance_of_standardised_risks(survival: Ro
 
     rows = pd.concat([survival("val"), survival("external")])
     rows["score"] *= np.where(rows["fold"] == 1, 50, 1)
-    found = row(evaluate(rows, FAST), "c_index", role="external")
+    result = row(evaluate(rows, FAST), "c_index", role="external")
     of_fold = rows[rows["role"] == "val"].groupby("fold")["score"]
-    abroad = rows[rows["role"] == "external"]
-    scaled = (abroad["score"] - abroad["fold"].map(of_fold.mean())) / abroad["fold"].map(of_fold.std(ddof=0))
-    risk = scaled.groupby(abroad["patient"]).mean()
-    facts = abroad.drop_duplicates("patient").set_index("patient").loc[risk.index]
-    assert found["value"] == pytest.approx(concordance_index(facts["time"], -risk, facts["event"]))
-    assert found["method"].startswith("mean standardised log risk of the fold models")
-    unscaled = row(evaluate(abroad, FAST), "c_index", role="external")
+    external = rows[rows["role"] == "external"]
+    scaled = (external["score"] - external["fold"].map(of_fold.mean())) / external["fold"].map(
+        of_fold.std(ddof=0)
+    )
+    risk = scaled.groupby(external["patient"]).mean()
+    facts = external.drop_duplicates("patient").set_index("patient").loc[risk.index]
+    assert result["value"] == pytest.approx(concordance_index(facts["time"], -risk, facts["event"]))
+    assert result["method"].startswith("mean standardised log risk of the fold models")
+    unscaled = row(evaluate(external, FAST), "c_index", role="external")
     assert "no fold has validation risks to scale by" in unscaled["note"]
 
 
 def latents_for(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Latents in which the classes lie apart."""
     rng = np.random.default_rng(seed)
-    own = rows.sort_values("target").drop_duplicates(
+    subset = rows.sort_values("target").drop_duplicates(
         ["patient", "repeat", "fold", "role", "task"], keep="last"
     )
-    shift = own["target"].to_numpy()[:, None] * pd.factorize(own["class"])[0][:, None].clip(1)
-    vectors = rng.normal(size=(len(own), 5)) + 1.5 * shift
-    return own[["patient", "repeat", "fold", "role", "task"]].assign(latent=list(vectors))
+    shift = subset["target"].to_numpy()[:, None] * pd.factorize(subset["class"])[0][:, None].clip(1)
+    vectors = rng.normal(size=(len(subset), 5)) + 1.5 * shift
+    return subset[["patient", "repeat", "fold", "role", "task"]].assign(latent=list(vectors))
 
 
 def test_silhouettes_per_fold_and_outside(everything: pd.DataFrame) -> None:
@@ -94,7 +96,7 @@ def test_silhouettes_per_fold_and_outside(everything: pd.DataFrame) -> None:
     truth = classes[classes["target"] == 1].set_index(["task", "patient"])["class"].to_dict()
     for task in ("MSI", "Grade"):
         for role in ("test", "external"):
-            own = latents.query("task == @task and role == @role")
+            subset = latents.query("task == @task and role == @role")
             for distance in ("cosine", "euclidean"):
                 expected = [
                     silhouette_score(
@@ -102,12 +104,12 @@ def test_silhouettes_per_fold_and_outside(everything: pd.DataFrame) -> None:
                         [truth.get((task, p), "rest") for p in g["patient"]],
                         metric=distance,
                     )
-                    for _, g in own.groupby("fold")
+                    for _, g in subset.groupby("fold")
                 ]
-                found = row(metrics, f"silhouette_{distance}", role=role, task=task)
-                assert found["value"] == pytest.approx(np.mean(expected))
-                assert found["low"] < found["value"] < found["high"]
-                assert "Equipoise's definition" in found["note"]
+                result = row(metrics, f"silhouette_{distance}", role=role, task=task)
+                assert result["value"] == pytest.approx(np.mean(expected))
+                assert result["low"] < result["value"] < result["high"]
+                assert "Equipoise's definition" in result["note"]
                 one = row(metrics, f"silhouette_{distance}", role=role, task=task, fold="0-1")
                 assert one["value"] == pytest.approx(expected[1])
     assert metrics[metrics["metric"].str.startswith("silhouette")]["task"].isin(["MSI", "Grade"]).all()
@@ -129,7 +131,7 @@ def test_a_patient_without_latents_means_no_silhouette(binary: Rows) -> None:
 def test_a_fold_of_one_class_has_no_silhouette_and_says_so(binary: Rows) -> None:
     rows = binary()
     rows = rows.assign(target=np.where(rows["fold"] == 2, 0.0, rows["target"]))
-    found = row(evaluate(rows, FAST, latents=latents_for(rows)), "silhouette_cosine")
+    result = row(evaluate(rows, FAST, latents=latents_for(rows)), "silhouette_cosine")
     assert (
-        "mean of 3 of 4 folds; not estimable in 0-2 (0-2: all 10 patients are of one class)" in found["note"]
+        "mean of 3 of 4 folds; not estimable in 0-2 (0-2: all 10 patients are of one class)" in result["note"]
     )

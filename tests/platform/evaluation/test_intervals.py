@@ -1,4 +1,4 @@
-"""DeLong against its definition, the bootstrap against what it promises, and everything not estimable."""
+"""DeLong against its definition, properties of the bootstrap, and intervals that are not estimable."""
 
 import numpy as np
 import pytest
@@ -70,11 +70,11 @@ def test_delong_standard_error_agrees_with_the_bootstrap() -> None:
 def test_paired_test() -> None:
     y, scores = two_models(2)
     auc, c = delong(y, scores)
-    found = delong_test(y, *scores)
-    assert found.difference == pytest.approx(auc[0] - auc[1])
+    result = delong_test(y, *scores)
+    assert result.difference == pytest.approx(auc[0] - auc[1])
     z = (auc[0] - auc[1]) / np.sqrt(c[0, 0] + c[1, 1] - 2 * c[0, 1])
-    assert found.z == pytest.approx(z)
-    assert found.p == pytest.approx(2 * norm.sf(abs(z)))
+    assert result.z == pytest.approx(z)
+    assert result.p == pytest.approx(2 * norm.sf(abs(z)))
     assert delong_test(y, scores[1], scores[0]).z == pytest.approx(-z)
 
 
@@ -85,9 +85,9 @@ def test_identical_orders_have_p_one_not_zero_by_zero() -> None:
 
 
 def test_a_sure_difference_without_variance_has_no_p() -> None:
-    found = delong_test([1, 1, 0, 0], [3, 4, 1, 2], [1, 2, 3, 4])
-    assert found.difference == 1
-    assert np.isnan(found.p)
+    result = delong_test([1, 1, 0, 0], [3, 4, 1, 2], [1, 2, 3, 4])
+    assert result.difference == 1
+    assert np.isnan(result.p)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import pytest
 
 from equipoise.datasets.errors import DataError
 from equipoise.platform.evaluation.latents import (
-    EXTERNAL,
+    EXTERNAL_LATENTS,
+    FOLD_LATENTS,
     LATENT_COLUMNS,
-    OWN,
-    of_folds,
+    read_fold_latents,
     read_latents,
     write_latents,
 )
@@ -29,7 +29,7 @@ def table(role: str = "test", fold: int = 0) -> pd.DataFrame:
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     written = table()
-    back = read_latents(write_latents(written, tmp_path / OWN))
+    back = read_latents(write_latents(written, tmp_path / FOLD_LATENTS))
     expected = written.sort_values(["task", "role", "patient"], ignore_index=True)
     for column in LATENT_COLUMNS[:-1]:
         assert back[column].tolist() == expected[column].tolist()
@@ -45,7 +45,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_no_row_is_a_table_too(tmp_path: Path) -> None:
     empty = pd.DataFrame(columns=list(LATENT_COLUMNS))
-    assert read_latents(write_latents(empty, tmp_path / OWN)).empty
+    assert read_latents(write_latents(empty, tmp_path / FOLD_LATENTS)).empty
 
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
@@ -57,18 +57,18 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     broken = table()
     broken.at[2, "latent"] = np.array([1, np.nan, 0], np.float32)
     with pytest.raises(DataError, match="'p2' is not finite"):
-        write_latents(broken, tmp_path / OWN)
+        write_latents(broken, tmp_path / FOLD_LATENTS)
 
 
 def test_folds_together_or_not_at_all(tmp_path: Path) -> None:
     folders = [tmp_path / "0-0", tmp_path / "0-1"]
     for k, folder in enumerate(folders):
         folder.mkdir()
-        write_latents(table(fold=k), folder / OWN)
-    write_latents(table("external", 1), folders[1] / EXTERNAL)
-    together = of_folds(folders)
+        write_latents(table(fold=k), folder / FOLD_LATENTS)
+    write_latents(table("external", 1), folders[1] / EXTERNAL_LATENTS)
+    together = read_fold_latents(folders)
     assert together is not None
     assert len(together) == 3 * 8
     assert set(together["role"]) == {"test", "external"}
-    (folders[0] / OWN).unlink()
-    assert of_folds(folders) is None
+    (folders[0] / FOLD_LATENTS).unlink()
+    assert read_fold_latents(folders) is None

@@ -8,7 +8,7 @@ import pytest
 
 from equipoise.datasets.errors import DataError
 from equipoise.platform.evaluation.leaderboard import ESTIMATE_COLUMNS, Leaderboard, compare
-from equipoise.platform.evaluation.paired import Contender
+from equipoise.platform.evaluation.paired import Candidate
 from equipoise.platform.evaluation.params import EvaluationParams
 
 Rows = Callable[..., pd.DataFrame]
@@ -26,8 +26,10 @@ def worse(rows: pd.DataFrame, noise: float) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def board(everything: pd.DataFrame) -> Leaderboard:
     runs = {"bad": 6.0, "good": 0.0, "fair": 1.5}
-    contenders = [Contender(n, worse(everything, s), facts={"balancing": n.upper()}) for n, s in runs.items()]
-    return compare(contenders, FAST, 0, baseline="bad", first_tasks=["OS"])
+    candidates = [
+        Candidate(n, worse(everything, s), metadata={"balancing": n.upper()}) for n, s in runs.items()
+    ]
+    return compare(candidates, FAST, 0, baseline="bad", first_tasks=["OS"])
 
 
 def test_good_leads(board: Leaderboard) -> None:
@@ -61,13 +63,13 @@ def test_the_table_has_a_row_per_run_and_columns_per_metric(board: Leaderboard) 
 def test_scores_are_the_folds_and_multiclass_their_mean_over_classes(board: Leaderboard) -> None:
     from sklearn.metrics import roc_auc_score
 
-    own = board.scores.query("method == 'good'")
-    assert set(own["fold"]) == {"0-0", "0-1", "0-2", "0-3"}
-    rows = next(c for c in board.contenders if c.name == "good").predictions
+    subset = board.scores.query("method == 'good'")
+    assert set(subset["fold"]) == {"0-0", "0-1", "0-2", "0-3"}
+    rows = next(c for c in board.candidates if c.name == "good").predictions
     part = rows.query("task == 'Grade' and role == 'test' and fold == 2")
     expected = np.mean([roc_auc_score(g["target"], g["score"]) for _, g in part.groupby("class")])
-    found = own.query("task == 'Grade' and metric == 'auroc' and fold == '0-2'")["value"]
-    assert found.to_list() == pytest.approx([expected])
+    result = subset.query("task == 'Grade' and metric == 'auroc' and fold == '0-2'")["value"]
+    assert result.to_list() == pytest.approx([expected])
 
 
 def test_references_are_the_best_and_the_baseline(board: Leaderboard) -> None:
@@ -84,18 +86,18 @@ def test_references_are_the_best_and_the_baseline(board: Leaderboard) -> None:
 
 def test_tasks_that_not_everybody_has_are_shown_but_not_ranked(binary: Rows, regression: Rows) -> None:
     both = pd.concat([binary(), regression()])
-    found = compare([Contender("joint", both), Contender("single", binary())], FAST)
-    assert list(found.tasks) == ["MSI"]
-    assert found.ranking is not None
-    assert found.ranking.mean_ranks.to_dict() == {"joint": 1.5, "single": 1.5}
-    table = found.table.set_index("method")
+    result = compare([Candidate("joint", both), Candidate("single", binary())], FAST)
+    assert list(result.tasks) == ["MSI"]
+    assert result.ranking is not None
+    assert result.ranking.mean_ranks.to_dict() == {"joint": 1.5, "single": 1.5}
+    table = result.table.set_index("method")
     assert np.isfinite(table.loc["joint", "test/LISS/pearson"])
     assert np.isnan(table.loc["single", "test/LISS/pearson"])
 
 
 def test_one_run_or_a_strange_baseline_is_refused(binary: Rows) -> None:
-    one = Contender("one", binary())
+    one = Candidate("one", binary())
     with pytest.raises(DataError, match="two runs or more"):
         compare([one], FAST)
     with pytest.raises(DataError, match="no run 'x'; runs: one, two"):
-        compare([one, Contender("two", binary())], FAST, baseline="x")
+        compare([one, Candidate("two", binary())], FAST, baseline="x")

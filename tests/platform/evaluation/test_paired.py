@@ -10,9 +10,9 @@ from equipoise.datasets.errors import DataError
 from equipoise.platform.evaluation.intervals import delong_test
 from equipoise.platform.evaluation.paired import (
     DIFFERENCE_COLUMNS,
-    Contender,
+    Candidate,
     difference,
-    judge,
+    evaluate_candidate,
     paired_differences,
     require_comparable,
 )
@@ -33,61 +33,61 @@ def blurred(rows: pd.DataFrame, noise: float, seed: int = 1) -> pd.DataFrame:
 
 
 @pytest.fixture
-def two(binary: Rows) -> tuple[Contender, Contender]:
+def two(binary: Rows) -> tuple[Candidate, Candidate]:
     rows = pd.concat([binary("val", n=80), binary("test", n=80), binary("external", n=40, models=4)])
-    return Contender("one", rows), Contender("other", blurred(rows, 1.5))
+    return Candidate("one", rows), Candidate("other", blurred(rows, 1.5))
 
 
-def test_delong_over_folds_is_the_mean_of_independent_tests(two: tuple[Contender, Contender]) -> None:
-    judged = [judge(c, FAST, 0) for c in two]
-    found, low, high, method, _ = difference(judged[0][MSI], judged[1][MSI], 0.95)
+def test_delong_over_folds_is_the_mean_of_independent_tests(two: tuple[Candidate, Candidate]) -> None:
+    evaluated = [evaluate_candidate(c, FAST, 0) for c in two]
+    result, low, high, method, _ = difference(evaluated[0][MSI], evaluated[1][MSI], 0.95)
     tests = []
     for k in range(4):
         parts = [c.predictions[c.predictions["role"] == "test"] for c in two]
         a, b = (part[part["fold"] == k] for part in parts)
         tests.append(delong_test(a["target"], a["score"], b["score"]))
-    assert found.difference == pytest.approx(np.mean([t.difference for t in tests]))
-    assert found.se == pytest.approx(np.sqrt(sum(t.se**2 for t in tests)) / 4)
-    assert found.z == pytest.approx(found.difference / found.se)
+    assert result.difference == pytest.approx(np.mean([t.difference for t in tests]))
+    assert result.se == pytest.approx(np.sqrt(sum(t.se**2 for t in tests)) / 4)
+    assert result.z == pytest.approx(result.difference / result.se)
     assert (low, high) == pytest.approx(
-        (found.difference - 1.96 * found.se, found.difference + 1.96 * found.se), abs=1e-4
+        (result.difference - 1.96 * result.se, result.difference + 1.96 * result.se), abs=1e-4
     )
     assert method == "DeLong, mean of 4 folds"
 
 
-def test_an_ensemble_is_compared_by_delong_once(two: tuple[Contender, Contender]) -> None:
+def test_an_ensemble_is_compared_by_delong_once(two: tuple[Candidate, Candidate]) -> None:
     key = ("external", "a", "MSI", "", "auroc", "model")
-    judged = [judge(c, FAST, 0) for c in two]
-    found, _, _, method, _ = difference(judged[0][key], judged[1][key], 0.95)
+    evaluated = [evaluate_candidate(c, FAST, 0) for c in two]
+    result, _, _, method, _ = difference(evaluated[0][key], evaluated[1][key], 0.95)
     means = [
         c.predictions.query("role == 'external'").groupby("patient")[["score", "target"]].mean() for c in two
     ]
-    assert found == pytest.approx(delong_test(means[0]["target"], means[0]["score"], means[1]["score"]))
+    assert result == pytest.approx(delong_test(means[0]["target"], means[0]["score"], means[1]["score"]))
     assert method == "DeLong"
     each = (*key[:-1], "fold models")
-    assert difference(judged[0][each], judged[1][each], 0.95)[3] == "paired bootstrap"
+    assert difference(evaluated[0][each], evaluated[1][each], 0.95)[3] == "paired bootstrap"
 
 
-def test_the_bootstrap_is_paired(two: tuple[Contender, Contender]) -> None:
+def test_the_bootstrap_is_paired(two: tuple[Candidate, Candidate]) -> None:
     """The difference of a run to itself is 0 in every replicate, and to a copy with another scale too."""
     key = (*MSI[:4], "auprc", "model")
     one = two[0]
-    squeezed = Contender("squeezed", one.predictions.assign(score=0.2 + 0.5 * one.predictions["score"]))
-    a, b = judge(one, FAST, 3), judge(squeezed, FAST, 3)
-    found, low, high, _, note = difference(a[key], b[key], 0.95)
-    assert found.difference == 0
-    assert found.p == 1
+    squeezed = Candidate("squeezed", one.predictions.assign(score=0.2 + 0.5 * one.predictions["score"]))
+    a, b = evaluate_candidate(one, FAST, 3), evaluate_candidate(squeezed, FAST, 3)
+    result, low, high, _, note = difference(a[key], b[key], 0.95)
+    assert result.difference == 0
+    assert result.p == 1
     assert np.isnan([low, high]).all()
     assert "every bootstrap replicate gives 0" in note
     assert difference(a[MSI], b[MSI], 0.95)[0].p == 1
 
 
 def test_paired_intervals_are_narrower_than_the_two_intervals_suggest(
-    two: tuple[Contender, Contender],
+    two: tuple[Candidate, Candidate],
 ) -> None:
-    near = Contender("near", blurred(two[0].predictions, 0.3))
+    near = Candidate("near", blurred(two[0].predictions, 0.3))
     key = (*MSI[:4], "auprc", "model")
-    a, b = judge(two[0], FAST, 0), judge(near, FAST, 0)
+    a, b = evaluate_candidate(two[0], FAST, 0), evaluate_candidate(near, FAST, 0)
     _, low, high, _, _ = difference(a[key], b[key], 0.95)
     widths = [x[key].result.interval.high - x[key].result.interval.low for x in (a, b)]
     assert high - low < 0.6 * np.hypot(*widths)
@@ -96,27 +96,27 @@ def test_paired_intervals_are_narrower_than_the_two_intervals_suggest(
 def test_several_repeats_take_the_bootstrap(binary: Rows) -> None:
     """Repeats test the same patients again: their variances do not add."""
     rows = pd.concat([binary(n=80).assign(repeat=r) for r in range(2)])
-    judged = [judge(Contender("x", t), FAST, 0) for t in (rows, blurred(rows, 1.0))]
-    assert difference(judged[0][MSI], judged[1][MSI], 0.95)[3] == "paired bootstrap"
+    evaluated = [evaluate_candidate(Candidate("x", t), FAST, 0) for t in (rows, blurred(rows, 1.0))]
+    assert difference(evaluated[0][MSI], evaluated[1][MSI], 0.95)[3] == "paired bootstrap"
 
 
-def test_a_clear_difference_is_found_and_corrected(two: tuple[Contender, Contender]) -> None:
-    runs = {"one": two[0], "near": Contender("near", blurred(two[0].predictions, 0.1)),
-            "noise": Contender("noise", blurred(two[0].predictions, 50))}  # fmt: skip
-    table = paired_differences({n: judge(c, FAST, 0) for n, c in runs.items()}, "one", 0.95)
+def test_a_clear_difference_is_found_and_corrected(two: tuple[Candidate, Candidate]) -> None:
+    runs = {"one": two[0], "near": Candidate("near", blurred(two[0].predictions, 0.1)),
+            "noise": Candidate("noise", blurred(two[0].predictions, 50))}  # fmt: skip
+    table = paired_differences({n: evaluate_candidate(c, FAST, 0) for n, c in runs.items()}, "one", 0.95)
     assert tuple(table) == DIFFERENCE_COLUMNS
-    own = table[(table["role"] == "test") & (table["metric"] == "auroc")].set_index("run")
-    assert own.loc["noise", "high"] < 0
-    assert own.loc["noise", "p"] < 0.01
-    assert own.loc["noise", "p_holm"] == pytest.approx(2 * own.loc["noise", "p"])
-    assert own.loc["near", "p_holm"] == own.loc["near", "p"] > 0.05
+    subset = table[(table["role"] == "test") & (table["metric"] == "auroc")].set_index("run")
+    assert subset.loc["noise", "high"] < 0
+    assert subset.loc["noise", "p"] < 0.01
+    assert subset.loc["noise", "p_holm"] == pytest.approx(2 * subset.loc["noise", "p"])
+    assert subset.loc["near", "p_holm"] == subset.loc["near", "p"] > 0.05
     assert "threshold" not in set(table["metric"])
     assert set(table["reference"]) == {"one"}
 
 
-def test_what_is_not_estimable_says_why(two: tuple[Contender, Contender]) -> None:
-    without = [Contender(c.name, c.predictions[c.predictions["role"] == "test"]) for c in two]
-    table = paired_differences({c.name: judge(c, FAST, 0) for c in without}, "one", 0.95)
+def test_what_is_not_estimable_says_why(two: tuple[Candidate, Candidate]) -> None:
+    without = [Candidate(c.name, c.predictions[c.predictions["role"] == "test"]) for c in two]
+    table = paired_differences({c.name: evaluate_candidate(c, FAST, 0) for c in without}, "one", 0.95)
     row = table[table["metric"] == "sensitivity"].iloc[0]
     assert np.isnan([row["difference"], row["p"], row["p_holm"]]).all()
     assert "validation part lacks a class" in row["note"]
@@ -125,41 +125,44 @@ def test_what_is_not_estimable_says_why(two: tuple[Contender, Contender]) -> Non
 def test_survival_and_regression_have_differences_too(survival: Rows, regression: Rows) -> None:
     rows = pd.concat([survival(n=80), regression(n=80)])
     worse = pd.concat([blurred(survival(n=80), 3), blurred(regression(n=80), 3)])
-    judged = {"a": judge(Contender("a", rows), FAST, 0), "b": judge(Contender("b", worse), FAST, 0)}
-    table = paired_differences(judged, "a", 0.95).set_index("metric")
+    evaluated = {
+        "a": evaluate_candidate(Candidate("a", rows), FAST, 0),
+        "b": evaluate_candidate(Candidate("b", worse), FAST, 0),
+    }
+    table = paired_differences(evaluated, "a", 0.95).set_index("metric")
     assert table.loc["mae", "difference"] > 0
     assert table.loc["mae", "low"] > 0
     assert table.loc["c_index", "difference"] < 0
     assert (table["method"] == "paired bootstrap").all()
 
 
-def test_other_patients_folds_or_labels_are_named(two: tuple[Contender, Contender]) -> None:
+def test_other_patients_folds_or_labels_are_named(two: tuple[Candidate, Candidate]) -> None:
     one, rows = two[0], two[1].predictions
     fewer = rows[rows["patient"] != "pt000"]
     moved = rows.assign(fold=rows["fold"].where(rows["patient"] != "pt001", 3))
     swapped = rows.assign(target=rows["target"].where(rows["patient"] != "pe002", 1.0 - rows["target"]))
     with pytest.raises(DataError, match=r"task MSI, test patients: 1 only in one \(pt000\)"):
-        require_comparable([one, Contender("other", fewer)])
+        require_comparable([one, Candidate("other", fewer)])
     with pytest.raises(DataError, match=r"folds of 1 test patients differ \(pt001\) in one and other"):
-        require_comparable([one, Contender("other", moved)])
+        require_comparable([one, Candidate("other", moved)])
     with pytest.raises(DataError, match=r"labels of 1 external patients differ \(pe002\)"):
-        require_comparable([one, Contender("other", swapped)])
+        require_comparable([one, Candidate("other", swapped)])
     renamed = rows.assign(**{"class": "MSS"})
     with pytest.raises(DataError, match="classes MSI-H, MSS of 80 val patients differ"):
-        require_comparable([one, Contender("other", renamed)])
+        require_comparable([one, Candidate("other", renamed)])
 
 
-def test_unlabelled_patients_need_not_be_shared(two: tuple[Contender, Contender]) -> None:
+def test_unlabelled_patients_need_not_be_shared(two: tuple[Candidate, Candidate]) -> None:
     rows = two[1].predictions
     stranger = rows[rows["patient"] == "pt000"].assign(patient="stranger", target=np.nan)
-    more = Contender("more", pd.concat([rows, stranger]))
+    more = Candidate("more", pd.concat([rows, stranger]))
     assert require_comparable([two[0], more]) == ["MSI"]
 
 
-def test_shared_tasks_only(two: tuple[Contender, Contender], regression: Rows) -> None:
-    more = Contender("more", pd.concat([two[1].predictions, regression()]))
+def test_shared_tasks_only(two: tuple[Candidate, Candidate], regression: Rows) -> None:
+    more = Candidate("more", pd.concat([two[1].predictions, regression()]))
     assert require_comparable([two[0], more]) == ["MSI"]
     with pytest.raises(DataError, match="no task in common: one has MSI; only has LISS"):
-        require_comparable([two[0], Contender("only", regression())])
+        require_comparable([two[0], Candidate("only", regression())])
     with pytest.raises(DataError, match="same name"):
         require_comparable([two[0], two[0]])

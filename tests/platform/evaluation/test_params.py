@@ -1,4 +1,4 @@
-"""Parameters: what they refuse, and that they stay light."""
+"""Parameters: values that they refuse, and that importing them is light."""
 
 import subprocess
 import sys

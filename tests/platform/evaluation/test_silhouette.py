@@ -1,4 +1,4 @@
-"""Silhouettes against scikit-learn, and what bootstrap multiplicities must and must not do."""
+"""Silhouettes against scikit-learn, and the effect of bootstrap multiplicities."""
 
 import numpy as np
 import pytest
@@ -27,27 +27,27 @@ def test_equals_scikit_learn(points: tuple, distance: Distance, classes: int) ->
 def test_distances_equal_scikit_learn(points: tuple, distance: Distance) -> None:
     from sklearn.metrics import pairwise_distances
 
-    found = distances(points[0], distance)
-    np.testing.assert_allclose(found, pairwise_distances(points[0], metric=distance), atol=1e-9)
-    assert (np.diag(found) == 0).all()
+    result = distances(points[0], distance)
+    np.testing.assert_allclose(result, pairwise_distances(points[0], metric=distance), atol=1e-9)
+    assert (np.diag(result) == 0).all()
 
 
 def test_a_patient_alone_in_a_class_scores_nothing() -> None:
     from sklearn.metrics import silhouette_score
 
     latent, label = np.array([[0.0], [1.0], [5.0]]), np.array([0, 0, 1])
-    found = float(silhouette(latent, label, "euclidean"))
-    assert found == pytest.approx(silhouette_score(latent, label))
-    assert found == pytest.approx(((5 - 1) / 5 + (4 - 1) / 4 + 0) / 3)
+    result = float(silhouette(latent, label, "euclidean"))
+    assert result == pytest.approx(silhouette_score(latent, label))
+    assert result == pytest.approx(((5 - 1) / 5 + (4 - 1) / 4 + 0) / 3)
 
 
 def test_weights_leave_patients_out_and_count_copies(points: tuple) -> None:
     latent, label = points
     weight = np.random.default_rng(1).integers(0, 3, (4, 50))
     weight[0] = 1
-    found = silhouette(latent, label, "euclidean", weight)
-    assert found.shape == (4,)
-    assert found[0] == pytest.approx(float(silhouette(latent, label, "euclidean")))
+    result = silhouette(latent, label, "euclidean", weight)
+    assert result.shape == (4,)
+    assert result[0] == pytest.approx(float(silhouette(latent, label, "euclidean")))
     keep = np.random.default_rng(2).random(50) < 0.7
     part = float(silhouette(latent[keep], label[keep], "cosine"))
     assert float(silhouette(latent, label, "cosine", keep.astype(float))) == pytest.approx(part)
@@ -57,11 +57,11 @@ def test_weights_leave_patients_out_and_count_copies(points: tuple) -> None:
     for i in range(50):
         mean = {}
         for c in range(3):
-            members = (label == c) & (np.arange(50) != i)
-            mean[c] = (w * d[i])[members].sum() / w[members].sum()
+            in_class = (label == c) & (np.arange(50) != i)
+            mean[c] = (w * d[i])[in_class].sum() / w[in_class].sum()
         a, b = mean[label[i]], min(v for c, v in mean.items() if c != label[i])
         total += w[i] * (b - a) / max(a, b)
-    assert found[1] == pytest.approx(total / w.sum())
+    assert result[1] == pytest.approx(total / w.sum())
 
 
 def test_drawing_everybody_twice_changes_nothing_much(points: tuple) -> None:

@@ -66,8 +66,8 @@ def table_of() -> Callable[..., pd.DataFrame]:
 
 
 @pytest.fixture(scope="session")
-def contents() -> Callable[[Path], dict[str, bytes]]:
-    """``contents(folder)``: every file below a folder."""
+def file_bytes() -> Callable[[Path], dict[str, bytes]]:
+    """``file_bytes(folder)``: every file below a folder."""
 
     def read(root: Path) -> dict[str, bytes]:
         return {str(f.relative_to(root)): f.read_bytes() for f in sorted(root.rglob("*")) if f.is_file()}

@@ -14,9 +14,9 @@ import pytest
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.slides.reader import SlideReader
+from equipoise.platform.extraction.monitoring import ExtractionProgress
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.pipeline import extract, open_store
-from equipoise.platform.extraction.progress import Progress
 from equipoise.platform.extraction.summary import ExtractionSummary
 
 STATUSES = ["ok", "ok", "no_tissue", "ok", "missing", "ok", "ok", "not_a_slide"]
@@ -96,11 +96,11 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     slides: pd.DataFrame,
     params: ExtractionParams,
     undisturbed: ExtractionSummary,
-    contents: Callable,
+    file_bytes: Callable,
     tmp_path: Path,
     after: int,
 ) -> None:
-    def stop(moment: Progress) -> None:
+    def stop(moment: ExtractionProgress) -> None:
         if moment.done == after:
             raise KeyboardInterrupt
 
@@ -108,14 +108,14 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
         extract(slides, params, tmp_path, workers=0, progress=stop)
     resumed = extract(slides, params, tmp_path, workers=0)
     assert resumed.tried == 8 - after
-    assert contents(resumed.store) == contents(undisturbed.store)
+    assert file_bytes(resumed.store) == file_bytes(undisturbed.store)
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(
     slides: pd.DataFrame,
     params: ExtractionParams,
     undisturbed: ExtractionSummary,
-    contents: Callable,
+    file_bytes: Callable,
     tmp_path: Path,
 ) -> None:
     """SIGKILL while slides are staged, nothing recorded and one slide half done; then twice more in that slide."""
@@ -149,7 +149,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert len(list((store / "staging" / "attempts").iterdir())) == 1
     resumed = extract(slides, params, tmp_path / "store", workers=0)
     assert resumed.tried < 8
-    assert contents(store) == contents(undisturbed.store)
+    assert file_bytes(store) == file_bytes(undisturbed.store)
 
 
 def test_a_rerun_with_retry_tries_what_failed(
@@ -157,7 +157,7 @@ def test_a_rerun_with_retry_tries_what_failed(
     make_slide: Callable[..., Path],
     params: ExtractionParams,
     tmp_path: Path,
-    contents: Callable,
+    file_bytes: Callable,
 ) -> None:
     late = tmp_path / "late.svs"
     slides = table_of([make_slide("first", seed=1), late])
@@ -208,13 +208,13 @@ def test_open_store_means_the_study_s_slides(
 def test_progress_speaks_of_speed_and_time_left(
     slides: pd.DataFrame, params: ExtractionParams, tmp_path: Path
 ) -> None:
-    moments: list[Progress] = []
+    moments: list[ExtractionProgress] = []
     summary = extract(slides, params, tmp_path, workers=0, progress=moments.append)
     assert [moment.done for moment in moments] == list(range(1, 9))
     assert (moments[-1].tiles, moments[-1].failed, moments[-1].left_s) == (summary.tiles, 2, 0.0)
     sizes = [Path(path).stat().st_size if Path(path).exists() else 0 for path in slides["path"]]
     assert moments[0].slide == slides["slide"][int(np.argmax(sizes))]  # largest first
-    line = str(Progress(2, 8, 500, 1, 4.0, "a.svs", "ok"))
+    line = str(ExtractionProgress(2, 8, 500, 1, 4.0, "a.svs", "ok"))
     assert line == "slides=2/8 failed=1 tiles=500 tiles_per_s=125 left=0:00:12 last=a.svs status=ok"
 
 

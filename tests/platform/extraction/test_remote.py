@@ -8,10 +8,10 @@ import fsspec
 import pandas as pd
 import pytest
 
-from equipoise.datasets.features import FeatureStore
-from equipoise.platform.extraction.headers import check_headers
+from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.pipeline import extract, open_store
+from equipoise.platform.extraction.sources import check_headers
 
 #: What differs: where slides were found, and the lock of a folder on this machine.
 PLACES = ["path"]

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from equipoise.datasets.features import FeatureStore
-from equipoise.datasets.store.verify import problems_of
+from equipoise.datasets.store.feature_store import FeatureStore
+from equipoise.datasets.store.verify import verify_store
 from equipoise.models.slide_encoders.entries import MeanStdParams
 from equipoise.models.slide_encoders.mean_std import MeanStd
 from equipoise.platform.errors import StudyError
@@ -58,7 +58,7 @@ def test_one_row_per_slide(
     assert store.spec.address == summary.address
     assert tiles.spec.address in store.spec.reader
     assert (store.spec.encoder, store.spec.dim) == ("handcrafted-mean_std", 450)
-    assert problems_of(store.path) == []
+    assert verify_store(store.path) == []
     encoder = MeanStd(MeanStdParams())
     for row in summary.index[summary.index["status"] == "ok"].itertuples():
         bag, corners = tiles.read(row.slide)

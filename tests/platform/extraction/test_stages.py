@@ -10,15 +10,15 @@ import cv2
 import numpy as np
 import pytest
 
-from equipoise.datasets.features import FeatureStore
 from equipoise.datasets.slides.fingerprint import sha256
 from equipoise.datasets.slides.reader import SlideReader, open_slide
+from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.platform.extraction.encoders import load_encoder, store_spec
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.plan_row import PlanRow
 from equipoise.platform.extraction.stages import (
-    SlideEncoder,
-    SlidePlanner,
+    PlanningStage,
+    TileEncodingStage,
     one_thread,
     plan_slide,
 )
@@ -116,12 +116,12 @@ def test_encoding_stages_the_tiles_of_the_plan(
     good: Path, params: ExtractionParams, store: FeatureStore
 ) -> None:
     planned, _ = plan_slide(row(good), params)
-    status = SlideEncoder(params, store.staging)(planned.as_row())
+    status = TileEncodingStage(params, store.staging)(planned.as_row())
     result = json.loads(status["result"])
     assert (status["key"], status["slide"]) == ("00ff", "good")
     assert (result["status"], result["bad_tiles"], result["reader"]) == ("ok", 0, "jpeg-tiff")
-    assert store.staging.found("00ff") == result
-    assert store.staging.open_attempts("00ff", "encode") == 0
+    assert store.staging.staged_row("00ff") == result
+    assert store.staging.unfinished_attempts("00ff", "encode") == 0
     encoder = load_encoder(params)
     with open_slide(good) as reader:
         for at in (0, len(planned.plan) - 1):
@@ -156,10 +156,10 @@ def test_one_unreadable_tile_is_left_out_and_counted(
     good: Path, params: ExtractionParams, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned, _ = plan_slide(row(good), params)
-    whole = SlideEncoder(params, store.staging)(planned.as_row())
+    whole = TileEncodingStage(params, store.staging)(planned.as_row())
     features, x, y = (array.copy() for array in staged_arrays(store, "00ff"))
     failing_at(monkeypatch, {(int(x[5]), int(y[5]))})
-    result = json.loads(SlideEncoder(params, store.staging)(planned.as_row())["result"])
+    result = json.loads(TileEncodingStage(params, store.staging)(planned.as_row())["result"])
     assert json.loads(whole["result"])["n"] == len(x)
     assert (result["status"], result["n"], result["bad_tiles"]) == ("ok", len(x) - 1, 1)
     assert f"1 of {len(x)} tiles left out, the first: premature end of data; at x={x[5]}" in result["error"]
@@ -172,14 +172,14 @@ def test_too_many_unreadable_tiles_fail_the_slide(
 ) -> None:
     planned, _ = plan_slide(row(good), params)
     failing_at(monkeypatch, set(zip(planned.plan.x[:4].tolist(), planned.plan.y[:4].tolist(), strict=True)))
-    result = json.loads(SlideEncoder(params, store.staging)(planned.as_row())["result"])
+    result = json.loads(TileEncodingStage(params, store.staging)(planned.as_row())["result"])
     assert result["status"] == "unreadable"
     assert (
         f"more than 5.0% of {len(planned.plan)} tiles cannot be read, the first: premature end"
         in result["error"]
     )
     assert result["n"] == 0
-    assert store.staging.found("00ff") is None
+    assert store.staging.staged_row("00ff") is None
 
 
 def test_a_broken_encoder_is_an_error_of_the_slide(
@@ -191,14 +191,14 @@ def test_a_broken_encoder_is_an_error_of_the_slide(
         return encoder
 
     with np.errstate(all="ignore"):
-        status = SlideEncoder(params, store.staging, make)(plan_slide(row(good), params)[0].as_row())
+        status = TileEncodingStage(params, store.staging, make)(plan_slide(row(good), params)[0].as_row())
     assert json.loads(status["result"])["status"] == "error"
-    assert store.staging.found("00ff") is None
+    assert store.staging.staged_row("00ff") is None
 
 
 def test_a_failed_plan_passes_through(params: ExtractionParams, store: FeatureStore, tmp_path: Path) -> None:
     planned, _ = plan_slide(row(tmp_path / "none.svs"), params)
-    result = json.loads(SlideEncoder(params, store.staging)(planned.as_row())["result"])
+    result = json.loads(TileEncodingStage(params, store.staging)(planned.as_row())["result"])
     assert result == {"attempts": 1, "n": 0, "status": "missing", "error": result["error"]}
 
 
@@ -206,21 +206,21 @@ def test_a_failed_plan_passes_through(params: ExtractionParams, store: FeatureSt
 def test_a_slide_that_killed_two_workers_is_not_touched_again(
     good: Path, params: ExtractionParams, store: FeatureStore, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planner, encoder = SlidePlanner(params, store.staging, None), SlideEncoder(params, store.staging)
+    planner, encoder = PlanningStage(params, store.staging, None), TileEncodingStage(params, store.staging)
     for _ in range(2):
         store.staging.begin("00ff", step)  # and the worker dies
     (planned,) = planner(row(good))
     monkeypatch.setattr("equipoise.platform.extraction.stages.open_slide", None)  # touching it would fail
     result = json.loads(encoder(planned)["result"])
     assert (result["status"], result["attempts"]) == ("quarantined", 2)
-    assert f"died 2 times while it was to {step}" in result["error"]
+    assert f"died 2 times while {'planning' if step == 'plan' else 'encoding'} this slide" in result["error"]
 
 
 def test_one_death_is_forgiven(good: Path, params: ExtractionParams, store: FeatureStore) -> None:
     store.staging.begin("00ff", "plan")
     store.staging.begin("00ff", "encode")
-    (planned,) = SlidePlanner(params, store.staging, None)(row(good))
-    result = json.loads(SlideEncoder(params, store.staging)(planned)["result"])
+    (planned,) = PlanningStage(params, store.staging, None)(row(good))
+    result = json.loads(TileEncodingStage(params, store.staging)(planned)["result"])
     assert (result["status"], result["attempts"]) == ("ok", 1)
 
 
@@ -246,7 +246,7 @@ def test_dct_makes_other_features_in_another_store(
         spec = store_spec(study, load_encoder(study))
         with FeatureStore.create_or_open(tmp_path, spec, 2) as store:
             planned, _ = plan_slide(row(path), study)
-            result = json.loads(SlideEncoder(study, store.staging)(planned.as_row())["result"])
+            result = json.loads(TileEncodingStage(study, store.staging)(planned.as_row())["result"])
             assert (result["status"], result["reader"], result["tile_mpp"]) == ("ok", "jpeg-tiff", 0.5)
             features[resample] = staged_arrays(store, "00ff")[0].astype(float)
     assert len(list(tmp_path.iterdir())) == 2

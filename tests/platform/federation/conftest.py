@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equipoise.datasets.cases import Case
-from equipoise.datasets.tasks import BinaryTask, RegressionTask, SurvivalTask, Task
+from equipoise.datasets.cohorts.cases import Case
+from equipoise.datasets.tables.tasks import BinaryTask, RegressionTask, SurvivalTask, Task
 from equipoise.platform.federation.engine import Federation
 from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.training.batches import CaseList
@@ -30,7 +30,7 @@ TASKS: tuple[Task, ...] = (
 
 
 def make_sites(sizes: dict[str, int] | None = None) -> dict[str, CaseList]:
-    """LF is unknown at site B, nobody died at C, D has no RNA; every patient has tiles."""
+    """LF is unknown at site B, C has no event, D has no RNA; every patient has tiles."""
     made = {}
     for at, (site, count) in enumerate((sizes or SIZES).items()):
         rng = np.random.default_rng(at)
@@ -60,7 +60,7 @@ def sites() -> dict[str, CaseList]:
 
 @pytest.fixture(scope="session")
 def targets(sites: dict[str, CaseList]) -> Targets:
-    """Of all sites together."""
+    """Fitted on all sites together."""
     return fit_targets(TASKS, [case for cases in sites.values() for case in cases])
 
 

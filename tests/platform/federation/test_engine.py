@@ -1,4 +1,4 @@
-"""Rounds: who counts for what, who is left out and why, and what a federation is equal to."""
+"""Rounds: weights of clients, rejected and excluded clients, and closed forms of whole federations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equipoise.datasets.cases import Case
+from equipoise.datasets.cohorts.cases import Case
 from equipoise.platform.errors import DataError, FederationError, StudyError
+from equipoise.platform.federation.clients.local_training import ClientData
 from equipoise.platform.federation.engine import Federation
-from equipoise.platform.federation.local import ClientData
-from equipoise.platform.federation.order import Order
-from equipoise.platform.federation.shield import Open
-from equipoise.platform.federation.update import ClientUpdate
+from equipoise.platform.federation.messages import ClientUpdate, TrainRequest
+from equipoise.platform.federation.privacy.mechanism import NoPrivacy
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.params import BalancingParams
 
@@ -29,13 +28,13 @@ ONE_STEP: dict[str, Any] = {
 Make = Callable[..., Federation]
 
 
-class Tamper(Open):
-    """A client that sends something else than it computed."""
+class Tamper(NoPrivacy):
+    """A client that changes its update before it sends it."""
 
     def __init__(self, client: str, change: Callable[[ClientUpdate], ClientUpdate]) -> None:
         self.client, self.change = client, change
 
-    def guard(self, update: ClientUpdate, order: Order) -> ClientUpdate:
+    def privatize(self, update: ClientUpdate, request: TrainRequest) -> ClientUpdate:
         return self.change(update) if update.client == self.client else update
 
 
@@ -44,25 +43,25 @@ def raising(update: ClientUpdate) -> ClientUpdate:
 
 
 def verdicts(result: Any) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for row in result.ledger.rows:
-        found.setdefault(row["client"], []).append(row["verdict"])
-    return found
+    by_client: dict[str, list[str]] = {}
+    for row in result.audit_log.rows:
+        by_client.setdefault(row["client"], []).append(row["verdict"])
+    return by_client
 
 
 def deltas(federate: Make, sites: dict[str, CaseList]) -> dict[str, np.ndarray]:
     """Each client's update, from a federation of itself alone."""
-    found = {}
+    result = {}
     for site in sites:
         alone = federate(clients={site: sites[site]}, **ONE_STEP)
-        found[site] = alone.run().vector - alone.initial
-    return found
+        result[site] = alone.run().vector - alone.initial
+    return result
 
 
 def test_a_group_is_the_mean_of_those_who_train_it(federate: Make, sites: dict[str, CaseList]) -> None:
-    """LF is unknown at B, nobody died at C, D has no RNA: each is weighted by labelled patients, or left out."""
+    """LF is unknown at B, C has no event, D has no RNA: groups are weighted by labelled patients."""
     federation = federate(**ONE_STEP)
-    result, own = federation.run(), deltas(federate, sites)
+    result, updates = federation.run(), deltas(federate, sites)
     moved = result.vector - federation.initial
     expected = {
         "shared": {"A": 9, "B": 6, "C": 5, "D": 4},
@@ -74,7 +73,7 @@ def test_a_group_is_the_mean_of_those_who_train_it(federate: Make, sites: dict[s
     }
     for group, weights in expected.items():
         part = federation.schema.mask([group])
-        mean = sum(own[site][part] * n for site, n in weights.items()) / sum(weights.values())
+        mean = sum(updates[site][part] * n for site, n in weights.items()) / sum(weights.values())
         assert moved[part] == pytest.approx(mean, abs=2e-7), group
         assert np.abs(mean).max() > 0, group
     assert result.manifests["C"].flags == ("OS: no event among 5 patients, nothing to learn",)
@@ -84,9 +83,9 @@ def test_a_group_is_the_mean_of_those_who_train_it(federate: Make, sites: dict[s
 
 def test_uniform_weights_count_clients(federate: Make, sites: dict[str, CaseList]) -> None:
     federation = federate(**ONE_STEP, weights="uniform")
-    part, own = federation.schema.mask(["task:LF"]), deltas(federate, sites)
+    part, updates = federation.schema.mask(["task:LF"]), deltas(federate, sites)
     moved = (federation.run().vector - federation.initial)[part]
-    assert moved == pytest.approx((own["A"] + own["C"] + own["D"])[part] / 3, abs=2e-7)
+    assert moved == pytest.approx((updates["A"] + updates["C"] + updates["D"])[part] / 3, abs=2e-7)
 
 
 def test_what_nobody_can_train_stays_as_it_was(federate: Make, sites: dict[str, CaseList]) -> None:
@@ -112,7 +111,7 @@ def test_one_step_of_all_clients_is_one_step_over_all_patients(
 
 
 def test_scaffold_with_one_step_is_fedavg(federate: Make) -> None:
-    """Corrections c − c_i of all clients cancel in the mean, if they count alike."""
+    """Corrections c − c_i of all clients cancel in the mean if all clients count equally."""
     settings = ONE_STEP | {"rounds": 4, "weights": "uniform"}
     part = federate().schema.mask(["shared", "task:MSI"])
     one, other = (federate(**settings, strategy=s).run().vector[part] for s in ("fedavg", "scaffold"))
@@ -134,9 +133,9 @@ def test_shared_parts_are_shared_and_kept_parts_are_not(federate: Make) -> None:
     federation = federate(strategy="fedper")
     result, heads = federation.run(), federation.schema.mask(["task:MSI"])
     assert np.array_equal(result.vector[heads], federation.initial[heads])
-    assert all((own[heads] != federation.initial[heads]).any() for own in result.personal.values())
+    assert all((weights[heads] != federation.initial[heads]).any() for weights in result.personal.values())
     rest = ~federation.schema.mask(["task"])
-    assert all(np.array_equal(own[rest], result.vector[rest]) for own in result.personal.values())
+    assert all(np.array_equal(weights[rest], result.vector[rest]) for weights in result.personal.values())
 
 
 @pytest.mark.parametrize(
@@ -145,7 +144,7 @@ def test_shared_parts_are_shared_and_kept_parts_are_not(federate: Make) -> None:
 def test_balancing_works_inside_clients(
     balancing: str, federate: Make, sites: dict[str, CaseList], tmp_path: Path
 ) -> None:
-    """And goes on after an interruption: the state of loss weighting is part of a client's state."""
+    """Also after an interruption: the state of loss weighting is part of a client's state."""
     clients = {
         site: ClientData(
             CaseList(cases.source, cases.patients[1:]), CaseList(cases.source, cases.patients[:1])
@@ -153,10 +152,10 @@ def test_balancing_works_inside_clients(
         for site, cases in sites.items()
     }
     weighting, _, aggregation = balancing.partition("+")
-    own = BalancingParams(weighting=weighting, aggregation=aggregation or "none")
+    params = BalancingParams(weighting=weighting, aggregation=aggregation or "none")
 
     def run(**extra: Any) -> Any:
-        return federate(clients=clients, rounds=2, extra={"balancing": own} | extra).run()
+        return federate(clients=clients, rounds=2, extra={"balancing": params} | extra).run()
 
     def interrupt(row: dict[str, float]) -> None:
         raise KeyboardInterrupt
@@ -180,7 +179,7 @@ def test_a_weighting_that_learns_on_validation_needs_some(federate: Make) -> Non
         (lambda u: replace(u, delta=u.delta[:-1]), "quarantined", "shape"),
         (lambda u: replace(u, n=10**9), "quarantined", "count"),
         (lambda u: replace(u, client="A"), "quarantined", "identity"),
-        (lambda u: replace(u, nonce="old"), "quarantined", "replay"),
+        (lambda u: replace(u, request_id="old"), "quarantined", "replay"),
         (lambda u: replace(u, delta=np.full_like(u.delta, 1e9)), "quarantined", "saturation"),
         (lambda u: replace(u, arrays={"patients": u.delta}), "quarantined", "arrays"),
         (raising, "failed", "disk on fire"),
@@ -195,18 +194,18 @@ def test_a_bad_update_is_turned_away_and_the_round_goes_on(
 ) -> None:
     others = {site: cases for site, cases in sites.items() if site != "B"}
     for settings in ({}, {"rule": "geometric_median"}):
-        result = federate(rounds=1, extra={"shield": Tamper("B", change)}, **settings).run()
-        row = next(row for row in result.ledger.rows if row["client"] == "B")
+        result = federate(rounds=1, extra={"privacy": Tamper("B", change)}, **settings).run()
+        row = next(row for row in result.audit_log.rows if row["client"] == "B")
         assert (row["verdict"], reason in row["reason"]) == (verdict, True)
         assert np.array_equal(result.vector, federate(clients=others, rounds=1, **settings).run().vector)
         assert result.history[0][verdict] == 1
 
 
 def test_a_client_that_keeps_failing_is_benched(federate: Make) -> None:
-    result = federate(rounds=4, bench_after=2, extra={"shield": Tamper("B", raising)}).run()
+    result = federate(rounds=4, bench_after=2, extra={"privacy": Tamper("B", raising)}).run()
     assert verdicts(result)["B"] == ["failed", "failed", "benched"]
-    assert result.benched == {"B"}
-    assert "Traceback" in next(row["reason"] for row in result.ledger.rows if row["verdict"] == "failed")
+    assert result.excluded == {"B"}
+    assert "Traceback" in next(row["reason"] for row in result.audit_log.rows if row["verdict"] == "failed")
 
 
 def test_rounds_without_enough_updates_change_nothing_and_end_in_an_error(federate: Make) -> None:
@@ -220,13 +219,13 @@ def test_rounds_without_enough_updates_change_nothing_and_end_in_an_error(federa
 def test_late_and_failing_clients_are_drawn_from_seeds(federate: Make) -> None:
     settings = {"rounds": 6, "clock": {"speed_sd": 0.8, "jitter_sd": 0.5, "deadline": 1.5, "failures": 0.2}}
     one, other = (federate(**settings).run() for _ in range(2))
-    assert one.ledger.rows == other.ledger.rows
-    assert {"late", "failed", "accepted"} <= {row["verdict"] for row in one.ledger.rows}
+    assert one.audit_log.rows == other.audit_log.rows
+    assert {"late", "failed", "accepted"} <= {row["verdict"] for row in one.audit_log.rows}
 
 
 def test_scalars_over_few_patients_do_not_leave(federate: Make) -> None:
     result = federate(rounds=1, min_n=6).run()
-    keys = {row["client"]: row["keys"] for row in result.ledger.rows}
+    keys = {row["client"]: row["keys"] for row in result.audit_log.rows}
     assert keys["A"] == ["delta", "loss/LF", "loss/MSI", "loss/OS"]
     assert keys["D"] == ["delta"]
 
@@ -244,7 +243,7 @@ def test_the_buffer_of_all_clients_is_a_round(federate: Make) -> None:
 def test_slow_clients_are_stale_and_do_not_hold_up_the_others(federate: Make) -> None:
     settings = {"strategy": "fedbuff", "strategy_params": {"buffer": 1}, "rounds": 8}
     result = federate(**settings, clock={"speed_sd": 1.0}).run()
-    answers = [row["client"] for row in result.ledger.rows]
+    answers = [row["client"] for row in result.audit_log.rows]
     assert len(answers) == 8
     assert len(set(answers)) < 8
     times = [row["virtual_time"] for row in result.history]
@@ -271,7 +270,7 @@ def test_a_damaged_round_is_passed_over(federate: Make, tmp_path: Path) -> None:
     (tmp_path / "round_000003" / "strategy.npz").write_bytes(b"nothing")
     resumed = federate(strategy="scaffold", extra={"folder": tmp_path}).run()
     assert np.array_equal(expected.vector, resumed.vector)
-    assert expected.ledger.rows == resumed.ledger.rows
+    assert expected.audit_log.rows == resumed.audit_log.rows
 
 
 def test_clients_must_have_patients_of_their_own(federate: Make, sites: dict[str, CaseList]) -> None:

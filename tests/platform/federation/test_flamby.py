@@ -1,4 +1,4 @@
-"""Fed-TCGA-BRCA: pooled training equals what FLamby published, seed by seed; the federated loop by its bookkeeping."""
+"""Fed-TCGA-BRCA: pooled training equals what FLamby published, seed by seed; properties of the federated loop."""
 
 import importlib.util
 from pathlib import Path
@@ -16,7 +16,7 @@ _SPEC.loader.exec_module(flamby)
 
 @pytest.fixture(autouse=True)
 def _global_generator_as_before():
-    """The protocol seeds globally; other tests must not notice."""
+    """Restore the global generator, because the protocol seeds it."""
     with torch.random.fork_rng(devices=[]):
         yield
 
@@ -73,8 +73,8 @@ def test_strategies_of_the_product_learn_in_the_loop(monkeypatch: pytest.MonkeyP
 
 def test_balanced_aggregation_replaces_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flamby, "UPDATES", 8)
-    found = flamby.federated(flamby.METHODS["fedavg"], regions(), seed=3, rule="balanced")
-    assert found[flamby.POOLED] > 0.8
+    result = flamby.federated(flamby.METHODS["fedavg"], regions(), seed=3, server_aggregation="balanced")
+    assert result[flamby.POOLED] > 0.8
 
 
 def test_standardisation_makes_columns_alike() -> None:
@@ -85,6 +85,6 @@ def test_standardisation_makes_columns_alike() -> None:
         grade=rng.integers(0, 2, n).astype(float), E=rng.integers(0, 2, n), T=1.0 + np.arange(n)
     )
     table["fold2"] = [f"train_{i % flamby.REGIONS}" for i in range(n)]
-    found = flamby.standardised_rows(table, ["age", "grade"])
-    assert found.mean(0) == pytest.approx([0, 0], abs=1e-4)
-    assert found.std(0) == pytest.approx([1, 1], abs=1e-3)
+    result = flamby.standardised_rows(table, ["age", "grade"])
+    assert result.mean(0) == pytest.approx([0, 0], abs=1e-4)
+    assert result.std(0) == pytest.approx([1, 1], abs=1e-3)

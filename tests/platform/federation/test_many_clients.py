@@ -15,6 +15,6 @@ def test_500_clients_stay_below_3_gib(root: Path, monkeypatch: pytest.MonkeyPatc
     from benchmarks.federation import many_measured
 
     assert sys.platform == "linux"
-    found = many_measured(2)
-    assert found["many_clients"] == 500
-    assert found["many_peak_gib"] < 3
+    figures = many_measured(2)
+    assert figures["many_clients"] == 500
+    assert figures["many_peak_gib"] < 3

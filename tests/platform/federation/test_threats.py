@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from equipoise.platform.federation.aggregation.diagnostics import directions, leave_one_out_gains
 from equipoise.platform.federation.engine import FederationResult
-from equipoise.platform.federation.gate import GateParams
-from equipoise.platform.federation.rules.suspects import directions, without_each
-from equipoise.platform.federation.update import ClientUpdate, group_weights
+from equipoise.platform.federation.messages import ClientUpdate, group_weights
+from equipoise.platform.federation.params import UpdateValidatorParams
 from equipoise.platform.federation.vector import norm_of
 from equipoise.platform.registry import get
 
@@ -42,18 +42,18 @@ def problem(cases: ModuleType) -> Any:
 
 
 def verdicts(result: FederationResult, client: str) -> list[str]:
-    return [row["verdict"] for row in result.ledger.rows if row["client"] == client]
+    return [row["verdict"] for row in result.audit_log.rows if row["client"] == client]
 
 
 def reasons(result: FederationResult, client: str) -> list[str]:
-    return [row.get("reason", "") for row in result.ledger.rows if row["client"] == client]
+    return [row.get("reason", "") for row in result.audit_log.rows if row["client"] == client]
 
 
 @pytest.mark.parametrize(
     ("value", "reason"), [(np.nan, "finite"), (np.inf, "finite"), (3e9, "saturation"), (1e30, "saturation")]
 )
 def test_not_finite_or_overflowing(cases: ModuleType, problem: Any, value: float, reason: str) -> None:
-    def change(update: ClientUpdate, order: object) -> ClientUpdate:
+    def change(update: ClientUpdate, request: object) -> ClientUpdate:
         return dataclasses.replace(update, delta=np.full_like(update.delta, value))
 
     result, _ = cases.train(problem, change=change, rounds=1, local=LOCAL)
@@ -63,7 +63,7 @@ def test_not_finite_or_overflowing(cases: ModuleType, problem: Any, value: float
     assert result.history[-1]["accepted"] == 5
     # What the others did is what they would have done alone.
     others = dataclasses.replace(
-        problem, train={c: own for c, own in problem.train.items() if c != cases.EVIL}
+        problem, train={c: patients for c, patients in problem.train.items() if c != cases.EVIL}
     )
     alone, _ = cases.train(others, rounds=1, local=LOCAL)
     np.testing.assert_allclose(result.vector, alone.vector, rtol=1e-6)
@@ -90,7 +90,7 @@ def test_wrong_schema_dtype_shape_or_extra_keys(cases: ModuleType, problem: Any,
 def test_replay_stale_round_duplicate_and_wrong_client(cases: ModuleType, problem: Any) -> None:
     kept: list[ClientUpdate] = []
 
-    def replay(update: ClientUpdate, order: object) -> ClientUpdate:
+    def replay(update: ClientUpdate, request: object) -> ClientUpdate:
         kept.append(update)
         return kept[0]
 
@@ -100,7 +100,7 @@ def test_replay_stale_round_duplicate_and_wrong_client(cases: ModuleType, proble
     for changes, kind in [
         ({"client": "site1"}, "identity"),
         ({"round": 7}, "identity"),
-        ({"nonce": "0"}, "replay"),
+        ({"request_id": "0"}, "replay"),
     ]:
         one, _ = cases.train(
             problem,
@@ -125,10 +125,10 @@ def test_sign_flip_and_model_replacement(cases: ModuleType, problem: Any) -> Non
 
 def test_the_gate_alone_holds_long_updates_back(cases: ModuleType, problem: Any) -> None:
     clean, _ = cases.train(problem, local=LOCAL, rounds=3)
-    gate = GateParams(norm_factor=3.0, max_norm=3 * clean.history[0]["update_norm"], window=5)
+    gate = UpdateValidatorParams(norm_factor=3.0, max_norm=3 * clean.history[0]["update_norm"], window=5)
     result, _ = cases.train(problem, local=LOCAL, rounds=3, change=cases.sign_flip(10), gate=gate)
     assert verdicts(result, cases.EVIL) == ["quarantined"] * 3 + ["benched"]
-    assert result.benched == {cases.EVIL}
+    assert result.excluded == {cases.EVIL}
     assert cases.concordance(result, problem) > cases.concordance(clean, problem) - 0.04
 
 
@@ -145,16 +145,16 @@ def test_label_flip_is_seen_at_the_other_sites(cases: ModuleType, problem: Any) 
     def evaluate(vector: np.ndarray) -> dict[str, float]:
         model = problem.build()
         schema.load(model, start + vector)
-        found = {}
-        for site, own in problem.test.items():
+        scores = {}
+        for site, patients in problem.test.items():
             if site != cases.EVIL:
-                part = dataclasses.replace(problem, test={site: own})
-                found[site] = cases.concordance(dataclasses.replace(result, model=model), part)
-        return found
+                part = dataclasses.replace(problem, test={site: patients})
+                scores[site] = cases.concordance(dataclasses.replace(result, model=model), part)
+        return scores
 
-    mean = get("site_rules", "mean")
-    gains = without_each(wire.seen, schema, weights, mean.load()(mean.params()), evaluate)
-    average = {client: float(np.mean(list(own.values()))) for client, own in gains.items()}
+    mean = get("server_aggregations", "mean")
+    gains = leave_one_out_gains(wire.seen, schema, weights, mean.load()(mean.params()), evaluate)
+    average = {client: float(np.mean(list(patients.values()))) for client, patients in gains.items()}
     assert max(average, key=average.__getitem__) == cases.EVIL
     assert average[cases.EVIL] > 0
 
@@ -175,7 +175,7 @@ def test_backdoor_trigger_in_tiles(cases: ModuleType) -> None:
 
 
 def test_false_number_of_patients(cases: ModuleType, problem: Any) -> None:
-    def claim(update: ClientUpdate, order: object) -> ClientUpdate:
+    def claim(update: ClientUpdate, request: object) -> ClientUpdate:
         return dataclasses.replace(update, n=10**9, counts=dict.fromkeys(update.counts, 10**9))
 
     result, _ = cases.train(problem, change=claim, rounds=1, local=LOCAL)
@@ -196,8 +196,8 @@ def test_free_riders_by_silence_and_by_echo(cases: ModuleType, problem: Any) -> 
     assert reasons(silent, cases.EVIL)[0].startswith("free_rider: no weight moved")
     broadcast: list[np.ndarray] = []
 
-    def echo(update: ClientUpdate, order: Any) -> ClientUpdate:
-        broadcast.append(order.vector.copy())
+    def echo(update: ClientUpdate, request: Any) -> ClientUpdate:
+        broadcast.append(request.vector.copy())
         if len(broadcast) < 2:
             return update
         return dataclasses.replace(update, delta=0.7 * (broadcast[-1] - broadcast[-2]))
@@ -207,12 +207,12 @@ def test_free_riders_by_silence_and_by_echo(cases: ModuleType, problem: Any) -> 
     assert "the server's last step" in reasons(echoed, cases.EVIL)[1]
 
 
-def one_round(cases: ModuleType, problem: Any, steps: int, **privacy: Any) -> ClientUpdate:
-    shield = cases.private(problem, size=1, steps=steps, seed=0, **privacy) if privacy else None
+def one_round(cases: ModuleType, problem: Any, steps: int, **settings: Any) -> ClientUpdate:
+    privacy = cases.private(problem, size=1, steps=steps, seed=0, **settings) if settings else None
     local = {"steps": steps, "optimizer": "sgd", "lr": 0.1, "batch": 1}
-    _, wire = cases.train(problem, local=local, rounds=1, shield=shield)
-    found: ClientUpdate = next(update for update in wire.seen if update.client == cases.EVIL)
-    return found
+    _, wire = cases.train(problem, local=local, rounds=1, privacy=privacy)
+    update: ClientUpdate = next(sent for sent in wire.seen if sent.client == cases.EVIL)
+    return update
 
 
 @pytest.mark.parametrize("head", ["linear", "abmil"])
@@ -228,8 +228,8 @@ def test_gradient_inversion(cases: ModuleType, head: str) -> None:
 
     bare = one_round(cases, problem, 1)
     assert best(bare) > 0.9999
-    found = cases.inverted(bare, schema, layer)
-    assert np.abs(patients - found).max(axis=1).min() < 1e-3  # the patient, number by number
+    reconstructed = cases.inverted(bare, schema, layer)
+    assert np.abs(patients - reconstructed).max(axis=1).min() < 1e-3  # the patient, number by number
     if head == "abmil":
         return  # six features: random directions are like one of the patients, too
     draws = np.random.default_rng([0, 99]).normal(size=(200, patients.shape[1]))
@@ -253,20 +253,20 @@ def test_gradient_inversion_of_the_slide_vector(cases: ModuleType, layer: str) -
         pooled = (
             model.latents(collate(list(problem.train[cases.EVIL]), problem.targets))["MSI"].double().numpy()
         )
-    found = cases.inverted(update, problem.schema(), layer)
-    assert np.abs(pooled - found).max(axis=1).min() < 1e-3
+    reconstructed = cases.inverted(update, problem.schema(), layer)
+    assert np.abs(pooled - reconstructed).max(axis=1).min() < 1e-3
 
 
 def test_membership_inference(cases: ModuleType) -> None:
     problem = cases.binary(0, sizes=dict.fromkeys(SMALL, 20), width=200)
-    everyone = {case.patient: case for own in problem.train.values() for case in own}
+    everyone = {case.patient: case for patients in problem.train.values() for case in patients}
     pooled = dataclasses.replace(problem, train={"pooled": cases.CaseList(everyone, tuple(everyone))})
     local = {"steps": 20, "optimizer": "sgd", "lr": 0.7, "batch": 40}
     bare, _ = cases.train(pooled, local=local, rounds=3)
-    shield = cases.private(
+    privacy = cases.private(
         problem, size=5, steps=20, seed=0, record_level={"clip": 1.0, "noise": 4.0, "delta": 1e-2}
     )
-    private, _ = cases.train(problem, local=local | {"batch": 5}, rounds=2, shield=shield)
+    private, _ = cases.train(problem, local=local | {"batch": 5}, rounds=2, privacy=privacy)
     assert cases.membership(bare.model, problem) > 0.75
     assert cases.membership(private.model, problem) < 0.6
     assert 0 < private.history[-1]["epsilon_patients"] < 3
@@ -276,9 +276,9 @@ def test_stragglers_and_dropouts(cases: ModuleType, problem: Any) -> None:
     """A worker that is killed, and resumption, are in test_identity.py."""
     clock = {"speed_sd": 1.0, "deadline": 1.5, "failures": 0.2}
     result, _ = cases.train(problem, rounds=3, local=LOCAL, clock=clock, bench_after=99)
-    found = [row["verdict"] for row in result.ledger.rows]
-    assert "late" in found
-    assert "failed" in found
+    outcomes = [row["verdict"] for row in result.audit_log.rows]
+    assert "late" in outcomes
+    assert "failed" in outcomes
     assert all(row["accepted"] >= 1 for row in result.history)
     assert len(result.history) == 3
     again, _ = cases.train(problem, rounds=3, local=LOCAL, clock=clock, bench_after=99)
@@ -290,7 +290,7 @@ def test_small_sites_send_no_scalars_and_nobody_is_on_two_sides(cases: ModuleTyp
     told = {update.client: bool(update.metrics) for update in wire.seen}
     assert told == {client: size >= 60 for client, size in cases.SIZES.items()}
 
-    def tell(update: ClientUpdate, order: object) -> ClientUpdate:
+    def tell(update: ClientUpdate, request: object) -> ClientUpdate:
         return dataclasses.replace(update, metrics={"loss/OS": 0.5})
 
     small = dataclasses.replace(problem, train=problem.train | {cases.EVIL: _first(cases, problem, 4)})
@@ -304,8 +304,8 @@ def test_small_sites_send_no_scalars_and_nobody_is_on_two_sides(cases: ModuleTyp
 
 
 def _first(cases: ModuleType, problem: Any, count: int) -> Any:
-    own = problem.train[cases.EVIL]
-    return cases.CaseList(own.source, own.patients[:count])
+    everyone = problem.train[cases.EVIL]
+    return cases.CaseList(everyone.source, everyone.patients[:count])
 
 
 def test_every_row_of_the_table_names_a_test_that_exists(root: Path) -> None:
@@ -314,6 +314,6 @@ def test_every_row_of_the_table_names_a_test_that_exists(root: Path) -> None:
     here = {name for name in globals() if name.startswith("test_")} - {
         "test_every_row_of_the_table_names_a_test_that_exists"
     }
-    files = "\n".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.glob("test_*.py"))
+    files = "\n".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.rglob("test_*.py"))
     assert here <= named
     assert all(f"def {name}(" in files for name in named)

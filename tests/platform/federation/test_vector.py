@@ -1,4 +1,4 @@
-"""A model's state as one vector, and whose data train which part of it."""
+"""A model's state as one vector, and its groups."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from equipoise.platform.evaluation.evaluate import evaluate
-from equipoise.platform.evaluation.latents import EXTERNAL, OWN, write_latents
+from equipoise.platform.evaluation.latents import EXTERNAL_LATENTS, FOLD_LATENTS, write_latents
 from equipoise.platform.evaluation.metrics_table import write_metrics
 from equipoise.platform.evaluation.params import EvaluationParams
 from equipoise.platform.evaluation.predictions import write_predictions
@@ -83,10 +83,10 @@ def predictions_of(patients: pd.DataFrame, folds: list[dict], seed: int) -> pd.D
     """Predictions that know something about every task."""
     rng = np.random.default_rng(seed)
     facts = patients.set_index("patient")
-    abroad = patients.loc[patients["role"] == "external", "patient"].tolist()
+    external = patients.loc[patients["role"] == "external", "patient"].tolist()
     rows = []
     for fold in folds:
-        for role, names in (("val", fold["val"]), ("test", fold["test"]), ("external", abroad)):
+        for role, names in (("val", fold["val"]), ("test", fold["test"]), ("external", external)):
             for patient in names:
                 rows += _rows(facts.loc[patient], patient, fold["index"], role, rng)
     return pd.DataFrame(rows)
@@ -125,7 +125,7 @@ def _rows(fact: pd.Series, patient: str, fold: int, role: str, rng: np.random.Ge
     survival = {"task": "OS", "score": risk, "time": fact["OS.time"], "event": fact["OS.event"]}
     logits = 1.4 * np.eye(3)[int(fact["Grade"])] + rng.normal(0, 0.9, 3)
     share = np.exp(logits) / np.exp(logits).sum()
-    yield from ({**base, **own} for own in (msi, liss, survival))
+    yield from ({**base, **subset} for subset in (msi, liss, survival))
     for k, name in enumerate(CLASSES):
         target = float(fact["Grade"] == k)
         yield {**base, "task": "Grade", "class": name, "score": float(share[k]), "target": target}
@@ -144,10 +144,10 @@ def write_run(root: Path, made: Made) -> Path:
     latents = latents_of(predictions, made.seed) if made.latents else None
     if latents is not None:
         for (repeat, fold), rows in latents.groupby(["repeat", "fold"]):
-            abroad = rows["role"] == "external"
+            external = rows["role"] == "external"
             folder = root / "folds" / f"{repeat}-{fold}"
-            write_latents(rows[~abroad], folder / OWN)
-            write_latents(rows[abroad], folder / EXTERNAL)
+            write_latents(rows[~external], folder / FOLD_LATENTS)
+            write_latents(rows[external], folder / EXTERNAL_LATENTS)
     write_metrics(evaluate(predictions, PARAMS, made.seed, latents), root / "evaluation", PARAMS)
     return root
 

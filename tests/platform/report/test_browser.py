@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from equipoise.platform.report.report import write_report
+from equipoise.platform.report.page import write_report
 
 pytestmark = pytest.mark.browser
 

@@ -1,4 +1,4 @@
-"""Numbers for people."""
+"""Numbers, intervals and lists as text."""
 
 import numpy as np
 import pytest

@@ -11,7 +11,12 @@ import pandas as pd
 import pytest
 
 from equipoise.platform.errors import DataError
-from equipoise.platform.report.leaderboard import Written, board_text, names_of, write_leaderboard
+from equipoise.platform.report.leaderboard import (
+    WrittenLeaderboard,
+    leaderboard_text,
+    unique_names,
+    write_leaderboard,
+)
 
 WAYS = (("equal", "none"), ("uncertainty", "none"), ("equal", "pcgrad"))
 
@@ -26,11 +31,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory, made: type, write: object) ->
 
 
 @pytest.fixture(scope="module")
-def written(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Written:
+def written(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> WrittenLeaderboard:
     return write_leaderboard(runs, tmp_path_factory.mktemp("out"), "equal-pcgrad")
 
 
-def test_tables_are_written_and_marked(written: Written) -> None:
+def test_tables_are_written_and_marked(written: WrittenLeaderboard) -> None:
     table = pd.read_csv(written.table)
     assert table["method"].tolist() == written.board.order
     assert set(table["balancing"]) == {"equal", "uncertainty", "pcgrad"}
@@ -42,24 +47,24 @@ def test_tables_are_written_and_marked(written: Written) -> None:
     assert {"silhouette_cosine", "auroc", "mae", "c_index"} <= set(differences["metric"])
 
 
-def test_values_are_those_of_each_runs_own_metrics(written: Written, runs: list[Path]) -> None:
+def test_values_are_those_of_each_runs_own_metrics(written: WrittenLeaderboard, runs: list[Path]) -> None:
     table = pd.read_csv(written.table, index_col="method")
     for run in runs:
         metrics = pd.read_csv(run / "evaluation/metrics.csv", keep_default_na=False)
-        own = metrics.query("site == 'all' and fold == 'all' and predictor == 'model' and `class` == ''")
+        subset = metrics.query("site == 'all' and fold == 'all' and predictor == 'model' and `class` == ''")
         for column, where in (
             ("test/MSI/auroc", "role == 'test' and cohort == 'all' and task == 'MSI' and metric == 'auroc'"),
             ("external/crc-x/OS/c_index", "role == 'external' and task == 'OS' and metric == 'c_index'"),
         ):
-            row = own.query(where).iloc[0]
+            row = subset.query(where).iloc[0]
             for suffix, name in (("", "value"), ("/low", "low"), ("/high", "high")):
                 assert table.loc[run.name, column + suffix] == pytest.approx(float(row[name]))
 
 
-def test_the_page_is_whole_and_says_synthetic(written: Written) -> None:
+def test_the_page_is_whole_and_says_synthetic(written: WrittenLeaderboard) -> None:
     html = written.page.read_text()
     sections = re.findall(r'<section id="(\w+)"', html)
-    assert sections == ["standing", "ranks", "tasks", "differences", "metrics", "runs"]
+    assert sections == ["ranking", "ranks", "tasks", "differences", "metrics", "runs"]
     assert "SYNTHETIC DATA" in html
     assert not re.search(r'(?:src|href)="https?:', re.sub(r"<script>.*?</script>", "", html, flags=re.S))
     specs = json.loads(re.search(r'id="figures">(.*?)</script>', html, re.S).group(1))  # type: ignore[union-attr]
@@ -71,8 +76,8 @@ def test_the_page_is_whole_and_says_synthetic(written: Written) -> None:
     assert "Friedman" in html
 
 
-def test_the_terminal_gets_the_caution_too(written: Written) -> None:
-    lines = board_text(written).splitlines()
+def test_the_terminal_gets_the_caution_too(written: WrittenLeaderboard) -> None:
+    lines = leaderboard_text(written).splitlines()
     assert lines[0].startswith("SYNTHETIC DATA")
     assert lines[1].split()[:3] == ["run", "mean", "rank"]
     assert lines[2].startswith(written.board.order[0])
@@ -84,7 +89,7 @@ def test_runs_without_latents_have_no_silhouettes(runs: list[Path], tmp_path: Pa
     copies = [Path(shutil.copytree(run, tmp_path / run.name)) for run in runs[:2]]
     (copies[1] / "folds/0-0/latents.parquet").unlink()
     board = write_leaderboard(copies, tmp_path / "out").board
-    has = {c.name: c.latents is not None for c in board.contenders}
+    has = {c.name: c.latents is not None for c in board.candidates}
     assert has == {"equal-none": True, "uncertainty-none": False}
     assert not board.differences["metric"].str.startswith("silhouette").any()
 
@@ -111,8 +116,8 @@ def test_what_is_no_run_is_refused(runs: list[Path], tmp_path: Path) -> None:
 
 
 def test_names_are_as_short_as_they_can_be() -> None:
-    assert names_of([Path("/a/one"), Path("/a/two")]) == ["one", "two"]
-    assert names_of([Path("/a/one/run"), Path("/a/two/run"), Path("/b")]) == ["one/run", "two/run", "//b"]
+    assert unique_names([Path("/a/one"), Path("/a/two")]) == ["one", "two"]
+    assert unique_names([Path("/a/one/run"), Path("/a/two/run"), Path("/b")]) == ["one/run", "two/run", "//b"]
 
 
 def test_the_command_writes_what_it_says(runs: list[Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A tiny study with imported feature bags, prepared once: 2 cohorts x 16 patients, one of them external."""
+"""A tiny study with imported feature bags, built once per session: cohorts of 24 and 12 patients, one external."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from equipoise.datasets.synthetic import catalogue
-from equipoise.platform import steps
-from equipoise.platform.search.search import Prepared, prepare
-from equipoise.platform.session import RayOptions
-from equipoise.platform.study import Study, load_study
-from equipoise.platform.synthesis import synthesize
-from equipoise.platform.workspace import RunFolder
+from equipoise.platform.cluster.session import RayOptions
+from equipoise.platform.run import steps
+from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.run.synthesis import synthesize
+from equipoise.platform.search.search import SearchContext, prepare
+from equipoise.platform.study.schema import Study, load_study
 
-#: What makes a trial take a fraction of a second.
+#: Settings with which a trial takes a fraction of a second.
 SMALL: dict[str, Any] = {
     "model": {"kind": "mean_pool", "dim": 8},
     "training.epochs": 2,
@@ -50,9 +50,9 @@ SPACE: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def bags(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the cohorts, their bags already in the feature store, and ``study.yaml``."""
+    """Folder with the cohorts, their bags in the feature store, and ``study.yaml``."""
     root = tmp_path_factory.mktemp("bags")
-    preset = catalogue.RECIPES["bench"]
+    preset = catalogue.PRESETS_BY_NAME["bench"]
     cohorts = [preset.cohorts[0], preset.cohorts[1].model_copy(update={"role": "external"})]
     small = preset.model_copy(
         update={
@@ -62,9 +62,9 @@ def bags(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(catalogue.RECIPES, "bench", small)
+        patch.setitem(catalogue.PRESETS_BY_NAME, "bench", small)
         synthesize("bench", 7, root, RayOptions())
-    steps.extract(steps.Work(load_study(root / "study.yaml", SMALL), RunFolder(root / "extracted")))
+    steps.extract(steps.RunContext(load_study(root / "study.yaml", SMALL), RunFolder(root / "extracted")))
     return root
 
 
@@ -80,10 +80,10 @@ def make_study(bags: Path) -> Callable[..., Study]:
 
 
 @pytest.fixture(scope="session")
-def make_search(make_study: Callable[..., Study]) -> Callable[..., Prepared]:
-    """The same, prepared."""
+def make_search(make_study: Callable[..., Study]) -> Callable[..., SearchContext]:
+    """``make_search(…)``: the :class:`SearchContext` of that study."""
 
-    def make(**search: Any) -> Prepared:
-        return prepare(steps.Work(make_study(**search), RunFolder(Path("unused"))))
+    def make(**search: Any) -> SearchContext:
+        return prepare(steps.RunContext(make_study(**search), RunFolder(Path("unused"))))
 
     return make

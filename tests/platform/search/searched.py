@@ -1,16 +1,16 @@
-"""A search made from nothing but numbers: a study, its space, and records of trials that are quick to write."""
+"""A synthetic search: a study, its space, and records of trials with made-up values."""
 
 import math
 
 import numpy as np
 
-from equipoise.platform.search.configuration import label, of_study
-from equipoise.platform.search.generate import generate
+from equipoise.platform.search.configuration import config_from_study, trial_label
 from equipoise.platform.search.params import SearchParams
 from equipoise.platform.search.searchers import RandomSearch
 from equipoise.platform.search.space import Config, Space
-from equipoise.platform.search.trials import FoldScore, Status, Trial, trial_name
-from equipoise.platform.study import Study
+from equipoise.platform.search.space_builder import build_space
+from equipoise.platform.search.trial_records import FoldScore, Status, Trial, trial_name
+from equipoise.platform.study.schema import Study
 
 METHODS = ("equal+none", "uncertainty+none", "equal+pcgrad", "uncertainty+pcgrad")
 FOLDS = 3
@@ -43,16 +43,16 @@ def study_of(search: dict | None = None) -> Study:
 
 
 def space_of(study: Study) -> Space:
-    return generate(study, study.search or SearchParams())
+    return build_space(study, study.search or SearchParams())
 
 
 def trials_of(study: Study, count: int = 24, seed: int = 0, failed: int = 2, pruned: int = 1) -> list[Trial]:
-    """Trials of random search whose metrics depend on learning rate and method; the last ones fail or are stopped."""
+    """Trials of random search whose metrics depend on learning rate and method; the last ones fail or are pruned."""
     space = space_of(study)
     searcher = RandomSearch(space, seed)
     trials = []
     for index in range(count):
-        config = of_study(study, space) if index == 0 else searcher.ask(index)
+        config = config_from_study(study, space) if index == 0 else searcher.ask(index)
         left = count - index
         status: Status = "failed" if left <= failed else "pruned" if left <= failed + pruned else "ok"
         trials.append(trial_of(study, index, config, status, seed))
@@ -60,7 +60,7 @@ def trials_of(study: Study, count: int = 24, seed: int = 0, failed: int = 2, pru
 
 
 def trial_of(study: Study, index: int, config: Config, status: Status = "ok", seed: int = 0) -> Trial:
-    """One record; folds shift all trials alike, the rest is learning rate, method and a little noise."""
+    """One record; folds shift all trials equally, the rest is learning rate, method and a little noise."""
     rng = np.random.default_rng([seed, index])
     lr = float(config.get("training.lr") or 1e-4)  # type: ignore[arg-type]
     method = 0.05 * (config.get("balancing.weighting") == "uncertainty")
@@ -74,7 +74,7 @@ def trial_of(study: Study, index: int, config: Config, status: Status = "ok", se
     hours = f"2026-11-21T{10 + index // 60:02d}:{index % 60:02d}"
     return Trial(
         index=index,
-        name=trial_name(index, label(config)),
+        name=trial_name(index, trial_label(config)),
         config=config,
         status=status,
         metric="val/mean",

@@ -1,4 +1,4 @@
-"""Standing, P(best), methods, best so far, failures: everything from the table of trials."""
+"""Ranking, P(best), methods, best so far, failures: everything from the table of trials."""
 
 import importlib.util
 from pathlib import Path
@@ -9,20 +9,20 @@ import pytest
 
 from equipoise.datasets.errors import DataError
 from equipoise.platform.search.analysis import (
-    anytime,
-    by_method,
+    anytime_curve,
+    best_probabilities,
     failures,
-    fold_shares,
     method_of,
     method_ranking,
     objective_name,
+    rank_methods,
+    rank_trials,
     read_table,
-    standing,
     task_metrics,
     varied,
-    write_standing,
+    write_rankings,
 )
-from equipoise.platform.search.trials import trial_table, write_table
+from equipoise.platform.search.trial_records import trial_table, write_table
 
 _spec = importlib.util.spec_from_file_location("searched", Path(__file__).with_name("searched.py"))
 searched = importlib.util.module_from_spec(_spec)
@@ -45,24 +45,24 @@ def of_values(*folds: list[float]) -> pd.DataFrame:
 
 
 def test_the_standing_ranks_whole_trials_and_keeps_the_others(table: pd.DataFrame) -> None:
-    found = standing(table)
-    done = found[found["rank"].notna()]
-    assert len(found) == 40
+    result = rank_trials(table)
+    done = result[result["rank"].notna()]
+    assert len(result) == 40
     assert set(done["status"]) == {"ok"}
     assert done["objective"].is_monotonic_decreasing
     assert done["rank"].tolist() == list(range(1, 38))
-    assert found["status"].tolist()[-3:] == ["pruned", "failed", "failed"]
+    assert result["status"].tolist()[-3:] == ["pruned", "failed", "failed"]
     assert done["p_best"].sum() == pytest.approx(1)
-    assert not any(str(name).startswith("fold") and name != "folds" for name in found)
+    assert not any(str(name).startswith("fold") and name != "folds" for name in result)
 
 
 def test_p_best_follows_the_differences_and_their_noise() -> None:
     rng = np.random.default_rng(0)
     apart = of_values([0.9, 0.91, 0.89], [0.5, 0.52, 0.48], [0.51, 0.5, 0.49])
-    assert fold_shares(apart, rng)["p_best"].tolist() == [1.0, 0.0, 0.0]
+    assert best_probabilities(apart, rng)["p_best"].tolist() == [1.0, 0.0, 0.0]
     # Ahead in all three folds by a tenth of what folds differ by: not certain.
     near = of_values([0.60, 0.70, 0.80], [0.599, 0.71, 0.769], [0.61, 0.68, 0.78])
-    shares = fold_shares(near, rng)["p_best"]
+    shares = best_probabilities(near, rng)["p_best"]
     assert shares.sum() == pytest.approx(1)
     assert 0.4 < shares["t0"] < 0.95
 
@@ -71,25 +71,25 @@ def test_what_folds_share_is_no_noise() -> None:
     rng = np.random.default_rng(0)
     shifts = np.array([0.0, 0.1, -0.1])
     same = of_values(*[(value + shifts).tolist() for value in (0.61, 0.60, 0.59)])
-    assert fold_shares(same, rng)["p_best"].tolist() == pytest.approx([1.0, 0.0, 0.0])
+    assert best_probabilities(same, rng)["p_best"].tolist() == pytest.approx([1.0, 0.0, 0.0])
 
 
 def test_one_fold_says_nothing_about_p_best() -> None:
-    shares = fold_shares(of_values([0.9], [0.1]), np.random.default_rng(0))
+    shares = best_probabilities(of_values([0.9], [0.1]), np.random.default_rng(0))
     assert shares.isna().all().all()
     assert shares.index.tolist() == ["t0", "t1"]
 
 
 def test_methods_are_summed_up(table: pd.DataFrame) -> None:
-    found = standing(table)
-    methods = by_method(table, found)
+    result = rank_trials(table)
+    methods = rank_methods(table, result)
     assert set(methods["method"]) == set(searched.METHODS)
     assert methods["trials"].sum() == 40
     assert methods["failed"].sum() == 2
     assert methods["p_best"].sum() == pytest.approx(1)
     assert methods["rank_median"].is_monotonic_increasing
     best = methods.iloc[0]
-    own = found[found["method"] == best["method"]]
+    own = result[result["method"] == best["method"]]
     assert best["rank_median"] == own["rank"].median()
     assert best["objective_best"] == own["objective"].where(own["status"] == "ok").max()
 
@@ -118,7 +118,7 @@ def test_methods_are_ranked_by_the_mean_of_their_trials(table: pd.DataFrame) -> 
 def test_a_search_without_methods_has_no_methods() -> None:
     study = searched.study_of({"space": {"loss_weights": "simplex"}})
     table = trial_table(searched.trials_of(study, 8))
-    assert by_method(table, standing(table)).empty
+    assert rank_methods(table, rank_trials(table)).empty
     assert method_ranking(table) is None
     assert {f"param/loss_weights.{task}" for task in ("MSI", "LISS", "OS")} <= set(varied(table))
 
@@ -140,15 +140,15 @@ def test_constants_are_not_varied(table: pd.DataFrame) -> None:
 def test_the_best_so_far_is_in_the_order_of_ends(table: pd.DataFrame) -> None:
     late = table.copy()
     late.loc[0, "ended"] = "2026-11-21T18:00:00+0000"
-    found = anytime(late)
-    assert found["name"].iloc[-1] == table["name"].iloc[0]
-    assert found["best"].is_monotonic_increasing
-    assert found["best"].iloc[-1] == table.loc[table["status"] == "ok", "objective"].max()
-    assert found["cpu_seconds"].iloc[-1] == pytest.approx(table["cpu_seconds"].sum())
+    result = anytime_curve(late)
+    assert result["name"].iloc[-1] == table["name"].iloc[0]
+    assert result["best"].is_monotonic_increasing
+    assert result["best"].iloc[-1] == table.loc[table["status"] == "ok", "objective"].max()
+    assert result["cpu_seconds"].iloc[-1] == pytest.approx(table["cpu_seconds"].sum())
     assert (
-        found["elapsed_seconds"].iloc[0] == 110
+        result["elapsed_seconds"].iloc[0] == 110
     )  # the second one ends first, the first one began a minute before
-    assert found["objective"].isna().sum() == 3
+    assert result["objective"].isna().sum() == 3
 
 
 def test_failures_have_their_reasons(table: pd.DataFrame) -> None:
@@ -160,9 +160,9 @@ def test_failures_have_their_reasons(table: pd.DataFrame) -> None:
 
 def test_files_are_written_and_marked(tmp_path: Path) -> None:
     write_table(searched.trials_of(searched.study_of(), 12), tmp_path / "trials.parquet")
-    found = write_standing(tmp_path, synthetic=True)
+    result = write_rankings(tmp_path, synthetic=True)
     board = pd.read_csv(tmp_path / "leaderboard.csv")
-    assert board["name"].tolist() == found["name"].tolist()
+    assert board["name"].tolist() == result["name"].tolist()
     assert {"param/training.lr", "val/MSI/auroc", "objective_se"} <= set(board)
     assert board["synthetic"].all()
     assert pd.read_csv(tmp_path / "methods.csv")["synthetic"].all()
@@ -170,9 +170,9 @@ def test_files_are_written_and_marked(tmp_path: Path) -> None:
 
 def test_trials_that_all_failed_have_a_standing(tmp_path: Path) -> None:
     write_table(searched.trials_of(searched.study_of(), 4, failed=4), tmp_path / "trials.parquet")
-    found = write_standing(tmp_path, synthetic=False)
-    assert found["rank"].isna().all()
-    assert anytime(found)["best"].isna().all()
+    result = write_rankings(tmp_path, synthetic=False)
+    assert result["rank"].isna().all()
+    assert anytime_curve(result)["best"].isna().all()
 
 
 def test_what_is_no_table_of_trials_is_refused(tmp_path: Path) -> None:

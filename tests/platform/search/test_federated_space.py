@@ -1,4 +1,4 @@
-"""The space of a study that federates: its strategies and what its clients use; and what cannot be asked for."""
+"""The space of a federated study: its strategies, the settings of its clients, and requests that are refused."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from typing import Any
 import pytest
 import yaml
 
-from equipoise.datasets.synthetic.catalogue import RECIPES
+from equipoise.datasets.synthetic.catalogue import PRESETS_BY_NAME
 from equipoise.datasets.synthetic.study_text import study_yaml
 from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.registry import entries
-from equipoise.platform.search.configuration import federation_of, label, of_study, settings_of
-from equipoise.platform.search.generate import NarrowingError, generate
+from equipoise.platform.search.configuration import (
+    config_from_study,
+    merge_config,
+    merge_federation_config,
+    trial_label,
+)
 from equipoise.platform.search.params import SearchParams
 from equipoise.platform.search.searchers import OptunaSearch, RandomSearch
 from equipoise.platform.search.space import Space
-from equipoise.platform.search.trackers import Tracked, parameters_of
-from equipoise.platform.search.trials import Trial
-from equipoise.platform.study import Study
+from equipoise.platform.search.space_builder import SearchSpaceError, build_space
+from equipoise.platform.search.trackers import TrackedSearch, parameters_of
+from equipoise.platform.search.trial_records import Trial
+from equipoise.platform.study.schema import Study
 
 SURVIVAL = {
     "name": "OS",
@@ -39,20 +44,20 @@ def study(federation: dict[str, Any] | None = None, **sections: Any) -> Study:
 
 
 def space(made: Study | None = None, **narrow: Any) -> Space:
-    return generate(made or study(), SearchParams(space=narrow))
+    return build_space(made or study(), SearchParams(space=narrow))
 
 
-def strategies(found: Space) -> list[str | None]:
-    return list(dict.fromkeys(arm.strategy for arm in found.arms))
+def strategies(result: Space) -> list[str | None]:
+    return list(dict.fromkeys(arm.strategy for arm in result.arms))
 
 
 def test_strategies_are_those_that_the_federation_accepts() -> None:
-    found = space()
-    refused = dict(found.refused_strategies)
+    result = space()
+    refused = dict(result.refused_strategies)
     unnamed = {"fedbuff", "fedbn", "fedper"}  # clients and layers that a study does not tell
     assert set(refused) == {"scaffold", "fednova", *unnamed}
-    assert {*refused, *strategies(found)} == set(entries("strategies"))
-    assert "without scaffold: scaffold is defined for plain steps" in found.table()
+    assert {*refused, *strategies(result)} == set(entries("strategies"))
+    assert "without scaffold: scaffold is defined for plain steps" in result.table()
     for sgd in (
         space(study({"local": {"optimizer": "sgd"}})),
         space(**{"federation.local.optimizer": "sgd"}),  # a fixed value counts
@@ -72,12 +77,12 @@ def test_strategies_are_those_that_the_federation_accepts() -> None:
 
 
 def test_strategies_bring_their_own_parameters() -> None:
-    found = space(balancing="equal")
-    names = {dimension.name: dimension for dimension in found.dimensions}
+    result = space(balancing="equal")
+    names = {dimension.name: dimension for dimension in result.dimensions}
     assert names["federation.fedprox.mu"].key == "federation.strategy_params.mu"
     assert {"federation.fedavgm.momentum", "federation.feddyn.alpha", "training.lr"} <= set(names)
-    for arm in found.arms:
-        for dimension in found.of(arm):
+    for arm in result.arms:
+        for dimension in result.dimensions_of(arm):
             if dimension.slot == "strategy":
                 assert dimension.name.split(".")[1] == arm.strategy
     flamby = {"strategy": "scaffold", "strategy_params": {"variant": "flamby"}, "local": {"optimizer": "sgd"}}
@@ -90,7 +95,7 @@ def test_a_study_without_the_section_knows_no_strategy() -> None:
     assert strategies(space(plain)) == [None]
     assert not any(d.name.startswith("federation") for d in space(plain).dimensions)
     for key in ("federation.strategy", "federation.rounds"):
-        with pytest.raises(NarrowingError, match="no federation section, its trials train in one place"):
+        with pytest.raises(SearchSpaceError, match="no federation section, its trials train in one place"):
             space(plain, **{key: [1, 2]})
 
 
@@ -111,8 +116,8 @@ def test_only_what_clients_use_is_searched() -> None:
         "model": {"kind": "clinical"},
         "tables": {"clinical": [{"column": "AGE", "type": "number"}]},
     }
-    found = space(study(None, **tables))
-    assert not any(d.name == "training.batch" for d in found.dimensions)
+    result = space(study(None, **tables))
+    assert not any(d.name == "training.batch" for d in result.dimensions)
 
 
 @pytest.mark.parametrize(
@@ -128,45 +133,45 @@ def test_only_what_clients_use_is_searched() -> None:
         ({"federation.local.steps": [2, 4], "federation.local.epochs": [1, 2]}, "not both"),
         ({"federation.strategy": "fedavg", "federation.fedprox.mu": 0.1}, "not something that is searched"),
         ({"federation.fedprox.mu": -1}, "fedprox.mu: -1: .*greater than or equal to 0"),
-        ({"training.epochs": [1, 2]}, "clients .* do not use it; there is federation.rounds"),
-        ({"training.weight_decay": 0.01}, "there is federation.local.weight_decay"),
+        ({"training.epochs": [1, 2]}, "clients .* do not use it; use federation.rounds"),
+        ({"training.weight_decay": 0.01}, "use federation.local.weight_decay"),
         ({"training.lr": 0.1, "federation.local.lr": 0.1}, "training.lr: clients use federation.local.lr"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(narrow: dict[str, Any], problem: str) -> None:
-    with pytest.raises(NarrowingError, match=problem):
+    with pytest.raises(SearchSpaceError, match=problem):
         space(**narrow)
 
 
 def test_a_population_trains_in_one_place() -> None:
     for scheduler in ("pbt", "pb2"):
-        with pytest.raises(NarrowingError, match=f"scheduler {scheduler} .* train in one place"):
-            generate(study(), SearchParams(scheduler=scheduler))  # type: ignore[arg-type]
-    assert generate(study(), SearchParams(scheduler="asha")).arms
+        with pytest.raises(SearchSpaceError, match=f"scheduler {scheduler} .* train in one place"):
+            build_space(study(), SearchParams(scheduler=scheduler))  # type: ignore[arg-type]
+    assert build_space(study(), SearchParams(scheduler="asha")).arms
 
 
 def test_the_study_as_written_is_a_configuration() -> None:
     own = study(
         {"strategy": "fedprox", "strategy_params": {"mu": 0.3}, "rule": "trimmed_mean", "local": {"steps": 4}}
     )
-    found = space(own, **{"federation.rounds": [5, 10], "federation.local.lr": [1e-4, 1e-2]})
-    config = of_study(own, found)
+    result = space(own, **{"federation.rounds": [5, 10], "federation.local.lr": [1e-4, 1e-2]})
+    config = config_from_study(own, result)
     assert (config["federation.strategy"], config["federation.fedprox.mu"]) == ("fedprox", 0.3)
     assert config["federation.local.lr"] == own.training.lr, "what clients use"
-    again = Study.model_validate(settings_of(own.resolved(), config)).federation
+    again = Study.model_validate(merge_config(own.resolved(), config)).federation
     assert again is not None
     assert own.federation is not None
     assert again.strategy_params == {"mu": 0.3, "server_lr": 1.0}
     said = {"local": own.federation.local, "strategy_params": {"mu": 0.3}}
     assert again.model_copy(update=said) == own.federation
-    assert label(config) == "equal+none-fedprox"
+    assert trial_label(config) == "equal+none-fedprox"
 
 
 def test_parameters_go_with_strategy_and_rule() -> None:
     section = FederationParams(
         strategy="fedprox", strategy_params={"mu": 0.3}, rule="trimmed_mean", rule_params={}, local={"steps": 4}
     ).model_dump(mode="json")  # fmt: skip
-    made = federation_of(
+    made = merge_federation_config(
         section,
         {"federation.strategy": "ditto", "federation.ditto.lam": 0.5, "federation.rule": "mean"}
         | {"federation.local.epochs": 2},
@@ -175,18 +180,18 @@ def test_parameters_go_with_strategy_and_rule() -> None:
     assert (made["strategy"], made["strategy_params"], made["rule"]) == ("ditto", {"lam": 0.5}, "mean")
     assert (made["local"]["epochs"], made["local"]["steps"]) == (2, None)
     assert section["strategy_params"] == {"mu": 0.3}, "what is given stays as it is"
-    assert federation_of(None, {"training.lr": 0.1}) is None
+    assert merge_federation_config(None, {"training.lr": 0.1}) is None
 
 
 def test_estimators_and_dashboards_know_strategies() -> None:
     made = study()
-    found = space(made, **{"balancing": ["equal", "dwa"], "federation.strategy": ["fedavg", "fedprox"]})
-    searcher = OptunaSearch(found, SearchParams(searcher="optuna"), made.tasks, 0)
-    config = RandomSearch(found, 3).ask(1)
+    result = space(made, **{"balancing": ["equal", "dwa"], "federation.strategy": ["fedavg", "fedprox"]})
+    searcher = OptunaSearch(result, SearchParams(searcher="optuna"), made.tasks, 0)
+    config = RandomSearch(result, 3).ask(1)
     searcher.tell(Trial(1, "001", config, "failed", "val/mean"))
     (told,) = searcher.study.trials
     assert told.params["strategy"] == config["federation.strategy"]
-    columns = Tracked.of(made, found, "val/mean", made.base).columns
+    columns = TrackedSearch.from_study(made, result, "val/mean", made.base).columns
     assert {
         "federation.strategy",
         "federation.fedprox.mu",
@@ -200,7 +205,7 @@ def test_estimators_and_dashboards_know_strategies() -> None:
 
 
 def test_built_in_studies_can_be_searched() -> None:
-    for preset in RECIPES:
+    for preset in PRESETS_BY_NAME:
         made = Study.model_validate(yaml.safe_load(study_yaml(preset, 7)))
         if made.search is not None:
-            assert generate(made, made.search).arms
+            assert build_space(made, made.search).arms

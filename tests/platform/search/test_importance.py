@@ -1,4 +1,4 @@
-"""Permutation importance: finds what was planted, also where a parameter exists in some trials only."""
+"""Permutation importance finds the planted effects, also of a parameter that exists in some trials only."""
 
 import numpy as np
 import pandas as pd
@@ -34,12 +34,12 @@ def made(count: int, seed: int = 0) -> pd.DataFrame:
 
 def test_what_matters_is_found() -> None:
     table = made(120)
-    found = importance(table)
-    by_name = found.table.set_index("parameter")
-    assert found.reason == ""
-    assert found.r2 > 0.6
+    result = importance(table)
+    by_name = result.table.set_index("parameter")
+    assert result.reason == ""
+    assert result.r2 > 0.6
     assert "training.batch" not in by_name.index
-    assert {"training.lr", "balancing.dwa.temperature"} == set(found.table["parameter"][:2])
+    assert {"training.lr", "balancing.dwa.temperature"} == set(result.table["parameter"][:2])
     assert by_name.loc["training.lr", "importance"] > 0.3
     assert by_name.loc["balancing.dwa.temperature", "importance"] > 0.1
     assert abs(by_name.loc["model.dropout", "importance"]) < 0.03
@@ -63,10 +63,10 @@ def test_shares_of_loss_weights_are_one_parameter() -> None:
     shares = rng.dirichlet(np.ones(3), 60)
     table = pd.DataFrame(shares, columns=[f"param/loss_weights.{task}" for task in "ABC"])
     table = table.assign(status="ok", objective=0.5 + 0.3 * shares[:, 0])
-    found = importance(table)
-    assert found.table["parameter"].tolist() == ["loss_weights"]
-    assert found.table["importance"].iloc[0] > 1
-    pd.testing.assert_frame_equal(importance(table).table, found.table)  # the same seed, the same numbers
+    result = importance(table)
+    assert result.table["parameter"].tolist() == ["loss_weights"]
+    assert result.table["importance"].iloc[0] > 1
+    pd.testing.assert_frame_equal(importance(table).table, result.table)  # the same seed, the same numbers
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,6 @@ def test_shares_of_loss_weights_are_one_parameter() -> None:
     ],
 )
 def test_it_says_why_it_cannot_tell(table: pd.DataFrame, reason: str) -> None:
-    found = importance(table)
-    assert found.reason == reason
-    assert found.table.empty
+    result = importance(table)
+    assert result.reason == reason
+    assert result.table.empty

@@ -1,4 +1,4 @@
-"""Members of a population go on from one another's states with other learning rates and loss weights."""
+"""Members of a population continue from each other's states with other learning rates and loss weights."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from equipoise.platform.run.context import RunContext
+from equipoise.platform.run.folder import RunFolder
 from equipoise.platform.search.population import run_member, settings_of_member
-from equipoise.platform.search.search import Prepared, run_search
+from equipoise.platform.search.search import SearchContext, run_search
 from equipoise.platform.search.trial import trials_folder
-from equipoise.platform.search.trials import read_trials
-from equipoise.platform.work import Work
-from equipoise.platform.workspace import RunFolder
+from equipoise.platform.search.trial_records import read_trials
 
 Make = Callable[..., Any]
 
@@ -22,8 +22,8 @@ EPOCHS = {"training.epochs": 4}
 
 
 def test_a_member_goes_on_from_another_with_new_settings(make_search: Make, tmp_path: Path) -> None:
-    prepared: Prepared = make_search(trials=4, scheduler="pbt", space={})
-    prepared.material.settings["training"] |= {"epochs": 4}
+    search_context: SearchContext = make_search(trials=4, scheduler="pbt", space={})
+    search_context.inputs.settings["training"] |= {"epochs": 4}
     first = {"training.lr": 1e-3, "loss_weights.MSI": 0.5, "loss_weights.LF": 0.5}
     states: list[tuple[dict[str, Any], Path]] = []
 
@@ -34,14 +34,14 @@ def test_a_member_goes_on_from_another_with_new_settings(make_search: Make, tmp_
         shutil.copytree(folder, copy)
         states.append((step, copy))
 
-    one = settings_of_member(first, prepared.space)
-    whole = run_member(1, one, prepared.material, tmp_path / "search", keep)
+    one = settings_of_member(first, search_context.space)
+    whole = run_member(1, one, search_context.inputs, tmp_path / "search", keep)
     assert [step["epoch"] for step, _ in states] == [1, 2, 3, 4]
-    again = run_member(2, one, prepared.material, tmp_path / "search", keep, states[1][1])
+    again = run_member(2, one, search_context.inputs, tmp_path / "search", keep, states[1][1])
     assert again.means == whole.means, "the same settings from epoch 2 on are the same training"
-    changed = settings_of_member(first | {"loss_weights.MSI": 1.5, "training.lr": 5e-3}, prepared.space)
+    changed = settings_of_member(first | {"loss_weights.MSI": 1.5, "training.lr": 5e-3}, search_context.space)
     assert changed["loss_weights.MSI"] == 0.75
-    other = run_member(3, changed, prepared.material, tmp_path / "search", keep, states[1][1])
+    other = run_member(3, changed, search_context.inputs, tmp_path / "search", keep, states[1][1])
     assert other.ok
     assert [change["epoch"] for change in other.changes] == [1, 3]
     history, before = other.folds[0].history, whole.folds[0].history
@@ -56,9 +56,9 @@ def test_a_population_on_ray(make_study: Make, tmp_path: Path, scheduler: str) -
         EPOCHS, trials=4, scheduler=scheduler, space={"training.lr": {"loguniform": [1e-5, 1e-1]}}
     )
     folder = RunFolder(tmp_path / "run")
-    facts = run_search(Work(study, folder))
+    metadata = run_search(RunContext(study, folder))
     trials = read_trials(trials_folder(folder.search))
-    assert (facts["trials"], facts["failed"]) == (4, 0)
+    assert (metadata["trials"], metadata["failed"]) == (4, 0)
     assert [trial.name for trial in trials] == [f"00{k}-static+none" for k in range(4)]
     assert all(trial.ok and len(trial.folds[0].history) == 4 for trial in trials)
     assert any(len(trial.changes) > 1 for trial in trials), "nobody went on from anybody"

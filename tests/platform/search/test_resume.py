@@ -1,4 +1,4 @@
-"""SIGKILL of the driver, twice: what was finished stays, the rest goes on, the end is that of a quiet search."""
+"""SIGKILL of the driver, twice: finished trials stay, the others resume, and the final result is the same."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from typing import Any
 import pytest
 import yaml
 
-from equipoise.datasets.whole_files import write_json
-from equipoise.platform import steps
+from equipoise.datasets.atomic_io import write_json
 from equipoise.platform.errors import StudyError
-from equipoise.platform.search.search import Prepared, prepare, run_inline
-from equipoise.platform.search.trial import StoppedError, run_trial, trials_folder, unfinished, work_folder
-from equipoise.platform.search.trials import Trial, read_trials
-from equipoise.platform.study import Study
-from equipoise.platform.workspace import RunFolder
+from equipoise.platform.run import steps
+from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.search.search import SearchContext, prepare, run_inline
+from equipoise.platform.search.trial import (
+    StoppedError,
+    run_trial,
+    trials_folder,
+    unfinished_configs,
+    work_folder,
+)
+from equipoise.platform.search.trial_records import Trial, read_trials
+from equipoise.platform.study.schema import Study
 
 Make = Callable[..., Any]
 
@@ -33,10 +39,10 @@ import sys
 from pathlib import Path
 from equipoise.platform import steps
 from equipoise.platform.search.search import prepare, run_inline
-from equipoise.platform.study import load_study
-from equipoise.platform.workspace import RunFolder
+from equipoise.platform.study.schema import load_study
+from equipoise.platform.run.folder import RunFolder
 
-work = steps.Work(load_study(sys.argv[1]), RunFolder(Path(sys.argv[2])))
+work = steps.RunContext(load_study(sys.argv[1]), RunFolder(Path(sys.argv[2])))
 run_inline(prepare(work), work.folder.search)
 """
 
@@ -77,7 +83,7 @@ def check(command: list[str], out: Path, study: Study, total: int) -> None:
     after = {path.name: path.stat().st_mtime_ns for path in trials_folder(search).glob("*.json")}
     assert len(after) == total
     assert all(after[name] == when for name, when in first.items()), "a finished trial was repeated"
-    quiet = prepare(steps.Work(study, RunFolder(out.with_name("quiet"))))
+    quiet = prepare(steps.RunContext(study, RunFolder(out.with_name("quiet"))))
     expected = run_inline(quiet, out.with_name("quiet") / "search")
     assert compared(read_trials(trials_folder(search))) == compared(expected)
     assert len({str(trial.config) for trial in expected}) > total // 2
@@ -107,9 +113,9 @@ def test_a_trial_goes_on_within_a_fold(
 ) -> None:
     from equipoise.platform.training import loop
 
-    prepared: Prepared = make_search(trials=1)
+    search_context: SearchContext = make_search(trials=1)
     config = {"training.epochs": 5, "training.min_epochs": 5}
-    whole = run_trial(7, config, prepared.material, tmp_path / "whole")
+    whole = run_trial(7, config, search_context.inputs, tmp_path / "whole")
     saved, save = [], loop.checkpoints.save
 
     def interrupted(*arguments: Any) -> None:
@@ -120,9 +126,9 @@ def test_a_trial_goes_on_within_a_fold(
 
     monkeypatch.setattr(loop.checkpoints, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_trial(7, config, prepared.material, tmp_path / "twice")
-    assert unfinished(tmp_path / "twice") == {7: config}
-    run_trial(7, config, prepared.material, tmp_path / "twice")
+        run_trial(7, config, search_context.inputs, tmp_path / "twice")
+    assert unfinished_configs(tmp_path / "twice") == {7: config}
+    run_trial(7, config, search_context.inputs, tmp_path / "twice")
     assert len(saved) == 10, "epochs that were done were done again"
     (again,) = read_trials(trials_folder(tmp_path / "twice"))
     assert compared([again]) == compared([whole])
@@ -130,24 +136,24 @@ def test_a_trial_goes_on_within_a_fold(
 
 
 def test_a_stopped_trial_is_recorded_with_its_folds(make_search: Make, tmp_path: Path) -> None:
-    prepared: Prepared = make_search(trials=1)
+    search_context: SearchContext = make_search(trials=1)
     steps_: list[dict[str, Any]] = []
 
     def report(step: dict[str, Any]) -> None:
         steps_.append(step)
         raise StoppedError("hopeless")
 
-    trial = run_trial(1, {}, prepared.material, tmp_path, report)
+    trial = run_trial(1, {}, search_context.inputs, tmp_path, report)
     assert (trial.status, trial.reason, len(trial.folds)) == ("pruned", "hopeless", 1)
     assert steps_[0]["folds"] == 1
     assert steps_[0]["objective"] == steps_[0]["val/mean"] == trial.objective
 
 
 def test_records_of_another_search_are_refused(make_search: Make, tmp_path: Path) -> None:
-    prepared: Prepared = make_search(trials=1)
-    run_inline(prepared, tmp_path)
+    search_context: SearchContext = make_search(trials=1)
+    run_inline(search_context, tmp_path)
     for change in ({"seed": 5}, {"folds": 3}, {"holdout": 0.3}, {"space": {"training.lr": 0.1}}):
-        with pytest.raises(StudyError, match="of another search"):
+        with pytest.raises(StudyError, match="belong to another search"):
             run_inline(make_search(trials=1, **change), tmp_path)
     assert len(run_inline(make_search(trials=2, max_fail=0.9), tmp_path)) == 2, (
         "more trials are the same search"

@@ -1,4 +1,4 @@
-"""Random and grid search are functions of seed and index; Optuna learns what records say, also after a restart."""
+"""Random and grid search are functions of seed and index; Optuna learns from records, also after a restart."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from equipoise.datasets.tasks import BinaryTask, RegressionTask
+from equipoise.datasets.tables.tasks import BinaryTask, RegressionTask
 from equipoise.platform.search.params import SearchParams
 from equipoise.platform.search.searchers import (
-    Chance,
     GridSearch,
     OptunaSearch,
     RandomSearch,
+    RandomSource,
     build_searcher,
-    cuts_of,
-    pieces,
+    stick_breaking,
+    stick_breaking_inverse,
 )
-from equipoise.platform.search.selection import choose
+from equipoise.platform.search.selection import select_winner
 from equipoise.platform.search.space import Arm, Config, Dimension, Space
-from equipoise.platform.search.trials import FoldScore, Trial, trial_table
+from equipoise.platform.search.trial_records import FoldScore, Trial, trial_table
 
 TASKS = (BinaryTask(name="MSI", column="MSI", positive="H"), RegressionTask(name="LF", column="LF"))
 
@@ -84,12 +84,12 @@ def test_draws_are_of_the_space_and_even() -> None:
 
 def test_pieces_of_a_stick_are_even_on_the_simplex() -> None:
     rng = np.random.default_rng(0)
-    shares = np.array([pieces(rng.random(3).tolist()) for _ in range(4000)])
-    direct = np.array([Chance(rng).shares("abcd") for _ in range(4000)])
+    shares = np.array([stick_breaking(rng.random(3).tolist()) for _ in range(4000)])
+    direct = np.array([RandomSource(rng).shares("abcd") for _ in range(4000)])
     assert shares.sum(1) == pytest.approx(1)
     assert shares.mean(0) == pytest.approx(direct.mean(0), abs=0.015)
     assert shares.std(0) == pytest.approx(direct.std(0), abs=0.015)
-    assert pieces(cuts_of([0.1, 0.2, 0.3, 0.4])) == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert stick_breaking(stick_breaking_inverse([0.1, 0.2, 0.3, 0.4])) == pytest.approx([0.1, 0.2, 0.3, 0.4])
 
 
 @pytest.mark.parametrize("searcher", ["optuna", "nsga2"])
@@ -138,12 +138,12 @@ def test_the_winner_is_the_best_or_the_simplest_near_it() -> None:
         )
     ]
     pruned = record(9, {}, 0.99, "pruned")
-    assert choose([*trials, pruned], SearchParams()).index == 1
-    simple = choose([*trials, pruned], SearchParams(select="one_standard_error"))
+    assert select_winner([*trials, pruned], SearchParams()).index == 1
+    simple = select_winner([*trials, pruned], SearchParams(select="one_standard_error"))
     assert trials[1].objective_se == pytest.approx(0.01)
     assert simple.index == 5, "of those within 0.01 the fewest parameters, then the cheaper weighting"
     with pytest.raises(ValueError, match="no trial"):
-        choose([pruned], SearchParams())
+        select_winner([pruned], SearchParams())
 
 
 def test_table_of_trials() -> None:

@@ -1,4 +1,4 @@
-"""Several seeds inside a trial: the same patients, other trainings, and no smaller standard errors for it."""
+"""Several seeds inside a trial: the same patients, other trainings, and standard errors that do not shrink."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipoise.datasets.splits import SplitParams
+from equipoise.datasets.cohorts.splits import SplitParams
 from equipoise.platform.errors import StudyError
-from equipoise.platform.search.analysis import fold_shares, fold_values
-from equipoise.platform.search.driver import build_scheduler
+from equipoise.platform.search.analysis import best_probabilities, fold_values
 from equipoise.platform.search.params import SearchParams
 from equipoise.platform.search.patients import inner_folds
-from equipoise.platform.search.search import Prepared, run_inline
-from equipoise.platform.search.trials import FoldScore, Trial, read_trials, trial_table, write_trial
+from equipoise.platform.search.search import SearchContext, run_inline
+from equipoise.platform.search.trial_records import FoldScore, Trial, read_trials, trial_table, write_trial
+from equipoise.platform.search.tune_runner import build_scheduler
 
 Make = Callable[..., Any]
 
@@ -35,23 +35,28 @@ def trial_of(shift: float = 0.0, upto: int = 6, index: int = 0) -> Trial:
 
 
 def test_folds_follow_once_for_every_seed(make_search: Make) -> None:
-    prepared: Prepared = make_search(seeds=3)
-    folds = prepared.material.folds
+    search_context: SearchContext = make_search(seeds=3)
+    folds = search_context.inputs.folds
     assert [fold.name for fold in folds] == ["0-0", "0-1", "1-0", "1-1", "2-0", "2-1"]
     for fold in folds:
         first = folds[fold.index]
         assert (fold.train, fold.val, fold.test) == (first.train, first.val, first.test)
-        assert prepared.material.first_of(fold.name) == ("" if fold.repeat == 0 else first.name)
+        assert search_context.inputs.first_seed_fold(fold.name) == ("" if fold.repeat == 0 else first.name)
     drawn = inner_folds(
-        prepared.cohorts, prepared.study.tasks, SplitParams(scheme="monte_carlo", repeats=4), 2, 1, seeds=2
+        search_context.cohorts,
+        search_context.study.tasks,
+        SplitParams(scheme="monte_carlo", repeats=4),
+        2,
+        1,
+        seeds=2,
     )
     assert [fold.name for fold in drawn] == ["0-0", "1-0", "2-0", "3-0"]
     assert drawn[2].test == drawn[0].test != drawn[1].test == drawn[3].test
 
 
 def test_seeds_train_anew_and_belong_to_the_search(make_search: Make, tmp_path: Path) -> None:
-    prepared: Prepared = make_search(trials=1, seeds=2)
-    (trial,) = run_inline(prepared, tmp_path / "two")
+    search_context: SearchContext = make_search(trials=1, seeds=2)
+    (trial,) = run_inline(search_context, tmp_path / "two")
     assert [(fold.fold, fold.first) for fold in trial.folds] == [
         ("0-0", ""), ("0-1", ""), ("1-0", "0-0"), ("1-1", "0-1"),
     ]  # fmt: skip
@@ -59,14 +64,14 @@ def test_seeds_train_anew_and_belong_to_the_search(make_search: Make, tmp_path: 
     assert [fold.values for fold in trial.folds[:2]] == [fold.values for fold in single.folds]
     assert trial.folds[2].history != trial.folds[0].history
     assert trial.objective == pytest.approx(np.mean([fold.values["val/mean"] for fold in trial.folds]))
-    with pytest.raises(StudyError, match=r"of another search(.|\n)*search.seeds: 2 → 1"):
+    with pytest.raises(StudyError, match=r"belong to another search(.|\n)*search.seeds: 2 → 1"):
         run_inline(make_search(trials=1), tmp_path / "two")
 
 
 def test_spread_is_over_folds_of_patients(tmp_path: Path) -> None:
     trial = trial_of()
     means = [np.mean([0.6, 0.64, 0.62]), np.mean([0.8, 0.72, 0.76])]
-    assert [values["val/mean"] for values in trial.by_patients] == pytest.approx(means)
+    assert [values["val/mean"] for values in trial.fold_means] == pytest.approx(means)
     assert trial.objective == pytest.approx(np.mean(means))
     assert trial.objective_se == pytest.approx(np.std(means, ddof=1) / math.sqrt(2))
     assert trial_of(upto=3).objective == pytest.approx((0.62 + 0.8) / 2), (
@@ -85,13 +90,13 @@ def test_the_table_has_one_value_for_a_fold_of_patients() -> None:
     assert "fold2/val/mean" not in table
     single = [Trial(t.index, t.name, {}, "ok", "val/mean", folds=_averaged(t)) for t in trials]
     rng = [np.random.default_rng(0) for _ in range(2)]
-    pd.testing.assert_frame_equal(fold_shares(table, rng[0]), fold_shares(trial_table(single), rng[1]))
+    pd.testing.assert_frame_equal(
+        best_probabilities(table, rng[0]), best_probabilities(trial_table(single), rng[1])
+    )
 
 
 def _averaged(trial: Trial) -> tuple[FoldScore, ...]:
-    return tuple(
-        FoldScore(f"0-{k}", values, 9, 2, 10, 3.0, 3.0) for k, values in enumerate(trial.by_patients)
-    )
+    return tuple(FoldScore(f"0-{k}", values, 9, 2, 10, 3.0, 3.0) for k, values in enumerate(trial.fold_means))
 
 
 def test_schedulers_count_every_training() -> None:

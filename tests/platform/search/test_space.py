@@ -1,4 +1,4 @@
-"""The space of a study: conditional, without nonsense, narrowed by the user; and what cannot be asked for."""
+"""The space of a study: conditional dimensions, valid combinations, narrowing, and requests that are refused."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import yaml
 from equipoise.models.balancing.combinations import refusal
 from equipoise.platform.errors import StudyError
 from equipoise.platform.registry import entries
-from equipoise.platform.search.configuration import label, of_study, settings_of
-from equipoise.platform.search.generate import generate
+from equipoise.platform.search.configuration import config_from_study, merge_config, trial_label
 from equipoise.platform.search.params import SearchParams
-from equipoise.platform.search.space import Space, lattice
-from equipoise.platform.study import Study, load_study
+from equipoise.platform.search.space import Space, simplex_lattice
+from equipoise.platform.search.space_builder import build_space
+from equipoise.platform.study.schema import Study, load_study
 
 TASKS = [
     {"name": "MSI", "type": "binary", "column": "MSI", "positive": "H"},
@@ -41,7 +41,7 @@ def study(tasks: int = 3, **sections: Any) -> Study:
 
 
 def space(made: Study | None = None, **narrow: Any) -> Space:
-    return generate(made or study(), SearchParams(space=narrow))
+    return build_space(made or study(), SearchParams(space=narrow))
 
 
 def test_every_combination_that_makes_sense_and_no_other() -> None:
@@ -52,20 +52,20 @@ def test_every_combination_that_makes_sense_and_no_other() -> None:
 
 
 def test_methods_bring_their_own_parameters() -> None:
-    found = space()
-    names = {dimension.name for dimension in found.dimensions}
+    result = space()
+    names = {dimension.name for dimension in result.dimensions}
     assert {"balancing.dwa.temperature", "balancing.cagrad.c", "model.dropout", "training.lr"} <= names
-    for arm in found.arms:
-        for dimension in found.of(arm):
+    for arm in result.arms:
+        for dimension in result.dimensions_of(arm):
             if dimension.name.startswith("balancing."):
                 assert dimension.name.split(".")[1] in (arm.weighting, arm.aggregation)
 
 
 def test_a_study_of_one_task_has_nothing_to_balance() -> None:
-    found = space(study(1))
-    assert [arm.config() for arm in found.arms] == [{}]
-    assert not found.tasks
-    assert not any(dimension.name.startswith("balancing") for dimension in found.dimensions)
+    result = space(study(1))
+    assert [arm.config() for arm in result.arms] == [{}]
+    assert not result.tasks
+    assert not any(dimension.name.startswith("balancing") for dimension in result.dimensions)
     with pytest.raises(ValueError, match="a study of one task has nothing to balance"):
         space(study(1), balancing=["equal"])
 
@@ -83,15 +83,17 @@ def test_narrowing() -> None:
         "model.dropout": {"uniform": [0.0, 0.2]},
         "balancing.uncertainty.lr": [0.01, 0.1],
     }
-    found = space(None, **narrow)
-    assert found.size() is None
-    found = space(None, **narrow | {"model.dropout": 0.1})
-    assert found.size() == 2 * 2 * 2 * (1 + 2)
-    points = [found.grid_point(number, 3) for number in range(found.grid_size(3))]
-    assert len({str(point) for point in points}) == found.size() == len(points)
-    assert {label(point) for point in points} == {"equal+none", "uncertainty+pcgrad"}
-    assert all(("balancing.uncertainty.lr" in point) == ("uncertainty" in label(point)) for point in points)
-    assert "training.lr" in found.table()
+    result = space(None, **narrow)
+    assert result.size() is None
+    result = space(None, **narrow | {"model.dropout": 0.1})
+    assert result.size() == 2 * 2 * 2 * (1 + 2)
+    points = [result.grid_point(number, 3) for number in range(result.grid_size(3))]
+    assert len({str(point) for point in points}) == result.size() == len(points)
+    assert {trial_label(point) for point in points} == {"equal+none", "uncertainty+pcgrad"}
+    assert all(
+        ("balancing.uncertainty.lr" in point) == ("uncertainty" in trial_label(point)) for point in points
+    )
+    assert "training.lr" in result.table()
 
 
 def test_simplex_alone_and_beside_others() -> None:
@@ -101,10 +103,10 @@ def test_simplex_alone_and_beside_others() -> None:
     ]
     beside = space(loss_weights="simplex", balancing=["equal", "dwa"])
     assert {arm.weighting for arm in beside.arms} == {"equal", "dwa", "static"}
-    points = list(lattice(3, 3))
+    points = list(simplex_lattice(3, 3))
     assert len(points) == 6
     assert all(sum(point) == pytest.approx(1) and min(point) > 0 for point in points)
-    settings = settings_of(study().resolved(), {
+    settings = merge_config(study().resolved(), {
         "balancing.weighting": "static", "balancing.aggregation": "none",
         "loss_weights.MSI": 0.5, "loss_weights.LF": 0.25, "loss_weights.OS": 0.25,
     })  # fmt: skip
@@ -122,7 +124,7 @@ def test_simplex_alone_and_beside_others() -> None:
         ({"training.workers": [1, 2]}, "not something that is searched"),
         ({"splits.folds": [3, 5]}, "not something that is searched"),
         ({"tasks.0.column": ["a", "b"]}, "not something that is searched"),
-        ({"training.schedule": {"uniform": [0, 1]}}, "takes words, not a range"),
+        ({"training.schedule": {"uniform": [0, 1]}}, "takes names, not a range"),
         ({"balancing.dwa.temperature": 2, "balancing": ["equal"]}, "not something that is searched"),
         ({"model.kind": ["joint", "omics"]}, "omics reads other data than joint"),
         ({"loss_weights": "dirichlet"}, "write simplex"),
@@ -137,25 +139,27 @@ def test_what_makes_no_sense_is_refused_in_the_study(narrow: dict, problem: str,
 
 def test_the_study_as_written_is_a_configuration() -> None:
     own = study(balancing={"weighting": "dwa", "weighting_params": {"temperature": 3}}, training={"lr": 3e-4})
-    found = space(own)
-    config = of_study(own, found)
+    result = space(own)
+    config = config_from_study(own, result)
     assert config["balancing.dwa.temperature"] == 3
     assert config["training.lr"] == 3e-4
-    again = Study.model_validate(settings_of(own.resolved(), config))
+    again = Study.model_validate(merge_config(own.resolved(), config))
     assert again.balancing == own.balancing
     assert again.model == own.model
-    other = settings_of(
+    other = merge_config(
         own.resolved(), {"balancing.weighting": "uncertainty", "balancing.aggregation": "none"}
     )
     assert other["balancing"]["weighting_params"] == {}, "parameters of another method do not stay"
 
 
 def test_kinds_of_model_have_their_own_dimensions() -> None:
-    found = space(**{"model.kind": ["joint", "abmil"], "balancing": "equal"})
-    assert {arm.kind for arm in found.arms} == {"joint", "abmil"}
-    for arm in found.arms:
-        assert all(d.name.split(".")[1] == arm.kind for d in found.of(arm) if d.name.startswith("model."))
-    settings = settings_of(study().resolved(), {"model.kind": "abmil", "model.abmil.dim": 256})
+    result = space(**{"model.kind": ["joint", "abmil"], "balancing": "equal"})
+    assert {arm.kind for arm in result.arms} == {"joint", "abmil"}
+    for arm in result.arms:
+        assert all(
+            d.name.split(".")[1] == arm.kind for d in result.dimensions_of(arm) if d.name.startswith("model.")
+        )
+    settings = merge_config(study().resolved(), {"model.kind": "abmil", "model.abmil.dim": 256})
     assert settings["model"] == {"kind": "abmil", "dim": 256}
 
 
@@ -203,12 +207,12 @@ def test_what_does_not_go_together() -> None:
         with pytest.raises(ValueError, match=problem):
             SearchParams.model_validate(section)
     with pytest.raises(ValueError, match="changes training.lr and loss_weights"):
-        generate(study(), SearchParams(scheduler="pbt", space={"model.dim": 192}))
+        build_space(study(), SearchParams(scheduler="pbt", space={"model.dim": 192}))
 
 
 def test_the_schema_stays_light() -> None:
     code = (
-        "import sys; from equipoise.platform.search import configuration, generate, params, space;"
+        "import sys; from equipoise.platform.search import configuration, params, space, space_builder;"
         "print([m for m in ('torch', 'ray', 'numpy', 'pandas', 'optuna') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""TensorBoard: events read back, written once, and the table that Chromium shows."""
+"""TensorBoard: events are read again, written once, and shown as a table in Chromium."""
 
 import importlib.util
 import shutil
@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from equipoise.platform.search.trackers import Tracked, open_trackers
+from equipoise.platform.search.trackers import TrackedSearch, open_trackers
 
 _spec = importlib.util.spec_from_file_location("searched", Path(__file__).with_name("searched.py"))
 searched = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(searched)
 
 
-def tracked_in(folder: Path) -> Tracked:
+def tracked_in(folder: Path) -> TrackedSearch:
     study = searched.study_of()
-    return Tracked.of(study, searched.space_of(study), "val/mean", folder)
+    return TrackedSearch.from_study(study, searched.space_of(study), "val/mean", folder)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_the_table_in_chromium(board: Path, trials: list, screenshot: Any, tmp_p
     picture = tmp_path / "table.png"
     names = [trial.name for trial in trials]
     with screenshot.tensorboard(board) as address:
-        lines: list[str] = screenshot.shown(address, ["val/mean", *names], picture).split("\n")
+        lines: list[str] = screenshot.table_text(address, ["val/mean", *names], picture).split("\n")
     columns = [
         "SYNTHETIC",
         "balancing",
@@ -126,8 +126,8 @@ def test_the_table_in_chromium(board: Path, trials: list, screenshot: Any, tmp_p
         "val/MSI/auroc",
     ]
     assert [name for name in columns if name not in lines] == []
-    place: Callable[[str], int] = lines.index
-    rows = [lines[place(a) : place(b)] for a, b in zip(names, [*names[1:], lines[-1]], strict=True)]
+    row_of: Callable[[str], int] = lines.index
+    rows = [lines[row_of(a) : row_of(b)] for a, b in zip(names, [*names[1:], lines[-1]], strict=True)]
     for row, trial in zip(rows, trials, strict=True):
         method = f"{trial.config['balancing.weighting']}+{trial.config['balancing.aggregation']}"
         assert method in row

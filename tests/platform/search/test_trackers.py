@@ -1,4 +1,4 @@
-"""Dashboards: what they are told, that they are told once, and that extras are imported only when asked for."""
+"""Trackers: the data that they get, that each trial is written once, and that extras are imported only on request."""
 
 import importlib.util
 import sys
@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 
 from equipoise.platform.errors import ResourceError
-from equipoise.platform.search.configuration import of_study
+from equipoise.platform.search.configuration import config_from_study
 from equipoise.platform.search.trackers import (
-    Tracked,
-    Trackers,
-    digest,
+    TrackedSearch,
+    TrackerList,
+    curve_points,
     metrics_of,
     open_trackers,
     parameters_of,
-    points,
-    seconds,
+    record_digest,
+    to_timestamp,
 )
-from equipoise.platform.search.trials import read_trials, write_trial
+from equipoise.platform.search.trial_records import read_trials, write_trial
 
 _spec = importlib.util.spec_from_file_location("searched", Path(__file__).with_name("searched.py"))
 searched = importlib.util.module_from_spec(_spec)
@@ -34,12 +34,12 @@ def trials() -> list:
 
 
 @pytest.fixture
-def tracked(tmp_path: Path) -> Tracked:
+def tracked(tmp_path: Path) -> TrackedSearch:
     study = searched.study_of()
-    return Tracked.of(study, searched.space_of(study), "val/mean", tmp_path)
+    return TrackedSearch.from_study(study, searched.space_of(study), "val/mean", tmp_path)
 
 
-def test_columns_name_everything_and_do_not_depend_on_trials(tracked: Tracked, trials: list) -> None:
+def test_columns_name_everything_and_do_not_depend_on_trials(tracked: TrackedSearch, trials: list) -> None:
     names = list(tracked.columns)
     assert names[:2] == ["SYNTHETIC", "balancing"]
     assert {"training.lr", "model.dropout", "balancing.uncertainty.lr"} <= tracked.varied
@@ -55,11 +55,11 @@ def test_columns_name_everything_and_do_not_depend_on_trials(tracked: Tracked, t
     assert not constants & tracked.varied
     assert not {"training.workers", "training.device"} & set(names)
     for trial in trials:
-        own = tracked.parameters(trial)
-        assert set(own) <= set(names)
-        assert all(type(value) in (str, int, float, bool) for value in own.values())
-        assert own["balancing"] in searched.METHODS
-        assert ("balancing.uncertainty.lr" in own) == own["balancing"].startswith("uncertainty")
+        values = tracked.parameters(trial)
+        assert set(values) <= set(names)
+        assert all(type(value) in (str, int, float, bool) for value in values.values())
+        assert values["balancing"] in searched.METHODS
+        assert ("balancing.uncertainty.lr" in values) == values["balancing"].startswith("uncertainty")
     assert tracked.metrics[:2] == ("val/mean", "val/MSI/auroc")
     assert "val/OS/c_index" in tracked.metrics
 
@@ -72,43 +72,45 @@ def test_shares_of_the_simplex_are_columns_of_their_own() -> None:
         "loss_weights.LISS": 0.3,
         "loss_weights.OS": 0.2,
     }
-    found = parameters_of(study.resolved(), config)
-    assert found["balancing"] == "static+none"
-    assert [found[f"loss_weights.{task}"] for task in ("MSI", "LISS", "OS")] == [0.5, 0.3, 0.2]
-    assert not any(name.startswith("balancing.static") for name in found)
+    result = parameters_of(study.resolved(), config)
+    assert result["balancing"] == "static+none"
+    assert [result[f"loss_weights.{task}"] for task in ("MSI", "LISS", "OS")] == [0.5, 0.3, 0.2]
+    assert not any(name.startswith("balancing.static") for name in result)
 
 
 def test_a_setting_has_one_column_where_kinds_of_models_are_searched() -> None:
     study = searched.study_of({"space": {"model.kind": ["joint", "abmil"], "balancing": ["equal", "dwa"]}})
     space = searched.space_of(study)
-    found = parameters_of(study.resolved(), of_study(study, space))
-    assert "model.joint.dropout" in found
-    assert "model.dropout" not in found
-    assert found["model.kind"] == "joint"
-    columns = Tracked.of(study, space, "val/mean", Path("unused")).columns
+    result = parameters_of(study.resolved(), config_from_study(study, space))
+    assert "model.joint.dropout" in result
+    assert "model.dropout" not in result
+    assert result["model.kind"] == "joint"
+    columns = TrackedSearch.from_study(study, space, "val/mean", Path("unused")).columns
     assert {"model.joint.dropout", "model.abmil.hidden", "balancing.dwa.temperature"} <= set(columns)
 
 
 def test_points_are_those_of_folds_and_of_epochs(trials: list) -> None:
-    found = {(tag, step): value for tag, step, value in points(trials[0])}
+    result = {(tag, step): value for tag, step, value in curve_points(trials[0])}
     fold = trials[0].folds[2]
-    assert found["fold/MSI/auroc", 2] == fold.values["val/MSI/auroc"]
-    assert found["fold/mean", 0] == trials[0].folds[0].values["val/mean"]
-    assert found["weight/MSI/0-1", 3] == pytest.approx(1.3)
-    assert found["conflict_rate/0-0", 1] == 0.3
-    assert found["cosine/MSI|LISS/0-2", 2] == -0.1
-    assert found["val_loss/MSI/0-0", 2] == 0.6
+    assert result["fold/MSI/auroc", 2] == fold.values["val/MSI/auroc"]
+    assert result["fold/mean", 0] == trials[0].folds[0].values["val/mean"]
+    assert result["weight/MSI/0-1", 3] == pytest.approx(1.3)
+    assert result["conflict_rate/0-0", 1] == 0.3
+    assert result["cosine/MSI|LISS/0-2", 2] == -0.1
+    assert result["val_loss/MSI/0-0", 2] == 0.6
     assert not any(
-        tag.startswith(("weight/OS", "val/")) for tag, _ in found
+        tag.startswith(("weight/OS", "val/")) for tag, _ in result
     )  # not known; not another metric's name
 
 
 def test_settings_that_changed_are_points(trials: list) -> None:
     changes = ({"epoch": 0, "training.lr": 1e-3}, {"epoch": 4, "training.lr": 2e-4, "loss_weights.MSI": 0.7})
-    found = [
-        point for point in points(replace(trials[0], changes=changes)) if point.tag.startswith("setting/")
+    result = [
+        point
+        for point in curve_points(replace(trials[0], changes=changes))
+        if point.tag.startswith("setting/")
     ]
-    assert found == [
+    assert result == [
         ("setting/training.lr", 0, 1e-3),
         ("setting/training.lr", 4, 2e-4),
         ("setting/loss_weights.MSI", 4, 0.7),
@@ -116,12 +118,14 @@ def test_settings_that_changed_are_points(trials: list) -> None:
 
 
 def test_times_and_digests(trials: list, tmp_path: Path) -> None:
-    assert seconds("2026-11-21T10:00:00+0000") == seconds("2026-11-21T12:00:00+0200") == 1795255200
-    assert seconds("") is None
-    assert len({digest(trial) for trial in trials}) == len(trials)
+    assert to_timestamp("2026-11-21T10:00:00+0000") == to_timestamp("2026-11-21T12:00:00+0200") == 1795255200
+    assert to_timestamp("") is None
+    assert len({record_digest(trial) for trial in trials}) == len(trials)
     for trial in trials:  # a record that is read in a later session is the same record
         write_trial(tmp_path, trial)
-    assert [digest(trial) for trial in read_trials(tmp_path)] == [digest(trial) for trial in trials]
+    assert [record_digest(trial) for trial in read_trials(tmp_path)] == [
+        record_digest(trial) for trial in trials
+    ]
 
 
 class FakeClient:
@@ -185,7 +189,7 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> list[FakeClient]:
     return made
 
 
-def test_mlflow_gets_each_trial_once(mlflow: list[FakeClient], tracked: Tracked, trials: list) -> None:
+def test_mlflow_gets_each_trial_once(mlflow: list[FakeClient], tracked: TrackedSearch, trials: list) -> None:
     with open_trackers(["mlflow"], tracked) as told:
         for trial in [*trials, *trials]:
             told(trial)
@@ -204,7 +208,7 @@ def test_mlflow_gets_each_trial_once(mlflow: list[FakeClient], tracked: Tracked,
 
 
 def test_mlflow_writes_anew_what_was_interrupted(
-    mlflow: list[FakeClient], tracked: Tracked, trials: list
+    mlflow: list[FakeClient], tracked: TrackedSearch, trials: list
 ) -> None:
     told = open_trackers(["mlflow"], tracked)
     told(trials[0])
@@ -214,7 +218,7 @@ def test_mlflow_writes_anew_what_was_interrupted(
 
 
 def test_wandb_gets_each_trial_once_and_stays_offline(
-    monkeypatch: pytest.MonkeyPatch, tracked: Tracked, trials: list
+    monkeypatch: pytest.MonkeyPatch, tracked: TrackedSearch, trials: list
 ) -> None:
     begun: list[Any] = []
 
@@ -243,7 +247,7 @@ def test_wandb_gets_each_trial_once_and_stays_offline(
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
 def test_an_extra_that_is_absent_is_named(
-    name: str, tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+    name: str, tracked: TrackedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in [m for m in sys.modules if m.partition(".")[0] == name]:
         monkeypatch.delitem(sys.modules, module)
@@ -272,6 +276,6 @@ def test_all_are_closed_even_if_one_cannot() -> None:
         def close(self) -> None:
             closed.append(self)
 
-    with pytest.raises(OSError, match="full"), Trackers((Good(), Bad(), Good())):
+    with pytest.raises(OSError, match="full"), TrackerList((Good(), Bad(), Good())):
         pass
     assert len(closed) == 2

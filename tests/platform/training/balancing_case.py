@@ -1,7 +1,7 @@
-"""A small training over every balancing method, run alone or as one of two workers.
+"""A small training for every balancing method, run alone or as one of two workers.
 
 As a script, ``python balancing_case.py RANK FOLDER``, it is one of two workers that train every method in one
-process group and leave ``<method>.pt`` with weights and history in the folder.
+process group and write ``<method>-<rank>.pt`` with weights and history to the folder.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from equipoise.datasets.cases import Case
-from equipoise.datasets.tasks import BinaryTask, RegressionTask, SurvivalTask
+from equipoise.datasets.cohorts.cases import Case
+from equipoise.datasets.tables.tasks import BinaryTask, RegressionTask, SurvivalTask
 from equipoise.models.balancing.combinations import refusal
 from equipoise.platform.registry import entries
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
-from equipoise.platform.training.distributed import ALONE, Group
+from equipoise.platform.training.distributed import SINGLE_WORKER, WorkerGroup
 from equipoise.platform.training.loop import Reporter, fit
 from equipoise.platform.training.params import BalancingParams, TrainingParams
 from equipoise.platform.training.targets import fit_targets
@@ -48,7 +48,7 @@ def methods() -> list[str]:
 
 
 def balancing_of(name: str) -> BalancingParams:
-    """The method with the parameters it cannot do without."""
+    """The method with its required parameters."""
     weighting, aggregation = name.split("+")
     return BalancingParams(
         weighting=weighting, aggregation=aggregation, weighting_params=PARAMS.get(weighting, {})
@@ -76,7 +76,7 @@ def cases() -> dict[str, Case]:
 
 def train(
     name: str,
-    group: Group = ALONE,
+    group: WorkerGroup = SINGLE_WORKER,
     *,
     report: Reporter | None = None,
     checkpoint: Path | None = None,

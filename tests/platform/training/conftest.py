@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from equipoise.datasets.cases import Case
-from equipoise.datasets.tasks import BinaryTask, MulticlassTask, RegressionTask, SurvivalTask, Task
+from equipoise.datasets.cohorts.cases import Case
+from equipoise.datasets.tables.tasks import BinaryTask, MulticlassTask, RegressionTask, SurvivalTask, Task
 
 Cases = dict[str, Case]
 

@@ -1,4 +1,4 @@
-"""A fold leaves a whole folder behind, once, whatever happens in between."""
+"""A fold writes its whole folder exactly once, also after interruptions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from equipoise.datasets.splits import Fold
+from equipoise.datasets.cohorts.splits import Fold
 from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.training.batches import CaseList
@@ -30,7 +30,7 @@ FILES = {
 
 
 class Recorder(dict):
-    """Cases that remember who was read."""
+    """Cases that record which patients were read."""
 
     def __init__(self, cases) -> None:
         super().__init__(cases)
@@ -58,8 +58,10 @@ def folds(cases) -> list[Fold]:
 
 
 def run(fold, tasks, cases, folder, recipe=RECIPE, **more):
-    contents = {patient: str(case.targets) for patient, case in cases.items()}
-    return train_fold(fold, tasks, cases, recipe, folder, features="abc", **({"contents": contents} | more))
+    content_keys = {patient: str(case.targets) for patient, case in cases.items()}
+    return train_fold(
+        fold, tasks, cases, recipe, folder, features="abc", **({"content_keys": content_keys} | more)
+    )
 
 
 def content(folder) -> dict[str, bytes]:
@@ -153,7 +155,7 @@ def test_interrupted_while_writing(tasks, cases, folds, tmp_path, monkeypatch) -
 def test_a_fold_trained_otherwise_is_refused_by_name(tasks, cases, folds, tmp_path) -> None:
     run(folds[0], tasks, cases, tmp_path)
     other = RECIPE.model_copy(update={"training": TrainingParams(epochs=4, lr=3e-3, batch=4)})
-    with pytest.raises(StudyError, match=r"trained otherwise: training\.epochs: 3, now 4"):
+    with pytest.raises(StudyError, match=r"trained with other settings or data: training\.epochs: 3, now 4"):
         run(folds[0], tasks, cases, tmp_path, other)
     fewer = Fold(0, 0, folds[0].train[1:], folds[0].val, folds[0].test)
     with pytest.raises(StudyError, match=rf"patients: 1 left \({folds[0].train[0]}\)"):
@@ -161,11 +163,11 @@ def test_a_fold_trained_otherwise_is_refused_by_name(tasks, cases, folds, tmp_pa
 
 
 def test_other_labels_or_slides_are_noticed(tasks, cases, folds, tmp_path) -> None:
-    contents = dict.fromkeys(cases, "one slide")
-    run(folds[0], tasks, cases, tmp_path, contents=contents)
-    mended = contents | {folds[0].test[0]: "two slides"}
+    content_keys = dict.fromkeys(cases, "one slide")
+    run(folds[0], tasks, cases, tmp_path, content_keys=content_keys)
+    corrected = content_keys | {folds[0].test[0]: "two slides"}
     with pytest.raises(StudyError, match="labels, slides or parts of its patients"):
-        run(folds[0], tasks, cases, tmp_path, contents=mended)
+        run(folds[0], tasks, cases, tmp_path, content_keys=corrected)
 
 
 def test_an_unfinished_fold_of_other_data_starts_again(tasks, cases, folds, tmp_path, caplog) -> None:
@@ -177,7 +179,7 @@ def test_an_unfinished_fold_of_other_data_starts_again(tasks, cases, folds, tmp_
 
     expected = content(run(folds[0], tasks, cases, tmp_path / "undisturbed"))
     with pytest.raises(StopError):
-        run(folds[0], tasks, cases, tmp_path / "other", contents=dict.fromkeys(cases, "old"), report=stop)
+        run(folds[0], tasks, cases, tmp_path / "other", content_keys=dict.fromkeys(cases, "old"), report=stop)
     assert (tmp_path / "other" / ".0-0.partial" / "checkpoint.pt").exists()
     epochs: list[float] = []
     again = run(folds[0], tasks, cases, tmp_path / "other", report=lambda row: epochs.append(row["epoch"]))

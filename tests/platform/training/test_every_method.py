@@ -1,4 +1,4 @@
-"""Every balancing method trains, says what it did, and goes on after an interruption as if nothing had been."""
+"""Every balancing method trains, records its weights, and resumes after an interruption bit for bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _spec.loader.exec_module(balancing_case)
 
 
 class InterruptError(Exception):
-    """Stands for whatever ends a process."""
+    """Stands for anything that ends a process."""
 
 
 def interrupt(row: dict[str, float]) -> None:
@@ -43,7 +43,7 @@ def test_every_method_trains_and_resumes(method: str, tmp_path: Path) -> None:
 
 
 def test_methods_differ() -> None:
-    """A method that did what equal weighting does would not be one (they act from the first step on)."""
+    """Methods act from the first step on, so their weights differ from those of equal weighting."""
     methods = ["equal+none", "uncertainty+none", "equal+pcgrad", "equal+cagrad", "equal+graddrop", "rlw+none"]
     weights = [balancing_case.train(method)["weights"]["project.weight"] for method in methods]
     for i, one in enumerate(weights):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from equipoise.datasets.tasks import BinaryTask, SurvivalTask
+from equipoise.datasets.tables.tasks import BinaryTask, SurvivalTask
 from equipoise.models.hazards import survival_of
 from equipoise.platform.errors import DataWarning
 from equipoise.platform.training.batches import CaseList, collate

@@ -1,4 +1,4 @@
-"""The training loop: it learns, resumes bit for bit, stops, and says what went wrong."""
+"""The training loop: it learns, resumes bit for bit, stops early, and reports errors."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_global_generator_is_left_as_it_was(setting) -> None:
 
 
 class InterruptError(Exception):
-    """Stands for whatever ends a process."""
+    """Stands for anything that ends a process."""
 
 
 @pytest.mark.parametrize("at", [1, 2, 4])

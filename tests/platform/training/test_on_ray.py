@@ -1,4 +1,4 @@
-"""Ray Train runs the loop: a worker that is killed changes nothing, mistakes come back as what they are."""
+"""Ray Train runs the loop: a killed worker does not change the result, and errors keep their type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from equipoise.platform.errors import ResourceError, StudyError
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
 from equipoise.platform.training.loop import fit
-from equipoise.platform.training.on_ray import fit_on_workers, folds_at_once
+from equipoise.platform.training.on_ray import fit_on_workers, run_folds_in_parallel
 from equipoise.platform.training.params import Recipe, TrainingParams
 from equipoise.platform.training.targets import fit_targets
 
@@ -32,10 +32,10 @@ TRAINING = TrainingParams(epochs=3, lr=1e-3, batch=4, workers=2, device="cpu")
 RECIPE = Recipe(model="joint", model_params=SMALL, training=TRAINING)
 
 
-def murderous(source: dict[str, Any], marker: Path, at: int) -> Any:
+def killing_cases(source: dict[str, Any], marker: Path, at: int) -> Any:
     """The cases, whose reader kills its own process at the ``at``-th reading, once in all."""
 
-    class Murderous:
+    class KillingCases:
         def __init__(self) -> None:
             self.read = 0
 
@@ -46,7 +46,7 @@ def murderous(source: dict[str, Any], marker: Path, at: int) -> Any:
                 os.kill(os.getpid(), signal.SIGKILL)
             return source[patient]
 
-    return Murderous()
+    return KillingCases()
 
 
 @pytest.mark.cluster
@@ -55,7 +55,7 @@ def test_a_killed_worker_changes_nothing(ray_session: None, tasks, make_cases, t
     patients = tuple(cases)
     marker = tmp_path / "killed"
     targets = fit_targets(tasks, CaseList(cases, patients[:12]))
-    source = murderous(cases, marker, at=14)  # in the second epoch of 6 + 2 readings a worker
+    source = killing_cases(cases, marker, at=14)  # in the second epoch of 6 + 2 readings a worker
     train, val = CaseList(source, patients[:12]), CaseList(source, patients[12:])
     models = [build_model("joint", SMALL, targets.shape, targets.heads, seed=5) for _ in range(2)]
     rows: list[dict[str, float]] = []
@@ -101,7 +101,9 @@ def test_folds_run_side_by_side_and_errors_come_back(ray_session: None, tmp_path
         (tmp_path / name).touch()
         return tmp_path / name
 
-    folds_at_once([functools.partial(job, f"0-{i}", False) for i in range(3)], at_once=2, cpus=1)
+    run_folds_in_parallel(
+        [functools.partial(job, f"0-{i}", False) for i in range(3)], max_concurrent=2, cpus=1
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "0-1", "0-2"]
     with pytest.raises(StudyError, match="0-9: this fold cannot be trained"):
-        folds_at_once([functools.partial(job, "0-9", True)], at_once=2, cpus=1)
+        run_folds_in_parallel([functools.partial(job, "0-9", True)], max_concurrent=2, cpus=1)

@@ -1,4 +1,4 @@
-"""Names are checked when a study is read; what cannot learn is refused."""
+"""Names are checked when a study is read; settings under which nothing can be learned are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictions: units, classes, independence of company."""
+"""Predictions: units, classes, independence of the other patients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from equipoise.platform.errors import DataError
 from equipoise.platform.evaluation.predictions import COLUMNS
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
-from equipoise.platform.training.monitor import badness, main_metric
+from equipoise.platform.training.loop import main_metric, monitor_value
 from equipoise.platform.training.predict import Outputs, predict, run_model
 from equipoise.platform.training.targets import fit_targets
 
@@ -138,7 +138,7 @@ def test_a_metric_without_both_classes_is_an_error(trained) -> None:
     _, targets, _ = trained
     out = outputs_for(targets, [0.1, 0.4], [0, 0], [True, True])
     losses = LossSums(torch.zeros(4), torch.ones(4))
-    with pytest.raises(DataError, match=r"task MSI: training\.monitor: main_metric cannot be worked out"):
-        badness("main_metric", targets, losses, out)
+    with pytest.raises(DataError, match=r"task MSI: training\.monitor: main_metric cannot be computed"):
+        monitor_value("main_metric", targets, losses, out)
     with pytest.raises(DataError, match="no validation patient has a label"):
-        badness("val_loss", targets, LossSums(torch.zeros(4), torch.zeros(4)), out)
+        monitor_value("val_loss", targets, LossSums(torch.zeros(4), torch.zeros(4)), out)

@@ -1,4 +1,4 @@
-"""What training patients fix: class weights, scalers, widths, sites; both directions of a label."""
+"""Target fitting on training patients: class weights, scalers, widths, sites; both directions of a label."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from equipoise.datasets.tasks import BinaryTask
+from equipoise.datasets.tables.tasks import BinaryTask
 from equipoise.platform.errors import DataError, DataWarning
 from equipoise.platform.training.targets import Targets, fit_targets, is_missing
 
@@ -129,9 +129,9 @@ def test_tables_are_fitted_on_the_training_cases(tasks, make_cases) -> None:
     cases = list(make_cases(12).values())
     targets = fit_targets(tasks, cases)
     rows = np.stack([case.omics["rna"] for case in cases if "rna" in case.omics])
-    own = np.stack([targets.tables["rna"].apply(row, ("0", "1", "2")) for row in rows])
-    np.testing.assert_allclose(own.mean(axis=0), 0, atol=1e-5)
-    np.testing.assert_allclose(own.std(axis=0), 1, atol=1e-5)
+    transformed = np.stack([targets.tables["rna"].apply(row, ("0", "1", "2")) for row in rows])
+    np.testing.assert_allclose(transformed.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(transformed.std(axis=0), 1, atol=1e-5)
     other = fit_targets(tasks, [*cases, *make_cases(6, seed=3).values()])
     assert other.tables["rna"] != targets.tables["rna"]
 

@@ -1,0 +1,59 @@
+"""Atomic writes of files and folders: to a temporary sibling, which is then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+#: How the name of a temporary sibling begins and ends. One whose writer is dead may be removed by anybody.
+TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".", ".tmp"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary sibling of ``path`` to write a file or folder to; it replaces ``path`` on success and is removed
+    otherwise.
+
+    Nothing exists under the sibling's name yet. The name ends in ``.tmp``, so a writer that chooses a format by the
+    ending must be told the format. Each writer gets a unique name: two that make the same file do not write into
+    each other's, and the last one to finish wins. Parent folders are created. A file gets mode 0644 regardless of
+    the umask, because it is shared.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(
+        f"{TEMPORARY_PREFIX}{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    )
+    try:
+        yield temporary
+        if temporary.is_dir():
+            if path.is_dir():
+                shutil.rmtree(path)  # a folder does not replace a folder
+        else:
+            temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text with Unix line ends, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; values that JSON does not know become text."""
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def read_json(path: Path, default: Any = None) -> Any:
+    """Read JSON, or return ``default`` where the file is absent."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default

@@ -1,0 +1,274 @@
+"""Assembles raw cohorts: targets encoded over all of them, the participant flow, one table each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equipoise.datasets.cohorts.cohort_tables import RawCohort, lost_zeros, name_slides
+from equipoise.datasets.cohorts.flow import Flow
+from equipoise.datasets.errors import DataError
+from equipoise.datasets.omics.alignment import align
+from equipoise.datasets.omics.covariates import covariate_table
+from equipoise.datasets.omics.matrix import read_matrix
+from equipoise.datasets.omics.params import CLINICAL, Covariate
+from equipoise.datasets.params import Columns
+from equipoise.datasets.tables.plausibility import check_plausible
+from equipoise.datasets.tables.reading import table_label
+from equipoise.datasets.tables.targets import EncodedTask, encode
+from equipoise.datasets.tables.tasks import RegressionTask, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SLIDE_COLUMNS = ("slide", "patient", "cohort", "path", "mpp")
+
+
+def encode_all(task: Task, cohorts: Sequence[RawCohort]) -> EncodedTask:
+    """Encode a task over all cohorts at once, so that no cohort reads a value differently.
+
+    Patients of a cohort that lacks the column have no label, with that as the reason.
+    """
+    import pandas as pd
+
+    parts: list[Any] = []
+    reasons: dict[str, str] = {}
+    for raw in cohorts:
+        lacking = [column for column in task.columns if column not in raw.labels.columns]
+        if lacking:
+            reasons |= dict.fromkeys(
+                raw.labels.index, f"cohort {raw.source.name} has no column {lacking[0]!r}"
+            )
+        else:
+            parts.append(raw.labels[list(task.columns)])
+    encoded = encode(task, pd.concat(parts))
+    if isinstance(task, RegressionTask):
+        position = {patient: i for i, patient in enumerate(encoded.patients)}
+        for raw in cohorts:
+            known = [patient for patient in raw.labels.index if patient in position]
+            values = encoded.value[[position[patient] for patient in known]]
+            where = f"task {task.name!r}, column {task.column!r} of {table_label(raw.source.clinical)}"
+            check_plausible(values, known, where, allow=task.allow_wide_range)
+    return _extended(encoded, reasons)
+
+
+def _extended(encoded: EncodedTask, reasons: Mapping[str, str]) -> EncodedTask:
+    """The encoded task with patients that have no label at all behind the others."""
+    gap = np.full(len(reasons), np.nan)
+    survival = encoded.type == "survival"
+    return EncodedTask(
+        name=encoded.name,
+        type=encoded.type,
+        patients=(*encoded.patients, *reasons),
+        value=encoded.value if survival else np.concatenate([encoded.value, gap]),
+        time=np.concatenate([encoded.time, gap]) if survival else encoded.time,
+        event=np.concatenate([encoded.event, gap]) if survival else encoded.event,
+        reasons=encoded.reasons | dict(reasons),
+    )
+
+
+def run_flow(
+    cohorts: Sequence[RawCohort],
+    encoded: Sequence[EncodedTask],
+    tables: Mapping[str, pd.DataFrame] | None = None,
+) -> list[Flow]:
+    """Run every cohort through the stages up to ``has label``.
+
+    Parameters
+    ----------
+    cohorts, encoded
+        Raw cohorts and their targets.
+    tables
+        Tables that the model reads: a patient in one of them stays without a slide, and one who has neither
+        leaves. ``None`` for a model that reads slides only.
+    """
+    tabled = {patient for table in (tables or {}).values() for patient in table.index}
+    labelled = {p for task in encoded for p, known in zip(task.patients, task.known, strict=True) if known}
+    flows = []
+    for raw, names in zip(cohorts, name_slides(cohorts), strict=True):
+        slides = None if raw.slides is None else dict(zip(names, raw.slides["patient"], strict=True))
+        flow = Flow(raw.source.name, raw.labels.index, slides)
+        for reason in raw.keyless:
+            flow.note("", "", "in table", reason)
+        flow.close("in table")
+        for patient, path in raw.repeated:
+            flow.note(patient, path, "unique", "the slides table lists the file again")
+        flow.drop_patients(raw.conflicts, "unique")
+        flow.close("unique")
+        if slides is not None:
+            known = set(raw.labels.index)
+            strangers = {
+                slide: "its patient is not in the clinical table"
+                for slide, p in slides.items()
+                if p not in known
+            }
+            flow.drop_slides(strangers, "has slide")
+            if tables is None:
+                flow.drop_slideless("has slide", "the slides table lists no slide")
+            flow.close("has slide")
+        if tables is not None:
+            owners = set((flow.slides or {}).values())
+            bare = [p for p in flow.patients if p not in tabled and p not in owners]
+            flow.drop_patients(dict.fromkeys(bare, _nothing_to_read(raw, tables)), "has table")
+            flow.close("has table")
+        if encoded:
+            bare = [patient for patient in flow.patients if patient not in labelled]
+            reasons = {p: "; ".join(f"{task.name}: {task.reasons[p]}" for task in encoded) for p in bare}
+            flow.drop_patients(reasons, "has label")
+            flow.close("has label")
+        flows.append(flow)
+    return flows
+
+
+def _nothing_to_read(raw: RawCohort, tables: Mapping[str, pd.DataFrame]) -> str:
+    """Why a patient of this cohort has nothing that the model reads."""
+    reason = f"no row in what the model reads ({', '.join(tables) or 'no table'})"
+    return reason if raw.slides is None else f"{reason}, and the slides table lists no slide"
+
+
+def patient_table(
+    cohorts: Sequence[RawCohort], encoded: Sequence[EncodedTask], flows: Sequence[Flow]
+) -> pd.DataFrame:
+    """Columns patient, cohort, role, site and the tasks', for everybody who is in."""
+    import pandas as pd
+
+    rows = [
+        {"patient": patient, "cohort": raw.source.name, "role": raw.source.role, "site": site}
+        for raw, flow in zip(cohorts, flows, strict=True)
+        for patient, site in zip(raw.labels.index, raw.sites, strict=True)
+        if patient in flow.patients
+    ]
+    table = pd.DataFrame(rows, columns=["patient", "cohort", "role", "site"], dtype=object)
+    for task in encoded:
+        values = pd.DataFrame(task.columns(), index=list(task.patients)).reindex(table["patient"])
+        for column in values:
+            table[column] = values[column].to_numpy(dtype=float)
+    return table
+
+
+def slide_table(cohorts: Sequence[RawCohort], flows: Sequence[Flow]) -> pd.DataFrame:
+    """Columns slide, patient, cohort, path, mpp of every slide that is in, in manifest order."""
+    import pandas as pd
+
+    parts = []
+    for raw, names, flow in zip(cohorts, name_slides(cohorts), flows, strict=True):
+        if raw.slides is not None:
+            part = raw.slides.assign(slide=names, cohort=raw.source.name)
+            parts.append(part[part["slide"].isin(list(flow.slides or {}))])
+    if not parts:
+        return pd.DataFrame(
+            {name: pd.Series(dtype=float if name == "mpp" else object) for name in SLIDE_COLUMNS}
+        )
+    return pd.concat(parts, ignore_index=True)[list(SLIDE_COLUMNS)]
+
+
+def label_gaps(patients: pd.DataFrame, encoded: Sequence[EncodedTask]) -> pd.DataFrame:
+    """Columns cohort, patient, task, reason: who is in without a label for a task."""
+    import pandas as pd
+
+    rows = [
+        (cohort, patient, task.name, task.reasons[patient])
+        for task in encoded
+        for cohort, patient in zip(patients["cohort"], patients["patient"], strict=True)
+        if patient in task.reasons
+    ]
+    return pd.DataFrame(rows, columns=["cohort", "patient", "task", "reason"], dtype=object)
+
+
+def load_omics(
+    cohorts: Sequence[RawCohort],
+    columns: Columns | None,
+    base: Path,
+    reads: frozenset[str] | None = None,
+    labels: Iterable[str] = (),
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Modality → matrix over all cohorts, with the genes that every development cohort's matrix has.
+
+    Parameters
+    ----------
+    cohorts, columns, base
+        As in :func:`~equipoise.datasets.cohorts.cohort.load_cohorts`.
+    reads
+        Modalities to read, all if ``None``.
+    labels
+        Columns that tasks predict, which no matrix may hold.
+
+    Raises
+    ------
+    DataError
+        If a matrix holds no patient of its cohort or a column that a task predicts, or the matrices share no
+        gene.
+    """
+    parts: dict[str, dict[str, pd.DataFrame]] = {}
+    notes = []
+    for raw in cohorts:
+        cohort_columns = (raw.source.columns or Columns()).or_else(columns)
+        for name, source in raw.source.omics.items():
+            modality: str = name
+            if reads is not None and modality not in reads:
+                continue
+            matrix = read_matrix(source, base, cohort_columns)
+            if leaked := sorted(set(matrix.columns) & set(labels)):
+                raise DataError(
+                    f"the {modality} matrix holds column {leaked[0]!r}, which a task predicts: that is leakage",
+                    where=f"cohort {raw.source.name!r}, {table_label(source)}",
+                    fix="name the ending of the gene columns (suffix: _rnaseq), or 'rename' a gene of that name",
+                )
+            known = matrix.index.intersection(raw.labels.index, sort=False)
+            zeros = lost_zeros(matrix.index, raw.labels.index)
+            if known.empty:
+                turned = (
+                    " (patients are in the columns: transpose the table)"
+                    if set(matrix.columns) & set(raw.labels.index)
+                    else ""
+                )
+                raise DataError(
+                    f"no patient of the {modality} matrix is in the clinical table{turned}: "
+                    f"{', '.join(map(repr, matrix.index[:3]))} there, "
+                    f"{', '.join(map(repr, raw.labels.index[:3]))} here",
+                    where=f"cohort {raw.source.name!r}, {table_label(source)}",
+                    fix=f"{zeros}: a spreadsheet has cut zeros off; save that column as text"
+                    if zeros
+                    else "make the patient keys of both tables equal, letter by letter",
+                )
+            if zeros:
+                notes.append(f"cohort {raw.source.name}: of the {modality} matrix, {zeros}")
+            strangers = len(matrix) - len(known)
+            if strangers or len(known) < len(raw.labels):
+                notes.append(
+                    f"cohort {raw.source.name}: {modality} of {len(known)} of {len(raw.labels)} patients"
+                    + (f"; {strangers} rows belong to nobody" if strangers else "")
+                )
+            parts.setdefault(modality, {})[raw.source.name] = matrix.loc[known]
+    omics: dict[str, pd.DataFrame] = {}
+    develop = frozenset(raw.source.name for raw in cohorts if raw.source.role == "develop")
+    for modality, matrices in parts.items():
+        aligned, more = align(modality, matrices, develop)
+        notes += more
+        if aligned is not None:
+            omics[modality] = aligned
+    return omics, notes
+
+
+def load_covariates(
+    cohorts: Sequence[RawCohort], covariates: Sequence[Covariate]
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """The modality ``clinical`` over all cohorts; nothing where the study names no covariate."""
+    if not covariates:
+        return {}, []
+    everything = list(dict.fromkeys(column for raw in cohorts for column in raw.clinical_columns))
+    labels = [(raw.source.name, raw.labels) for raw in cohorts]
+    table, notes = covariate_table(labels, covariates, everything)
+    return {CLINICAL: table}, notes
+
+
+def select_patients(omics: Mapping[str, pd.DataFrame], patients: Iterable[Any]) -> dict[str, pd.DataFrame]:
+    """Matrices cut to these patients, in their order."""
+    patients = list(patients)
+    return {
+        modality: matrix.loc[[patient for patient in patients if patient in matrix.index]]
+        for modality, matrix in omics.items()
+    }

@@ -1,0 +1,364 @@
+"""One cohort's clinical and slides table: keys checked, several rows per patient merged, slides named.
+
+Tables of slides (PORPOISE, SurvPath) repeat a patient's labels on every row, tables of samples (CPTAC brain)
+may contradict themselves. Equal rows are one patient; a patient whose rows contradict is left out with the
+reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from equipoise.datasets.cohorts.sites import patient_code, sites_of
+from equipoise.datasets.errors import DataError
+from equipoise.datasets.params import CohortSource, Columns, TableSource, label_key
+from equipoise.datasets.tables.reading import (
+    MISSING,
+    applicable,
+    detect_dialect,
+    file_column,
+    patient_column,
+    read_table,
+    require_columns,
+    table_label,
+)
+from equipoise.datasets.tables.targets import parse_number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Endings that are cut off a file name to name its slide; others belong to the name (``…DX1.F6E9A5DF-D8FB``).
+SLIDE_SUFFIXES = frozenset(
+    [
+        ".svs",
+        ".tif",
+        ".tiff",
+        ".ndpi",
+        ".mrxs",
+        ".scn",
+        ".svslide",
+        ".vms",
+        ".vmu",
+        ".bif",
+        ".qptiff",
+        ".czi",
+        ".dcm",
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".h5",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class RawCohort:
+    """Tables of a cohort before any patient is left out for lack of slides or labels.
+
+    Attributes
+    ----------
+    labels
+        Text indexed by patient in table order, with the task columns that the table has.
+    sites
+        A site per patient of ``labels``.
+    conflicts
+        Patient → how the rows of this patient contradict.
+    keyless
+        Reasons for rows without a patient key or a file name.
+    slides
+        Columns patient, path, stem, mpp, in table order without repetition; ``None`` without a slides table.
+    repeated
+        (patient, path) of slide rows that repeat an earlier one.
+    clinical_columns
+        All columns of the clinical table, for suggestions.
+    notes
+        Remarks for the report.
+    """
+
+    source: CohortSource
+    labels: pd.DataFrame
+    sites: list[str]
+    conflicts: dict[str, str]
+    keyless: list[str]
+    slides: pd.DataFrame | None
+    repeated: list[tuple[str, str]]
+    clinical_columns: tuple[str, ...]
+    notes: list[str]
+
+
+def read_cohort(source: CohortSource, task_columns: Sequence[str], columns: Columns, base: Path) -> RawCohort:
+    """Read the tables of one cohort.
+
+    Parameters
+    ----------
+    source
+        The cohort as the study describes it.
+    task_columns
+        Columns that tasks read; those that the clinical table lacks are left out here.
+    columns
+        Patient, file and mpp column where they are not recognised.
+    base
+        Folder that relative paths start from.
+
+    Raises
+    ------
+    DataError
+        If a table or a needed column is missing, keys do not line up, or a slide belongs to two patients.
+    """
+    table = read_table(source.clinical, base)
+    key = patient_column(table, columns, source.clinical)
+    notes = _dialect_note(source, table, columns, source.clinical)
+    keyless = [
+        f"row {row} of {table_label(source.clinical)} has no patient key"
+        for row in table.index[table[key] == ""]
+    ]
+    table = table[table[key] != ""]
+    if table.empty:
+        raise DataError(f"no row has a patient key in column {key!r}", where=table_label(source.clinical))
+    wanted = list(dict.fromkeys(column for column in task_columns if column in table.columns))
+    site_columns = [source.site.column] if source.site.column is not None else []
+    require_columns(table, site_columns, source.clinical)
+    labels, conflicts = merge_rows(table, key, wanted, site_columns)
+    if len(labels) < len(table):
+        notes.append(
+            f"cohort {source.name}: {len(table)} rows of the clinical table are {len(labels)} patients"
+        )
+    sites, site_notes = sites_of(labels, source.name, source.site, base)
+    slides = None
+    repeated: list[Any] = []
+    if source.slides is not None:
+        listing = table if source.slides == source.clinical else read_table(source.slides, base)
+        if source.slides != source.clinical:
+            notes += _dialect_note(source, listing, columns, source.slides)
+        slides, repeated, fileless = list_slides(listing, source.slides, source.slides_dir, columns, base)
+        keyless += fileless
+        _check_keys(labels.index, slides["patient"], source)
+        if zeros := lost_zeros(slides["patient"], labels.index):
+            notes.append(f"cohort {source.name}: of the slides table, {zeros}")
+    return RawCohort(
+        source=source,
+        labels=labels[wanted],
+        sites=sites,
+        conflicts=conflicts,
+        keyless=keyless,
+        slides=slides,
+        repeated=repeated,
+        clinical_columns=tuple(table.columns),
+        notes=notes + site_notes,
+    )
+
+
+def _dialect_note(
+    source: CohortSource, table: pd.DataFrame, columns: Columns, which: TableSource
+) -> list[str]:
+    """Say which dialect was recognised, unless the study names the columns itself."""
+    dialect = detect_dialect(table)
+    if dialect is None or columns.patient in table.columns:
+        return []
+    recognised = ", ".join(name for name in dialect.columns.model_dump().values() if name)
+    return [f"cohort {source.name}: {table_label(which)} is read as {dialect.name} ({recognised})"]
+
+
+def merge_rows(
+    table: pd.DataFrame, key: str, label_columns: Sequence[str], exact_columns: Sequence[str] = ()
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """One row per patient, in the order of their first rows.
+
+    Parameters
+    ----------
+    table
+        Text with a key in every row.
+    key
+        Column of the patient keys.
+    label_columns
+        Columns whose missing values (:data:`~equipoise.datasets.tables.reading.MISSING`) give way to a value on
+        another row.
+    exact_columns
+        Columns in which only the empty string is missing (``NA`` is a site code).
+
+    Returns
+    -------
+    merged, conflicts
+        Text indexed by patient, and patient → which rows contradict.
+    """
+    columns = list(dict.fromkeys([*label_columns, *exact_columns]))
+    merged: dict[str, dict[str, tuple[str, int]]] = {}
+    conflicts: dict[str, str] = {}
+    rows = zip(table.index, table[key], *(table[column] for column in columns), strict=True)
+    for row, patient, *values in rows:
+        known = merged.setdefault(patient, {})
+        for column, value in zip(columns, values, strict=True):
+            if value == "" or (value in MISSING and column not in exact_columns):
+                continue
+            first, first_row = known.setdefault(column, (value, row))
+            if label_key(first) != label_key(value):
+                conflicts.setdefault(
+                    patient, f"rows {first_row} and {row} contradict in {column!r}: {first!r} and {value!r}"
+                )
+    return _merged_frame(table, key, columns, merged), conflicts
+
+
+def _merged_frame(
+    table: pd.DataFrame, key: str, columns: list[str], merged: dict[str, dict[str, tuple[str, int]]]
+) -> pd.DataFrame:
+    """Known values; where a patient has none, the text of the first row, so that reasons can quote it."""
+    frame = table.drop_duplicates(key).set_index(key)[columns].copy()
+    frame.index.name = "patient"
+    for column in columns:
+        frame[column] = [
+            merged[patient][column][0] if column in merged[patient] else text
+            for patient, text in frame[column].items()
+        ]
+    return frame
+
+
+def list_slides(
+    table: pd.DataFrame, source: TableSource, slides_dir: str | None, columns: Columns, base: Path
+) -> tuple[pd.DataFrame, list[tuple[str, str]], list[str]]:
+    """The rows of a slides table as patient, path, stem and mpp (NaN where the file is to say it).
+
+    Returns
+    -------
+    slides, repeated, incomplete
+        Distinct slides in table order; (patient, path) of repetitions; reasons for rows without a key or
+        file.
+
+    Raises
+    ------
+    DataError
+        If a file belongs to two patients or an mpp is no number.
+    """
+    import pandas as pd
+
+    columns = applicable(columns, table)
+    key, file = patient_column(table, columns, source), file_column(table, columns, source)
+    mpp = _mpp_column(table, columns, source)
+    folder: str | Path = (base / Path(source.path).expanduser()).parent
+    if slides_dir is not None:
+        folder = base / Path(slides_dir).expanduser() if _is_local(slides_dir) else slides_dir
+    owner: dict[str, str] = {}
+    rows, repeated, incomplete = [], [], []
+    for number, patient, name, size in zip(table.index, table[key], table[file], mpp, strict=True):
+        if not patient or not name:
+            what = "patient key" if not patient else f"file name (patient {patient})"
+            incomplete.append(f"row {number} of {table_label(source)} has no {what}")
+            continue
+        path = _join(folder, name)
+        if path not in owner:
+            owner[path] = patient
+            rows.append((patient, path, slide_stem(name), size))
+        elif owner[path] == patient:
+            repeated.append((patient, path))
+        else:
+            raise DataError(
+                f"slide {name!r} belongs to two patients, {owner[path]} and {patient}",
+                where=f"{table_label(source)}, row {number}",
+                fix="correct the slides table: whose slide it is decides what may be tested on it",
+            )
+    if not rows:
+        raise DataError("no row has both a patient and a file", where=table_label(source))
+    return pd.DataFrame(rows, columns=["patient", "path", "stem", "mpp"]), repeated, incomplete
+
+
+def _is_local(path: str | None) -> bool:
+    return path is not None and "://" not in path
+
+
+def _join(folder: str | Path, name: str) -> str:
+    """A file of the table under its folder; absolute paths and addresses stay."""
+    if "://" in name:
+        return name
+    if isinstance(folder, str):
+        return f"{folder.rstrip('/')}/{name}"
+    return str(folder / Path(name).expanduser())
+
+
+def slide_stem(name: str) -> str:
+    """Name of a slide: its file name without the ending; a DICOM slide is named after its folder.
+
+    >>> slide_stem("a/TCGA-3C-AALI-01Z-00-DX1.F6E9A5DF.svs"), slide_stem("a/S1/level-0.dcm")
+    ('TCGA-3C-AALI-01Z-00-DX1.F6E9A5DF', 'S1')
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.suffix.lower() == ".dcm" and path.parent.name:
+        return path.parent.name
+    return path.stem if path.suffix.lower() in SLIDE_SUFFIXES else path.name
+
+
+def name_slides(cohorts: Sequence[RawCohort]) -> list[list[str]]:
+    """A unique name for every slide of every cohort: the stem, or as much of cohort and path as it takes.
+
+    Names depend on what the tables list, not on who is left out later.
+    """
+    lists = [[] if raw.slides is None else list(raw.slides["stem"]) for raw in cohorts]
+    everywhere = Counter(stem for stems in lists for stem in stems)
+    named = []
+    for raw, stems in zip(cohorts, lists, strict=True):
+        inside = Counter(stems)
+        paths = [] if raw.slides is None else list(raw.slides["path"])
+        named.append(
+            [
+                stem
+                if everywhere[stem] == 1
+                else f"{raw.source.name}/{stem if inside[stem] == 1 else path.lstrip('/')}"
+                for stem, path in zip(stems, paths, strict=True)
+            ]
+        )
+    return named
+
+
+def _mpp_column(table: pd.DataFrame, columns: Columns, source: TableSource) -> list[float]:
+    if columns.mpp is not None:
+        require_columns(table, [columns.mpp], source)
+    if columns.mpp is None:
+        return [float("nan")] * len(table)
+    sizes = []
+    for row, text in table[columns.mpp].items():
+        number = float("nan") if text in MISSING else parse_number(text)
+        if number is None:
+            raise DataError(
+                f"{text!r} is no number of micrometres per pixel",
+                where=f"{table_label(source)}, row {row}, column {columns.mpp!r}",
+                fix="write for instance 0.5, or leave the cell empty to take what the slide says",
+            )
+        sizes.append(number)
+    return sizes
+
+
+def lost_zeros(listed: Iterable[str], patients: Iterable[str]) -> str:
+    """Which listed keys would be keys of the clinical table without leading zeros; empty where none would.
+
+    >>> lost_zeros(["07", "8"], ["7", "8"])
+    "1 keys match the clinical table only without leading zeros ('07' against '7')"
+    """
+    listed, patients = list(dict.fromkeys(listed)), list(patients)
+    spare = {key.lstrip("0"): key for key in set(patients) - set(listed) if key.strip("0")}
+    known = set(patients)
+    pairs = [(key, spare[key.lstrip("0")]) for key in listed if key not in known and key.lstrip("0") in spare]
+    if not pairs:
+        return ""
+    examples = ", ".join(f"{one!r} against {other!r}" for one, other in pairs[:3])
+    return f"{len(pairs)} keys match the clinical table only without leading zeros ({examples})"
+
+
+def _check_keys(patients: Sequence[str], slide_patients: pd.Series, source: CohortSource) -> None:
+    """Clinical and slides table must share at least one key."""
+    known = set(patients)
+    listed = list(dict.fromkeys(slide_patients))
+    if known.intersection(listed):
+        return
+    fix = "make the patient keys of both tables equal, letter by letter"
+    if zeros := lost_zeros(listed, patients):
+        fix = f"{zeros}: a spreadsheet has cut zeros off; save that column as text"
+    if known.intersection(map(patient_code, listed)):
+        fix = "the slides table holds sample or slide barcodes: add a column with their first three fields"
+    raise DataError(
+        f"no patient of the slides table is in the clinical table: {', '.join(map(repr, listed[:3]))} there, "
+        f"{', '.join(map(repr, list(patients)[:3]))} here",
+        where=f"cohort {source.name!r}",
+        fix=fix,
+    )

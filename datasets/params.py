@@ -1,0 +1,275 @@
+"""Parameters of tables, cohorts, sites and splits in a study: pydantic models only.
+
+The study schema imports this module (``equipoise --help`` must stay fast), so no pandas here. Attribute
+docstrings become the descriptions of the JSON schema that editors show. They are
+implemented by :mod:`equipoise.datasets.tables.reading`, :mod:`~equipoise.datasets.cohorts.cohort`,
+:mod:`~equipoise.datasets.cohorts.sites` and :mod:`~equipoise.datasets.cohorts.splits`; prediction targets are in
+:mod:`equipoise.datasets.tables.tasks`.
+"""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Modality = Literal["rna", "cnv", "mutation"]
+
+
+class StrictParams(BaseModel):
+    """Base of the parameter models of a study: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def label_key(text: str) -> str:
+    """The form in which two spellings of a label are the same: ``"1.0"`` is ``"1"``, but ``"01"`` is not.
+
+    Tables that went through a data frame carry ``1.0`` for ``1``; codes keep their leading zeros.
+    """
+    text = text.strip()
+    return text.partition(".")[0] if re.fullmatch(r"[+-]?\d+\.0+", text) else text
+
+
+def as_labels(value: Any) -> Any:
+    """Coerce one label or a list of labels to a list of text; YAML's booleans are refused."""
+    if value is None:
+        return []
+    if isinstance(value, str | int | float):
+        value = [value]
+    if isinstance(value, list | tuple | set):
+        return [_as_label(item) for item in value]
+    return value  # pydantic reports what is wrong with it
+
+
+def _as_label(item: Any) -> str:
+    if isinstance(item, bool):
+        # YAML 1.1 reads yes, no, on, off, true and false as booleans; the table holds the word.
+        raise ValueError(
+            f"YAML turned a label into {str(item).lower()}: put yes, no, on, off, true and false in quotes"
+        )
+    if not isinstance(item, str | int | float):
+        raise ValueError(f"a label must be text or a number, not {item!r}: put it in quotes")
+    return label_key(str(item))
+
+
+Labels = Annotated[
+    list[str], BeforeValidator(as_labels, json_schema_input_type=str | float | list[str | float])
+]
+"""Labels as they stand in a table; one label may be written without brackets."""
+
+
+class TableSource(StrictParams):
+    """A table on disk: csv, tsv (also zipped), xlsx or parquet. A plain path is enough."""
+
+    path: str = Field(min_length=1)
+    """Path of the table, relative to the study file."""
+    sheet: str | None = None
+    """Sheet of an .xlsx workbook; needed where it has more than one."""
+    header: int = Field(default=1, ge=1)
+    """Row that holds the column names, counted from 1: 3 where two title rows stand above it."""
+    encoding: str = "utf-8"
+    """Text encoding of a csv or tsv file, for instance cp1252 for exports of older Windows programs."""
+    where: dict[str, Labels] = {}
+    """Keep only rows whose column holds one of these values; every value must occur."""
+    rename: dict[str, str] = {}
+    """Column names to change while reading (name in the table: name in the study), before ``where``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, data: Any) -> Any:
+        return {"path": data} if isinstance(data, str) else data
+
+
+class OmicsSource(TableSource):
+    """A matrix of patients x genes."""
+
+    suffix: str | None = None
+    """Keep only columns that end like this, without the ending (PORPOISE: ``_rnaseq``, ``_cnv``)."""
+
+
+# The identity validators tell the JSON schema that a plain path is welcome; the models coerce it themselves.
+TableField = Annotated[TableSource, BeforeValidator(lambda v: v, json_schema_input_type=str | TableSource)]
+OmicsField = Annotated[OmicsSource, BeforeValidator(lambda v: v, json_schema_input_type=str | OmicsSource)]
+
+
+class Columns(StrictParams):
+    """Which columns hold patient, slide file and resolution; needed where names are not recognised."""
+
+    patient: str | None = None
+    """Patient key of the clinical, slides and omics tables."""
+    file: str | None = None
+    """Slide file in the slides table, with or without its ending."""
+    mpp: str | None = None
+    """Micrometres per pixel of a slide in the slides table; overrides what the file says."""
+
+    def or_else(self, other: "Columns | None") -> "Columns":
+        """These columns, and where one is not given, the other's."""
+        if other is None:
+            return self
+        return Columns(
+            patient=self.patient or other.patient, file=self.file or other.file, mpp=self.mpp or other.mpp
+        )
+
+
+class CohortSites(StrictParams):
+    """The cohort is one site."""
+
+
+class TssSites(StrictParams):
+    """The tissue source site is read from the patient barcode (second field of ``TCGA-AA-3660``)."""
+
+
+class InstitutionSites(StrictParams):
+    """Tissue source site codes are grouped by the institution that a table gives for them."""
+
+    institution: str
+    """Table of TCGA tissue source sites with the columns ``TSS Code`` and ``Source Site``."""
+
+
+class ColumnSites(StrictParams):
+    """The site stands in a column of the clinical table."""
+
+    column: str
+    """Column of the clinical table."""
+
+
+class SiteSource(StrictParams):
+    """Where a site comes from: ``cohort``, ``tss``, ``{institution: TABLE}`` or ``{column: NAME}``."""
+
+    scheme: Literal["cohort", "tss", "institution", "column"] = "cohort"
+    """``cohort``: one site; ``tss``: from the barcode; ``institution``, ``column``: see there."""
+    institution: str | None = None
+    """Table of tissue source sites (columns ``TSS Code``, ``Source Site``), relative to the study file."""
+    column: str | None = None
+    """Column of the clinical table that names the site."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            return {"scheme": data}
+        if isinstance(data, dict) and "scheme" not in data:
+            given = [key for key in ("institution", "column") if data.get(key) is not None]
+            return data | {"scheme": given[0]} if given else data
+        return data
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        for key in ("institution", "column"):
+            value, wanted = getattr(self, key), self.scheme == key
+            if wanted and value is None:
+                hint = "tcga-institution-sites.csv" if key == "institution" else "SITE"
+                raise ValueError(f"site scheme {key!r} needs its {key}: write site: {{{key}: {hint}}}")
+            if value is not None and not wanted:
+                raise ValueError(
+                    f"{key!r} does not belong to site scheme {self.scheme!r}: leave one of the two out"
+                )
+        return self
+
+
+SiteField = Annotated[
+    SiteSource,
+    BeforeValidator(lambda v: v, json_schema_input_type=Literal["cohort", "tss"] | SiteSource),
+]
+
+
+class CohortSource(StrictParams):
+    """One cohort: who is in it, where its slides and omics are, and whether models may learn from it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name in reports and files, for instance TCGA-CRC."""
+    role: Literal["develop", "external"]
+    """``develop``: training and cross-validation; ``external``: only ever evaluated."""
+    clinical: TableField
+    """Table with patients as rows: the patient column and the columns of the tasks."""
+    slides: TableField | None = None
+    """Table with slides as rows: patient, file and optionally the resolution. May be the clinical table."""
+    slides_dir: str | None = None
+    """Folder that the file names are relative to; without it, the folder of the slides table."""
+    omics: dict[Modality, OmicsField] = {}
+    """Omics matrices by modality."""
+    site: SiteField = SiteSource()
+    """Where a patient's site comes from."""
+    columns: Columns | None = None
+    """Column names of this cohort; what is not given here comes from the study's ``columns``."""
+
+    @model_validator(mode="after")
+    def _slides_dir_needs_slides(self) -> Self:
+        if self.slides_dir is not None and self.slides is None:
+            raise ValueError("'slides_dir' needs 'slides': a table with the columns PATIENT and FILENAME")
+        return self
+
+
+Folds = Annotated[int, Field(ge=2, le=100)]
+Repeats = Annotated[int, Field(ge=1, le=1000)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class KFoldParams(StrictParams):
+    """Patients are assigned to folds, stratified on the main task."""
+
+    folds: Folds = 5
+    """Number of folds; every patient is tested once per repeat."""
+    repeats: Repeats = 1
+    """How often the folds are drawn again."""
+    inner_val: Share = 0.15
+    """Share of the training part that is held out for early stopping and selection."""
+
+
+class SitePreservedParams(KFoldParams):
+    """Whole sites are assigned to folds, so that no site is in training and test part of one fold."""
+
+
+class LeaveOneCohortOutParams(StrictParams):
+    """Each development cohort is the test part once."""
+
+    inner_val: Share = 0.15
+    """Share of the training part that is held out for early stopping and selection."""
+
+
+class MonteCarloParams(StrictParams):
+    """Random stratified test parts, one per repeat."""
+
+    repeats: Repeats = 1
+    """Number of splits."""
+    test_fraction: Share = 0.2
+    """Share of the patients that is tested."""
+    inner_val: Share = 0.15
+    """Share of the training part that is held out for early stopping and selection."""
+
+
+SCHEME_PARAMS: dict[str, type[StrictParams]] = {
+    "kfold": KFoldParams,
+    "site_preserved": SitePreservedParams,
+    "leave_one_cohort_out": LeaveOneCohortOutParams,
+    "monte_carlo": MonteCarloParams,
+}
+
+
+class SplitParams(StrictParams):
+    """How development patients are divided into training, inner validation and test part."""
+
+    scheme: Literal["kfold", "site_preserved", "leave_one_cohort_out", "monte_carlo"] = "kfold"
+    """``kfold``, ``site_preserved`` (whole sites), ``leave_one_cohort_out`` or ``monte_carlo``."""
+    folds: Folds = 5
+    """Number of folds (``kfold`` and ``site_preserved``)."""
+    repeats: Repeats = 1
+    """How often the folds are drawn again; for ``monte_carlo``, the number of splits."""
+    inner_val: Share = 0.15
+    """Share of the training part that is held out for early stopping and selection."""
+    test_fraction: Share = 0.2
+    """Share of the patients that is tested (``monte_carlo``)."""
+
+    @model_validator(mode="after")
+    def _options_of_the_scheme(self) -> Self:
+        known = {"scheme", *SCHEME_PARAMS[self.scheme].model_fields}
+        # Compared with the defaults, not with model_fields_set: a study written out in full must read back.
+        fields = type(self).model_fields
+        if foreign := [
+            name for name in fields if name not in known and getattr(self, name) != fields[name].default
+        ]:
+            names = ", ".join(foreign)
+            raise ValueError(
+                f"split scheme {self.scheme!r} has no option {names}; its options: {', '.join(sorted(known))}"
+            )
+        return self

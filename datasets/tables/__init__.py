@@ -1,0 +1,1 @@
+"""Tables of users: files as text, dialects and keys, prediction targets, labels as numbers, plausibility."""

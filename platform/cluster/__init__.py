@@ -1,0 +1,1 @@
+"""Where work runs: the Ray session, its tokens, this machine, cluster files."""

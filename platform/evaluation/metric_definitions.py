@@ -1,0 +1,252 @@
+"""Definitions of the metrics of each kind of task: how to compute them on a group, and when they are undefined."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from equipoise.platform.evaluation import metrics
+from equipoise.platform.evaluation.samples import FOLD_MODELS, MODEL, Sample, ScoredPatients
+from equipoise.platform.evaluation.silhouette import DEFINITION, DISTANCES, Distance, silhouette
+
+Floats = NDArray[np.float64]
+
+#: The main metric of a kind of task, used in summaries, forest plots and the verdict.
+PRIMARY = {"binary": "auroc", "multiclass": "auroc", "regression": "pearson", "survival": "c_index"}
+#: Value of a predictor without information, where it does not depend on the data.
+CHANCE_LEVEL = {"auroc": 0.5, "balanced_accuracy": 0.5, "pearson": 0.0, "r2": 0.0, "c_index": 0.5}
+#: Metrics for which lower is better.
+LOWER_IS_BETTER = frozenset({"mae"})
+
+
+@dataclass(frozen=True)
+class MetricDefinition:
+    """One metric of a task or, in multiclass tasks, of a class (``column`` is None for the task as a whole).
+
+    ``value(group, weight)`` returns ``[...]``; ``undefined(group)`` returns the reason why the value would be NaN, or
+    None. ``interval`` is False for values that are known rather than estimated (baselines, thresholds).
+    ``of_latents``: computed from the inputs of the head, not from scores.
+    """
+
+    metric: str
+    value: Callable[[ScoredPatients, ArrayLike | None], Floats]
+    undefined: Callable[[ScoredPatients], str | None]
+    column: int | None = 0
+    class_name: str = ""
+    predictor: str = MODEL
+    interval: bool = True
+    of_latents: bool = False
+    caution: Callable[[ScoredPatients], str] = field(default=lambda group: "")
+
+
+def metric_definitions(sample: Sample) -> list[MetricDefinition]:
+    """Metrics of a sample: the primary one, the others, baselines, and silhouettes if latents are known.
+
+    Baselines of an external cohort belong to the ensemble and are not repeated for the fold models.
+    """
+    definitions = _of_scores(sample)
+    if sample.predictor == FOLD_MODELS:
+        definitions = [d for d in definitions if d.predictor == MODEL]
+    return [*definitions, *_silhouettes(sample)]
+
+
+def _of_scores(sample: Sample) -> list[MetricDefinition]:
+    if sample.kind == "binary":
+        return _binary(sample)
+    if sample.kind == "multiclass":
+        of_classes = [m for k, name in enumerate(sample.classes) for m in _one_class(k, name)]
+        share = 1 / len(sample.classes)
+        return [*of_classes, _constant("auroc", 0.5, empty), _constant("balanced_accuracy", share, empty)]
+    return _regression() if sample.kind == "regression" else _survival()
+
+
+def _silhouettes(sample: Sample) -> list[MetricDefinition]:
+    """Silhouette of the classes in the inputs of the head, by each distance; none unless every fold has latents."""
+    if sample.kind not in ("binary", "multiclass") or not sample.groups:
+        return []
+    if any(group.latent is None for group in sample.groups):
+        return []
+    column = 0 if sample.kind == "binary" else None
+
+    def label(g: ScoredPatients) -> NDArray[np.int64]:
+        truth = g.target[:, 0] if sample.kind == "binary" else g.target.argmax(1)
+        return truth.astype(np.int64)
+
+    def undefined(g: ScoredPatients) -> str | None:
+        _, sizes = np.unique(label(g), return_counts=True)
+        if len(sizes) < 2:
+            return f"all {len(g.patient)} patients are of one class"
+        return "every class has a single patient" if sizes.max() == 1 else None
+
+    def definition(distance: Distance) -> MetricDefinition:
+        return MetricDefinition(
+            f"silhouette_{distance}",
+            lambda g, w: silhouette(g.latent, label(g), distance, w),  # type: ignore[arg-type]
+            undefined,
+            column,
+            of_latents=True,
+            caution=lambda g: DEFINITION,
+        )
+
+    return [definition(distance) for distance in DISTANCES]
+
+
+def macro_metrics(kind: str) -> dict[tuple[str, str], str]:
+    """(Per-class metric, predictor) → name of its mean over the classes, for multiclass tasks."""
+    if kind != "multiclass":
+        return {}
+    return {
+        ("auroc", "model"): "auroc",
+        ("auprc", "model"): "auprc",
+        ("sensitivity", "model"): "balanced_accuracy",
+        ("auprc", "prevalence"): "auprc",
+    }
+
+
+def one_class(group: ScoredPatients, k: int = 0) -> str | None:
+    """Reason if a class is missing."""
+    positives, n = int((group.target[:, k] == 1).sum()), len(group.target)
+    if n == 0:
+        return "no labelled patient"
+    if positives in (0, n):
+        return f"all {n} patients are {'positive' if positives else 'negative'}"
+    return None
+
+
+def empty(group: ScoredPatients) -> str | None:
+    """Reason if nobody has a label."""
+    return None if len(group.patient) else "no labelled patient"
+
+
+def _binary(sample: Sample) -> list[MetricDefinition]:
+    def at_threshold(compute: Callable[..., Floats]) -> Callable[[ScoredPatients, ArrayLike | None], Floats]:
+        return lambda g, w: compute(g.target[:, 0], g.score[:, 0] >= g.threshold, w)
+
+    def no_threshold(g: ScoredPatients) -> str | None:
+        if np.isnan(g.threshold):
+            return "no threshold, because the validation part lacks a class"
+        return one_class(g)
+
+    def partly(g: ScoredPatients) -> str:
+        return g.threshold_note
+
+    def threshold(g: ScoredPatients, _: ArrayLike | None) -> Floats:
+        return np.asarray(g.threshold)
+
+    definitions = [
+        MetricDefinition("auroc", lambda g, w: metrics.auroc(g.target[:, 0], g.score[:, 0], w), one_class),
+        MetricDefinition(
+            "auprc", lambda g, w: metrics.average_precision(g.target[:, 0], g.score[:, 0], w), one_class
+        ),
+    ]
+    if (
+        sample.role != "val"
+    ):  # with a threshold chosen on the same patients these values would be too optimistic
+        definitions += [
+            MetricDefinition(
+                "balanced_accuracy", at_threshold(metrics.balanced_accuracy), no_threshold, caution=partly
+            ),
+            MetricDefinition("sensitivity", at_threshold(metrics.sensitivity), no_threshold, caution=partly),
+            MetricDefinition("specificity", at_threshold(metrics.specificity), no_threshold, caution=partly),
+            MetricDefinition("threshold", threshold, no_threshold, interval=False, caution=partly),
+        ]
+    return [*definitions, _constant("auroc", 0.5, one_class), _prevalence(0, "")]
+
+
+def _one_class(k: int, name: str) -> list[MetricDefinition]:
+    def undefined(g: ScoredPatients) -> str | None:
+        return one_class(g, k)
+
+    return [
+        MetricDefinition(
+            "auroc", lambda g, w: metrics.auroc(g.target[:, k], g.score[:, k], w), undefined, k, name
+        ),
+        MetricDefinition(
+            "auprc",
+            lambda g, w: metrics.average_precision(g.target[:, k], g.score[:, k], w),
+            undefined,
+            k,
+            name,
+        ),
+        MetricDefinition(
+            "sensitivity",
+            lambda g, w: metrics.sensitivity(g.target[:, k], g.score.argmax(1) == k, w),
+            undefined,
+            k,
+            name,
+        ),
+        _prevalence(k, name),
+    ]
+
+
+def _regression() -> list[MetricDefinition]:
+    def correlation_undefined(g: ScoredPatients) -> str | None:
+        if len(g.score) < 3:
+            return f"{len(g.score)} labelled patients; a correlation needs three"
+        if np.isnan(metrics.pearson(g.target[:, 0], g.score[:, 0])):
+            return f"all {'targets' if np.ptp(g.target[:, 0]) == 0 else 'predictions'} are equal"
+        return None
+
+    def r2_undefined(g: ScoredPatients) -> str | None:
+        if len(g.score) < 3:
+            return f"{len(g.score)} labelled patients; R² needs three"
+        return "all targets are equal" if np.isnan(metrics.r2(g.target[:, 0], g.score[:, 0])) else None
+
+    def without_reference(
+        undefined: Callable[[ScoredPatients], str | None],
+    ) -> Callable[[ScoredPatients], str | None]:
+        missing = "no validation target to take the mean of"
+        return lambda g: missing if np.isnan(g.reference) else undefined(g)
+
+    def of_mean(compute: Callable[..., Floats]) -> Callable[[ScoredPatients, ArrayLike | None], Floats]:
+        return lambda g, w: compute(g.target[:, 0], np.full(len(g.target), g.reference), w)
+
+    trivial = partial(MetricDefinition, predictor="validation mean", interval=False)
+    return [
+        MetricDefinition(
+            "pearson", lambda g, w: metrics.pearson(g.target[:, 0], g.score[:, 0], w), correlation_undefined
+        ),
+        MetricDefinition("r2", lambda g, w: metrics.r2(g.target[:, 0], g.score[:, 0], w), r2_undefined),
+        MetricDefinition("mae", lambda g, w: metrics.mae(g.target[:, 0], g.score[:, 0], w), empty),
+        trivial("r2", of_mean(metrics.r2), without_reference(r2_undefined)),
+        trivial("mae", of_mean(metrics.mae), without_reference(empty)),
+    ]
+
+
+def _survival() -> list[MetricDefinition]:
+    def undefined(g: ScoredPatients) -> str | None:
+        if not (g.event == 1).any():
+            return f"no event among {len(g.event)} patients"
+        if np.isnan(metrics.harrell_c(g.time, g.event, g.score[:, 0])):
+            return "no comparable pair of patients"
+        return None
+
+    concordance = MetricDefinition(
+        "c_index",
+        lambda g, w: metrics.harrell_c(g.time, g.event, g.score[:, 0], w),
+        undefined,
+        caution=lambda g: g.scale_note,
+    )
+    return [concordance, _constant("c_index", 0.5, undefined)]
+
+
+def _prevalence(k: int, name: str) -> MetricDefinition:
+    return MetricDefinition(
+        "auprc",
+        lambda g, w: metrics.prevalence(g.target[:, k], w),
+        lambda g: one_class(g, k),
+        k,
+        name,
+        predictor="prevalence",
+        interval=False,
+    )
+
+
+def _constant(
+    metric: str, value: float, undefined: Callable[[ScoredPatients], str | None]
+) -> MetricDefinition:
+    return MetricDefinition(
+        metric, lambda g, w: np.asarray(value), undefined, predictor="chance", interval=False
+    )

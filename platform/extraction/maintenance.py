@@ -1,0 +1,144 @@
+"""Maintenance of feature stores for ``equipoise store``: list, verify, collect garbage, export, import."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from equipoise.datasets.store.garbage_collection import collect_garbage
+from equipoise.datasets.store.h5_files import Layout
+from equipoise.datasets.store.listing import find_stores, summarise_store
+from equipoise.datasets.store.verify import verify_store
+from equipoise.platform.errors import DataError, StudyError
+from equipoise.platform.extraction.h5_exchange import export_features, import_features
+
+log = logging.getLogger(__name__)
+
+#: Maximum number of lines of a list in an error message.
+_SHOWN = 20
+
+
+def list_stores(folder: Path) -> dict[str, Any]:
+    """Print one line per store."""
+    rows = [("encoder", "um/px", "px", "dim", "slides", "tiles", "size", "store")]
+    damaged = 0
+    for path in find_stores(folder):
+        try:
+            s = summarise_store(path)
+        except DataError as error:
+            damaged += 1
+            log.warning("%s", error)
+            continue
+        slides = str(s.slides) if s.slides == s.registered else f"{s.slides}/{s.registered}"
+        scale = (s.spec.encoder, f"{s.spec.mpp:g}", str(s.spec.tile_px), str(s.spec.dim))
+        rows.append((*scale, slides, str(s.tiles), size_text(s.bytes), str(path)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    return {"stores": len(rows) - 1, "damaged": damaged}
+
+
+def verify_stores(folder: Path) -> dict[str, Any]:
+    """Read and check everything that the indices name.
+
+    Raises
+    ------
+    DataError
+        Naming everything that is broken.
+    """
+    stores = find_stores(folder)
+    problems = [f"{path.name}: {problem}" for path in stores for problem in verify_store(path)]
+    if problems:
+        raise DataError(
+            f"{len(problems)} problems in {len(stores)} feature stores\n{_shown(problems)}",
+            where=str(folder),
+            fix="restore these files from a copy, or delete the folder of the store and extract again",
+        )
+    print(f"{len(stores)} feature stores are complete and unchanged")
+    return {"stores": len(stores), "problems": 0}
+
+
+def clean_stores(folder: Path, dry_run: bool) -> dict[str, Any]:
+    """Remove files that stores do not need; stores that are being written are skipped."""
+    removed = freed = busy = 0
+    for path in find_stores(folder):
+        try:
+            leftovers = collect_garbage(path, dry_run)
+        except DataError as error:
+            busy += 1
+            log.warning("skipped: %s", error)
+            continue
+        for leftover in leftovers:
+            print(f"{path.name}: {leftover.name} ({size_text(leftover.bytes)}): {leftover.why}")
+        removed += len(leftovers)
+        freed += sum(leftover.bytes for leftover in leftovers)
+    print(
+        f"{removed} files and slide versions, {size_text(freed)}"
+        + (": nothing was removed (--dry-run)" if dry_run else " removed")
+    )
+    return {"removed": 0 if dry_run else removed, "found": removed, "bytes": freed, "left_alone": busy}
+
+
+def export_store(folder: Path, layout: str, out: Path) -> dict[str, Any]:
+    """Write the slides of one store as ``.h5`` files."""
+    stores = find_stores(folder)
+    if len(stores) > 1:
+        raise DataError(
+            f"{len(stores)} feature stores here, one at a time can be exported",
+            where=str(folder),
+            fix=f"name one of them: {', '.join(path.name for path in stores[:5])}",
+        )
+    written = export_features(stores[0], cast(Layout, layout), out)
+    print(f"{len(written)} files in {out}")
+    return {"out": out, "files": len(written)}
+
+
+def import_store(
+    folder: Path, layout: str, out: Path, encoder: str, mpp: float | None, px: int | None
+) -> dict[str, Any]:
+    """Make a store of ``.h5`` files.
+
+    Raises
+    ------
+    DataError
+        If some files cannot be imported; the others are.
+    """
+    result = import_features(folder, cast(Layout, layout), out, encoder, mpp, px)
+    print(f"{result.store}: {result.slides} slides, {result.tiles} tiles")
+    if result.failed:
+        raise DataError(
+            f"{len(result.failed)} files could not be imported, the others are in {result.store}\n"
+            f"{_shown(result.failed)}",
+            where=str(folder),
+            fix="repair or remove these files and import again; files that are in the store are not read again",
+        )
+    return {"store": result.store, "slides": result.slides, "tiles": result.tiles}
+
+
+def require_options(action: str, given: Mapping[str, object]) -> None:
+    """Check the options that an action needs.
+
+    Raises
+    ------
+    StudyError
+        Naming the missing options.
+    """
+    missing = [name for name, value in given.items() if value is None]
+    if missing:
+        raise StudyError(f"`store {action}` needs {' and '.join(missing)}", where="command line")
+
+
+def size_text(size: float) -> str:
+    """``1.5 GB``; units of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def _shown(lines: list[str]) -> str:
+    more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return "\n".join([*(f"  {line}" for line in lines[:_SHOWN]), *more])

@@ -1,0 +1,186 @@
+"""The stages as a Ray Data pipeline: planner tasks, then a pool of encoder actors; a row is a slide or a chunk of one.
+
+Ray schedules, retries and restarts; no state that must survive is kept in Ray. A worker that dies is started again,
+takes the same slide and sees the attempt marker of its predecessor.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+from equipoise.platform.errors import ResourceError
+from equipoise.platform.extraction.monitoring import WorkerCounters
+from equipoise.platform.extraction.plan_row import Row
+from equipoise.platform.extraction.stages import StageFactory, one_thread
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+log = logging.getLogger(__name__)
+
+#: Share of a CPU that a planner task asks for. Less than one, so that planners and encoders have different
+#: resources (Ray would otherwise fuse them) and planning goes on when all CPUs have encoders.
+_PLANNER_CPUS = 0.1
+
+#: Loggers of Ray Data that report every execution.
+_NOISY_LOGGERS = ("ray.data._internal.progress", "ray.data._internal.execution.streaming_executor")
+
+
+def run_on_ray(rows: list[Row], stages: StageFactory, workers: int | None) -> Iterator[Row]:
+    """Run both stages over all rows on the open Ray session.
+
+    Parameters
+    ----------
+    rows
+        The manifest, at least one row.
+    stages
+        Builds the stages.
+    workers
+        Maximum number of encoder actors. ``None``: as many as the cluster has CPUs (GPUs for encoders that need one)
+        when the run starts. More than that: the pool grows with the cluster.
+
+    Yields
+    ------
+    Status rows of :class:`~equipoise.platform.extraction.stages.TileEncodingStage`, in the order in which slides and
+    chunks end.
+
+    Raises
+    ------
+    ResourceError
+        If a worker cannot build the encoder, or its encoder differs from the driver's.
+    """
+    from ray.data import DataContext
+
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = 0  # slides fail as rows; an exception here is a bug and must be seen
+    context.execution_options.preserve_order = False
+    context.target_max_block_size = 1  # a block for every chunk of a slide: else one worker gets them all
+    # An actor has one slide at a time (see below), so the utilisation of a pool never exceeds 1.0. It grows by a third
+    # where three of four actors work: one at a time, a large slide would be half done before the pool is complete.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.75
+    with DataContext.current(context), _quiet():
+        dataset = _pipeline(rows, stages, workers)
+        for row in dataset.iter_rows():
+            if row["refused"]:
+                what, where, fix = json.loads(row["refused"])
+                raise ResourceError(what, where=where, fix=fix)
+            yield row
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the messages of Ray Data about starts, ends and progress bars: we report progress ourselves.
+
+    One line remains, "Actor ... has constructor arguments in the object store": Ray's C++ core prints it for every
+    actor pool, because Ray Data puts two arguments of its own there (ray-project/ray#57733). Ours are a few hundred
+    bytes.
+    """
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def pool_size(
+    workers: int | None, slides: int, resources: Mapping[str, float], gpus: float
+) -> tuple[int, int]:
+    """Minimum and maximum number of encoder actors.
+
+    Parameters
+    ----------
+    workers
+        As for :func:`run_on_ray`.
+    slides
+        Number of slides; more actors are started when chunks of large slides wait for one.
+    resources
+        Resources of the cluster as it is now.
+    gpus
+        Share of a GPU that an encoder needs; 0 for one that runs on a CPU.
+
+    Returns
+    -------
+    minimum, maximum
+        Actors to start with and to grow to. Equal for a pool that does not grow.
+    """
+    now = resources.get("GPU", 0.0) / gpus if gpus else resources.get("CPU", 0.0)
+    fitting = max(1, int(now))
+    maximum = fitting if workers is None else workers
+    return max(1, min(fitting, maximum, slides)), maximum
+
+
+def gpu_share(wanted: float, workers: int | None, resources: Mapping[str, float]) -> float:
+    """The share of a GPU to request; 0 if the cluster has none and the study does not say that it will have one.
+
+    Ray waits for ever for a resource that no node has. A study that states the maximum size of the pool
+    (``resources.workers``) is taken to run on a cluster that may still start its GPU nodes.
+    """
+    if wanted and not resources.get("GPU") and workers is None:
+        log.warning("this Ray cluster has no GPU: the encoder runs on CPUs, which is slow")
+        return 0.0
+    return wanted
+
+
+def _pipeline(rows: list[Row], stages: StageFactory, workers: int | None) -> Dataset:
+    import ray
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+
+    resources = ray.cluster_resources()
+    gpus = gpu_share(stages.gpus, workers, resources)
+    minimum, maximum = pool_size(workers, len(rows), resources, gpus)
+    # One row is one block: a block is what Ray schedules, retries and returns.
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    planned = dataset.flat_map(
+        cast(Any, _plan),  # Ray's types know functions of a row only
+        fn_kwargs={"stages": stages},
+        compute=TaskPoolStrategy(size=(maximum + 1) // 2),
+        num_cpus=_PLANNER_CPUS,
+    )
+    return planned.map(
+        cast(Any, _Encode),
+        fn_constructor_kwargs={"stages": stages},
+        # A second slide queued at a busy actor would be a slide that an idle actor cannot take.
+        compute=ActorPoolStrategy(min_size=minimum, max_size=maximum, max_tasks_in_flight_per_actor=1),
+        num_cpus=1.0 - _PLANNER_CPUS,
+        num_gpus=gpus or None,
+    )
+
+
+def _plan(row: Row, stages: StageFactory) -> list[Row]:
+    one_thread()
+    return stages.planner()(row)
+
+
+class _Encode:
+    """An encoder actor: libraries are limited to one thread before the encoder is built.
+
+    An error about this machine (missing weights, another encoder) is sent to the driver as a row. Raised here, users
+    would see a dead actor with a traceback of Ray.
+    """
+
+    def __init__(self, stages: StageFactory) -> None:
+        one_thread()
+        self._refused = ""
+        try:
+            self._encode = stages.encoder()
+        except ResourceError as error:
+            self._refused = json.dumps([error.what, error.where, error.fix])
+            return
+        self._counters = WorkerCounters(stages.label)
+
+    def __call__(self, row: Row) -> Row:
+        if self._refused:
+            return {"refused": self._refused}
+        status = self._encode(row)
+        self._counters.add(status["encoded"], status["reading"], status["encoding"])
+        return status | {"refused": ""}

@@ -1,0 +1,178 @@
+"""Which privacy settings are incompatible with which other settings, and why. Light: no torch, no NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from equipoise.platform.federation.privacy.params import PrivacyParams
+
+#: Server aggregations that need only the sum of updates.
+LINEAR_AGGREGATIONS = frozenset({"mean"})
+
+#: Strategies whose clients send a second vector that reveals as much as the update.
+SENDS_EXTRA_ARRAYS = frozenset({"scaffold"})
+
+#: Loss weightings that do not depend on patients.
+FIXED_WEIGHTINGS = frozenset({"equal", "static"})
+
+
+def refusals(
+    privacy: PrivacyParams,
+    *,
+    server_aggregation: str,
+    strategy: str,
+    uniform_weights: bool,
+    norm_bound: bool,
+    asynchronous: bool = False,
+    max_share: float | None = None,
+) -> list[str]:
+    """Reasons, known without data, why the settings of a federation are incompatible; empty if they are not.
+
+    Parameters
+    ----------
+    privacy
+        The ``privacy`` section.
+    server_aggregation
+        Name of the server aggregation.
+    strategy
+        Name of the strategy.
+    uniform_weights
+        Whether all clients count equally.
+    norm_bound
+        Whether the server bounds the norm of single updates.
+    asynchronous
+        Whether the server steps without waiting for a round.
+    max_share
+        Of ``rule: mean``: a bound on shares needs all updates of a round before they can be summed.
+    """
+    reasons = []
+    if max_share is not None and (privacy.secure_aggregation or privacy.client_level):
+        reasons.append(
+            "a bound on shares (`max_share`) needs the single updates of a round, and here only their sum is known: "
+            "use weights: uniform instead"
+        )
+    if privacy.secure_aggregation is not None:
+        reasons += _secure(server_aggregation, strategy, norm_bound=norm_bound, asynchronous=asynchronous)
+    if privacy.client_level is not None:
+        reasons += _client_level(
+            server_aggregation, strategy, uniform_weights=uniform_weights, asynchronous=asynchronous
+        )
+    if privacy.record_level is not None:
+        reasons += _record_level(strategy)
+    return reasons
+
+
+def record_level_refusals(
+    cox_tasks: Sequence[str],
+    batch_norms: Sequence[str],
+    *,
+    weighting: str = "equal",
+    aggregation: str = "none",
+) -> list[str]:
+    """Reasons, known from model and tasks, why differential privacy of patients is impossible.
+
+    Parameters
+    ----------
+    cox_tasks
+        Survival tasks with Cox's likelihood.
+    batch_norms
+        Names of modules that normalise over the patients of a batch.
+    weighting, aggregation
+        The balancing method inside clients.
+    """
+    reasons = []
+    if cox_tasks:
+        reasons.append(
+            f"record-level privacy bounds what one patient adds to a gradient, and Cox's likelihood of "
+            f"{', '.join(cox_tasks)} compares patients with each other: a patient is in the terms of all patients with "
+            "an earlier event. Use `likelihood: discrete_hazard` for the task, which has a separate term per patient"
+        )
+    if batch_norms:
+        reasons.append(
+            f"record-level privacy needs a gradient per patient, and {', '.join(batch_norms)} normalise over the "
+            "patients of a batch: use layer or group normalisation"
+        )
+    if weighting not in FIXED_WEIGHTINGS:
+        reasons.append(
+            f"weighting {weighting} learns from losses of patients, to which no noise is added: use equal or static "
+            "with record-level privacy"
+        )
+    if aggregation != "none":
+        reasons.append(
+            f"aggregation {aggregation} uses the gradients of tasks, to which no noise is added: use none with "
+            "record-level privacy; sites can still be balanced (`rule: balanced`)"
+        )
+    return reasons
+
+
+def _secure(server_aggregation: str, strategy: str, *, norm_bound: bool, asynchronous: bool) -> list[str]:
+    reasons = []
+    if server_aggregation not in LINEAR_AGGREGATIONS:
+        reasons.append(
+            f"server aggregation {server_aggregation} needs single updates, which secure aggregation hides from the "
+            "server: use rule: mean"
+        )
+    if norm_bound:
+        reasons.append(
+            "the norm of an update that secure aggregation hides cannot be checked: write gate: {norm_factor: null}; "
+            "clients clip their updates themselves (`client_level.clip`)"
+        )
+    if asynchronous:
+        reasons.append(
+            "masks cancel within a round, and an asynchronous federation has none: use a strategy with rounds"
+        )
+    if strategy in SENDS_EXTRA_ARRAYS:
+        reasons.append(
+            f"{strategy} sends a second vector with the update, which is not masked: use another strategy"
+        )
+    if strategy == "fednova":
+        reasons.append(
+            "fednova scales single updates at the server, which sees only their sum: use another strategy"
+        )
+    if strategy == "cyclic":
+        reasons.append(
+            "in cyclic transfer each client sees the weights of the previous one; there is no sum, and nothing to mask"
+        )
+    return reasons
+
+
+def _client_level(
+    server_aggregation: str, strategy: str, *, uniform_weights: bool, asynchronous: bool
+) -> list[str]:
+    reasons = []
+    if not uniform_weights:
+        reasons.append(
+            "client-level privacy bounds what any client can add, and weights by number of patients break the bound: "
+            "use uniform weights"
+        )
+    if server_aggregation not in LINEAR_AGGREGATIONS:
+        reasons.append(
+            f"client-level privacy is proven for a sum with noise; how far one client can move the result of "
+            f"{server_aggregation} is not bounded by the clipping norm: use rule: mean"
+        )
+    if strategy in SENDS_EXTRA_ARRAYS:
+        reasons.append(
+            f"{strategy} sends a second vector with the update, to which no noise is added: use another strategy"
+        )
+    if strategy == "fednova":
+        reasons.append(
+            "fednova scales updates by their number of steps, and all have to count equally: use fedavg"
+        )
+    if asynchronous:
+        reasons.append(
+            "client-level privacy is accounted for Poisson samples of clients: use a strategy with rounds"
+        )
+    if strategy == "cyclic":
+        reasons.append(
+            "cyclic transfer passes one client's weights to the next, without a sum to which noise could be added"
+        )
+    return reasons
+
+
+def _record_level(strategy: str) -> list[str]:
+    if strategy != "moon":
+        return []
+    return [
+        "moon contrasts the features of patients with those of other models, a term that the clipped gradients of "
+        "patients do not contain: use fedprox, whose proximal term needs no patients"
+    ]

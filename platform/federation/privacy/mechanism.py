@@ -1,0 +1,136 @@
+"""The interface of privacy mechanisms, and the mechanism that does nothing.
+
+A privacy mechanism has a client half, which changes an update before it leaves, and a server half, which processes
+the sum. :mod:`equipoise.platform.federation.privacy.combined` implements client-level and record-level differential
+privacy and secure aggregation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from equipoise.platform.federation.messages import ClientUpdate
+from equipoise.platform.federation.privacy.fixed_point import FixedPoint, WeightedMean
+from equipoise.platform.federation.vector import Schema
+
+if TYPE_CHECKING:
+    from equipoise.platform.federation.clients.local_training import Trainer
+    from equipoise.platform.federation.clients.manifest import ClientManifest
+    from equipoise.platform.federation.messages import TrainRequest
+
+
+class Accumulator(Protocol):
+    """Sums vectors one by one; :class:`~equipoise.platform.federation.privacy.fixed_point.WeightedMean` is one."""
+
+    def add(
+        self, values: np.ndarray, weights: Mapping[str, float], factor: float = 1.0, *, client: str = ""
+    ) -> None:
+        """Add a client's vector; raises FederationError, with nothing added, if it cannot be added."""
+        ...
+
+    def result(self) -> np.ndarray:
+        """``[P]`` float32, the aggregated update; called once."""
+        ...
+
+
+class PrivacyMechanism(Protocol):
+    """Client half, server half, and state between rounds.
+
+    Attributes
+    ----------
+    uniform
+        Whether all clients must count equally.
+    rate
+        Probability with which each client is drawn for a round (Poisson sampling), or None for the study's scheme.
+    dtype
+        Type of the vector that leaves a client: ``float32``, or ``uint64`` if it is masked.
+    trainer
+        Replaces the local training of a client, or None.
+    identity
+        Name in checkpoints, which are continued with the same mechanism only.
+    """
+
+    identity: str
+    uniform: bool
+    rate: float | None
+    dtype: str
+    trainer: Trainer | None
+
+    def register(
+        self, manifests: Mapping[str, ClientManifest], sampling: Mapping[str, tuple[float, int]]
+    ) -> None:
+        """At the server, once: the manifests, and client → sampling rate of patients and steps of a round."""
+        ...
+
+    def privatize(self, update: ClientUpdate, request: TrainRequest) -> ClientUpdate:
+        """At the client: the update as it may leave the client; must not change the state of the mechanism."""
+        ...
+
+    def open_round(self, round_: int, clients: Sequence[str]) -> Mapping[str, Any]:
+        """At the server, before a round: plain data that is broadcast to the participants."""
+        ...
+
+    def accumulator(self, schema: Schema, fixed: FixedPoint, clients: Sequence[str]) -> Accumulator:
+        """At the server: an accumulator for the vectors of these participants."""
+        ...
+
+    def close_round(self, round_: int, steps: Mapping[str, int]) -> Mapping[str, float]:
+        """At the server, after a round, with the steps that clients took: figures for the history (epsilon, …)."""
+        ...
+
+    def exhausted(self) -> str | None:
+        """Why no further round may run, or None."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data for the checkpoint."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        ...
+
+
+class NoPrivacy:
+    """No privacy mechanism: updates and sums are not changed."""
+
+    identity = "Open"
+    uniform = False
+    rate: float | None = None
+    dtype = "float32"
+    trainer: Trainer | None = None
+
+    def register(
+        self, manifests: Mapping[str, ClientManifest], sampling: Mapping[str, tuple[float, int]]
+    ) -> None:
+        """Does nothing."""
+
+    def privatize(self, update: ClientUpdate, request: TrainRequest) -> ClientUpdate:
+        """Returns the update unchanged."""
+        return update
+
+    def open_round(self, round_: int, clients: Sequence[str]) -> Mapping[str, Any]:
+        """Does nothing."""
+        return {}
+
+    def accumulator(self, schema: Schema, fixed: FixedPoint, clients: Sequence[str]) -> Accumulator:
+        """The weighted mean."""
+        return WeightedMean(schema, fixed)
+
+    def close_round(self, round_: int, steps: Mapping[str, int]) -> Mapping[str, float]:
+        """Does nothing."""
+        return {}
+
+    def exhausted(self) -> str | None:
+        """Never."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Does nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Does nothing."""

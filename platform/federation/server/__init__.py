@@ -1,0 +1,1 @@
+"""The server: rounds, validation of updates, audit log, checkpoints."""

@@ -1,0 +1,276 @@
+"""The step ``federate`` of a run: every plan's federations and baselines, and the tables the report reads.
+
+``federated/`` of the run folder holds ``<plan>/<fold>/`` per federation
+(:mod:`~equipoise.platform.federation.simulation.fold`),
+``<plan>/pooled`` and ``<plan>/local`` with the baselines' models, ``predictions/<plan>/<method>.parquet``,
+``rounds.jsonl`` (a line per plan, fold and round), ``sites.csv``
+(:mod:`~equipoise.platform.federation.simulation.evaluation`),
+``traffic.csv`` (bytes and verdicts per client) and ``setting.json`` (clients, notes, settings, costs of server
+aggregations).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equipoise.datasets.atomic_io import atomic_path, read_json, write_json, write_text
+from equipoise.platform.federation.simulation.baselines import (
+    FoldInputs,
+    LocalModels,
+    ensemble_predictions,
+    own_predictions,
+    train_local,
+    train_pooled,
+)
+from equipoise.platform.federation.simulation.evaluation import METHODS, PlanPredictions, site_table
+from equipoise.platform.federation.simulation.fold import FACTS_FILE, federate_fold
+from equipoise.platform.federation.simulation.plans import PlannedFold, planned_folds
+from equipoise.platform.federation.simulation.sites import (
+    Client,
+    assign_clients,
+    check_no_overlap,
+    guard_institutions,
+    institutions_of,
+)
+from equipoise.platform.training.batches import CaseList
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from equipoise.platform.federation.params import FederationParams
+    from equipoise.platform.federation.simulation.ray_backend import WorkerPool
+    from equipoise.platform.run.context import RunContext
+
+log = logging.getLogger("equipoise")
+
+#: Columns of ``federated/traffic.csv``.
+TRAFFIC = ("plan", "fold", "client", "bytes", "accepted", "quarantined", "failed", "late", "benched")
+
+
+def federate(context: RunContext, params: FederationParams) -> dict[str, Any]:
+    """Train and evaluate every federation of the study that is not complete.
+
+    Parameters
+    ----------
+    context
+        The study and its run folder.
+    params
+        Its ``federation`` section.
+
+    Returns
+    -------
+    Metadata for ``status.json``.
+
+    Raises
+    ------
+    DataError
+        If two sides share a patient or, if the study asks for it, an institution.
+    """
+    import pandas as pd
+
+    study, folder = context.study, context.folder.federated
+    context.usable.require_learnable()
+    patients = context.usable.patients
+    clients, notes = assign_clients(patients, params.sites, study.tasks, base=study.base, seed=study.seed)
+    external = {
+        str(name): tuple(rows["patient"])
+        for name, rows in patients[patients["role"] == "external"].groupby("cohort", sort=True)
+    }
+    check_no_overlap(clients, external, params.sites, study.base)
+    for note in notes:
+        log.info("federate: %s", note)
+    inputs = fold_inputs(context)
+    folds = list(planned_folds(params.evaluation, clients, patients, study.splits, study.tasks, study.seed))
+    tables = []
+    with open_worker_pool(context, params, len(clients)) as pool:
+        for plan in params.evaluation.plans:
+            of_plan = [fold for fold in folds if fold.plan == plan]
+            plan_inputs = inputs if plan == "folds" else _without_external(inputs)
+            predictions = _predict_plan(context, params, plan_inputs, of_plan, clients, folder / plan, pool)
+            _write_predictions(predictions, folder / "predictions" / plan)
+            tables.append(site_table(plan, predictions, clients, study.evaluation, study.seed))
+    sites = pd.concat(tables, ignore_index=True)
+    with atomic_path(folder / "sites.csv") as partial:
+        sites.to_csv(partial, index=False)
+    records = [(fold, read_json(folder / fold.plan / fold.fold.name / FACTS_FILE)) for fold in folds]
+    _write_rounds(records, folder)
+    _write_traffic(records, folder)
+    write_json(folder / "setting.json", _setting(params, clients, notes, external, records))
+    return {
+        "clients": len(clients),
+        "federations": len(folds),
+        "strategy": params.strategy,
+        "rule": params.rule,
+    }
+
+
+def fold_inputs(context: RunContext) -> FoldInputs:
+    """Inputs that all trainings of a study share."""
+    import torch
+
+    from equipoise.datasets.cohorts.cases import CaseReader
+
+    study = context.study
+    torch.set_num_threads(study.training.threads)  # results depend on the number of threads
+    inside = CaseReader(context.usable, context.tiles, role="develop")
+    outside = CaseReader(context.usable, context.tiles, role="external")
+    return FoldInputs(
+        tasks=tuple(study.tasks),
+        recipe=context.recipe,
+        # Tables are small and read in every round of every client; tiles stay in the store's memory map.
+        cases=dict(inside) if context.tiles is None else inside,
+        external=CaseList(outside, tuple(outside)),
+        patients=context.usable.patients,
+        features=context.features,
+        content_keys=context.content_keys,
+        inner_val=study.splits.inner_val,
+    )
+
+
+def _without_external(inputs: FoldInputs) -> FoldInputs:
+    import dataclasses
+
+    return dataclasses.replace(inputs, external=CaseList(inputs.external.source, ()))
+
+
+@contextmanager
+def open_worker_pool(
+    context: RunContext, params: FederationParams, clients: int
+) -> Iterator[WorkerPool | None]:
+    """One Ray session and one set of workers for all federations, where the backend is Ray."""
+    if params.backend != "ray":
+        yield None
+        return
+    from equipoise.platform.cluster.session import ray_session
+    from equipoise.platform.federation.simulation.ray_backend import worker_pool_for
+
+    with ray_session(context.study.resources):
+        pool = worker_pool_for(
+            clients, workers=params.workers, cpus=params.worker_cpus, gpus=params.worker_gpus
+        )
+        try:
+            yield pool
+        finally:
+            pool.shutdown()
+
+
+def _predict_plan(
+    context: RunContext,
+    params: FederationParams,
+    inputs: FoldInputs,
+    folds: Sequence[PlannedFold],
+    clients: Sequence[Client],
+    folder: Path,
+    pool: WorkerPool | None,
+) -> PlanPredictions:
+    """Predictions of every method over all folds of a plan."""
+    import pandas as pd
+
+    tables_of: dict[str, list[pd.DataFrame]] = {method: [] for method in METHODS}
+    local: list[LocalModels] = []
+    for fold in folds:
+        parts = fold.parts(clients)
+        _check_left_out(fold, parts, params, context.study.base)
+        log.info("federate plan=%s fold=%s clients=%d", fold.plan, fold.fold.name, len(parts))
+        central = context.folder.folds if fold.plan == "folds" else folder / "pooled"
+        models = train_local(inputs, fold.fold, parts, folder / "local")
+        tables = {
+            "federated": federate_fold(inputs, fold, parts, params, folder / fold.fold.name, pool=pool),
+            "pooled": train_pooled(inputs, fold.fold, central),
+            "local": own_predictions(models, parts),
+            "ensemble": ensemble_predictions(models),
+        }
+        local.append(models)
+        for method, table in tables.items():
+            if table is not None:
+                tables_of[method].append(table)
+    joined = {method: pd.concat(parts, ignore_index=True) for method, parts in tables_of.items() if parts}
+    return PlanPredictions(joined, local)
+
+
+def _check_left_out(
+    fold: PlannedFold, parts: Mapping[str, Any], params: FederationParams, base: Path
+) -> None:
+    """Check that a left-out site or cohort shares no institution with a client, if the study asks for it."""
+    if params.sites.guard != "institutions" or not fold.left_out:
+        return
+    sides = {f"client {name}": (*part.train, *part.val) for name, part in parts.items()}
+    sides[f"test part {fold.left_out}"] = fold.fold.test
+    guard_institutions(
+        {side: institutions_of(patients, params.sites, base) for side, patients in sides.items()}
+    )
+
+
+def _write_predictions(predictions: PlanPredictions, folder: Path) -> None:
+    from equipoise.platform.evaluation.predictions import write_predictions
+
+    for method, table in predictions.predictions.items():
+        write_predictions(table, folder / f"{method}.parquet")
+
+
+FoldRecords = Sequence[tuple[PlannedFold, Mapping[str, Any]]]
+
+
+def _write_rounds(records: FoldRecords, folder: Path) -> None:
+    lines = [
+        json.dumps({"plan": fold.plan, "fold": fold.fold.name, **row})
+        for fold, record in records
+        for row in record["history"]
+    ]
+    write_text(folder / "rounds.jsonl", "\n".join(lines) + "\n")
+
+
+def _write_traffic(records: FoldRecords, folder: Path) -> None:
+    import pandas as pd
+
+    rows = [
+        {"plan": fold.plan, "fold": fold.fold.name, "client": client} | dict(counts)
+        for fold, record in records
+        for client, counts in record["traffic"].items()
+    ]
+    table = pd.DataFrame(rows).reindex(columns=list(TRAFFIC))
+    counts = list(TRAFFIC[3:])
+    table[counts] = table[counts].fillna(0).astype(int)
+    with atomic_path(folder / "traffic.csv") as partial:
+        table.to_csv(partial, index=False)
+
+
+def _setting(
+    params: FederationParams,
+    clients: Sequence[Client],
+    notes: Sequence[str],
+    external: Mapping[str, Sequence[str]],
+    records: FoldRecords,
+) -> dict[str, Any]:
+    first = records[0][1]
+    return {
+        "federation": params.model_dump(mode="json"),
+        "clients": [
+            {
+                "name": client.name,
+                "patients": len(client.patients),
+                "sites": list(client.sites),
+                "flags": first["clients"].get(client.name, {}).get("flags", []),
+            }
+            for client in clients
+        ],
+        "external": {name: len(patients) for name, patients in external.items()},
+        "notes": list(notes),
+        "parameters": first["parameters"],
+        "backend": first["backend"],
+        "workers": first["workers"],
+        "benched": sorted({client for _, record in records for client in record["benched"]}),
+        "clean_costs": first["clean_costs"],
+        "epsilon": _largest_epsilons([record["history"][-1] for _, record in records if record["history"]]),
+    }
+
+
+def _largest_epsilons(last_rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The largest epsilon of any federation, by name of the column."""
+    names = dict.fromkeys(name for row in last_rows for name in row if name.startswith("epsilon"))
+    return {name: max(row[name] for row in last_rows if row.get(name) is not None) for name in names}

@@ -1,0 +1,138 @@
+"""Corrections of client drift by vectors that clients and server keep: SCAFFOLD and FedDyn.
+
+FedDyn.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from equipoise.platform.federation.entries import FedDynParams, ScaffoldParams
+from equipoise.platform.federation.strategies.strategy import AggregatedUpdate, ServerState, Strategy
+from equipoise.platform.federation.vector import Schema
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from equipoise.platform.federation.clients.local_training import ClientContext
+
+
+CONTROL, CHANGE, LAST = "control", "control_change", "last"
+
+
+class Scaffold(Strategy):
+    """Control variates c (server) and c_i (client) correct every local gradient by c − c_i.
+
+    After K steps of size η from w to w_i: c_i⁺ = c_i − c + (w − w_i) / (K η). The server takes
+    w ← w + η_s Δ and c ← c + Σ_S (c_i⁺ − c_i) / N. Karimireddy et al. 2020, "Stochastic controlled averaging"
+    (arXiv 1910.06378), option II.
+
+    The ``flamby`` variant reproduces FLamby's published figures: no control variate at the server, gradients
+    are corrected by −c_i, and at the *start* of a round c_i ← c_i + (w − w_i) / (K η) with the w_i of the client's
+    last round, 0 in its first.
+    """
+
+    def __init__(self, params: ScaffoldParams) -> None:
+        super().__init__(params)
+        self.paper = params.variant == "paper"
+        self.extra_arrays = frozenset({CHANGE} if self.paper else ())
+        self._correction: list[Tensor] = []
+
+    def init_state(self, schema: Schema) -> ServerState:
+        """Control variate 0."""
+        return {CONTROL: np.zeros(schema.size)} if self.paper else {}
+
+    def broadcast(self, state: ServerState) -> dict[str, np.ndarray]:
+        """The server's control variate."""
+        return {name: vector.astype(np.float32) for name, vector in state.items()}
+
+    def step(
+        self, schema: Schema, reference: np.ndarray, aggregated: AggregatedUpdate, state: ServerState
+    ) -> np.ndarray:
+        """Average the weights; move the control by the clients' changes over the number of clients able to train."""
+        if self.paper:
+            clients = schema.expand(aggregated.population, 1.0)
+            state[CONTROL] = state[CONTROL] + aggregated.arrays[CHANGE] / np.maximum(clients, 1.0)
+        return super().step(schema, reference, aggregated, state)
+
+    def on_train_start(self, context: ClientContext) -> None:
+        """Compute the correction of this round."""
+        control = context.state.get(CONTROL, np.zeros(context.schema.size, np.float32))
+        if self.paper:
+            self._correction = context.tensors(context.request.arrays[CONTROL] - control)
+            return
+        if LAST in context.state:
+            drift = context.only_trained(context.request.vector - context.state[LAST])
+            control = control + drift / np.float32(context.state["last_steps"][0] * context.request.lr)
+        context.state[CONTROL] = control
+        self._correction = context.tensors(-control)
+
+    def on_before_optimizer_step(self, context: ClientContext) -> None:
+        """Add the correction."""
+        context.add_to_gradients(self._correction)
+
+    def on_train_end(self, context: ClientContext, delta: np.ndarray) -> dict[str, np.ndarray]:
+        """Update the client's control variate and return its change."""
+        if not self.paper:
+            context.state[LAST] = context.request.vector + delta
+            context.state["last_steps"] = np.array([context.steps], np.float32)
+            return {}
+        control = context.state.get(CONTROL, np.zeros(context.schema.size, np.float32))
+        change = -context.request.arrays[CONTROL] - delta / np.float32(context.steps * context.request.lr)
+        change = context.only_trained(np.where(context.learned, change, np.float32(0)))
+        context.state[CONTROL] = control + change
+        return {CHANGE: change}
+
+
+DRIFT, GRADIENT = "drift", "gradient"
+
+
+class FedDyn(Strategy):
+    """Clients minimise L_i(w) − ⟨g_i, w⟩ + α/2 ‖w − w_server‖² and then g_i ← g_i − α (w_i − w_server).
+
+    The server keeps h ← h − α Σ_S (w_i − w) / N and takes w ← mean_S w_i − h / α. All clients count equally. Acar et
+    al. 2021, "Federated learning based on dynamic regularization" (arXiv 2111.04263), algorithm 1.
+    """
+
+    uniform = True
+
+    def __init__(self, params: FedDynParams) -> None:
+        super().__init__(params)
+        self.alpha = params.alpha
+        self._anchor: list[Tensor] = []
+        self._gradient: list[Tensor] = []
+
+    def init_state(self, schema: Schema) -> ServerState:
+        """Drift 0."""
+        return {DRIFT: np.zeros(schema.size)}
+
+    def step(
+        self, schema: Schema, reference: np.ndarray, aggregated: AggregatedUpdate, state: ServerState
+    ) -> np.ndarray:
+        """The mean of the clients, minus their accumulated drift."""
+        delta = aggregated.vector.astype(np.float64)
+        share = schema.expand({group: aggregated.share(group) for group in schema.groups})
+        state[DRIFT] = state[DRIFT] - self.alpha * share * delta
+        return reference + delta - state[DRIFT] / self.alpha
+
+    def on_train_start(self, context: ClientContext) -> None:
+        """Keep the broadcast weights and the client's gradient."""
+        self._anchor = context.tensors(context.request.vector)
+        self._gradient = context.tensors(
+            context.state.get(GRADIENT, np.zeros(context.schema.size, np.float32))
+        )
+
+    def on_before_optimizer_step(self, context: ClientContext) -> None:
+        """Add the gradient of the regulariser."""
+        context.pull_towards(self._anchor, self.alpha)
+        context.add_to_gradients(self._gradient, -1.0)
+
+    def on_train_end(self, context: ClientContext, delta: np.ndarray) -> dict[str, np.ndarray]:
+        """The client's gradient at its new weights."""
+        gradient = context.state.get(GRADIENT, np.zeros(context.schema.size, np.float32))
+        context.state[GRADIENT] = gradient - np.float32(self.alpha) * np.where(
+            context.learned, delta, np.float32(0)
+        )
+        return {}

@@ -1,0 +1,117 @@
+"""Sentences about results, limited to what the interval supports."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from equipoise.platform.report.formatting import count, estimate, label, number, percent, plural
+
+ChanceComparison = Literal["above", "below", "unclear", "unknown"]
+
+#: Number of positives or events below which a result is called an indication.
+FEW_CASES = 30
+
+
+def compare_with_chance(row: Mapping[str, Any], chance: float | None) -> ChanceComparison:
+    """Position of a row's interval relative to a predictor without information."""
+    if chance is None or not math.isfinite(row["low"]) or not math.isfinite(row["high"]):
+        return "unknown"
+    if row["low"] > chance:
+        return "above"
+    return "below" if row["high"] < chance else "unclear"
+
+
+def verdict_sentence(
+    task: str,
+    metric: str,
+    internal: Mapping[str, Any] | None,
+    externals: Sequence[Mapping[str, Any]],
+    *,
+    folds: int,
+    chance: float | None,
+    confidence: float,
+) -> str:
+    """The main result and whether external cohorts confirm it, in one or two sentences.
+
+    Parameters
+    ----------
+    internal, externals
+        Rows of the metrics table for the main metric; internal is None if there are no test predictions.
+    chance
+        Value of a predictor without information on the internal test folds.
+    """
+    if internal is None:
+        return f"There is no cross-validation result for {task} yet."
+    if not math.isfinite(internal["value"]):
+        return f"{label(metric)} for {task} is not estimable: {internal['note'] or 'no reason recorded'}."
+    where = f"Over {plural(folds, 'test fold')}" if folds > 1 else "On the test patients"
+    ci = f" ({percent(confidence)} CI {estimate(internal, 2).partition('(')[2]}" if _bounded(internal) else ""
+    first = (
+        f"{where}, {label(metric)} for {task} is {number(internal['value'], 2)}{ci}{_claim(internal, chance)}"
+    )
+    return f"{first}; {_external_clause(internal, externals, chance)}."
+
+
+def verdict_caution(
+    internal: Mapping[str, Any] | None, externals: Sequence[Mapping[str, Any]], *, synthetic: bool
+) -> str:
+    """The main limit of the verdict as evidence; empty if there is no obvious one."""
+    if synthetic:
+        return (
+            "The data are synthetic: the numbers show that the software works and say nothing about patients."
+        )
+    cases = None if internal is None else internal["n_pos"]
+    if internal is not None and cases is not None and _known(cases) and cases < FEW_CASES:
+        what = "events" if internal["kind"] == "survival" else "positive patients"
+        return f"It rests on {count(cases)} {what}: an indication to follow up, not evidence."
+    if internal is not None and internal["n"] < 2 * FEW_CASES:
+        return f"It rests on {count(internal['n'])} patients: an indication to follow up, not evidence."
+    if not externals:
+        return "Before use, the model must be tested on patients of another hospital."
+    return ""
+
+
+def _claim(row: Mapping[str, Any], chance: float | None) -> str:
+    if chance is None:
+        return ""
+    claims = {
+        "above": f", better than a predictor without information ({number(chance, 2)})",
+        "below": f", worse than a predictor without information ({number(chance, 2)})",
+        "unclear": f", which does not differ significantly from a predictor without information ({number(chance, 2)})",
+        "unknown": ", without an estimable interval",
+    }
+    return claims[compare_with_chance(row, chance)]
+
+
+def _external_clause(
+    internal: Mapping[str, Any], externals: Sequence[Mapping[str, Any]], chance: float | None
+) -> str:
+    """External cohorts against the internal interval."""
+    known = [r for r in externals if math.isfinite(r["value"])]
+    if not externals:
+        return (
+            "no external cohort was tested, so there is no evidence that this generalises to another hospital"
+        )
+    if not known:
+        return "it could not be estimated in any external cohort"
+    parts = [f"{r['cohort']} reaches {estimate(r, 2)}" for r in known[:3]]
+    rest = f" and {len(known) - 3} further cohorts are listed below" if len(known) > 3 else ""
+    lower = [r for r in known if _bounded(internal) and r["value"] < internal["low"]]
+    if lower:
+        tail = ", below the internal interval: expect lower performance elsewhere"
+    elif any(compare_with_chance(r, chance) in ("unclear", "below") for r in known):
+        tail = ", where the interval includes chance"
+    else:
+        tail = ""
+    return f"externally, {', '.join(parts)}{rest}{tail}"
+
+
+def _bounded(row: Mapping[str, Any]) -> bool:
+    return math.isfinite(row["low"]) and math.isfinite(row["high"])
+
+
+def _known(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False

@@ -1,1 +1,0 @@
-"""Figures of the report: plotly specifications as dictionaries, each with its data and a reading aid."""

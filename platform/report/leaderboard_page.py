@@ -1,0 +1,345 @@
+"""The page of a leaderboard: ranking of the runs, paired differences, and limits of the comparison."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from equipoise.platform.evaluation.comparison import ranking_caution
+from equipoise.platform.evaluation.leaderboard import Leaderboard
+from equipoise.platform.evaluation.metric_definitions import CHANCE_LEVEL, PRIMARY
+from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS, MODEL
+from equipoise.platform.report.blocks import Block, Cell, Figures, Heading, Notice, Section, Table, Text, Tone
+from equipoise.platform.report.comparison_figures import critical_difference_diagram, differences_figure
+from equipoise.platform.report.forest import forest
+from equipoise.platform.report.formatting import (
+    count,
+    estimate,
+    interval,
+    label,
+    listed,
+    number,
+    p_value,
+    percent,
+    plural,
+)
+from equipoise.platform.report.metric_rows import ORDER
+from equipoise.platform.report.page import Page, PageSection, installed_version
+from equipoise.platform.report.run_files import RunFiles
+from equipoise.platform.report.style import Download
+
+Row = dict[str, Any]
+
+#: Largest number of runs for which a forest plot shows test folds and external cohorts together.
+_MOST_SIDE_BY_SIDE = 8
+
+
+def leaderboard_page(board: Leaderboard, runs: Mapping[str, RunFiles], prefix: str) -> Page:
+    """The page of a leaderboard.
+
+    Parameters
+    ----------
+    board
+        The comparison.
+    runs
+        Name → run folder, for the details of each run.
+    prefix
+        Prefix of the names of tables to download (``SYNTHETIC-``).
+    """
+    sections = {
+        "ranking": _ranking(board, runs, prefix),
+        "ranks": _ranks(board),
+        "tasks": _tasks(board),
+        "differences": _differences(board, prefix),
+        "metrics": _metrics(board),
+        "runs": _runs(board, runs),
+    }
+    first_run = next(iter(runs.values()))
+    return Page(
+        title=f"Leaderboard of {plural(len(board.candidates), 'run')}",
+        synthetic=any(run.synthetic for run in runs.values()),
+        version=installed_version(first_run),
+        meta=(
+            ("Runs", count(len(board.candidates))),
+            ("Tasks", ", ".join(board.tasks)),
+            ("Baseline", board.baseline or "–"),
+        ),
+        sections=tuple(PageSection(name, s.title, s.lead, tuple(s.blocks)) for name, s in sections.items()),
+        kicker="Equipoise leaderboard",
+    )
+
+
+def _ranking(board: Leaderboard, runs: Mapping[str, RunFiles], prefix: str) -> Section:
+    primary = _primary(board)
+    datasets = list(dict.fromkeys((r["task"], r["role"], r["cohort"]) for r in primary))
+    rows: list[list[str | Cell]] = []
+    for position, name in enumerate(board.order, start=1):
+        metadata = next(c.metadata for c in board.candidates if c.name == name)
+        mark = " (baseline)" if name == board.baseline else ""
+        cells: list[str | Cell] = [
+            str(position),
+            Cell(name + mark, note="SYNTHETIC" if runs[name].synthetic else ""),
+            Cell(str(metadata.get("balancing", "")), note=str(metadata.get("model", ""))),
+            *_rank_cells(board, name),
+        ]
+        for task, role, cohort in datasets:
+            row = next(
+                r
+                for r in primary
+                if (r["method"], r["task"], r["role"], r["cohort"]) == (name, task, role, cohort)
+            )
+            rank = "" if pd.isna(row["rank"]) else f"rank {row['rank']:g}"
+            cells.append(Cell(estimate(row), note=rank, tone="" if pd.notna(row["value"]) else "muted"))
+        rows.append(cells)
+    level = percent(board.params.confidence)
+    columns = ["", "Run", "Balancing, model", "Mean rank", "P(best)"]
+    columns += [
+        f"{task}, {label(PRIMARY[board.tasks[task]])}, {_dataset(role, cohort)}"
+        for task, role, cohort in datasets
+    ]
+    table = Table(
+        columns,
+        rows,
+        caption=f"Mean rank over tasks and test folds; the interval in brackets and P(best) come from "
+        f"{count(board.params.bootstrap)} bootstrap samples of the patients. Metrics with {level} intervals; ranks of "
+        "external cohorts are not part of the mean rank.",
+        numeric=frozenset(range(3, len(columns))),
+        download=Download(f"{prefix}leaderboard.csv", board.table),
+    )
+    return Section("Ranking", _verdict(board), [table, *_cautions(board, runs)])
+
+
+def _rank_cells(board: Leaderboard, name: str) -> list[str | Cell]:
+    if board.ranking is None:
+        return ["–", "–"]
+    mean = number(board.ranking.mean_ranks[name], 2)
+    if "p_best" not in board.shares:
+        return [mean, "–"]
+    share = board.shares.loc[name]
+    return [Cell(mean, note=interval(share["rank_low"], share["rank_high"], 1)), percent(share["p_best"])]
+
+
+def _verdict(board: Leaderboard) -> str:
+    """One sentence: the best run, and the runs that do not differ significantly from it."""
+    if board.ranking is None:
+        return "No fold has a value of every run, so there is no ranking."
+    lead = f"{board.best} has the best mean rank ({number(board.ranking.mean_ranks[board.best], 2)})"
+    tied = next((clique for clique in board.ranking.cliques if board.best in clique), ())
+    others = [name for name in tied if name != board.best]
+    if not others:
+        return f"{lead}, and by more than the critical difference over every other run."
+    if len(others) == len(board.order) - 1:
+        return f"{lead}, but no other run differs significantly from it."
+    return f"{lead}; it does not differ significantly from {listed(others)}."
+
+
+def _cautions(board: Leaderboard, runs: Mapping[str, RunFiles]) -> list[Block]:
+    blocks: list[Block] = []
+    if board.ranking is not None:
+        blocks.append(Notice("Limits of this ranking", [ranking_caution(board.ranking)]))
+    notes = []
+    if skipped := sorted(
+        {t for c in board.candidates for t in c.predictions["task"].unique()} - set(board.tasks)
+    ):
+        notes.append(f"tasks that are not in every run and are not ranked: {', '.join(skipped)}")
+    if board.ranking is not None and board.ranking.dropped:
+        dropped = board.ranking.dropped
+        notes.append(
+            f"{plural(len(dropped), 'block')} left out because a run has no value: {listed(list(dropped))}"
+        )
+    settings = {name: (run.study.get("evaluation") or {}) for name, run in runs.items()}
+    first = next(iter(settings))
+    if other := [name for name, value in settings.items() if value != settings[first]]:
+        notes.append(
+            f"the evaluation settings of {first} are used for all runs; those of {listed(other)} differ"
+        )
+    if mixed := {run.synthetic for run in runs.values()} == {True, False} and [
+        n for n, r in runs.items() if r.synthetic
+    ]:
+        notes.append(f"SYNTHETIC runs among real ones: {listed(list(mixed))}")
+    return [*blocks, *([Notice("Remarks", notes, tone="")] if notes else [])]
+
+
+def _ranks(board: Leaderboard) -> Section:
+    lead = "Ranks within each task and test fold, averaged."
+    if board.ranking is None:
+        return Section("Ranks", lead, [Text("There is no block with a value of every run.", tone="muted")])
+    friedman = board.ranking.friedman
+    statement = (
+        f"Friedman's test of the hypothesis that all runs perform equally: χ² = {number(friedman.chi2, 2)} "
+    )
+    statement += f"with {friedman.df} degrees of freedom, {p_value(friedman.p)}."
+    return Section("Ranks", lead, [Figures([critical_difference_diagram(board.ranking)]), Text(statement)])
+
+
+def _tasks(board: Leaderboard) -> Section:
+    """A forest plot per task."""
+    blocks: list[Block] = []
+    small = len(board.candidates) <= _MOST_SIDE_BY_SIDE
+    for task, kind in board.tasks.items():
+        metric = PRIMARY[kind]
+        blocks.append(Heading(task))
+        of_task = [r for r in _primary(board) if r["task"] == task]
+        datasets = list(dict.fromkeys((r["role"], r["cohort"]) for r in of_task))
+        for group in [datasets] if small else [[dataset] for dataset in datasets]:
+            rows = [{**r, "name": _row_name(r, len(group) > 1), "n_pos": None, "method": r["how"]}
+                    for dataset in group for r in of_task if (r["role"], r["cohort"]) == dataset]  # fmt: skip
+            figure = forest(
+                rows,
+                f"{task} {_dataset(*group[0])}",
+                metric,
+                CHANCE_LEVEL.get(metric),
+                board.params.confidence,
+                what="run" if len(group) > 1 else f"run, {_dataset(*group[0])}",
+                overlap="do not show a difference between runs; the paired differences below are more sensitive",
+            )
+            blocks += [Figures([figure])] if figure else []
+    return Section("Single tasks", "The main metric of each task with its interval, run by run.", blocks)
+
+
+def _differences(board: Leaderboard, prefix: str) -> Section:
+    blocks: list[Block] = []
+    if board.best == board.baseline or board.baseline is None:
+        references = [board.best]
+    else:
+        references = [board.baseline, board.best]
+    for reference in references:
+        title = "the baseline" if reference == board.baseline else "the best mean rank"
+        blocks.append(Heading(f"Against {reference}, {title}"))
+        if reference == board.best and reference != board.baseline:
+            blocks.append(
+                Text(
+                    "The best run was chosen on the same results, which favours it: read p as a lower bound."
+                )
+            )
+        rows = _difference_rows(board, reference)
+        figures = []
+        for task, kind in board.tasks.items():
+            internal = [r for r in rows if r["task"] == task and r["role"] == "test"]
+            figures.append(
+                differences_figure(internal, task, PRIMARY[kind], reference, board.params.confidence)
+            )
+        if drawn := [f for f in figures if f is not None]:
+            blocks.append(Figures(drawn))
+        blocks.append(_difference_table(rows, reference, board, prefix))
+    lead = (
+        "Run minus reference on the same patients: DeLong for the AUROC of binary tasks, the paired bootstrap "
+        "otherwise."
+    )
+    return Section("Paired differences", lead, blocks)
+
+
+def _difference_rows(board: Leaderboard, reference: str) -> list[Row]:
+    """Primary metrics of shared tasks, runs in the order of the leaderboard."""
+    primary = {task: PRIMARY[kind] for task, kind in board.tasks.items()}
+    table = board.differences
+    keep = (table["reference"] == reference) & (table["class"] == "") & (table["predictor"] == MODEL)
+    keep &= table["metric"] == table["task"].map(primary)
+    keep &= (table["role"] == "test") == (
+        table["cohort"] == ALL
+    )  # all test folds, external cohorts one by one
+    rows = (
+        table[keep]
+        .assign(position=table["run"].map(board.order.index))
+        .sort_values("position", kind="stable")
+    )
+    return rows.to_dict("records")
+
+
+def _difference_table(rows: list[Row], reference: str, board: Leaderboard, prefix: str) -> Table:
+    every = board.differences[board.differences["reference"] == reference]
+    lines: list[list[str | Cell]] = []
+    for r in rows:
+        tone: Tone = "good" if pd.notna(r["p_holm"]) and r["p_holm"] < 1 - board.params.confidence else ""
+        lines.append(
+            [
+                r["run"],
+                f"{r['task']}, {label(r['metric'])}",
+                _dataset(r["role"], r["cohort"]),
+                f"{number(r['difference'])} ({interval(r['low'], r['high'])})",
+                Cell(p_value(r["p"]), tone="muted"),
+                Cell(p_value(r["p_holm"]), tone=tone),
+                Cell(r["method"], note=r["note"], tone="muted"),
+            ]
+        )
+    return Table(
+        ["Run", "Task and metric", "Patients", f"Difference to {reference}", "p", "p after Holm", "Method"],
+        lines,
+        caption=f"Differences to {reference}; Holm over the runs and tasks of a metric on the same data "
+        "(the CSV file contains every metric)",
+        numeric=frozenset([3, 4, 5]),
+        download=Download(f"{prefix}differences.csv", every),
+        folded=len(lines) > 20,
+    )
+
+
+def _metrics(board: Leaderboard) -> Section:
+    """Every metric of every task, folded; external cohorts by ensemble and by the mean of the fold models."""
+    blocks: list[Block] = []
+    table = board.estimates[board.estimates["class"] == ""]
+    table = table[(table["role"] == "test") == (table["cohort"] == ALL)]
+    order = [*board.tasks, *sorted(set(table["task"]) - set(board.tasks))]
+    table = table.assign(position=table["task"].map(order.index)).sort_values("position", kind="stable")
+    for (task, role, cohort), part in table.groupby(["task", "role", "cohort"], sort=False):
+        for predictor in (MODEL, FOLD_MODELS):
+            of_predictor = part[part["predictor"] == predictor]
+            metrics = [m for m in ORDER if m in set(of_predictor["metric"])]
+            if not metrics:
+                continue
+            by_key = {(r["method"], r["metric"]): r for r in of_predictor.to_dict("records")}
+            lines: list[list[str | Cell]] = [
+                [n, *(estimate(by_key[(n, m)]) if (n, m) in by_key else "–" for m in metrics)]
+                for n in board.order
+                if any((n, m) in by_key for m in metrics)
+            ]
+            how = {MODEL: "ensemble of the fold models", FOLD_MODELS: "mean of the fold models"}[predictor]
+            what = "test folds" if role == "test" else f"{_dataset(str(role), str(cohort))}, {how}"
+            caption = f"{task}, {what}"
+            columns = ["Run", *map(label, metrics)]
+            blocks.append(Table(columns, lines, caption, frozenset(range(1, len(columns))), folded=True))
+    lead = "All metrics of all runs; silhouettes are Equipoise's definition."
+    return Section("All metrics", lead, blocks)
+
+
+def _runs(board: Leaderboard, runs: Mapping[str, RunFiles]) -> Section:
+    lines: list[list[str | Cell]] = []
+    for name in board.order:
+        run = runs[name]
+        metadata = next(c.metadata for c in board.candidates if c.name == name)
+        code = run.environment.get("code")
+        commit = str(code.get("commit", ""))[:12] if isinstance(code, dict) else ""
+        lines.append(
+            [
+                name,
+                str(metadata.get("model", "")),
+                str(metadata.get("balancing", "")),
+                str(metadata.get("seed", "")),
+                "SYNTHETIC" if run.synthetic else "as given",
+                commit or "–",
+            ]
+        )
+    columns = ["Run", "Model", "Balancing", "Seed", "Data", "Commit"]
+    return Section("Runs", "The runs that the predictions come from.", [Table(columns, lines)])
+
+
+def _primary(board: Leaderboard) -> list[Row]:
+    """Estimates of the primary metrics of shared tasks: test folds, then each external cohort; ensembles only."""
+    table = board.estimates
+    keep = (table["class"] == "") & (table["predictor"] == MODEL) & table["task"].isin(list(board.tasks))
+    keep &= table["metric"] == table["kind"].map(PRIMARY)
+    keep &= (table["role"] == "test") == (table["cohort"] == ALL)
+    rows = table[keep].assign(position=table["method"].map(board.order.index))
+    rows["task_position"] = rows["task"].map(list(board.tasks).index)
+    rows["is_external"] = rows["role"] != "test"
+    order = ["task_position", "is_external", "cohort", "position"]
+    return rows.sort_values(order, kind="stable").to_dict("records")
+
+
+def _dataset(role: str, cohort: str) -> str:
+    if role == "test":
+        return "test folds" if cohort == ALL else f"test folds, {cohort}"
+    return "all external" if cohort == ALL else f"external {cohort}"
+
+
+def _row_name(row: Row, several: bool) -> str:
+    return f"{row['method']}, {_dataset(row['role'], row['cohort'])}" if several else str(row["method"])

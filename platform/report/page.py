@@ -1,0 +1,209 @@
+"""One self-contained HTML page from the files of a run folder.
+
+The page loads nothing: scripts, styles, pictures and data are inline, and a content security policy forbids
+the browser to fetch anything or to run a script other than the two that are named by their hash. All text
+is escaped by jinja2; a patient called ``<script>`` is shown as such.
+"""
+
+import base64
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from equipoise.platform.errors import DataError
+from equipoise.platform.registry import Entry, entries
+from equipoise.platform.report.blocks import Block, Figures, Notice, Section
+from equipoise.platform.report.formatting import count, plural
+from equipoise.platform.report.run_files import RunFiles
+from equipoise.platform.report.style import Figure
+
+log = logging.getLogger(__name__)
+
+_HERE = Path(__file__).parent
+#: A larger page causes a warning: a report should be small enough to be mailed.
+MAX_BYTES = 5_000_000
+
+
+@dataclass(frozen=True)
+class PageSection:
+    """A section with its id, as the template needs it."""
+
+    id: str
+    title: str
+    lead: str
+    blocks: tuple[Block, ...]
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page: title, metadata and sections."""
+
+    title: str
+    synthetic: bool
+    version: str
+    meta: tuple[tuple[str, str], ...]
+    sections: tuple[PageSection, ...]
+    kicker: str = "Equipoise study report"
+
+
+def write_report(run_folder: Path) -> Path:
+    """Render ``report.html`` of a run folder and return its path.
+
+    Missing or broken files are named in their section with the command that creates them.
+
+    Raises
+    ------
+    DataError
+        If there is no such folder.
+    """
+    from equipoise.datasets.atomic_io import write_text
+
+    folder = Path(run_folder)
+    if not folder.is_dir():
+        raise DataError("there is no such run folder", where=str(folder), fix="run 'equipoise run' first")
+    html = render(RunFiles(folder))
+    size = len(html.encode())
+    if size > MAX_BYTES:
+        log.warning("report size=%d bytes is above %d", size, MAX_BYTES)
+    path = folder / "report.html"
+    write_text(path, html)
+    return path
+
+
+def render(run: RunFiles) -> str:
+    """The page as text."""
+    parts = tuple(part for entry in entries("sections").values() if (part := _part(entry, run)))
+    return render_page(
+        Page(
+            title=_title(run),
+            synthetic=run.synthetic,
+            version=installed_version(run),
+            meta=tuple(_meta(run)),
+            sections=parts,
+        )
+    )
+
+
+def render_page(page: Page) -> str:
+    """Any page of sections as text, self-contained as described above."""
+    figures = list(_figures(page.sections))
+    ids = {id(figure): f"plot-{n}-{figure.slug}" for n, figure in enumerate(figures, start=1)}
+    synthetic = page.synthetic
+    specs = {
+        ids[id(f)]: {**f.spec(synthetic=synthetic), "name": f.download(synthetic=synthetic).name[:-4]}
+        for f in figures
+    }
+    plotly, script = _asset("assets/plotly-cartesian.min.js"), _asset("templates/report.js")
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            page=page,
+            id_of=lambda figure: ids[id(figure)],
+            figures=specs,
+            css=Markup(_asset("templates/report.css")),  # noqa: S704, a file of this package
+            js=Markup(script),  # noqa: S704
+            plotly=Markup(plotly),  # noqa: S704
+            script_hashes=Markup(" ").join(_script_hash(text) for text in (plotly, script)),
+        )
+    )
+
+
+def _part(entry: Entry, run: RunFiles) -> PageSection | None:
+    """Build a section; if it fails, the page shows the error and all other sections."""
+    values = ((run.study.get("report") or {}).get("sections") or {}).get(entry.name) or {}
+    try:
+        section: Section | None = entry.load()(run, entry.params.model_validate(values))
+    except Exception as error:
+        # A report concludes hours of work: one broken section must not prevent the page.
+        log.exception("report section=%s failed", entry.name)
+        failure = Notice(
+            f"The section {entry.name} could not be created", [f"{type(error).__name__}: {error}"], tone="bad"
+        )
+        return PageSection(entry.name, entry.name.capitalize(), entry.summary, (failure,), failed=True)
+    if section is None:
+        return None
+    return PageSection(entry.name, section.title, section.lead, tuple(section.blocks))
+
+
+def _figures(parts: tuple[PageSection, ...]) -> Iterator[Figure]:
+    for part in parts:
+        for block in part.blocks:
+            if isinstance(block, Figures):
+                yield from block.items
+
+
+def _title(run: RunFiles) -> str:
+    report = run.study.get("report") or {}
+    return str(report.get("title") or run.study.get("name") or run.folder.resolve().name)
+
+
+def _meta(run: RunFiles) -> Iterator[tuple[str, str]]:
+    """Metadata of the run for the head of the page."""
+    study, environment = run.study, run.environment
+    if name := study.get("name"):
+        yield "Study", str(name)
+    if run.patients is not None:
+        cohorts = run.patients["cohort"].nunique()
+        yield "Patients", f"{count(len(run.patients))} in {plural(cohorts, 'cohort')}"
+    if run.tasks:
+        yield "Tasks", count(len(run.tasks))
+    for title, section, key in (("Model", "model", "kind"), ("Features", "features", "encoder")):
+        if value := (study.get(section) or {}).get(key):
+            yield title, str(value)
+    if study.get("seed") is not None:
+        yield "Seed", str(study["seed"])
+    code = environment.get("code")
+    if isinstance(code, dict) and code.get("commit"):
+        yield "Commit", str(code["commit"])[:12]
+    if at := run.status.get("at") or _last_step(run.status):
+        yield "Run", str(at).replace("T", " ")[:16]
+
+
+def _last_step(status: dict[str, Any]) -> str:
+    steps = status.get("steps")
+    times = (
+        [str(s.get("at", "")) for s in steps.values() if isinstance(s, dict)]
+        if isinstance(steps, dict)
+        else []
+    )
+    return max(times, default="")
+
+
+def installed_version(run: RunFiles) -> str:
+    """Version that created the run, else the installed one."""
+    if run.environment.get("equipoise"):
+        return str(run.environment["equipoise"])
+    try:
+        return version("equipoise")
+    except PackageNotFoundError:
+        return ""
+
+
+@cache
+def _asset(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(_HERE / "templates")
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _script_hash(text: str) -> str:
+    """Hash of an inline script in the form of the content security policy."""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"

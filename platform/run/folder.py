@@ -1,0 +1,186 @@
+"""The run folder: its paths and its status.
+
+Files are written atomically (:mod:`equipoise.datasets.atomic_io`). ``status.json`` says which steps are done,
+``events.jsonl`` lists events with their times.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from equipoise.datasets.atomic_io import read_json, write_json
+from equipoise.platform.errors import StudyError
+from equipoise.platform.study.schema import Study, fixed_settings
+
+#: Steps of a run in their order.
+STEPS = ("validate", "extract", "train", "evaluate", "federate", "search", "report")
+#: Optional step → the section of the study without which it does nothing.
+STEP_SECTIONS = {"federate": "federation", "search": "search"}
+
+
+class RunFolder:
+    """``runs/<study>/``: paths of its parts, status, events.
+
+    Parameters
+    ----------
+    root
+        The folder; created by the first write.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.provenance = self.root / "provenance"
+        self.manifest = self.root / "manifest"
+        self.qc = self.root / "qc"
+        self.folds = self.root / "folds"
+        self.federated = self.root / "federated"
+        self.search = self.root / "search"
+        self.evaluation = self.root / "evaluation"
+        self.tensorboard = self.root / "tb"
+        self.report = self.root / "report.html"
+        self.status_file = self.root / "status.json"
+        self.events_file = self.root / "events.jsonl"
+
+    @classmethod
+    def open(cls, study: Study, out: str | None, resume: str) -> "RunFolder":
+        """Open the run folder of a study and check that it belongs to this study.
+
+        Parameters
+        ----------
+        study
+            The study about to run.
+        out
+            Folder given on the command line; by default ``runs/<name>`` below the current folder.
+        resume
+            ``auto`` resumes an earlier run, ``must`` requires one, ``never`` renames the folder of an earlier one.
+
+        Raises
+        ------
+        StudyError
+            If the folder holds a run of a study that differs in something that changes predictions.
+        """
+        folder = cls(Path(out) if out else Path("runs") / study.name)
+        earlier = folder.provenance / "resolved.yaml"
+        if resume == "must" and not earlier.exists():
+            raise StudyError(
+                "--resume must: there is no run to resume",
+                where=str(folder.root),
+                fix="leave --resume out",
+            )
+        if resume == "never" and folder.root.exists() and any(folder.root.iterdir()):
+            folder._rename_earlier_run(study)
+        elif earlier.exists():
+            folder._require_same_study(study, yaml.safe_load(earlier.read_text(encoding="utf-8")))
+        return folder
+
+    def _require_same_study(self, study: Study, earlier: dict[str, Any]) -> None:
+        before, now = fixed_settings(earlier), fixed_settings(study.resolved())
+        changed = [path for key in now for path in differences(before.get(key), now[key], key)]
+        if changed:
+            shown = "\n".join(f"  {line}" for line in changed[:12])
+            more = f"\n  … and {len(changed) - 12} more" if len(changed) > 12 else ""
+            raise StudyError(
+                f"this folder holds a run of another study; it differs in\n{shown}{more}",
+                where=str(self.root),
+                fix="choose another folder with -o, or --resume never to rename the folder of the earlier run",
+            )
+
+    def _rename_earlier_run(self, study: Study) -> None:
+        if not (self.provenance / "resolved.yaml").exists():
+            raise StudyError(
+                "--resume never: the folder is not empty and holds no run, so it is not renamed",
+                where=str(self.root),
+                fix="choose another folder with -o",
+            )
+        if study.file.is_relative_to(self.root):
+            raise StudyError(
+                "--resume never: the study file lies in this run folder and would move with it",
+                where=str(self.root),
+                fix="choose another folder with -o",
+            )
+        number = 1
+        while (target := self.root.with_name(f"{self.root.name}.{number}")).exists():
+            number += 1
+        self.root.rename(target)
+
+    def status(self) -> dict[str, Any]:
+        """The content of ``status.json``; that of a new run where the file is absent."""
+        return read_json(self.status_file, {"status": "new", "steps": {}})
+
+    def to_do(self) -> list[str]:
+        """Steps that are not done, in their order; optional steps only where the study has their section."""
+        steps = self.status()["steps"]
+        left = [name for name in STEPS if steps.get(name, {}).get("status") != "done"]
+        resolved = self.provenance / "resolved.yaml"
+        study = yaml.safe_load(resolved.read_text(encoding="utf-8")) if resolved.exists() else {}
+        return [
+            name for name in left if name not in STEP_SECTIONS or study.get(STEP_SECTIONS[name]) is not None
+        ]
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[dict[str, Any]]:
+        """Record a step as running, then as done with the details that the body set, or as failed with the reason.
+
+        The body sets ``status`` to ``partial`` if the step is not complete.
+        """
+        self._record_step(name, {"status": "running"})
+        started = time.monotonic()
+        details: dict[str, Any] = {}
+        try:
+            yield details
+        except BaseException as error:
+            reason = str(error) or type(error).__name__
+            self._record_step(
+                name, {"status": "failed", "error": reason, "seconds": _seconds_since(started), **details}
+            )
+            raise
+        self._record_step(name, {"status": "done", "seconds": _seconds_since(started), **details})
+
+    def _record_step(self, step: str, details: dict[str, Any]) -> None:
+        status = self.status()
+        if details["status"] == "running" and step != "validate":
+            # When a step runs again, the output of later steps is out of date.
+            for later in STEPS[STEPS.index(step) + 1 :]:
+                status["steps"].pop(later, None)
+        status["steps"][step] = {**details, "at": _timestamp()}
+        write_json(
+            self.status_file, {"status": details["status"], "at": _timestamp(), "steps": status["steps"]}
+        )
+        self.event(step, details)
+
+    def finish(self, outcome: dict[str, Any]) -> None:
+        """Write the outcome of the job that just ended; it replaces the outcome of an earlier job."""
+        steps = self.status()["steps"]
+        write_json(self.status_file, {**outcome, "to_do": self.to_do(), "at": _timestamp(), "steps": steps})
+
+    def event(self, name: str, details: dict[str, Any]) -> None:
+        """Append one line to ``events.jsonl``."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self.events_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"at": _timestamp(), "event": name, **details}, default=str) + "\n")
+
+
+def differences(before: Any, after: Any, path: str) -> list[str]:
+    """Lines ``path: before → after`` for every leaf that differs."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted({*before, *after})
+        return [
+            line for key in keys for line in differences(before.get(key), after.get(key), f"{path}.{key}")
+        ]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        pairs = enumerate(zip(before, after, strict=True))
+        return [line for i, (b, a) in pairs for line in differences(b, a, f"{path}.{i}")]
+    return [] if before == after else [f"{path}: {before!r} → {after!r}"]
+
+
+def _timestamp() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _seconds_since(started: float) -> float:
+    return round(time.monotonic() - started, 2)

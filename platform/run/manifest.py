@@ -1,0 +1,74 @@
+"""The manifest of a run: patients, slides, exclusions with reasons, folds and the leakage audit.
+
+Written from the tables by ``validate``, and again from the readable slides by ``extract`` and ``train``.
+"""
+
+from typing import TYPE_CHECKING
+
+from equipoise.datasets.atomic_io import atomic_path, write_json
+from equipoise.platform.errors import DataError
+from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.study.schema import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from equipoise.datasets.cohorts.cohort import Cohorts
+    from equipoise.datasets.cohorts.splits import Fold
+
+
+def write_manifest(folder: RunFolder, cohorts: "Cohorts", slides: "pd.DataFrame") -> None:
+    """Write included patients, all slides with their status, exclusions, flow and notes under ``manifest/``."""
+    manifest = folder.manifest
+    for name, table in (("patients", cohorts.patients), ("slides", slides)):
+        with atomic_path(manifest / f"{name}.parquet") as path:
+            table.to_parquet(path, index=False)
+    with atomic_path(manifest / "exclusions.csv") as path:
+        cohorts.exclusions.to_csv(path, index=False)
+    write_json(manifest / "flow.json", cohorts.flow)
+    write_json(manifest / "notes.json", list(cohorts.notes))
+
+
+def is_written_by_extract(folder: RunFolder) -> bool:
+    """Whether ``extract`` wrote the manifest; it then also has the results of the extraction."""
+    import pyarrow.parquet as pq
+
+    slides = folder.manifest / "slides.parquet"
+    return slides.exists() and "fingerprint" in pq.read_schema(slides).names
+
+
+def write_folds(
+    study: Study, folder: RunFolder, cohorts: "Cohorts", folds: "list[Fold]", index: "pd.DataFrame | None"
+) -> None:
+    """Write folds, their warnings and the leakage audit under ``manifest/``.
+
+    Parameters
+    ----------
+    index
+        The store's index with fingerprints of slide files; ``None`` before extraction.
+
+    Raises
+    ------
+    DataError
+        If the audit finds a patient, a preserved site or a slide file on both sides of a fold.
+    """
+    from equipoise.datasets.cohorts.leakage import leakage_audit, shared_files, shared_sites, split_warnings
+    from equipoise.datasets.cohorts.splits import splits_to_json
+
+    manifest = folder.manifest
+    write_json(manifest / "splits.json", splits_to_json(folds, study.splits, study.seed))
+    files = None if index is None else cohorts.slides.merge(index[["slide", "fingerprint"]], on="slide")
+    preserved = study.splits.scheme == "site_preserved"
+    audit = leakage_audit(folds, cohorts.patients, files, preserve_sites=preserved)
+    with atomic_path(manifest / "leakage.csv") as path:
+        audit.to_csv(path, index=False)
+    warnings = split_warnings(folds, cohorts.patients, study.tasks, study.splits)
+    write_json(manifest / "warnings.json", [*warnings, *shared_sites(cohorts.patients)])
+    if not audit["ok"].all():
+        lines = [] if files is None else shared_files(folds, cohorts.patients, files)
+        leaks = "\n".join(f"  {line}" for line in lines) or audit[~audit["ok"]].to_string(index=False)
+        raise DataError(
+            f"the folds leak:\n{leaks}",
+            where=str(manifest / "leakage.csv"),
+            fix="remove one row of each pair from the slides table, or give both the same patient",
+        )

@@ -1,0 +1,355 @@
+"""The steps of a run, in the order of the data: tables → features → models → predictions → report.
+
+Each step reads the output of the steps before it from the run folder or the feature store, and can be repeated:
+output that exists and matches the study is not computed again.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equipoise.datasets.atomic_io import write_json
+from equipoise.platform.errors import DataError, StudyError, ToleranceError
+from equipoise.platform.run.context import RunContext, read_cohorts
+from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.run.manifest import is_written_by_extract, write_folds, write_manifest
+from equipoise.platform.study.schema import Study
+
+if TYPE_CHECKING:
+    from equipoise.datasets.cohorts.cohort import Cohorts
+    from equipoise.datasets.cohorts.splits import Fold
+
+log = logging.getLogger("equipoise")
+
+
+def run_steps(
+    study: Study,
+    open_folder: Callable[[Study], RunFolder],
+    steps: Sequence[str],
+    *,
+    dry_run: bool = False,
+    only_folds: Sequence[str] = (),
+    check_slides: bool = False,
+    measure_winner: bool = True,
+) -> dict[str, Any]:
+    """Run steps in order, each recorded in the run folder.
+
+    Parameters
+    ----------
+    study
+        The study.
+    open_folder
+        Returns the run folder, or raises if it belongs to another study.
+    steps
+        Names out of :data:`~equipoise.platform.run.folder.STEPS`.
+    dry_run
+        Print what would be done and stop.
+    only_folds
+        Folds to train, all if empty.
+    check_slides
+        Whether ``validate`` opens every slide's header.
+    measure_winner
+        Whether ``search`` evaluates the winner on patients that no trial has seen.
+
+    Returns
+    -------
+    Fields of the result line.
+    """
+    from equipoise.platform.run import provenance
+
+    if dry_run:
+        print(describe_plan(study, steps))
+        return {"study": study.name, "dry_run": True}
+    folder = open_folder(study)
+    context = RunContext(study, folder, tuple(only_folds), check_slides, measure_winner)
+    try:
+        provenance.record(study, folder)
+        for name in steps:
+            with folder.step(name) as result:
+                log.info("step=%s", name)
+                result.update(STEP_FUNCTIONS[name](context))
+    except BaseException as error:
+        error.result = {"out": folder.root, "run_folder": folder}  # type: ignore[attr-defined]
+        raise
+    report = {"report": folder.report} if "report" in steps else {}
+    return {"out": folder.root, "run_folder": folder, **report}
+
+
+def describe_plan(study: Study, steps: Sequence[str]) -> str:
+    """What the steps would do, as text; runs none of them."""
+    cohorts = read_cohorts(study)
+    features = (
+        f"{study.features.encoder}, store {study.features.store}" if study.reads_slides else "tables only"
+    )
+    lines = [describe_cohorts(cohorts, study), f"features: {features}"]
+    lines.append(f"folds: {study.splits.scheme}")
+    return "\n".join([*lines, f"steps: {' → '.join(steps)}"])
+
+
+def describe_cohorts(cohorts: "Cohorts", study: Study) -> str:
+    """Participant flow and labels as a few lines of text."""
+    from equipoise.datasets.cohorts.flow import flow_text
+
+    lines = [f"study {study.name}: {len(cohorts.patients)} patients, {len(cohorts.slides)} slides"]
+    lines += [f"  {line}" for line in flow_text(cohorts.flow).split("; ")]
+    if len(cohorts.exclusions):
+        lines.append(
+            f"  {len(cohorts.exclusions)} exclusions, each with its reason in manifest/exclusions.csv"
+        )
+    lines += [f"  note: {note}" for note in cohorts.notes]
+    return "\n".join(lines)
+
+
+def validate(context: RunContext) -> dict[str, Any]:
+    """Write the manifest of the tables and a preview of the folds."""
+    cohorts = context.cohorts if context.study.reads_slides else context.usable  # final: nothing to extract
+    for line in describe_cohorts(context.cohorts, context.study).splitlines():
+        log.info("%s", line)
+    context.cohorts.require_learnable()
+    slides = context.cohorts.slides
+    result: dict[str, Any] = {}
+    if context.check_slides and len(slides) and context.study.features.imported is None:
+        from equipoise.platform.extraction.sources import check_headers
+
+        slides = check_headers(slides, context.study.features)
+        bad = slides[slides["status"] != "ok"]
+        result["headers"] = slides["status"].value_counts().to_dict()
+        for row in bad.head(20).itertuples():
+            log.warning("%s: %s: %s", row.slide, row.status, row.error)
+        log.info("headers: %d of %d slides can be used", len(slides) - len(bad), len(slides))
+    folds = _make_folds(context, cohorts)
+    if is_written_by_extract(context.folder):
+        log.info("the manifest of the extraction is kept: the tables are the same")
+    else:
+        write_manifest(context.folder, cohorts, slides)
+        write_folds(context.study, context.folder, cohorts, folds, None)
+    return {"patients": len(cohorts.patients), "slides": len(slides), "folds": len(folds), **result}
+
+
+def extract(context: RunContext) -> dict[str, Any]:
+    """Extract features from slides, then write the manifest of usable slides. Models of tables need no extraction.
+
+    Raises
+    ------
+    ToleranceError
+        If more slides failed than ``features.max_fail`` allows. Everything that could be extracted is kept.
+    """
+    from equipoise.platform.cluster.session import ray_session, session_description
+    from equipoise.platform.extraction.sources import obtain_features
+
+    study = context.study
+    if not study.reads_slides:
+        log.info("extract: nothing to do, model %s reads tables only", study.model.kind)
+        write_manifest(context.folder, context.usable, context.usable.slides)
+        return {"slides": 0, "skipped": f"model {study.model.kind} reads tables only"}
+
+    @contextmanager
+    def session() -> Iterator[None]:
+        with ray_session(study.resources):
+            write_json(context.folder.provenance / "ray.json", session_description())
+            yield
+
+    without = [cohort.name for cohort in study.cohorts if cohort.slides is None]
+    if without and study.reads == {"wsi"}:
+        raise DataError(
+            f"cohort {', '.join(without)} names no slides table, and the model reads tiles",
+            where=str(study.file),
+            fix="add slides: and slides_dir: to the cohort, or leave it out",
+        )
+    summary = obtain_features(
+        context.cohorts.slides,
+        study.features,
+        context.store_root,
+        study.base,
+        workers=study.resources.workers,
+        session=session,
+        qc_dir=context.folder.qc,
+    )
+    for name in ("store", "usable"):  # cached before extraction, they would lack its results
+        context.__dict__.pop(name, None)
+    log.info("extract %s", summary)
+    if summary.failed and summary.tolerated:
+        log.warning("%d of %d slides failed\n%s", summary.failed, len(summary.index), summary.failures_text())
+    write_manifest(context.folder, context.usable, summary.index)
+    result: dict[str, Any] = {"slides": len(summary.index), "tiles": summary.tiles, "failed": summary.failed}
+    result |= {**summary.counts, "features": summary.address}
+    if not summary.tolerated:
+        raise ToleranceError(
+            f"{summary.failed} of {len(summary.index)} slides failed, more than max_fail allows "
+            f"({summary.failed_share:.1%} > {study.features.max_fail:.1%})\n{summary.failures_text()}",
+            where=str(context.folder.manifest / "exclusions.csv"),
+            fix="fix or remove these slides, or raise features.max_fail; what was extracted is kept",
+        )
+    return result
+
+
+def train(context: RunContext) -> dict[str, Any]:
+    """Train every fold that is not finished yet; external cohorts are not readable here."""
+    from equipoise.datasets.cohorts.cases import CaseReader
+    from equipoise.platform.training.crossval import check_fingerprint, fold_folder, train_fold
+    from equipoise.platform.training.epoch_log import EpochLog
+
+    study = context.study
+    context.usable.require_learnable()
+    folds = _make_folds(context, context.usable)
+    index = context.store.index() if study.reads_slides else None
+    write_folds(context.study, context.folder, context.usable, folds, index)
+    cases = CaseReader(context.usable, context.tiles, role="develop")
+    _set_threads(study)
+    names = [f"{fold.repeat}-{fold.index}" for fold in folds]
+    if unknown := sorted(set(context.only_folds) - set(names)):
+        raise StudyError(f"there is no fold {', '.join(unknown)}; folds: {', '.join(names)}", where="--fold")
+    jobs: list[partial[Path]] = []
+    features: dict[str, Any] = {"features": context.features, "content_keys": context.content_keys}
+    for name, fold in zip(names, folds, strict=True):
+        if context.only_folds and name not in context.only_folds:
+            continue
+        if fold_folder(context.folder.folds, fold).exists():
+            check_fingerprint(context.folder.folds, fold, context.recipe, **features)
+            log.info("train fold=%s already done", name)
+            continue
+        report = EpochLog(context.folder.tensorboard / name, name)
+        parts = (fold, study.tasks, cases, context.recipe, context.folder.folds)
+        jobs.append(partial(train_fold, *parts, **features, report=report))
+    run_folds(study, jobs)
+    done = sum(fold_folder(context.folder.folds, fold).exists() for fold in folds)
+    return {"folds": len(folds), "trained": done} | ({} if done == len(folds) else {"status": "partial"})
+
+
+def run_folds(study: Study, jobs: "list[partial[Path]]") -> None:
+    """Train folds one after another in this process, several at once in separate processes, or each on many workers."""
+    from equipoise.platform.cluster.session import ray_session
+
+    if study.training.workers == 1 and (study.resources.folds == 1 or len(jobs) < 2):
+        for job in jobs:
+            with job.keywords["report"]:
+                job()
+        return
+    if jobs:
+        from equipoise.platform.training.on_ray import run_folds_in_parallel
+
+        with ray_session(study.resources):
+            if study.training.workers > 1:
+                for job in jobs:
+                    job()
+            else:
+                run_folds_in_parallel(jobs, max_concurrent=study.resources.folds, cpus=study.training.threads)
+
+
+def evaluate(context: RunContext) -> dict[str, Any]:
+    """Predict external cohorts with every fold's model, then compute all metrics."""
+    import pandas as pd
+
+    from equipoise.datasets.atomic_io import read_json
+    from equipoise.datasets.cohorts.cases import CaseReader
+    from equipoise.platform.evaluation import latents
+    from equipoise.platform.evaluation.evaluate import evaluate as compute
+    from equipoise.platform.evaluation.metrics_table import write_metrics
+    from equipoise.platform.evaluation.predictions import read_predictions, write_predictions
+    from equipoise.platform.training.batches import CaseList
+    from equipoise.platform.training.build import pick_device
+    from equipoise.platform.training.crossval import check_fingerprint, fold_folder, load_fold
+
+    folder = context.folder
+    folds = _make_folds(context, context.usable)
+    missing = [f"{f.repeat}-{f.index}" for f in folds if not fold_folder(folder.folds, f).exists()]
+    if missing:
+        raise StudyError(
+            f"folds {', '.join(missing)} are not trained yet",
+            where=str(folder.folds),
+            fix="run `equipoise train`",
+        )
+    # Before anything is written: predictions of other folds than these would not match the manifest.
+    for fold in folds:
+        check_fingerprint(
+            folder.folds, fold, context.recipe, features=context.features, content_keys=context.content_keys
+        )
+    _set_threads(context.study)
+    device = pick_device(context.study.training.device)
+    reader = CaseReader(context.usable, context.tiles, role="external")
+    cases = CaseList(reader, tuple(reader))
+    wanted = {"patients": {patient: context.content_keys[patient] for patient in reader}}
+    parts = []
+    for fold in folds:
+        path = fold_folder(folder.folds, fold)
+        parts.append(read_predictions(path / "preds.parquet"))
+        if not cases:
+            continue
+        kept, read, made_for = (
+            path / "external.parquet",
+            path / latents.EXTERNAL_LATENTS,
+            path / "external.json",
+        )
+        if read_json(made_for) != wanted or not read.exists():
+            made_for.unlink(missing_ok=True)
+            external, vectors = load_fold(path, device).predict_with_latents(cases, "external")
+            write_predictions(external, kept)
+            latents.write_latents(vectors, read)
+            write_json(made_for, wanted)
+        parts.append(read_predictions(kept))
+    predictions = pd.concat(parts, ignore_index=True)
+    write_predictions(predictions, folder.evaluation / "predictions.parquet")
+    vectors = latents.read_fold_latents(fold_folder(folder.folds, fold) for fold in folds)
+    metrics = compute(predictions, context.study.evaluation, context.study.seed, vectors)
+    write_metrics(metrics, folder.evaluation, context.study.evaluation)
+    return {"predictions": len(predictions), "metrics": len(metrics)}
+
+
+def search(context: RunContext) -> dict[str, Any]:
+    """Search over balancing, loss weights, architecture and optimisation, if the study has a search section.
+
+    ``train`` and ``evaluate`` use the study as written; the winner is a separate study, ``search/best.yaml``.
+    """
+    if context.study.search is None:
+        log.info("search: nothing to do, the study has no search section")
+        return {"skipped": "the study has no search section"}
+    from equipoise.platform.search.holdout import measure
+    from equipoise.platform.search.search import run_search
+
+    result = run_search(context)
+    return result | (measure(context) if context.measure_winner else {})
+
+
+def federate(context: RunContext) -> dict[str, Any]:
+    """Train across sites, with pooled, local and ensemble baselines, if the study has a federation section."""
+    if context.study.federation is None:
+        log.info("federate: nothing to do, the study has no federation section")
+        return {"skipped": "the study has no federation section"}
+    from equipoise.platform.federation.simulation.federate import federate as run_federations
+
+    return run_federations(context, context.study.federation)
+
+
+def report(context: RunContext) -> dict[str, Any]:
+    """Write ``report.html`` from the run folder and nothing else."""
+    from equipoise.platform.report.page import write_report
+
+    return {"report": str(write_report(context.folder.root))}
+
+
+STEP_FUNCTIONS: dict[str, Callable[[RunContext], dict[str, Any]]] = {
+    "validate": validate,
+    "extract": extract,
+    "train": train,
+    "evaluate": evaluate,
+    "federate": federate,
+    "search": search,
+    "report": report,
+}
+
+
+def _set_threads(study: Study) -> None:
+    """Fix the number of threads: it changes the order of sums and with it the last bits of the result."""
+    import torch
+
+    torch.set_num_threads(study.training.threads)
+
+
+def _make_folds(context: RunContext, cohorts: "Cohorts") -> "list[Fold]":
+    """The folds of the development patients, not written to disk."""
+    from equipoise.datasets.cohorts.splits import make_folds
+
+    return make_folds(cohorts.patients, context.study.splits, context.study.tasks, context.study.seed)

@@ -1,0 +1,371 @@
+"""The study file: one YAML that drives every job.
+
+Each section is the parameter model of the component it configures (cohorts and tasks belong to ``datasets``, the model
+section to the registry of models, …). This module composes the sections, checks what involves several of them, and
+reports every problem in one line: file, line, key, the valid values and the nearest one.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, create_model, model_validator
+
+from equipoise.datasets.omics.params import CLINICAL, OMICS, TableParams
+from equipoise.datasets.params import CohortSource, Columns, SplitParams
+from equipoise.datasets.tables.tasks import Task
+from equipoise.platform.cluster.session import RayOptions
+from equipoise.platform.errors import StudyError
+from equipoise.platform.evaluation.params import EvaluationParams, ReportParams
+from equipoise.platform.extraction.params import ExtractionParams
+from equipoise.platform.federation.params import FederationParams
+from equipoise.platform.registry import entries
+from equipoise.platform.search.params import SearchParams, metric_problem
+from equipoise.platform.study.messages import describe_errors, duplicate_keys
+from equipoise.platform.training.params import BalancingParams, TrainingParams
+
+
+def discriminated_union(kind: str) -> Any:
+    """The type of ``{kind: <name>, …parameters}`` for every entry of a registry."""
+    models = [
+        create_model(
+            f"{entry.params.__name__}_{name}",
+            __base__=entry.params,
+            kind=(Literal[name], Field(description=entry.summary)),  # type: ignore[arg-type]
+        )
+        for name, entry in entries(kind).items()
+    ]
+    if len(models) == 1:
+        return models[0]
+    union: Any = models[0]
+    for model in models[1:]:
+        union = union | model
+    return Annotated[union, Field(discriminator="kind")]
+
+
+ModelSection: Any = discriminated_union("models")
+
+
+class Study(BaseModel):
+    """All settings of a run. Paths are relative to the study file."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    version: Literal[1]
+    """Version of this format."""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the study; the run folder is ``runs/<name>`` unless said otherwise."""
+    seed: int = Field(42, ge=0)
+    """Root of every random number: folds, initial weights, bags, bootstraps."""
+    synthetic: bool = False
+    """Marks every result as SYNTHETIC; written by ``equipoise synthesize``."""
+    cohorts: list[CohortSource] = Field(min_length=1)
+    """Where patients, slides and omics come from; at least one has the role ``develop``."""
+    columns: Columns = Field(default_factory=Columns)
+    """Names of the key columns in the tables; a cohort may override them."""
+    patients_per_site: int | None = Field(None, ge=1)
+    """Keep a subsample of at most this many patients per site (``--smoke`` sets 4)."""
+    tasks: list[Task] = Field(min_length=1)
+    """What is predicted."""
+    tables: TableParams = TableParams()
+    """Which covariates models may read, and how omics become input; fitted on training patients of each fold."""
+    features: ExtractionParams = ExtractionParams()  # type: ignore[call-arg]
+    """How slides become features."""
+    model: ModelSection = Field(default_factory=lambda: {"kind": "joint"}, validate_default=True)
+    """Which model is trained (``equipoise ls models``)."""
+    balancing: BalancingParams = Field(default_factory=BalancingParams)
+    """How losses and gradients of several tasks become one update."""
+    training: TrainingParams = Field(default_factory=TrainingParams)
+    """Optimisation, bags, early stopping."""
+    splits: SplitParams = Field(default_factory=SplitParams)
+    """Cross-validation scheme."""
+    search: SearchParams | None = None
+    """Search over balancing, loss weights, architecture and optimisation."""
+    federation: FederationParams | None = None
+    """Federated training across sites that keep their patients, in addition to training on pooled patients."""
+    evaluation: EvaluationParams = Field(default_factory=EvaluationParams)
+    """Intervals and thresholds."""
+    report: ReportParams = Field(default_factory=ReportParams)
+    """The HTML page."""
+    resources: RayOptions = Field(default_factory=RayOptions)
+    """What Ray may use; the command line overrides it."""
+
+    _file: Path = PrivateAttr(default=Path("study.yaml"))
+
+    @model_validator(mode="after")
+    def _check_whole_study(self) -> "Study":
+        problems = [
+            *_repeated_names("cohorts", [cohort.name for cohort in self.cohorts]),
+            *_repeated_names("tasks", [task.name for task in self.tasks]),
+        ]
+        if not any(cohort.role == "develop" for cohort in self.cohorts):
+            problems.append("cohorts: none has role develop; training needs one")
+        mains = [task.name for task in self.tasks if task.main]
+        if len(mains) > 1:
+            problems.append(f"tasks: {', '.join(mains)} all say main: true; the report leads with one")
+        problems += [
+            *_leaking_covariates(self.tables, self.tasks),
+            *_missing_modalities(self),
+            *_static_weight_problems(self),
+        ]
+        problems += _search_problems(self)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def file(self) -> Path:
+        """The file the study was read from."""
+        return self._file
+
+    @property
+    def base(self) -> Path:
+        """The folder that paths are relative to."""
+        return self._file.parent
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Modalities that the model reads: ``wsi`` for slides, the rest are tables."""
+        chosen = getattr(self.model, "modalities", None)
+        return frozenset(self.model.reads if chosen is None else chosen)
+
+    @property
+    def reads_slides(self) -> bool:
+        """Whether slides are listed, extracted and read."""
+        return "wsi" in self.reads and any(cohort.slides is not None for cohort in self.cohorts)
+
+    @property
+    def main_task(self) -> Task:
+        """The task the report leads with: the one that says ``main: true``, else the first."""
+        return next((task for task in self.tasks if task.main), self.tasks[0])
+
+    def resolved(self) -> dict[str, Any]:
+        """All settings with defaults filled in, as plain data."""
+        return self.model_dump(mode="json")
+
+
+#: Sections or dotted keys that may change between commands of one run, because they change no prediction.
+CHANGEABLE_KEYS = (
+    "search",
+    "federation",  # a finished federation records its own settings
+    "evaluation",
+    "report",
+    "resources",
+    "features.store",
+    "features.shard_slides",
+    "features.max_fail",
+    "features.retry",
+)
+
+
+def fixed_settings(resolved: dict[str, Any]) -> dict[str, Any]:
+    """Resolved settings that must not change within a run."""
+    kept = {key: dict(value) if isinstance(value, dict) else value for key, value in resolved.items()}
+    for free in CHANGEABLE_KEYS:
+        section, _, key = free.partition(".")
+        if key:
+            kept.get(section, {}).pop(key, None)
+        else:
+            kept.pop(section, None)
+    return kept
+
+
+def smoke_overrides(study: Study) -> dict[str, Any]:
+    """Overrides of ``--smoke``: every step runs on a subsample of patients, too few to learn from."""
+    overrides: dict[str, Any] = {
+        "name": f"{study.name}-smoke",
+        "patients_per_site": 4,
+        "training.epochs": 1,
+        "training.min_epochs": 1,
+        "evaluation.bootstrap": 50,
+    }
+    if study.splits.scheme in ("kfold", "site_preserved"):
+        overrides |= {"splits.folds": 2, "splits.repeats": 1}
+    if study.search is not None:
+        overrides |= {"search.trials": 4 if study.search.population else 2, "search.folds": 2}
+    if study.federation is not None:
+        overrides |= {"federation.rounds": min(2, study.federation.rounds), "federation.min_n": 1}
+        overrides["federation.sites"] = study.federation.sites.model_dump() | {"min_patients": 1}
+    return overrides
+
+
+def _static_weight_problems(study: Study) -> list[str]:
+    """Problems of static weights, which must name every task and nothing else."""
+    weights = study.balancing.weighting_params.get("weights")
+    names = [task.name for task in study.tasks]
+    if study.balancing.weighting != "static" or weights is None or set(weights) == set(names):
+        return []
+    return [
+        f"balancing.weighting_params.weights: one weight for each of {', '.join(names)} is needed, "
+        f"given are {', '.join(weights) or 'none'}"
+    ]
+
+
+def _search_problems(study: Study) -> list[str]:
+    """Problems of the search section: a metric that no task has, or a space that does not fit the study."""
+    from equipoise.platform.search.space_builder import SearchSpaceError, build_space
+
+    if study.search is None:
+        return []
+    problem = metric_problem(study.search.metric, study.tasks)
+    problems = [f"search: metric {problem}"] if problem else []
+    if study.training.workers > 1 and study.search.scheduler != "none":
+        problems.append(
+            f"search: scheduler {study.search.scheduler} cannot stop trials that have workers of their own "
+            "(training.workers): write scheduler: none"
+        )
+    try:
+        build_space(study, study.search)
+    except SearchSpaceError as narrowing:
+        problems += str(narrowing).replace("search.space", "search: space", 1).split("\n")
+    return problems
+
+
+def _repeated_names(section: str, names: list[str]) -> list[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return [f"{section}: the name {name!r} is used {names.count(name)} times" for name in twice]
+
+
+def _leaking_covariates(tables: TableParams, tasks: list[Task]) -> list[str]:
+    """Problems of covariates that are also the target of a task."""
+    return [
+        f"tables: covariate {covariate.column!r} is what task {task.name!r} predicts; a model that reads its own "
+        "answer learns nothing (leakage): take it out of clinical"
+        for covariate in tables.clinical
+        for task in tasks
+        if covariate.column in task.columns
+    ]
+
+
+def _missing_modalities(study: Study) -> list[str]:
+    """Problems of a model whose modalities no cohort provides."""
+    kind, reads = study.model.kind, study.reads
+    if "wsi" in reads:
+        return []
+    there: set[str] = set()
+    for cohort in study.cohorts:
+        if cohort.role == "develop":
+            there.update(cohort.omics)
+    if study.tables.clinical:
+        there.add(CLINICAL)
+    if there & reads:
+        return []
+    if reads == {CLINICAL}:
+        return [
+            f"model: {kind!r} reads covariates, and the study names none; write for instance "
+            "tables: {clinical: [{column: AGE, type: number}]}"
+        ]
+    wanted = ", ".join(modality for modality in (CLINICAL, *OMICS) if modality in reads)
+    return [f"model: {kind!r} reads {wanted}, and no develop cohort has any of it (omics: {{rna: TABLE}})"]
+
+
+def load_study(path: str | Path, overrides: dict[str, Any] | None = None) -> Study:
+    """Read a study, apply the overrides and check it.
+
+    Parameters
+    ----------
+    path
+        The YAML file.
+    overrides
+        Dotted key → value, as given by ``--set``; list items by number (``cohorts.0.role``).
+
+    Raises
+    ------
+    StudyError
+        With every problem at once, each with its line.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StudyError(
+            "no such study file", where=str(file), fix="`equipoise init -o study.yaml` writes a commented one"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"cannot be read: {error}", where=str(file)) from error
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise StudyError(
+            f"not valid YAML: {getattr(error, 'problem', None) or error}",
+            where=f"{file}{line}",
+            fix="YAML needs spaces (no tabs), aligned keys and a space after each colon",
+        ) from None
+    if not isinstance(data, dict):
+        raise StudyError(
+            "a study is a mapping of sections (version, name, cohorts, tasks, …)", where=str(file)
+        )
+    if repeated := duplicate_keys(tree):
+        raise StudyError("not valid\n" + "\n".join(f"  {line}" for line in repeated), where=str(file))
+    for key, value in (overrides or {}).items():
+        set_override(data, key, value)
+    try:
+        study = Study.model_validate(data)
+    except ValidationError as error:
+        lines = describe_errors(error, tree, Study, set(overrides or {}))
+        count = f"{len(lines)} problem{'s' if len(lines) != 1 else ''}"
+        raise StudyError(
+            f"not valid, {count}\n" + "\n".join(f"  {line}" for line in lines), where=str(file)
+        ) from None
+    study._file = file.resolve()
+    return study
+
+
+def set_override(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``a.b.0.c`` in nested dictionaries and lists; missing dictionaries are created.
+
+    Raises
+    ------
+    StudyError
+        If the path meets a plain value or a list item that is not there.
+    """
+    node: Any = data
+    *path, last = key.split(".")
+    for depth, part in enumerate([*path, last]):
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
+                raise StudyError(
+                    f"--set {key}: {part!r} is not an item of {'.'.join(key.split('.')[:depth])!r}, "
+                    f"which has items 0 to {len(node) - 1}"
+                )
+            index: str | int = int(part)
+        elif isinstance(node, dict):
+            index = part
+        else:
+            raise StudyError(f"--set {key}: {'.'.join(key.split('.')[:depth])!r} is a plain value")
+        if depth == len(path):
+            node[index] = value
+        else:
+            if isinstance(node, dict) and not isinstance(node.get(part), dict | list):
+                node[index] = {}
+            node = node[index]
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, Any]:
+    """``["a.b=1", …]`` → ``{"a.b": 1}``, values typed as YAML types them.
+
+    Raises
+    ------
+    StudyError
+        If a pair has no ``=`` or its value is not YAML.
+    """
+    parsed = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise StudyError(
+                f"--set {pair!r} is not of the form key=value", fix="for example --set training.lr=1e-4"
+            )
+        try:
+            parsed[key.strip()] = yaml.safe_load(value) if value else None
+        except yaml.YAMLError:
+            raise StudyError(f"--set {key}: the value {value!r} is not valid YAML") from None
+    return parsed
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the study file, for editors."""
+    return Study.model_json_schema()

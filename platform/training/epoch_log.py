@@ -1,0 +1,81 @@
+"""Reports epochs of training: TensorBoard scalars, one folder per fold and one curve per column, and log lines."""
+
+import logging
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+log = logging.getLogger("equipoise")
+
+
+class TensorBoard:
+    """Writes the epochs that the training loop reports; use as a context manager.
+
+    Parameters
+    ----------
+    folder
+        ``tb/<repeat>-<fold>`` of the run folder. A fold that starts again writes a new event file beside the old one;
+        TensorBoard shows the newest value of each step.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        """Add one epoch: every number of the row under its column name; NaN is left out."""
+        epoch = int(row["epoch"])
+        for name, value in row.items():
+            if name != "epoch" and isinstance(value, int | float) and not math.isnan(value):
+                self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()
+
+
+class EpochLog:
+    """Reports epochs of a fold to TensorBoard and the log; use as a context manager.
+
+    It opens its file at the first epoch, so that it can be sent to the process that trains the fold.
+
+    Parameters
+    ----------
+    folder
+        As for :class:`TensorBoard`.
+    name
+        ``<repeat>-<fold>``.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        self.name = name
+        self._board: TensorBoard | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "name": self.name, "_board": None}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._board is not None:
+            self._board.__exit__(kind, error, trace)
+
+    def __call__(self, row: dict[str, float]) -> None:
+        """Report one row of the training history."""
+        if self._board is None:
+            self._board = TensorBoard(self.folder)
+        self._board(row)
+        shown = {key: value for key, value in row.items() if not key.startswith(("weight/", "cosine/"))}
+        text = " ".join(f"{key}={value:.4g}" for key, value in shown.items())
+        log.info("train fold=%s %s", self.name, text)

@@ -1,0 +1,235 @@
+"""Labels, cut-offs, measurements and survival become numbers; what does not has a reason."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pydantic import TypeAdapter
+
+from equipoise.datasets.errors import DataError
+from equipoise.datasets.tables.targets import (
+    TargetScaler,
+    Task,
+    encode,
+    interval_edges,
+    parse_number,
+    survival_summary,
+    yaml_quoted,
+)
+
+TASK = TypeAdapter(Task)
+NAN = float("nan")
+
+
+def table(**columns: list[str]) -> pd.DataFrame:
+    n = len(next(iter(columns.values())))
+    return pd.DataFrame(columns, index=pd.Index([f"p{i}" for i in range(n)], name="patient"), dtype=object)
+
+
+def task(**values: Any) -> Any:
+    return TASK.validate_python({"name": "T", "column": "x", **values})
+
+
+def test_binary_labels() -> None:
+    spec = task(type="binary", positive="MSI-H", negative=["MSS"], exclude=["MSI-L"])
+    result = encode(spec, table(x=["MSI-H", "MSS", "MSI-L", "NA", ""]))
+    np.testing.assert_array_equal(result.value, [1, 0, NAN, NAN, NAN])
+    assert result.reasons == {
+        "p2": "label 'MSI-L' is excluded",
+        "p3": "'NA' counts as missing",
+        "p4": "no value",
+    }
+    assert result.known.tolist() == [True, True, False, False, False]
+
+
+def test_with_two_values_the_other_one_is_negative() -> None:
+    result = encode(task(type="binary", positive=1), table(x=["1.0", "0.0", "1", "NA"]))
+    np.testing.assert_array_equal(result.value, [1, 0, 1, NAN])
+
+
+def test_a_third_value_must_be_decided() -> None:
+    with pytest.raises(DataError) as caught:
+        encode(task(type="binary", positive="MSI-H"), table(x=["MSI-H", "MSS", "MSS", "MSI-L", "NA"]))
+    assert "values 'MSI-L', 'MSS' are neither a class nor excluded" in caught.value.what
+    assert "MSS 2, MSI-H 1, MSI-L 1" in caught.value.what
+    assert caught.value.where == "task 'T', column 'x'"
+    assert caught.value.fix is not None
+    assert "negative: [MSI-L, MSS] | exclude: [MSI-L, MSS]" in caught.value.fix
+
+
+def test_a_value_beside_an_explicit_negative_must_be_decided_too() -> None:
+    with pytest.raises(DataError, match="value 'mss' is neither.*nearest: 'MSS'"):
+        encode(task(type="binary", positive="MSI-H", negative="MSS"), table(x=["MSI-H", "MSS", "mss"]))
+
+
+def test_a_positive_value_that_never_occurs() -> None:
+    with pytest.raises(DataError, match="no patient has a value of class 'positive: MSIH'"):
+        encode(task(type="binary", positive="MSIH", negative=["MSS", "MSI-H"]), table(x=["MSI-H", "MSS"]))
+    with pytest.raises(DataError, match="class 'negative'"):
+        encode(task(type="binary", positive="a"), table(x=["a", "a", ""]))
+
+
+def test_a_label_map_wins_over_missing() -> None:
+    result = encode(task(type="binary", positive="NA", negative="01"), table(x=["NA", "01", "NaN"]))
+    np.testing.assert_array_equal(result.value, [1, 0, NAN])
+
+
+def test_cutoff() -> None:
+    result = encode(task(type="binary", cutoff=42), table(x=["41.9", "42", "100", "NA", "high"]))
+    np.testing.assert_array_equal(result.value, [0, 1, 1, NAN, NAN])
+    assert result.reasons["p4"] == "'high' is not a number"
+
+
+def test_multiclass_merges_and_orders() -> None:
+    spec = task(
+        type="multiclass", classes={"IDC": "ductal", "ILC": "lobular", "MDLC": "ductal"}, exclude="PD"
+    )
+    result = encode(spec, table(x=["ILC", "IDC", "MDLC", "PD"]))
+    np.testing.assert_array_equal(result.value, [1, 0, 0, NAN])
+    with pytest.raises(DataError, match=r"classes: \{…, BRCNOS: CLASS\}"):
+        encode(spec, table(x=["ILC", "IDC", "BRCNOS"]))
+
+
+def test_regression_keeps_units_and_names_what_is_no_number() -> None:
+    result = encode(
+        task(type="regression", exclude=-9), table(x=["0.5", "-1", "75;55", "inf", "-9.0", "nan"])
+    )
+    np.testing.assert_array_equal(result.value, [0.5, -1, NAN, NAN, NAN, NAN])
+    assert result.reasons["p2"] == "'75;55' is not a number"
+    assert result.reasons["p3"] == "'inf' is not a number"
+    assert result.reasons["p4"] == "value '-9.0' is excluded"
+
+
+def test_decimal_commas_are_seen() -> None:
+    with pytest.raises(DataError, match="decimal points instead of commas"):
+        encode(task(type="regression"), table(x=["0,5", "1,5", "2"]))
+    with pytest.raises(DataError, match="binary or multiclass"):
+        encode(task(type="regression"), table(x=["low", "high"]))
+    with pytest.raises(DataError, match="no patient has a number"):
+        encode(task(type="regression"), table(x=["NA", ""]))
+
+
+def test_a_missing_column_names_the_nearest() -> None:
+    with pytest.raises(DataError, match="no column 'x'; nearest: 'X'"):
+        encode(task(type="regression"), table(X=["1"]))
+
+
+def survival(**event: Any) -> Any:
+    time = {"column": "months", "unit": "months"}
+    return TASK.validate_python({"name": "OS", "type": "survival", "time": time, "event": event})
+
+
+def test_survival_in_days_with_inverted_censorship() -> None:
+    result = encode(
+        survival(column="censorship", event_value=0),
+        table(months=["12", "1", "0", "-3", "NA", "24"], censorship=["1.0", "0.0", "0.0", "1.0", "0.0", ""]),
+    )
+    np.testing.assert_allclose(result.time, [365.25, 30.4375, NAN, NAN, NAN, NAN])
+    np.testing.assert_array_equal(result.event, [0, 1, NAN, NAN, NAN, NAN])
+    assert result.reasons == {
+        "p2": "time 0 months is not after the start of follow-up",
+        "p3": "time -3 months is not after the start of follow-up",
+        "p4": "'NA' counts as missing",
+        "p5": "status: no value",
+    }
+    assert list(result.columns()) == ["OS.time", "OS.event"]
+
+
+def test_survival_status_with_three_values_must_be_decided() -> None:
+    rows = table(months=["1", "2", "3"], OS=["Dead", "Alive", "Lost"])
+    with pytest.raises(DataError, match=r"censored_value: \[Alive, Lost\]"):
+        encode(survival(column="OS", event_value="Dead"), rows)
+    result = encode(survival(column="OS", event_value="Dead", censored_value="Alive", exclude="Lost"), rows)
+    np.testing.assert_array_equal(result.event, [1, 0, NAN])
+
+
+def test_everybody_may_have_had_the_event() -> None:
+    result = encode(survival(column="OS", event_value=1), table(months=["1", "2"], OS=["1", "1"]))
+    np.testing.assert_array_equal(result.event, [1, 1])
+
+
+def test_intervals_have_equally_many_events() -> None:
+    days = np.arange(1.0, 13)
+    edges = interval_edges(days, np.ones(12), 4)
+    assert edges == (4.0, 7.0, 10.0)
+    assert np.histogram(days, [0, *edges, np.inf])[0].tolist() == [3, 3, 3, 3]
+    late_and_censored = interval_edges(np.append(days, 900.0), np.append(np.ones(12), 0), 4)
+    assert late_and_censored == edges
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.booleans()), max_size=30), st.integers(1, 6))
+def test_every_interval_has_an_event(rows: list[tuple[int, bool]], bins: int) -> None:
+    time, event = (np.array([row[i] for row in rows], float) for i in (0, 1))
+    edges = interval_edges(time, event, bins)
+    assert len(edges) < bins
+    if event.any():
+        assert np.histogram(time[event == 1], [0, *edges, np.inf])[0].all()
+    else:
+        assert edges == ()
+
+
+def test_reverse_kaplan_meier_by_hand() -> None:
+    # Censorings at 2 (one of 4 at risk), 3 (one of 3, after the death at 3 has left) and 5: 3/4, 3/4 * 1/2.
+    summary = survival_summary(np.array([2.0, 3, 3, 5, NAN]), np.array([0.0, 1, 0, 0, NAN]))
+    assert summary == {"n": 4, "events": 1, "censored": 3, "median_follow_up_days": 3.0}
+    assert np.isnan(survival_summary(np.array([1.0, 2]), np.array([1.0, 1]))["median_follow_up_days"])
+
+
+def test_reverse_kaplan_meier_agrees_with_lifelines() -> None:
+    lifelines = pytest.importorskip("lifelines")
+    rng = np.random.default_rng(3)
+    time, event = rng.exponential(500, 300), rng.integers(0, 2, 300)
+    oracle = lifelines.KaplanMeierFitter().fit(time, 1 - event).median_survival_time_
+    assert survival_summary(time, event.astype(float))["median_follow_up_days"] == oracle
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=arrays(np.float64, st.integers(2, 30), elements=st.floats(-1e6, 1e6)),
+    kind=st.sampled_from(["standard", "minmax"]),
+)
+def test_scaling_and_back(values: np.ndarray, kind: Any) -> None:
+    assume(np.ptp(values) > 1e-3)
+    scaler = TargetScaler.fit(np.append(values, np.nan), kind)
+    scaled = scaler.transform(values)
+    np.testing.assert_allclose(scaler.inverse(scaled), values, atol=1e-6)
+    low, high = (scaled.min(), scaled.max()) if kind == "minmax" else (scaled.mean(), scaled.std())
+    np.testing.assert_allclose([low, high], [0, 1], atol=1e-5)
+    assert TargetScaler.from_json(scaler.to_json()) == scaler
+
+
+def test_a_constant_target_cannot_be_scaled() -> None:
+    with pytest.raises(DataError, match="1 different value"):
+        TargetScaler.fit(np.array([2.0, 2.0, NAN]))
+
+
+@given(st.text(max_size=10))
+def test_parse_number_never_raises(text: str) -> None:
+    number = parse_number(text)
+    assert number is None or np.isfinite(number)
+
+
+@pytest.mark.parametrize(
+    ("label", "yaml"),
+    [
+        ("MSI-H", "MSI-H"),
+        ("No", '"No"'),
+        ("a: b", '"a: b"'),
+        ("12", "12"),
+        ("0", "0"),
+        ("01", '"01"'),
+        ("010", '"010"'),
+        ("²", '"\\u00b2"'),
+        ("Stage II", "Stage II"),
+        ("#1", '"#1"'),
+    ],
+)
+def test_labels_in_remedies_can_be_pasted(label: str, yaml: str) -> None:
+    import yaml as pyyaml
+
+    assert yaml_quoted(label) == yaml
+    assert str(pyyaml.safe_load(f"[{yaml_quoted(label)}]")[0]) == label

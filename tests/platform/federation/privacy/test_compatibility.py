@@ -1,0 +1,82 @@
+"""Incompatible settings are refused with a reason; compatible ones are not."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from equipoise.platform.federation.privacy.compatibility import refusals
+from equipoise.platform.federation.privacy.params import PrivacyParams
+from equipoise.platform.registry import entries
+
+SECURE = PrivacyParams.model_validate({"secure_aggregation": {}})
+CLIENTS = PrivacyParams.model_validate({"client_level": {}})
+RECORDS = PrivacyParams.model_validate({"record_level": {}})
+ALL = PrivacyParams.model_validate({"secure_aggregation": {}, "client_level": {}, "record_level": {}})
+FITS: dict[str, Any] = {
+    "server_aggregation": "mean",
+    "strategy": "fedavg",
+    "uniform_weights": True,
+    "norm_bound": False,
+}
+
+
+@pytest.mark.parametrize("privacy", [PrivacyParams.model_validate({}), SECURE, CLIENTS, RECORDS, ALL])
+def test_what_goes_together(privacy: PrivacyParams) -> None:
+    assert refusals(privacy, **FITS) == []
+
+
+@pytest.mark.parametrize(
+    ("privacy", "changes", "reason"),
+    [
+        *(
+            (SECURE, {"server_aggregation": name}, "needs single updates")
+            for name in entries("server_aggregations")
+            if name != "mean"
+        ),
+        *(
+            (CLIENTS, {"server_aggregation": name}, "not bounded")
+            for name in entries("server_aggregations")
+            if name != "mean"
+        ),
+        (SECURE, {"norm_bound": True}, "clients clip their updates themselves"),
+        (SECURE, {"asynchronous": True}, "masks cancel within a round"),
+        (SECURE, {"strategy": "cyclic"}, "nothing to mask"),
+        (SECURE, {"strategy": "scaffold"}, "second vector"),
+        (SECURE, {"strategy": "fednova"}, "at the server"),
+        (CLIENTS, {"uniform_weights": False}, "use uniform weights"),
+        (CLIENTS, {"strategy": "scaffold"}, "second vector"),
+        (CLIENTS, {"strategy": "fednova"}, "number of steps"),
+        (CLIENTS, {"asynchronous": True}, "Poisson samples"),
+        (CLIENTS, {"strategy": "cyclic"}, "without a sum"),
+        (SECURE, {"max_share": 0.3}, "only summed"),
+        (CLIENTS, {"max_share": 0.3}, "only summed"),
+        (RECORDS, {"strategy": "moon"}, "contrasts the features of patients"),
+    ],
+)
+def test_what_excludes_each_other(privacy: PrivacyParams, changes: dict[str, Any], reason: str) -> None:
+    (refusal,) = refusals(privacy, **(FITS | changes))
+    assert reason in refusal
+
+
+def test_all_reasons_are_given_at_once() -> None:
+    assert (
+        len(
+            refusals(
+                ALL, server_aggregation="krum", strategy="fedavg", uniform_weights=False, norm_bound=True
+            )
+        )
+        == 4
+    )
+
+
+def test_params_and_combinations_are_light() -> None:
+    code = (
+        "import sys, equipoise.platform.federation.privacy.compatibility, equipoise.platform.federation.entries\n"
+        "print([m for m in ('torch', 'ray', 'scipy', 'pandas', 'cryptography', 'dp_accounting') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )

@@ -1,0 +1,166 @@
+"""The step ``federate``: plans, external cohorts, complete folds are kept, other settings are refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from equipoise.platform.errors import DataError, StudyError
+from equipoise.platform.run import steps
+from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.study.schema import Study, load_study, smoke_overrides
+
+STUDY = {
+    "version": 1,
+    "name": "sites",
+    "cohorts": [
+        {
+            "name": name,
+            "role": "external" if name == "E" else "develop",
+            "clinical": f"{name}.csv",
+            "site": "cohort",
+        }
+        for name in ("A", "B", "C", "E")
+    ],
+    "tasks": [
+        {"name": "RESPONSE", "type": "binary", "column": "RESPONSE", "positive": "yes", "negative": "no"}
+    ],
+    "tables": {"clinical": [{"column": "AGE", "type": "number"}]},
+    "model": {"kind": "clinical"},
+    "training": {"epochs": 2, "lr": 0.1, "batch": 16},
+    "splits": {"folds": 2},
+    "evaluation": {"bootstrap": 50},
+    "federation": {
+        "rounds": 3,
+        "local": {"optimizer": "sgd", "lr": 0.5, "batch": 8},
+        "evaluation": {"plans": ["folds", "leave_one_site_out"]},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cohorts of 40 patients whose age determines the response."""
+    folder = tmp_path_factory.mktemp("step")
+    rng = np.random.default_rng(0)
+    for name in ("A", "B", "C", "E"):
+        age = rng.integers(30, 90, 40)
+        response = np.where(age + rng.normal(0, 5, 40) > 60, "yes", "no")
+        table = pd.DataFrame({"PATIENT": [f"{name}{i}" for i in range(40)], "AGE": age, "RESPONSE": response})
+        table.to_csv(folder / f"{name}.csv", index=False)
+    (folder / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    return folder
+
+
+def study_of(base: Path, **overrides: object) -> Study:
+    return load_study(
+        base / "study.yaml", {key.replace("__", "."): value for key, value in overrides.items()}
+    )
+
+
+def run_steps(study: Study, out: Path, *names: str) -> dict:
+    return steps.run_steps(study, lambda s: RunFolder.open(s, str(out), "auto"), names)
+
+
+@pytest.fixture(scope="module")
+def run(base: Path) -> Path:
+    run_steps(study_of(base), base / "run", "validate", "extract", "federate", "report")
+    return base / "run"
+
+
+def sites_of(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "federated" / "sites.csv", keep_default_na=False, na_values=[""])
+
+
+def test_every_plan_and_method_has_a_value(run: Path) -> None:
+    table = sites_of(run)
+    means = table[table["scope"] == "mean"].set_index(["plan", "method"])["value"]
+    assert set(means.index) == {
+        (plan, method)
+        for plan in ("folds", "leave_one_site_out")
+        for method in ("federated", "pooled", "local", "ensemble")
+    }
+    assert (means > 0.8).all()
+    external = table[table["role"] == "external"]
+    assert set(external["plan"]) == {"folds"}
+    assert set(external["method"]) == {"federated", "pooled", "local", "ensemble"}
+
+
+def test_left_out_sites_are_judged_by_others(run: Path) -> None:
+    for index, site in enumerate("ABC"):
+        facts = json.loads(
+            (run / "federated" / "leave_one_site_out" / f"0-{index}" / "facts.json").read_text()
+        )
+        assert facts["left_out"] == site
+        assert set(facts["clients"]) == set("ABC") - {site}
+    table = sites_of(run)
+    away = table.query("plan == 'leave_one_site_out' and method == 'local' and scope == 'client'")
+    assert set(away["note"]) == {"mean of 2 models of other sites"}
+
+
+def test_what_is_done_is_kept_and_what_differs_is_refused(base: Path, run: Path) -> None:
+    facts = run / "federated" / "folds" / "0-0" / "facts.json"
+    before = facts.stat().st_mtime_ns
+    run_steps(study_of(base), run, "federate")
+    assert facts.stat().st_mtime_ns == before
+    with pytest.raises(StudyError, match="trained otherwise: federation.strategy: fedavg, now fedprox"):
+        run_steps(study_of(base, federation__strategy="fedprox"), run, "federate")
+
+
+def test_a_run_without_the_section_has_nothing_to_do(base: Path, tmp_path: Path) -> None:
+    study = study_of(base, federation=None)
+    run_steps(study, tmp_path / "run", "validate", "extract", "federate", "report")
+    assert not (tmp_path / "run" / "federated").exists()
+    folder = RunFolder(tmp_path / "run")
+    assert "no federation section" in folder.status()["steps"]["federate"]["skipped"]
+    assert "federate" not in folder.to_do()
+    assert "Federation" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_patient_of_two_sides_is_named(base: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(base / "E.csv")
+    table.loc[0, "PATIENT"] = "a3"
+    table.to_csv(base / "overlap.csv", index=False)
+    study = study_of(base, cohorts__3__clinical="overlap.csv")
+    with pytest.raises(DataError, match=r"client A and external cohort E share 1: a3"):
+        run_steps(study, tmp_path / "run", "validate", "extract", "federate")
+
+
+def test_personal_parts_predict_for_their_own_site(base: Path, tmp_path: Path) -> None:
+    changes = {"federation__strategy": "fedper", "federation__strategy_params": {"personal": ["re:bias$"]}}
+    changes |= {"federation__evaluation": {"folds": 1}}
+    run_steps(study_of(base, **changes), tmp_path / "run", "validate", "extract", "federate")
+    rounds = (tmp_path / "run" / "federated" / "rounds.jsonl").read_text().splitlines()
+    assert len(rounds) == 3
+    assert "val/RESPONSE" not in rounds[0]  # no weights that all could be asked about
+
+
+def test_workers_of_one_session_give_the_same_table(
+    base: Path, run: Path, ray_session: None, tmp_path: Path
+) -> None:
+    changes = {"federation__backend": "ray", "federation__workers": 1, "federation__worker_cpus": 0.5}
+    run_steps(
+        study_of(base, federation__evaluation={"folds": 1}, **changes),
+        tmp_path / "run",
+        "validate",
+        "extract",
+        "federate",
+    )
+    ours, theirs = (
+        pd.read_parquet(folder / "federated" / "folds" / "0-0" / "predictions.parquet")
+        for folder in (tmp_path / "run", run)
+    )
+    pd.testing.assert_frame_equal(ours, theirs)
+    facts = json.loads((tmp_path / "run" / "federated" / "folds" / "0-0" / "facts.json").read_text())
+    assert facts["backend"] == "ray"
+
+
+def test_smoke_keeps_the_scheme(base: Path) -> None:
+    study = study_of(base, federation__sites="tss")
+    smoke = load_study(base / "study.yaml", {"federation.sites": "tss"} | smoke_overrides(study))
+    assert smoke.federation is not None
+    assert (smoke.federation.sites.scheme, smoke.federation.sites.min_patients) == ("tss", 1)
+    assert smoke.federation.rounds == 2

@@ -1,0 +1,94 @@
+"""The run folder: atomic files, correct status, one study per folder."""
+
+from pathlib import Path
+
+import pytest
+
+from equipoise.datasets.atomic_io import read_json
+from equipoise.platform.errors import DataError, StudyError
+from equipoise.platform.run.folder import RunFolder, differences
+from equipoise.platform.run.provenance import record
+from equipoise.platform.study.schema import Study, load_study
+
+TEXT = """\
+version: 1
+name: small
+cohorts: [{name: A, role: develop, clinical: a.csv}]
+tasks: [{name: MSI, type: binary, column: MSI, positive: MSI-H}]
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    (tmp_path / "study.yaml").write_text(TEXT)
+    (tmp_path / "a.csv").write_text("PATIENT,MSI\np1,MSI-H\np2,MSS\n")
+    return load_study(tmp_path / "study.yaml")
+
+
+def test_steps_are_recorded_and_later_ones_forgotten(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    for name in ("validate", "extract", "train"):
+        with folder.step(name) as details:
+            details["n"] = 3
+    assert folder.to_do() == ["evaluate", "report"]
+    with pytest.raises(ValueError, match="broken"), folder.step("extract"):
+        raise ValueError("broken on purpose")
+    status = folder.status()
+    assert status["steps"]["extract"]["error"] == "broken on purpose"
+    assert "train" not in status["steps"]
+    assert folder.to_do() == ["extract", "train", "evaluate", "report"]
+    folder.finish({"job": "run", "status": "failed", "error": "broken on purpose"})
+    folder.finish({"job": "validate", "status": "ok"})
+    assert "error" not in folder.status()
+    events = folder.events_file.read_text().splitlines()
+    assert len(events) == 8
+
+
+def test_a_run_folder_belongs_to_one_study(tmp_path: Path, study: Study) -> None:
+    out = str(tmp_path / "run")
+    record(study, RunFolder.open(study, out, "auto"))
+    other = load_study(study.file, {"training.lr": 0.5, "evaluation.bootstrap": 60})
+    with pytest.raises(StudyError) as caught:
+        RunFolder.open(other, out, "auto")
+    assert "training.lr: 0.0001 → 0.5" in str(caught.value)
+    assert "bootstrap" not in str(caught.value)  # may change: it changes no prediction
+    RunFolder.open(study, out, "must")
+
+
+def test_resume_never_moves_aside_and_must_requires(tmp_path: Path, study: Study) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(StudyError, match="no run to resume"):
+        RunFolder.open(study, str(out), "must")
+    record(study, RunFolder.open(study, str(out), "auto"))
+    assert not RunFolder.open(study, str(out), "never").root.exists()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "precious.csv").touch()
+    with pytest.raises(StudyError, match="holds no run, so it is not renamed"):
+        RunFolder.open(study, str(tmp_path / "data"), "never")
+    record(study, RunFolder.open(study, str(tmp_path), "auto"))
+    with pytest.raises(StudyError, match="the study file lies in this run folder"):
+        RunFolder.open(study, str(tmp_path), "never")
+    assert (tmp_path / "run.1" / "provenance" / "resolved.yaml").exists()
+
+
+def test_changed_tables_are_noticed(tmp_path: Path, study: Study) -> None:
+    folder = RunFolder(tmp_path / "run")
+    record(study, folder)
+    record(study, folder)  # the same tables again
+    (tmp_path / "a.csv").write_text("PATIENT,MSI\np1,MSS\n")
+    with pytest.raises(DataError, match=r"changed since this run began: a\.csv"):
+        record(study, folder)
+
+
+def test_provenance_says_code_packages_and_inputs(tmp_path: Path, study: Study) -> None:
+    folder = RunFolder(tmp_path / "run")
+    record(study, folder)
+    environment = read_json(folder.provenance / "environment.json")
+    assert environment["versions"]["torch"].startswith("2.")
+    assert "numpy==" in (folder.provenance / "packages.txt").read_text()
+    assert len(read_json(folder.provenance / "inputs.json")["a.csv"]) == 64
+
+
+def test_differences_name_leaves() -> None:
+    assert differences({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}, "x") == ["x.a.1.b: 2 → 3"]
+    assert differences({"a": 1}, {"a": 1, "c": None}, "x") == []

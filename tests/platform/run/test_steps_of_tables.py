@@ -1,0 +1,228 @@
+"""Runs of models that read tables: without slides and extraction, every exclusion a row; and together with slides."""
+
+import shutil
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from equipoise.datasets.atomic_io import read_json
+from equipoise.platform.errors import DataError, DataWarning, StudyError
+from equipoise.platform.evaluation.predictions import read_predictions
+from equipoise.platform.run import steps
+from equipoise.platform.run.folder import STEPS, RunFolder
+from equipoise.platform.study.schema import Study, load_study
+from equipoise.platform.training.crossval import load_fold
+
+STUDY = """\
+version: 1
+name: tables
+cohorts:
+  - {name: A, role: develop, clinical: a.csv, omics: {rna: a_rna.csv, mutation: a_mut.csv}}
+  - {name: E, role: external, clinical: e.csv, omics: {rna: e_rna.csv}}
+tasks:
+  - {name: RESPONSE, type: binary, column: RESPONSE, positive: "yes", negative: "no"}
+  - {name: SCORE, type: regression, column: SCORE}
+tables:
+  clinical:
+    - {column: AGE, type: number}
+    - {column: SEX, type: category}
+  rna: {genes: 20}
+model: {kind: clinical}
+training: {epochs: 15, patience: 15, lr: 0.1, batch: 16, schedule: constant}
+splits: {folds: 2}
+evaluation: {bootstrap: 50}
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """80 patients of which age and one gene decide the response; 30 of an external cohort that lacks a gene."""
+    base = tmp_path_factory.mktemp("tables")
+    rng = np.random.default_rng(0)
+    for name, n in (("a", 80), ("e", 30)):
+        age, sex = rng.normal(60, 10, n).round(), rng.choice(["f", "m"], n)
+        burden = (age - 60) / 10
+        clinical = pd.DataFrame(
+            {
+                "PATIENT": [f"{name}{i}" for i in range(n)],
+                "AGE": age.astype(int).astype(str),
+                "SEX": sex,
+                "RESPONSE": np.where(burden + rng.normal(0, 0.3, n) > 0, "yes", "no"),
+                "SCORE": (burden + rng.normal(0, 0.3, n)).round(3),
+            }
+        )
+        rates = np.exp(rng.normal(4, 1, 40))
+        means = np.repeat(rates[None], n, axis=0)
+        means[:, 0] = 200 * np.exp(burden)
+        rna = pd.DataFrame(rng.poisson(means), columns=[f"G{i}" for i in range(40)])
+        mutation = pd.DataFrame(rng.integers(0, 2, (n, 4)), columns=["TP53", "KRAS", "APC", "BRAF"])
+        if name == "a":
+            clinical.loc[0, ["AGE", "SEX"]] = ""
+        else:
+            clinical.loc[0, "SEX"] = "diverse"
+            rna = rna.drop(columns=["G7"])
+        clinical.to_csv(base / f"{name}.csv", index=False)
+        for table, frame in (("rna", rna), ("mut", mutation)):
+            frame.insert(0, "PATIENT", clinical["PATIENT"])
+            frame.iloc[(2 if table == "rna" else 0) :].to_csv(base / f"{name}_{table}.csv", index=False)
+    (base / "study.yaml").write_text(STUDY)
+    return base
+
+
+def study_of(root: Path, **overrides: object) -> Study:
+    return load_study(root / "study.yaml", {k.replace("__", "."): v for k, v in overrides.items()})
+
+
+def run_steps(study: Study, out: Path, *names: str) -> dict:
+    return steps.run_steps(study, lambda s: RunFolder.open(s, str(out), "auto"), names or STEPS)
+
+
+def auroc(run: Path, role: str) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    table = read_predictions(run / "evaluation" / "predictions.parquet")
+    rows = table[(table["role"] == role) & (table["task"] == "RESPONSE")]
+    return float(roc_auc_score(rows["target"], rows["score"]))
+
+
+def test_covariates_alone(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="equipoise"):
+        run_steps(study_of(root), tmp_path / "run")
+    assert "extract: nothing to do, model clinical reads tables only" in caplog.text
+    run = tmp_path / "run"
+    assert RunFolder(run).to_do() == []
+    assert not (root / "features").exists()
+    exclusions = pd.read_csv(run / "manifest" / "exclusions.csv")
+    assert exclusions[["patient", "stage"]].to_numpy().tolist() == [["a0", "has table"]]
+    assert "no row in what the model reads (clinical)" in exclusions["reason"][0]
+    predictions = read_predictions(run / "evaluation" / "predictions.parquet")
+    assert set(predictions[predictions["role"] == "test"]["patient"]) == {f"a{i}" for i in range(1, 80)}
+    assert auroc(run, "test") > 0.85
+    assert auroc(run, "external") > 0.85
+    assert "its model uses tables" in (run / "report.html").read_text(encoding="utf-8")
+    tables = read_json(run / "folds" / "0-0" / "targets.json")["tables"]
+    assert list(tables) == ["clinical"]
+    assert tables["clinical"]["categories"][0]["values"] == ["f", "m"]  # not the external cohort's
+    assert load_fold(run / "folds" / "0-0").targets.shape.omics == {"clinical": 3}
+
+
+def test_omics_alone_with_genes_that_an_external_cohort_lacks(root: Path, tmp_path: Path) -> None:
+    study = study_of(root, model={"kind": "omics", "dim": 16}, training__lr=0.01)
+    run_steps(study, tmp_path / "run")
+    run = tmp_path / "run"
+    notes = "\n".join(read_json(run / "manifest" / "notes.json"))
+    assert "cohort E lacks 1 of 40 rna columns, e.g. G7; they are filled with training medians" in notes
+    assert "mutation" in read_json(run / "folds" / "0-0" / "targets.json")["omics"]
+    rna = load_fold(run / "folds" / "0-0").targets.tables["rna"]
+    assert rna.scale == "log_cpm"
+    assert len(rna.names) == 20
+    patients = set(read_predictions(run / "folds" / "0-0" / "preds.parquet")["patient"])
+    assert patients <= {f"a{i}" for i in range(80)}  # two have mutations only, and stay
+    assert auroc(run, "test") > 0.75
+    assert auroc(run, "external") > 0.75
+
+
+def test_one_modality_of_several(root: Path) -> None:
+    model = {"kind": "omics", "modalities": ["mutation"]}
+    with pytest.raises(DataError, match="nobody is left in cohort E"):
+        steps.read_cohorts(study_of(root, model=model))
+    cohorts = steps.read_cohorts(study_of(root, model=model, cohorts__1__omics={"mutation": "e_mut.csv"}))
+    assert list(cohorts.omics) == ["mutation"]
+    assert len(cohorts.patients) == 110
+
+
+def test_changed_tables_change_what_was_learned_from(root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    before = steps.RunContext(study_of(copy), RunFolder(copy / "run")).content_keys
+    table = pd.read_csv(copy / "a.csv", dtype=str, keep_default_na=False)
+    table.loc[5, "AGE"] = "99"
+    table.to_csv(copy / "a.csv", index=False)
+    after = steps.RunContext(study_of(copy), RunFolder(copy / "run")).content_keys
+    assert {patient for patient in before if before[patient] != after[patient]} == {"a5"}
+
+
+def test_an_external_cohort_with_other_genes_warns(root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    table = pd.read_csv(copy / "e_rna.csv").iloc[:, :21]
+    table.to_csv(copy / "e_rna.csv", index=False)
+    with pytest.warns(DataWarning, match="cohort E lacks 20 of 40 rna columns"):
+        steps.read_cohorts(study_of(copy, model={"kind": "omics"}))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "column: AGE",
+            "column: SCORE",
+            "line 9, tables: covariate 'SCORE' is what task 'SCORE' predicts; a model that reads its own answer",
+        ),
+        ("type: category", "type: categori", "Did you mean 'category'?"),
+        ("column: SEX", "columm: SEX", "Did you mean 'column'?"),
+        (
+            "rna: {genes: 20}",
+            "rna: {transform: log}",
+            "line 13, tables.rna.transform: 'log' is not one of auto",
+        ),
+        ("column: SEX", "column: AGE", "column 'AGE' stands 2 times under clinical"),
+        ("{genes: 20}", "{gene: 20}", "gene: unknown key. Did you mean 'genes'?"),
+    ],
+)
+def test_tables_that_are_refused(root: Path, tmp_path: Path, old: str, new: str, said: str) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY.replace(old, new, 1))
+    with pytest.raises(StudyError) as caught:
+        load_study(tmp_path / "study.yaml")
+    assert said in str(caught.value)
+
+
+def test_survival_columns_are_no_covariates(tmp_path: Path) -> None:
+    tasks = """
+      - name: OS
+        type: survival
+        time: {column: DAYS, unit: days}
+        event: {column: AGE, event_value: 1}
+    """
+    text = STUDY.split("tasks:")[0] + "tasks:" + dedent(tasks) + "tables:" + STUDY.split("tables:")[1]
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(StudyError, match="covariate 'AGE' is what task 'OS' predicts"):
+        load_study(tmp_path / "study.yaml")
+
+
+def test_a_model_needs_something_to_read(root: Path) -> None:
+    with pytest.raises(StudyError, match=r"model: 'clinical' reads covariates, and the study names none"):
+        study_of(root, tables={})
+    with pytest.raises(StudyError, match=r"'omics' reads rna, cnv, mutation, and no develop cohort has any"):
+        study_of(root, model={"kind": "omics"}, cohorts__0__omics={})
+    assert study_of(root, model={"kind": "concat"}).reads_slides is False
+
+
+def test_slides_and_tables_together(tiny: Path, tmp_path: Path) -> None:
+    """A patient without a slide is read by the tables; one without RNA by the slide and the covariates."""
+    root = tmp_path / "cohorts"
+    shutil.copytree(tiny, root)
+    listing = root / "syn-crc-a" / "slides.csv"
+    slides = pd.read_csv(listing, dtype=str, keep_default_na=False)
+    bare = slides["PATIENT"].iloc[0]
+    slides[slides["PATIENT"] != bare].to_csv(listing, index=False)
+    overrides = {
+        "cohorts.1.role": "external",
+        "model": {"kind": "concat", "dim": 16, "modality_dropout": 0.2},
+        "tables": {"clinical": [{"column": "AGE", "type": "number"}, {"column": "SEX", "type": "category"}]},
+        "training.epochs": 2,
+        "evaluation.bootstrap": 50,
+    }
+    run_steps(load_study(root / "study.yaml", overrides), root / "run")
+    predictions = read_predictions(root / "run" / "evaluation" / "predictions.parquet")
+    tested = predictions[predictions["role"] == "test"]
+    clinical = pd.read_csv(root / "syn-crc-a" / "clinical.csv", dtype=str)
+    assert bare in set(tested["patient"])
+    assert set(tested["patient"]) == set(clinical["PATIENT"])
+    assert np.isfinite(predictions["score"]).all()
+    fold = load_fold(root / "run" / "folds" / "0-0")
+    assert list(fold.model.encoders) == ["wsi", "clinical", "cnv", "mutation", "rna"]  # type: ignore[union-attr, arg-type]
+    assert fold.targets.shape.features > 0

@@ -1,0 +1,158 @@
+"""The study file: all problems are reported at once, with line, valid values and the nearest one."""
+
+import json
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from equipoise.platform.errors import StudyError
+from equipoise.platform.study.schema import (
+    fixed_settings,
+    json_schema,
+    load_study,
+    parse_overrides,
+    smoke_overrides,
+)
+
+GOOD = """\
+version: 1
+name: crc
+cohorts:
+  - {name: A, role: develop, clinical: a.csv, slides: s.csv}
+tasks:
+  - {name: MSI, type: binary, column: MSI, positive: MSI-H, main: true}
+splits:
+  scheme: kfold
+  folds: 3
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "study.yaml"
+    file.write_text(dedent(text))
+    return file
+
+
+def problems(tmp_path: Path, text: str, **overrides: object) -> str:
+    with pytest.raises(StudyError) as caught:
+        load_study(write(tmp_path, text), {k.replace("__", "."): v for k, v in overrides.items()})
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_good_study_resolves_and_reads_back(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, GOOD))
+    assert study.main_task.name == "MSI"
+    assert study.base == tmp_path.resolve()
+    again = write(tmp_path, json.dumps(study.resolved()))  # JSON is YAML
+    assert load_study(again).resolved() == study.resolved()
+
+
+def test_all_problems_at_once_with_line_and_nearest(tmp_path: Path) -> None:
+    text = (
+        GOOD.replace("scheme: kfold", "scheme: site_perserved")
+        .replace("folds: 3", "folds: 1")
+        .replace("role: develop", "role: develope")
+        + "trainning: {epochs: 3}\n"
+    )
+    message = problems(tmp_path, text)
+    assert "4 problems" in message
+    assert (
+        "line 4, cohorts.0.role: 'develope' is not one of develop, external. Did you mean 'develop'?"
+        in message
+    )
+    assert "line 8, splits.scheme: 'site_perserved' is not one of" in message
+    assert "Did you mean 'site_preserved'?" in message
+    assert "line 9, splits.folds:" in message
+    assert "(given: 1)" in message
+    assert "line 10, trainning: unknown key. Did you mean 'training'?" in message
+    assert message.index("line 4") < message.index("line 8") < message.index("line 10")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("type: binary", "type: binery", "Did you mean 'binary'?"),
+        ("name: crc\n", "", "name: is required"),
+        ("column: MSI,", "colum: MSI,", "colum: unknown key. Did you mean 'column'?"),
+        ("version: 1", "version: 2", "version:"),
+        ("role: develop", "role: external", "none has role develop"),
+    ],
+)
+def test_single_problems(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert expected in problems(tmp_path, GOOD.replace(old, new))
+
+
+def test_unknown_registry_names_suggest_the_nearest(tmp_path: Path) -> None:
+    message = problems(tmp_path, GOOD + "features: {encoder: handcraftd}\n")
+    assert "line 10, features" in message
+    assert "'handcraftd'" in message
+    assert "Did you mean 'handcrafted'?" in message
+    assert "Did you mean 'joint'?" in problems(tmp_path, GOOD + "model: {kind: jiont}\n")
+    assert "Did you mean 'equal'?" in problems(tmp_path, GOOD + "balancing: {weighting: equall}\n")
+
+
+def test_duplicate_keys_are_refused(tmp_path: Path) -> None:
+    message = problems(tmp_path, GOOD + "name: other\n")
+    assert "line 10, name: written twice (first on line 2)" in message
+
+
+def test_repeated_names_and_two_mains(tmp_path: Path) -> None:
+    second = "  - {name: MSI, type: regression, column: X, main: true}\nsplits:"
+    assert "'MSI' is used 2 times" in problems(tmp_path, GOOD.replace("splits:", second))
+
+
+def test_broken_yaml_names_line_and_column(tmp_path: Path) -> None:
+    message = problems(tmp_path, "version: 1\nname: [unclosed\ncohorts: 3\n")
+    assert "line 3, column" in message
+    assert "not valid YAML" in message
+
+
+def test_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="equipoise init"):
+        load_study(tmp_path / "absent.yaml")
+
+
+def test_yaml_tags_construct_nothing(tmp_path: Path) -> None:
+    message = problems(tmp_path, "version: 1\nname: !!python/object/apply:os.getcwd []\n")
+    assert "not valid YAML" in message
+
+
+def test_overrides_are_typed_and_named_in_errors(tmp_path: Path) -> None:
+    overrides = parse_overrides(
+        ["splits.folds=4", "training.lr=1e-5", "cohorts.0.name=B", "report.title=a=b"]
+    )
+    study = load_study(write(tmp_path, GOOD), overrides)
+    assert (study.splits.folds, study.training.lr, study.cohorts[0].name) == (4, 1e-5, "B")
+    assert "--set evaluation.bootstrap, evaluation.bootstrap:" in problems(
+        tmp_path, GOOD, evaluation__bootstrap=-1
+    )
+    assert "--set splits.folds, splits.folds:" in problems(tmp_path, GOOD, splits__folds=1)
+    with pytest.raises(StudyError, match="not an item"):
+        load_study(write(tmp_path, GOOD), {"cohorts.3.name": "B"})
+    with pytest.raises(StudyError, match="key=value"):
+        parse_overrides(["splits.folds"])
+
+
+def test_the_settled_part_leaves_out_what_changes_no_prediction(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, GOOD))
+    same = load_study(write(tmp_path, GOOD), {"evaluation.bootstrap": 60})
+    other = load_study(write(tmp_path, GOOD), {"training.lr": 0.5})
+    fixed = [fixed_settings(s.resolved()) for s in (study, same, other)]
+    assert fixed[0] == fixed[1] != fixed[2]
+
+
+def test_smoke_is_a_set_of_overrides_that_fits_every_scheme(tmp_path: Path) -> None:
+    for scheme in ("{scheme: kfold, folds: 5}", "{scheme: leave_one_cohort_out}", "{scheme: monte_carlo}"):
+        text = GOOD.split("splits:")[0] + f"splits: {scheme}\n"
+        study = load_study(write(tmp_path, text))
+        small = load_study(write(tmp_path, text), smoke_overrides(study))
+        assert small.patients_per_site == 4
+        assert small.training.epochs == 1
+
+
+def test_schema_describes_every_section() -> None:
+    properties = json_schema()["properties"]
+    assert {"cohorts", "tasks", "features", "model", "balancing", "training", "splits"} <= set(properties)
+    assert all("description" in value for value in properties.values())
