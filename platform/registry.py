@@ -4,6 +4,10 @@ A package declares its entries in a light ``entries.py``: a plain dictionary of 
 model, ``"module:object"``). The object is imported only when it is used, so that listing encoders does not import
 torch. Other packages add entries through Python entry points in the group ``equipoise.<kind>``; each of them names a
 tuple of the same form.
+
+What an entry can and needs (a strategy is asynchronous, a server aggregation needs single updates) is an attribute of
+its parameter model: a ``ClassVar``. The base class of each kind (:data:`BASES`) declares all attributes of the kind,
+says what they mean and holds their defaults. Other modules ask :meth:`Entry.attribute` and never compare names.
 """
 
 import difflib
@@ -33,6 +37,17 @@ KINDS = {
     "templates": "equipoise.platform.study.templates:TEMPLATES",
 }
 
+#: kind → "module:class" of its parameter models' base, which declares what entries of the kind can say of themselves.
+BASES = {
+    "encoders": "equipoise.models.encoders.entries:EncoderParams",
+    "slide_encoders": "equipoise.models.slide_encoders.entries:SlideEncoderParams",
+    "weightings": "equipoise.models.balancing.entries:NoParams",
+    "aggregators": "equipoise.models.balancing.entries:NoParams",
+    "strategies": "equipoise.platform.federation.entries:StrategyParams",
+    "server_aggregations": "equipoise.platform.federation.entries:AggregationParams",
+    "sections": "equipoise.platform.report.entries:SectionParams",
+    "templates": "equipoise.platform.study.templates:TemplateParams",
+}
 
 #: Earlier name of a kind → its name now; both are understood, the earlier one with a warning.
 EARLIER_KINDS = {"site_rules": "server_aggregations"}
@@ -47,6 +62,22 @@ class Entry(NamedTuple):
     summary: str
     params: type[BaseModel]
     target: str
+    base: type[BaseModel] = BaseModel
+
+    def attribute(self, name: str) -> Any:
+        """What the entry says of itself: an attribute of its parameter model, else the default of its kind.
+
+        Raises
+        ------
+        AttributeError
+            If entries of this kind have no such attribute.
+
+        Examples
+        --------
+        >>> get("encoders", "handcrafted").attribute("min_tile_px")
+        64
+        """
+        return getattr(self.params if hasattr(self.params, name) else self.base, name)
 
     def load(self) -> Any:
         """Import and return the object behind the entry."""
@@ -69,11 +100,14 @@ def entries(kind: str) -> dict[str, Entry]:
         If the kind is unknown, or another package claims a name that exists.
     """
     if kind in EARLIER_KINDS:
-        log.warning("%s are now called %s; the earlier name will go in the next version", kind, EARLIER_KINDS[kind])
+        log.warning(
+            "%s are now called %s; the earlier name will go in the next version", kind, EARLIER_KINDS[kind]
+        )
         return entries(EARLIER_KINDS[kind])
     if kind not in KINDS:
         raise StudyError(f"unknown kind {kind!r}; known: {', '.join(KINDS)}{nearest(kind, KINDS)}")
-    registered = {name: Entry(name, *row) for name, row in resolve(KINDS[kind]).items()}
+    base = resolve(BASES[kind]) if kind in BASES else BaseModel
+    registered = {name: Entry(name, *row)._replace(base=base) for name, row in resolve(KINDS[kind]).items()}
     groups = [kind, *(earlier for earlier, now in EARLIER_KINDS.items() if now == kind)]
     for point in [point for group in groups for point in entry_points(group=f"equipoise.{group}")]:
         if point.name in registered:
@@ -82,7 +116,7 @@ def entries(kind: str) -> dict[str, Entry]:
                 "which exists already",
                 fix="uninstall one of the two packages or rename its entry",
             )
-        registered[point.name] = Entry(point.name, *point.load())
+        registered[point.name] = Entry(point.name, *point.load())._replace(base=base)
     return registered
 
 

@@ -1,20 +1,38 @@
-"""Strategies and server aggregations that a study can name, with their parameters. Light: no torch.
+"""Strategies and server aggregations that a study can name: their parameters, search spaces and what they can and need.
 
-Parameters of server aggregations and their search spaces. Light: pydantic only.
+Light: pydantic only. Attributes without a field (``ClassVar``) say what an entry can and needs; engine, study, privacy
+and search ask them through :meth:`equipoise.platform.registry.Entry.attribute`.
 """
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
-class NoParams(BaseModel):
-    """An entry without parameters."""
+class StrategyParams(BaseModel):
+    """Base of the parameters of strategies; the class attributes say what a strategy can and needs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    #: The server steps without waiting for a round.
+    asynchronous: ClassVar[bool] = False
+    #: One model passes from client to client; nothing is aggregated.
+    sequential: ClassVar[bool] = False
+    #: Clients must train with plain SGD (``local.optimizer: sgd``).
+    needs_sgd: ClassVar[bool] = False
+    #: Whether the strategy is defined for SGD with momentum.
+    takes_momentum: ClassVar[bool] = True
+    #: Clients send a second vector that reveals as much as the update, and is neither masked nor noised.
+    sends_second_vector: ClassVar[bool] = False
+    #: The server scales the update of each client by itself, before they are summed.
+    rescales_updates: ClassVar[bool] = False
+    #: The local loss has a term that compares features of single patients.
+    compares_patients: ClassVar[bool] = False
+    #: Why a search tries the strategy only where the study names it; empty: it is tried.
+    searched_if_named: ClassVar[str] = ""
 
-class ServerParams(NoParams):
+
+class ServerParams(StrategyParams):
     """Parameters of strategies with a step size at the server."""
 
     server_lr: float = Field(
@@ -47,6 +65,10 @@ class FedProxParams(ServerParams):
 class ScaffoldParams(ServerParams):
     """Parameters of SCAFFOLD."""
 
+    needs_sgd: ClassVar[bool] = True
+    takes_momentum: ClassVar[bool] = False
+    sends_second_vector: ClassVar[bool] = True
+
     variant: Literal["paper", "flamby"] = Field(
         default="paper",
         description="flamby: as FLamby computes it, with control variates at the clients only and server_lr 1",
@@ -59,7 +81,7 @@ class ScaffoldParams(ServerParams):
         return self
 
 
-class AdaptiveParams(NoParams):
+class AdaptiveParams(StrategyParams):
     """Parameters of FedAdam, FedYogi and FedAdagrad (Reddi et al. 2021)."""
 
     server_lr: float = Field(default=0.1, gt=0, json_schema_extra={"search": {"loguniform": [1e-3, 1.0]}})
@@ -73,7 +95,14 @@ class AdaptiveParams(NoParams):
     )
 
 
-class FedDynParams(NoParams):
+class FedNovaParams(ServerParams):
+    """Parameters of FedNova."""
+
+    needs_sgd: ClassVar[bool] = True
+    rescales_updates: ClassVar[bool] = True
+
+
+class FedDynParams(StrategyParams):
     """Parameters of FedDyn."""
 
     alpha: float = Field(default=0.1, gt=0, json_schema_extra={"search": {"loguniform": [1e-3, 1.0]}})
@@ -81,6 +110,8 @@ class FedDynParams(NoParams):
 
 class MoonParams(ServerParams):
     """Parameters of MOON."""
+
+    compares_patients: ClassVar[bool] = True
 
     mu: float = Field(
         default=1.0,
@@ -91,16 +122,26 @@ class MoonParams(ServerParams):
     temperature: float = Field(default=0.5, gt=0)
 
 
-class CyclicParams(NoParams):
+class CyclicParams(StrategyParams):
     """Parameters of cyclic transfer."""
+
+    sequential: ClassVar[bool] = True
 
     order: Literal["shuffled", "fixed"] = Field(
         default="shuffled", description="visiting order of the clients: drawn for every round, or by name"
     )
 
 
+class FedBNParams(ServerParams):
+    """Parameters of FedBN."""
+
+    searched_if_named: ClassVar[str] = "needs a model with normalisation layers"
+
+
 class FedPerParams(ServerParams):
     """Parameters of FedPer."""
+
+    searched_if_named: ClassVar[str] = "needs a model with parameters that tasks share"
 
     personal: tuple[str, ...] = Field(
         default=("task",),
@@ -128,6 +169,9 @@ class FineTuneParams(ServerParams):
 
 class FedBuffParams(ServerParams):
     """Parameters of FedBuff."""
+
+    asynchronous: ClassVar[bool] = True
+    searched_if_named: ClassVar[str] = "needs at least as many clients as its buffer holds updates"
 
     buffer: int = Field(default=4, ge=1, description="updates per step of the server")
     concurrency: int | None = Field(
@@ -172,7 +216,7 @@ STRATEGIES: dict[str, tuple[str, type[BaseModel], str]] = {
     ),
     "fednova": (
         "updates per local step, for unequal numbers of steps (Wang et al. 2020)",
-        ServerParams,
+        FedNovaParams,
         f"{_STRATEGIES}.averaging:FedNova",
     ),
     "feddyn": (
@@ -192,7 +236,7 @@ STRATEGIES: dict[str, tuple[str, type[BaseModel], str]] = {
     ),
     "fedbn": (
         "normalisation layers stay at the client (Li et al. 2021)",
-        ServerParams,
+        FedBNParams,
         f"{_STRATEGIES}.personal:FedBN",
     ),
     "fedper": (
@@ -229,13 +273,18 @@ NOT_FOR_SITES = {
 
 
 class AggregationParams(BaseModel):
-    """Base of all parameters of server aggregations: unknown names are refused."""
+    """Base of the parameters of server aggregations; the class attributes say what one can and needs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    #: Only the weighted sum of the updates is needed, so that they may be masked.
+    linear: ClassVar[bool] = False
 
 
 class MeanParams(AggregationParams):
     """Parameters of the weighted mean."""
+
+    linear: ClassVar[bool] = True
 
     max_share: float | None = Field(
         default=None,
@@ -247,6 +296,8 @@ class MeanParams(AggregationParams):
 
 class NormClipParams(MeanParams):
     """Parameters of norm clipping."""
+
+    linear: ClassVar[bool] = False
 
     factor: float = Field(
         default=1.0,
