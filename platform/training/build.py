@@ -1,18 +1,17 @@
-"""Builds models, balancers and devices from the names in a study.
-
-The recipe of a study: everything that decides the weights after training on given patients. Light.
-"""
+"""Models, balancers and devices from the names in a study, and the recipe of a study."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from equipoise.models.balancing.balancer import Balancer
-from equipoise.models.balancing.protocol import Reduce, identity_reduce
+from equipoise.models.balancing.loss_balancer import LossBalancer
+from equipoise.models.balancing.protocol import GradAggregator, LossWeighting, Reduce, identity_reduce
 from equipoise.models.batch import CaseShape, TaskHead
 from equipoise.platform.errors import ResourceError, StudyError
 from equipoise.platform.registry import get
@@ -44,18 +43,75 @@ def build_balancer(
     StudyError
         If the model has no parameters that the method could balance.
     """
-    slots = (
-        ("weightings", balancing.weighting, balancing.weighting_params),
-        ("aggregators", balancing.aggregation, balancing.aggregation_params),
-    )
-    weighting, aggregator = (
-        get(kind, name).load()(entry_params(kind, name, p), heads) for kind, name, p in slots
-    )
     tasks = [head.name for head in heads]
     try:
-        return Balancer(model, tasks, weighting, aggregator, reduce=reduce, rescale=balancing.rescale)
+        return Balancer(model, tasks, *_slots(balancing, heads), reduce=reduce, rescale=balancing.rescale)
     except ValueError as error:
         raise StudyError(f"{balancing.name}: {error}", where="balancing") from error
+
+
+def build_loss_balancer(
+    model: nn.Module,
+    losses: Iterable[str] | Mapping[str, Any] | Sequence[Any],
+    method: str | Mapping[str, Any] = "equal",
+    *,
+    main: Iterable[str] = (),
+    shared: Iterable[nn.Parameter] | None = None,
+    seed: int = 0,
+    reduce: Reduce = identity_reduce,
+) -> LossBalancer:
+    """The balancer of one's own training loop over any module.
+
+    Parameters
+    ----------
+    model
+        The bare module, on its device.
+    losses
+        What is balanced: names of the losses, a dictionary by name, or a list, whose names are then 0, 1, …
+    method
+        As ``balancing:`` of a study: ``uncertainty+pcgrad``, or a dictionary with ``weighting``, ``aggregation``,
+        ``weighting_params``, ``aggregation_params`` and ``rescale``.
+    main
+        Names of the losses that the others serve, for ``auto_lambda``; the first one if not given.
+    shared, seed, reduce
+        As in :class:`~equipoise.models.balancing.loss_balancer.LossBalancer`.
+
+    Raises
+    ------
+    StudyError
+        If a name or a parameter is unknown, or the two slots cannot be combined.
+    ValueError
+        If there is no loss, a name comes twice, or ``main`` names no loss.
+    """
+    names = [name if isinstance(name, str) else str(i) for i, name in enumerate(losses)]
+    mains = set(main)
+    if unknown := mains - set(names):
+        raise ValueError(f"main: no loss {', '.join(sorted(unknown))}; losses are {', '.join(names)}")
+    try:
+        balancing = BalancingParams.model_validate(method)
+    except ValidationError as error:
+        reasons = "; ".join(line["msg"].removeprefix("Value error, ") for line in error.errors())
+        raise StudyError(reasons, where=f"balancing method {method!r}") from error
+    heads = [TaskHead(name, "regression", 1, main=name in mains) for name in names]
+    return LossBalancer(
+        model,
+        names,
+        *_slots(balancing, heads),
+        name=balancing.name,
+        shared=shared,
+        rescale=balancing.rescale,
+        seed=seed,
+        reduce=reduce,
+    )
+
+
+def _slots(balancing: BalancingParams, heads: Sequence[TaskHead]) -> tuple[LossWeighting, GradAggregator]:
+    weighting = entry_params("weightings", balancing.weighting, balancing.weighting_params)
+    aggregator = entry_params("aggregators", balancing.aggregation, balancing.aggregation_params)
+    return (
+        get("weightings", balancing.weighting).load()(weighting, heads),
+        get("aggregators", balancing.aggregation).load()(aggregator, heads),
+    )
 
 
 def pick_device(device: str) -> torch.device:
