@@ -21,9 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from equipoise.models.seeds import torch_seed
 
 #: What a method needs beyond the losses of the batch. ``gram``: products of the tasks' gradients.
 #: ``validation``: the gradient of an inner validation loss after a virtual step. ``second_forward``: the
@@ -73,9 +74,8 @@ class StepContext:
     def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
         """Randomness of this step: a function of (seed, epoch, step), so that workers draw the same numbers
         and a resumed training draws them again."""
-        sequence = np.random.SeedSequence([self.seed, self.epoch, self.step, 0xBA1A])
-        state = int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
-        return torch.Generator(device=device).manual_seed(state)
+        seed = torch_seed(self.seed, self.epoch, self.step, 0xBA1A)
+        return torch.Generator(device=device).manual_seed(seed)
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,10 @@ from equipoise.platform.federation.simulation.clock import VirtualClock
 from equipoise.platform.federation.simulation.inline_backend import InlineBackend
 from equipoise.platform.federation.strategies.strategy import Strategy
 from equipoise.platform.federation.vector import Schema
+from equipoise.platform.fingerprints import content_hash
 from equipoise.platform.registry import get
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
-from equipoise.platform.training.checkpoint import digest
 from equipoise.platform.training.params import BalancingParams, Recipe, TrainingParams, entry_params
 from equipoise.platform.training.targets import Targets
 
@@ -266,9 +266,9 @@ class Federation:
             "balancing": self.setup.balancing.model_dump(mode="json"),
             "schema": self.schema.hash,
             "initial weights": hashlib.sha256(self.initial.tobytes()).hexdigest()[:16],
-            "targets": digest([json.dumps(self.targets.to_json())]),
+            "targets": content_hash([json.dumps(self.targets.to_json())]),
             "clients": {
-                name: digest([*data.train.patients, "", *(data.val.patients if data.val else ())])
+                name: content_hash([*data.train.patients, "", *(data.val.patients if data.val else ())])
                 for name, data in self.client_data.items()
             },
             "shield": self.setup.privacy.identity,

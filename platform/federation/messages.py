@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from equipoise.models.seeds import torch_seed
 from equipoise.platform.errors import FederationError
 
 MAGIC = b"EQUIPOISE-FED/1\n"
@@ -212,8 +213,7 @@ class TrainRequest:
 
     def local_seed(self, client: str) -> int:
         """Seed of all randomness at a client in this round: a function of (seed, round, client)."""
-        sequence = np.random.SeedSequence([self.seed, self.round, client_number(client)])
-        return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))  # torch takes signed 64 bit
+        return torch_seed(self.seed, self.round, client_number(client))
 
 
 _REQUEST_FIELDS = tuple(

@@ -15,6 +15,7 @@ import yaml
 
 from equipoise.datasets.atomic_io import read_json, write_json
 from equipoise.platform.errors import StudyError
+from equipoise.platform.fingerprints import require_same
 from equipoise.platform.study.schema import Study, fixed_settings
 
 #: Steps of a run in their order.
@@ -80,15 +81,13 @@ class RunFolder:
 
     def _require_same_study(self, study: Study, earlier: dict[str, Any]) -> None:
         before, now = fixed_settings(earlier), fixed_settings(study.resolved())
-        changed = [path for key in now for path in differences(before.get(key), now[key], key)]
-        if changed:
-            shown = "\n".join(f"  {line}" for line in changed[:12])
-            more = f"\n  … and {len(changed) - 12} more" if len(changed) > 12 else ""
-            raise StudyError(
-                f"this folder holds a run of another study; it differs in\n{shown}{more}",
-                where=str(self.root),
-                fix="choose another folder with -o, or --resume never to rename the folder of the earlier run",
-            )
+        require_same(
+            {key: before.get(key) for key in now},  # sections of earlier versions do not count
+            now,
+            "this folder holds a run of another study",
+            where=self.root,
+            fix="choose another folder with -o, or --resume never to rename the folder of the earlier run",
+        )
 
     def _rename_earlier_run(self, study: Study) -> None:
         if not (self.provenance / "resolved.yaml").exists():
@@ -163,19 +162,6 @@ class RunFolder:
         self.root.mkdir(parents=True, exist_ok=True)
         with self.events_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"at": _timestamp(), "event": name, **details}, default=str) + "\n")
-
-
-def differences(before: Any, after: Any, path: str) -> list[str]:
-    """Lines ``path: before → after`` for every leaf that differs."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        keys = sorted({*before, *after})
-        return [
-            line for key in keys for line in differences(before.get(key), after.get(key), f"{path}.{key}")
-        ]
-    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        pairs = enumerate(zip(before, after, strict=True))
-        return [line for i, (b, a) in pairs for line in differences(b, a, f"{path}.{i}")]
-    return [] if before == after else [f"{path}: {before!r} → {after!r}"]
 
 
 def _timestamp() -> str:

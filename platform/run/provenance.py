@@ -6,17 +6,12 @@ predictions must not mix old and new tables.
 
 import hashlib
 import json
-import platform as standard_platform
-import subprocess
-import sys
-from importlib.metadata import distributions, version
-from pathlib import Path
-from typing import Any
 
 import yaml
 
 from equipoise.datasets.atomic_io import read_json, write_json, write_text
 from equipoise.datasets.tables.reading import locate
+from equipoise.platform.environment import environment, packages
 from equipoise.platform.errors import DataError
 from equipoise.platform.run.folder import RunFolder
 from equipoise.platform.study.schema import Study, json_schema
@@ -74,40 +69,3 @@ def input_hashes(study: Study) -> dict[str, str]:
         path: hashlib.sha256(locate(path, study.base).read_bytes()).hexdigest()
         for path in dict.fromkeys(named)
     }
-
-
-def environment() -> dict[str, Any]:
-    """Versions, machine and code of this process."""
-    return {
-        "equipoise": version("equipoise"),
-        "code": code_version(),
-        "python": sys.version.split()[0],
-        "system": f"{standard_platform.system()} {standard_platform.release()} {standard_platform.machine()}",
-        "versions": {
-            name: version(name) for name in ("ray", "torch", "numpy", "pandas", "pyarrow", "scikit-learn")
-        },
-        "command": " ".join(sys.argv),
-    }
-
-
-def code_version() -> dict[str, str]:
-    """Commit and cleanliness of the checkout the code runs from; empty for an installed release."""
-    checkout = Path(__file__).resolve().parents[2]
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(checkout), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")) != checkout:
-            return {}  # a package installed inside somebody else's repository
-        commit, changed = git("rev-parse", "HEAD"), git("diff", "HEAD") + git("status", "--porcelain")
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    tree = "clean" if not changed else hashlib.sha256(changed.encode()).hexdigest()[:12]
-    return {"commit": commit, "tree": tree}
-
-
-def packages() -> list[str]:
-    """``name==version`` of every installed package, sorted."""
-    return sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]})

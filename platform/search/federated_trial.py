@@ -69,12 +69,12 @@ def federation_fingerprint(
 ) -> dict[str, Any] | None:
     """The federation's part of the fingerprint of a search; None without a ``federation`` section."""
     from equipoise.platform.federation.params import FREE
-    from equipoise.platform.training.checkpoint import digest
+    from equipoise.platform.fingerprints import content_hash
 
     if params is None:
         return None
     return params.model_dump(mode="json", exclude=set(FREE)) | {
-        "clients": {client.name: digest(list(client.patients)) for client in clients}
+        "clients": {client.name: content_hash(client.patients) for client in clients}
     }
 
 

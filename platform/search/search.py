@@ -9,8 +9,6 @@ Cases that are cached in the process, because every trial reads the same patient
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipoise.datasets.atomic_io import read_json, write_json
-from equipoise.platform.errors import StudyError, ToleranceError
+from equipoise.platform.errors import ToleranceError
+from equipoise.platform.fingerprints import content_hash, require_same
 from equipoise.platform.search.configuration import config_from_study
 from equipoise.platform.search.params import SearchParams
 from equipoise.platform.search.searchers import Searcher, build_searcher
@@ -264,21 +263,18 @@ def check_same_search(folder: Path, fingerprint: Mapping[str, Any]) -> None:
     StudyError
         Naming what differs.
     """
-    from equipoise.platform.run.folder import differences
-
     path = folder / "made_by.json"
     earlier = read_json(path)
     if earlier is None:
         write_json(path, fingerprint)
         return
-    now = json.loads(json.dumps(fingerprint))
-    if changed := [line for key in now for line in differences(earlier.get(key), now[key], key)]:
-        raise StudyError(
-            "the trials in this folder belong to another search; it differs in\n"
-            + "\n".join(f"  {c}" for c in changed[:12]),
-            where=str(folder),
-            fix="undo the change, choose another folder with -o, or delete search/ to start again",
-        )
+    require_same(
+        {key: earlier.get(key) for key in fingerprint},  # earlier versions recorded more
+        fingerprint,
+        "the trials in this folder belong to another search",
+        where=folder,
+        fix="undo the change, choose another folder with -o, or delete search/ to start again",
+    )
 
 
 class ProgressReporter:
@@ -319,14 +315,11 @@ def _fingerprint(
         rules.pop("levels")
     if params.searcher in ("random", "grid") and params.scheduler == "none":
         rules.pop("metric")  # the same trials, whatever they are ranked by
-    digest = hashlib.sha256(
-        "\n".join(f"{p}: {content_keys[p]}" for p in sorted(content_keys)).encode()
-    ).hexdigest()[:16]
     return {
         "search": rules,
         "seed": seed,
         "study": fixed_settings(study.resolved()),
-        "patients": digest,
+        "patients": content_hash(f"{p}: {content_keys[p]}" for p in sorted(content_keys)),
         "features": features,
     }
 

@@ -6,9 +6,8 @@ rate schedule: both are functions of (seed, epoch), see :mod:`equipoise.platform
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.datasets.atomic_io import atomic_path
-from equipoise.platform.errors import StudyError
+from equipoise.platform.fingerprints import content_hash, require_same
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.params import BalancingParams, TrainingParams
 from equipoise.platform.training.targets import Targets
@@ -49,11 +48,6 @@ class TrainingProgress:
             }
 
 
-def digest(names: Sequence[str]) -> str:
-    """Short hash of a list of patients, in order."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-
-
 def training_fingerprint(
     model: nn.Module,
     targets: Targets,
@@ -66,28 +60,16 @@ def training_fingerprint(
     """What must be equal for a training to continue from a checkpoint, as plain data."""
     fixed = targets.to_json()
     # A table has thousands of numbers; their hash is enough to notice a change.
-    fixed["tables"] = {name: digest([json.dumps(table)]) for name, table in fixed["tables"].items()}
+    fixed["tables"] = {name: content_hash([json.dumps(table)]) for name, table in fixed["tables"].items()}
     return {
         "model": f"{type(model).__name__} with parameters {[list(p.shape) for p in model.parameters()]}",
         "targets": fixed,
-        "training patients": digest(train.patients),
-        "validation patients": digest(val.patients),
+        "training patients": content_hash(train.patients),
+        "validation patients": content_hash(val.patients),
         "training": params.model_dump(mode="json"),
         "balancing": balancing.model_dump(mode="json"),
         "seed": seed,
     }
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """``training.lr: 0.0001, now 0.001`` for every value in which two nested dictionaries differ."""
-    result = []
-    for key in dict.fromkeys([*old, *new]):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            result += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            result.append(f"{prefix}{key}: {a}, now {b}")
-    return result
 
 
 def save(
@@ -114,12 +96,13 @@ def load(path: Path, fingerprint: dict[str, Any], parts: Mapping[str, Stateful])
         If the checkpoint belongs to another training; the message names what differs.
     """
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if differ := differences(json.loads(state["identity"]), json.loads(json.dumps(fingerprint))):
-        raise StudyError(
-            f"the checkpoint belongs to another training: {'; '.join(differ[:5])}",
-            where=str(path),
-            fix="delete it to train again, or undo the change",
-        )
+    require_same(
+        json.loads(state["identity"]),
+        fingerprint,
+        "the checkpoint belongs to another training",
+        where=path,
+        fix="delete it to train again, or undo the change",
+    )
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
     return TrainingProgress(state["history"], state["best_epoch"], state["best_weights"])

@@ -9,7 +9,6 @@ fold), so that a fold does not depend on which other folds ran, where, or in whi
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import os
 import shutil
@@ -18,14 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
+from equipoise.models.seeds import torch_seed
+from equipoise.platform.environment import environment
 from equipoise.platform.errors import DataError, StudyError
+from equipoise.platform.fingerprints import content_hash, differences, fingerprint
 from equipoise.platform.training.batches import CaseList, CaseSource
 from equipoise.platform.training.build import build_model
-from equipoise.platform.training.checkpoint import differences, digest
 from equipoise.platform.training.loop import FitResult, Reporter, fit
 from equipoise.platform.training.params import Recipe, entry_params
 from equipoise.platform.training.predict import Role, predict_with_latents
@@ -72,8 +72,7 @@ def fold_folder(folds: Path, fold: Fold) -> Path:
 
 def fold_seed(seed: int, fold: Fold) -> int:
     """The seed of a fold, for initial weights and the loop."""
-    state = np.random.SeedSequence([seed, fold.repeat, fold.index]).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))  # torch takes signed 64 bit
+    return torch_seed(seed, fold.repeat, fold.index)
 
 
 def train_fold(
@@ -122,18 +121,17 @@ def train_fold(
         If the folder was trained with other settings, patients or features.
     """
     from equipoise.datasets.atomic_io import write_json
-    from equipoise.platform.run.provenance import environment
 
     _check_parts(fold)
     folder = fold_folder(folds, fold)
-    fingerprint = _fingerprint(fold, recipe, features, content_keys)
+    made_from = _fingerprint(fold, recipe, features, content_keys)
     if folder.exists():
         check_fingerprint(folds, fold, recipe, features=features, content_keys=content_keys)
         return folder
     partial = folds / f".{folder.name}.partial"
-    _discard_mismatch(partial, fingerprint)
+    _discard_mismatch(partial, made_from)
     partial.mkdir(parents=True, exist_ok=True)
-    write_json(partial / FINGERPRINT_FILE, fingerprint)
+    write_json(partial / FINGERPRINT_FILE, made_from)
     train, val, test = (CaseList(cases, part) for part in (fold.train, fold.val, fold.test))
     targets = fit_targets(
         tasks,
@@ -153,7 +151,7 @@ def train_fold(
         "epochs": len(result.history),
         "best_epoch": result.best_epoch,
         "stopped_early": result.stopped_early,
-        "made_by": fingerprint,
+        "made_by": made_from,
         "made_with": environment(),
     }
     trained = TrainedFold(model, targets, config)
@@ -229,11 +227,11 @@ def check_fingerprint(
     )
 
 
-def _discard_mismatch(partial: Path, fingerprint: dict[str, Any]) -> None:
+def _discard_mismatch(partial: Path, made_from: dict[str, Any]) -> None:
     """Delete an unfinished fold unless it was started with the same settings, patients, labels and slides."""
     from equipoise.datasets.atomic_io import read_json
 
-    if partial.exists() and read_json(partial / FINGERPRINT_FILE) != fingerprint:
+    if partial.exists() and read_json(partial / FINGERPRINT_FILE) != made_from:
         log.warning("%s was started with other data or settings and starts again", partial.name)
         shutil.rmtree(partial)
 
@@ -258,10 +256,8 @@ def load_fold(folder: Path, device: torch.device | None = None) -> TrainedFold:
             fix="run 'equipoise train'",
         )
     targets = Targets.from_json(read_json(folder / "targets.json"))
-    fingerprint = config["made_by"]
-    model = build_model(
-        fingerprint["model"], fingerprint["model_params"], targets.shape, targets.heads, seed=0
-    )
+    made_from = config["made_by"]
+    model = build_model(made_from["model"], made_from["model_params"], targets.shape, targets.heads, seed=0)
     model.load_state_dict(load_file(folder / "model.safetensors"))  # strict: every weight is loaded
     return TrainedFold(model.to(device or "cpu").eval(), targets, config)
 
@@ -270,16 +266,15 @@ def _fingerprint(
     fold: Fold, recipe: Recipe, features: str, content_keys: Mapping[str, str]
 ) -> dict[str, Any]:
     """Everything that the weights are a function of, as plain data."""
-    fingerprint = recipe.model_dump(mode="json")
-    fingerprint["model_params"] = entry_params("models", recipe.model, recipe.model_params).model_dump(
-        mode="json"
-    )
-    fingerprint["features"] = features
-    fingerprint["contents"] = {
-        part: digest([f"{patient}: {content_keys[patient]}" for patient in getattr(fold, part)])
+    params = entry_params("models", recipe.model, recipe.model_params)
+    contents = {
+        part: content_hash(f"{patient}: {content_keys[patient]}" for patient in getattr(fold, part))
         for part in ("train", "val", "test")
     }
-    return json.loads(json.dumps(fingerprint))
+    return fingerprint(
+        recipe.model_dump(mode="json")
+        | {"model_params": params.model_dump(mode="json"), "features": features, "contents": contents}
+    )
 
 
 def _check_parts(fold: Fold) -> None:

@@ -10,22 +10,21 @@ What inner validation watches to choose an epoch.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from equipoise.models.losses import LossSums, TaskLosses
+from equipoise.models.seeds import torch_seed
 from equipoise.platform.errors import DataError
 from equipoise.platform.evaluation.metrics import auroc, harrell_c, pearson
 from equipoise.platform.training import checkpoint as checkpoints
 from equipoise.platform.training.batches import CaseList, draw_order
-from equipoise.platform.training.build import build_balancer, pick_device
+from equipoise.platform.training.build import build_balancer, pick_device, seeded
 from equipoise.platform.training.distributed import SINGLE_WORKER, WorkerGroup
 from equipoise.platform.training.params import BalancingParams, TrainingParams
 from equipoise.platform.training.predict import Outputs, run_distributed, task_scores
@@ -117,7 +116,8 @@ def fit(
             settings["lr"] = lr
         steps = Epoch(state, targets, train, val, params, size=size, seed=seed, epoch=epoch, lr=lr)
         model.train()
-        with _seeded(seed, epoch, state.device, group.rank):
+        # Workers that train together draw different dropout masks.
+        with seeded(torch_seed(seed, epoch, spawn_key=(group.rank,) if group.rank else ()), state.device):
             for rows in draw_order(len(train), size, seed, epoch):
                 steps.step(rows)
         trained = steps.totals()
@@ -207,19 +207,6 @@ def _check_patients(train: CaseList, val: CaseList) -> None:
             )
     if both := sorted(set(train.patients) & set(val.patients)):
         raise DataError(f"patients in both training and validation: {', '.join(both[:5])}")
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, epoch: int, device: torch.device, rank: int) -> Iterator[None]:
-    """Seed torch's global generators, from which dropout draws, for an epoch, and restore their state afterwards."""
-    spawn_key = (rank,) if rank else ()
-    sequence = np.random.SeedSequence([seed, epoch], spawn_key=spawn_key)
-    state = int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(state)
-        if device.type == "cuda":
-            torch.cuda.manual_seed(state)
-        yield
 
 
 def monitor_value(monitor: str, targets: Targets, losses: LossSums, result: Outputs) -> float:

@@ -7,8 +7,7 @@ gradient and the step, through the optimiser's pre-step hook.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +21,7 @@ from equipoise.platform.federation.messages import TrainRequest
 from equipoise.platform.federation.vector import Schema
 from equipoise.platform.registry import get
 from equipoise.platform.training.batches import CaseList, draw_order
+from equipoise.platform.training.build import seeded
 from equipoise.platform.training.params import BalancingParams, TrainingParams
 from equipoise.platform.training.step import Epoch, TrainingState
 from equipoise.platform.training.targets import Targets
@@ -213,16 +213,6 @@ def _pass(job: LocalJob, number: int) -> Epoch:
         epoch.step(rows)
         job.context.steps += 1
     return epoch
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators, for dropout, and restore them afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        yield
 
 
 def check_clients(clients: Mapping[str, ClientData], balancing: BalancingParams) -> None:

@@ -26,11 +26,12 @@ from equipoise.models.balancing.protocol import StepContext
 from equipoise.models.batch import CaseBatch, TaskHead
 from equipoise.models.losses import LossSums, TaskLosses
 from equipoise.platform.errors import StudyError
-from equipoise.platform.federation.clients.local_training import LocalJob, LocalOutcome, seeded
+from equipoise.platform.federation.clients.local_training import LocalJob, LocalOutcome
 from equipoise.platform.federation.privacy.accountant import Accountant, SampledGaussian
 from equipoise.platform.federation.privacy.compatibility import record_level_refusals
 from equipoise.platform.federation.privacy.params import RecordLevelParams
 from equipoise.platform.training.batches import collate, draw_tiles
+from equipoise.platform.training.build import seeded
 
 log = logging.getLogger(__name__)
 

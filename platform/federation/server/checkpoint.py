@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 
 from equipoise.datasets.atomic_io import atomic_path, read_json
-from equipoise.platform.errors import StudyError
 from equipoise.platform.federation.vector import Schema
-from equipoise.platform.training.checkpoint import differences
+from equipoise.platform.fingerprints import require_same
 
 log = logging.getLogger("equipoise")
 
@@ -103,12 +102,13 @@ def load_checkpoint(folder: Path, schema: Schema, identity: Mapping[str, Any]) -
         if manifest.get("format") != FORMAT or not _intact(path, manifest.get("sha256", {})):
             log.warning("%s is damaged; continuing from the previous round", path.name)
             continue
-        if differ := differences(manifest["identity"], json.loads(json.dumps(dict(identity)))):
-            raise StudyError(
-                f"the checkpoint belongs to another federation: {'; '.join(differ[:5])}",
-                where=str(path),
-                fix="remove the folder to start again, or undo the change",
-            )
+        require_same(
+            manifest["identity"],
+            dict(identity),
+            "the checkpoint belongs to another federation",
+            where=path,
+            fix="remove the folder to start again, or undo the change",
+        )
         return _read(path, schema, int(manifest["rounds"]))
     return None
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from equipoise.datasets.atomic_io import read_json, write_json
 from equipoise.datasets.cohorts.splits import Fold
-from equipoise.platform.errors import StudyError
 from equipoise.platform.federation.clients.local_training import ClientData
 from equipoise.platform.federation.engine import Federation, from_recipe
 from equipoise.platform.federation.params import FREE
@@ -25,8 +24,8 @@ from equipoise.platform.federation.simulation.baselines import FoldInputs
 from equipoise.platform.federation.simulation.clean_costs import clean_costs
 from equipoise.platform.federation.simulation.plans import PlannedFold
 from equipoise.platform.federation.standardisation import federated_targets
+from equipoise.platform.fingerprints import content_hash, fingerprint, require_same
 from equipoise.platform.training.batches import CaseList, CaseSource
-from equipoise.platform.training.checkpoint import differences, digest
 from equipoise.platform.training.crossval import fold_seed
 from equipoise.platform.training.targets import Targets
 
@@ -81,15 +80,16 @@ def federate_fold(
     """
     from equipoise.platform.evaluation.predictions import read_predictions, write_predictions
 
-    fingerprint = _fingerprint(inputs, planned, parts, params)
+    made_from = _fingerprint(inputs, planned, parts, params)
     metadata = read_json(folder / FACTS_FILE, None)
     if metadata is not None:
-        if differ := differences(metadata["made_by"], fingerprint):
-            raise StudyError(
-                f"this federation was trained otherwise: {'; '.join(differ[:5])}",
-                where=str(folder),
-                fix="choose another folder with -o to keep both, or remove this one to start again",
-            )
+        require_same(
+            metadata["made_by"],
+            made_from,
+            "this federation was trained with other settings or data",
+            where=folder,
+            fix="choose another folder with -o to keep both, or remove this one to start again",
+        )
         return read_predictions(folder / PREDICTIONS_FILE)
     clients, targets = clients_and_targets(
         inputs.tasks, inputs.recipe, inputs.cases, parts, min_n=params.min_n
@@ -111,7 +111,7 @@ def federate_fold(
     predictions = _predictions(inputs, planned.fold, parts, result)
     write_predictions(predictions, folder / PREDICTIONS_FILE)
     metadata = {
-        "made_by": fingerprint,
+        "made_by": made_from,
         "left_out": planned.left_out,
         "history": [row | monitor.rows.get(int(row["round"]), {}) for row in result.history],
         "clients": {name: manifest.to_json() for name, manifest in result.manifests.items()},
@@ -260,22 +260,20 @@ def _fingerprint(
     """Everything that determines the weights and predictions, as plain data."""
 
     def digest_of(patients: Sequence[str]) -> str:
-        return digest([f"{p}: {inputs.content_keys[p]}" for p in patients])
+        return content_hash(f"{p}: {inputs.content_keys[p]}" for p in patients)
 
-    return json.loads(
-        json.dumps(
-            {
-                "federation": params.model_dump(mode="json", exclude=set(FREE)),
-                "recipe": inputs.recipe.model_dump(mode="json"),
-                "features": inputs.features,
-                "clients": {
-                    name: [digest_of(part.train), digest_of(part.val), digest_of(part.test)]
-                    for name, part in parts.items()
-                },
-                "test": digest_of(planned.fold.test),
-                "external": digest_of(inputs.external.patients),
-            }
-        )
+    return fingerprint(
+        {
+            "federation": params.model_dump(mode="json", exclude=set(FREE)),
+            "recipe": inputs.recipe.model_dump(mode="json"),
+            "features": inputs.features,
+            "clients": {
+                name: [digest_of(part.train), digest_of(part.val), digest_of(part.test)]
+                for name, part in parts.items()
+            },
+            "test": digest_of(planned.fold.test),
+            "external": digest_of(inputs.external.patients),
+        }
     )
 
 

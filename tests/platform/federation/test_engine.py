@@ -252,7 +252,7 @@ def test_slow_clients_are_stale_and_do_not_hold_up_the_others(federate: Make) ->
 
 def test_a_checkpoint_of_another_federation_is_refused(federate: Make, tmp_path: Path) -> None:
     federate(rounds=2, extra={"folder": tmp_path}).run()
-    with pytest.raises(StudyError, match="seed: 3, now 4"):
+    with pytest.raises(StudyError, match="seed: 3 → 4"):
         federate(rounds=2, seed=4, extra={"folder": tmp_path}).run()
     with pytest.raises(StudyError, match="server_lr|strategy_params"):
         federate(rounds=2, strategy_params={"server_lr": 0.5}, extra={"folder": tmp_path}).run()

@@ -6,7 +6,7 @@ import pytest
 
 from equipoise.datasets.atomic_io import read_json
 from equipoise.platform.errors import DataError, StudyError
-from equipoise.platform.run.folder import RunFolder, differences
+from equipoise.platform.run.folder import RunFolder
 from equipoise.platform.run.provenance import record
 from equipoise.platform.study.schema import Study, load_study
 
@@ -87,8 +87,3 @@ def test_provenance_says_code_packages_and_inputs(tmp_path: Path, study: Study) 
     assert environment["versions"]["torch"].startswith("2.")
     assert "numpy==" in (folder.provenance / "packages.txt").read_text()
     assert len(read_json(folder.provenance / "inputs.json")["a.csv"]) == 64
-
-
-def test_differences_name_leaves() -> None:
-    assert differences({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}, "x") == ["x.a.1.b: 2 → 3"]
-    assert differences({"a": 1}, {"a": 1, "c": None}, "x") == []

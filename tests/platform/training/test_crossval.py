@@ -155,7 +155,7 @@ def test_interrupted_while_writing(tasks, cases, folds, tmp_path, monkeypatch) -
 def test_a_fold_trained_otherwise_is_refused_by_name(tasks, cases, folds, tmp_path) -> None:
     run(folds[0], tasks, cases, tmp_path)
     other = RECIPE.model_copy(update={"training": TrainingParams(epochs=4, lr=3e-3, batch=4)})
-    with pytest.raises(StudyError, match=r"trained with other settings or data: training\.epochs: 3, now 4"):
+    with pytest.raises(StudyError, match=r"trained with other settings or data: training\.epochs: 3 → 4"):
         run(folds[0], tasks, cases, tmp_path, other)
     fewer = Fold(0, 0, folds[0].train[1:], folds[0].val, folds[0].test)
     with pytest.raises(StudyError, match=rf"patients: 1 left \({folds[0].train[0]}\)"):

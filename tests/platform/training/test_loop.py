@@ -142,9 +142,9 @@ def test_a_checkpoint_of_another_training_is_refused(setting, tmp_path) -> None:
     path = tmp_path / "checkpoint.pt"
     fit(new_model(targets), targets, train, val, FAST, seed=0, checkpoint=path)
     other = FAST.model_copy(update={"lr": 0.5})
-    with pytest.raises(StudyError, match=r"training.lr: 0.003, now 0.5"):
+    with pytest.raises(StudyError, match=r"training.lr: 0.003 → 0.5"):
         fit(new_model(targets), targets, train, val, other, seed=0, checkpoint=path)
-    with pytest.raises(StudyError, match="seed: 0, now 1"):
+    with pytest.raises(StudyError, match="seed: 0 → 1"):
         fit(new_model(targets), targets, train, val, FAST, seed=1, checkpoint=path)
     fewer = CaseList(train.source, train.patients[:-1])
     with pytest.raises(StudyError, match="training patients"):

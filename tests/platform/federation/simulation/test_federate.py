@@ -106,7 +106,7 @@ def test_what_is_done_is_kept_and_what_differs_is_refused(base: Path, run: Path)
     before = facts.stat().st_mtime_ns
     run_steps(study_of(base), run, "federate")
     assert facts.stat().st_mtime_ns == before
-    with pytest.raises(StudyError, match="trained otherwise: federation.strategy: fedavg, now fedprox"):
+    with pytest.raises(StudyError, match="federation.strategy: 'fedavg' → 'fedprox'"):
         run_steps(study_of(base, federation__strategy="fedprox"), run, "federate")
 
 
