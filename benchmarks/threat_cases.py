@@ -168,7 +168,7 @@ def train(
         seed=problem.seed,
         training=TrainingParams.model_validate({"device": "cpu"}),
         privacy=tapped,
-        gate=UpdateValidator(gate or UpdateValidatorParams(norm_factor=None, max_norm=None, window=5)),
+        validator=UpdateValidator(gate or UpdateValidatorParams(norm_factor=None, max_norm=None, window=5)),
     )
     return federation.run(), tapped
 

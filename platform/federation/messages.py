@@ -6,10 +6,6 @@ array is aligned, and the arrays in the order in which the header lists them.
 
 A :class:`ClientUpdate` is a difference of weights with a few counts and scalars. It has no field for rows, tensors or
 text about patients, and :mod:`equipoise.platform.federation.server.validator` checks the rest.
-
-What the server asks of clients: train from these weights, for so many steps, with this seed.
-
-What a client sends after a round, and what the server expects of it.
 """
 
 from __future__ import annotations
@@ -208,8 +204,8 @@ class TrainRequest:
     def from_bytes(cls, data: MessageData) -> TrainRequest:
         """The inverse; arrays are read-only views of ``data``."""
         header, arrays = unpack(REQUEST_KIND, data)
-        told = header.pop("shield")
-        return cls(**header, privacy=told, vector=arrays.pop(WEIGHTS), arrays=arrays)
+        privacy = header.pop("shield")
+        return cls(**header, privacy=privacy, vector=arrays.pop(WEIGHTS), arrays=arrays)
 
     def local_seed(self, client: str) -> int:
         """Seed of all randomness at a client in this round: a function of (seed, round, client)."""

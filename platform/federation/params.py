@@ -1,7 +1,4 @@
-"""The ``federation:`` section of a study. Light: pydantic only.
-
-Moved to params.
-"""
+"""The ``federation:`` section of a study. Light: pydantic only."""
 
 from typing import Any, Literal, Self
 

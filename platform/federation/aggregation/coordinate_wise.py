@@ -1,7 +1,4 @@
-"""The coordinate-wise median and trimmed mean (Yin et al., ICML 2018, arXiv 1803.01498).
-
-The coordinate-wise trimmed mean.
-"""
+"""The coordinate-wise median and trimmed mean (Yin et al., ICML 2018, arXiv 1803.01498)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The weighted mean of updates (McMahan et al., AISTATS 2017, arXiv 1602.05629).
 
-Bounds on the share of one site in a sum, whatever number of patients it declares.
+``capped`` bounds the share of one site in a sum, whatever number of patients it declares.
 """
 
 from __future__ import annotations

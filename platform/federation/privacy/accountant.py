@@ -62,7 +62,7 @@ class Accountant:
     epsilon
         Budget, or None for no limit.
     executed
-        SampledGaussian → steps so far.
+        Mechanism → steps so far.
     """
 
     delta: float

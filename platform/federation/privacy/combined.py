@@ -109,7 +109,7 @@ class CombinedPrivacy:
         ----------
         manifests
             What clients declared.
-        plans
+        sampling
             Client → sampling rate of patients and steps of a round
             (:func:`~equipoise.platform.federation.privacy.record_level.sampling_plan`).
 

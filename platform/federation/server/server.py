@@ -80,7 +80,7 @@ class Server:
         Of the federation.
     uniform
         Whether all clients count equally.
-    kept
+    personal_mask
         ``[P]`` bool, the parameters that stay at the clients, or None.
     bits
         Fractional bits of fixed-point numbers.
@@ -220,7 +220,7 @@ class Server:
 
         Parameters
         ----------
-        begun
+        start_vector
             Weights before the round of a sequential strategy, whose updates have been applied already.
 
         Raises

@@ -4,8 +4,6 @@ One further round of plain local training from the final weights gives an honest
 server aggregation aggregates the same updates, and its result is compared with their weighted mean. The weights of
 the federation are not changed. A robust aggregation that rejects honest sites loses accuracy in every round, whether
 an attack happens or not; the report shows this cost.
-
-The cost of a server aggregation without an attack: its distance from the weighted mean of the same updates.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def site_table(
     ----------
     plan
         Name of the plan.
-    judged
+    predictions_of_plan
         Predictions of each method.
     clients
         Clients and their patients.

@@ -88,7 +88,7 @@ class Worker:
         return [to_array(part) for part in parts], to_array(kept) if kept else state
 
     def train_all(self, published: list[Any], asked: list[tuple[str, str]], *states: np.ndarray) -> list[Any]:
-        """Update and state of one client after the other; ``asked`` are clients with their nonces."""
+        """Update and state of one client after the other; ``asked`` are clients with their request ids."""
         batch = zip(asked, states, strict=True)
         return [
             part
@@ -102,7 +102,7 @@ class PendingRequest(NamedTuple):
 
     Parameters
     ----------
-    published, nonce
+    published, request_id
         The request and its identifier.
     deaths
         Number of workers that died while executing it.

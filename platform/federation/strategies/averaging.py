@@ -1,11 +1,4 @@
-"""Averaging: FedAvg, FedAvgM (momentum at the server), FedProx (proximal term), FedNova (normalised updates).
-
-FedAvgM.
-
-FedProx.
-
-FedNova.
-"""
+"""Averaging: FedAvg, FedAvgM (momentum at the server), FedProx (proximal term), FedNova (normalised updates)."""
 
 from __future__ import annotations
 

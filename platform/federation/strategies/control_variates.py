@@ -1,7 +1,4 @@
-"""Corrections of client drift by vectors that clients and server keep: SCAFFOLD and FedDyn.
-
-FedDyn.
-"""
+"""Corrections of client drift by vectors that clients and server keep: SCAFFOLD and FedDyn."""
 
 from __future__ import annotations
 

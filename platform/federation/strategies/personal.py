@@ -1,9 +1,4 @@
-"""Personal models: FedBN and FedPer keep parameters at the client; Ditto and fine-tuning train a second model there.
-
-Ditto.
-
-Fine-tuning.
-"""
+"""Personal models: FedBN and FedPer keep parameters at the client; Ditto and fine-tuning train a second model there."""
 
 from __future__ import annotations
 

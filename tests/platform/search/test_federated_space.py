@@ -57,7 +57,7 @@ def test_strategies_are_those_that_the_federation_accepts() -> None:
     unnamed = {"fedbuff", "fedbn", "fedper"}  # clients and layers that a study does not tell
     assert set(refused) == {"scaffold", "fednova", *unnamed}
     assert {*refused, *strategies(result)} == set(entries("strategies"))
-    assert "without scaffold: scaffold is defined for plain steps" in result.table()
+    assert "without scaffold: scaffold is defined for SGD" in result.table()
     for sgd in (
         space(study({"local": {"optimizer": "sgd"}})),
         space(**{"federation.local.optimizer": "sgd"}),  # a fixed value counts
@@ -73,7 +73,7 @@ def test_strategies_are_those_that_the_federation_accepts() -> None:
         ("static", "none"),
     }
     held = dict(space(**{"federation.rule": ["mean", "median"]}).refused_strategies)
-    assert held["cyclic"].startswith("with rule median: cyclic passes one model on")
+    assert held["cyclic"].startswith("with rule median: cyclic passes one model from client")
 
 
 def test_strategies_bring_their_own_parameters() -> None:

@@ -37,7 +37,7 @@ LONGER = {"training.epochs": 12, "training.min_epochs": 12, "training.patience":
 INLINE = """
 import sys
 from pathlib import Path
-from equipoise.platform import steps
+from equipoise.platform.run import steps
 from equipoise.platform.search.search import prepare, run_inline
 from equipoise.platform.study.schema import load_study
 from equipoise.platform.run.folder import RunFolder

@@ -30,7 +30,7 @@ def test_what_is_summed_is_never_longer_than_the_clip() -> None:
 
 
 def test_bits_too_coarse_for_the_clip_are_refused() -> None:
-    with pytest.raises(StudyError, match="longer than the clipping norm"):
+    with pytest.raises(StudyError, match="can exceed the clipping norm"):
         clipped(np.ones(100_000, np.float32), 0.01, fraction_bits=8)
 
 

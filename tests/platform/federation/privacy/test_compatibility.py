@@ -50,8 +50,8 @@ def test_what_goes_together(privacy: PrivacyParams) -> None:
         (CLIENTS, {"strategy": "fednova"}, "number of steps"),
         (CLIENTS, {"asynchronous": True}, "Poisson samples"),
         (CLIENTS, {"strategy": "cyclic"}, "without a sum"),
-        (SECURE, {"max_share": 0.3}, "only summed"),
-        (CLIENTS, {"max_share": 0.3}, "only summed"),
+        (SECURE, {"max_share": 0.3}, "only their sum is known"),
+        (CLIENTS, {"max_share": 0.3}, "only their sum is known"),
         (RECORDS, {"strategy": "moon"}, "contrasts the features of patients"),
     ],
 )

@@ -214,7 +214,7 @@ def test_cox_and_batch_norm_are_refused_with_a_way_out() -> None:
         check_supported(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), HEADS)
     with pytest.raises(StudyError, match="uncertainty learns"):
         check_supported(nn.Linear(2, 1), HEADS, weighting="uncertainty")
-    with pytest.raises(StudyError, match="pcgrad looks"):
+    with pytest.raises(StudyError, match="pcgrad uses the gradients of tasks"):
         check_supported(nn.Linear(2, 1), HEADS, aggregation="pcgrad")
     check_supported(
         nn.Sequential(nn.Linear(2, 2), nn.GroupNorm(1, 2), nn.LayerNorm(2)), HEADS, weighting="static"
