@@ -27,13 +27,12 @@ import torch
 
 from equipoise.datasets.cohorts.cases import Case
 from equipoise.datasets.tables.tasks import BinaryTask, RegressionTask
-from equipoise.models.balancing.combinations import refusal
 from equipoise.models.losses import TaskLosses
 from equipoise.platform.registry import entries
 from equipoise.platform.training.batches import CaseList, collate
 from equipoise.platform.training.build import build_balancer, build_model
 from equipoise.platform.training.distributed import SINGLE_WORKER
-from equipoise.platform.training.params import BalancingParams, TrainingParams
+from equipoise.platform.training.params import BalancingParams, TrainingParams, refusal
 from equipoise.platform.training.step import Epoch, TrainingState
 from equipoise.platform.training.targets import Targets, fit_targets
 

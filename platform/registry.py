@@ -41,8 +41,8 @@ KINDS = {
 BASES = {
     "encoders": "equipoise.models.encoders.entries:EncoderParams",
     "slide_encoders": "equipoise.models.slide_encoders.entries:SlideEncoderParams",
-    "weightings": "equipoise.models.balancing.entries:NoParams",
-    "aggregators": "equipoise.models.balancing.entries:NoParams",
+    "weightings": "equipoise.models.balancing.entries:WeightingParams",
+    "aggregators": "equipoise.models.balancing.entries:AggregatorParams",
     "strategies": "equipoise.platform.federation.entries:StrategyParams",
     "server_aggregations": "equipoise.platform.federation.entries:AggregationParams",
     "sections": "equipoise.platform.report.entries:SectionParams",

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel
-
-from equipoise.models.balancing.protocol import Need
+from equipoise.models.balancing.entries import AggregatorParams, Kind, Needs
 from equipoise.models.batch import TaskHead
 
 
 class Aggregator:
-    """A gradient aggregator without needs and without state; subclasses override what differs."""
+    """A gradient aggregator without state; subclasses override what differs.
 
-    needs: frozenset[Need] = frozenset()
+    Parameters
+    ----------
+    params
+        Of the entry; its class says the ``kind`` of method and what it ``needs``.
+    heads
+        The T tasks.
+    """
 
-    def __init__(self, params: BaseModel, heads: Sequence[TaskHead]) -> None:
-        """Ignores both."""
+    def __init__(self, params: AggregatorParams, heads: Sequence[TaskHead]) -> None:
+        self.kind: Kind = params.kind
+        self.needs: Needs = params.needs
 
     def state_dict(self) -> dict[str, Any]:
         """Empty: there is no state."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -32,9 +31,8 @@ class AlignedMtl(Aggregator):
     torchjd's, LibMTL takes the sum.
     """
 
-    kind: Literal["gram"] = "gram"
-
     def __init__(self, params: AlignedMtlParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         self.scale = params.scale
 
     def coefficients(self, gram: Tensor, losses: Tensor, context: StepContext) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equipoise.models.balancing.entries import AutoLambdaParams
-from equipoise.models.balancing.protocol import Feedback, Need, StepContext
+from equipoise.models.balancing.protocol import Feedback, StepContext
 from equipoise.models.balancing.weighting import LearnedVector, Weighting
 from equipoise.models.batch import TaskHead
 
@@ -35,9 +35,8 @@ class AutoLambda(Weighting):
     1e-8 would damp the steps.
     """
 
-    needs: frozenset[Need] = frozenset({"validation"})
-
     def __init__(self, params: AutoLambdaParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         any_main = any(head.main for head in heads)
         chosen = [
             params.primary == "all" or (head.main if any_main else index == 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -40,9 +39,8 @@ class CaGrad(Aggregator):
     unique; the formula here then becomes the smallest change of g_0 after which no task loses.
     """
 
-    kind: Literal["gram"] = "gram"
-
     def __init__(self, params: CaGradParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         self.c = params.c
         self.rescale = params.rescale
 

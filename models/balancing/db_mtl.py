@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,9 +32,8 @@ class DbMtl(Aggregator):
     begin 1 − β too small. State is ``[T, P]``.
     """
 
-    kind: Literal["jacobian"] = "jacobian"
-
     def __init__(self, params: DbMtlParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         self.beta, self.sigma = params.beta, params.sigma
         self.mean = torch.zeros(len(heads), 0)
         self.seen = torch.zeros(len(heads), dtype=torch.int64)

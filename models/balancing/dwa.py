@@ -28,6 +28,7 @@ class Dwa(Weighting):
     """
 
     def __init__(self, params: DwaParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         self.temperature = params.temperature
         self.history = torch.full((2, len(heads)), torch.nan, dtype=torch.float64)  # before last, last
 

@@ -1,17 +1,70 @@
-"""Loss weightings and gradient aggregators a study can name, with all their parameters; imports no torch."""
+"""Loss weightings and gradient aggregators a study can name: their parameters, search spaces, what they can and need.
 
-from typing import Literal, Self
+Imports no torch. Attributes without a field (``ClassVar``) say what a method can and needs; study, search, privacy and
+federation ask them through :meth:`equipoise.platform.registry.Entry.attribute`, and never compare names.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, model_validator
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, model_validator
+
+from equipoise.models.params import StrictParams
+
+#: What a method needs beyond the losses of the batch. ``gram``: products of the tasks' gradients.
+#: ``validation``: the gradient of an inner validation loss after a virtual step. ``second_forward``: the
+#: losses of the same batch after the step. ``samples``: gradients on two further training batches.
+Need = Literal["gram", "validation", "second_forward", "samples"]
+Needs = frozenset[Need]
+Kind = Literal["none", "gram", "jacobian"]
+Names = tuple[str, ...] | None
 
 
-class NoParams(BaseModel):
-    """A method without parameters, and the strict base of all the others."""
+class WeightingParams(StrictParams):
+    """Base of the parameters of loss weightings; the class attributes say what a weighting can and needs."""
 
-    model_config = ConfigDict(extra="forbid")
+    needs: ClassVar[Needs] = frozenset()
+    #: Every loss counts once: it goes with any aggregator and need not be named beside one.
+    neutral: ClassVar[bool] = False
+    #: Weights depend on nothing that patients have: neither losses nor gradients.
+    fixed: ClassVar[bool] = False
+    #: ``weights`` gives the weight of every task, so that a person or a search can choose them.
+    takes_explicit_weights: ClassVar[bool] = False
+    #: The method is defined for losses of at least 0 only.
+    needs_nonnegative_losses: ClassVar[bool] = False
+    #: Why no aggregator can follow: the weighting is a complete method from loss to update. Empty: one can.
+    whole_objective: ClassVar[str] = ""
 
 
-class UncertaintyParams(NoParams):
+class AggregatorParams(StrictParams):
+    """Base of the parameters of gradient aggregators; the class attributes say what an aggregator can and needs."""
+
+    #: ``gram`` combines gradients by their products, ``jacobian`` coordinate by coordinate, ``none`` just sums them.
+    kind: ClassVar[Kind] = "gram"
+    needs: ClassVar[Needs] = frozenset()
+    #: The method is defined for losses of at least 0 only.
+    needs_nonnegative_losses: ClassVar[bool] = False
+    #: Loss weightings that make sense with it beside the neutral ones; None: all. Others are refused for ``reason``.
+    takes_weightings: ClassVar[Names] = None
+    reason: ClassVar[str] = ""
+
+
+class EqualParams(WeightingParams):
+    """Equal weights have no parameters."""
+
+    neutral: ClassVar[bool] = True
+    fixed: ClassVar[bool] = True
+
+
+class GlsParams(WeightingParams):
+    """The geometric loss strategy has no parameters."""
+
+    needs_nonnegative_losses: ClassVar[bool] = True
+    whole_objective: ClassVar[str] = (
+        "gls is one scalar objective, the geometric mean of the losses, and has one gradient"
+    )
+
+
+class UncertaintyParams(WeightingParams):
     """Parameters of uncertainty weighting."""
 
     lr: float = Field(
@@ -23,7 +76,7 @@ class UncertaintyParams(NoParams):
     init: float = Field(default=-0.7, description="log variance at the start; -0.7 is a weight of 1.007")
 
 
-class ImtlLParams(NoParams):
+class ImtlLParams(WeightingParams):
     """Parameters of IMTL-L."""
 
     lr: float = Field(
@@ -34,8 +87,10 @@ class ImtlLParams(NoParams):
     )
 
 
-class DwaParams(NoParams):
+class DwaParams(WeightingParams):
     """Parameters of dynamic weight average."""
+
+    needs_nonnegative_losses: ClassVar[bool] = True
 
     temperature: float = Field(
         default=2.0,
@@ -45,8 +100,10 @@ class DwaParams(NoParams):
     )
 
 
-class AutoLambdaParams(NoParams):
+class AutoLambdaParams(WeightingParams):
     """Parameters of Auto-Lambda."""
+
+    needs: ClassVar[Needs] = frozenset({"validation"})
 
     lr: float = Field(
         default=1e-4,
@@ -65,8 +122,14 @@ class AutoLambdaParams(NoParams):
     )
 
 
-class FamoParams(NoParams):
+class FamoParams(WeightingParams):
     """Parameters of FAMO."""
+
+    needs: ClassVar[Needs] = frozenset({"second_forward"})
+    needs_nonnegative_losses: ClassVar[bool] = True
+    whole_objective: ClassVar[str] = (
+        "famo measures the effect of its own update on the losses, which an aggregator would distort"
+    )
 
     lr: float = Field(
         default=0.025,
@@ -83,8 +146,13 @@ class FamoParams(NoParams):
     lower_bound: float = Field(default=0.0, description="what no loss falls below")
 
 
-class StchParams(NoParams):
+class StchParams(WeightingParams):
     """Parameters of smooth Tchebycheff scalarisation."""
+
+    needs_nonnegative_losses: ClassVar[bool] = True
+    whole_objective: ClassVar[str] = (
+        "stch is one scalar objective, the smooth maximum of the losses, and has one gradient"
+    )
 
     mu: float = Field(
         default=1.0,
@@ -98,8 +166,11 @@ class StchParams(NoParams):
     log: bool = Field(default=True, description="take logarithms of losses first, as the authors did")
 
 
-class GradNormParams(NoParams):
+class GradNormParams(WeightingParams):
     """Parameters of GradNorm."""
+
+    needs: ClassVar[Needs] = frozenset({"gram"})
+    needs_nonnegative_losses: ClassVar[bool] = True
 
     alpha: float = Field(
         default=1.5,
@@ -115,8 +186,11 @@ class GradNormParams(NoParams):
     )
 
 
-class StaticParams(NoParams):
+class StaticParams(WeightingParams):
     """Hand-tuned weights."""
+
+    fixed: ClassVar[bool] = True
+    takes_explicit_weights: ClassVar[bool] = True
 
     weights: dict[str, NonNegativeFloat] = Field(description="task: weight, of every task; 0 leaves one out")
 
@@ -127,8 +201,25 @@ class StaticParams(NoParams):
         return self
 
 
-class GradDropParams(NoParams):
+class NoAggregationParams(AggregatorParams):
+    """The plain sum has no parameters."""
+
+    kind: ClassVar[Kind] = "none"
+
+
+class ImtlGParams(AggregatorParams):
+    """IMTL-G has no parameters; IMTL as published is both its halves, ``imtl_l+imtl_g``."""
+
+    takes_weightings: ClassVar[Names] = ("imtl_l",)
+    reason: ClassVar[str] = (
+        "imtl_g does not depend on the norms of gradients, so that weights of the losses are lost"
+    )
+
+
+class GradDropParams(AggregatorParams):
     """Parameters of GradDrop."""
+
+    kind: ClassVar[Kind] = "jacobian"
 
     leak: float = Field(
         default=0.0,
@@ -139,7 +230,7 @@ class GradDropParams(NoParams):
     )
 
 
-class CaGradParams(NoParams):
+class CaGradParams(AggregatorParams):
     """Parameters of CAGrad."""
 
     c: float = Field(
@@ -154,7 +245,7 @@ class CaGradParams(NoParams):
     )
 
 
-class GradVacParams(NoParams):
+class GradVacParams(AggregatorParams):
     """Parameters of Gradient Vaccine."""
 
     beta: float = Field(
@@ -166,8 +257,13 @@ class GradVacParams(NoParams):
     )
 
 
-class NashMtlParams(NoParams):
+class NashMtlParams(AggregatorParams):
     """Parameters of Nash-MTL."""
+
+    takes_weightings: ClassVar[Names] = ()
+    reason: ClassVar[str] = (
+        "nash_mtl does not depend on the norms of gradients, so that weights of the losses are lost"
+    )
 
     max_norm: float = Field(
         default=1.0,
@@ -178,7 +274,7 @@ class NashMtlParams(NoParams):
     every: int = Field(default=1, ge=1, description="steps for which a solution is kept")
 
 
-class AlignedMtlParams(NoParams):
+class AlignedMtlParams(AggregatorParams):
     """Parameters of Aligned-MTL."""
 
     scale: Literal["min", "median", "rmse"] = Field(
@@ -188,8 +284,15 @@ class AlignedMtlParams(NoParams):
     )
 
 
-class DbMtlParams(NoParams):
+class DbMtlParams(AggregatorParams):
     """Parameters of DB-MTL."""
+
+    needs_nonnegative_losses: ClassVar[bool] = True
+    kind: ClassVar[Kind] = "jacobian"
+    takes_weightings: ClassVar[Names] = ()
+    reason: ClassVar[str] = (
+        "db_mtl takes logarithms of losses and equalises norms of gradients, so that a weight cancels"
+    )
 
     beta: float = Field(
         default=0.9,
@@ -206,7 +309,7 @@ class DbMtlParams(NoParams):
     )
 
 
-class FairGradParams(NoParams):
+class FairGradParams(AggregatorParams):
     """Parameters of FairGrad."""
 
     alpha: float = Field(
@@ -218,8 +321,12 @@ class FairGradParams(NoParams):
     )
 
 
-class ExcessMtlParams(NoParams):
+class ExcessMtlParams(AggregatorParams):
     """Parameters of ExcessMTL."""
+
+    kind: ClassVar[Kind] = "jacobian"
+    takes_weightings: ClassVar[Names] = ("static",)
+    reason: ClassVar[str] = "excess_mtl learns the weights of the losses itself"
 
     step_size: float = Field(
         default=0.01,
@@ -234,8 +341,14 @@ class ExcessMtlParams(NoParams):
     )
 
 
-class SdmGradParams(NoParams):
+class SdmGradParams(AggregatorParams):
     """Parameters of SDMGrad."""
+
+    needs: ClassVar[Needs] = frozenset({"samples"})
+    takes_weightings: ClassVar[Names] = ("static",)
+    reason: ClassVar[str] = (
+        "sdmgrad chooses its weights on further batches, where losses are not weighted again"
+    )
 
     pull: float = Field(
         default=0.3,
@@ -248,125 +361,99 @@ class SdmGradParams(NoParams):
     iterations: int = Field(default=20, ge=1, description="inner iterations a step")
 
 
+_HERE = "equipoise.models.balancing"
+
 WEIGHTINGS = {
-    "equal": ("every task loss counts once", NoParams, "equipoise.models.balancing.equal:Equal"),
+    "equal": ("every task loss counts once", EqualParams, f"{_HERE}.equal:Equal"),
     "static": (
         "weights chosen by hand: the baseline of every comparison",
         StaticParams,
-        "equipoise.models.balancing.static:Static",
+        f"{_HERE}.static:Static",
     ),
     "uncertainty": (
         "learned variance of every task (Kendall 2018)",
         UncertaintyParams,
-        "equipoise.models.balancing.uncertainty:Uncertainty",
+        f"{_HERE}.uncertainty:Uncertainty",
     ),
-    "dwa": (
-        "tasks whose loss falls slowly count more (Liu 2019)",
-        DwaParams,
-        "equipoise.models.balancing.dwa:Dwa",
-    ),
+    "dwa": ("tasks whose loss falls slowly count more (Liu 2019)", DwaParams, f"{_HERE}.dwa:Dwa"),
     "auto_lambda": (
         "weights learned on inner validation data (Liu 2022)",
         AutoLambdaParams,
-        "equipoise.models.balancing.auto_lambda:AutoLambda",
+        f"{_HERE}.auto_lambda:AutoLambda",
     ),
     "rlw": (
         "random weights in every step, the test for all others (Lin 2022)",
-        NoParams,
-        "equipoise.models.balancing.rlw:Rlw",
+        WeightingParams,
+        f"{_HERE}.rlw:Rlw",
     ),
-    "gls": (
-        "gradient of the geometric mean of the losses (Chennupati 2019)",
-        NoParams,
-        "equipoise.models.balancing.gls:Gls",
-    ),
+    "gls": ("gradient of the geometric mean of the losses (Chennupati 2019)", GlsParams, f"{_HERE}.gls:Gls"),
     "gradnorm": (
         "gradient norms in step with training rates (Chen 2018)",
         GradNormParams,
-        "equipoise.models.balancing.gradnorm:GradNorm",
+        f"{_HERE}.gradnorm:GradNorm",
     ),
-    "imtl_l": (
-        "learned scales that bring all losses to 1 (Liu 2021)",
-        ImtlLParams,
-        "equipoise.models.balancing.imtl_l:ImtlL",
-    ),
-    "stch": ("smooth maximum of the losses (Lin 2024)", StchParams, "equipoise.models.balancing.stch:Stch"),
+    "imtl_l": ("learned scales that bring all losses to 1 (Liu 2021)", ImtlLParams, f"{_HERE}.imtl_l:ImtlL"),
+    "stch": ("smooth maximum of the losses (Lin 2024)", StchParams, f"{_HERE}.stch:Stch"),
     "famo": (
         "all losses fall at one rate; a second forward pass (Liu 2023)",
         FamoParams,
-        "equipoise.models.balancing.famo:Famo",
+        f"{_HERE}.famo:Famo",
     ),
 }
 
 AGGREGATORS = {
     "none": (
         "one backward pass over the weighted sum of the losses",
-        NoParams,
-        "equipoise.models.balancing.none:NoAggregation",
+        NoAggregationParams,
+        f"{_HERE}.none:NoAggregation",
     ),
     "graddrop": (
         "every coordinate takes one sign at random (Chen 2020)",
         GradDropParams,
-        "equipoise.models.balancing.graddrop:GradDrop",
+        f"{_HERE}.graddrop:GradDrop",
     ),
     "pcgrad": (
         "conflicting parts of gradients are projected away (Yu 2020)",
-        NoParams,
-        "equipoise.models.balancing.pcgrad:PcGrad",
+        AggregatorParams,
+        f"{_HERE}.pcgrad:PcGrad",
     ),
     "cagrad": (
         "near the mean gradient, best for the worst-off task (Liu 2021)",
         CaGradParams,
-        "equipoise.models.balancing.cagrad:CaGrad",
+        f"{_HERE}.cagrad:CaGrad",
     ),
     "gradvac": (
         "gradients turned to their usual cosines (Wang 2021)",
         GradVacParams,
-        "equipoise.models.balancing.gradvac:GradVac",
+        f"{_HERE}.gradvac:GradVac",
     ),
-    "mgda": (
-        "shortest vector of the convex hull (Désidéri 2012)",
-        NoParams,
-        "equipoise.models.balancing.mgda:Mgda",
-    ),
-    "imtl_g": (
-        "equal projections on all gradients (Liu 2021)",
-        NoParams,
-        "equipoise.models.balancing.imtl_g:ImtlG",
-    ),
-    "nash_mtl": (
-        "bargaining solution (Navon 2022)",
-        NashMtlParams,
-        "equipoise.models.balancing.nash_mtl:NashMtl",
-    ),
+    "mgda": ("shortest vector of the convex hull (Désidéri 2012)", AggregatorParams, f"{_HERE}.mgda:Mgda"),
+    "imtl_g": ("equal projections on all gradients (Liu 2021)", ImtlGParams, f"{_HERE}.imtl_g:ImtlG"),
+    "nash_mtl": ("bargaining solution (Navon 2022)", NashMtlParams, f"{_HERE}.nash_mtl:NashMtl"),
     "aligned_mtl": (
         "principal components of one length (Senushkin 2023)",
         AlignedMtlParams,
-        "equipoise.models.balancing.aligned_mtl:AlignedMtl",
+        f"{_HERE}.aligned_mtl:AlignedMtl",
     ),
     "db_mtl": (
         "averaged gradients of log losses at one norm (Lin 2023)",
         DbMtlParams,
-        "equipoise.models.balancing.db_mtl:DbMtl",
+        f"{_HERE}.db_mtl:DbMtl",
     ),
-    "fairgrad": (
-        "α-fair gains (Ban 2024)",
-        FairGradParams,
-        "equipoise.models.balancing.fairgrad:FairGrad",
-    ),
+    "fairgrad": ("α-fair gains (Ban 2024)", FairGradParams, f"{_HERE}.fairgrad:FairGrad"),
     "excess_mtl": (
         "tasks far above what they can reach count more (He 2024)",
         ExcessMtlParams,
-        "equipoise.models.balancing.excess_mtl:ExcessMtl",
+        f"{_HERE}.excess_mtl:ExcessMtl",
     ),
     "upgrad": (
         "mean of gradients projected to where nothing conflicts (Quinton 2024)",
-        NoParams,
-        "equipoise.models.balancing.upgrad:UpGrad",
+        AggregatorParams,
+        f"{_HERE}.upgrad:UpGrad",
     ),
     "sdmgrad": (
         "minimum norm towards the mean, on three batches a step (Xiao 2023)",
         SdmGradParams,
-        "equipoise.models.balancing.sdmgrad:SdmGrad",
+        f"{_HERE}.sdmgrad:SdmGrad",
     ),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,9 +37,8 @@ class ExcessMtl(Aggregator):
     State is ``[T, P]``.
     """
 
-    kind: Literal["jacobian"] = "jacobian"
-
     def __init__(self, params: ExcessMtlParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         self.step_size, self.warmup = params.step_size, params.warmup
         self.squares = torch.zeros(len(heads), 0)
         self.log_w = torch.zeros(len(heads), dtype=torch.float64)

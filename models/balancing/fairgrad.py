@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -29,9 +28,8 @@ class FairGrad(Aggregator):
     follow ‖g‖: on orthogonal gradients it is :math:`\|g\|^{(1-\alpha)/(1+\alpha)} \sqrt T`.
     """
 
-    kind: Literal["gram"] = "gram"
-
     def __init__(self, params: FairGradParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         self.alpha = params.alpha
 
     def coefficients(self, gram: Tensor, losses: Tensor, context: StepContext) -> Tensor:

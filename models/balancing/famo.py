@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equipoise.models.balancing.entries import FamoParams
-from equipoise.models.balancing.protocol import Feedback, Need, StepContext
+from equipoise.models.balancing.protocol import Feedback, StepContext
 from equipoise.models.balancing.weighting import LearnedVector, Weighting, positive
 from equipoise.models.batch import TaskHead
 
@@ -28,9 +28,8 @@ class Famo(Weighting):
     in which tasks that fell faster than the rest lose weight. Absent tasks are left out of every sum.
     """
 
-    needs: frozenset[Need] = frozenset({"second_forward"})
-
     def __init__(self, params: FamoParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         self.logits = LearnedVector([0.0] * len(heads), lr=params.lr, weight_decay=params.weight_decay)
         self.bound = params.lower_bound
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -35,9 +34,8 @@ class GradDrop(Aggregator):
     training resumed elsewhere as well. Drawing costs 4 ns per parameter.
     """
 
-    kind: Literal["jacobian"] = "jacobian"
-
     def __init__(self, params: GradDropParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         self.leak = params.leak
 
     def direction(self, jacobian: Tensor, losses: Tensor, context: StepContext) -> Tensor:

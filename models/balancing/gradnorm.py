@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equipoise.models.balancing.entries import GradNormParams
-from equipoise.models.balancing.protocol import Feedback, Need, StepContext
+from equipoise.models.balancing.protocol import Feedback, StepContext
 from equipoise.models.balancing.weighting import LearnedVector, Weighting, positive
 from equipoise.models.batch import TaskHead
 
@@ -36,9 +36,8 @@ class GradNorm(Weighting):
     diagonal of the Gram matrix that is at hand anyway.
     """
 
-    needs: frozenset[Need] = frozenset({"gram"})
-
     def __init__(self, params: GradNormParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         self.alpha = params.alpha
         self.learned = LearnedVector([1.0] * len(heads), lr=params.lr)
         self.first = torch.full((len(heads),), torch.nan, dtype=torch.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,9 +40,8 @@ class GradVac(Aggregator):
     nothing. β = 0.5 is the libraries' default, 0.01 the paper's in its own experiments.
     """
 
-    kind: Literal["gram"] = "gram"
-
     def __init__(self, params: GradVacParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         self.beta = params.beta
         self.target = np.zeros((len(heads), len(heads)))
 

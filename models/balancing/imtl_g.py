@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from torch import Tensor
 
@@ -31,8 +29,6 @@ class ImtlG(Aggregator):
     :math:`\sum|\alpha|`, or negative), dividing by the sum would lengthen the direction without bound or turn it
     uphill for **all** tasks, as published; :math:`\sum|\alpha| = 1` is then used. Opposite gradients give 0.
     """
-
-    kind: Literal["gram"] = "gram"
 
     def coefficients(self, gram: Tensor, losses: Tensor, context: StepContext) -> Tensor:
         """``[t]`` α."""

@@ -24,6 +24,7 @@ class ImtlL(Weighting):
     """
 
     def __init__(self, params: ImtlLParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         self.log_scale = LearnedVector([0.0] * len(heads), lr=params.lr)
 
     def weights(self, losses: Tensor, context: StepContext) -> Tensor:

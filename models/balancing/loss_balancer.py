@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.models.balancing.balancer import Balancer, Rescale, StepRecord
+from equipoise.models.balancing.entries import Need
 from equipoise.models.balancing.protocol import (
     GradAggregator,
     LossWeighting,
-    Need,
     Reduce,
     StepContext,
     identity_reduce,
@@ -76,6 +76,8 @@ class LossBalancer:
         ``task_parameters(task)``, otherwise those that no loss or at least two of the first step's losses depend
         on; a parameter that a single loss depends on belongs to its task. Loss weights act on all parameters,
         gradient aggregators on the shared ones.
+    nonnegative
+        Refuse negative losses, for methods that take logarithms or ratios of losses.
     rescale
         ``sum_norm`` gives the direction of every aggregator the norm of the summed gradients.
     seed
@@ -98,6 +100,7 @@ class LossBalancer:
         *,
         name: str,
         shared: Iterable[nn.Parameter] | None = None,
+        nonnegative: bool = False,
         rescale: Rescale = "none",
         seed: int = 0,
         reduce: Reduce = identity_reduce,
@@ -111,6 +114,7 @@ class LossBalancer:
         self.name, self.rescale, self.seed, self.reduce = name, rescale, seed, reduce
         self.epoch = self.steps = 0
         self.record: StepRecord | None = None
+        self.nonnegative = nonnegative
         self._shared = None if shared is None else list(shared)
         self._balancer: Balancer | None = None
         self._sums = torch.zeros(2, len(self.tasks), dtype=torch.float64)  # losses and steps of this epoch
@@ -267,6 +271,12 @@ class LossBalancer:
         means = self.reduce(vector.detach().clone()).double().cpu()
         if bad := [task for task, mean in zip(self.tasks, means.tolist(), strict=True) if mean - mean != 0]:
             raise ValueError(f"the loss of {', '.join(bad)} is not finite")
+        if self.nonnegative and (
+            low := [t for t, m in zip(self.tasks, means.tolist(), strict=True) if m < 0]
+        ):
+            raise ValueError(
+                f"{self.name} needs losses of at least 0, and that of {', '.join(low)} is negative"
+            )
         context = StepContext(self.tasks, present, self.epoch, self.steps, self.seed, lr)
         record = self._balancer.backward(vector, means, context, calls)
         self._sums += torch.stack([means, present.double()]) * present

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
 from equipoise.models.balancing.aggregator import Aggregator
@@ -22,8 +20,6 @@ class Mgda(Aggregator):
     -----
     Own code: torchjd's Frank-Wolfe iterations stop at a precision of 1e-3 and cost 33 ms at T = 6.
     """
-
-    kind: Literal["gram"] = "gram"
 
     def coefficients(self, gram: Tensor, losses: Tensor, context: StepContext) -> Tensor:
         """``[t]`` w."""

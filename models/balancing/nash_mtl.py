@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,9 +33,8 @@ class NashMtl(Aggregator):
     solution; the floor under the eigenvalues of C makes them cancel.
     """
 
-    kind: Literal["gram"] = "gram"
-
     def __init__(self, params: NashMtlParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         self.every = params.every
         self.max_norm = params.max_norm
         self.calls = 0

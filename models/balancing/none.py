@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from equipoise.models.balancing.aggregator import Aggregator
 
 
 class NoAggregation(Aggregator):
     """One backward pass for all tasks; conflicts between tasks are ignored."""
-
-    kind: Literal["none"] = "none"

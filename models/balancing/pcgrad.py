@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,8 +25,6 @@ class PcGrad(Aggregator):
     -----
     Own code: torchjd draws the order from the global generator, which workers do not share.
     """
-
-    kind: Literal["gram"] = "gram"
 
     def coefficients(self, gram: Tensor, losses: Tensor, context: StepContext) -> Tensor:
         """``[t]``, the sum of all c; ones without a conflict."""

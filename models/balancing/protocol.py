@@ -19,17 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from equipoise.models.balancing.entries import Kind, Needs
 from equipoise.models.seeds import torch_seed
-
-#: What a method needs beyond the losses of the batch. ``gram``: products of the tasks' gradients.
-#: ``validation``: the gradient of an inner validation loss after a virtual step. ``second_forward``: the
-#: losses of the same batch after the step. ``samples``: gradients on two further training batches.
-Need = Literal["gram", "validation", "second_forward", "samples"]
 
 #: Mean over all workers of a tensor, in place where that is possible; the identity for a single worker.
 Reduce = Callable[[Tensor], Tensor]
@@ -136,7 +132,7 @@ class Stateful(Protocol):
 class LossWeighting(Stateful, Protocol):
     """How much each task's loss counts. Learned weights and their optimiser are the weighting's own."""
 
-    needs: frozenset[Need]
+    needs: Needs
 
     def weights(self, losses: Tensor, context: StepContext) -> Tensor:
         """``[T]`` weights without graph for ``[T]`` mean losses; those of absent tasks are ignored."""
@@ -167,8 +163,8 @@ class GradAggregator(Stateful, Protocol):
     ``jacobian`` implements :meth:`direction`. Called with two tasks or more.
     """
 
-    kind: Literal["none", "gram", "jacobian"]
-    needs: frozenset[Need]
+    kind: Kind
+    needs: Needs
 
 
 class GramAggregator(GradAggregator, Protocol):

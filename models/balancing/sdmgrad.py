@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from equipoise.models.balancing.aggregator import Aggregator
 from equipoise.models.balancing.entries import SdmGradParams
-from equipoise.models.balancing.protocol import Need, StepContext
+from equipoise.models.balancing.protocol import StepContext
 from equipoise.models.balancing.solvers import as_array, project_on_simplex
 from equipoise.models.batch import TaskHead
 
@@ -32,10 +32,8 @@ class SdmGrad(Aggregator):
     Own code: 20 iterations of torch calls cost 1 ms. w of absent tasks rests; present ones share what is left.
     """
 
-    kind: Literal["gram"] = "gram"
-    needs: frozenset[Need] = frozenset({"samples"})
-
     def __init__(self, params: SdmGradParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         self.params = params
         self.w = np.full(len(heads), 1 / len(heads))
 

@@ -23,6 +23,7 @@ class Static(Weighting):
     """
 
     def __init__(self, params: StaticParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         names = [head.name for head in heads]
         if missing := [name for name in names if name not in params.weights]:
             raise ValueError(f"static weights: none for {', '.join(missing)}; 0 leaves a task out")

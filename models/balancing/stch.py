@@ -37,6 +37,7 @@ class Stch(Weighting):
     """
 
     def __init__(self, params: StchParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         self.mu, self.log, self.warmup = params.mu, params.log, params.warmup_epochs
         self.nadir = torch.full((len(heads),), torch.nan, dtype=torch.float64)
         self.epochs = 0

@@ -30,6 +30,7 @@ class Uncertainty(Weighting):
     """
 
     def __init__(self, params: UncertaintyParams, heads: Sequence[TaskHead]) -> None:
+        super().__init__(params, heads)
         self.log_variance = LearnedVector([params.init] * len(heads), lr=params.lr)
 
     def weights(self, losses: Tensor, context: StepContext) -> Tensor:

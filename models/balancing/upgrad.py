@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from torch import Tensor
 
@@ -25,8 +23,6 @@ class UpGrad(Aggregator):
     Own code: torchjd needs quadprog and adds 1e-4 to the diagonal of G/tr G, which leaves small conflicts. With
     z = v − u ≥ 0 the problem is ½ zᵀGz + (Gu)ᵀz, an exact active-set solve per gradient in conflict.
     """
-
-    kind: Literal["gram"] = "gram"
 
     def coefficients(self, gram: Tensor, losses: Tensor, context: StepContext) -> Tensor:
         """``[t]``, the mean of all v."""

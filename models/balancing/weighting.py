@@ -7,20 +7,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 
-from equipoise.models.balancing.protocol import Feedback, Need, StepContext
+from equipoise.models.balancing.entries import Needs, WeightingParams
+from equipoise.models.balancing.protocol import Feedback, StepContext
 from equipoise.models.batch import TaskHead
 
 
 class Weighting:
-    """A loss weighting without needs, learning or state; subclasses override what differs."""
+    """A loss weighting that neither learns nor has state; subclasses override what differs.
 
-    needs: frozenset[Need] = frozenset()
+    Parameters
+    ----------
+    params
+        Of the entry; its class says what the method ``needs``.
+    heads
+        The T tasks.
+    """
 
-    def __init__(self, params: BaseModel, heads: Sequence[TaskHead]) -> None:
-        """Ignores both."""
+    def __init__(self, params: WeightingParams, heads: Sequence[TaskHead]) -> None:
+        self.needs: Needs = params.needs
 
     def weights(self, losses: Tensor, context: StepContext) -> Tensor:
         """``[T]`` weights; every subclass implements it."""

@@ -8,6 +8,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from equipoise.platform.errors import StudyError
+from equipoise.platform.registry import get
+
 
 class StrategyParams(BaseModel):
     """Base of the parameters of strategies; the class attributes say what a strategy can and needs."""
@@ -262,16 +265,6 @@ STRATEGIES: dict[str, tuple[str, type[BaseModel], str]] = {
 }
 
 
-#: Gradient aggregators of task balancing that cannot be applied to sites, and why.
-NOT_FOR_SITES = {
-    "none": "it is the plain sum; use rule: mean",
-    "graddrop": "it works on gradients coordinate by coordinate, not on their products",
-    "db_mtl": "it takes logarithms of losses and works on gradients coordinate by coordinate",
-    "excess_mtl": "it keeps squares of gradients coordinate by coordinate",
-    "sdmgrad": "it needs gradients on three batches of the same step",
-}
-
-
 class AggregationParams(BaseModel):
     """Base of the parameters of server aggregations; the class attributes say what one can and needs."""
 
@@ -365,8 +358,22 @@ class BalancedParams(AggregationParams):
     @field_validator("aggregator")
     @classmethod
     def _works_on_products(cls, name: str) -> str:
-        if name in NOT_FOR_SITES:
-            raise ValueError(f"aggregator {name} cannot balance sites: {NOT_FOR_SITES[name]}")
+        try:
+            entry = get("aggregators", name)
+        except StudyError as unknown:
+            raise ValueError(str(unknown)) from unknown
+        kind, needs = entry.attribute("kind"), entry.attribute("needs")
+        if kind == "none":
+            raise ValueError(f"aggregator {name} cannot balance sites: it is the plain sum, as the mean is")
+        if kind == "jacobian":
+            raise ValueError(
+                f"aggregator {name} cannot balance sites: it works on gradients coordinate by coordinate, not on their "
+                "products"
+            )
+        if needs:
+            raise ValueError(
+                f"aggregator {name} cannot balance sites: it needs more than their updates of a round"
+            )
         return name
 
 

@@ -56,7 +56,7 @@ def config_from_study(study: Study, space: Space) -> Config:
         dimension.name: dimension.default for dimension in space.dimensions if dimension.applies(study_arm)
     }
     weights = study.balancing.weighting_params.get("weights", {})
-    if space.tasks and study_arm.weighting == "static":
+    if space.has_loss_weights(study_arm):
         config |= {f"{LOSS_WEIGHTS}.{task}": weights[task] / sum(weights.values()) for task in space.tasks}
     return config
 

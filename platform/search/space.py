@@ -4,7 +4,7 @@ A configuration is a flat dictionary *dimension → plain value*:
 
 - ``model.kind``, ``balancing.weighting``, ``balancing.aggregation``, ``federation.strategy`` name the entries where
   there is a choice; one combination of them is an *arm*. Combinations that
-  :func:`~equipoise.models.balancing.combinations.refusal` refuses are no arms.
+  :func:`~equipoise.platform.training.params.refusal` refuses are no arms.
 - ``model.<field>``, ``training.<field>``, ``federation.<field>`` are settings of those sections;
   ``balancing.<method>.<field>`` are the hyper-parameters of a method and exist only in arms that use it (so do
   ``model.<kind>.<field>`` and ``federation.<strategy>.<field>``).
@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from equipoise.platform.registry import get
 from equipoise.platform.search.trial_records import Value
 
 Config = dict[str, Value]
@@ -110,6 +111,11 @@ class Dimension:
         return f"{self.low:g} to {self.high:g}" + (", by orders of magnitude" if self.log else "")
 
 
+def takes_explicit_weights(weighting: str | None) -> bool:
+    """Whether the weights of the tasks are parameters of the loss weighting; False for an arm without one."""
+    return weighting is not None and bool(get("weightings", weighting).attribute("takes_explicit_weights"))
+
+
 class Source(Protocol):
     """Source of values: a random generator, an estimator, or a recorded configuration."""
 
@@ -156,7 +162,7 @@ class Space:
 
     def has_loss_weights(self, arm: Arm) -> bool:
         """Whether the arm has explicit loss weights."""
-        return bool(self.tasks) and arm.weighting == "static"
+        return bool(self.tasks) and takes_explicit_weights(arm.weighting)
 
     def draw(self, source: Source) -> Config:
         """A configuration with every value from the source: first the entries, then their dimensions."""

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from equipoise.models.balancing.combinations import refusal
 from equipoise.platform.registry import entries, nearest
 from equipoise.platform.search import federated_space
 from equipoise.platform.search.params import Range
-from equipoise.platform.search.space import LOSS_WEIGHTS, SLOTS, Arm, Dimension, Space
+from equipoise.platform.search.space import LOSS_WEIGHTS, SLOTS, Arm, Dimension, Space, takes_explicit_weights
 from equipoise.platform.search.trial_records import Value
-from equipoise.platform.training.params import BalancingParams, TrainingParams
+from equipoise.platform.training.params import BalancingParams, TrainingParams, refusal
 
 if TYPE_CHECKING:
     from equipoise.platform.search.params import SearchParams
@@ -69,7 +68,7 @@ def build_space(study: Study, params: SearchParams) -> Space:
         )
     if problems:
         raise SearchSpaceError("\n".join(problems))
-    weighed = any(arm.weighting == "static" for arm in arms)
+    weighed = any(takes_explicit_weights(arm.weighting) for arm in arms)
     return Space(
         arms=tuple(arms),
         dimensions=tuple(dimensions),
@@ -121,13 +120,14 @@ def _pairs(
     explicit = wishes.get(LOSS_WEIGHTS, [])
     if explicit not in ([], ["simplex"]):
         problems.append(f"search.space.{LOSS_WEIGHTS}: write simplex, or leave it out")
+    by_hand = next(name for name in entries("weightings") if takes_explicit_weights(name))
     if population:
-        return [("static", study.balancing.aggregation)], []
+        return [(by_hand, study.balancing.aggregation)], []
     methods = [str(name).partition("+") for name in wishes.get("balancing", [])]
-    whole = [(weighting.strip(), aggregation.strip() or "none") for weighting, _, aggregation in methods]
-    alone = explicit and not {"balancing", "balancing.weighting", "balancing.aggregation"} & set(wishes)
-    if alone:
-        return [("static", "none")], []
+    alone = BalancingParams().aggregation  # of a method that names a weighting only
+    whole = [(weighting.strip(), aggregation.strip() or alone) for weighting, _, aggregation in methods]
+    if explicit and not {"balancing", "balancing.weighting", "balancing.aggregation"} & set(wishes):
+        return [(by_hand, alone)], []
     weightings = wishes.get("balancing.weighting", list(entries("weightings")))
     aggregators = wishes.get("balancing.aggregation", list(entries("aggregators")))
     if "balancing" in wishes and len(wishes.keys() & {"balancing.weighting", "balancing.aggregation"}):
@@ -135,14 +135,20 @@ def _pairs(
             "search.space.balancing: names whole methods; leave balancing.weighting and .aggregation out"
         )
     wanted = whole or [(str(w), str(a)) for w in weightings for a in aggregators]
-    if explicit and "static" not in {weighting for weighting, _ in wanted}:
-        wanted.append(("static", "none"))
+    if explicit and not any(
+        weighting in entries("weightings") and takes_explicit_weights(weighting) for weighting, _ in wanted
+    ):
+        wanted.append((by_hand, alone))
     kept, refused = [], []
     for weighting, aggregation in dict.fromkeys(wanted):
-        for kind, name in (("weightings", weighting), ("aggregators", aggregation)):
-            if name not in entries(kind):
-                line = f"search.space.balancing: no {kind[:-1]} {name!r}{nearest(name, entries(kind))}"
-                problems.extend([line] if line not in problems else [])
+        unknown = [
+            f"search.space.balancing: no {kind[:-1]} {name!r}{nearest(name, entries(kind))}"
+            for kind, name in (("weightings", weighting), ("aggregators", aggregation))
+            if name not in entries(kind)
+        ]
+        problems.extend(line for line in unknown if line not in problems)
+        if unknown:
+            continue
         reason = refusal(weighting, aggregation) or federated_space.method_refusal(
             study, weighting, aggregation
         )

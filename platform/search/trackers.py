@@ -194,7 +194,7 @@ def parameters_of(settings: dict[str, Any], config: Config) -> dict[str, Value]:
     for slot, registry in (("weighting", "weightings"), ("aggregation", "aggregators")):
         methods[balancing[slot]] = _complete(registry, balancing[slot], balancing[f"{slot}_params"])
     if any(name.startswith(f"{LOSS_WEIGHTS}.") for name in config):
-        methods.pop("static", None)  # the shares hold the same information
+        methods.pop(balancing["weighting"], None)  # the shares hold the same information
     constants["balancing"] = methods
     constants["seed"] = merged["seed"]
     return result | {k: v for k, v in _flat(constants) if k not in searched}

@@ -19,7 +19,7 @@ from equipoise.platform.errors import StudyError
 from equipoise.platform.evaluation.params import EvaluationParams, ReportParams
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.federation.params import FederationParams
-from equipoise.platform.registry import entries
+from equipoise.platform.registry import entries, get
 from equipoise.platform.search.params import SearchParams, metric_problem
 from equipoise.platform.study.messages import describe_errors, duplicate_keys
 from equipoise.platform.training.params import BalancingParams, TrainingParams
@@ -106,7 +106,7 @@ class Study(BaseModel):
         problems += [
             *_leaking_covariates(self.tables, self.tasks),
             *_missing_modalities(self),
-            *_static_weight_problems(self),
+            *_explicit_weight_problems(self),
         ]
         problems += _search_problems(self)
         if problems:
@@ -189,11 +189,12 @@ def smoke_overrides(study: Study) -> dict[str, Any]:
     return overrides
 
 
-def _static_weight_problems(study: Study) -> list[str]:
-    """Problems of static weights, which must name every task and nothing else."""
+def _explicit_weight_problems(study: Study) -> list[str]:
+    """Problems of weights given by hand, which must name every task and nothing else."""
     weights = study.balancing.weighting_params.get("weights")
     names = [task.name for task in study.tasks]
-    if study.balancing.weighting != "static" or weights is None or set(weights) == set(names):
+    explicit = get("weightings", study.balancing.weighting).attribute("takes_explicit_weights")
+    if not explicit or weights is None or set(weights) == set(names):
         return []
     return [
         f"balancing.weighting_params.weights: one weight for each of {', '.join(names)} is needed, "

@@ -109,6 +109,10 @@ def build_loss_balancer(
         *_slots(balancing, heads),
         name=balancing.name,
         shared=shared,
+        nonnegative=any(
+            get(kind, name).attribute("needs_nonnegative_losses")
+            for kind, name in (("weightings", balancing.weighting), ("aggregators", balancing.aggregation))
+        ),
         rescale=balancing.rescale,
         seed=seed,
         reduce=reduce,

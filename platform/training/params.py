@@ -7,9 +7,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from equipoise.datasets.omics.params import TableParams
 from equipoise.datasets.params import StrictParams
-from equipoise.models.balancing.combinations import refusal
 from equipoise.platform.errors import StudyError
-from equipoise.platform.registry import get
+from equipoise.platform.registry import entries, get
 
 if TYPE_CHECKING:
     from equipoise.models.batch import TaskHead
@@ -29,6 +28,27 @@ def entry_params(kind: str, name: str, values: dict[str, Any]) -> BaseModel:
     except StudyError as unknown:
         raise ValueError(str(unknown)) from unknown
     return entry.params.model_validate(values)
+
+
+def refusal(weighting: str, aggregation: str) -> str | None:
+    """Why a loss weighting and a gradient aggregator cannot be combined; None if they can.
+
+    Raises
+    ------
+    StudyError
+        If one of the names is unknown.
+    """
+    first, second = get("weightings", weighting), get("aggregators", aggregation)
+    if second.attribute("kind") == "none":
+        return None
+    if reason := first.attribute("whole_objective"):
+        plain = [name for name, entry in entries("aggregators").items() if entry.attribute("kind") == "none"]
+        return f"{reason}: use aggregation {' or '.join(plain)}, not {aggregation}"
+    allowed = second.attribute("takes_weightings")
+    if allowed is None or first.attribute("neutral") or weighting in allowed:
+        return None
+    neutral = [name for name, entry in entries("weightings").items() if entry.attribute("neutral")]
+    return f"{second.attribute('reason')}: use weighting {' or '.join([*neutral, *allowed])}, not {weighting}"
 
 
 class BalancingParams(StrictParams):

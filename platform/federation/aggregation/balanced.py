@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equipoise.platform.errors import FederationError, StudyError
+from equipoise.platform.errors import FederationError
 from equipoise.platform.federation.aggregation.blocks import Block, blocks_of
 from equipoise.platform.federation.aggregation.protocol import Array, Vector
 from equipoise.platform.federation.entries import BalancedParams
@@ -39,11 +39,6 @@ class Balanced:
         Parameters of the aggregation.
     seed
         Of the federation; the order of projections in ``pcgrad`` is drawn from (seed, round, block).
-
-    Raises
-    ------
-    StudyError
-        If the aggregator needs more than the products of updates.
     """
 
     streaming = False
@@ -57,11 +52,6 @@ class Balanced:
         self.scale = params.scale
         self.seed = seed
         self.aggregators: dict[str, tuple[tuple[str, ...], GramAggregator]] = {}
-        if self.kind.kind != "gram" or self.kind.needs:
-            raise StudyError(
-                f"aggregator {params.aggregator!r} needs more than the products of updates",
-                fix="use upgrad, mgda, cagrad or pcgrad",
-            )
 
     def aggregate(self, updates: Sequence[ClientUpdate], schema: Schema, weights: GroupWeights) -> Vector:
         """The balanced update."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from equipoise.platform.federation.privacy.params import PrivacyParams
+from equipoise.platform.registry import entries, get
 
 #: Server aggregations that need only the sum of updates.
 LINEAR_AGGREGATIONS = frozenset({"mean"})
 
 #: Strategies whose clients send a second vector that reveals as much as the update.
 SENDS_EXTRA_ARRAYS = frozenset({"scaffold"})
-
-#: Loss weightings that do not depend on patients.
-FIXED_WEIGHTINGS = frozenset({"equal", "static"})
 
 
 def refusals(
@@ -92,12 +90,13 @@ def record_level_refusals(
             f"record-level privacy needs a gradient per patient, and {', '.join(batch_norms)} normalise over the "
             "patients of a batch: use layer or group normalisation"
         )
-    if weighting not in FIXED_WEIGHTINGS:
+    if not get("weightings", weighting).attribute("fixed"):
+        fixed = " or ".join(name for name, entry in entries("weightings").items() if entry.attribute("fixed"))
         reasons.append(
-            f"weighting {weighting} learns from losses of patients, to which no noise is added: use equal or static "
+            f"weighting {weighting} learns from losses of patients, to which no noise is added: use {fixed} "
             "with record-level privacy"
         )
-    if aggregation != "none":
+    if get("aggregators", aggregation).attribute("kind") != "none":
         reasons.append(
             f"aggregation {aggregation} uses the gradients of tasks, to which no noise is added: use none with "
             "record-level privacy; sites can still be balanced (`rule: balanced`)"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from equipoise.platform.registry import entries
 from equipoise.platform.report.blocks import Block, Cell, Figures, Section, Table, Text
 from equipoise.platform.report.entries import SectionParams
 from equipoise.platform.report.formatting import number, percent
@@ -25,6 +26,7 @@ from equipoise.platform.report.style import (
     line,
     text,
 )
+from equipoise.platform.training.params import BalancingParams
 
 _PREFIX = "weight/"
 #: Relative change of a weight below which it counts as constant.
@@ -60,10 +62,14 @@ def method_name(study: Mapping[str, object]) -> str:
     """``uncertainty+pcgrad``; a slot that does nothing is left out, and both together are ``equal``."""
     balancing = study.get("balancing")
     slots = balancing if isinstance(balancing, Mapping) else {}
-    weighting, aggregation = str(slots.get("weighting", "equal")), str(slots.get("aggregation", "none"))
-    if aggregation == "none":
+    defaults = BalancingParams()
+    weighting = str(slots.get("weighting", defaults.weighting))
+    aggregation = str(slots.get("aggregation", defaults.aggregation))
+    # A method that another package added need not be installed where its run is read.
+    first, second = entries("weightings").get(weighting), entries("aggregators").get(aggregation)
+    if second is not None and second.attribute("kind") == "none":
         return weighting
-    return aggregation if weighting == "equal" else f"{weighting}+{aggregation}"
+    return aggregation if first is not None and first.attribute("neutral") else f"{weighting}+{aggregation}"
 
 
 def _sentence(

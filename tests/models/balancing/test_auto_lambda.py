@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from equipoise.models.balancing.auto_lambda import AutoLambda
 from equipoise.models.balancing.balancer import Balancer
-from equipoise.models.balancing.entries import AutoLambdaParams, NoParams
+from equipoise.models.balancing.entries import AutoLambdaParams, NoAggregationParams
 from equipoise.models.balancing.none import NoAggregation
 from equipoise.models.balancing.protocol import Feedback, StepContext
 from equipoise.models.batch import TaskHead
@@ -87,7 +87,7 @@ def test_the_hypergradient_is_the_derivative_through_the_inner_step(primary: str
     assert weighting.primary.tolist() == ([1, 0, 0] if primary == "main" else [1, 1, 1])
     expected = through_the_inner_step(model, weighting.weights(torch.ones(3), ALL), weighting.primary)
     before = [p.detach().clone() for p in model.parameters()]
-    balancer = Balancer(model, TASKS, weighting, NoAggregation(NoParams(), HEADS))
+    balancer = Balancer(model, TASKS, weighting, NoAggregation(NoAggregationParams(), HEADS))
     losses = model.losses(model.shared, list(model.own), seed=1)
     record = balancer.backward(losses, losses.detach(), ALL, Validation(model))
     torch.testing.assert_close(record.hypergradient, expected, rtol=1e-12, atol=1e-14)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.models.balancing.balancer import Balancer, cosines
-from equipoise.models.balancing.entries import NoParams
+from equipoise.models.balancing.entries import EqualParams, NoAggregationParams
 from equipoise.models.balancing.equal import Equal
 from equipoise.models.balancing.gradients import BLOCK, TaskGradients
 from equipoise.models.balancing.none import NoAggregation
@@ -99,7 +99,7 @@ def setting() -> tuple[Two, Tensor, Tools, StepContext]:
 
 
 def equal() -> Equal:
-    return Equal(NoParams(), ())
+    return Equal(EqualParams(), ())
 
 
 def gradients_of(model: Two, x: Tensor) -> list[list[Tensor]]:
@@ -138,7 +138,7 @@ def test_shared_parameters_get_the_combination_own_ones_the_weighted_sum(setting
 def test_one_pass_and_task_by_task_agree_without_aggregation(setting) -> None:
     model, x, closures, context = setting
     grads = []
-    for aggregator in (NoAggregation(NoParams(), ()), Fixed([1.0, 1.0, 1.0])):
+    for aggregator in (NoAggregation(NoAggregationParams(), ()), Fixed([1.0, 1.0, 1.0])):
         losses = model.losses(x)
         Balancer(model, TASKS, equal(), aggregator).backward(losses, losses.detach(), context, closures)
         grads.append([p.grad.clone() for p in model.parameters()])
@@ -151,7 +151,7 @@ def test_a_probe_does_not_change_the_gradient(setting) -> None:
     grads, records = [], []
     for probe in (False, True):
         losses = model.losses(x)
-        balancer = Balancer(model, TASKS, equal(), NoAggregation(NoParams(), ()))
+        balancer = Balancer(model, TASKS, equal(), NoAggregation(NoAggregationParams(), ()))
         records.append(balancer.backward(losses, losses.detach(), context, closures, probe=probe))
         grads.append([p.grad.clone() for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
@@ -184,7 +184,7 @@ def test_hypergradient_is_the_derivative_through_the_inner_step(setting) -> None
     )
     (expected,) = torch.autograd.grad(validation[0], weights)
     before = [p.detach().clone() for p in model.parameters()]
-    balancer = Balancer(model, TASKS, Weights([0.7, 0.2, 1.3]), NoAggregation(NoParams(), ()))
+    balancer = Balancer(model, TASKS, Weights([0.7, 0.2, 1.3]), NoAggregation(NoAggregationParams(), ()))
     losses = model.losses(x)
     record = balancer.backward(losses, losses.detach(), context, closures)
     torch.testing.assert_close(record.hypergradient, expected, rtol=1e-10, atol=0)
@@ -223,7 +223,10 @@ def test_reduction_sees_every_gradient_once(setting) -> None:
         return values.mul_(2)
 
     size = sum(p.numel() for p in model.parameters())
-    for aggregator, count in ((Fixed([1.0, 1.0, 1.0]), 3 * size), (NoAggregation(NoParams(), ()), size)):
+    for aggregator, count in (
+        (Fixed([1.0, 1.0, 1.0]), 3 * size),
+        (NoAggregation(NoAggregationParams(), ()), size),
+    ):
         reduced.clear()
         losses = model.losses(x)
         balancer = Balancer(model, TASKS, equal(), aggregator, reduce=double)
@@ -249,7 +252,7 @@ def test_a_model_without_shared_parameters_has_nothing_to_balance(setting) -> No
     model.shared.requires_grad_(False)
     with pytest.raises(ValueError, match="share no parameter of this Two"):
         Balancer(model, TASKS, equal(), Fixed([1.0, 1.0, 1.0]))
-    Balancer(model, TASKS, equal(), NoAggregation(NoParams(), ()))
+    Balancer(model, TASKS, equal(), NoAggregation(NoAggregationParams(), ()))
 
 
 def test_generator_is_a_function_of_seed_epoch_and_step() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from equipoise.models.balancing.entries import AGGREGATORS, WEIGHTINGS, NoParams
+from equipoise.models.balancing.entries import AGGREGATORS, WEIGHTINGS, EqualParams, NoAggregationParams
 from equipoise.models.balancing.equal import Equal
 from equipoise.models.balancing.none import NoAggregation
 from equipoise.models.balancing.protocol import StepContext
@@ -16,13 +16,13 @@ CONTEXT = StepContext(tasks=("MSI", "LF"), present=torch.tensor([True, True]), e
 
 
 def test_equal_weights_are_one_and_carry_no_gradient() -> None:
-    weighting = Equal(NoParams(), HEADS)
+    weighting = Equal(EqualParams(), HEADS)
     weights = weighting.weights(torch.tensor([5.0, 0.1], requires_grad=True), CONTEXT)
     assert weights.tolist() == [1, 1]
     assert not weights.requires_grad
 
 
-@pytest.mark.parametrize("method", [Equal(NoParams(), HEADS), NoAggregation(NoParams(), HEADS)])
+@pytest.mark.parametrize("method", [Equal(EqualParams(), HEADS), NoAggregation(NoAggregationParams(), HEADS)])
 def test_state_of_another_method_is_refused(method: Equal | NoAggregation) -> None:
     method.load_state_dict(method.state_dict())
     with pytest.raises(ValueError, match="has no state, the checkpoint holds logsigma"):

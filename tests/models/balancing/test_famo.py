@@ -47,4 +47,4 @@ def test_agrees_with_torchjd_over_a_run() -> None:
 
 
 def test_it_asks_for_the_losses_after_the_step() -> None:
-    assert Famo.needs == {"second_forward"}
+    assert Famo(FamoParams(), HEADS).needs == {"second_forward"}

@@ -59,4 +59,4 @@ def test_weights_of_present_tasks_keep_their_sum() -> None:
 
 
 def test_it_asks_for_the_products_of_gradients() -> None:
-    assert GradNorm.needs == {"gram"}
+    assert GradNorm(GradNormParams(), HEADS).needs == {"gram"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torchjd.scalarization import Random
 
-from equipoise.models.balancing.entries import NoParams
+from equipoise.models.balancing.entries import WeightingParams
 from equipoise.models.balancing.protocol import StepContext
 from equipoise.models.balancing.rlw import Rlw
 from equipoise.models.batch import TaskHead
@@ -15,7 +15,9 @@ ALL, NOW = torch.tensor([True] * 4), torch.ones(4, dtype=torch.float64)
 
 
 def weights(seed: int, epoch: int, step: int, present: torch.Tensor = ALL) -> torch.Tensor:
-    return Rlw(NoParams(), HEADS).weights(NOW, StepContext(tuple("abcd"), present, epoch, step, seed=seed))
+    return Rlw(WeightingParams(), HEADS).weights(
+        NOW, StepContext(tuple("abcd"), present, epoch, step, seed=seed)
+    )
 
 
 def test_draws_belong_to_seed_epoch_and_step() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from equipoise.models.balancing.combinations import refusal
 from equipoise.platform.errors import StudyError
 from equipoise.platform.registry import entries
 from equipoise.platform.search.configuration import config_from_study, merge_config, trial_label
@@ -18,6 +17,7 @@ from equipoise.platform.search.params import SearchParams
 from equipoise.platform.search.space import Space, simplex_lattice
 from equipoise.platform.search.space_builder import build_space
 from equipoise.platform.study.schema import Study, load_study
+from equipoise.platform.training.params import refusal
 
 TASKS = [
     {"name": "MSI", "type": "binary", "column": "MSI", "positive": "H"},

@@ -17,13 +17,12 @@ import torch
 
 from equipoise.datasets.cohorts.cases import Case
 from equipoise.datasets.tables.tasks import BinaryTask, RegressionTask, SurvivalTask
-from equipoise.models.balancing.combinations import refusal
 from equipoise.platform.registry import entries
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
 from equipoise.platform.training.distributed import SINGLE_WORKER, WorkerGroup
 from equipoise.platform.training.loop import Reporter, fit
-from equipoise.platform.training.params import BalancingParams, TrainingParams
+from equipoise.platform.training.params import BalancingParams, TrainingParams, refusal
 from equipoise.platform.training.targets import fit_targets
 
 TASKS = (

@@ -214,16 +214,17 @@ def test_scale_of_balanced_updates() -> None:
 def test_aggregators_that_cannot_see_sites_are_refused(name: str) -> None:
     from pydantic import ValidationError
 
-    from equipoise.platform.errors import StudyError
-
-    with pytest.raises((ValidationError, StudyError)):
+    with pytest.raises(ValidationError, match="cannot balance sites|Did you mean 'upgrad'"):
         rule_of("balanced", aggregator=name)
 
 
-def test_the_lists_of_gram_aggregators_are_complete() -> None:
-    from equipoise.platform.federation.entries import NOT_FOR_SITES
-
-    assert {*GRAM, *NOT_FOR_SITES} == set(entries("aggregators"))
+def test_all_aggregators_that_need_products_alone_can_balance_sites() -> None:
+    fit = [
+        e.name
+        for e in entries("aggregators").values()
+        if e.attribute("kind") == "gram" and not e.attribute("needs")
+    ]
+    assert set(GRAM) == set(fit)
 
 
 def test_memory_of_a_balancing_method_survives_a_checkpoint() -> None:
