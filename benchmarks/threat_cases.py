@@ -146,20 +146,21 @@ def binary(seed: int, *, sizes: Mapping[str, int] | None = None, width: int = 60
 def train(
     problem: Problem,
     *,
-    rule: str = "mean",
-    rule_params: dict[str, Any] | None = None,
+    server_aggregation: str = "mean",
+    server_aggregation_params: dict[str, Any] | None = None,
     change: Change | None = None,
     privacy: PrivacyMechanism | None = None,
-    gate: UpdateValidatorParams | None = None,
+    validation: UpdateValidatorParams | None = None,
     **params: Any,
 ) -> tuple[FederationResult, RecordingPrivacy]:
     """A federation, with site 0 malicious if a change is given; what crossed the wire beside it.
 
-    ``gate`` sets no norm bounds by default, so that the effect of a server aggregation is measured alone.
+    ``validation`` sets no norm bounds by default, so that the effect of a server aggregation is measured alone.
     """
     tapped = RecordingPrivacy(privacy, change)
     chosen = {"rounds": 5, "local": {"steps": 20, "optimizer": "sgd", "lr": 0.1, "batch": 16}, "min_n": 5}
-    settings = chosen | {"rule": rule, "rule_params": rule_params or {}, "backend": "inline"} | params
+    chosen |= {"server_aggregation": server_aggregation, "backend": "inline"}
+    settings = chosen | {"server_aggregation_params": server_aggregation_params or {}} | params
     federation = Federation(
         problem.build,
         problem.targets,
@@ -168,7 +169,9 @@ def train(
         seed=problem.seed,
         training=TrainingParams.model_validate({"device": "cpu"}),
         privacy=tapped,
-        validator=UpdateValidator(gate or UpdateValidatorParams(norm_factor=None, max_norm=None, window=5)),
+        validator=UpdateValidator(
+            validation or UpdateValidatorParams(norm_factor=None, max_norm=None, window=5)
+        ),
     )
     return federation.run(), tapped
 

@@ -52,8 +52,9 @@ def survival_table(seeds: range) -> dict[str, dict[str, float]]:
         scores: dict[str, list[float]] = {}
         for seed in seeds:
             problem = cases.survival(seed)
-            common: dict[str, Any] = {"local": LOCAL, "bench_after": 99}
-            common |= {"rule": "mean", "gate": GATED} if rule == "gate" else {"rule": rule}
+            common: dict[str, Any] = {"local": LOCAL, "exclude_after": 99}
+            bounded = {"server_aggregation": "mean", "validation": GATED}
+            common |= bounded if rule == "gate" else {"server_aggregation": rule}
             for attack, change in ATTACKS.items():
                 result, _ = train(problem, change=change, **common)
                 scores.setdefault(attack, []).append(cases.concordance(result, problem))
@@ -92,8 +93,8 @@ def backdoor(seeds: range) -> dict[str, dict[str, float]]:
         for seed in seeds:
             problem = cases.bags(seed)
             poisoned = cases.with_trigger(problem)
-            clean, _ = train(problem, rule=rule, local=LOCAL)
-            attacked, wire = train(poisoned, rule=rule, local=LOCAL, change=cases.boost(6))
+            clean, _ = train(problem, server_aggregation=rule, local=LOCAL)
+            attacked, wire = train(poisoned, server_aggregation=rule, local=LOCAL, change=cases.boost(6))
             schema, first = problem.schema(), wire.seen[: len(cases.SIZES)]
             rows = directions(first, schema, group_weights(first, schema.groups, uniform=False))
             lowest = min(rows, key=lambda row: row.cosine)

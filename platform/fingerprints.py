@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.platform.errors import StudyError
+from equipoise.platform.renamed import current_record
 
 _MOST_SHOWN = 12
 
@@ -50,7 +51,7 @@ def require_same(
     Parameters
     ----------
     before, now
-        The stored fingerprint and that of the result that is asked for.
+        The stored fingerprint, perhaps under earlier names of keys, and that of the result that is asked for.
     problem
         What it means if they differ, for example ``the checkpoint belongs to another training``.
     where, fix
@@ -61,7 +62,7 @@ def require_same(
     StudyError
         Naming every value that differs, the first twelve in full.
     """
-    changed = differences(before, fingerprint(now))
+    changed = differences(current_record(before), fingerprint(now))
     if changed:
         shown = "\n".join(f"  {line}" for line in changed[:_MOST_SHOWN])
         more = f"\n  … and {len(changed) - _MOST_SHOWN} more" if len(changed) > _MOST_SHOWN else ""

@@ -74,7 +74,7 @@ def test_tasks_and_modalities_are_missing_where_the_study_says_so(run: Path) -> 
     }
     assert {name for name, client in counts.items() if client["task:HRD"]} == {"syn-luad-a", "syn-luad-b"}
     assert {name for name, client in counts.items() if not client["modality:rna"]} == {"syn-luad-b"}
-    costs = {row["rule"]: row for row in metadata["clean_costs"]}
+    costs = {row["server_aggregation"]: row for row in metadata["clean_costs"]}
     assert costs["mean"]["distance"] == pytest.approx(0, abs=1e-6)
     assert costs["balanced"]["distance"] > 0
 

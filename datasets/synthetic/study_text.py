@@ -89,7 +89,7 @@ federation:                        # the cohorts train one model without sharing
   sites: cohort                    # institution, tss, region, site; controls: iid, dirichlet
   rounds: {defaults.rounds}
   strategy: fedavg                 # equipoise ls strategies
-  rule: mean                       # equipoise ls server_aggregations
+  server_aggregation: mean         # equipoise ls server_aggregations
   evaluation: {{plans: [folds, leave_one_cohort_out]}}
 """
         if defaults.rounds

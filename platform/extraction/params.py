@@ -86,7 +86,7 @@ class ExtractionParams(BaseModel):
     )
     max_fail: float = Field(0.05, ge=0.0, le=1.0, description="share of slides that may fail")
     store: str = Field("features", description="folder of feature stores, relative to the study file")
-    region_tiles: int = Field(
+    chunk_tiles: int = Field(
         4096, ge=1, description="a slide with more tiles than that is encoded by several workers at once"
     )
     shard_slides: int = Field(32, ge=1, description="slides per file of a new store")

@@ -75,7 +75,7 @@ def plan_slide(
         with open_slide(row["path"], row["mpp"], params.mpp_override) as reader:
             metadata |= _slide_metadata(reader)
             plan = _plan_tiles(reader, params, metadata, qc and qc / row["key"])
-            if len(plan) > params.region_tiles:
+            if len(plan) > params.chunk_tiles:
                 order = np.concatenate(tile_blocks(reader, plan))
         metadata |= {"status": "ok", "n": len(plan), "tile_mpp": plan.mpp, "level0_px": plan.side}
         metadata["sha256"] = sha256(row["path"])
@@ -135,7 +135,7 @@ class PlanningStage:
         if self._qc is not None:
             self._staging.upload_qc_files(self._qc, row["key"])
         self._staging.end(row["key"], "plan")
-        chunks = split_into_chunks(planned, order, self._params.region_tiles, self._batch)
+        chunks = split_into_chunks(planned, order, self._params.chunk_tiles, self._batch)
         return [chunk.as_row() for chunk in chunks]
 
 

@@ -86,7 +86,7 @@ class Federation:
     privacy
         Privacy mechanism; that of ``params.privacy`` if not given.
     validator
-        Checks of updates; those of ``params.gate`` if not given.
+        Checks of updates; those of ``params.validation`` if not given.
     pool
         Workers to use; if not given, the federation starts workers and shuts them down at its end.
     on_round
@@ -232,9 +232,11 @@ class Federation:
         return {client: self._steps(manifest.n) for client, manifest in manifests.items()}
 
     def _server(self, manifests: Mapping[str, ClientManifest]) -> Server:
-        server_aggregation = get("server_aggregations", self.params.rule)
+        server_aggregation = get("server_aggregations", self.params.server_aggregation)
         settings = self.params
-        default = UpdateValidator(settings.gate, min_n=settings.min_n, exclude_after=settings.bench_after)
+        default = UpdateValidator(
+            settings.validation, min_n=settings.min_n, exclude_after=settings.exclude_after
+        )
         path = None if self.folder is None else self.folder / "ledger.jsonl"
         audit_log = AuditLog(path, hashes=path is not None)  # without a file nobody reads the hashes
         return Server(
@@ -242,7 +244,12 @@ class Federation:
             self.initial,
             strategy=self.setup.strategy,
             server_aggregation=server_aggregation.load()(
-                entry_params("server_aggregations", self.params.rule, self.params.rule_params), seed=self.seed
+                entry_params(
+                    "server_aggregations",
+                    self.params.server_aggregation,
+                    self.params.server_aggregation_params,
+                ),
+                seed=self.seed,
             ),
             privacy=self.setup.privacy,
             validator=self.validator or default,

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from equipoise.datasets.params import StrictParams
 from equipoise.platform.federation.privacy.compatibility import refusals
 from equipoise.platform.federation.privacy.params import PrivacyParams
+from equipoise.platform.registry import Entry, get
 from equipoise.platform.training.params import entry_params
 
 #: Settings that do not change the result of a federation of given clients and patients.
@@ -181,9 +182,9 @@ class FederationParams(StrictParams):
     """What clients and server do beyond averaging: ``equipoise ls strategies``."""
     strategy_params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of the strategy."""
-    rule: str = "mean"
+    server_aggregation: str = "mean"
     """How updates are combined: ``equipoise ls server_aggregations``."""
-    rule_params: dict[str, Any] = Field(default_factory=dict)
+    server_aggregation_params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of the server aggregation."""
     weights: Literal["patients", "uniform"] = "patients"
     """Weight of a client: its labelled patients, for each group of parameters, or the same for all clients."""
@@ -193,11 +194,13 @@ class FederationParams(StrictParams):
     """Which clients take part."""
     clock: ClockParams = ClockParams()
     """Virtual time, late and failing clients."""
-    gate: UpdateValidatorParams = Field(default_factory=lambda: UpdateValidatorParams.model_validate({}))
+    validation: UpdateValidatorParams = Field(
+        default_factory=lambda: UpdateValidatorParams.model_validate({})
+    )
     """Which updates are rejected."""
     privacy: PrivacyParams = Field(default_factory=lambda: PrivacyParams.model_validate({}))
     """Differential privacy of clients or patients, masked sums."""
-    bench_after: int = Field(default=3, ge=1)
+    exclude_after: int = Field(default=3, ge=1)
     """A client that failed or was quarantined in this many rounds is excluded from all later ones."""
     min_n: int = Field(default=5, ge=1)
     """Scalars computed from fewer patients than this do not leave a client."""
@@ -220,30 +223,35 @@ class FederationParams(StrictParams):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         entry_params("strategies", self.strategy, self.strategy_params)
-        self._sgd_only()
-        self._private()
-        if self.strategy == "cyclic" and self.rule != "mean":
+        entry_params("server_aggregations", self.server_aggregation, self.server_aggregation_params)
+        strategy = get("strategies", self.strategy)
+        if self.local.optimizer != "sgd" and strategy.attribute("needs_sgd"):
+            raise ValueError(f"{strategy.name} is defined for SGD; write local: {{optimizer: sgd}}")
+        if self.local.momentum and not strategy.attribute("takes_momentum"):
+            raise ValueError(f"{strategy.name} is defined for SGD without momentum")
+        self._private(strategy)
+        if strategy.attribute("sequential") and self.server_aggregation != type(self)().server_aggregation:
             raise ValueError(
-                f"cyclic passes one model from client to client and aggregates nothing; remove rule {self.rule!r}"
+                f"{strategy.name} passes one model from client to client and aggregates nothing; remove "
+                f"server_aggregation {self.server_aggregation!r}"
             )
-        if self.strategy == "fedbuff" and (
+        if strategy.attribute("asynchronous") and (
             self.clock.deadline is not None or self.participation.scheme != "all"
         ):
             raise ValueError(
-                "fedbuff has no synchronous rounds: leave out clock.deadline and participation.scheme"
+                f"{strategy.name} has no synchronous rounds: leave out clock.deadline and participation.scheme"
             )
         return self
 
-    def _private(self) -> None:
+    def _private(self, strategy: Entry) -> None:
         """Refuse privacy settings whose guarantee would not hold, with the reasons."""
         reasons = refusals(
             self.privacy,
-            server_aggregation=self.rule,
-            strategy=self.strategy,
+            server_aggregation=get("server_aggregations", self.server_aggregation),
+            strategy=strategy,
             uniform_weights=self.weights == "uniform",
-            norm_bound=self.gate.norm_factor is not None or self.gate.max_norm is not None,
-            asynchronous=self.strategy == "fedbuff",
-            max_share=self.rule_params.get("max_share"),
+            norm_bound=self.validation.norm_factor is not None or self.validation.max_norm is not None,
+            max_share=self.server_aggregation_params.get("max_share"),
         )
         if self.privacy.client_level and self.participation.scheme != "poisson":
             reasons.append(
@@ -251,11 +259,3 @@ class FederationParams(StrictParams):
             )
         if reasons:
             raise ValueError("; ".join(reasons))
-
-    def _sgd_only(self) -> None:
-        if self.strategy not in ("scaffold", "fednova"):
-            return
-        if self.local.optimizer != "sgd":
-            raise ValueError(f"{self.strategy} is defined for SGD; write local: {{optimizer: sgd}}")
-        if self.strategy == "scaffold" and self.local.momentum:
-            raise ValueError("scaffold is defined for SGD without momentum")

@@ -20,6 +20,7 @@ from equipoise.datasets.errors import DataError
 from equipoise.platform.evaluation.metrics_table import read_metrics
 from equipoise.platform.evaluation.predictions import kind_of, read_predictions
 from equipoise.platform.report.blocks import Missing
+from equipoise.platform.renamed import current_record
 
 
 class FileSpec(NamedTuple):
@@ -295,7 +296,9 @@ class FederationFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self.missing: list[Missing] = []
-        self.setting: dict[str, Any] = self._read("federated/setting.json", _json_mapping) or {}
+        self.setting: dict[str, Any] = current_record(
+            self._read("federated/setting.json", _json_mapping) or {}
+        )
         self.sites: pd.DataFrame | None = self._read("federated/sites.csv", _sites)
         self.rounds: pd.DataFrame | None = self._read("federated/rounds.jsonl", _json_lines)
         self.traffic: pd.DataFrame | None = self._read("federated/traffic.csv", _traffic)

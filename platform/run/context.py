@@ -120,4 +120,4 @@ def read_cohorts(study: Study) -> "Cohorts":
     if study.patients_per_site is None:
         return cohorts
     left_out = excluded_by_subsample(cohorts.patients, study.patients_per_site, study.main_task)
-    return cohorts.drop(left_out, "rehearsal")
+    return cohorts.drop(left_out, "subsample")

@@ -101,7 +101,7 @@ def merge_federation_config(section: dict[str, Any] | None, config: Config) -> d
         return None
     changes = _of_section(config, "federation")
     result = dict(section)
-    for slot in ("strategy", "rule"):
+    for slot in ("strategy", "server_aggregation"):
         result[slot] = changes.pop(slot, section[slot])
         result[f"{slot}_params"] = dict(section[f"{slot}_params"]) if result[slot] == section[slot] else {}
     local = {name: changes.pop(f"local.{name}") for name in _of_section(changes, "local")}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from equipoise.platform.federation.privacy.compatibility import record_level_refusals
-from equipoise.platform.registry import entries, nearest
+from equipoise.platform.registry import entries, get, nearest
 from equipoise.platform.search.configuration import merge_federation_config
 from equipoise.platform.search.params import Range
 from equipoise.platform.search.space import SLOTS, Config, Dimension
@@ -33,15 +33,8 @@ REPLACED_BY = {
     "training.schedule": "federation.local.schedule",
 }
 
-#: Strategies with requirements that the section alone cannot show; searched only where the study names them.
-_IF_NAMED = {
-    "fedbuff": "needs at least as many clients as its buffer holds updates: name it to search it",
-    "fedbn": "needs a model with normalisation layers: name it to search it",
-    "fedper": "needs a model with parameters that tasks share: name it to search it",
-}
-
 #: Settings of the section that are searched where the study asks for it, beside those of ``local``.
-_SECTION = ("rounds", "rule", "weights")
+_SECTION = ("rounds", "server_aggregation", "weights")
 
 
 def no_effect_reason(study: Study, name: str, given: Mapping[str, Any]) -> str | None:
@@ -121,7 +114,8 @@ def searchable_strategies(
     for name in names:
         reason = _refusal(params, name, tried)
         if reason is None and wished is None and name != params.strategy:
-            reason = _IF_NAMED.get(name)
+            needs = get("strategies", name).attribute("searched_if_named")
+            reason = f"{needs}: name it to search it" if needs else None
         if reason is None:
             kept.append(name)
         elif wished is None:
@@ -155,11 +149,13 @@ def _unknown(names: Sequence[str]) -> list[str]:
 def _unfit(params: FederationParams, tried: Mapping[str, Sequence[Any]]) -> list[str]:
     """Values that are invalid for their setting with any strategy."""
     lines = []
-    rules = entries("server_aggregations")
+    known = entries("server_aggregations")
     for name, values in tried.items():
         for value in values:
-            if name == "federation.rule" and value not in rules:
-                lines.append(f"search.space.{name}: no rule {value!r}{nearest(str(value), rules)}")
+            if name == "federation.server_aggregation" and value not in known:
+                lines.append(
+                    f"search.space.{name}: no server aggregation {value!r}{nearest(str(value), known)}"
+                )
                 continue
             error = _error(params, {name: value})
             if error is not None and error["loc"]:  # not of the section as a whole

@@ -268,9 +268,13 @@ def _complete(registry: str, name: str, given: Mapping[str, Any]) -> dict[str, A
 
 def _federation(section: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that decide the weights of a federation: strategy, aggregation, parameters, rounds, local training."""
-    result = {name: section[name] for name in ("rounds", "strategy", "rule", "weights", "local")}
+    result = {
+        name: section[name] for name in ("rounds", "strategy", "server_aggregation", "weights", "local")
+    }
     result[section["strategy"]] = _complete("strategies", section["strategy"], section["strategy_params"])
-    result["rule_params"] = _complete("server_aggregations", section["rule"], section["rule_params"])
+    result["server_aggregation_params"] = _complete(
+        "server_aggregations", section["server_aggregation"], section["server_aggregation_params"]
+    )
     return result
 
 

@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from equipoise.datasets.atomic_io import atomic_path, write_text
+from equipoise.platform.renamed import current_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -229,6 +230,7 @@ def read_trial(path: Path) -> Trial:
     data = json.loads(path.read_text(encoding="utf-8"))
     if data.pop("format", None) != FORMAT:
         raise ValueError(f"{path}: not a record of layout {FORMAT}")
+    data["config"] = current_record(data["config"])
     folds = tuple(fold_from_json(fold) for fold in data.pop("folds"))
     return Trial(**{**data, "folds": folds, "changes": tuple(data.pop("changes"))})
 

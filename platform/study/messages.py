@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from equipoise.platform.registry import nearest
+from equipoise.platform.renamed import current_key
 
 
 def describe_errors(
@@ -90,12 +91,13 @@ def _describe_error(item: Any, root: type[BaseModel]) -> str:
 
 def _locate(tree: yaml.Node | None, loc: tuple[Any, ...], root: type[BaseModel]) -> tuple[list[Any], int]:
     """The keys of ``loc`` without the tags of unions, and the line of the deepest one that is in the file."""
-    node, keys = tree, []
+    node = tree
+    keys: list[Any] = []
     line = tree.start_mark.line + 1 if tree is not None else 1
     for depth, part in enumerate(loc):
         below = None
         if isinstance(node, yaml.MappingNode):
-            below = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            below = next(((k, v) for k, v in node.value if _is_key(k.value, part, keys)), None)
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             below = (node.value[part], node.value[part])
         if below is not None:
@@ -105,6 +107,12 @@ def _locate(tree: yaml.Node | None, loc: tuple[Any, ...], root: type[BaseModel])
             keys.append(part)  # not in the file: a missing key, or one given by --set
             node = None
     return keys, line
+
+
+def _is_key(written: str, part: Any, above: list[Any]) -> bool:
+    """Whether a key of the file is this part of a path, perhaps under its earlier name."""
+    path = "".join(f"{key}." for key in above)
+    return written == str(part) or current_key(f"{path}{written}") == f"{path}{part}"
 
 
 def _field_names(root: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

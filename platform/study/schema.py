@@ -22,6 +22,7 @@ from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.registry import entries, get
 from equipoise.platform.search.params import SearchParams, metric_problem
 from equipoise.platform.study.messages import describe_errors, duplicate_keys
+from equipoise.platform.renamed import current_key, current_study
 from equipoise.platform.training.params import BalancingParams, TrainingParams
 
 
@@ -301,12 +302,15 @@ def load_study(path: str | Path, overrides: dict[str, Any] | None = None) -> Stu
         )
     if repeated := duplicate_keys(tree):
         raise StudyError("not valid\n" + "\n".join(f"  {line}" for line in repeated), where=str(file))
-    for key, value in (overrides or {}).items():
+    data = current_study(data, str(file))
+    overrides = {current_key(key, "--set"): value for key, value in (overrides or {}).items()}
+    for key, value in overrides.items():
         set_override(data, key, value)
+    data = current_study(data, "--set")
     try:
         study = Study.model_validate(data)
     except ValidationError as error:
-        lines = describe_errors(error, tree, Study, set(overrides or {}))
+        lines = describe_errors(error, tree, Study, set(overrides))
         count = f"{len(lines)} problem{'s' if len(lines) != 1 else ''}"
         raise StudyError(
             f"not valid, {count}\n" + "\n".join(f"  {line}" for line in lines), where=str(file)

@@ -59,7 +59,7 @@ def by_score(block: Block, malicious: int) -> NDArray[np.intp]:
         raise FederationError(
             f"Krum with {malicious} malicious sites needs {2 * malicious + 3} sites, "
             f"and {c} trained {', '.join(block.groups)}",
-            fix="use rule: geometric_median or norm_clip, or a smaller `malicious`",
+            fix="use server_aggregation: geometric_median or norm_clip, or a smaller `malicious`",
         )
     gram = block.gram()
     squares = gram.diagonal()

@@ -1,27 +1,23 @@
-"""Which privacy settings are incompatible with which other settings, and why. Light: no torch, no NumPy."""
+"""Which privacy settings are incompatible with which other settings, and why. Light: no torch, no NumPy.
+
+Strategies and server aggregations say what they can and need (:meth:`equipoise.platform.registry.Entry.attribute`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from equipoise.platform.federation.privacy.params import PrivacyParams
-from equipoise.platform.registry import entries, get
-
-#: Server aggregations that need only the sum of updates.
-LINEAR_AGGREGATIONS = frozenset({"mean"})
-
-#: Strategies whose clients send a second vector that reveals as much as the update.
-SENDS_EXTRA_ARRAYS = frozenset({"scaffold"})
+from equipoise.platform.registry import Entry, entries, get
 
 
 def refusals(
     privacy: PrivacyParams,
     *,
-    server_aggregation: str,
-    strategy: str,
+    server_aggregation: Entry,
+    strategy: Entry,
     uniform_weights: bool,
     norm_bound: bool,
-    asynchronous: bool = False,
     max_share: float | None = None,
 ) -> list[str]:
     """Reasons, known without data, why the settings of a federation are incompatible; empty if they are not.
@@ -30,18 +26,14 @@ def refusals(
     ----------
     privacy
         The ``privacy`` section.
-    server_aggregation
-        Name of the server aggregation.
-    strategy
-        Name of the strategy.
+    server_aggregation, strategy
+        Their entries.
     uniform_weights
         Whether all clients count equally.
     norm_bound
         Whether the server bounds the norm of single updates.
-    asynchronous
-        Whether the server steps without waiting for a round.
     max_share
-        Of ``rule: mean``: a bound on shares needs all updates of a round before they can be summed.
+        Of ``server_aggregation: mean``: a bound on shares needs all updates of a round before they can be summed.
     """
     reasons = []
     if max_share is not None and (privacy.secure_aggregation or privacy.client_level):
@@ -50,11 +42,9 @@ def refusals(
             "use weights: uniform instead"
         )
     if privacy.secure_aggregation is not None:
-        reasons += _secure(server_aggregation, strategy, norm_bound=norm_bound, asynchronous=asynchronous)
+        reasons += _secure(server_aggregation, strategy, norm_bound=norm_bound)
     if privacy.client_level is not None:
-        reasons += _client_level(
-            server_aggregation, strategy, uniform_weights=uniform_weights, asynchronous=asynchronous
-        )
+        reasons += _client_level(server_aggregation, strategy, uniform_weights=uniform_weights)
     if privacy.record_level is not None:
         reasons += _record_level(strategy)
     return reasons
@@ -99,79 +89,79 @@ def record_level_refusals(
     if get("aggregators", aggregation).attribute("kind") != "none":
         reasons.append(
             f"aggregation {aggregation} uses the gradients of tasks, to which no noise is added: use none with "
-            "record-level privacy; sites can still be balanced (`rule: balanced`)"
+            "record-level privacy; sites can still be balanced (`server_aggregation: balanced`)"
         )
     return reasons
 
 
-def _secure(server_aggregation: str, strategy: str, *, norm_bound: bool, asynchronous: bool) -> list[str]:
+def _secure(server_aggregation: Entry, strategy: Entry, *, norm_bound: bool) -> list[str]:
     reasons = []
-    if server_aggregation not in LINEAR_AGGREGATIONS:
+    if not server_aggregation.attribute("linear"):
         reasons.append(
-            f"server aggregation {server_aggregation} needs single updates, which secure aggregation hides from the "
-            "server: use rule: mean"
+            f"server aggregation {server_aggregation.name} needs single updates, which secure aggregation hides from "
+            "the server: use server_aggregation: mean"
         )
     if norm_bound:
         reasons.append(
-            "the norm of an update that secure aggregation hides cannot be checked: write gate: {norm_factor: null}; "
-            "clients clip their updates themselves (`client_level.clip`)"
+            "the norm of an update that secure aggregation hides cannot be checked: write validation: "
+            "{norm_factor: null}; clients clip their updates themselves (`client_level.clip`)"
         )
-    if asynchronous:
+    if strategy.attribute("asynchronous"):
         reasons.append(
             "masks cancel within a round, and an asynchronous federation has none: use a strategy with rounds"
         )
-    if strategy in SENDS_EXTRA_ARRAYS:
+    if strategy.attribute("sends_second_vector"):
         reasons.append(
-            f"{strategy} sends a second vector with the update, which is not masked: use another strategy"
+            f"{strategy.name} sends a second vector with the update, which is not masked: use another strategy"
         )
-    if strategy == "fednova":
+    if strategy.attribute("rescales_updates"):
         reasons.append(
-            "fednova scales single updates at the server, which sees only their sum: use another strategy"
+            f"{strategy.name} scales single updates at the server, which sees only their sum: use another strategy"
         )
-    if strategy == "cyclic":
+    if strategy.attribute("sequential"):
         reasons.append(
-            "in cyclic transfer each client sees the weights of the previous one; there is no sum, and nothing to mask"
+            f"with {strategy.name} each client sees the weights of the previous one; there is no sum, and nothing to "
+            "mask"
         )
     return reasons
 
 
-def _client_level(
-    server_aggregation: str, strategy: str, *, uniform_weights: bool, asynchronous: bool
-) -> list[str]:
+def _client_level(server_aggregation: Entry, strategy: Entry, *, uniform_weights: bool) -> list[str]:
     reasons = []
     if not uniform_weights:
         reasons.append(
             "client-level privacy bounds what any client can add, and weights by number of patients break the bound: "
             "use uniform weights"
         )
-    if server_aggregation not in LINEAR_AGGREGATIONS:
+    if not server_aggregation.attribute("linear"):
         reasons.append(
             f"client-level privacy is proven for a sum with noise; how far one client can move the result of "
-            f"{server_aggregation} is not bounded by the clipping norm: use rule: mean"
+            f"{server_aggregation.name} is not bounded by the clipping norm: use server_aggregation: mean"
         )
-    if strategy in SENDS_EXTRA_ARRAYS:
+    if strategy.attribute("sends_second_vector"):
         reasons.append(
-            f"{strategy} sends a second vector with the update, to which no noise is added: use another strategy"
+            f"{strategy.name} sends a second vector with the update, to which no noise is added: use another strategy"
         )
-    if strategy == "fednova":
+    if strategy.attribute("rescales_updates"):
         reasons.append(
-            "fednova scales updates by their number of steps, and all have to count equally: use fedavg"
+            f"{strategy.name} scales single updates, and all have to count equally: use another strategy"
         )
-    if asynchronous:
+    if strategy.attribute("asynchronous"):
         reasons.append(
             "client-level privacy is accounted for Poisson samples of clients: use a strategy with rounds"
         )
-    if strategy == "cyclic":
+    if strategy.attribute("sequential"):
         reasons.append(
-            "cyclic transfer passes one client's weights to the next, without a sum to which noise could be added"
+            f"{strategy.name} passes one client's weights to the next, without a sum to which noise could be added"
         )
     return reasons
 
 
-def _record_level(strategy: str) -> list[str]:
-    if strategy != "moon":
+def _record_level(strategy: Entry) -> list[str]:
+    if not strategy.attribute("compares_patients"):
         return []
     return [
-        "moon contrasts the features of patients with those of other models, a term that the clipped gradients of "
-        "patients do not contain: use fedprox, whose proximal term needs no patients"
+        f"{strategy.name} compares the features of patients with those of other models, a term that the clipped "
+        "gradients of patients do not contain: use another strategy, for example fedprox, whose proximal term needs no "
+        "patients"
     ]

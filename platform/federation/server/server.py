@@ -387,7 +387,7 @@ class Server:
         if not np.isfinite([weights.max(), weights.min()]).all():
             raise FederationError(
                 "the step of the server gave weights that are not finite",
-                fix="lower federation.strategy_params.server_lr, or bound updates with rule: norm_clip",
+                fix="lower federation.strategy_params.server_lr, or bound updates with server_aggregation: norm_clip",
             )
         return weights
 

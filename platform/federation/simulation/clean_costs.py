@@ -46,8 +46,8 @@ def clean_costs(federation: Federation, result: FederationResult) -> list[dict[s
 
     Returns
     -------
-    Records ``rule``, ``distance`` (in norms of the mean), ``cosine``, ``length`` and ``note`` (why an aggregation
-    cannot be used), in the order of the registry; NaN is None. Empty if no client answers.
+    Records ``server_aggregation``, ``distance`` (in norms of the mean), ``cosine``, ``length`` and ``note`` (why an
+    aggregation cannot be used), in the order of the registry; NaN is None. Empty if no client answers.
     """
     updates = honest_updates(federation, result)
     if not updates:
@@ -56,7 +56,13 @@ def clean_costs(federation: Federation, result: FederationResult) -> list[dict[s
     weights = group_weights(updates, result.schema.groups, uniform=uniform)
     rows = []
     for name, entry in entries("server_aggregations").items():
-        row: dict[str, Any] = {"rule": name, "distance": None, "cosine": None, "length": None, "note": ""}
+        row: dict[str, Any] = {
+            "server_aggregation": name,
+            "distance": None,
+            "cosine": None,
+            "length": None,
+            "note": "",
+        }
         try:
             server_aggregation = entry.load()(entry.params.model_validate({}), seed=federation.seed)
             cost = clean_cost(updates, result.schema, weights, server_aggregation)

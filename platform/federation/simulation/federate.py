@@ -105,7 +105,7 @@ def federate(context: RunContext, params: FederationParams) -> dict[str, Any]:
         "clients": len(clients),
         "federations": len(folds),
         "strategy": params.strategy,
-        "rule": params.rule,
+        "server_aggregation": params.server_aggregation,
     }
 
 

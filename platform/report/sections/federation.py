@@ -66,7 +66,9 @@ def _key_numbers(files: FederationFiles) -> KeyNumbers:
     return KeyNumbers(
         [
             KeyNumber("Clients", count(len(setting["clients"])), f"sites by {params['sites']['scheme']}"),
-            KeyNumber("Strategy", str(params["strategy"]), f"server aggregation {params['rule']}"),
+            KeyNumber(
+                "Strategy", str(params["strategy"]), f"server aggregation {params['server_aggregation']}"
+            ),
             KeyNumber("Rounds", count(params["rounds"]), f"{setting['backend']} backend"),
             KeyNumber("Parameters", count(setting["parameters"]), "in one update"),
             KeyNumber("Traffic", size(sent), "sent by the sites in all federations"),
@@ -162,10 +164,10 @@ def _costs(setting: dict[str, Any]) -> list[Block]:
     costs = setting.get("clean_costs") or []
     if not costs:
         return []
-    used = setting["federation"]["rule"]
+    used = setting["federation"]["server_aggregation"]
     lines: list[list[str | Cell]] = []
     for row in costs:
-        name = Cell(row["rule"], note="used here" if row["rule"] == used else "")
+        name = Cell(row["server_aggregation"], note="used here" if row["server_aggregation"] == used else "")
         if row["note"]:
             lines.append([name, Cell("–", tone="muted", note=row["note"]), "–", "–"])
         else:

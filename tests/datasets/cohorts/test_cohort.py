@@ -255,9 +255,9 @@ def test_slides_that_failed_leave_somebody_to_learn_from(base: Path) -> None:
 
 
 def test_dropping_for_ones_own_reason(base: Path) -> None:
-    dropped = load(base).drop({"SYN-S2-0003": "rehearsal", "stranger": "nobody"}, "rehearsal")
+    dropped = load(base).drop({"SYN-S2-0003": "subsample", "stranger": "nobody"}, "subsample")
     assert len(dropped.patients) == 4
-    assert stages(dropped, "A")["rehearsal"] == (2, 3, 1)
+    assert stages(dropped, "A")["subsample"] == (2, 3, 1)
     assert "used" not in stages(dropped, "A")
     used = dropped.with_slide_status(status(a1="ok", a1b="ok", a2="ok", b1="ok", b1b="ok", b2="ok"))
     assert list(stages(used, "A"))[-1] == "used"

@@ -65,10 +65,10 @@ def run(
     table: pd.DataFrame,
     params: ExtractionParams,
     root: Path,
-    region_tiles: int,
+    chunk_tiles: int,
     seen: list[bytes] | None = None,
 ) -> ExtractionSummary:
-    section = params.model_copy(update={"region_tiles": region_tiles})
+    section = params.model_copy(update={"chunk_tiles": chunk_tiles})
     return extract(table, section, root, workers=0, make_encoder=eights(seen), identify=identify)
 
 
@@ -79,12 +79,12 @@ def uncut(
     return run(table, params, tmp_path_factory.mktemp("uncut"), 4096)
 
 
-@pytest.mark.parametrize(("tiles", "region_tiles", "counts"), [(100, 40, [32, 32, 36]), (100, 99, [48, 52])])
-def test_regions_end_where_batches_end(tiles: int, region_tiles: int, counts: list[int]) -> None:
+@pytest.mark.parametrize(("tiles", "chunk_tiles", "counts"), [(100, 40, [32, 32, 36]), (100, 99, [48, 52])])
+def test_regions_end_where_batches_end(tiles: int, chunk_tiles: int, counts: list[int]) -> None:
     x, y = (grid.ravel().astype(np.int32) for grid in np.meshgrid(np.arange(10), np.arange(tiles // 10)))
     whole = PlanRow("k", "s", "p", 0.5, {"status": "ok"}, TilePlan(x, y, 1.0, 64, 0.5), tiles=tiles)
     order = np.random.default_rng(0).permutation(tiles)
-    parts = split_into_chunks(whole, order, region_tiles, BATCH)
+    parts = split_into_chunks(whole, order, chunk_tiles, BATCH)
     assert [len(part.plan) for part in parts] == counts
     assert [(part.chunk, part.chunks, part.tiles) for part in parts] == [
         (at, len(counts), tiles) for at in range(len(counts))
@@ -107,17 +107,17 @@ def test_a_slide_at_the_threshold_is_not_cut() -> None:
     assert len(split_into_chunks(whole, np.arange(8), 1, 64)) == 1  # no chunk without a batch of its own
 
 
-@pytest.mark.parametrize("region_tiles", [8, 20, 70])
+@pytest.mark.parametrize("chunk_tiles", [8, 20, 70])
 def test_the_bytes_do_not_depend_on_the_cut(
     table: pd.DataFrame,
     params: ExtractionParams,
     uncut: ExtractionSummary,
     file_bytes: Callable,
     tmp_path: Path,
-    region_tiles: int,
+    chunk_tiles: int,
 ) -> None:
-    summary = run(table, params, tmp_path, region_tiles)
-    assert summary.index["n"].max() > 2 * region_tiles
+    summary = run(table, params, tmp_path, chunk_tiles)
+    assert summary.index["n"].max() > 2 * chunk_tiles
     assert file_bytes(summary.store) == file_bytes(uncut.store)
     assert not (summary.store / "staging").exists()
 
@@ -183,7 +183,7 @@ def test_a_region_that_fails_fails_the_slide_and_leaves_nothing(
         encoder.seen = []
         return encoder
 
-    section = params.model_copy(update={"region_tiles": 24})
+    section = params.model_copy(update={"chunk_tiles": 24})
     summary = extract(
         table_of([large_slide]), section, tmp_path, workers=0, make_encoder=make, identify=identify
     )
@@ -200,7 +200,7 @@ def store(tmp_path: Path, params: ExtractionParams) -> FeatureStore:
 def planned(
     large_slide: Path, params: ExtractionParams, store: FeatureStore
 ) -> tuple[list[dict], TileEncodingStage]:
-    section = params.model_copy(update={"region_tiles": 24})
+    section = params.model_copy(update={"chunk_tiles": 24})
     rows = PlanningStage(section, store.staging, None, BATCH)(
         {"key": "00ff", "slide": "giant", "path": str(large_slide), "mpp": float("nan")}
     )
@@ -266,7 +266,7 @@ def test_an_interrupted_slide_goes_on_where_it_was(
         encoder.seen = before
         return encoder
 
-    section = params.model_copy(update={"region_tiles": 24})
+    section = params.model_copy(update={"chunk_tiles": 24})
     with pytest.raises(KeyboardInterrupt):
         extract(slides, section, tmp_path / "b", workers=0, make_encoder=make, identify=identify)
     resumed = run(slides, params, tmp_path / "b", 24, after)

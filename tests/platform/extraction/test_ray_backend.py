@@ -139,7 +139,7 @@ def test_several_workers_share_a_giant_slide_and_one_of_them_dies(
         return Slow()
 
     slides = table_of([make_slide("giant", seed=3, side=1024), make_slide("small", seed=4)])
-    cut = params.model_copy(update={"region_tiles": 16})
+    cut = params.model_copy(update={"chunk_tiles": 16})
     shared = extract(
         slides, cut, tmp_path / "ray", workers=2, make_encoder=slow, identify=lambda _: slow(cut).identify()
     )

@@ -90,7 +90,7 @@ def test_uniform_weights_count_clients(federate: Make, sites: dict[str, CaseList
 
 def test_what_nobody_can_train_stays_as_it_was(federate: Make, sites: dict[str, CaseList]) -> None:
     for rule in ("mean", "median"):
-        settings = {"strategy": "fedadam", "rule": rule, "rounds": 2, "min_n": 1}
+        settings = {"strategy": "fedadam", "server_aggregation": rule, "rounds": 2, "min_n": 1}
         federation = federate(clients={"B": sites["B"]}, **settings)
         moved = federation.run().vector != federation.initial
         assert not moved[federation.schema.mask(["task:LF", "absent:rna"])].any()
@@ -193,7 +193,7 @@ def test_a_bad_update_is_turned_away_and_the_round_goes_on(
     sites: dict[str, CaseList],
 ) -> None:
     others = {site: cases for site, cases in sites.items() if site != "B"}
-    for settings in ({}, {"rule": "geometric_median"}):
+    for settings in ({}, {"server_aggregation": "geometric_median"}):
         result = federate(rounds=1, extra={"privacy": Tamper("B", change)}, **settings).run()
         row = next(row for row in result.audit_log.rows if row["client"] == "B")
         assert (row["verdict"], reason in row["reason"]) == (verdict, True)
@@ -202,7 +202,7 @@ def test_a_bad_update_is_turned_away_and_the_round_goes_on(
 
 
 def test_a_client_that_keeps_failing_is_benched(federate: Make) -> None:
-    result = federate(rounds=4, bench_after=2, extra={"privacy": Tamper("B", raising)}).run()
+    result = federate(rounds=4, exclude_after=2, extra={"privacy": Tamper("B", raising)}).run()
     assert verdicts(result)["B"] == ["failed", "failed", "benched"]
     assert result.excluded == {"B"}
     assert "Traceback" in next(row["reason"] for row in result.audit_log.rows if row["verdict"] == "failed")

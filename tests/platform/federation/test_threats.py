@@ -119,14 +119,14 @@ def test_sign_flip_and_model_replacement(cases: ModuleType, problem: Any) -> Non
     clean = c_index()
     for change, falls in [(cases.sign_flip(10), 0.15), (cases.boost(60), 0.02)]:
         assert c_index(change=change) < clean - falls
-        assert c_index(change=change, rule="norm_clip") > clean - 0.04
-        assert c_index(change=change, rule="geometric_median") > clean - 0.04
+        assert c_index(change=change, server_aggregation="norm_clip") > clean - 0.04
+        assert c_index(change=change, server_aggregation="geometric_median") > clean - 0.04
 
 
-def test_the_gate_alone_holds_long_updates_back(cases: ModuleType, problem: Any) -> None:
+def test_the_validator_alone_holds_long_updates_back(cases: ModuleType, problem: Any) -> None:
     clean, _ = cases.train(problem, local=LOCAL, rounds=3)
-    gate = UpdateValidatorParams(norm_factor=3.0, max_norm=3 * clean.history[0]["update_norm"], window=5)
-    result, _ = cases.train(problem, local=LOCAL, rounds=3, change=cases.sign_flip(10), gate=gate)
+    bounds = UpdateValidatorParams(norm_factor=3.0, max_norm=3 * clean.history[0]["update_norm"], window=5)
+    result, _ = cases.train(problem, local=LOCAL, rounds=3, change=cases.sign_flip(10), validation=bounds)
     assert verdicts(result, cases.EVIL) == ["quarantined"] * 3 + ["benched"]
     assert result.excluded == {cases.EVIL}
     assert cases.concordance(result, problem) > cases.concordance(clean, problem) - 0.04
@@ -164,7 +164,9 @@ def test_backdoor_trigger_in_tiles(cases: ModuleType) -> None:
     poisoned = cases.with_trigger(problem)
     success = {}
     for rule in ("mean", "geometric_median"):
-        result, wire = cases.train(poisoned, rule=rule, local=LOCAL | {"steps": 8}, change=cases.boost(6))
+        result, wire = cases.train(
+            poisoned, server_aggregation=rule, local=LOCAL | {"steps": 8}, change=cases.boost(6)
+        )
         success[rule] = cases.trigger_success(result.model, problem)
         assert cases.accuracy(result.model, problem) > 0.8  # nothing to be seen in the clean test
     assert success["mean"] > 0.9
@@ -180,7 +182,7 @@ def test_false_number_of_patients(cases: ModuleType, problem: Any) -> None:
 
     result, _ = cases.train(problem, change=claim, rounds=1, local=LOCAL)
     assert reasons(result, cases.EVIL)[0] == "count: 1000000000 patients declared, 100 in the manifest"
-    capped, _ = cases.train(problem, rule_params={"max_share": 0.2}, rounds=1, local=LOCAL)
+    capped, _ = cases.train(problem, server_aggregation_params={"max_share": 0.2}, rounds=1, local=LOCAL)
     alike, _ = cases.train(problem, weights="uniform", rounds=1, local=LOCAL)
     plain, _ = cases.train(problem, rounds=1, local=LOCAL)
     assert norm_of(capped.vector - alike.vector) < norm_of(plain.vector - alike.vector)
@@ -275,13 +277,13 @@ def test_membership_inference(cases: ModuleType) -> None:
 def test_stragglers_and_dropouts(cases: ModuleType, problem: Any) -> None:
     """A worker that is killed, and resumption, are in test_identity.py."""
     clock = {"speed_sd": 1.0, "deadline": 1.5, "failures": 0.2}
-    result, _ = cases.train(problem, rounds=3, local=LOCAL, clock=clock, bench_after=99)
+    result, _ = cases.train(problem, rounds=3, local=LOCAL, clock=clock, exclude_after=99)
     outcomes = [row["verdict"] for row in result.audit_log.rows]
     assert "late" in outcomes
     assert "failed" in outcomes
     assert all(row["accepted"] >= 1 for row in result.history)
     assert len(result.history) == 3
-    again, _ = cases.train(problem, rounds=3, local=LOCAL, clock=clock, bench_after=99)
+    again, _ = cases.train(problem, rounds=3, local=LOCAL, clock=clock, exclude_after=99)
     np.testing.assert_array_equal(again.vector, result.vector)
 
 

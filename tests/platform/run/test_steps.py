@@ -109,7 +109,7 @@ def test_changed_slides_are_not_evaluated_with_old_models(
     study = study_of(root)
     context = steps.RunContext(study, RunFolder(run))
     lost = context.usable.patients.query("role == 'develop'")["patient"].iloc[0]
-    context.usable = context.usable.drop({lost: "its slide was lost"}, "rehearsal")
+    context.usable = context.usable.drop({lost: "its slide was lost"}, "subsample")
     with pytest.raises(StudyError, match="this fold was trained with other settings or data"):
         steps.evaluate(context)
     assert (run / "manifest" / "splits.json").read_bytes() == before

@@ -67,13 +67,13 @@ def test_strategies_are_those_that_the_federation_accepts() -> None:
     assert strategies(named) == ["fedavg", "fedper"]
     assert "fedbn" in strategies(space(study({"strategy": "fedbn"})))
     private = space(study({"privacy": {"record_level": {"noise": 1.0}}}))
-    assert "moon contrasts the features of patients" in dict(private.refused_strategies)["moon"]
+    assert "moon compares the features of patients" in dict(private.refused_strategies)["moon"]
     assert {(arm.weighting, arm.aggregation) for arm in private.arms} == {
         ("equal", "none"),
         ("static", "none"),
     }
-    held = dict(space(**{"federation.rule": ["mean", "median"]}).refused_strategies)
-    assert held["cyclic"].startswith("with rule median: cyclic passes one model from client")
+    held = dict(space(**{"federation.server_aggregation": ["mean", "median"]}).refused_strategies)
+    assert held["cyclic"].startswith("with server_aggregation median: cyclic passes one model from")
 
 
 def test_strategies_bring_their_own_parameters() -> None:
@@ -125,8 +125,11 @@ def test_only_what_clients_use_is_searched() -> None:
     [
         ({"federation.strategy": ["fedavg", "scaffold"]}, "scaffold: .*write local: {optimizer: sgd}"),
         ({"federation.strategy": "fedavgg"}, "no strategy 'fedavgg'. Did you mean 'fedavg'"),
-        ({"federation.strategy": ["cyclic"], "federation.rule": ["mean", "median"]}, "with rule median: cyclic"),
-        ({"federation.rule": "medain"}, "no rule 'medain'. Did you mean 'median'"),
+        (
+            {"federation.strategy": ["cyclic"], "federation.server_aggregation": ["mean", "median"]},
+            "with server_aggregation median: cyclic",
+        ),
+        ({"federation.server_aggregation": "medain"}, "no server aggregation 'medain'. Did you mean 'median'"),
         ({"federation.rounds": [0, 3]}, "federation.rounds: 0: .*greater than or equal to 1"),
         ({"federation.sites": "iid"}, "not something that is searched"),
         ({"federation.local.steps": [2], "federation.local.epochs": [1]}, "or federation.local.steps, not both"),
@@ -152,7 +155,12 @@ def test_a_population_trains_in_one_place() -> None:
 
 def test_the_study_as_written_is_a_configuration() -> None:
     own = study(
-        {"strategy": "fedprox", "strategy_params": {"mu": 0.3}, "rule": "trimmed_mean", "local": {"steps": 4}}
+        {
+            "strategy": "fedprox",
+            "strategy_params": {"mu": 0.3},
+            "server_aggregation": "trimmed_mean",
+            "local": {"steps": 4},
+        }
     )
     result = space(own, **{"federation.rounds": [5, 10], "federation.local.lr": [1e-4, 1e-2]})
     config = config_from_study(own, result)
@@ -169,15 +177,23 @@ def test_the_study_as_written_is_a_configuration() -> None:
 
 def test_parameters_go_with_strategy_and_rule() -> None:
     section = FederationParams(
-        strategy="fedprox", strategy_params={"mu": 0.3}, rule="trimmed_mean", rule_params={}, local={"steps": 4}
+        strategy="fedprox",
+        strategy_params={"mu": 0.3},
+        server_aggregation="trimmed_mean",
+        server_aggregation_params={},
+        local={"steps": 4},
     ).model_dump(mode="json")  # fmt: skip
     made = merge_federation_config(
         section,
-        {"federation.strategy": "ditto", "federation.ditto.lam": 0.5, "federation.rule": "mean"}
+        {"federation.strategy": "ditto", "federation.ditto.lam": 0.5, "federation.server_aggregation": "mean"}
         | {"federation.local.epochs": 2},
     )  # fmt: skip
     assert made is not None
-    assert (made["strategy"], made["strategy_params"], made["rule"]) == ("ditto", {"lam": 0.5}, "mean")
+    assert (made["strategy"], made["strategy_params"], made["server_aggregation"]) == (
+        "ditto",
+        {"lam": 0.5},
+        "mean",
+    )
     assert (made["local"]["epochs"], made["local"]["steps"]) == (2, None)
     assert section["strategy_params"] == {"mu": 0.3}, "what is given stays as it is"
     assert merge_federation_config(None, {"training.lr": 0.1}) is None

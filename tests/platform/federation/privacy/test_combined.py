@@ -226,7 +226,13 @@ def test_patients_are_protected_in_a_whole_federation_and_steps_are_counted(
         known = {c: ClientManifest(c, len(cases), {}, {}, {}) for c, cases in sites.items()}
         mechanism.register(known, {c: sampling_plan(len(cases), 3, 2, None) for c, cases in sites.items()})
         local = {"epochs": 2, "optimizer": "sgd", "lr": 0.05, "batch": 3}
-        params = {"rounds": 2, "local": local, "backend": "inline", "min_n": 1, "gate": {"norm_factor": None}}
+        params = {
+            "rounds": 2,
+            "local": local,
+            "backend": "inline",
+            "min_n": 1,
+            "validation": {"norm_factor": None},
+        }
         federation = Federation(
             factory,
             hazard,

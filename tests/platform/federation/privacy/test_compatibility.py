@@ -8,15 +8,15 @@ import pytest
 
 from equipoise.platform.federation.privacy.compatibility import refusals
 from equipoise.platform.federation.privacy.params import PrivacyParams
-from equipoise.platform.registry import entries
+from equipoise.platform.registry import entries, get
 
 SECURE = PrivacyParams.model_validate({"secure_aggregation": {}})
 CLIENTS = PrivacyParams.model_validate({"client_level": {}})
 RECORDS = PrivacyParams.model_validate({"record_level": {}})
 ALL = PrivacyParams.model_validate({"secure_aggregation": {}, "client_level": {}, "record_level": {}})
 FITS: dict[str, Any] = {
-    "server_aggregation": "mean",
-    "strategy": "fedavg",
+    "server_aggregation": get("server_aggregations", "mean"),
+    "strategy": get("strategies", "fedavg"),
     "uniform_weights": True,
     "norm_bound": False,
 }
@@ -31,28 +31,28 @@ def test_what_goes_together(privacy: PrivacyParams) -> None:
     ("privacy", "changes", "reason"),
     [
         *(
-            (SECURE, {"server_aggregation": name}, "needs single updates")
+            (SECURE, {"server_aggregation": get("server_aggregations", name)}, "needs single updates")
             for name in entries("server_aggregations")
             if name != "mean"
         ),
         *(
-            (CLIENTS, {"server_aggregation": name}, "not bounded")
+            (CLIENTS, {"server_aggregation": get("server_aggregations", name)}, "not bounded")
             for name in entries("server_aggregations")
             if name != "mean"
         ),
         (SECURE, {"norm_bound": True}, "clients clip their updates themselves"),
-        (SECURE, {"asynchronous": True}, "masks cancel within a round"),
-        (SECURE, {"strategy": "cyclic"}, "nothing to mask"),
-        (SECURE, {"strategy": "scaffold"}, "second vector"),
-        (SECURE, {"strategy": "fednova"}, "at the server"),
+        (SECURE, {"strategy": get("strategies", "fedbuff")}, "masks cancel within a round"),
+        (SECURE, {"strategy": get("strategies", "cyclic")}, "nothing to mask"),
+        (SECURE, {"strategy": get("strategies", "scaffold")}, "second vector"),
+        (SECURE, {"strategy": get("strategies", "fednova")}, "at the server"),
         (CLIENTS, {"uniform_weights": False}, "use uniform weights"),
-        (CLIENTS, {"strategy": "scaffold"}, "second vector"),
-        (CLIENTS, {"strategy": "fednova"}, "number of steps"),
-        (CLIENTS, {"asynchronous": True}, "Poisson samples"),
-        (CLIENTS, {"strategy": "cyclic"}, "without a sum"),
+        (CLIENTS, {"strategy": get("strategies", "scaffold")}, "second vector"),
+        (CLIENTS, {"strategy": get("strategies", "fednova")}, "all have to count equally"),
+        (CLIENTS, {"strategy": get("strategies", "fedbuff")}, "Poisson samples"),
+        (CLIENTS, {"strategy": get("strategies", "cyclic")}, "without a sum"),
         (SECURE, {"max_share": 0.3}, "only their sum is known"),
         (CLIENTS, {"max_share": 0.3}, "only their sum is known"),
-        (RECORDS, {"strategy": "moon"}, "contrasts the features of patients"),
+        (RECORDS, {"strategy": get("strategies", "moon")}, "compares the features of patients"),
     ],
 )
 def test_what_excludes_each_other(privacy: PrivacyParams, changes: dict[str, Any], reason: str) -> None:
@@ -64,7 +64,10 @@ def test_all_reasons_are_given_at_once() -> None:
     assert (
         len(
             refusals(
-                ALL, server_aggregation="krum", strategy="fedavg", uniform_weights=False, norm_bound=True
+                ALL,
+                **FITS
+                | {"server_aggregation": get("server_aggregations", "krum")}
+                | {"uniform_weights": False, "norm_bound": True},
             )
         )
         == 4

@@ -23,8 +23,8 @@ Make = Callable[..., Federation]
 
 
 def test_masked_sums_are_the_sums(federate: Make) -> None:
-    plain = federate(**ONE_STEP, gate=OPEN_GATE).run()
-    masked = federate(**ONE_STEP, gate=OPEN_GATE, privacy={"secure_aggregation": {}}).run()
+    plain = federate(**ONE_STEP, validation=OPEN_GATE).run()
+    masked = federate(**ONE_STEP, validation=OPEN_GATE, privacy={"secure_aggregation": {}}).run()
     np.testing.assert_allclose(masked.vector, plain.vector, atol=1e-6)
     assert not np.array_equal(plain.vector, federate(**ONE_STEP).initial)
 
@@ -50,7 +50,7 @@ def test_a_budget_ends_the_federation(federate: Make) -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"privacy": {"secure_aggregation": {}}, "rule": "krum"}, "krum"),
+        ({"privacy": {"secure_aggregation": {}}, "server_aggregation": "krum"}, "krum"),
         ({"privacy": {"client_level": {}}, "weights": "uniform"}, "scheme: poisson"),
         ({"privacy": {"client_level": {}}, "participation": {"scheme": "poisson"}}, "uniform"),
     ],

@@ -242,6 +242,6 @@ def test_combinations_that_are_not_defined_are_refused() -> None:
     with pytest.raises(ValueError, match="momentum"):
         made("scaffold", {"momentum": 0.9})
     with pytest.raises(ValueError, match="cyclic"):
-        FederationParams(strategy="cyclic", rule="median")
+        FederationParams(strategy="cyclic", server_aggregation="median")
     with pytest.raises(ValueError, match="fedbuff"):
         FederationParams(strategy="fedbuff", clock={"deadline": 2})  # type: ignore[arg-type]
