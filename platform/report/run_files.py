@@ -19,8 +19,8 @@ import yaml
 from equipoise.datasets.errors import DataError
 from equipoise.platform.evaluation.metrics_table import read_metrics
 from equipoise.platform.evaluation.predictions import kind_of, read_predictions
-from equipoise.platform.report.blocks import Missing
 from equipoise.platform.renamed import current_record
+from equipoise.platform.report.blocks import Missing
 
 
 class FileSpec(NamedTuple):

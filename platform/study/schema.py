@@ -20,9 +20,9 @@ from equipoise.platform.evaluation.params import EvaluationParams, ReportParams
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.registry import entries, get
+from equipoise.platform.renamed import current_key, current_study
 from equipoise.platform.search.params import SearchParams, metric_problem
 from equipoise.platform.study.messages import describe_errors, duplicate_keys
-from equipoise.platform.renamed import current_key, current_study
 from equipoise.platform.training.params import BalancingParams, TrainingParams
 
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from equipoise.platform.errors import StudyError
+from equipoise.platform.fingerprints import require_same
 from equipoise.platform.renamed import RENAMED, current_key, current_record
 from equipoise.platform.study.schema import Study, load_study
 
@@ -97,3 +98,12 @@ def test_records_of_earlier_runs_compare_equal() -> None:
     }
     assert now["search"]["space"] == {"federation.server_aggregation": ["mean"]}
     assert now["clean_costs"] == [{"server_aggregation": "mean"}]
+
+
+def test_a_result_made_under_earlier_names_is_the_same(tmp_path: Path) -> None:
+    stored = {"federation": {"rule": "mean", "gate": {"max_norm": 3}}}
+    now = {"federation": {"server_aggregation": "mean", "validation": {"max_norm": 3}}}
+    require_same(stored, now, "another federation", where=tmp_path, fix="remove it")
+    now["federation"]["server_aggregation"] = "median"
+    with pytest.raises(StudyError, match="federation.server_aggregation: 'mean' → 'median'"):
+        require_same(stored, now, "another federation", where=tmp_path, fix="remove it")
