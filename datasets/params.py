@@ -8,7 +8,7 @@ implemented by :mod:`equipoise.datasets.tables.reading`, :mod:`~equipoise.datase
 """
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -111,37 +111,59 @@ class Columns(StrictParams):
         )
 
 
-class CohortSites(StrictParams):
+class SiteParams(StrictParams):
+    """Base of the parameters of site schemes."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the clinical table that the scheme reads."""
+        return ()
+
+
+class CohortSites(SiteParams):
     """The cohort is one site."""
 
 
-class TssSites(StrictParams):
+class TssSites(SiteParams):
     """The tissue source site is read from the patient barcode (second field of ``TCGA-AA-3660``)."""
 
 
-class InstitutionSites(StrictParams):
+class InstitutionSites(SiteParams):
     """Tissue source site codes are grouped by the institution that a table gives for them."""
 
     institution: str
     """Table of TCGA tissue source sites with the columns ``TSS Code`` and ``Source Site``."""
 
 
-class ColumnSites(StrictParams):
+class ColumnSites(SiteParams):
     """The site stands in a column of the clinical table."""
 
     column: str
     """Column of the clinical table."""
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
 
 class SiteSource(StrictParams):
     """Where a site comes from: ``cohort``, ``tss``, ``{institution: TABLE}`` or ``{column: NAME}``."""
 
-    scheme: Literal["cohort", "tss", "institution", "column"] = "cohort"
-    """``cohort``: one site; ``tss``: from the barcode; ``institution``, ``column``: see there."""
+    scheme: str = "cohort"
+    """``cohort``: one site; ``tss``: from the barcode; ``institution``, ``column``: see there; others:
+    ``equipoise ls sites``."""
     institution: str | None = None
     """Table of tissue source sites (columns ``TSS Code``, ``Source Site``), relative to the study file."""
     column: str | None = None
     """Column of the clinical table that names the site."""
+    params: dict[str, Any] = {}
+    """Parameters of a scheme of another package."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The parameters of the scheme."""
+        named = {"institution": self.institution, "column": self.column}
+        return {key: value for key, value in named.items() if value is not None} | self.params
 
     @model_validator(mode="before")
     @classmethod
@@ -205,71 +227,39 @@ Repeats = Annotated[int, Field(ge=1, le=1000)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class KFoldParams(StrictParams):
+class SplitParams(StrictParams):
+    """Base of the parameters of split schemes; the class attributes say what a scheme does."""
+
+    #: No site is in the training and the test part of one fold.
+    keeps_sites_whole: ClassVar[bool] = False
+
+    inner_val: Share = 0.15
+    """Share of the training part that is held out for early stopping and selection."""
+
+
+class KFoldParams(SplitParams):
     """Patients are assigned to folds, stratified on the main task."""
 
     folds: Folds = 5
     """Number of folds; every patient is tested once per repeat."""
     repeats: Repeats = 1
     """How often the folds are drawn again."""
-    inner_val: Share = 0.15
-    """Share of the training part that is held out for early stopping and selection."""
 
 
 class SitePreservedParams(KFoldParams):
     """Whole sites are assigned to folds, so that no site is in training and test part of one fold."""
 
+    keeps_sites_whole: ClassVar[bool] = True
 
-class LeaveOneCohortOutParams(StrictParams):
+
+class LeaveOneCohortOutParams(SplitParams):
     """Each development cohort is the test part once."""
 
-    inner_val: Share = 0.15
-    """Share of the training part that is held out for early stopping and selection."""
 
-
-class MonteCarloParams(StrictParams):
+class MonteCarloParams(SplitParams):
     """Random stratified test parts, one per repeat."""
 
     repeats: Repeats = 1
     """Number of splits."""
     test_fraction: Share = 0.2
     """Share of the patients that is tested."""
-    inner_val: Share = 0.15
-    """Share of the training part that is held out for early stopping and selection."""
-
-
-SCHEME_PARAMS: dict[str, type[StrictParams]] = {
-    "kfold": KFoldParams,
-    "site_preserved": SitePreservedParams,
-    "leave_one_cohort_out": LeaveOneCohortOutParams,
-    "monte_carlo": MonteCarloParams,
-}
-
-
-class SplitParams(StrictParams):
-    """How development patients are divided into training, inner validation and test part."""
-
-    scheme: Literal["kfold", "site_preserved", "leave_one_cohort_out", "monte_carlo"] = "kfold"
-    """``kfold``, ``site_preserved`` (whole sites), ``leave_one_cohort_out`` or ``monte_carlo``."""
-    folds: Folds = 5
-    """Number of folds (``kfold`` and ``site_preserved``)."""
-    repeats: Repeats = 1
-    """How often the folds are drawn again; for ``monte_carlo``, the number of splits."""
-    inner_val: Share = 0.15
-    """Share of the training part that is held out for early stopping and selection."""
-    test_fraction: Share = 0.2
-    """Share of the patients that is tested (``monte_carlo``)."""
-
-    @model_validator(mode="after")
-    def _options_of_the_scheme(self) -> Self:
-        known = {"scheme", *SCHEME_PARAMS[self.scheme].model_fields}
-        # Compared with the defaults, not with model_fields_set: a study written out in full must read back.
-        fields = type(self).model_fields
-        if foreign := [
-            name for name in fields if name not in known and getattr(self, name) != fields[name].default
-        ]:
-            names = ", ".join(foreign)
-            raise ValueError(
-                f"split scheme {self.scheme!r} has no option {names}; its options: {', '.join(sorted(known))}"
-            )
-        return self

@@ -45,6 +45,8 @@ BASES = {
     "aggregators": "equipoise.models.balancing.entries:AggregatorParams",
     "strategies": "equipoise.platform.federation.entries:StrategyParams",
     "server_aggregations": "equipoise.platform.federation.entries:AggregationParams",
+    "splits": "equipoise.datasets.params:SplitParams",
+    "sites": "equipoise.datasets.params:SiteParams",
     "sections": "equipoise.platform.report.entries:SectionParams",
     "templates": "equipoise.platform.study.templates:TemplateParams",
 }

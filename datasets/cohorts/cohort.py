@@ -33,6 +33,7 @@ from equipoise.datasets.cohorts.checks import (
 )
 from equipoise.datasets.cohorts.cohort_tables import read_cohort
 from equipoise.datasets.cohorts.flow import STATUS_STAGE, Flow, exclusion_table
+from equipoise.datasets.cohorts.sites import SCHEMES, SiteScheme
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.omics.params import CLINICAL, Covariate
 from equipoise.datasets.params import CohortSource, Columns
@@ -187,6 +188,7 @@ def load_cohorts(
     *,
     covariates: Sequence[Covariate] = (),
     reads: frozenset[str] | None = None,
+    site_schemes: Mapping[str, SiteScheme] = SCHEMES,
 ) -> Cohorts:
     """Read, check and encode all cohorts of a study.
 
@@ -205,6 +207,8 @@ def load_cohorts(
     reads
         Modalities that the model reads, ``wsi`` for slides: others are not loaded, and who has none of them is
         left out. ``None`` loads everything, and a patient of a slides table needs a slide.
+    site_schemes
+        Name → site scheme, of all that the cohorts name.
 
     Raises
     ------
@@ -220,7 +224,9 @@ def load_cohorts(
     if reads is not None and "wsi" not in reads:
         sources = [source.model_copy(update={"slides": None, "slides_dir": None}) for source in sources]
     needed = list(dict.fromkeys([*predicted, *(covariate.column for covariate in covariates)]))
-    raw = [read_cohort(s, needed, (s.columns or Columns()).or_else(columns), base) for s in sources]
+    raw = [
+        read_cohort(s, needed, (s.columns or Columns()).or_else(columns), base, site_schemes) for s in sources
+    ]
     refuse_shared_patients(raw)
     notes = [note for cohort in raw for note in cohort.notes]
     notes += absent_columns(raw, tasks)

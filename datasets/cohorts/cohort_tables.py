@@ -8,12 +8,12 @@ reason.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from equipoise.datasets.cohorts.sites import patient_code, sites_of
+from equipoise.datasets.cohorts.sites import SCHEMES, SiteScheme, patient_code
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.params import CohortSource, Columns, TableSource, label_key
 from equipoise.datasets.tables.reading import (
@@ -90,7 +90,13 @@ class RawCohort:
     notes: list[str]
 
 
-def read_cohort(source: CohortSource, task_columns: Sequence[str], columns: Columns, base: Path) -> RawCohort:
+def read_cohort(
+    source: CohortSource,
+    task_columns: Sequence[str],
+    columns: Columns,
+    base: Path,
+    schemes: Mapping[str, SiteScheme] = SCHEMES,
+) -> RawCohort:
     """Read the tables of one cohort.
 
     Parameters
@@ -103,6 +109,8 @@ def read_cohort(source: CohortSource, task_columns: Sequence[str], columns: Colu
         Patient, file and mpp column where they are not recognised.
     base
         Folder that relative paths start from.
+    schemes
+        Name → site scheme.
 
     Raises
     ------
@@ -120,14 +128,16 @@ def read_cohort(source: CohortSource, task_columns: Sequence[str], columns: Colu
     if table.empty:
         raise DataError(f"no row has a patient key in column {key!r}", where=table_label(source.clinical))
     wanted = list(dict.fromkeys(column for column in task_columns if column in table.columns))
-    site_columns = [source.site.column] if source.site.column is not None else []
+    scheme = schemes[source.site.scheme]
+    site_params = scheme.params.model_validate(source.site.options)
+    site_columns = list(getattr(site_params, "columns", ()))
     require_columns(table, site_columns, source.clinical)
     labels, conflicts = merge_rows(table, key, wanted, site_columns)
     if len(labels) < len(table):
         notes.append(
             f"cohort {source.name}: {len(table)} rows of the clinical table are {len(labels)} patients"
         )
-    sites, site_notes = sites_of(labels, source.name, source.site, base)
+    sites, site_notes = scheme.find(labels, source.name, site_params, base)
     slides = None
     repeated: list[Any] = []
     if source.slides is not None:

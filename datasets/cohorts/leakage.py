@@ -176,14 +176,15 @@ def split_warnings(
     """
     table = patients.set_index("patient")
     remarks = [r for task in tasks for r in _scarce(task, folds, table)]
-    if params is not None and params.scheme == "site_preserved":
-        remarks += _site_remarks(folds, table, params.folds)
+    if params is not None and params.keeps_sites_whole:
+        remarks += _site_remarks(folds, table)
     return remarks
 
 
-def _site_remarks(folds: Sequence[Fold], table: pd.DataFrame, k: int) -> list[str]:
+def _site_remarks(folds: Sequence[Fold], table: pd.DataFrame) -> list[str]:
     """What keeps site-preserved folds from being what they are meant to be."""
     remarks = []
+    k = len({fold.index for fold in folds})
     sites = table["site"]
     counts = sites[table["role"] == "develop"].value_counts()
     if (share := counts.iloc[0] / counts.sum()) > 1 / k:

@@ -11,10 +11,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import BaseModel
 
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.params import SiteSource, TableSource
+from equipoise.datasets.params import (
+    CohortSites,
+    ColumnSites,
+    InstitutionSites,
+    SiteParams,
+    TableSource,
+    TssSites,
+)
 from equipoise.datasets.tables.reading import read_table, require_columns
 
 if TYPE_CHECKING:
@@ -68,46 +77,46 @@ def read_institutions(path: str, base: Path) -> dict[str, str]:
 
 
 def by_cohort(
-    table: pd.DataFrame, cohort: str, source: SiteSource, base: Path
+    table: pd.DataFrame, cohort: str, params: SiteParams, base: Path
 ) -> tuple[list[str], list[str]]:
     """Every patient at one site, the cohort."""
     return [cohort] * len(table), []
 
 
-def by_tss(table: pd.DataFrame, cohort: str, source: SiteSource, base: Path) -> tuple[list[str], list[str]]:
+def by_tss(table: pd.DataFrame, cohort: str, params: SiteParams, base: Path) -> tuple[list[str], list[str]]:
     """The code in the barcode."""
     return _codes(table.index, cohort), []
 
 
 def by_institution(
-    table: pd.DataFrame, cohort: str, source: SiteSource, base: Path
+    table: pd.DataFrame, cohort: str, params: InstitutionSites, base: Path
 ) -> tuple[list[str], list[str]]:
     """The institution of the code in the barcode; an unknown code is a site of its own."""
     codes = _codes(table.index, cohort)
-    institutions = read_institutions(str(source.institution), base)
+    institutions = read_institutions(params.institution, base)
     unknown = sorted({code for code in codes if code not in institutions})
     notes = []
     if unknown:
         patients = sum(code in unknown for code in codes)
         notes.append(
-            f"cohort {cohort}: {source.institution} does not know the site code(s) {', '.join(unknown)} of "
+            f"cohort {cohort}: {params.institution} does not know the site code(s) {', '.join(unknown)} of "
             f"{patients} patients; each code counts as an institution"
         )
     return [institutions.get(code, code) for code in codes], notes
 
 
 def by_column(
-    table: pd.DataFrame, cohort: str, source: SiteSource, base: Path
+    table: pd.DataFrame, cohort: str, params: ColumnSites, base: Path
 ) -> tuple[list[str], list[str]]:
     """``COHORT:VALUE`` of a column of the clinical table; patients without a value share ``COHORT:unknown``.
 
     A hospital's own numbering means nothing to another cohort: site 1 of two cohorts is two sites.
     """
-    sites = [str(site) for site in table[source.column]]
+    sites = [str(site) for site in table[params.column]]
     notes = []
     if empty := sites.count(""):
         notes.append(
-            f"cohort {cohort}: {empty} patients have no {source.column!r}; they are kept together as one site"
+            f"cohort {cohort}: {empty} patients have no {params.column!r}; they are kept together as one site"
         )
     stripped = [
         (patient, site)
@@ -117,45 +126,31 @@ def by_column(
     if stripped:
         patient, site = stripped[0]
         notes.append(
-            f"cohort {cohort}: column {source.column!r} has lost leading zeros ({site!r} for {patient}, "
+            f"cohort {cohort}: column {params.column!r} has lost leading zeros ({site!r} for {patient}, "
             f"{len(stripped)} patients): use 'site: tss', which reads the barcode"
         )
     return [f"{cohort}:{site or 'unknown'}" for site in sites], notes
 
 
-SCHEMES: dict[str, Callable[[pd.DataFrame, str, SiteSource, Path], tuple[list[str], list[str]]]] = {
-    "cohort": by_cohort,
-    "tss": by_tss,
-    "institution": by_institution,
-    "column": by_column,
-}
+class SiteScheme(NamedTuple):
+    """A site scheme: its parameter model, and what finds the site of each patient of a cohort.
 
-
-def sites_of(table: pd.DataFrame, cohort: str, source: SiteSource, base: Path) -> tuple[list[str], list[str]]:
-    """Sites of the patients of one cohort.
-
-    Parameters
-    ----------
-    table
-        Indexed by patient; with the site column where the scheme is ``column``.
-    cohort
-        Name of the cohort.
-    source
-        Scheme and its option.
-    base
-        Folder that relative paths start from.
-
-    Returns
-    -------
-    sites, notes
-        A site per row, and remarks for the report.
-
-    Raises
-    ------
-    DataError
-        If keys carry no site code, or the institution table cannot be read.
+    ``find(table, cohort, params, base)`` returns a site per row of the clinical table, and remarks for the report. The
+    table is indexed by patient and holds the columns that the parameters name (``params.columns``); relative paths
+    start from ``base``.
     """
-    return SCHEMES[source.scheme](table, cohort, source, base)
+
+    params: type[BaseModel]
+    find: Callable[[pd.DataFrame, str, Any, Path], tuple[list[str], list[str]]]
+
+
+#: The built-in schemes.
+SCHEMES = {
+    "cohort": SiteScheme(CohortSites, by_cohort),
+    "tss": SiteScheme(TssSites, by_tss),
+    "institution": SiteScheme(InstitutionSites, by_institution),
+    "column": SiteScheme(ColumnSites, by_column),
+}
 
 
 def _codes(patients: Iterable[str], cohort: str) -> list[str]:

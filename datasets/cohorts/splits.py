@@ -14,13 +14,13 @@ import numpy as np
 
 from equipoise.datasets.cohorts.preserved_sites import assign_sites, site_counts
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.params import SplitParams
+from equipoise.datasets.params import KFoldParams, MonteCarloParams, SplitParams
 from equipoise.datasets.tables.tasks import RegressionTask, Task, main_task
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Fold", "SplitParams", "make_folds", "splits_from_json", "splits_to_json", "strata_of"]
+__all__ = ["Fold", "SplitScheme", "make_folds", "splits_from_json", "splits_to_json", "strata_of"]
 
 #: How far an inner validation part of whole sites may exceed the wanted share before patients are drawn.
 MAX_INNER_EXCESS = 2.0
@@ -64,6 +64,22 @@ class DevelopPatients:
     required: bool
 
 
+@dataclass(frozen=True)
+class SplitScheme:
+    """A split scheme with its parameters.
+
+    Attributes
+    ----------
+    draw
+        Test parts of one repeat, as positions of the sorted development patients.
+    params
+        Its parameters; a scheme with ``repeats`` among them is drawn that often.
+    """
+
+    draw: Callable[[DevelopPatients, Any, np.random.Generator], list[np.ndarray]]
+    params: SplitParams
+
+
 def strata_of(task: Task, patients: pd.DataFrame) -> np.ndarray:
     """[n] int stratum of each patient: class, event or quartile of the task; -1 without a label."""
     values = patients[task.frame_columns[-1]].to_numpy(dtype=float)
@@ -77,7 +93,7 @@ def strata_of(task: Task, patients: pd.DataFrame) -> np.ndarray:
     return strata
 
 
-def make_folds(patients: pd.DataFrame, params: SplitParams, tasks: Sequence[Task], seed: int) -> list[Fold]:
+def make_folds(patients: pd.DataFrame, scheme: SplitScheme, tasks: Sequence[Task], seed: int) -> list[Fold]:
     """Split the development patients.
 
     Parameters
@@ -85,8 +101,8 @@ def make_folds(patients: pd.DataFrame, params: SplitParams, tasks: Sequence[Task
     patients
         Table of :class:`~equipoise.datasets.cohorts.cohort.Cohorts`; rows with another role than ``develop`` are
         ignored.
-    params
-        Scheme and its options.
+    scheme
+        The scheme with its parameters.
     tasks
         Parts are stratified on the main task.
     seed
@@ -100,11 +116,11 @@ def make_folds(patients: pd.DataFrame, params: SplitParams, tasks: Sequence[Task
         of a class (no event) of the main task.
     """
     develop = _develop_patients(patients, tasks)
-    scheme = SCHEMES[params.scheme]
-    repeats = 1 if params.scheme == "leave_one_cohort_out" else params.repeats
+    params = scheme.params
+    repeats = getattr(params, "repeats", 1)
     folds = []
     for repeat in range(repeats):
-        tests = scheme(develop, params, np.random.default_rng(np.random.SeedSequence([seed, repeat])))
+        tests = scheme.draw(develop, params, np.random.default_rng(np.random.SeedSequence([seed, repeat])))
         for index, test in enumerate(tests):
             # A child, not [seed, repeat, index]: NumPy pads with zeros, so [s, r, 0] would repeat [s, r].
             rng = np.random.default_rng(np.random.SeedSequence([seed, repeat], spawn_key=(index,)))
@@ -152,7 +168,7 @@ def _refuse_impossible(develop: DevelopPatients, train: np.ndarray, fold: str, t
         )
 
 
-def kfold(develop: DevelopPatients, params: SplitParams, rng: np.random.Generator) -> list[np.ndarray]:
+def kfold(develop: DevelopPatients, params: KFoldParams, rng: np.random.Generator) -> list[np.ndarray]:
     """Assign patients to folds stratum by stratum: sizes, also of a stratum, differ by at most one."""
     n = len(develop.patients)
     if params.folds > n:
@@ -167,7 +183,7 @@ def kfold(develop: DevelopPatients, params: SplitParams, rng: np.random.Generato
 
 
 def site_preserved(
-    develop: DevelopPatients, params: SplitParams, rng: np.random.Generator
+    develop: DevelopPatients, params: KFoldParams, rng: np.random.Generator
 ) -> list[np.ndarray]:
     """Assign whole sites to folds (:mod:`equipoise.datasets.cohorts.preserved_sites`)."""
     names, counts = site_counts(develop.sites, develop.strata)
@@ -196,17 +212,11 @@ def leave_one_cohort_out(
     return [np.flatnonzero(develop.cohorts == cohort) for cohort in cohorts]
 
 
-def monte_carlo(develop: DevelopPatients, params: SplitParams, rng: np.random.Generator) -> list[np.ndarray]:
+def monte_carlo(
+    develop: DevelopPatients, params: MonteCarloParams, rng: np.random.Generator
+) -> list[np.ndarray]:
     """One random stratified test part."""
     return [draw_stratified(develop.strata, params.test_fraction, rng, required=develop.required)]
-
-
-SCHEMES: dict[str, Callable[[DevelopPatients, SplitParams, np.random.Generator], list[np.ndarray]]] = {
-    "kfold": kfold,
-    "site_preserved": site_preserved,
-    "leave_one_cohort_out": leave_one_cohort_out,
-    "monte_carlo": monte_carlo,
-}
 
 
 def draw_stratified(
@@ -253,7 +263,7 @@ def draw_stratified(
 def _inner_validation(
     develop: DevelopPatients, rest: np.ndarray, params: SplitParams, rng: np.random.Generator
 ) -> np.ndarray:
-    """Positions of the inner validation part; whole sites under ``site_preserved`` where that is possible."""
+    """Positions of the inner validation part; whole sites where the scheme keeps them and that is possible."""
     if len(rest) < 2:
         raise DataError(
             f"{len(rest)} patient(s) are left for training and inner validation",
@@ -261,7 +271,7 @@ def _inner_validation(
             fix="use more patients, fewer folds or a smaller test_fraction",
         )
     strata = develop.strata[rest]
-    if params.scheme == "site_preserved":
+    if params.keeps_sites_whole:
         whole = _whole_sites(develop.sites[rest], strata, params.inner_val, rng, required=develop.required)
         if whole is not None:
             return rest[whole]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from equipoise.datasets.remote.addresses import is_remote
+from equipoise.platform.registry import get
 from equipoise.platform.run.folder import RunFolder
 from equipoise.platform.study.schema import Study
 
@@ -107,8 +108,10 @@ class RunContext:
 def read_cohorts(study: Study) -> "Cohorts":
     """Read the tables of a study."""
     from equipoise.datasets.cohorts.cohort import load_cohorts
+    from equipoise.datasets.cohorts.sites import SiteScheme
     from equipoise.datasets.cohorts.subsample import excluded_by_subsample
 
+    schemes = {cohort.site.scheme: get("sites", cohort.site.scheme) for cohort in study.cohorts}
     cohorts = load_cohorts(
         study.cohorts,
         study.tasks,
@@ -116,6 +119,7 @@ def read_cohorts(study: Study) -> "Cohorts":
         study.base,
         covariates=study.tables.clinical,
         reads=study.reads,
+        site_schemes={name: SiteScheme(entry.params, entry.load()) for name, entry in schemes.items()},
     )
     if study.patients_per_site is None:
         return cohorts

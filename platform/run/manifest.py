@@ -58,8 +58,7 @@ def write_folds(
     manifest = folder.manifest
     write_json(manifest / "splits.json", splits_to_json(folds, study.splits, study.seed))
     files = None if index is None else cohorts.slides.merge(index[["slide", "fingerprint"]], on="slide")
-    preserved = study.splits.scheme == "site_preserved"
-    audit = leakage_audit(folds, cohorts.patients, files, preserve_sites=preserved)
+    audit = leakage_audit(folds, cohorts.patients, files, preserve_sites=study.splits.keeps_sites_whole)
     with atomic_path(manifest / "leakage.csv") as path:
         audit.to_csv(path, index=False)
     warnings = split_warnings(folds, cohorts.patients, study.tasks, study.splits)

@@ -200,7 +200,7 @@ def final_predictions(
     params = study.federation.model_copy(update={"evaluation": evaluation})
     held, tables = set(search_context.held_out), []
     with open_worker_pool(context, params, len(clients)) as pool:
-        for fold in make_folds(search_context.cohorts.patients, study.splits, study.tasks, study.seed):
+        for fold in make_folds(search_context.cohorts.patients, study.split_scheme, study.tasks, study.seed):
             extended = dataclasses.replace(fold, test=(*fold.test, *search_context.held_out))
             planned = PlannedFold("folds", extended)
             path = folder / "folds" / fold.name

@@ -121,7 +121,7 @@ def _central_predictions(
     from equipoise.platform.training.crossval import fold_folder, load_fold, train_fold
     from equipoise.platform.training.epoch_log import EpochLog
 
-    folds = make_folds(search_context.cohorts.patients, study.splits, study.tasks, study.seed)
+    folds = make_folds(search_context.cohorts.patients, study.split_scheme, study.tasks, study.seed)
     given: dict[str, Any] = {"features": context.features, "content_keys": context.content_keys}
     jobs = []
     for fold in folds:

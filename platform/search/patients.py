@@ -10,8 +10,7 @@ import numpy as np
 
 from equipoise.datasets.cohorts.assembly import select_patients
 from equipoise.datasets.cohorts.preserved_sites import assign_sites, site_counts
-from equipoise.datasets.cohorts.splits import Fold, draw_stratified, make_folds, strata_of
-from equipoise.datasets.params import SplitParams
+from equipoise.datasets.cohorts.splits import Fold, SplitScheme, draw_stratified, make_folds, strata_of
 from equipoise.datasets.tables.tasks import RegressionTask, Task, main_task
 from equipoise.platform.errors import DataError
 
@@ -43,14 +42,16 @@ def restrict_to(cohorts: Cohorts, patients: Collection[str]) -> Cohorts:
 
 
 def split_holdout(
-    cohorts: Cohorts, tasks: Sequence[Task], share: float, scheme: str, seed: int
+    cohorts: Cohorts, tasks: Sequence[Task], share: float, whole_sites: bool, seed: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Development patients that are searched on, and those that no trial sees; both sorted.
 
     Parameters
     ----------
     share
-        Share of the development patients in the hold-out; whole sites where ``scheme`` is ``site_preserved``.
+        Share of the development patients in the hold-out.
+    whole_sites
+        Whether sites are held out as a whole, as the study's split scheme keeps them.
     seed
         Seed of the search.
 
@@ -67,7 +68,7 @@ def split_holdout(
     strata = strata_of(task, develop)
     required = not isinstance(task, RegressionTask)
     rng = np.random.default_rng(np.random.SeedSequence([seed, HOLDOUT_STREAM]))
-    if scheme == "site_preserved":
+    if whole_sites:
         sites = develop["site"].to_numpy(dtype=object)
         held = _hold_out_sites(sites, strata, share, rng, required=required)
     else:
@@ -77,21 +78,22 @@ def split_holdout(
 
 
 def inner_folds(
-    cohorts: Cohorts, tasks: Sequence[Task], splits: SplitParams, folds: int, seed: int, seeds: int = 1
+    cohorts: Cohorts, tasks: Sequence[Task], splits: SplitScheme, folds: int, seed: int, seeds: int = 1
 ) -> list[Fold]:
-    """Folds of the search patients by the study's scheme; leave-one-cohort-out keeps its own number.
+    """Folds of the search patients by the study's scheme; one that sets neither folds nor repeats keeps its number.
 
     Each fold has three parts as in cross-validation: ``train``, ``val`` for early stopping and for methods that learn
     on inner validation, and ``test``, here the patients that the trial is scored on. Nobody of the hold-out or of an
     external cohort is in any of them. With several ``seeds`` the folds are repeated once for each, with the same
     patients and other repeats; the repeat is part of the seed of a training.
     """
-    params = splits.model_dump()
-    if splits.scheme == "monte_carlo":
-        params["repeats"] = folds
-    elif splits.scheme != "leave_one_cohort_out":
-        params |= {"folds": folds, "repeats": 1}
-    result = make_folds(cohorts.patients, SplitParams.model_validate(params), tasks, seed)
+    options = type(splits.params).model_fields
+    if "folds" in options:
+        wanted = {"folds": folds, "repeats": 1}
+    else:
+        wanted = {"repeats": folds}
+    changed = splits.params.model_copy(update={key: wanted[key] for key in wanted if key in options})
+    result = make_folds(cohorts.patients, replace(splits, params=changed), tasks, seed)
     repeats = 1 + max(fold.repeat for fold in result)
     return [replace(fold, repeat=fold.repeat + k * repeats) for k in range(seeds) for fold in result]
 

@@ -91,9 +91,11 @@ def prepare(context: RunContext) -> SearchContext:
     params = study.search or SearchParams()
     seed = study.seed if params.seed is None else params.seed
     context.usable.require_learnable()
-    searched, held_out = split_holdout(context.usable, study.tasks, params.holdout, study.splits.scheme, seed)
+    searched, held_out = split_holdout(
+        context.usable, study.tasks, params.holdout, study.splits.keeps_sites_whole, seed
+    )
     cohorts = restrict_to(context.usable, searched)
-    folds = tuple(inner_folds(cohorts, study.tasks, study.splits, params.folds, seed, params.seeds))
+    folds = tuple(inner_folds(cohorts, study.tasks, study.split_scheme, params.folds, seed, params.seeds))
     cases = CachedCases(CaseReader(cohorts, context.tiles, role="develop"))
     clients = (
         federation_clients(study, cohorts.patients, context.usable.patients)

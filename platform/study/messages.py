@@ -33,8 +33,11 @@ def describe_errors(
     """
     lines: list[tuple[int, str]] = []
     for item in error.errors():
+        location = item["loc"]
+        if item["type"] == "union_tag_invalid":
+            location = (*location, item["ctx"]["discriminator"].strip("'"))
         for text in _describe_error(item, root).split("\n"):
-            keys, line = _locate(tree, item["loc"], root)
+            keys, line = _locate(tree, location, root)
             dotted = ".".join(str(key) for key in keys)
             if not item["loc"]:  # a check of the whole study names its own section first
                 section, _, _ = text.partition(":")

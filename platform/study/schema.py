@@ -6,13 +6,22 @@ reports every problem in one line: file, line, key, the valid values and the nea
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from equipoise.datasets.omics.params import CLINICAL, OMICS, TableParams
-from equipoise.datasets.params import CohortSource, Columns, SplitParams
+from equipoise.datasets.params import CohortSource, Columns
 from equipoise.datasets.tables.tasks import Task
 from equipoise.platform.cluster.session import RayOptions
 from equipoise.platform.errors import StudyError
@@ -23,28 +32,52 @@ from equipoise.platform.registry import entries, get
 from equipoise.platform.renamed import current_key, current_study
 from equipoise.platform.search.params import SearchParams, metric_problem
 from equipoise.platform.study.messages import describe_errors, duplicate_keys
-from equipoise.platform.training.params import BalancingParams, TrainingParams
+from equipoise.platform.training.params import BalancingParams, TrainingParams, entry_params
+
+if TYPE_CHECKING:
+    from equipoise.datasets.cohorts.splits import SplitScheme
 
 
-def discriminated_union(kind: str) -> Any:
-    """The type of ``{kind: <name>, …parameters}`` for every entry of a registry."""
-    models = [
-        create_model(
-            f"{entry.params.__name__}_{name}",
-            __base__=entry.params,
-            kind=(Literal[name], Field(description=entry.summary)),  # type: ignore[arg-type]
-        )
-        for name, entry in entries(kind).items()
-    ]
+def discriminated_union(kind: str, key: str = "kind") -> Any:
+    """The type of ``{key: <name>, …parameters}`` for every entry of a registry.
+
+    Parameter models of other packages get the attributes of their kind that they do not declare.
+    """
+    models = []
+    for name, entry in entries(kind).items():
+        bases: Any = entry.params if issubclass(entry.params, entry.base) else (entry.params, entry.base)
+        tag: Any = (Literal[name], Field(description=entry.summary))
+        models.append(create_model(f"{entry.params.__name__}_{name}", __base__=bases, **{key: tag}))
     if len(models) == 1:
         return models[0]
     union: Any = models[0]
     for model in models[1:]:
         union = union | model
-    return Annotated[union, Field(discriminator="kind")]
+    return Annotated[union, Field(discriminator=key)]
 
 
 ModelSection: Any = discriminated_union("models")
+
+#: Options of built-in split schemes; a section written out by an earlier version has all of them at their defaults.
+_SPLIT_OPTIONS = {"folds": 5, "repeats": 1, "test_fraction": 0.2}
+
+
+def split_section(data: Any) -> Any:
+    """A ``splits`` section with its scheme, ``kfold`` if none is named, without default options of other schemes."""
+    if not isinstance(data, dict):
+        return data
+    named = {"scheme": "kfold"} | data
+    entry = entries("splits").get(named["scheme"]) if isinstance(named["scheme"], str) else None
+    if entry is None:
+        return named
+    return {
+        option: value
+        for option, value in named.items()
+        if option in entry.params.model_fields or _SPLIT_OPTIONS.get(option) != value
+    }
+
+
+SplitSection: Any = Annotated[discriminated_union("splits", "scheme"), BeforeValidator(split_section)]
 
 
 class Study(BaseModel):
@@ -78,7 +111,7 @@ class Study(BaseModel):
     """How losses and gradients of several tasks become one update."""
     training: TrainingParams = Field(default_factory=TrainingParams)
     """Optimisation, bags, early stopping."""
-    splits: SplitParams = Field(default_factory=SplitParams)
+    splits: SplitSection = Field(default_factory=dict, validate_default=True)
     """Cross-validation scheme."""
     search: SearchParams | None = None
     """Search over balancing, loss weights, architecture and optimisation."""
@@ -105,6 +138,7 @@ class Study(BaseModel):
         if len(mains) > 1:
             problems.append(f"tasks: {', '.join(mains)} all say main: true; the report leads with one")
         problems += [
+            *_site_problems(self.cohorts),
             *_leaking_covariates(self.tables, self.tasks),
             *_missing_modalities(self),
             *_explicit_weight_problems(self),
@@ -134,6 +168,13 @@ class Study(BaseModel):
     def reads_slides(self) -> bool:
         """Whether slides are listed, extracted and read."""
         return "wsi" in self.reads and any(cohort.slides is not None for cohort in self.cohorts)
+
+    @property
+    def split_scheme(self) -> "SplitScheme":
+        """What draws the folds."""
+        from equipoise.datasets.cohorts.splits import SplitScheme
+
+        return SplitScheme(get("splits", self.splits.scheme).load(), self.splits)
 
     @property
     def main_task(self) -> Task:
@@ -168,6 +209,8 @@ def fixed_settings(resolved: dict[str, Any]) -> dict[str, Any]:
             kept.get(section, {}).pop(key, None)
         else:
             kept.pop(section, None)
+    if isinstance(kept.get("splits"), dict):
+        kept["splits"] = split_section(kept["splits"])
     return kept
 
 
@@ -180,8 +223,9 @@ def smoke_overrides(study: Study) -> dict[str, Any]:
         "training.min_epochs": 1,
         "evaluation.bootstrap": 50,
     }
-    if study.splits.scheme in ("kfold", "site_preserved"):
-        overrides |= {"splits.folds": 2, "splits.repeats": 1}
+    options = type(study.splits).model_fields
+    if "folds" in options:
+        overrides |= {f"splits.{key}": n for key, n in (("folds", 2), ("repeats", 1)) if key in options}
     if study.search is not None:
         overrides |= {"search.trials": 4 if study.search.population else 2, "search.folds": 2}
     if study.federation is not None:
@@ -226,6 +270,18 @@ def _search_problems(study: Study) -> list[str]:
 def _repeated_names(section: str, names: list[str]) -> list[str]:
     twice = sorted({name for name in names if names.count(name) > 1})
     return [f"{section}: the name {name!r} is used {names.count(name)} times" for name in twice]
+
+
+def _site_problems(cohorts: list[CohortSource]) -> list[str]:
+    """Problems of the cohorts' site schemes, which the registry knows."""
+    problems = []
+    for cohort in cohorts:
+        try:
+            entry_params("sites", cohort.site.scheme, cohort.site.options)
+        except ValueError as error:
+            said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            problems.append(f"cohorts: site of {cohort.name}: {said}")
+    return problems
 
 
 def _leaking_covariates(tables: TableParams, tasks: list[Task]) -> list[str]:

@@ -6,9 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from equipoise.datasets import entries
-from equipoise.datasets.cohorts.sites import SCHEMES as SITE_SCHEMES
-from equipoise.datasets.cohorts.splits import SCHEMES as SPLIT_SCHEMES
-from equipoise.datasets.params import SCHEME_PARAMS, SplitParams
+from equipoise.datasets.cohorts.sites import SCHEMES
 
 
 @pytest.mark.parametrize("kind", ["SPLITS", "SITES", "PRESETS"])
@@ -21,15 +19,7 @@ def test_entries_load_and_describe_themselves(kind: str) -> None:
             params.model_validate({"no_such_option": 1})
 
 
-def test_schemes_of_specs_and_entries_agree() -> None:
-    offered = SplitParams.model_json_schema()["properties"]["scheme"]["enum"]
-    assert list(entries.SPLITS) == offered == list(SPLIT_SCHEMES) == list(SCHEME_PARAMS)
-    assert all(entries.SPLITS[name][1] is SCHEME_PARAMS[name] for name in offered)
-    assert list(entries.SITES) == list(SITE_SCHEMES)
-
-
-def test_options_of_schemes_are_options_of_the_section() -> None:
-    section = SplitParams.model_fields
-    for name, (_, params, _) in entries.SPLITS.items():
-        for option, field in params.model_fields.items():
-            assert section[option].default == field.default, (name, option)
+def test_built_in_site_schemes_are_those_of_the_entries() -> None:
+    assert {name: (row.params, row.find.__name__) for name, row in SCHEMES.items()} == {
+        name: (params, target.rpartition(":")[2]) for name, (_, params, target) in entries.SITES.items()
+    }

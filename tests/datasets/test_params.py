@@ -7,7 +7,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from equipoise.datasets.params import CohortSource, Columns, SiteSource, SplitParams, TableSource, label_key
+from equipoise.datasets.params import CohortSource, Columns, SiteSource, TableSource, label_key
 
 
 def test_a_plain_path_is_a_table() -> None:
@@ -36,7 +36,6 @@ def test_short_forms_of_sites(short: object, scheme: str) -> None:
         ("institution", "needs its institution"),
         ({"scheme": "tss", "column": "SITE"}, "does not belong to site scheme 'tss'"),
         ({"column": "A", "institution": "t.csv"}, "leave one of the two out"),
-        ("tts", "'cohort', 'tss', 'institution' or 'column'"),
     ],
 )
 def test_sites_that_contradict_themselves(given: object, message: str) -> None:
@@ -72,19 +71,6 @@ def test_a_folder_of_slides_needs_a_table_of_slides() -> None:
 def test_a_cohorts_columns_win_over_the_studys() -> None:
     merged = Columns(patient="ID").or_else(Columns(patient="PATIENT", file="FILE"))
     assert (merged.patient, merged.file, merged.mpp) == ("ID", "FILE", None)
-
-
-def test_options_of_another_split_scheme_are_refused() -> None:
-    with pytest.raises(ValidationError, match="'monte_carlo' has no option folds"):
-        SplitParams.model_validate({"scheme": "monte_carlo", "folds": 3})
-    with pytest.raises(ValidationError, match="no option test_fraction"):
-        SplitParams.model_validate({"test_fraction": 0.5})
-
-
-@pytest.mark.parametrize("scheme", ["kfold", "site_preserved", "leave_one_cohort_out", "monte_carlo"])
-def test_splits_written_out_in_full_read_back(scheme: str) -> None:
-    params = SplitParams.model_validate({"scheme": scheme})
-    assert SplitParams.model_validate(params.model_dump()) == params
 
 
 def test_every_field_is_described_in_the_schema() -> None:

@@ -85,7 +85,9 @@ def federate(context: RunContext, params: FederationParams) -> dict[str, Any]:
     for note in notes:
         log.info("federate: %s", note)
     inputs = fold_inputs(context)
-    folds = list(planned_folds(params.evaluation, clients, patients, study.splits, study.tasks, study.seed))
+    folds = list(
+        planned_folds(params.evaluation, clients, patients, study.split_scheme, study.tasks, study.seed)
+    )
     tables = []
     with open_worker_pool(context, params, len(clients)) as pool:
         for plan in params.evaluation.plans:

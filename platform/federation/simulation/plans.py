@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equipoise.datasets.cohorts.splits import Fold, SplitParams, draw_stratified, make_folds, strata_of
+from equipoise.datasets.cohorts.splits import Fold, SplitScheme, draw_stratified, make_folds, strata_of
 from equipoise.datasets.tables.tasks import RegressionTask, SurvivalTask, Task, main_task
 from equipoise.platform.errors import DataError
 from equipoise.platform.federation.params import Plan, PlanParams
@@ -50,7 +50,7 @@ def planned_folds(
     params: PlanParams,
     clients: Sequence[Client],
     patients: pd.DataFrame,
-    splits: SplitParams,
+    splits: SplitScheme,
     tasks: Sequence[Task],
     seed: int,
 ) -> Iterator[PlannedFold]:
@@ -84,7 +84,7 @@ def planned_folds(
                 groups = {
                     str(name): tuple(rows["patient"]) for name, rows in develop.groupby("cohort", sort=True)
                 }
-            folds = list(_leave_one_out(plan, groups, develop, splits.inner_val, tasks, seed))
+            folds = list(_leave_one_out(plan, groups, develop, splits.params.inner_val, tasks, seed))
         yield from folds[: params.folds]
 
 

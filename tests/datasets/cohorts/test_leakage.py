@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from equipoise.datasets.cohorts.leakage import leakage_audit, shared_files, shared_sites, split_warnings
-from equipoise.datasets.cohorts.splits import Fold, make_folds
-from equipoise.datasets.params import SplitParams
+from equipoise.datasets.cohorts.splits import Fold, SplitScheme, make_folds, site_preserved
+from equipoise.datasets.params import SitePreservedParams
 from equipoise.datasets.tables.tasks import BinaryTask, MulticlassTask
 
 MSI = BinaryTask(name="MSI", column="MSI", positive=["1"])
@@ -103,8 +103,9 @@ def test_a_dominant_site_and_an_inner_part_by_patient() -> None:
             "MSI": [float(i % 2) for i in range(n)],
         }
     )
-    params = SplitParams(scheme="site_preserved", folds=2, repeats=2)
-    remarks = split_warnings(make_folds(table, params, [MSI], 0), table, [MSI], params)
+    params = SitePreservedParams(folds=2, repeats=2)
+    scheme = SplitScheme(site_preserved, params)
+    remarks = split_warnings(make_folds(table, scheme, [MSI], 0), table, [MSI], params)
     assert any("site 'big' holds 67% of the development patients, more than 1/2" in r for r in remarks)
     assert any("repeat 1 found the same test parts" in r for r in remarks)
     assert any("fold 0-0, 0-1, 1-0, 1-1: inner validation is drawn by patient" in r for r in remarks)

@@ -13,10 +13,10 @@ from equipoise.datasets.cohorts.cohort import Cohorts, load_cohorts
 from equipoise.datasets.cohorts.leakage import leakage_audit, split_warnings
 from equipoise.datasets.cohorts.preserved_sites import assign_sites, howard_objective, objective, site_counts
 from equipoise.datasets.cohorts.sites import read_institutions, tss_code
-from equipoise.datasets.cohorts.splits import Fold, make_folds
+from equipoise.datasets.cohorts.splits import Fold, SplitScheme, make_folds, site_preserved
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.omics.matrix import read_matrix
-from equipoise.datasets.params import CohortSource, OmicsSource, SplitParams, TableSource
+from equipoise.datasets.params import CohortSource, OmicsSource, SitePreservedParams, TableSource
 from equipoise.datasets.tables.reading import read_table
 from equipoise.datasets.tables.targets import encode, survival_summary
 from equipoise.datasets.tables.tasks import Task
@@ -45,7 +45,10 @@ def crc(example: dict[str, Any], root_folder: Path) -> Cohorts:
 
 @pytest.fixture(scope="module")
 def folds(crc: Cohorts, example: dict[str, Any]) -> list[Fold]:
-    return make_folds(crc.patients, SplitParams.model_validate(example["splits"]), crc.tasks, example["seed"])
+    options = dict(example["splits"])
+    assert options.pop("scheme") == "site_preserved"
+    params = SitePreservedParams.model_validate(options)
+    return make_folds(crc.patients, SplitScheme(site_preserved, params), crc.tasks, example["seed"])
 
 
 def test_two_cohorts_with_their_msi(crc: Cohorts) -> None:
@@ -85,7 +88,7 @@ def test_site_preserved_folds(crc: Cohorts, folds: list[Fold]) -> None:
     assert (
         min(positives) >= 12
     )  # 41 % of these patients come from one institution in larger series, 28 % here
-    remarks = split_warnings(folds, crc.patients, crc.tasks, SplitParams(scheme="site_preserved", folds=5))
+    remarks = split_warnings(folds, crc.patients, crc.tasks, SitePreservedParams(folds=5))
     assert any("'Indivumed' holds 28%" in remark for remark in remarks)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equipoise.datasets.cohorts.sites import patient_code, read_institutions, sites_of, tss_code
+from equipoise.datasets.cohorts.sites import SCHEMES, patient_code, read_institutions, tss_code
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.params import SiteSource
 
@@ -46,6 +46,11 @@ def test_spellings_of_an_institution_are_one(base: Path) -> None:
     result = read_institutions("tss.csv", base)
     assert result["B0"] == result["BH"] == "University Of Pittsburgh"
     assert result["NA"] == "Duke University"
+
+
+def sites_of(table: pd.DataFrame, cohort: str, source: SiteSource, base: Path) -> tuple[list[str], list[str]]:
+    scheme = SCHEMES[source.scheme]
+    return scheme.find(table, cohort, scheme.params.model_validate(source.options), base)
 
 
 def test_institutions_and_unknown_codes(base: Path) -> None:

@@ -11,15 +11,17 @@ from pydantic import TypeAdapter
 
 from equipoise.datasets.cohorts.splits import (
     Fold,
+    SplitScheme,
     draw_stratified,
     make_folds,
     splits_from_json,
     splits_to_json,
     strata_of,
 )
+from equipoise.datasets.entries import SPLITS
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.params import SplitParams
 from equipoise.datasets.tables.tasks import BinaryTask, RegressionTask, SurvivalTask, Task
+from equipoise.platform.registry import resolve
 
 MSI = BinaryTask(name="MSI", column="MSI", positive=["1"], main=True)
 LF = RegressionTask(name="LF", column="LF")
@@ -53,8 +55,9 @@ def people(n: int = 60, sites: int = 12, seed: int = 0, external: int = 10) -> p
     )
 
 
-def params(**values: Any) -> SplitParams:
-    return SplitParams.model_validate(values)
+def params(scheme: str = "kfold", **values: Any) -> SplitScheme:
+    _, model, target = SPLITS[scheme]
+    return SplitScheme(resolve(target), model.model_validate(values))
 
 
 @settings(max_examples=25, deadline=None)
@@ -210,7 +213,7 @@ def test_splits_written_and_read() -> None:
     table = people()
     spec = params(scheme="site_preserved")
     folds = make_folds(table, spec, [MSI], 5)
-    text = json.dumps(splits_to_json(folds, spec, 5))
+    text = json.dumps(splits_to_json(folds, spec.params, 5))
     develop = table.loc[table["role"] == "develop", "patient"]
     assert splits_from_json(json.loads(text), develop) == folds
     with pytest.raises(

@@ -77,17 +77,17 @@ def test_hold_out_of_whole_sites() -> None:
         patients: pd.DataFrame
 
     site = dict(zip(patients["patient"], patients["site"], strict=True))
-    searched, held = split_holdout(Table(patients), task, 0.2, "site_preserved", 1)  # type: ignore[arg-type]
+    searched, held = split_holdout(Table(patients), task, 0.2, True, 1)  # type: ignore[arg-type]
     assert not {site[p] for p in searched} & {site[p] for p in held}
     assert len(held) == 24
-    again = split_holdout(Table(patients.sample(frac=1, random_state=0)), task, 0.2, "site_preserved", 1)  # type: ignore[arg-type]
+    again = split_holdout(Table(patients.sample(frac=1, random_state=0)), task, 0.2, True, 1)  # type: ignore[arg-type]
     assert again == (searched, held), "the order of the table does not matter"
-    drawn = split_holdout(Table(patients), task, 0.25, "kfold", 1)[1]  # type: ignore[arg-type]
+    drawn = split_holdout(Table(patients), task, 0.25, False, 1)[1]  # type: ignore[arg-type]
     positive = dict(zip(patients["patient"], patients["MSI"], strict=True))
     assert sum(positive[p] for p in drawn) == pytest.approx(0.25 * patients["MSI"].sum(), abs=1)
-    assert split_holdout(Table(patients), task, 0, "kfold", 1)[1] == ()  # type: ignore[arg-type]
+    assert split_holdout(Table(patients), task, 0, False, 1)[1] == ()  # type: ignore[arg-type]
     with pytest.raises(DataError, match="leave none to hold out"):
-        split_holdout(Table(patients.assign(site="S0")), task, 0.2, "site_preserved", 1)  # type: ignore[arg-type]
+        split_holdout(Table(patients.assign(site="S0")), task, 0.2, True, 1)  # type: ignore[arg-type]
 
 
 def test_winner_and_default_are_measured_once(make_study: Make, make_search: Make, tmp_path: Path) -> None:

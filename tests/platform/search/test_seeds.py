@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipoise.datasets.cohorts.splits import SplitParams
+from equipoise.datasets.cohorts.splits import SplitScheme, monte_carlo
+from equipoise.datasets.params import MonteCarloParams
 from equipoise.platform.errors import StudyError
 from equipoise.platform.search.analysis import best_probabilities, fold_values
 from equipoise.platform.search.params import SearchParams
@@ -45,7 +46,7 @@ def test_folds_follow_once_for_every_seed(make_search: Make) -> None:
     drawn = inner_folds(
         search_context.cohorts,
         search_context.study.tasks,
-        SplitParams(scheme="monte_carlo", repeats=4),
+        SplitScheme(monte_carlo, MonteCarloParams(repeats=4)),
         2,
         1,
         seeds=2,

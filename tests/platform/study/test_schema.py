@@ -52,7 +52,7 @@ def test_good_study_resolves_and_reads_back(tmp_path: Path) -> None:
 def test_all_problems_at_once_with_line_and_nearest(tmp_path: Path) -> None:
     text = (
         GOOD.replace("scheme: kfold", "scheme: site_perserved")
-        .replace("folds: 3", "folds: 1")
+        .replace("main: true", "main: 7")
         .replace("role: develop", "role: develope")
         + "trainning: {epochs: 3}\n"
     )
@@ -64,10 +64,12 @@ def test_all_problems_at_once_with_line_and_nearest(tmp_path: Path) -> None:
     )
     assert "line 8, splits.scheme: 'site_perserved' is not one of" in message
     assert "Did you mean 'site_preserved'?" in message
-    assert "line 9, splits.folds:" in message
-    assert "(given: 1)" in message
+    assert "line 6, tasks.0.main:" in message
+    assert "(given: 7)" in message
     assert "line 10, trainning: unknown key. Did you mean 'training'?" in message
-    assert message.index("line 4") < message.index("line 8") < message.index("line 10")
+    assert (
+        message.index("line 4") < message.index("line 6") < message.index("line 8") < message.index("line 10")
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,3 +158,28 @@ def test_schema_describes_every_section() -> None:
     properties = json_schema()["properties"]
     assert {"cohorts", "tasks", "features", "model", "balancing", "training", "splits"} <= set(properties)
     assert all("description" in value for value in properties.values())
+
+
+def test_splits_have_the_options_of_their_scheme(tmp_path: Path) -> None:
+    assert "splits.folds: unknown key" in problems(
+        tmp_path, GOOD, splits={"scheme": "monte_carlo", "folds": 3}
+    )
+    assert "splits.test_fraction: unknown key" in problems(tmp_path, GOOD, splits={"test_fraction": 0.5})
+    # As written out in full by earlier versions: options of other schemes at their defaults.
+    full = {"scheme": "monte_carlo", "folds": 5, "repeats": 3, "inner_val": 0.15, "test_fraction": 0.2}
+    study = load_study(write(tmp_path, GOOD), {"splits": full})
+    assert study.splits.model_dump() == {
+        "scheme": "monte_carlo",
+        "repeats": 3,
+        "inner_val": 0.15,
+        "test_fraction": 0.2,
+    }
+    assert fixed_settings({"splits": full}) == {"splits": study.splits.model_dump()}
+
+
+def test_an_unknown_site_scheme_is_a_problem(tmp_path: Path) -> None:
+    said = problems(tmp_path, GOOD, cohorts__0__site="tsss")
+    assert "cohorts: site of A: unknown sites entry 'tsss'" in said
+    assert "Did you mean 'tss'" in said
+    said = problems(tmp_path, GOOD, cohorts__0__site={"scheme": "tss", "params": {"x": 1}})
+    assert "Extra inputs are not permitted" in said

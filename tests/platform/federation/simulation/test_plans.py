@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipoise.datasets.params import SplitParams
+from equipoise.datasets.cohorts.splits import SplitScheme, kfold
+from equipoise.datasets.params import KFoldParams
 from equipoise.datasets.tables.tasks import (
     BinaryTask,
     RegressionTask,
@@ -38,7 +39,12 @@ def plan(patients: pd.DataFrame, **params: object) -> list:
     owners = clients(patients)
     return list(
         planned_folds(
-            PlanParams.model_validate(params), owners, patients, SplitParams(folds=3), TASKS, seed=5
+            PlanParams.model_validate(params),
+            owners,
+            patients,
+            SplitScheme(kfold, KFoldParams(folds=3)),
+            TASKS,
+            seed=5,
         )
     )
 
