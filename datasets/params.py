@@ -156,14 +156,14 @@ class SiteSource(StrictParams):
     """Table of tissue source sites (columns ``TSS Code``, ``Source Site``), relative to the study file."""
     column: str | None = None
     """Column of the clinical table that names the site."""
-    params: dict[str, Any] = {}
+    params: dict[str, Any] | None = None
     """Parameters of a scheme of another package."""
 
     @property
     def options(self) -> dict[str, Any]:
         """The parameters of the scheme."""
         named = {"institution": self.institution, "column": self.column}
-        return {key: value for key, value in named.items() if value is not None} | self.params
+        return {key: value for key, value in named.items() if value is not None} | (self.params or {})
 
     @model_validator(mode="before")
     @classmethod

@@ -23,18 +23,13 @@ FREE = (
 )
 
 
-#: Schemes that group tissue source site codes by a column of a table.
-BY_TABLE = ("institution", "region")
-#: Schemes whose small clients are merged; cohorts are named in the study, and the control schemes are drawn.
-MERGED = ("site", "tss", "institution", "region")
-
-
 class ClientScheme(StrictParams):
     """Which patients belong to which client."""
 
-    scheme: Literal["cohort", "institution", "tss", "region", "site", "iid", "dirichlet"] = "cohort"
+    scheme: str = "cohort"
     """``cohort``; ``institution`` and ``region`` of the TCGA tissue source site through ``table``; ``tss``, the code
-    itself; ``site``, the cohorts' ``site:``; controls: ``iid`` and ``dirichlet`` (skewed labels)."""
+    itself; ``site``, the cohorts' ``site:``; controls: ``iid`` and ``dirichlet`` (skewed labels); others:
+    ``equipoise ls client_schemes``."""
     table: str | None = None
     """Table of tissue source sites, relative to the study file: ``TSS Code`` and ``Source Site``, or for regions
     ``column``."""
@@ -51,6 +46,8 @@ class ClientScheme(StrictParams):
     """Number of clients (``iid``, ``dirichlet``)."""
     alpha: float = Field(default=0.5, gt=0)
     """Concentration of ``dirichlet``: small is skewed, large is ``iid``."""
+    params: dict[str, Any] | None = None
+    """Parameters of a scheme of another package."""
 
     @model_validator(mode="before")
     @classmethod
@@ -58,15 +55,21 @@ class ClientScheme(StrictParams):
         return {"scheme": data} if isinstance(data, str) else data
 
     @model_validator(mode="after")
-    def _has_its_table(self) -> Self:
-        if self.table is None and (self.scheme in BY_TABLE or self.merge == "region"):
-            what = self.scheme if self.scheme in BY_TABLE else "merge: region"
+    def _fits_together(self) -> Self:
+        entry_params("client_schemes", self.scheme, self.params or {})
+        by_region = self.merge == "region"
+        if self.table is None and (by_region or self.says("needs_table")):
+            what = "merge: region" if by_region else self.scheme
             raise ValueError(
                 f"{what} needs a table of tissue source sites: write table: tissueSourceSite.tsv"
             )
-        if self.merge == "region" and self.scheme not in ("site", "tss", "institution"):
+        if by_region and not self.says("merges_by_region"):
             raise ValueError(f"scheme {self.scheme!r} has no small sites to merge by region")
         return self
+
+    def says(self, attribute: str) -> Any:
+        """What the entry of the scheme says of itself."""
+        return get("client_schemes", self.scheme).attribute(attribute)
 
 
 Plan = Literal["folds", "leave_one_site_out", "leave_one_cohort_out"]

@@ -22,7 +22,8 @@ from equipoise.datasets.params import TableSource
 from equipoise.datasets.tables.reading import read_table, require_columns
 from equipoise.datasets.tables.tasks import Task, main_task
 from equipoise.platform.errors import DataError
-from equipoise.platform.federation.params import MERGED, ClientScheme
+from equipoise.platform.federation.params import ClientScheme
+from equipoise.platform.registry import get
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,9 +88,10 @@ def assign_clients(
         If a table cannot be read, or there are fewer than two clients.
     """
     develop = patients[patients["role"] == "develop"].sort_values("patient", kind="stable", ignore_index=True)
-    sites, notes = SCHEMES[scheme.scheme](develop, scheme, tasks, base, seed)
+    draw = get("client_schemes", scheme.scheme).load()
+    sites, notes = draw(develop, scheme, tasks, base, seed)
     names = list(sites)
-    if scheme.scheme in MERGED:
+    if scheme.says("merges_small_sites"):
         names, merged = _merge(develop, names, scheme, base)
         notes += merged
     assigned: dict[str, list[str]] = {}
@@ -177,18 +179,6 @@ def dirichlet(
     return _numbered(client, scheme.clients), notes
 
 
-Scheme = Callable[["pd.DataFrame", ClientScheme, Sequence[Task], Path, int], tuple[list[str], list[str]]]
-SCHEMES: dict[str, Scheme] = {
-    "cohort": by_cohort,
-    "site": by_site,
-    "tss": by_tss,
-    "institution": by_institution,
-    "region": by_region,
-    "iid": iid,
-    "dirichlet": dirichlet,
-}
-
-
 def read_regions(scheme: ClientScheme, base: Path) -> dict[str, str]:
     """Tissue source site code → region.
 
@@ -261,7 +251,11 @@ def guard_institutions(sides: Mapping[str, Iterable[str]]) -> None:
 
 def institutions_of(patients: Iterable[str], scheme: ClientScheme, base: Path) -> set[str]:
     """Institutions of TCGA-like barcodes, or their codes where the scheme has no table of institutions."""
-    known = {} if scheme.table is None or scheme.scheme == "region" else read_institutions(scheme.table, base)
+    known = (
+        {}
+        if scheme.table is None or scheme.says("table_names_regions")
+        else read_institutions(scheme.table, base)
+    )
     codes = {code for patient in patients if (code := tss_code(patient)) is not None}
     return {known.get(code, code) for code in codes}
 
