@@ -228,7 +228,7 @@ def check_clients(clients: Mapping[str, ClientData], balancing: BalancingParams)
     if not clients:
         raise DataError("there is no client", where="federation.sites")
     seen: dict[str, str] = {}
-    needs: frozenset[str] = getattr(get("weightings", balancing.weighting).load(), "needs", frozenset())
+    needs: frozenset[str] = get("weightings", balancing.weighting).attribute("needs")
     for client, data in clients.items():
         if not len(data.train):
             raise DataError(f"client {client} has no training patient", fix="leave it out")
