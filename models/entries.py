@@ -2,13 +2,14 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from equipoise.models.params import StrictParams
 
 
-class JointParams(BaseModel):
+class JointParams(StrictParams):
     """Parameters of the joint transformer; the defaults are the published ones (arXiv 2403.03891)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
 
     dim: int = Field(
@@ -29,10 +30,9 @@ class JointParams(BaseModel):
         return self
 
 
-class MeanPoolParams(BaseModel):
+class MeanPoolParams(StrictParams):
     """Parameters of the mean-tile baseline."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
 
     layers: int = Field(
@@ -50,10 +50,9 @@ class MeanPoolParams(BaseModel):
     dropout: float = Field(0.1, ge=0, lt=1, json_schema_extra={"search": {"uniform": [0.0, 0.4]}})
 
 
-class AbmilParams(BaseModel):
+class AbmilParams(StrictParams):
     """Parameters of gated attention pooling (Ilse et al. 2018)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
 
     dim: int = Field(
@@ -82,10 +81,9 @@ class AbmilParams(BaseModel):
     )
 
 
-class TransmilParams(BaseModel):
+class TransmilParams(StrictParams):
     """Parameters of TransMIL; the defaults are the published ones (Shao et al. 2021)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
 
     dim: int = Field(
@@ -110,17 +108,15 @@ class TransmilParams(BaseModel):
         return self
 
 
-class ClinicalParams(BaseModel):
+class ClinicalParams(StrictParams):
     """Parameters of the linear model of covariates: there are none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     reads: ClassVar[frozenset[str]] = frozenset({"clinical"})
 
 
-class OmicsParams(BaseModel):
+class OmicsParams(StrictParams):
     """Parameters of the omics baseline, linear or a self-normalising network (Klambauer et al. 2017)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     reads: ClassVar[frozenset[str]] = frozenset({"rna", "cnv", "mutation"})
 
     modalities: tuple[Literal["rna", "cnv", "mutation"], ...] | None = Field(
@@ -140,10 +136,9 @@ class OmicsParams(BaseModel):
     )
 
 
-class ConcatParams(BaseModel):
+class ConcatParams(StrictParams):
     """Parameters of late fusion by concatenation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     reads: ClassVar[frozenset[str]] = frozenset({"wsi", "clinical", "rna", "cnv", "mutation"})
 
     modalities: tuple[Literal["wsi", "clinical", "rna", "cnv", "mutation"], ...] | None = Field(

@@ -5,7 +5,9 @@ Light on purpose (pydantic only): the registry and ``equipoise ls cohorts`` read
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from equipoise.datasets.params import StrictParams
 
 Triple = tuple[float, float, float]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -40,11 +42,7 @@ DEFAULT_HAEMATOXYLIN: Triple = (0.64, 0.69, 0.34)
 DEFAULT_EOSIN: Triple = (0.13, 0.92, 0.37)
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Knobs(_Frozen):
+class Knobs(StrictParams):
     """Strength of what is planted, and how much goes missing.
 
     Defaults are those of the specification; they set the difficulty and are not tuned in favour of a method.
@@ -73,7 +71,7 @@ class Knobs(_Frozen):
     )
 
 
-class SiteStyle(_Frozen):
+class SiteStyle(StrictParams):
     """A cohort's hospital: patients' prevalence, scanner, stain, habits.
 
     ``number`` goes into every seed and ``letters`` into every barcode: both belong to the site for good, so
@@ -103,7 +101,7 @@ class SiteStyle(_Frozen):
     no_rna_sources: tuple[int, ...] = Field(default=(), description="source sites that never sequenced")
 
 
-class CohortPlan(_Frozen):
+class CohortPlan(StrictParams):
     """One cohort of a preset."""
 
     name: str = Field(pattern="^syn-[a-z0-9-]+$")
@@ -134,7 +132,7 @@ class CohortPlan(_Frozen):
         return self
 
 
-class StudyDefaults(_Frozen):
+class StudyDefaults(StrictParams):
     """Settings of the generated study file that suit the preset."""
 
     mpp: float = 0.5
@@ -154,7 +152,7 @@ class StudyDefaults(_Frozen):
     max_fail: float = Field(default=0.05, description="share of slides that may fail")
 
 
-class Preset(_Frozen):
+class Preset(StrictParams):
     """A complete definition of cohorts; with a seed it fixes every byte."""
 
     name: str
@@ -165,9 +163,7 @@ class Preset(_Frozen):
     study: StudyDefaults = StudyDefaults()
 
 
-class PresetOptions(BaseModel):
+class PresetOptions(StrictParams):
     """Options of a built-in preset."""
-
-    model_config = ConfigDict(extra="forbid")
 
     seed: int = Field(default=7, ge=0, description="fixes every byte of the cohorts")

@@ -2,20 +2,19 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, Field, create_model
 
 from equipoise.models.encoders.cards import CARDS, ModelCard
+from equipoise.models.params import StrictParams
 
 
-class EncoderParams(BaseModel):
+class EncoderParams(StrictParams):
     """Base of every encoder's parameters.
 
     The class attributes say what the encoder requires. The main trap of feature extraction is a wrong
     resolution or tile size: nothing fails, but the features are useless. An encoder trained for certain
     pairs lists them, and a study with any other pair is refused.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     #: Allowed (um/px, tile side in px); empty: any.
     pairings: ClassVar[tuple[tuple[float, int], ...]] = ()

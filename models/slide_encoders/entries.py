@@ -2,17 +2,17 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
+
+from equipoise.models.params import StrictParams
 
 
-class SlideEncoderParams(BaseModel):
+class SlideEncoderParams(StrictParams):
     """Base of every slide encoder's parameters.
 
     An encoder with trained weights is meant for the features of certain tile encoders: with others nothing fails, but
     the vectors are useless. It lists these encoders, and a study with another one is refused.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     #: Tile encoders whose features it takes; empty: any.
     tile_encoders: ClassVar[tuple[str, ...]] = ()

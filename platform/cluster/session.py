@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from equipoise.datasets.params import StrictParams
 from equipoise.platform.cluster import tokens
 from equipoise.platform.cluster.machine import memory_bytes, object_store_bytes, shared_memory_free
 from equipoise.platform.errors import ResourceError
@@ -40,14 +41,12 @@ JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 ADDRESS_FORM = re.compile(r"(ray://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")
 
 
-class RayOptions(BaseModel):
+class RayOptions(StrictParams):
     """Where Ray runs and how much of the machine it may use.
 
     All but ``address``, ``workers`` and ``folds`` apply to a Ray that is started here; an existing cluster keeps
     its own settings.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     address: str = "auto"
     """auto (the cluster of a submitted job, else RAY_ADDRESS, else local), local, HOST:PORT or ray://HOST:PORT."""

@@ -2,16 +2,16 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from equipoise.datasets.params import StrictParams
 
 
-class ThresholdParams(BaseModel):
+class ThresholdParams(StrictParams):
     """How the operating point of a binary task is chosen.
 
     It may be chosen on validation data only; ``chosen_on`` exists so that a study states this.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     metric: Literal["youden", "sensitivity"] = Field(
         default="youden",
@@ -31,10 +31,8 @@ class ThresholdParams(BaseModel):
         return self
 
 
-class EvaluationParams(BaseModel):
+class EvaluationParams(StrictParams):
     """``evaluation:`` of a study."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     bootstrap: int = Field(default=2000, ge=50, le=100_000, description="patient bootstrap replicates")
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0, description="level of every interval")
@@ -44,10 +42,8 @@ class EvaluationParams(BaseModel):
     )
 
 
-class ReportParams(BaseModel):
+class ReportParams(StrictParams):
     """``report:`` of a study."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str | None = Field(default=None, max_length=200, description="heading; default: the study's name")
     intended_use: str | None = Field(

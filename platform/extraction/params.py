@@ -2,8 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from equipoise.datasets.params import StrictParams
 from equipoise.models.encoders.entries import check_pairing
 from equipoise.models.slide_encoders.entries import check_tile_encoder
 from equipoise.platform.errors import StudyError
@@ -25,10 +26,8 @@ _TILE_SETTINGS = (
 )
 
 
-class ImportedFeatures(BaseModel):
+class ImportedFeatures(StrictParams):
     """Features that were extracted elsewhere; a path or a list of paths is enough."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: tuple[str, ...] = Field(
         min_length=1, description="folders of .h5 files, or one feature store; relative to the study file"
@@ -51,10 +50,8 @@ class ImportedFeatures(BaseModel):
         return data
 
 
-class ExtractionParams(BaseModel):
+class ExtractionParams(StrictParams):
     """Which features, from which tiles, and how many failures are tolerated."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     imported: ImportedFeatures | None = Field(
         None,

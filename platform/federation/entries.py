@@ -6,16 +6,15 @@ and search ask them through :meth:`equipoise.platform.registry.Entry.attribute`.
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
+from equipoise.datasets.params import StrictParams
 from equipoise.platform.errors import StudyError
 from equipoise.platform.registry import get
 
 
-class StrategyParams(BaseModel):
+class StrategyParams(StrictParams):
     """Base of the parameters of strategies; the class attributes say what a strategy can and needs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     #: The server steps without waiting for a round.
     asynchronous: ClassVar[bool] = False
@@ -265,10 +264,8 @@ STRATEGIES: dict[str, tuple[str, type[BaseModel], str]] = {
 }
 
 
-class AggregationParams(BaseModel):
+class AggregationParams(StrictParams):
     """Base of the parameters of server aggregations; the class attributes say what one can and needs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     #: Only the weighted sum of the updates is needed, so that they may be masked.
     linear: ClassVar[bool] = False

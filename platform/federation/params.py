@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from equipoise.datasets.params import StrictParams
 from equipoise.platform.federation.privacy.compatibility import refusals
@@ -156,10 +156,8 @@ class ClockParams(StrictParams):
     """Probability with which a client drops out of a round, to simulate failures."""
 
 
-class UpdateValidatorParams(BaseModel):
+class UpdateValidatorParams(StrictParams):
     """Which well-formed updates the server rejects."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     norm_factor: float | None = Field(
         10.0,

@@ -5,13 +5,13 @@ no external cohort). Other packages add sections through the entry point group `
 come after the built-in ones.
 """
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
+
+from equipoise.datasets.params import StrictParams
 
 
-class SectionParams(BaseModel):
+class SectionParams(StrictParams):
     """Base of the parameters of sections; a section without parameters uses it as it is."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class FlowParams(SectionParams):

@@ -9,19 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    create_model,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, create_model, model_validator
 
 from equipoise.datasets.omics.params import CLINICAL, OMICS, TableParams
-from equipoise.datasets.params import CohortSource, Columns
+from equipoise.datasets.params import CohortSource, Columns, StrictParams
 from equipoise.datasets.tables.tasks import Task
 from equipoise.platform.cluster.session import RayOptions
 from equipoise.platform.errors import StudyError
@@ -80,10 +71,8 @@ def split_section(data: Any) -> Any:
 SplitSection: Any = Annotated[discriminated_union("splits", "scheme"), BeforeValidator(split_section)]
 
 
-class Study(BaseModel):
+class Study(StrictParams):
     """All settings of a run. Paths are relative to the study file."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     version: Literal[1]
     """Version of this format."""

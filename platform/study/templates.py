@@ -1,12 +1,10 @@
 """Templates of study files, as entries of the registry."""
 
-from pydantic import BaseModel, ConfigDict
+from equipoise.datasets.params import StrictParams
 
 
-class TemplateParams(BaseModel):
+class TemplateParams(StrictParams):
     """Templates have no parameters; they are filled in from the tables."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 TEMPLATES = {

@@ -1,12 +1,12 @@
 """Parameters of privacy in a federation. Light: pydantic only."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from equipoise.datasets.params import StrictParams
 
 
-class ClientLevelParams(BaseModel):
+class ClientLevelParams(StrictParams):
     """Differential privacy of whole clients (DP-FedAvg)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     clip: float = Field(
         1.0, gt=0, description="largest norm of a client's update; longer ones are scaled down"
@@ -18,10 +18,8 @@ class ClientLevelParams(BaseModel):
     epsilon: float | None = Field(None, gt=0, description="budget; the federation ends before it is exceeded")
 
 
-class RecordLevelParams(BaseModel):
+class RecordLevelParams(StrictParams):
     """Differential privacy of patients within each client (DP-SGD)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     clip: float = Field(1.0, gt=0, description="largest norm of a patient's gradient")
     noise: float = Field(
@@ -34,10 +32,8 @@ class RecordLevelParams(BaseModel):
     chunk: int = Field(8, ge=1, description="patients whose gradients are held in memory at once")
 
 
-class SecureAggregationParams(BaseModel):
+class SecureAggregationParams(StrictParams):
     """Secure aggregation (Bonawitz et al. 2017), simulated: the server sees only the sum of updates."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     threshold: float = Field(
         2 / 3,
@@ -47,10 +43,8 @@ class SecureAggregationParams(BaseModel):
     )
 
 
-class PrivacyParams(BaseModel):
+class PrivacyParams(StrictParams):
     """Protection of clients and patients; by default none beyond that only updates leave a client."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     client_level: ClientLevelParams | None = Field(None, description="differential privacy of clients")
     record_level: RecordLevelParams | None = Field(None, description="differential privacy of patients")

@@ -7,13 +7,13 @@ It returns the name of a client for every row, and remarks.
 
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
+
+from equipoise.datasets.params import StrictParams
 
 
-class ClientSchemeParams(BaseModel):
+class ClientSchemeParams(StrictParams):
     """Base of the parameters of client schemes; the class attributes say what a scheme needs and makes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     #: ``sites.table`` is needed: it groups tissue source sites.
     needs_table: ClassVar[bool] = False
