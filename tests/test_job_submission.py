@@ -50,11 +50,13 @@ class Head:
         }
         return kept if token is None else kept | {"RAY_AUTH_TOKEN": token}
 
-    def submit(self, root: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    def submit(
+        self, root: Path, *command: str, runtime_env: str = RUNTIME_ENV
+    ) -> subprocess.CompletedProcess[str]:
         """``ray job submit`` from the checkout; waits for the job's end."""
         submit = [str(BIN / "ray"), "job", "submit", f"--address=http://127.0.0.1:{self.dashboard}"]
         return subprocess.run(
-            [*submit, "--working-dir=.", f"--runtime-env-json={RUNTIME_ENV}", "--", *command],
+            [*submit, "--working-dir=.", f"--runtime-env-json={runtime_env}", "--", *command],
             cwd=root,
             env=self.environ(self.token),
             capture_output=True,
@@ -178,7 +180,7 @@ with ray_session(RayOptions(address="local")) as opened:
     import ray
     @ray.remote
     def look():
-        import equipoise.platform.registry as registry
+        import equipoise.api, equipoise.platform.registry as registry
         return registry.__file__, os.environ["OMP_NUM_THREADS"], ray.get_runtime_context().get_node_id()
     package, threads, node = ray.get(look.remote())
     output = session_description()
@@ -209,6 +211,38 @@ def test_job_brings_its_code_and_no_data(head: Head, root: Path, tmp_path: Path)
     assert {".src", "platform", "pyproject.toml"} <= set(output["top"])
     assert not {".git", ".venv", "runs", "demo", "dist", "build"} & set(output["top"])
     assert output["bytes"] < 20e6
+
+
+MODULE = """
+import os, ray
+import equipoise, equipoise.api
+from equipoise.platform import registry
+
+@ray.remote
+def look():
+    import equipoise.api, equipoise.platform.registry as registry
+    return equipoise.api.__file__, registry.__file__
+files = [*ray.get(look.remote()), equipoise.api.__file__, registry.__file__]
+print("LOOKED " + equipoise.__version__ + " " + " ".join(files))
+"""
+
+
+def test_package_travels_as_a_module(head: Head, root: Path, tmp_path: Path) -> None:
+    """``py_modules`` ships the package with what its links point to."""
+    import equipoise
+
+    script = tmp_path / "look.py"
+    script.write_text(MODULE)
+    shipped = json.dumps({"py_modules": [".src/equipoise"]})
+    done = head.submit(root, "python", str(script), runtime_env=shipped)
+    assert done.returncode == 0, done.stdout + done.stderr
+    line = next(line for line in done.stdout.splitlines() if "LOOKED " in line).partition("LOOKED ")[2]
+    version, *files = line.split()
+    assert version == equipoise.__version__
+    assert len(files) == 4
+    for file in files:
+        assert str(head.folder) in file, "the copy that the head unpacked"
+        assert "py_modules" in file
 
 
 @pytest.fixture(scope="module")

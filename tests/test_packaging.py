@@ -1,11 +1,13 @@
 """The four folders are installed as ``equipoise.*`` and shadow nothing; a wheel holds all of them and runs."""
 
+import ast
 import json
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -13,6 +15,15 @@ from pathlib import Path
 import pytest
 
 TOP_FOLDERS = ("platform", "jobs", "datasets", "models")
+
+#: What lies beside the links in ``.src/equipoise``.
+PACKAGE_FILES = ("__init__.py", "api.py", "py.typed")
+
+
+IMPORTS = """
+import equipoise.api, equipoise.platform.registry, equipoise.datasets.errors as errors
+print(equipoise.api.__file__, equipoise.platform.registry.__file__, errors.__file__)
+"""
 
 
 def files_of(top: Path) -> list[Path]:
@@ -60,7 +71,6 @@ def test_other_peoples_datasets_is_not_shadowed(root: Path, tmp_path: Path) -> N
 
 
 def test_rooms_are_namespaces_and_folders_below_are_packages(root: Path) -> None:
-    assert not (root / ".src" / "equipoise" / "__init__.py").exists()
     for top in TOP_FOLDERS:
         assert not (root / top / "__init__.py").exists(), top
         below = {file.parent for file in files_of(root / top) if file.suffix == ".py"} - {root / top}
@@ -71,12 +81,29 @@ def test_rooms_are_namespaces_and_folders_below_are_packages(root: Path) -> None
 
 def test_links_are_relative(root: Path) -> None:
     package = root / ".src" / "equipoise"
-    assert sorted(entry.name for entry in package.iterdir() if entry.name != "__pycache__") == sorted(
-        TOP_FOLDERS
-    )
+    entries = {entry.name for entry in package.iterdir() if entry.name != "__pycache__"}
+    assert entries == {*TOP_FOLDERS, *PACKAGE_FILES}
     for top in TOP_FOLDERS:
         assert os.readlink(package / top) == f"../../{top}"
         assert (package / top).resolve() == root / top
+
+
+def test_package_states_the_version_and_nothing_else(root: Path) -> None:
+    """One place for the number; what a person cites has the same."""
+    import equipoise
+
+    body = ast.parse((root / ".src" / "equipoise" / "__init__.py").read_text()).body
+    assert [type(statement) for statement in body] == [ast.Expr, ast.Assign], "a docstring and __version__"
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    assert "version" not in project["project"]
+    assert f"\nversion: {equipoise.__version__}\n" in (root / "CITATION.cff").read_text()
+
+
+def test_product_does_not_import_its_own_interface(root: Path) -> None:
+    """``equipoise.api`` stands above all layers."""
+    files = [file for top in TOP_FOLDERS for file in files_of(root / top) if file.suffix == ".py"]
+    assert len(files) > 300
+    assert [file for file in files if "equipoise.api" in file.read_text(encoding="utf-8")] == []
 
 
 @pytest.mark.cluster
@@ -99,32 +126,58 @@ def test_worker_imports_the_package(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel, built in a copy of the checkout so that nothing is left in it."""
+def checkout(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what a build needs, so that nothing is left in the checkout."""
     copy = tmp_path_factory.mktemp("checkout")
     for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(root / name, copy / name)
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in (*TOP_FOLDERS, ".src"):
         shutil.copytree(root / name, copy / name, symlinks=True, ignore=skip)
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", cwd=copy, timeout=300)
-    [built] = (copy / "dist").glob("*.whl")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path) -> Path:
+    """The wheel."""
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", cwd=checkout, timeout=300)
+    [built] = (checkout / "dist").glob("*.whl")
     return built
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new environment with the wheel; it uses the dependencies of this environment."""
-    folder = tmp_path_factory.mktemp("environment")
+    return environment_with(tmp_path_factory.mktemp("environment"), str(wheel))
+
+
+@pytest.fixture(scope="module")
+def linked(wheel: Path, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new environment with an editable install. After the wheel: both write into the same build folder."""
+    return environment_with(tmp_path_factory.mktemp("linked"), "--editable", str(checkout))
+
+
+def environment_with(folder: Path, *requirement: str) -> Path:
+    """Make an environment, install there without dependencies, and add those of this environment."""
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index"]
-    run(*pip, str(wheel), cwd=folder)
-    # Written after the installation, lest pip find the editable install. A .pth of a folder that is itself only on
-    # the path is not read, so the dependencies come along and the editable install does not.
+    if "--editable" in requirement:  # pip runs setuptools in the new environment then
+        pip.append("--no-build-isolation")
+        borrow_packages(python, folder)
+    run(*pip, *requirement, cwd=folder, timeout=300)
+    borrow_packages(python, folder)
+    return folder
+
+
+def borrow_packages(python: Path, folder: Path) -> None:
+    """Put the packages of this environment on the path of another.
+
+    A .pth of a folder that is itself only on the path is not read, so the dependencies come along and the editable
+    install does not.
+    """
     site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder)
     Path(site, "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return folder
 
 
 def test_wheel_holds_every_file_of_the_rooms(root: Path, wheel: Path) -> None:
@@ -132,16 +185,32 @@ def test_wheel_holds_every_file_of_the_rooms(root: Path, wheel: Path) -> None:
         held = {name for name in archive.namelist() if name.startswith("equipoise/")}
         licences = {Path(name).name for name in archive.namelist() if "/licenses/" in name}
     expected = {f"equipoise/{file.relative_to(root)}" for top in TOP_FOLDERS for file in files_of(root / top)}
-    assert held == expected
+    assert held == expected | {f"equipoise/{name}" for name in PACKAGE_FILES}
     assert {Path(name).suffix for name in held} >= {".py", ".html", ".css", ".js", ".json", ".yaml"}
     assert licences == {"LICENSE", "NOTICE"}
 
 
 def test_wheel_is_what_a_new_environment_imports(root: Path, installed: Path) -> None:
-    code = "import equipoise.platform.registry as a, equipoise.datasets.errors as b; print(a.__file__, b.__file__)"
-    for file in run(installed / "bin" / "python", "-c", code, cwd=installed).split():
+    import equipoise
+
+    for file in run(installed / "bin" / "python", "-c", IMPORTS, cwd=installed).split():
         assert Path(file).is_relative_to(installed)
-    assert run(installed / "bin" / "equipoise", "--version", cwd=installed).startswith("equipoise ")
+    version = run(installed / "bin" / "equipoise", "--version", cwd=installed)
+    assert version == f"equipoise {equipoise.__version__}"
+
+
+def test_editable_install_follows_the_links(checkout: Path, linked: Path) -> None:
+    package = checkout / ".src" / "equipoise"
+    files = run(linked / "bin" / "python", "-c", IMPORTS, cwd=linked).split()
+    assert files == [str(package / name) for name in ("api.py", "platform/registry.py", "datasets/errors.py")]
+    # A file that comes later is found without another installation.
+    (checkout / "models" / "newcomer.py").write_text("VALUE = 3\n")
+    code = "from equipoise.models.newcomer import VALUE; print(VALUE)"
+    assert run(linked / "bin" / "python", "-c", code, cwd=linked) == "3"
+    start = "import platform; print(platform.__file__)"
+    assert Path(run(linked / "bin" / "python", "-c", start, cwd=checkout)).is_relative_to(
+        sysconfig.get_path("stdlib")
+    )
 
 
 @pytest.mark.slow

@@ -248,6 +248,12 @@ class SlideReader:
                 out[top : top + h, left : left + w] = piece
         return out, dx * self.mpp
 
+    def __repr__(self) -> str:
+        width, height = self.dimensions
+        return (
+            f"<SlideReader {Path(self.path).name}: {width} x {height} px, {self.mpp:g} um/px, {self.vendor}>"
+        )
+
     def close(self) -> None:
         """Close the handles of all threads, after the reads that are under way."""
         if self._jpeg:

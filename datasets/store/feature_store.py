@@ -11,6 +11,7 @@ The format is documented in ``docs/feature-store.md``.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -317,6 +318,12 @@ class FeatureStore:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def __repr__(self) -> str:
+        spec, statuses = self.spec, Counter(row["status"] for row in self._index)
+        counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common()) or "empty"
+        tiles = f"{spec.mpp:g} um/px, {spec.tile_px} px, {spec.dim} features"
+        return f"<FeatureStore {spec.encoder} ({tiles}): slides {counts}; {self.folder.address}>"
 
     def __enter__(self) -> FeatureStore:
         return self

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from equipoise.datasets.slides.reader import SlideReader, open_slide
 from equipoise.datasets.slides.tiles import tile_blocks
 from equipoise.datasets.slides.tissue import Tissue, TissueParams, find_tissue
 from equipoise.datasets.store.staging import Staging
+from equipoise.models.encoders.protocol import Encoder
 from equipoise.platform.extraction.chunks import CHUNK_KEY, combine_chunks, split_into_chunks
 from equipoise.platform.extraction.encoders import MakeEncoder, load_encoder, require_same_encoder
 from equipoise.platform.extraction.params import ExtractionParams
@@ -80,7 +82,7 @@ def plan_slide(
         metadata |= {"status": "ok", "n": len(plan), "tile_mpp": plan.mpp, "level0_px": plan.side}
         metadata["sha256"] = sha256(row["path"])
     except Exception as error:
-        metadata |= {"n": 0, **_failure(error)}
+        metadata |= {"n": 0, **failure(error)}
         plan = order = None
     tiles = 0 if plan is None else len(plan)
     return PlanRow(row["key"], row["slide"], row["path"], row["mpp"], metadata, plan, tiles=tiles), order
@@ -215,45 +217,91 @@ class TileEncodingStage:
     def _encode_and_stage(self, planned: PlanRow, plan: TilePlan, timings: Timings) -> Row:
         bad: list[tuple[int, str]] = []
         try:
-            with open_slide(planned.path, planned.table_mpp, self._params.mpp_override) as reader:
-                features, kept = self._encode(reader, plan, planned.tiles, bad, timings)
-            counts = {
-                "n": len(kept),
-                "bad": len(bad),
-                "first": bad[0][1] if bad else "",
-                "reader": reader.kind,
-            }
-            split = planned.chunks > 1
-            result = planned.result | (
-                {CHUNK_KEY: counts} if split else combine_chunks([counts], planned.tiles)
+            tiles = encode_tiles(
+                planned, plan, self._encoder, self._params, bad, timings, self._readers, self._ahead
             )
-            metadata = {"slide": planned.slide, **result}
-            rows = kept if bad else slice(None)  # the features of a large slide are not copied without need
-            self._staging.write(planned.staged_as, plan.x[rows], plan.y[rows], features[rows], metadata)
+            metadata = {"slide": planned.slide, **tiles.result}
+            self._staging.write(planned.staged_as, tiles.x, tiles.y, tiles.features, metadata)
         except Exception as error:
             counts = {CHUNK_KEY: {"bad": len(bad), "first": bad[0][1]}} if bad and planned.chunks > 1 else {}
-            return planned.result | {"n": 0, **_failure(error), **counts}
-        return result
+            return planned.result | {"n": 0, **failure(error), **counts}
+        return tiles.result
 
-    def _encode(
-        self, reader: SlideReader, plan: TilePlan, tiles: int, bad: list[tuple[int, str]], timings: Timings
-    ) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
-        """Features ``[N, D]`` by index in the plan and the indices that were read; the others go to ``bad``, with
-        reasons."""
-        features = np.zeros((len(plan), self._encoder.dim), np.float16)
-        read = np.zeros(len(plan), bool)
-        ahead = prefetch_blocks(reader, plan, self._params.resample, self._readers, self._ahead, timings)
-        with closing(
-            ahead
-        ) as blocks:  # waits for the reader threads, also when the slide is rejected half way
-            good = drop_unreadable(blocks, bad, self._params.max_bad_tiles, tiles)
-            for index, pixels in full_batches(good, self._encoder.batch_size, plan.px):
+
+class EncodedTiles(NamedTuple):
+    """The tiles of a slide, or of a chunk of it, that could be read.
+
+    Attributes
+    ----------
+    x, y
+        int32 ``[N]``, top-left corners in level-0 pixels.
+    features
+        float16 ``[N, D]``.
+    result
+        Columns of the store's index.
+    """
+
+    x: NDArray[np.int32]
+    y: NDArray[np.int32]
+    features: NDArray[np.float16]
+    result: Row
+
+
+def encode_tiles(
+    planned: PlanRow,
+    plan: TilePlan,
+    encoder: Encoder,
+    params: ExtractionParams,
+    bad: list[tuple[int, str]],
+    timings: Timings,
+    readers: int = 2,
+    ahead: int = 4,
+) -> EncodedTiles:
+    """Read and encode the tiles of a planned slide, or of a chunk of it.
+
+    Parameters
+    ----------
+    planned, plan
+        From :func:`plan_slide`.
+    encoder, params
+        The encoder and the study's features section.
+    bad
+        Receives index and reason of every tile that cannot be read.
+    timings
+        Receives the work.
+    readers, ahead
+        As in :class:`TileEncodingStage`.
+
+    Raises
+    ------
+    SlideProblem
+        If the slide cannot be opened, or more tiles are unreadable than the study tolerates.
+    """
+    features = np.zeros((len(plan), encoder.dim), np.float16)
+    read = np.zeros(len(plan), bool)
+    with open_slide(planned.path, planned.table_mpp, params.mpp_override) as reader:
+        ahead_of_use = prefetch_blocks(reader, plan, params.resample, readers, ahead, timings)
+        # Closing waits for the reader threads, also when the slide is rejected half way.
+        with closing(ahead_of_use) as blocks:
+            good = drop_unreadable(blocks, bad, params.max_bad_tiles, planned.tiles)
+            for index, pixels in full_batches(good, encoder.batch_size, plan.px):
                 started = time.perf_counter()
-                features[index] = self._encoder(pixels)
+                features[index] = encoder(pixels)
                 timings.encoding += time.perf_counter() - started
                 timings.tiles += len(index)
                 read[index] = True
-        return features, np.flatnonzero(read)
+    counts = {
+        "n": int(read.sum()),
+        "bad": len(bad),
+        "first": bad[0][1] if bad else "",
+        "reader": reader.kind,
+    }
+    split = planned.chunks > 1
+    result = planned.result | ({CHUNK_KEY: counts} if split else combine_chunks([counts], planned.tiles))
+    rows = (
+        np.flatnonzero(read) if bad else slice(None)
+    )  # the features of a large slide are not copied without need
+    return EncodedTiles(plan.x[rows], plan.y[rows], features[rows], result)
 
 
 @dataclass(frozen=True)
@@ -323,7 +371,7 @@ def _end(staging: Staging, key: str, step: str) -> None:
         staging.end(key, step)
 
 
-def _failure(error: Exception) -> Row:
+def failure(error: Exception) -> Row:
     """Status and reason of an exception; unexpected errors include file and line."""
     if isinstance(error, SlideProblem):
         return {"status": error.status, "error": error.line}

@@ -1,0 +1,306 @@
+"""Equipoise as a library: the parts that people use alone, each a few lines in a notebook.
+
+Importing this module loads neither torch nor Ray nor pandas; each function imports what it needs. ``docs/api.md`` has
+an example for every function. These names are stable: what changes keeps its old form for one version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from equipoise.datasets.slides.reader import SlideReader
+    from equipoise.datasets.store.feature_store import FeatureStore
+    from equipoise.platform.extraction.params import ExtractionParams
+    from equipoise.platform.extraction.single_slide import ExtractedSlide
+    from equipoise.platform.run.results import RunResults
+
+__all__ = [
+    "extract_slide",
+    "extract_slides",
+    "load_run",
+    "metrics",
+    "open_slide",
+    "open_store",
+    "read_region",
+]
+
+
+def open_slide(path: str | Path, mpp: float | None = None) -> SlideReader:
+    """Open a whole-slide image.
+
+    Parameters
+    ----------
+    path
+        A file, the folder of a DICOM slide, or an address (``s3://…``), which is copied to this machine first.
+    mpp
+        Pixel size at level 0 in um/px, for a slide that states none or a wrong one.
+
+    Returns
+    -------
+    A reader with ``dimensions`` (width and height at level 0), ``mpp``, ``mpp_source``, ``level_dimensions``,
+    ``level_downsamples``, ``vendor``, ``read(...)``, ``thumbnail(mpp)`` and ``close()``; also a context manager.
+    Several threads may read from it.
+
+    Raises
+    ------
+    SlideProblem
+        A :class:`DataError` whose ``status`` is ``missing``, ``not_a_slide``, ``unreadable``, ``no_mpp`` or
+        ``mpp_out_of_range`` (outside 0.1-5).
+
+    Examples
+    --------
+    >>> slide = open_slide("crc.svs")
+    """
+    from equipoise.datasets.slides.reader import open_slide
+
+    return open_slide(path, mpp)
+
+
+def read_region(slide: SlideReader, x: int, y: int, size: tuple[int, int], mpp: float) -> NDArray[np.uint8]:
+    """Read a rectangle of a slide at an exact resolution.
+
+    Pixels are averaged over their exact footprint on the coarsest level that is not coarser than ``mpp``; nothing is
+    ever upsampled.
+
+    Parameters
+    ----------
+    slide
+        From :func:`open_slide`.
+    x, y
+        Top-left corner in level-0 pixels.
+    size
+        Width and height of the result in pixels of ``mpp``.
+    mpp
+        Resolution of the result in um/px.
+
+    Returns
+    -------
+    uint8 ``[height, width, 3]``, RGB, white where the slide has no pixels.
+
+    Raises
+    ------
+    SlideProblem
+        ``upsampling`` if the slide is coarser than ``mpp``, ``unreadable`` if pixels cannot be decoded.
+
+    Examples
+    --------
+    >>> pixels = read_region(slide, x=2048, y=1024, size=(512, 512), mpp=0.5)
+    """
+    width, height = size
+    scale = mpp / slide.mpp
+    return slide.read(x, y, width * scale, height * scale, size)
+
+
+def extract_slide(
+    path: str | Path,
+    encoder: str = "handcrafted",
+    *,
+    mpp: float = 0.5,
+    tile_px: int = 224,
+    slide_mpp: float | None = None,
+    qc: str | Path | None = None,
+    **settings: Any,
+) -> ExtractedSlide:
+    """Tile one slide and encode its tiles, in this process.
+
+    The same code as in an extraction on Ray: the same slide gives the same features. A slide that cannot be used is
+    no exception; its ``status`` says why.
+
+    Parameters
+    ----------
+    path
+        A file, the folder of a DICOM slide, or an address (``s3://…``).
+    encoder
+        Tile encoder, see ``equipoise ls encoders``.
+    mpp, tile_px
+        Resolution in um/px and side of a tile in pixels.
+    slide_mpp
+        Pixel size of the slide at level 0 in um/px, where the file states none.
+    qc
+        Folder for a picture of the slide with its tissue and tiles, and the same as GeoJSON.
+    settings
+        Any other key of a study's ``features`` section, for example ``encoder_params={"weights": "uni.safetensors"}``
+        or ``min_tissue=0.5``.
+
+    Returns
+    -------
+    ``features`` float16 ``[N, D]``, ``coords`` int32 ``[N, 2]`` (top-left corners in level-0 pixels), ``status``,
+    ``error`` and ``metadata`` of the slide.
+
+    Raises
+    ------
+    StudyError
+        If a setting is unknown or does not fit the encoder.
+    ResourceError
+        If the weights of the encoder are missing.
+
+    Examples
+    --------
+    >>> tiles = extract_slide("crc.svs", mpp=1.0)
+    """
+    chosen = {"mpp": mpp, "tile_px": tile_px, "slide_mpp": slide_mpp, "qc": qc, **settings}
+    [slide] = extract_slides([path], encoder, **chosen)
+    return slide
+
+
+def extract_slides(
+    paths: Iterable[str | Path],
+    encoder: str = "handcrafted",
+    *,
+    mpp: float = 0.5,
+    tile_px: int = 224,
+    slide_mpp: float | None = None,
+    qc: str | Path | None = None,
+    **settings: Any,
+) -> Iterator[ExtractedSlide]:
+    """As :func:`extract_slide`, for several slides one after the other; the encoder is loaded once.
+
+    Use ``equipoise extract`` for many slides: it works on all cores and resumes.
+
+    Examples
+    --------
+    >>> counts = {slide.path: len(slide.coords) for slide in extract_slides(["a.svs", "b.svs"])}
+    """
+    from equipoise.platform.extraction.encoders import load_encoder
+    from equipoise.platform.extraction.single_slide import extract_one_slide
+
+    params = _features_section({"encoder": encoder, "mpp": mpp, "tile_px": tile_px, **settings})
+    loaded = load_encoder(params)
+    return (extract_one_slide(path, loaded, params, slide_mpp, qc) for path in paths)
+
+
+def _features_section(settings: dict[str, Any]) -> ExtractionParams:
+    """The settings, checked as those of a study are."""
+    from pydantic import ValidationError
+
+    from equipoise.platform.errors import StudyError
+    from equipoise.platform.extraction.params import ExtractionParams
+
+    try:
+        return ExtractionParams.model_validate(settings)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        raise StudyError("; ".join(problems).removeprefix(": "), where="settings of extract_slide") from error
+
+
+def open_store(path: str | Path) -> FeatureStore:
+    """Open a feature store to read it.
+
+    Parameters
+    ----------
+    path
+        The store's folder or address, or a folder with a single store somewhere below it.
+
+    Returns
+    -------
+    A store with ``read(slide)`` → features float16 ``[N, D]`` (a read-only view of the mapped file) and coords int32
+    ``[N, 2]``; ``index()``, a table of all slides with status and reason; and ``spec``, what made the features.
+
+    Raises
+    ------
+    DataError
+        If there is no store, or there are several.
+
+    Examples
+    --------
+    >>> features, coords = open_store("features").read("crc.svs")
+    """
+    from equipoise.datasets.remote.addresses import is_remote
+    from equipoise.datasets.store.feature_store import FeatureStore
+    from equipoise.datasets.store.listing import find_stores
+    from equipoise.platform.errors import DataError
+
+    if is_remote(str(path)):
+        return FeatureStore.open(path)
+    stores = find_stores(path)
+    if len(stores) > 1:
+        names = ", ".join(str(store.relative_to(path)) for store in stores)
+        raise DataError(f"{len(stores)} feature stores: {names}", where=str(path), fix="name one of them")
+    return FeatureStore.open(stores[0])
+
+
+def metrics(
+    table: pd.DataFrame | str | Path | Sequence[pd.DataFrame | str | Path],
+    *,
+    positive: str | None = None,
+    bootstrap: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Metrics with intervals from predictions.
+
+    Parameters
+    ----------
+    table
+        Our predictions table (a frame or ``predictions.parquet``), or STAMP's ``patient-preds.csv`` (a frame or file;
+        several of them are the folds of one cross-validation). See ``docs/api.md`` for the columns.
+    positive
+        For a binary task in STAMP's layout: the class whose score counts. Without it both classes get metrics.
+    bootstrap, confidence
+        Replicates of the patient bootstrap, and level of the intervals.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    One row per role, cohort, site, task, class, predictor, metric and fold, with ``value``, ``low``, ``high``, ``n``,
+    ``n_pos``, ``method`` and ``note``. What is not estimable is NaN, and ``note`` says why; operating points need
+    predictions of validation patients, which STAMP's tables do not have.
+
+    Raises
+    ------
+    DataError
+        If the table has neither layout or holds impossible values.
+
+    Examples
+    --------
+    >>> metrics("patient-preds.csv", positive="MSIH")[["metric", "value", "low", "high"]]
+    """
+    import pandas as pd
+
+    from equipoise.platform.evaluation.evaluate import evaluate
+    from equipoise.platform.evaluation.params import EvaluationParams
+    from equipoise.platform.evaluation.stamp_import import predictions_from_stamp, read_table
+
+    tables = [table] if isinstance(table, pd.DataFrame | str | Path) else list(table)
+    frames = [each if isinstance(each, pd.DataFrame) else read_table(Path(each)) for each in tables]
+    if len(frames) == 1 and "patient" in frames[0]:
+        predictions = frames[0]
+    else:
+        predictions = predictions_from_stamp(frames, positive)
+    return evaluate(predictions, EvaluationParams(bootstrap=bootstrap, confidence=confidence), seed)
+
+
+def load_run(path: str | Path) -> RunResults:
+    """The results in a run folder.
+
+    Parameters
+    ----------
+    path
+        ``runs/<study>``, or the folder that ``-o`` named.
+
+    Returns
+    -------
+    An object with ``predictions``, ``metrics``, ``folds`` and ``history`` (tables), ``manifest`` (tables by name),
+    ``study`` and ``status`` (dictionaries). Each is read when it is first asked for, and raises a :class:`DataError`
+    that names the missing command if the run has not come so far.
+
+    Raises
+    ------
+    DataError
+        If this is no run folder.
+
+    Examples
+    --------
+    >>> load_run("demo/run").metrics.query("metric == 'auroc'")
+    """
+    from equipoise.platform.run.results import RunResults
+
+    return RunResults(path)
