@@ -101,6 +101,64 @@ def test_one_store_is_found_and_several_are_named(tmp_path: Path) -> None:
         api.open_store(tmp_path)
 
 
+PLAIN = """
+import sys
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from equipoise.api import balancer
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+x = torch.randn(32, 4)
+loader = DataLoader(TensorDataset(x, x[:, 0], (x[:, 1] > 0).float()), batch_size=8)
+optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+mse, bce = nn.MSELoss(), nn.BCEWithLogitsLoss()
+
+def losses(batch):
+    x, grade, msi = batch
+    out = model(x)
+    return {"grade": mse(out[:, 0], grade), "msi": bce(out[:, 1], msi)}
+
+def total():
+    with torch.no_grad():
+        return sum(losses((x, x[:, 0], (x[:, 1] > 0).float())).values()).item()
+
+before = total()
+balance = balancer(model, ["grade", "msi"], sys.argv[1])
+for epoch in range(5):
+    for batch in loader:
+        others = iter(loader)
+        again = lambda: losses(batch)
+        other = lambda: losses(next(others))
+        calls = {"forward": again, "validation": other, "samples": other}
+        record = balance.step(losses(batch), optimizer, **{name: calls[name] for name in balance.needs})
+    means = balance.end_epoch()
+assert total() < 0.9 * before, (before, total())
+assert set(means) == set(balance.weights) == {"grade", "msi"}
+print(balance)
+print([name for name in sys.modules if name.split(".")[0] in ("ray", "pandas", "openslide", "lifelines")])
+"""
+
+
+@pytest.mark.parametrize("method", ["uncertainty+pcgrad", "famo", "auto_lambda", "equal+sdmgrad"])
+def test_balancer_over_a_plain_module_and_loader(method: str) -> None:
+    """A script that imports torch and nothing else of ours."""
+    done = subprocess.run([sys.executable, "-c", PLAIN, method], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shown, heavy = done.stdout.strip().splitlines()
+    assert shown.startswith(f"LossBalancer({method.removeprefix('equal+')}") or method in shown
+    assert "weights grade" in shown
+    assert heavy == "[]"
+
+
+def test_unknown_methods_name_the_nearest() -> None:
+    from torch import nn
+
+    with pytest.raises(StudyError, match="uncertainty"):
+        api.balancer(nn.Linear(2, 2), ["a", "b"], "uncertainti+pcgrad")
+
+
 @pytest.fixture
 def svs(tmp_path: Path) -> Path:
     """An Aperio slide, 512 px at 0.5 um/px with a second level of a quarter."""

@@ -6,7 +6,7 @@ an example for every function. These names are stable: what changes keeps its ol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
+    from torch import Tensor, nn
 
     from equipoise.datasets.slides.reader import SlideReader
     from equipoise.datasets.store.feature_store import FeatureStore
+    from equipoise.models.balancing.loss_balancer import LossBalancer
     from equipoise.platform.extraction.params import ExtractionParams
     from equipoise.platform.extraction.single_slide import ExtractedSlide
     from equipoise.platform.run.results import RunResults
 
 __all__ = [
+    "balancer",
     "extract_slide",
     "extract_slides",
     "load_run",
@@ -224,6 +227,65 @@ def open_store(path: str | Path) -> FeatureStore:
         names = ", ".join(str(store.relative_to(path)) for store in stores)
         raise DataError(f"{len(stores)} feature stores: {names}", where=str(path), fix="name one of them")
     return FeatureStore.open(stores[0])
+
+
+def balancer(
+    model: nn.Module,
+    losses: Iterable[str] | Mapping[str, Any] | Sequence[Any],
+    method: str | Mapping[str, Any] = "equal",
+    *,
+    main: Iterable[str] = (),
+    shared: Iterable[nn.Parameter] | None = None,
+    seed: int = 0,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> LossBalancer:
+    """Balance several losses in one's own training loop.
+
+    ``balance.step(losses, optimizer)`` takes the place of ``loss.backward()`` and ``optimizer.step()``.
+
+    Parameters
+    ----------
+    model
+        Any module, on its device (not wrapped for data parallel training).
+    losses
+        What is balanced: names, or a dictionary or list of losses, of which only the names or positions count.
+    method
+        ``<weighting>`` or ``<weighting>+<aggregator>`` (``equipoise ls weightings``, ``equipoise ls aggregators``), for
+        example ``uncertainty+pcgrad``; or a dictionary with ``weighting``, ``weighting_params``, ``aggregation``,
+        ``aggregation_params`` and ``rescale``, as in a study.
+    main
+        Losses that the others serve, for ``auto_lambda``; the first one if not given.
+    shared
+        Parameters whose gradients are combined; found from the first step's losses if not given.
+    seed
+        Of methods that draw random numbers.
+    reduce
+        Mean of a tensor over workers, for training in several processes.
+
+    Returns
+    -------
+    An object with ``step(losses, optimizer, forward=…, validation=…, samples=…)``; ``backward(losses)`` where the
+    optimiser steps elsewhere; ``end_epoch()``; ``weights``, how much each loss counted in the last step; ``needs``,
+    which of the three callables this method asks for; ``state_dict()`` and ``load_state_dict(state)``. A loss that a
+    batch has no labels for is None or absent. Losses are scalars; one that is NaN or infinite is refused.
+
+    Raises
+    ------
+    StudyError
+        If a name or parameter is unknown, or the two parts cannot be combined.
+    ValueError
+        If there is no loss, a name comes twice, or the model is wrapped.
+
+    Examples
+    --------
+    >>> balance = balancer(model, ["grade", "msi"], "uncertainty+pcgrad")
+    >>> balance.step({"grade": grade_loss, "msi": msi_loss}, optimizer)
+    """
+    from equipoise.models.balancing.protocol import identity_reduce
+    from equipoise.platform.training.build import build_loss_balancer
+
+    mean = reduce or identity_reduce
+    return build_loss_balancer(model, losses, method, main=main, shared=shared, seed=seed, reduce=mean)
 
 
 def metrics(
