@@ -4,22 +4,23 @@ from pydantic import BaseModel
 
 from equipoise.datasets.synthetic.params import PresetOptions
 
-_PLAN = "equipoise.datasets.synthetic.generate:plan"
+#: A function that gives the :class:`~equipoise.datasets.synthetic.params.Preset` of a name.
+_PRESET = "equipoise.datasets.synthetic.catalogue:resolve_preset"
 
 PRESETS: dict[str, tuple[str, type[BaseModel], str]] = {
-    "tiny": ("2 sites x 8 patients, 0.64 mm slides: for continuous integration", PresetOptions, _PLAN),
-    "quick": ("2 sites x 24 patients, 1.02 mm slides at 20x and 40x: the demo", PresetOptions, _PLAN),
+    "tiny": ("2 sites x 8 patients, 0.64 mm slides: for continuous integration", PresetOptions, _PRESET),
+    "quick": ("2 sites x 24 patients, 1.02 mm slides at 20x and 40x: the demo", PresetOptions, _PRESET),
     "demo": (
         "5 sites x 24 patients of 3 cancers, 2 mm slides in 4 vendors' formats, single-cell reference",
         PresetOptions,
-        _PLAN,
+        _PRESET,
     ),
     "showcase": (
         "5 sites x 60 patients, 1.02 mm slides, tasks and RNA missing at some: every step with federation and search",
         PresetOptions,
-        _PLAN,
+        _PRESET,
     ),
-    "giga": ("1 mosaic slide of 1.7 gigapixels: for sharding and back-pressure", PresetOptions, _PLAN),
-    "bench": ("5 sites x 400 patients as feature bags without pixels (.h5)", PresetOptions, _PLAN),
-    "faults": ("2 small sites in which every known fault happens once", PresetOptions, _PLAN),
+    "giga": ("1 mosaic slide of 1.7 gigapixels: for sharding and back-pressure", PresetOptions, _PRESET),
+    "bench": ("5 sites x 400 patients as feature bags without pixels (.h5)", PresetOptions, _PRESET),
+    "faults": ("2 small sites in which every known fault happens once", PresetOptions, _PRESET),
 }

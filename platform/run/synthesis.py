@@ -39,11 +39,11 @@ def synthesize(preset: str, seed: int, root: Path, options: RayOptions) -> Path:
     ToleranceError
         If a patient could not be rendered; the others are on disk.
     """
-    get("cohorts", preset)  # an unknown preset raises an error that lists the known ones
+    definition = get("cohorts", preset).load()(preset)
     from equipoise.datasets.synthetic import generate
 
     root.mkdir(parents=True, exist_ok=True)
-    jobs = generate.plan(preset, seed)
+    jobs = generate.plan(definition, seed)
     todo = [job for job in jobs if not generate.is_done(job, root)]
     log.info("synthesize preset=%s patients=%d to_do=%d", preset, len(jobs), len(todo))
     failures = _write_patients(todo, root, options) if todo else []
@@ -52,9 +52,9 @@ def synthesize(preset: str, seed: int, root: Path, options: RayOptions) -> Path:
         raise ToleranceError(
             f"{len(failures)} of {len(jobs)} patients could not be rendered\n{shown}", where=str(root)
         )
-    generate.write_tables(preset, seed, root)
+    generate.write_tables(definition, seed, root)
     study = root / "study.yaml"
-    write_text(study, generate.study_yaml(preset, seed))
+    write_text(study, generate.study_yaml(definition, seed))
     return study
 
 
