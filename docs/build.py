@@ -1,13 +1,14 @@
 """Writes ``docs/reference.md`` from the code: study sections, registries, commands. A test holds it up to date."""
 
 import inspect
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from equipoise.jobs.cli import JOBS
 from equipoise.jobs.options import StudyOptions
-from equipoise.platform.registry import KINDS, entries
+from equipoise.platform.registry import BASES, KINDS, entries, resolve
 from equipoise.platform.study.schema import json_schema
 
 TARGET = Path(__file__).parent / "reference.md"
@@ -68,7 +69,32 @@ def _registries() -> list[str]:
     for kind in KINDS:
         rows = [f"| {entry.name} | {entry.summary} |" for entry in entries(kind).values()]
         blocks += [f"### {kind}", "\n".join(["| name | what it is |", "|---|---|", *rows])]
+        if attributes := _attributes(kind):
+            blocks += [
+                "What an entry can say of itself (class attributes of its parameter model):",
+                "\n".join(["| attribute | default | meaning |", "|---|---|---|", *attributes]),
+            ]
     return blocks
+
+
+def _attributes(kind: str) -> list[str]:
+    """Rows of the class attributes that the base of a kind declares, with the comments above them."""
+    if kind not in BASES:
+        return []
+    base, rows, comment = resolve(BASES[kind]), [], ""
+    for line in inspect.getsource(base).splitlines():
+        declared = re.match(r"    (\w+): ClassVar\[", line)
+        if line.startswith("    #: "):
+            comment += f" {line[7:].strip()}"
+        elif declared:
+            value = getattr(base, declared[1])
+            shown = ", ".join(value) if isinstance(value, frozenset) else value
+            shown = "none" if value is None or shown in ("", ()) else shown
+            rows.append(f"| `{declared[1]}` | {shown} | {comment.strip()} |")
+            comment = ""
+        else:
+            comment = ""
+    return rows
 
 
 if __name__ == "__main__":

@@ -7,7 +7,14 @@ from pydantic import Field, model_validator
 from equipoise.models.params import StrictParams
 
 
-class JointParams(StrictParams):
+class ModelParams(StrictParams):
+    """Base of the parameters of models; the class attributes say what a model needs."""
+
+    #: Modalities that the model reads: ``wsi`` for slides; ``clinical``, ``rna``, ``cnv`` and ``mutation`` are tables.
+    reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
+
+
+class JointParams(ModelParams):
     """Parameters of the joint transformer; the defaults are the published ones (arXiv 2403.03891)."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
@@ -30,7 +37,7 @@ class JointParams(StrictParams):
         return self
 
 
-class MeanPoolParams(StrictParams):
+class MeanPoolParams(ModelParams):
     """Parameters of the mean-tile baseline."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
@@ -50,7 +57,7 @@ class MeanPoolParams(StrictParams):
     dropout: float = Field(0.1, ge=0, lt=1, json_schema_extra={"search": {"uniform": [0.0, 0.4]}})
 
 
-class AbmilParams(StrictParams):
+class AbmilParams(ModelParams):
     """Parameters of gated attention pooling (Ilse et al. 2018)."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
@@ -81,7 +88,7 @@ class AbmilParams(StrictParams):
     )
 
 
-class TransmilParams(StrictParams):
+class TransmilParams(ModelParams):
     """Parameters of TransMIL; the defaults are the published ones (Shao et al. 2021)."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
@@ -108,13 +115,13 @@ class TransmilParams(StrictParams):
         return self
 
 
-class ClinicalParams(StrictParams):
+class ClinicalParams(ModelParams):
     """Parameters of the linear model of covariates: there are none."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"clinical"})
 
 
-class OmicsParams(StrictParams):
+class OmicsParams(ModelParams):
     """Parameters of the omics baseline, linear or a self-normalising network (Klambauer et al. 2017)."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"rna", "cnv", "mutation"})
@@ -136,7 +143,7 @@ class OmicsParams(StrictParams):
     )
 
 
-class ConcatParams(StrictParams):
+class ConcatParams(ModelParams):
     """Parameters of late fusion by concatenation."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"wsi", "clinical", "rna", "cnv", "mutation"})

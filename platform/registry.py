@@ -42,6 +42,7 @@ KINDS = {
 BASES = {
     "encoders": "equipoise.models.encoders.entries:EncoderParams",
     "slide_encoders": "equipoise.models.slide_encoders.entries:SlideEncoderParams",
+    "models": "equipoise.models.entries:ModelParams",
     "weightings": "equipoise.models.balancing.entries:WeightingParams",
     "aggregators": "equipoise.models.balancing.entries:AggregatorParams",
     "strategies": "equipoise.platform.federation.entries:StrategyParams",

@@ -22,6 +22,7 @@ Names = tuple[str, ...] | None
 class WeightingParams(StrictParams):
     """Base of the parameters of loss weightings; the class attributes say what a weighting can and needs."""
 
+    #: What it needs beyond the losses of the batch: ``validation``, ``second_forward`` or ``gram``.
     needs: ClassVar[Needs] = frozenset()
     #: Every loss counts once: it goes with any aggregator and need not be named beside one.
     neutral: ClassVar[bool] = False
@@ -40,11 +41,13 @@ class AggregatorParams(StrictParams):
 
     #: ``gram`` combines gradients by their products, ``jacobian`` coordinate by coordinate, ``none`` just sums them.
     kind: ClassVar[Kind] = "gram"
+    #: What it needs beyond the gradients of the batch: ``samples``.
     needs: ClassVar[Needs] = frozenset()
     #: The method is defined for losses of at least 0 only.
     needs_nonnegative_losses: ClassVar[bool] = False
     #: Loss weightings that make sense with it beside the neutral ones; None: all. Others are refused for ``reason``.
     takes_weightings: ClassVar[Names] = None
+    #: Why it takes no other weightings.
     reason: ClassVar[str] = ""
 
 

@@ -4,17 +4,11 @@ from typing import Any
 
 import pandas as pd
 
+from equipoise.platform.registry import entries
 from equipoise.platform.report.blocks import Block, Cell, Heading, Notice, Section, Table, Text
 from equipoise.platform.report.entries import SectionParams
 from equipoise.platform.report.formatting import count, listed, percent, plural
 from equipoise.platform.report.run_files import RunFiles, Task
-
-_SCHEMES = {
-    "kfold": "patients are assigned to the folds, balanced by the main label",
-    "site_preserved": "all patients of a site are in the same fold",
-    "leave_one_cohort_out": "each fold tests one whole cohort",
-    "monte_carlo": "each fold draws its own test patients",
-}
 
 
 def build(run: RunFiles, params: SectionParams) -> Section:
@@ -33,7 +27,8 @@ def _lead(run: RunFiles) -> str:
         return use
     repeats = len({f["repeat"] for f in run.splits})
     scheme = str((run.study.get("splits") or {}).get("scheme") or "")
-    how = f" ({scheme}: {_SCHEMES[scheme]})" if scheme in _SCHEMES else ""
+    entry = entries("splits").get(scheme)
+    how = f" ({scheme}: {entry.summary})" if entry else ""
     again = f" in {repeats} repeats" if repeats > 1 else ""
     return f"{plural(len(run.splits), 'fold')}{again}{how}. {use}"
 
