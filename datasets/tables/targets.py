@@ -45,7 +45,6 @@ __all__ = [
     "encode",
     "interval_edges",
     "main_task",
-    "survival_summary",
 ]
 
 
@@ -288,25 +287,6 @@ def _encode_survival(
     missing = np.isnan(time) | np.isnan(event)
     time[missing] = event[missing] = np.nan
     return time * DAYS[task.time.unit], event, reasons
-
-
-def survival_summary(time: np.ndarray, event: np.ndarray) -> dict[str, float]:
-    """n, events, censored and the reverse Kaplan–Meier median follow-up in days (NaN if not reached).
-
-    Reverse Kaplan–Meier (Schemper & Smith 1996): censoring is the event and deaths censor it. Missing values
-    are left out; at a tie, deaths leave the risk set first.
-    """
-    known = ~(np.isnan(time) | np.isnan(event))
-    time, event = time[known], event[known]
-    free, median = 1.0, np.nan
-    for t in np.unique(time[event == 0]):
-        at_risk = np.count_nonzero(time >= t) - np.count_nonzero((time == t) & (event == 1))
-        free *= 1 - np.count_nonzero((time == t) & (event == 0)) / at_risk
-        if free <= 0.5:
-            median = float(t)
-            break
-    events = int(event.sum())
-    return {"n": len(time), "events": events, "censored": len(time) - events, "median_follow_up_days": median}
 
 
 def interval_edges(time: np.ndarray, event: np.ndarray, bins: int) -> tuple[float, ...]:

@@ -18,7 +18,7 @@ from equipoise.datasets.errors import DataError
 from equipoise.datasets.omics.matrix import read_matrix
 from equipoise.datasets.params import CohortSource, OmicsSource, SitePreservedParams, TableSource
 from equipoise.datasets.tables.reading import read_table
-from equipoise.datasets.tables.targets import encode, survival_summary
+from equipoise.datasets.tables.targets import encode
 from equipoise.datasets.tables.tasks import Task
 
 pytestmark = pytest.mark.real
@@ -181,10 +181,9 @@ def test_slide_tables_with_inverted_censorship(shared_data: Path) -> None:
     assert len(cohorts.patients) == 345
     assert len(cohorts.slides) == 350
     assert any("read as CLAM/PORPOISE/SurvPath" in note for note in cohorts.notes)
-    summary = survival_summary(*(cohorts.patients[c].to_numpy() for c in ("OS.time", "OS.event")))
     # 258 of 350 rows say censorship 1; read the wrong way round there would be three times the deaths.
-    assert summary["events"] < 100
-    assert summary["events"] + summary["censored"] == 345
+    assert cohorts.patients["OS.event"].notna().all()
+    assert 0 < cohorts.patients["OS.event"].sum() < 100
     assert cohorts.omics["rna"].index.is_unique
     assert (
         cohorts.omics["rna"].to_numpy(dtype=float)[~cohorts.omics["rna"].isna()].max() > 100

@@ -17,7 +17,6 @@ from equipoise.datasets.tables.targets import (
     encode,
     interval_edges,
     parse_number,
-    survival_summary,
     yaml_quoted,
 )
 
@@ -170,21 +169,6 @@ def test_every_interval_has_an_event(rows: list[tuple[int, bool]], bins: int) ->
         assert np.histogram(time[event == 1], [0, *edges, np.inf])[0].all()
     else:
         assert edges == ()
-
-
-def test_reverse_kaplan_meier_by_hand() -> None:
-    # Censorings at 2 (one of 4 at risk), 3 (one of 3, after the death at 3 has left) and 5: 3/4, 3/4 * 1/2.
-    summary = survival_summary(np.array([2.0, 3, 3, 5, NAN]), np.array([0.0, 1, 0, 0, NAN]))
-    assert summary == {"n": 4, "events": 1, "censored": 3, "median_follow_up_days": 3.0}
-    assert np.isnan(survival_summary(np.array([1.0, 2]), np.array([1.0, 1]))["median_follow_up_days"])
-
-
-def test_reverse_kaplan_meier_agrees_with_lifelines() -> None:
-    lifelines = pytest.importorskip("lifelines")
-    rng = np.random.default_rng(3)
-    time, event = rng.exponential(500, 300), rng.integers(0, 2, 300)
-    oracle = lifelines.KaplanMeierFitter().fit(time, 1 - event).median_survival_time_
-    assert survival_summary(time, event.astype(float))["median_follow_up_days"] == oracle
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,7 +1,6 @@
-"""Kaplan-Meier and log-rank against lifelines."""
+"""Kaplan-Meier and log-rank against published figures and the textbook formula."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
@@ -13,45 +12,67 @@ from equipoise.platform.evaluation.survival import (
     number_at_risk,
 )
 
-
-def sample(seed: int, n: int = 80) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    group = rng.integers(0, 3, n)
-    time = np.ceil(rng.exponential(20 / (1 + 0.5 * group)))
-    return time, (rng.random(n) < 0.65).astype(float), group
+# Freireich et al., Blood 21 (1963): weeks in remission of acute leukaemia, 6-MP against placebo; 0 is censored.
+TREATED = [6, 6, 6, 6, 7, 9, 10, 10, 11, 13, 16, 17, 19, 20, 22, 23, 25, 32, 32, 34, 35]
+TREATED_EVENT = [1, 1, 1, 0, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0]
+PLACEBO = [1, 1, 2, 2, 3, 4, 4, 5, 5, 8, 8, 8, 8, 11, 11, 12, 12, 15, 17, 22, 23]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_curve_and_bounds_equal_lifelines(seed: int) -> None:
-    from lifelines import KaplanMeierFitter
+def test_remission_curve_as_published() -> None:
+    curve = kaplan_meier(TREATED, TREATED_EVENT)
+    at = dict(zip(curve.time.tolist(), curve.survival.round(4).tolist(), strict=True))
+    published = {6: 0.8571, 7: 0.8067, 10: 0.7529, 13: 0.6902, 16: 0.6275, 22: 0.5378, 23: 0.4482}
+    assert {week: at[week] for week in published} == published
+    assert median_survival(curve) == 23
+    assert median_survival(kaplan_meier(PLACEBO, [1] * 21)) == 8
 
-    time, event, _ = sample(seed)
-    curve = kaplan_meier(time, event, 0.9)
-    fitted = KaplanMeierFitter().fit(time, event, alpha=0.1)
-    assert_allclose(curve.time, fitted.survival_function_.index)
-    assert_allclose(curve.survival, fitted.survival_function_.iloc[:, 0], atol=1e-12)
-    bounds = fitted.confidence_interval_.to_numpy()
-    inside = (curve.survival < 1) & (curve.survival > 0)
-    assert_allclose(curve.low[inside], bounds[inside, 0], rtol=1e-6)
-    assert_allclose(curve.high[inside], bounds[inside, 1], rtol=1e-6)
+
+def test_bounds_are_those_of_the_log_log_scale() -> None:
+    curve = kaplan_meier(TREATED, TREATED_EVENT)
+    # Greenwood by hand at week 6: 3 of 21 relapse
+    survival, variance = 18 / 21, 3 / (21 * 18)
+    half = 1.959963984540054 * np.sqrt(variance) / np.log(survival)
+    at_6 = int(np.flatnonzero(curve.time == 6)[0])
+    expected = [survival ** np.exp(-half), survival ** np.exp(half)]
+    assert_allclose([curve.low[at_6], curve.high[at_6]], expected, rtol=1e-12)
+
+
+def test_log_rank_of_remission_as_published() -> None:
+    test = log_rank([*TREATED, *PLACEBO], [*TREATED_EVENT, *[1] * 21], [1] * 21 + [0] * 21)
+    assert test.df == 1
+    assert test.chi2 == pytest.approx(16.79, abs=0.005)
+    assert test.p == pytest.approx(4.17e-5, rel=0.01)
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("groups", [2, 3])
-def test_log_rank_equals_lifelines(seed: int, groups: int) -> None:
-    from lifelines.statistics import multivariate_logrank_test
-
-    time, event, group = sample(seed)
-    group = group % groups
-    expected = multivariate_logrank_test(pd.Series(time), pd.Series(group), pd.Series(event))
-    result = log_rank(time, event, group)
-    assert result.df == groups - 1
-    assert_allclose([result.chi2, result.p], [expected.test_statistic, expected.p_value], rtol=1e-6)
+def test_log_rank_is_the_score_of_hypergeometric_tables(seed: int, groups: int) -> None:
+    rng = np.random.default_rng(seed)
+    group = rng.integers(0, groups, 80)
+    time = np.ceil(rng.exponential(20 / (1 + 0.5 * group)))
+    event = rng.random(80) < 0.65
+    difference, covariance = np.zeros(groups), np.zeros((groups, groups))
+    for t in np.unique(time[event]):
+        at_risk = np.array([(time[group == k] >= t).sum() for k in range(groups)])
+        deaths = np.array([((time == t) & event & (group == k)).sum() for k in range(groups)])
+        n, d = at_risk.sum(), deaths.sum()
+        share = at_risk / n
+        difference += deaths - d * share
+        if n > 1:
+            covariance += d * (n - d) / (n - 1) * (np.diag(share) - np.outer(share, share))
+    expected = difference[1:] @ np.linalg.solve(covariance[1:, 1:], difference[1:])
+    test = log_rank(time, event, group)
+    assert test.df == groups - 1
+    assert test.chi2 == pytest.approx(expected, rel=1e-9)
 
 
 def test_log_rank_without_events_or_with_one_group() -> None:
     assert np.isnan(log_rank([1, 2, 3], [0, 0, 0], [0, 1, 1]).p)
     assert np.isnan(log_rank([1, 2, 3], [1, 1, 0], [1, 1, 1]).p)
+
+
+def test_log_rank_of_a_group_that_leaves_before_the_first_event() -> None:
+    assert np.isnan(log_rank([1, 2, 3, 4], [0, 1, 1, 1], [0, 1, 1, 1]).p)
 
 
 def test_numbers_at_risk_count_those_who_leave_at_that_time() -> None:
