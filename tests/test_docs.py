@@ -2,7 +2,22 @@
 
 import importlib.util
 import re
+import shutil
 from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+#: Sections of docs/api.md that hold code.
+API_SECTIONS = (
+    "A slide",
+    "Features of a slide",
+    "A feature store",
+    "Balance the losses of your own training loop",
+    "Metrics with intervals",
+    "The results of a run",
+)
 
 
 def test_reference_page_is_up_to_date(root: Path) -> None:
@@ -23,3 +38,64 @@ def test_relative_links_lead_somewhere(root: Path) -> None:
 
 def test_readme_is_short(root: Path) -> None:
     assert len((root / "README.md").read_text(encoding="utf-8").splitlines()) < 150
+
+
+def api_sections(root: Path) -> dict[str, list[str]]:
+    """Heading of docs/api.md → its blocks of Python, in order."""
+    parts = re.split(r"^## (.+)$", (root / "docs" / "api.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    blocks = (re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) for text in parts[2::2])
+    return dict(zip(parts[1::2], blocks, strict=True))
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("section", API_SECTIONS)
+def test_examples_of_the_api_run_as_written(
+    root: Path, library_inputs: Path, monkeypatch: pytest.MonkeyPatch, section: str
+) -> None:
+    sections = api_sections(root)
+    assert tuple(sections) == API_SECTIONS
+    assert sections[section]
+    monkeypatch.chdir(library_inputs)
+    names: dict[str, object] = {}
+    for block in sections[section]:
+        exec(compile(block, f"docs/api.md, {section}", "exec"), names)
+
+
+@pytest.fixture(scope="module")
+def library_inputs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the examples read: a slide, a store, a run of two tasks, and tables as STAMP writes them."""
+    from equipoise.platform.run.folder import RunFolder
+    from equipoise.platform.run.steps import run_steps
+    from equipoise.platform.study.schema import load_study
+
+    folder = tmp_path_factory.mktemp("library")
+    small = {
+        "model": {"kind": "mean_pool", "dim": 8},
+        "training.epochs": 2,
+        "evaluation.bootstrap": 50,
+        "splits.folds": 2,
+        "features.store": str(folder / "features"),
+        "features.mpp": 1.0,
+    }
+    study = load_study(tiny / "study.yaml", small)
+    steps = ("validate", "extract", "train", "evaluate")
+    run_steps(study, lambda s: RunFolder.open(s, str(folder / "runs" / "study"), "auto"), steps)
+    slide = max(tiny.rglob("*.svs"), key=lambda file: file.stat().st_size)
+    shutil.copy(slide, folder / "crc.svs")
+    rng = np.random.default_rng(4)
+    for name, first in (("", 0), ("split-0", 0), ("split-1", 40)):
+        truth = np.arange(40) % 4 == 0
+        score = 1 / (1 + np.exp(-rng.normal(2.0 * truth - 1)))
+        table = {
+            "PATIENT": [f"p{first + i}" for i in range(40)],
+            "isMSIH": np.where(truth, "MSIH", "nonMSIH"),
+        }
+        table |= {"pred": np.where(score > 0.5, "MSIH", "nonMSIH")}
+        table |= {
+            "isMSIH_MSIH": score,
+            "isMSIH_nonMSIH": 1 - score,
+            "loss": -np.log(np.where(truth, score, 1 - score)),
+        }
+        (folder / name).mkdir(exist_ok=True)
+        pd.DataFrame(table).to_csv(folder / name / "patient-preds.csv", index=False)
+    return folder

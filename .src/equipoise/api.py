@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
+    from pydantic import BaseModel
     from torch import Tensor, nn
 
     from equipoise.datasets.slides.reader import SlideReader
     from equipoise.datasets.store.feature_store import FeatureStore
     from equipoise.models.balancing.loss_balancer import LossBalancer
-    from equipoise.platform.extraction.params import ExtractionParams
     from equipoise.platform.extraction.single_slide import ExtractedSlide
     from equipoise.platform.run.results import RunResults
+
+Section = TypeVar("Section", bound="BaseModel")
 
 __all__ = [
     "balancer",
@@ -172,25 +174,13 @@ def extract_slides(
     >>> counts = {slide.path: len(slide.coords) for slide in extract_slides(["a.svs", "b.svs"])}
     """
     from equipoise.platform.extraction.encoders import load_encoder
+    from equipoise.platform.extraction.params import ExtractionParams
     from equipoise.platform.extraction.single_slide import extract_one_slide
 
-    params = _features_section({"encoder": encoder, "mpp": mpp, "tile_px": tile_px, **settings})
+    chosen = {"encoder": encoder, "mpp": mpp, "tile_px": tile_px, **settings}
+    params = _checked(ExtractionParams, chosen, "extract_slide")
     loaded = load_encoder(params)
     return (extract_one_slide(path, loaded, params, slide_mpp, qc) for path in paths)
-
-
-def _features_section(settings: dict[str, Any]) -> ExtractionParams:
-    """The settings, checked as those of a study are."""
-    from pydantic import ValidationError
-
-    from equipoise.platform.errors import StudyError
-    from equipoise.platform.extraction.params import ExtractionParams
-
-    try:
-        return ExtractionParams.model_validate(settings)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-        raise StudyError("; ".join(problems).removeprefix(": "), where="settings of extract_slide") from error
 
 
 def open_store(path: str | Path) -> FeatureStore:
@@ -366,3 +356,17 @@ def load_run(path: str | Path) -> RunResults:
     from equipoise.platform.run.results import RunResults
 
     return RunResults(path)
+
+
+def _checked(section: type[Section], settings: dict[str, Any], function: str) -> Section:
+    """The settings, checked as that section of a study is."""
+    from pydantic import ValidationError
+
+    from equipoise.platform.errors import StudyError
+
+    try:
+        return section.model_validate(settings)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        lines = "; ".join(problem.removeprefix(": ").replace("Value error, ", "") for problem in problems)
+        raise StudyError(lines, where=f"settings of {function}") from error
