@@ -39,17 +39,17 @@ from equipoise.datasets.cohorts.cases import Case
 from equipoise.datasets.omics.params import TableParams
 from equipoise.datasets.tables.tasks import SurvivalTask
 from equipoise.platform.cluster.session import RayOptions, ray_session
-from equipoise.platform.federation.clients.local_training import ClientData
-from equipoise.platform.federation.clients.runner import ClientRunner, ClientSetup
-from equipoise.platform.federation.engine import Federation, build_strategy
+from equipoise.platform.federation.clients.runner import ClientRunner
+from equipoise.platform.federation.clients.study_trainer import ClientData
 from equipoise.platform.federation.messages import ClientUpdate, TrainRequest, request_id_of
 from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.federation.privacy.mechanism import NoPrivacy
 from equipoise.platform.federation.simulation.ray_backend import WorkerPool
+from equipoise.platform.federation.simulation.simulation import Simulation
 from equipoise.platform.federation.standardisation import federated_targets
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
-from equipoise.platform.training.params import BalancingParams, TrainingParams
+from equipoise.platform.training.params import TrainingParams
 from equipoise.platform.training.targets import Targets
 
 SIZES = {"Northeast": 248, "South": 156, "West": 164, "Midwest": 129, "Europe": 129, "Canada": 40}
@@ -184,7 +184,7 @@ def engine(
 ) -> list[float]:
     """Seconds of every round but the first two."""
     ends: list[float] = []
-    federation = Federation(
+    federation = Simulation(
         factory,
         targets,
         clients,
@@ -205,10 +205,8 @@ def loop(
     """One client after the other by the same local training, and the mean of their weights."""
     params = settings(steps, rounds, "inline")
     client_data = {name: ClientData(cases) for name, cases in clients.items()}
-    setup = ClientSetup(
-        factory, targets, build_strategy(params), NoPrivacy(), params.local, TRAINING, BalancingParams(), 5
-    )
-    runner = ClientRunner(setup, client_data)
+    simulation = Simulation(factory, targets, client_data, params, seed=0, training=TRAINING)
+    runner = ClientRunner(simulation.setup(simulation.strategy, NoPrivacy()), client_data)
     runner.join()
     vector = runner.schema.flatten(factory())
     weights = np.array([len(cases) for cases in clients.values()], np.float32)
@@ -290,7 +288,7 @@ def many(workers: int, clients: int = 500, rounds: int = 10) -> dict[str, float]
     params |= {"backend": "ray", "workers": workers}
     ends: list[float] = []
     with ray_session(RayOptions(address="local", cpus=workers, object_store_mb=600, dashboard=False)):
-        federation = Federation(
+        federation = Simulation(
             factory,
             targets,
             client_data,

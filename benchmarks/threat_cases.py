@@ -19,14 +19,15 @@ from torch import nn
 
 from equipoise.datasets.cohorts.cases import Case
 from equipoise.datasets.tables.tasks import BinaryTask, SurvivalTask, Task
-from equipoise.platform.federation.engine import Federation, FederationResult
 from equipoise.platform.federation.messages import ClientUpdate, TrainRequest
 from equipoise.platform.federation.params import FederationParams, UpdateValidatorParams
+from equipoise.platform.federation.participation import sampling_plan
 from equipoise.platform.federation.privacy.combined import CombinedPrivacy
 from equipoise.platform.federation.privacy.mechanism import NoPrivacy, PrivacyMechanism
 from equipoise.platform.federation.privacy.params import PrivacyParams
-from equipoise.platform.federation.privacy.record_level import sampling_plan
+from equipoise.platform.federation.result import FederationResult
 from equipoise.platform.federation.server.validator import UpdateValidator
+from equipoise.platform.federation.simulation.simulation import Simulation
 from equipoise.platform.federation.vector import Schema
 from equipoise.platform.training.batches import CaseList, collate
 from equipoise.platform.training.build import build_model
@@ -161,7 +162,7 @@ def train(
     chosen = {"rounds": 5, "local": {"steps": 20, "optimizer": "sgd", "lr": 0.1, "batch": 16}, "min_n": 5}
     chosen |= {"server_aggregation": server_aggregation, "backend": "inline"}
     settings = chosen | {"server_aggregation_params": server_aggregation_params or {}} | params
-    federation = Federation(
+    federation = Simulation(
         problem.build,
         problem.targets,
         problem.train,
@@ -178,7 +179,7 @@ def train(
 
 def private(problem: Problem, *, size: int, steps: int, seed: int, **settings: Any) -> CombinedPrivacy:
     """A privacy mechanism for the problem, with samples of ``size`` patients and the given steps per round."""
-    from equipoise.platform.federation.clients.manifest import ClientManifest
+    from equipoise.platform.federation.messages import ClientManifest
 
     schema = problem.schema()
     privacy = CombinedPrivacy(

@@ -1,36 +1,15 @@
-"""Where clients run: the protocol that every backend implements."""
+"""How the server reaches its clients: the protocol of backends.
+
+The server sees manifests and messages only. Backends that run clients in this process or on Ray are in
+:mod:`equipoise.platform.federation.simulation`; one that talks to hospitals over a network needs the same methods.
+"""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-from equipoise.platform.federation.clients.manifest import ClientManifest
-from equipoise.platform.federation.messages import MessageData, TrainRequest
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The reply of a client.
-
-    Parameters
-    ----------
-    client
-        Name of the client.
-    data
-        Message with an update or a failure; empty if the worker died.
-    state
-        Handle of the client's new state, for :meth:`Backend.commit`.
-    reason
-        Why there is no message.
-    """
-
-    client: str
-    data: MessageData
-    state: Any = None
-    reason: str = ""
+from equipoise.platform.federation.messages import ClientManifest, Reply, TrainRequest
 
 
 class Backend(Protocol):
@@ -73,11 +52,3 @@ class Backend(Protocol):
     def close(self) -> None:
         """Release resources."""
         ...
-
-
-def ray_is_open() -> bool:
-    """Whether this is the driver of an open Ray session; inside a worker (a search trial) clients run inline."""
-    ray = sys.modules.get("ray")
-    if ray is None or not hasattr(ray, "is_initialized") or not ray.is_initialized():
-        return False
-    return ray.get_runtime_context().worker.mode != ray.WORKER_MODE

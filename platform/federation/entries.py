@@ -202,19 +202,19 @@ STRATEGIES: dict[str, tuple[str, type[BaseModel], str]] = {
     "fedprox": (
         "clients stay near the broadcast weights (Li et al. 2020)",
         FedProxParams,
-        f"{_STRATEGIES}.averaging:FedProx",
+        f"{_STRATEGIES}.local_objectives:FedProx",
     ),
     "scaffold": (
         "control variates against client drift (Karimireddy et al. 2020)",
         ScaffoldParams,
-        f"{_STRATEGIES}.control_variates:Scaffold",
+        f"{_STRATEGIES}.local_objectives:Scaffold",
     ),
-    "fedadam": ("Adam at the server (Reddi et al. 2021)", AdaptiveParams, f"{_STRATEGIES}.adaptive:FedAdam"),
-    "fedyogi": ("Yogi at the server (Reddi et al. 2021)", AdaptiveParams, f"{_STRATEGIES}.adaptive:FedYogi"),
+    "fedadam": ("Adam at the server (Reddi et al. 2021)", AdaptiveParams, f"{_STRATEGIES}.averaging:FedAdam"),
+    "fedyogi": ("Yogi at the server (Reddi et al. 2021)", AdaptiveParams, f"{_STRATEGIES}.averaging:FedYogi"),
     "fedadagrad": (
         "Adagrad at the server (Reddi et al. 2021)",
         AdaptiveParams,
-        f"{_STRATEGIES}.adaptive:FedAdagrad",
+        f"{_STRATEGIES}.averaging:FedAdagrad",
     ),
     "fednova": (
         "updates per local step, for unequal numbers of steps (Wang et al. 2020)",
@@ -224,17 +224,17 @@ STRATEGIES: dict[str, tuple[str, type[BaseModel], str]] = {
     "feddyn": (
         "dynamic regularisation towards the common optimum (Acar et al. 2021)",
         FedDynParams,
-        f"{_STRATEGIES}.control_variates:FedDyn",
+        f"{_STRATEGIES}.local_objectives:FedDyn",
     ),
     "moon": (
         "contrast of representations with the global and the last local model (Li et al. 2021)",
         MoonParams,
-        f"{_STRATEGIES}.contrastive:Moon",
+        f"{_STRATEGIES}.local_objectives:Moon",
     ),
     "cyclic": (
         "one model passed from client to client (Chang et al. 2018)",
         CyclicParams,
-        f"{_STRATEGIES}.sequential:Cyclic",
+        f"{_STRATEGIES}.averaging:Cyclic",
     ),
     "fedbn": (
         "normalisation layers stay at the client (Li et al. 2021)",
@@ -259,7 +259,7 @@ STRATEGIES: dict[str, tuple[str, type[BaseModel], str]] = {
     "fedbuff": (
         "asynchronous: the server steps whenever its buffer of updates is full (Nguyen et al. 2022)",
         FedBuffParams,
-        f"{_STRATEGIES}.asynchronous:FedBuff",
+        f"{_STRATEGIES}.averaging:FedBuff",
     ),
 }
 
@@ -385,32 +385,32 @@ SERVER_AGGREGATIONS: dict[str, tuple[str, type[BaseModel], str]] = {
     "norm_clip": (
         "mean of updates no longer than the median one (Sun 2019)",
         NormClipParams,
-        f"{_AGGREGATIONS}.norm_clip:NormClip",
+        f"{_AGGREGATIONS}.mean:NormClip",
     ),
     "median": (
         "median of every coordinate (Yin 2018)",
         AggregationParams,
-        f"{_AGGREGATIONS}.coordinate_wise:Median",
+        f"{_AGGREGATIONS}.robust:Median",
     ),
     "trimmed_mean": (
         "mean of every coordinate without the extremes (Yin 2018)",
         TrimmedMeanParams,
-        f"{_AGGREGATIONS}.coordinate_wise:TrimmedMean",
+        f"{_AGGREGATIONS}.robust:TrimmedMean",
     ),
     "geometric_median": (
         "point nearest to all updates (Pillutla 2022)",
         GeometricMedianParams,
-        f"{_AGGREGATIONS}.geometric_median:GeometricMedian",
+        f"{_AGGREGATIONS}.robust:GeometricMedian",
     ),
     "krum": (
         "the update with the nearest neighbours (Blanchard 2017)",
         KrumParams,
-        f"{_AGGREGATIONS}.krum:Krum",
+        f"{_AGGREGATIONS}.robust:Krum",
     ),
     "multi_krum": (
         "mean of the updates with the nearest neighbours (Blanchard 2017)",
         MultiKrumParams,
-        f"{_AGGREGATIONS}.krum:MultiKrum",
+        f"{_AGGREGATIONS}.robust:MultiKrum",
     ),
     "balanced": (
         "a task-balancing method applied to sites: no site's objective gets worse",

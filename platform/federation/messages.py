@@ -1,11 +1,13 @@
-"""Messages between the server and its clients: a request to train, an update, or a failure.
+"""All messages between the server and its clients, and their format.
 
 Every message is a JSON header and raw little-endian arrays. Nothing in it can be executed: it holds no pickle and no
 object arrays. Layout: magic bytes, length of the header (uint32), the header, padded with spaces so that the first
 array is aligned, and the arrays in the order in which the header lists them.
 
-A :class:`ClientUpdate` is a difference of weights with a few counts and scalars. It has no field for rows, tensors or
-text about patients, and :mod:`equipoise.platform.federation.server.validator` checks the rest.
+A client declares its numbers of patients once (:class:`ClientManifest`). The server asks it to train from given weights
+(:class:`TrainRequest`), and it answers (:class:`Reply`) with a difference of weights, a few counts and scalars
+(:class:`ClientUpdate`). No message has a field for rows, tensors or text about patients, and
+:mod:`equipoise.platform.federation.server.validator` checks the rest.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -26,14 +28,20 @@ from equipoise.platform.errors import FederationError
 MAGIC = b"EQUIPOISE-FED/1\n"
 #: Types of arrays that a message may hold.
 DTYPES = ("float32", "float64", "int64", "uint64", "uint8")
-#: Kind of the message of a client that failed.
-FAILURE = "failure"
+#: Kinds of messages; a failure is the answer of a client that failed.
+REQUEST_KIND, UPDATE_KIND, FAILURE = "order", "update", "failure"
+#: Names of the broadcast weights and of the difference of weights among the arrays of a message.
+WEIGHTS, DELTA = "weights", "delta"
+#: Prefixes of the names of scalars that may leave a client: the mean training loss of a task.
+METRICS = ("loss/",)
 #: Most bytes of a header, which holds names and scalars only.
 MAX_HEADER_BYTES = 1 << 20
 #: The first array starts at a multiple of this many bytes: NumPy is slow on unaligned numbers.
 ALIGNMENT = 64
 #: A message: as one buffer, or as its header and its arrays one by one, so that large arrays are never copied.
 MessageData = bytes | memoryview | list[memoryview]
+#: group of the schema → ``[C]`` float64 weights of C updates; 0 where a client did not train the group.
+GroupWeights = Mapping[str, np.ndarray]
 
 
 class MalformedError(FederationError):
@@ -152,11 +160,6 @@ def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} in a header")
 
 
-REQUEST_KIND = "order"
-#: Name of the broadcast weights among the arrays of a message.
-WEIGHTS = "weights"
-
-
 @dataclass(frozen=True)
 class TrainRequest:
     """One request, the same for all participants of a round.
@@ -229,15 +232,6 @@ def request_id_of(seed: int, round_: int, client: str, attempt: int = 0) -> str:
     """
     text = f"{seed}/{round_}/{client}/{attempt}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-UPDATE_KIND = "update"
-#: Name of the difference of weights among the arrays of a message.
-DELTA = "delta"
-#: Prefixes of the names of scalars that may leave a client: the mean training loss of a task.
-METRICS = ("loss/",)
-#: group of the schema → ``[C]`` float64 weights of C updates; 0 where a client did not train the group.
-GroupWeights = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -325,32 +319,68 @@ _UPDATE_ATTRIBUTES = {"nonce": "request_id"}
 
 
 @dataclass(frozen=True)
-class ExpectedUpdate:
-    """What the server knows about an update before it arrives, for the validator.
+class Reply:
+    """What arrives from a client: an update or a failure as a message, or the reason why there is none.
 
     Parameters
     ----------
-    schema_hash, size
-        Layout of the vector, and P.
-    round, client, request_id
-        The request that was sent.
-    n, counts
-        Patients and labelled patients per group that the client declared when it joined.
-    arrays
-        Names of the further vectors that the strategy sends; no others are accepted.
-    dtype
-        Of ``delta``: ``float32``, or ``uint64`` where secure aggregation masks it.
+    client
+        Name of the client.
+    data
+        The message; empty if the worker died or the client did not answer.
+    state
+        Handle of the client's new state, for :meth:`~equipoise.platform.federation.backend.Backend.commit`.
+    reason
+        Why there is no message.
     """
 
-    schema_hash: str
-    size: int
-    round: int
     client: str
-    request_id: str
+    data: MessageData
+    state: Any = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ClientManifest:
+    """What a client declares when it joins: counts of its training patients.
+
+    Parameters
+    ----------
+    client
+        Name of the client.
+    n
+        Training patients.
+    labelled, events
+        Task → patients with a label; survival task → events among them.
+    counts
+        Group of the schema → labelled patients that train it.
+    flags
+        Remarks for people.
+    batch
+        Patients per step.
+    """
+
+    client: str
     n: int
+    labelled: Mapping[str, int]
+    events: Mapping[str, int]
     counts: Mapping[str, int]
-    arrays: frozenset[str] = frozenset()
-    dtype: str = "float32"
+    flags: tuple[str, ...] = ()
+    batch: int = 1
+
+    @property
+    def learns(self) -> bool:
+        """Whether the client can train any group."""
+        return any(self.counts.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self) | {"flags": list(self.flags)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ClientManifest:
+        """The inverse."""
+        return cls(**{**data, "flags": tuple(data["flags"])})
 
 
 def group_weights(updates: Sequence[ClientUpdate], groups: Sequence[str], *, uniform: bool) -> GroupWeights:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from equipoise.platform.search.trial import TrialInputs
     from equipoise.platform.study.schema import Study
     from equipoise.platform.training.predict import Outputs
+    from equipoise.platform.training.targets import Targets
 
 log = logging.getLogger("equipoise")
 
@@ -94,9 +95,9 @@ def run_federated_fold(fold: Fold, study: Study, inputs: TrialInputs, folder: Pa
     """
     import torch
 
-    from equipoise.platform.federation.engine import from_recipe
     from equipoise.platform.federation.simulation.fold import clients_and_targets
     from equipoise.platform.federation.simulation.plans import PlannedFold
+    from equipoise.platform.federation.simulation.simulation import from_recipe
     from equipoise.platform.search.scores import fold_scores
     from equipoise.platform.training.build import recipe_of
     from equipoise.platform.training.crossval import fold_seed
@@ -114,7 +115,7 @@ def run_federated_fold(fold: Fold, study: Study, inputs: TrialInputs, folder: Pa
     result = federation.run()
     return FoldScore(
         fold=fold.name,
-        values=fold_scores(result.targets, outputs_of(result, fold, parts, cases, recipe.training.device)),
+        values=fold_scores(targets, outputs_of(result, targets, fold, parts, cases, recipe.training.device)),
         epochs=len(result.history),
         best_epoch=len(result.history),
         parameters=sum(parameter.numel() for parameter in result.model.parameters()),
@@ -125,7 +126,12 @@ def run_federated_fold(fold: Fold, study: Study, inputs: TrialInputs, folder: Pa
 
 
 def outputs_of(
-    result: FederationResult, fold: Fold, parts: Mapping[str, Fold], cases: Mapping[str, Any], device: Any
+    result: FederationResult,
+    targets: Targets,
+    fold: Fold,
+    parts: Mapping[str, Fold],
+    cases: Mapping[str, Any],
+    device: Any,
 ) -> Outputs:
     """Outputs for the held-out patients, each from the model of its client; client by client."""
     from equipoise.platform.training.batches import CaseList
@@ -138,7 +144,7 @@ def outputs_of(
     torch_device = pick_device(device)
     return concatenate_outputs(
         [
-            run_model(model.to(torch_device), result.targets, CaseList(cases, patients))
+            run_model(model.to(torch_device), targets, CaseList(cases, patients))
             for model, patients in assignments
             if patients
         ]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from equipoise.platform.federation.aggregation.norm_clip import norms_of
+from equipoise.platform.federation.aggregation.mean import norms_of
 from equipoise.platform.federation.aggregation.protocol import ServerAggregation, Vector
 from equipoise.platform.federation.messages import ClientUpdate, GroupWeights
 from equipoise.platform.federation.vector import Schema

@@ -1,7 +1,4 @@
-"""The weighted mean of updates (McMahan et al., AISTATS 2017, arXiv 1602.05629).
-
-``capped`` bounds the share of one site in a sum, whatever number of patients it declares.
-"""
+"""The weighted mean of updates, and the mean of updates whose lengths are bounded."""
 
 from __future__ import annotations
 
@@ -9,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from equipoise.platform.federation.aggregation.blocks import blocks_of
 from equipoise.platform.federation.aggregation.protocol import Array, StatelessAggregation, Vector
-from equipoise.platform.federation.entries import MeanParams
+from equipoise.platform.federation.entries import MeanParams, NormClipParams
 from equipoise.platform.federation.messages import ClientUpdate, GroupWeights
 from equipoise.platform.federation.privacy.fixed_point import FixedPoint, WeightedMean
 from equipoise.platform.federation.vector import Schema
@@ -19,7 +17,8 @@ from equipoise.platform.federation.vector import Schema
 class Mean(StatelessAggregation):
     r""":math:`\sum_i w_i \Delta_i / \sum_i w_i`, group by group, in the fixed-point arithmetic of the engine.
 
-    A single update can move it anywhere; use it with the norm bound of the update validator.
+    A single update can move it anywhere; use it with the norm bound of the update validator. McMahan et al., AISTATS
+    2017 (arXiv 1602.05629).
     """
 
     def __init__(self, params: MeanParams, seed: int = 0) -> None:
@@ -29,6 +28,27 @@ class Mean(StatelessAggregation):
     def aggregate(self, updates: Sequence[ClientUpdate], schema: Schema, weights: GroupWeights) -> Vector:
         """The mean; with ``max_share``, of weights capped to it."""
         return mean_of(updates, schema, capped(weights, self.max_share))
+
+
+class NormClip(StatelessAggregation):
+    r"""Weighted mean of :math:`\min(1, k \, \mathrm{med}_j \|\Delta_j\| / \|\Delta_i\|) \, \Delta_i`.
+
+    The median is that of the round, so that no bound has to be chosen; a minority of sites cannot move it far.
+    Directions are unchanged: a malicious site keeps the influence of an honest one. Sun et al. 2019 (arXiv
+    1911.07963).
+    """
+
+    def __init__(self, params: NormClipParams, seed: int = 0) -> None:
+        self.factor = params.factor
+        self.max_share = params.max_share
+
+    def aggregate(self, updates: Sequence[ClientUpdate], schema: Schema, weights: GroupWeights) -> Vector:
+        """The mean of clipped updates; the norm of an update is over all groups that its site trained."""
+        norms = norms_of(updates, schema, weights)
+        moving = norms[norms > 0]
+        bound = self.factor * float(np.median(moving)) if len(moving) else 0.0
+        factors = np.where(norms > bound, bound / np.where(norms > 0, norms, 1.0), 1.0)
+        return mean_of(updates, schema, capped(weights, self.max_share), factors.tolist())
 
 
 def mean_of(
@@ -69,3 +89,12 @@ def _capped_row(row: Array, max_share: float) -> Array:
         if level >= positive[-cut - 1]:
             break
     return np.minimum(row, level)
+
+
+def norms_of(updates: Sequence[ClientUpdate], schema: Schema, weights: GroupWeights) -> Array:
+    """``[C]`` lengths of the updates over the groups in which they take part."""
+    squares = {update.client: 0.0 for update in updates}
+    for block in blocks_of(updates, schema, weights):
+        for client, square in zip(block.clients, block.gram().diagonal(), strict=True):
+            squares[client] += float(square)
+    return np.sqrt([squares[update.client] for update in updates])

@@ -1,46 +1,26 @@
-"""Training at one client: the steps of :mod:`equipoise.platform.training.step`, with a strategy's correction.
+"""Training at one client: what a strategy sees of it, and the interface of whatever trains there.
 
-Batches, losses, balancing and the optimiser's step are those of every other training. A strategy acts between the
-gradient and the step, through the optimiser's pre-step hook.
+A :class:`LocalTrainer` knows the data of the clients of a worker and how one model is trained on them: patients with
+the losses and balancing of a study (:mod:`~equipoise.platform.federation.clients.study_trainer`), or data loaders with
+a loss function (:mod:`~equipoise.platform.federation.simulation.loaders`). A strategy acts between the gradient and the
+step, through the optimiser's pre-step hook.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.losses import LossSums
-from equipoise.platform.errors import DataError, StudyError
-from equipoise.platform.federation.messages import TrainRequest
+from equipoise.platform.federation.messages import ClientManifest, TrainRequest
 from equipoise.platform.federation.vector import Schema
-from equipoise.platform.registry import get
-from equipoise.platform.training.batches import CaseList, draw_order
 from equipoise.platform.training.build import seeded
-from equipoise.platform.training.params import BalancingParams, TrainingParams
-from equipoise.platform.training.step import Epoch, TrainingState
-from equipoise.platform.training.targets import Targets
-
-
-@dataclass(frozen=True)
-class ClientData:
-    """Patients of a client.
-
-    Parameters
-    ----------
-    train
-        Training patients.
-    val
-        Inner validation patients, for balancing methods that learn weights from them.
-    """
-
-    train: CaseList
-    val: CaseList | None = None
 
 
 class ClientContext:
@@ -56,8 +36,8 @@ class ClientContext:
         Named vectors of the strategy that stay at the client between rounds; may be changed.
     counts
         Group of the schema → labelled patients of the client.
-    epoch
-        The current pass; gives access to the batch.
+    batch
+        Returns what the current step trains on, as the model takes it.
     steps
         Steps taken so far.
     """
@@ -76,7 +56,7 @@ class ClientContext:
         self.state = state
         self.counts = counts
         self.steps = 0
-        self.epoch: Epoch | None = None
+        self.batch: Callable[[], Any] = lambda: None
         known = dict(model.named_parameters(remove_duplicate=False))
         self._trained = [segment for segment in schema.segments if segment.trained]
         self.parameters = [known[segment.name] for segment in self._trained]
@@ -115,131 +95,84 @@ class ClientContext:
 
 @dataclass(frozen=True)
 class LocalJob:
-    """The inputs of a local training.
+    """One local training.
 
     Parameters
     ----------
-    parts
-        Model with its starting weights, losses, optimiser, balancer.
-    data, targets, params
-        Patients, targets and settings.
-    size
-        Patients per step.
-    seed, first_epoch
-        Seed of everything random, and number of the first pass.
-    epochs, steps
-        Length of the training; ``steps`` takes precedence.
-    lr
-        Learning rate.
+    client
+        Whose data are used.
     context
-        The view of the strategy.
-    before_step
-        Called between the gradient and the optimiser's step.
+        Model with its starting weights, the request, and the view of the strategy.
+    correct
+        The strategy's correction of gradients, called between the gradient and the optimiser's step.
+    optimizer
+        Of the model's parameters.
+    first_epoch
+        Passes over the client's data in earlier rounds.
+    memory
+        What the trainer returned as ``memory`` in the client's last round; empty in its first.
     """
 
-    parts: TrainingState
-    data: ClientData
-    targets: Targets
-    params: TrainingParams
-    size: int
-    seed: int
-    first_epoch: int
-    epochs: int
-    steps: int | None
-    lr: float
+    client: str
     context: ClientContext
-    before_step: Callable[[ClientContext], None]
+    correct: Callable[[ClientContext], None]
+    optimizer: torch.optim.Optimizer
+    first_epoch: int
+    memory: bytes
+
+    @cached_property
+    def seed(self) -> int:
+        """Seed of everything random."""
+        return self.context.request.local_seed(self.client)
+
+    @contextmanager
+    def hooked(self, device: torch.device) -> Iterator[None]:
+        """Let the strategy correct every gradient; seed torch's global generators and restore them afterwards."""
+        hook = self.optimizer.register_step_pre_hook(lambda *_: self.correct(self.context))
+        try:
+            with seeded(self.seed, device):
+                yield
+        finally:
+            hook.remove()
 
 
 @dataclass(frozen=True)
 class LocalOutcome:
-    """Numbers of steps and passes, and the training losses."""
+    """What a local training returns beside the weights.
 
-    steps: int
-    passes: int
-    losses: LossSums
-
-
-class Trainer(Protocol):
-    """Trains the model of a job in place."""
-
-    def __call__(self, job: LocalJob) -> LocalOutcome: ...
-
-
-def train(job: LocalJob) -> LocalOutcome:
-    """The default :class:`Trainer`: the given number of passes over the patients, or of steps."""
-    weighting = job.parts.balancer.weighting
-    hook = job.parts.optimizer.register_step_pre_hook(lambda *_: job.before_step(job.context))
-    total: LossSums | None = None
-    job.parts.model.train()
-    try:
-        with seeded(job.seed, job.parts.device):
-            for passes in itertools.count(1):
-                epoch = _pass(job, passes)
-                seen = epoch.totals()
-                total = (
-                    seen if total is None else LossSums(total.sums + seen.sums, total.counts + seen.counts)
-                )
-                over = passes == job.epochs if job.steps is None else job.context.steps == job.steps
-                if job.steps is None or over:
-                    known = torch.where(total.counts > 0, total.means(), torch.nan)
-                    weighting.on_epoch_end(known.double().cpu())
-                if over:
-                    return LocalOutcome(job.context.steps, passes, total)
-                if job.steps is None:
-                    total = None if passes < job.epochs else total
-    finally:
-        hook.remove()
-    raise AssertionError("unreachable")
-
-
-def _pass(job: LocalJob, number: int) -> Epoch:
-    """One pass over the patients, or the remaining steps."""
-    index = job.first_epoch + number - 1
-    epoch = Epoch(
-        job.parts,
-        job.targets,
-        job.data.train,
-        job.data.val if job.data.val is not None else CaseList({}, ()),
-        job.params,
-        size=job.size,
-        seed=job.seed,
-        epoch=index,
-        lr=job.lr,
-    )
-    job.context.epoch = epoch
-    left = None if job.steps is None else job.steps - job.context.steps
-    for rows in itertools.islice(draw_order(len(job.data.train), job.size, job.seed, index), left):
-        epoch.step(rows)
-        job.context.steps += 1
-    return epoch
-
-
-def check_clients(clients: Mapping[str, ClientData], balancing: BalancingParams) -> None:
-    """Refuse a federation without clients, a client without patients, and a patient of two clients.
-
-    Raises
-    ------
-    DataError
-        Naming the client or patient.
-    StudyError
-        If the loss weighting needs inner validation patients and a client has none.
+    Parameters
+    ----------
+    passes
+        Passes over the client's data.
+    losses
+        Task → mean training loss, and number of labels that it was computed from.
+    memory
+        State of the trainer for the client's next round.
     """
-    if not clients:
-        raise DataError("there is no client", where="federation.sites")
-    seen: dict[str, str] = {}
-    needs: frozenset[str] = get("weightings", balancing.weighting).attribute("needs")
-    for client, data in clients.items():
-        if not len(data.train):
-            raise DataError(f"client {client} has no training patient", fix="leave it out")
-        for patient in (*data.train.patients, *(data.val.patients if data.val else ())):
-            if seen.setdefault(patient, client) != client:
-                raise DataError(
-                    f"patient {patient} belongs to {seen[patient]} and to {client}; that is leakage"
-                )
-        if "validation" in needs and not (data.val and len(data.val)):
-            raise StudyError(
-                f"{balancing.weighting} needs inner validation patients, and client {client} has none",
-                where="balancing",
-                fix="choose another weighting, or give clients an inner validation part",
-            )
+
+    passes: int
+    losses: Mapping[str, tuple[float, float]]
+    memory: bytes = b""
+
+
+class LocalTrainer(Protocol):
+    """The data of a worker's clients, and the training of one model on them.
+
+    Attributes
+    ----------
+    model
+        On its device; all clients train it in turn.
+    tasks
+        Names in :attr:`LocalOutcome.losses`.
+    """
+
+    model: nn.Module
+    tasks: tuple[str, ...]
+
+    def declare(self, client: str, groups: Sequence[str]) -> ClientManifest:
+        """What a client says about its data; ``groups`` are those of the schema."""
+        ...
+
+    def train(self, job: LocalJob) -> LocalOutcome:
+        """Train the model in place, and count the steps in the context."""
+        ...

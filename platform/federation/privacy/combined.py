@@ -15,8 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equipoise.platform.errors import FederationError, StudyError
-from equipoise.platform.federation.clients.manifest import ClientManifest
-from equipoise.platform.federation.messages import ClientUpdate, TrainRequest, client_number
+from equipoise.platform.federation.messages import (
+    ClientManifest,
+    ClientUpdate,
+    TrainRequest,
+    client_number,
+)
 from equipoise.platform.federation.privacy.accountant import Accountant, SampledGaussian
 from equipoise.platform.federation.privacy.client_level import clipped, private_mean
 from equipoise.platform.federation.privacy.fixed_point import FixedPoint, SaturationError, WeightedMean
@@ -33,7 +37,7 @@ from equipoise.platform.federation.privacy.shamir import Draw
 from equipoise.platform.federation.vector import Schema, norm_of
 
 if TYPE_CHECKING:
-    from equipoise.platform.federation.clients.local_training import Trainer
+    from equipoise.platform.federation.clients.study_trainer import LocalSteps
 
 SECURE_AGGREGATION = "secure_aggregation"
 #: Stream of the simulated clients' secrets.
@@ -86,11 +90,11 @@ class CombinedPrivacy:
         self.uniform = uniform or params.client_level is not None
         self.rate = rate if params.client_level is not None else None
         self.dtype = "uint64" if params.secure_aggregation is not None else "float32"
-        self.trainer: Trainer | None = None
+        self.steps: LocalSteps | None = None
         if params.record_level is not None:
             from equipoise.platform.federation.privacy.record_level import PrivateTrainer
 
-            self.trainer = PrivateTrainer(params.record_level)
+            self.steps = PrivateTrainer(params.record_level)
         self.clients: Accountant | None = None
         if params.client_level is not None:
             self.clients = Accountant(params.client_level.delta, params.client_level.epsilon)
@@ -111,7 +115,7 @@ class CombinedPrivacy:
             What clients declared.
         sampling
             Client → sampling rate of patients and steps of a round
-            (:func:`~equipoise.platform.federation.privacy.record_level.sampling_plan`).
+            (:func:`~equipoise.platform.federation.participation.sampling_plan`).
 
         Raises
         ------

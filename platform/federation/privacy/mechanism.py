@@ -17,9 +17,8 @@ from equipoise.platform.federation.privacy.fixed_point import FixedPoint, Weight
 from equipoise.platform.federation.vector import Schema
 
 if TYPE_CHECKING:
-    from equipoise.platform.federation.clients.local_training import Trainer
-    from equipoise.platform.federation.clients.manifest import ClientManifest
-    from equipoise.platform.federation.messages import TrainRequest
+    from equipoise.platform.federation.clients.study_trainer import LocalSteps
+    from equipoise.platform.federation.messages import ClientManifest, TrainRequest
 
 
 class Accumulator(Protocol):
@@ -47,8 +46,8 @@ class PrivacyMechanism(Protocol):
         Probability with which each client is drawn for a round (Poisson sampling), or None for the study's scheme.
     dtype
         Type of the vector that leaves a client: ``float32``, or ``uint64`` if it is masked.
-    trainer
-        Replaces the local training of a client, or None.
+    steps
+        Takes the steps of a study's local training in place of the plain ones, or None.
     identity
         Name in checkpoints, which are continued with the same mechanism only.
     """
@@ -57,7 +56,7 @@ class PrivacyMechanism(Protocol):
     uniform: bool
     rate: float | None
     dtype: str
-    trainer: Trainer | None
+    steps: LocalSteps | None
 
     def register(
         self, manifests: Mapping[str, ClientManifest], sampling: Mapping[str, tuple[float, int]]
@@ -101,7 +100,7 @@ class NoPrivacy:
     uniform = False
     rate: float | None = None
     dtype = "float32"
-    trainer: Trainer | None = None
+    steps: LocalSteps | None = None
 
     def register(
         self, manifests: Mapping[str, ClientManifest], sampling: Mapping[str, tuple[float, int]]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, cast
 
@@ -26,12 +25,12 @@ from equipoise.models.balancing.protocol import StepContext
 from equipoise.models.batch import CaseBatch, TaskHead
 from equipoise.models.losses import LossSums, TaskLosses
 from equipoise.platform.errors import StudyError
-from equipoise.platform.federation.clients.local_training import LocalJob, LocalOutcome
+from equipoise.platform.federation.clients.study_trainer import StudyJob
+from equipoise.platform.federation.participation import sampling_plan
 from equipoise.platform.federation.privacy.accountant import Accountant, SampledGaussian
 from equipoise.platform.federation.privacy.compatibility import record_level_refusals
 from equipoise.platform.federation.privacy.params import RecordLevelParams
 from equipoise.platform.training.batches import collate, draw_tiles
-from equipoise.platform.training.build import seeded
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +64,8 @@ def check_supported(
 
 
 class PrivateTrainer:
-    """Local training with private steps; a :class:`~equipoise.platform.federation.clients.local_training.Trainer`.
+    """Local training with private steps; takes the place of
+    :func:`~equipoise.platform.federation.clients.study_trainer.plain_steps`.
 
     Parameters
     ----------
@@ -76,11 +76,11 @@ class PrivateTrainer:
     def __init__(self, params: RecordLevelParams) -> None:
         self.params = params
 
-    def __call__(self, job: LocalJob) -> LocalOutcome:
-        """Take as many steps as the default trainer would; no training losses are returned."""
-        parts, n = job.parts, len(job.data.train)
-        rate, steps_planned = sampling_plan(n, job.size, job.epochs, job.steps)
-        heads = parts.losses.heads
+    def __call__(self, work: StudyJob) -> tuple[int, LossSums]:
+        """Take as many steps as plain training would; no training losses are returned."""
+        job, parts, n = work.job, work.parts, len(work.data.train)
+        request, heads = job.context.request, work.parts.losses.heads
+        rate, steps_planned = sampling_plan(n, work.size, request.epochs, request.steps)
         blank = torch.ones(len(heads), dtype=torch.float64)
         present = StepContext(tuple(head.name for head in heads), blank > 0, 0, 0)
         weights = parts.balancer.weighting.weights(blank, present).tolist()
@@ -95,33 +95,21 @@ class PrivateTrainer:
             task_weights=dict(zip((head.name for head in heads), weights, strict=True)),
             chunk=self.params.chunk,
         )
-        hook = parts.optimizer.register_step_pre_hook(lambda *_: job.before_step(job.context))
-        parts.model.train()
-        try:
-            with seeded(job.seed, parts.device):
-                for index in range(steps_planned):
-                    rng = np.random.default_rng(np.random.SeedSequence([job.seed, index, PRIVATE]))
-                    steps.backward(steps.draw(rng), lambda rows, i=index: _read(job, rows, i), rng)  # type: ignore[misc]
-                    parts.optimizer.step()
-                    job.context.steps += 1
-        finally:
-            hook.remove()
+        for index in range(steps_planned):
+            rng = np.random.default_rng(np.random.SeedSequence([job.seed, index, PRIVATE]))
+            steps.backward(steps.draw(rng), lambda rows, i=index: _read(work, rows, i), rng)  # type: ignore[misc]
+            parts.optimizer.step()
+            job.context.steps += 1
         # Neither losses nor the tasks of the drawn patients are returned: the client's declared counts are used.
         no_losses = LossSums(torch.zeros(len(heads)), torch.ones(len(heads)))
-        return LocalOutcome(job.context.steps, max(round(steps_planned * rate), 1), no_losses)
+        return max(round(steps_planned * rate), 1), no_losses
 
 
-def sampling_plan(patients: int, size: int, epochs: int, steps: int | None) -> tuple[float, int]:
-    """Sampling rate and number of steps equivalent to so many passes, or steps, with batches of ``size``."""
-    rate = min(size / patients, 1.0)
-    return rate, epochs * math.ceil(patients / size) if steps is None else steps
-
-
-def _read(job: LocalJob, rows: Sequence[int], index: int) -> CaseBatch:
-    cases = [job.data.train[row] for row in rows]
-    most, pass_ = job.params.bag_tiles, job.first_epoch + index
-    tiles = [draw_tiles(len(case.bag), most, job.seed, pass_, case.patient) for case in cases]
-    return collate(cases, job.targets, tiles).to(job.parts.device)
+def _read(work: StudyJob, rows: Sequence[int], index: int) -> CaseBatch:
+    cases = [work.data.train[row] for row in rows]
+    most, pass_ = work.params.bag_tiles, work.job.first_epoch + index
+    tiles = [draw_tiles(len(case.bag), most, work.job.seed, pass_, case.patient) for case in cases]
+    return collate(cases, work.targets, tiles).to(work.parts.device)
 
 
 class PrivateSteps:

@@ -1,26 +1,26 @@
-"""The server: receives replies, validates and aggregates updates, and takes the step of the strategy.
+"""The server: validates replies, sums and aggregates updates, and takes the step of the strategy.
 
-It never sees a model, a patient or a client's state, only bytes, vectors and counts.
+It is made of manifests and messages: it never sees a model, a patient or a client's state.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from equipoise.platform.errors import FederationError
 from equipoise.platform.federation.aggregation.protocol import ServerAggregation
-from equipoise.platform.federation.backend import Reply
-from equipoise.platform.federation.clients.manifest import ClientManifest
 from equipoise.platform.federation.messages import (
+    ClientManifest,
     ClientUpdate,
-    ExpectedUpdate,
     MalformedError,
+    Reply,
     failure_text,
     group_weights,
     request_id_of,
@@ -29,7 +29,7 @@ from equipoise.platform.federation.messages import (
 from equipoise.platform.federation.privacy.fixed_point import FixedPoint, SaturationError, WeightedMean
 from equipoise.platform.federation.privacy.mechanism import Accumulator, PrivacyMechanism
 from equipoise.platform.federation.server.audit_log import AuditLog
-from equipoise.platform.federation.server.validator import UpdateValidator
+from equipoise.platform.federation.server.validator import ExpectedUpdate, UpdateValidator
 from equipoise.platform.federation.strategies.strategy import (
     AggregatedUpdate,
     Contribution,
@@ -40,6 +40,16 @@ from equipoise.platform.federation.vector import Schema, norm_of
 
 #: Consecutive rounds without a step after which a federation ends with an error.
 MAX_IDLE_ROUNDS = 3
+#: Updates that are held because those of clients before them in the order of summation are still missing.
+MAX_EARLY = 8
+
+
+class HeldUpdate(NamedTuple):
+    """A valid update that has not been summed yet, the factor it is multiplied by, and the size of its message."""
+
+    update: ClientUpdate
+    factor: float
+    size: int
 
 
 @dataclass
@@ -49,20 +59,40 @@ class RoundState:
     Parameters
     ----------
     accumulator
-        Sums updates as they arrive; None if the server aggregation needs all of them at once.
+        Sums updates; None if the server aggregation needs all of them at once.
     arrays
         Sums of the further vectors of clients.
+    order
+        Clients whose updates are summed in this order; those of others are summed when they arrive.
+    held
+        Client → its update, until it is summed.
     """
 
     accumulator: Accumulator | None
     arrays: dict[str, WeightedMean]
-    held: list[tuple[ClientUpdate, float]] = field(default_factory=list)
-    sizes: dict[str, int] = field(default_factory=dict)
+    order: deque[str]
+    held: dict[str, HeldUpdate] = field(default_factory=dict)
     contributions: list[Contribution] = field(default_factory=list)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     verdicts: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     rejected: list[str] = field(default_factory=list)
+
+    @property
+    def answered(self) -> set[str]:
+        """Clients with a verdict or a held update."""
+        return {*self.verdicts, *self.held}
+
+    @property
+    def valid(self) -> int:
+        """Number of updates for the next step."""
+        return len(self.contributions) + len(self.held)
+
+    def wanted(self, waiting: Sequence[str]) -> Sequence[str]:
+        """The clients whose replies may be received next: only the next in order if many updates are held."""
+        if self.accumulator is None or len(self.held) < MAX_EARLY:
+            return waiting
+        return [self.order[0]]
 
 
 class Server:
@@ -80,8 +110,6 @@ class Server:
         Of the federation.
     uniform
         Whether all clients count equally.
-    personal_mask
-        ``[P]`` bool, the parameters that stay at the clients, or None.
     bits
         Fractional bits of fixed-point numbers.
     min_clients
@@ -101,7 +129,6 @@ class Server:
         manifests: Mapping[str, ClientManifest],
         seed: int,
         uniform: bool,
-        personal_mask: np.ndarray | None,
         bits: int,
         min_clients: int,
     ) -> None:
@@ -111,7 +138,7 @@ class Server:
         self.manifests = dict(manifests)
         self.seed, self.min_clients = seed, min_clients
         self.uniform = uniform or strategy.uniform or privacy.uniform
-        self.personal_mask = personal_mask
+        self.personal_mask = strategy.personal_mask(schema)
         self.fixed = FixedPoint(bits, max(len(manifests), 1))
         self.state: ServerState = strategy.init_state(schema)
         self.last_step: np.ndarray | None = None
@@ -125,32 +152,14 @@ class Server:
         """Clients with something to train that are not excluded, by name."""
         return sorted(c for c, m in self.manifests.items() if m.learns and c not in self.validator.excluded)
 
-    def open_round(self, clients: Sequence[str]) -> RoundState:
-        """Prepare to receive the replies of these clients."""
+    def open_round(self, clients: Sequence[str], *, in_order: bool = True) -> RoundState:
+        """Prepare to receive the replies of these clients, whose updates are summed in this order or as they come."""
         streams = self.server_aggregation.streaming
         accumulator = self.privacy.accumulator(self.schema, self.fixed, clients) if streams else None
-        arrays = {name: WeightedMean(self.schema, self.fixed) for name in sorted(self.strategy.extra_arrays)}
-        return RoundState(accumulator, arrays)
+        return RoundState(accumulator, self._sums(), deque(clients if in_order else ()))
 
-    def expected(self, client: str, round_: int) -> ExpectedUpdate:
-        """What a valid answer to the current request looks like."""
-        manifest = self.manifests[client]
-        return ExpectedUpdate(
-            schema_hash=self.schema.hash,
-            size=self.schema.size,
-            round=round_,
-            client=client,
-            request_id=request_id_of(self.seed, round_, client),
-            n=manifest.n,
-            counts=manifest.counts,
-            arrays=self.strategy.extra_arrays,
-            dtype=self.privacy.dtype,
-        )
-
-    def receive(
-        self, round_state: RoundState, reply: Reply, asked: int, round_: int, factor: float = 1.0
-    ) -> bool:
-        """Add a reply to the round, or reject it with a row in the audit log; whether it was accepted.
+    def receive(self, state: RoundState, reply: Reply, asked: int, round_: int, factor: float = 1.0) -> None:
+        """Validate a reply. A valid update is kept for the step, any other reply gets a row in the audit log.
 
         Parameters
         ----------
@@ -161,31 +170,28 @@ class Server:
         factor
             Multiplies the update, in addition to the strategy's scale.
         """
-        update, verdict, reason = self._checked(reply, asked)
-        if update is not None and verdict == "accepted":
-            try:
-                self._add(round_state, update, factor)
-            except SaturationError as error:
-                verdict, reason = "quarantined", f"saturation: {error.what}"
-                round_state.rejected.append(update.client)
-        if verdict == "accepted" and round_state.accumulator is None:
-            round_state.verdicts[reply.client] = verdict  # outliers are rejected once the round is complete
-            round_state.sizes[reply.client] = size_of(reply.data)
+        update, verdict, reason = self._validated(reply, asked)
+        size = size_of(reply.data)
+        if update is None or verdict != "accepted":
+            self.record(state, round_, reply.client, verdict, update=update, size=size, reason=reason)
         else:
-            self.record(
-                round_state,
-                round_,
-                reply.client,
-                verdict,
-                update=update,
-                size=size_of(reply.data),
-                reason=reason,
-            )
-        return verdict == "accepted"
+            factor *= self.strategy.update_scale(update)
+            state.held[reply.client] = HeldUpdate(update, factor, size)
+        if state.accumulator is not None:
+            self._sum_in_order(state, state.accumulator, round_)
+
+    def receive_in_turn(self, state: RoundState, reply: Reply, round_: int) -> None:
+        """Add the update of a client to the weights at once, if it is valid (sequential strategies)."""
+        update, verdict, reason = self._validated(reply, round_)
+        if update is not None and verdict == "accepted":
+            self.vector = self.vector + update.delta
+            self._contribute(state, update)
+        size = size_of(reply.data)
+        self.record(state, round_, reply.client, verdict, update=update, size=size, reason=reason)
 
     def record(
         self,
-        round_state: RoundState,
+        state: RoundState,
         round_: int,
         client: str,
         verdict: str,
@@ -195,26 +201,15 @@ class Server:
         reason: str | None = None,
     ) -> None:
         """Write the outcome of a client's request to the audit log; too many failures exclude the client."""
-        round_state.verdicts[client] = verdict
+        state.verdicts[client] = verdict
         if reason:
-            round_state.reasons[client] = reason.partition("\n")[0]
+            state.reasons[client] = reason.partition("\n")[0]
         self.audit_log.record(round_, client, verdict, update=update, size=size, reason=reason)
         if verdict in ("failed", "quarantined") and self.validator.fail(client):
             self.audit_log.record(round_, client, "benched", reason="failed too often; excluded from now on")
 
-    def receive_in_turn(self, round_state: RoundState, reply: Reply, round_: int) -> None:
-        """Add the update of a client to the weights at once, if it is valid (sequential strategies)."""
-        update, verdict, reason = self._checked(reply, round_)
-        if update is not None and verdict == "accepted":
-            self.vector = self.vector + update.delta
-            round_state.contributions.append(Contribution(update.client, self._weights(update), update.steps))
-            round_state.metrics[update.client] = dict(update.metrics)
-        self.record(
-            round_state, round_, reply.client, verdict, update=update, size=size_of(reply.data), reason=reason
-        )
-
     def close_round(
-        self, round_state: RoundState, round_: int, *, start_vector: np.ndarray | None = None
+        self, state: RoundState, round_: int, *, start_vector: np.ndarray | None = None
     ) -> dict[str, float]:
         """Aggregate the accepted updates and take the step of the strategy; returns the row of the history.
 
@@ -228,41 +223,25 @@ class Server:
         FederationError
             If the weights are no longer finite, or several consecutive rounds had too few updates.
         """
-        self._reject_outliers(round_state, round_)
+        held = self._without_outliers(state, round_) if state.accumulator is None else []
         before, norm = self.vector if start_vector is None else start_vector, 0.0
-        if len(round_state.contributions) < self.min_clients:
+        if len(state.contributions) < self.min_clients:
             self.vector = before
-            self._skip_step(round_state, round_)
+            self._skip_step(state, round_)
         else:
             self.idle = 0
-            aggregated = self._aggregate(round_state) if start_vector is None else None
+            aggregated = self._aggregate(state, held) if start_vector is None else None
             self.vector = self._require_finite(self.vector if aggregated is None else self._step(aggregated))
             norm = norm_of(self.vector - before if aggregated is None else aggregated.vector)
         self.last_step = self.vector - before
-        self.validator.close_round(self.last_step, round_state.rejected)
+        self.validator.close_round(self.last_step, state.rejected)
         self.audit_log.close_round(round_)
-        steps = {contribution.client: contribution.steps for contribution in round_state.contributions}
-        row = self.metrics(round_state) | dict(self.privacy.close_round(round_, steps))
-        return row | {"update_norm": norm}
-
-    def metrics(self, round_state: RoundState) -> dict[str, float]:
-        """Counts of verdicts and mean training losses, whatever the order of arrival."""
-        row = {
-            verdict: float(sum(1 for outcome in round_state.verdicts.values() if outcome == verdict))
-            for verdict in ("accepted", "quarantined", "failed", "late")
-        }
-        for name in sorted({name for metrics in round_state.metrics.values() for name in metrics}):
-            task = name.partition("/")[2]
-            known = [
-                (self.manifests[c].labelled[task], metrics[name])
-                for c, metrics in round_state.metrics.items()
-                if name in metrics
-            ]
-            row[name] = math.fsum(n * value for n, value in known) / sum(n for n, _ in known)
-        return row
+        steps = {contribution.client: contribution.steps for contribution in state.contributions}
+        figures = dict(self.privacy.close_round(round_, steps))
+        return self._metrics(state) | figures | {"update_norm": norm}
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data beside the vectors."""
+        """Plain data beside the vectors; the keys are those of checkpoints."""
         return {
             "idle": self.idle,
             "gate": self.validator.state_dict(),
@@ -279,7 +258,9 @@ class Server:
         self.server_aggregation.load_state_dict(dict(plain["rule"]))
         self.privacy.load_state_dict(dict(plain["shield"]))
 
-    def _checked(self, reply: Reply, asked: int) -> tuple[ClientUpdate | None, str, str | None]:
+    # validation
+
+    def _validated(self, reply: Reply, asked: int) -> tuple[ClientUpdate | None, str, str | None]:
         """The update, its verdict, and the reason if it is not accepted."""
         if reply.reason:
             return None, "failed", reply.reason
@@ -289,76 +270,79 @@ class Server:
             update = ClientUpdate.from_bytes(reply.data)
         except MalformedError as error:
             return None, "quarantined", f"malformed: {error.what}"
-        reason = self.validator.check(update, self.expected(reply.client, asked))
-        return (
-            update,
-            "accepted" if reason is None else "quarantined",
-            None if reason is None else str(reason),
+        manifest = self.manifests[reply.client]
+        expected = ExpectedUpdate(
+            schema_hash=self.schema.hash,
+            size=self.schema.size,
+            round=asked,
+            client=reply.client,
+            request_id=request_id_of(self.seed, asked, reply.client),
+            n=manifest.n,
+            counts=manifest.counts,
+            arrays=self.strategy.extra_arrays,
+            dtype=self.privacy.dtype,
         )
+        reason = self.validator.check(update, expected)
+        return (update, "accepted", None) if reason is None else (update, "quarantined", str(reason))
 
-    def _weights(self, update: ClientUpdate) -> dict[str, float]:
-        counts = update.counts
-        return {g: float(n > 0) if self.uniform else float(n) for g, n in counts.items()}
-
-    def _add(self, round_state: RoundState, update: ClientUpdate, factor: float) -> None:
-        weights, factor = self._weights(update), factor * self.strategy.update_scale(update)
-        equal = {group: float(weight > 0) for group, weight in weights.items()}
-        for name, total in round_state.arrays.items():
-            total.fixed.require(float(np.abs(update.arrays[name]).max(initial=0)), update.client)
-        if round_state.accumulator is None:
-            peak = float(np.abs(update.delta).max(initial=0)) * max(weights.values(), default=0.0)
-            self.fixed.require(peak * abs(factor), update.client)
-            round_state.held.append((update, factor))
-        else:
-            round_state.accumulator.add(update.delta, weights, factor, client=update.client)
-        for name, total in round_state.arrays.items():
-            total.add(update.arrays[name], equal, client=update.client)
-        round_state.contributions.append(Contribution(update.client, weights, update.steps))
-        round_state.metrics[update.client] = dict(update.metrics)
-
-    def _reject_outliers(self, round_state: RoundState, round_: int) -> None:
-        """If the whole round is held in memory, also reject updates much longer than the others."""
-        if round_state.accumulator is not None:
-            return
-        outliers = self.validator.outliers([update for update, _ in round_state.held])
-        for update, _ in round_state.held:
+    def _without_outliers(self, state: RoundState, round_: int) -> list[HeldUpdate]:
+        """The updates of a whole round by client, without those much longer than the others."""
+        held = [state.held[client] for client in sorted(state.held)]
+        outliers = self.validator.outliers([update for update, *_ in held])
+        for update, _, size in held:
             reason = outliers.get(update.client)
             verdict, text = ("accepted", None) if reason is None else ("quarantined", str(reason))
-            size = round_state.sizes[update.client]
-            self.record(round_state, round_, update.client, verdict, update=update, size=size, reason=text)
-        round_state.rejected += sorted(outliers)
-        if outliers and round_state.arrays:
-            for name, total in round_state.arrays.items():  # sum again without the outliers
-                fresh = WeightedMean(self.schema, total.fixed)
-                for update, _ in round_state.held:
-                    if update.client not in outliers:
-                        fresh.add(update.arrays[name], {g: float(n > 0) for g, n in update.counts.items()})
-                round_state.arrays[name] = fresh
-        round_state.held = [
-            (update, factor) for update, factor in round_state.held if update.client not in outliers
-        ]
-        round_state.contributions = [
-            contribution for contribution in round_state.contributions if contribution.client not in outliers
-        ]
-        round_state.metrics = {
-            client: metrics for client, metrics in round_state.metrics.items() if client not in outliers
-        }
+            self.record(state, round_, update.client, verdict, update=update, size=size, reason=text)
+        state.rejected += sorted(outliers)
+        held = [item for item in held if item.update.client not in outliers]
+        for item in held:
+            self._contribute(state, item.update)
+        return held
 
-    def _aggregate(self, round_state: RoundState) -> AggregatedUpdate:
-        contributions = tuple(sorted(round_state.contributions, key=lambda contribution: contribution.client))
-        if round_state.accumulator is not None:
-            vector = round_state.accumulator.result()
+    # sums, aggregation and step
+
+    def _sum_in_order(self, state: RoundState, accumulator: Accumulator, round_: int) -> None:
+        """Sum the held updates up to the first client that has not answered."""
+        ready = list(state.held) if not state.order else []
+        while state.order and state.order[0] in state.answered:
+            client = state.order.popleft()
+            ready += [client] if client in state.held else []
+        for client in ready:
+            update, factor, size = state.held.pop(client)
+            try:
+                accumulator.add(update.delta, self._weights(update), factor, client=client)
+            except SaturationError as error:
+                reason = f"saturation: {error.what}"
+                state.rejected.append(client)
+                self.record(state, round_, client, "quarantined", update=update, size=size, reason=reason)
+            else:
+                self._contribute(state, update)
+                self.record(state, round_, client, "accepted", update=update, size=size)
+
+    def _contribute(self, state: RoundState, update: ClientUpdate) -> None:
+        """Count an accepted update, and sum its further vectors."""
+        weights = self._weights(update)
+        equal = {group: float(weight > 0) for group, weight in weights.items()}
+        for name, total in state.arrays.items():
+            total.add(update.arrays[name], equal, client=update.client)
+        state.contributions.append(Contribution(update.client, weights, update.steps))
+        state.metrics[update.client] = dict(update.metrics)
+
+    def _sums(self) -> dict[str, WeightedMean]:
+        return {name: WeightedMean(self.schema, self.fixed) for name in sorted(self.strategy.extra_arrays)}
+
+    def _weights(self, update: ClientUpdate) -> dict[str, float]:
+        return {g: float(n > 0) if self.uniform else float(n) for g, n in update.counts.items()}
+
+    def _aggregate(self, state: RoundState, held: Sequence[HeldUpdate]) -> AggregatedUpdate:
+        if state.accumulator is not None:
+            vector = state.accumulator.result()
         else:
-            held = sorted(round_state.held, key=lambda item: item[0].client)
-            updates = [
-                u
-                if factor == 1
-                else dataclasses.replace(u, delta=(u.delta * np.float64(factor)).astype(np.float32))
-                for u, factor in held
-            ]
+            updates = [_scaled(update, factor) for update, factor, _ in held]
             weights = group_weights(updates, self.schema.groups, uniform=self.uniform)
             vector = self.server_aggregation.aggregate(updates, self.schema, weights)
-        arrays = {name: total.sums() for name, total in round_state.arrays.items()}
+        contributions = tuple(sorted(state.contributions, key=lambda contribution: contribution.client))
+        arrays = {name: total.sums() for name, total in state.arrays.items()}
         return AggregatedUpdate(vector, contributions, self.population, arrays)
 
     def _step(self, aggregated: AggregatedUpdate) -> np.ndarray:
@@ -368,12 +352,8 @@ class Server:
         if not self.schema.learned.all():  # statistics are averaged, whatever the optimiser of the server
             rest = ~self.schema.learned
             weights[rest] = self.vector[rest] + aggregated.vector[rest]
-        active = {
-            g
-            for contribution in aggregated.contributions
-            for g, weight in contribution.weights.items()
-            if weight > 0
-        }
+        trained = [contribution.weights for contribution in aggregated.contributions]
+        active = {group for weights_of in trained for group, weight in weights_of.items() if weight > 0}
         for group, span in self.schema.spans:
             if group not in active:
                 weights[span] = self.vector[span]
@@ -391,13 +371,34 @@ class Server:
             )
         return weights
 
-    def _skip_step(self, round_state: RoundState, round_: int) -> None:
+    def _metrics(self, state: RoundState) -> dict[str, float]:
+        """Counts of verdicts and mean training losses, whatever the order of arrival."""
+        verdicts = list(state.verdicts.values())
+        counted = ("accepted", "quarantined", "failed", "late")
+        row = {verdict: float(verdicts.count(verdict)) for verdict in counted}
+        for name in sorted({name for metrics in state.metrics.values() for name in metrics}):
+            task = name.partition("/")[2]
+            known = [
+                (self.manifests[c].labelled[task], metrics[name])
+                for c, metrics in state.metrics.items()
+                if name in metrics
+            ]
+            row[name] = math.fsum(n * value for n, value in known) / sum(n for n, _ in known)
+        return row
+
+    def _skip_step(self, state: RoundState, round_: int) -> None:
         self.idle += 1
         if self.idle >= MAX_IDLE_ROUNDS:
-            why = [f"{client}: {reason}" for client, reason in sorted(round_state.reasons.items())]
+            why = [f"{client}: {reason}" for client, reason in sorted(state.reasons.items())]
             raise FederationError(
                 f"{self.idle} rounds in a row had fewer than {self.min_clients} usable updates "
                 f"({'; '.join(why[:3]) or 'nobody took part'})",
                 where=f"round {round_ + 1}",
                 fix="the audit log has the reasons; lower participation.min_clients or fix the clients",
             )
+
+
+def _scaled(update: ClientUpdate, factor: float) -> ClientUpdate:
+    if factor == 1:
+        return update
+    return dataclasses.replace(update, delta=(update.delta * np.float64(factor)).astype(np.float32))

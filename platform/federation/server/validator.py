@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from equipoise.platform.federation.messages import DELTA, METRICS, ClientUpdate, ExpectedUpdate
+from equipoise.platform.federation.messages import DELTA, METRICS, ClientUpdate
 from equipoise.platform.federation.params import UpdateValidatorParams
 from equipoise.platform.federation.vector import dot_of, norm_of
 
@@ -30,10 +30,41 @@ COPY_TOLERANCE = 1e-4
 SAMPLE = 4096
 #: Number of accepted norms needed before the norm bound applies.
 MIN_NORMS = 3
+#: Longest norm that is ever accepted: no training gets there, and sums of such vectors stay finite.
+LARGEST_NORM = 2.0**31
 #: Type of masked vectors, whose values the server cannot interpret.
 MASKED = "uint64"
 #: Longest accepted name of a metric, in characters.
 MAX_NAME_LENGTH = 120
+
+
+@dataclass(frozen=True)
+class ExpectedUpdate:
+    """What the server knows about an update before it arrives, for the validator.
+
+    Parameters
+    ----------
+    schema_hash, size
+        Layout of the vector, and P.
+    round, client, request_id
+        The request that was sent.
+    n, counts
+        Patients and labelled patients per group that the client declared when it joined.
+    arrays
+        Names of the further vectors that the strategy sends; no others are accepted.
+    dtype
+        Of ``delta``: ``float32``, or ``uint64`` where secure aggregation masks it.
+    """
+
+    schema_hash: str
+    size: int
+    round: int
+    client: str
+    request_id: str
+    n: int
+    counts: Mapping[str, int]
+    arrays: frozenset[str] = frozenset()
+    dtype: str = "float32"
 
 
 class RejectionReason(NamedTuple):
@@ -95,8 +126,8 @@ class UpdateValidator:
         return frozenset(client for client, count in self.failures.items() if count >= self.exclude_after)
 
     def bound(self, name: str = DELTA) -> float:
-        """Largest accepted norm of the vector of that name, ``inf`` without a bound; the same for a whole round."""
-        most = self.params.max_norm if self.params.max_norm is not None and name == DELTA else math.inf
+        """Largest accepted norm of the vector of that name; the same for a whole round."""
+        most = LARGEST_NORM if self.params.max_norm is None or name != DELTA else self.params.max_norm
         known = [norm for of_round in self.norms for norm in of_round.get(name, ())]
         if self.params.norm_factor is None or len(known) < MIN_NORMS:
             return most

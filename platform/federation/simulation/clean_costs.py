@@ -32,16 +32,16 @@ from equipoise.platform.federation.vector import Schema, norm_of
 from equipoise.platform.registry import entries
 
 if TYPE_CHECKING:
-    from equipoise.platform.federation.engine import Federation
     from equipoise.platform.federation.result import FederationResult
+    from equipoise.platform.federation.simulation.simulation import Simulation
 
 
-def clean_costs(federation: Federation, result: FederationResult) -> list[dict[str, Any]]:
+def clean_costs(simulation: Simulation, result: FederationResult) -> list[dict[str, Any]]:
     """Distance from the weighted mean, cosine and relative length of every server aggregation.
 
     Parameters
     ----------
-    federation, result
+    simulation, result
         A federation that has run, and its result.
 
     Returns
@@ -49,10 +49,10 @@ def clean_costs(federation: Federation, result: FederationResult) -> list[dict[s
     Records ``server_aggregation``, ``distance`` (in norms of the mean), ``cosine``, ``length`` and ``note`` (why an
     aggregation cannot be used), in the order of the registry; NaN is None. Empty if no client answers.
     """
-    updates = honest_updates(federation, result)
+    updates = honest_updates(simulation, result)
     if not updates:
         return []
-    uniform = federation.params.weights == "uniform"
+    uniform = simulation.params.weights == "uniform"
     weights = group_weights(updates, result.schema.groups, uniform=uniform)
     rows = []
     for name, entry in entries("server_aggregations").items():
@@ -64,7 +64,7 @@ def clean_costs(federation: Federation, result: FederationResult) -> list[dict[s
             "note": "",
         }
         try:
-            server_aggregation = entry.load()(entry.params.model_validate({}), seed=federation.seed)
+            server_aggregation = entry.load()(entry.params.model_validate({}), seed=simulation.seed)
             cost = clean_cost(updates, result.schema, weights, server_aggregation)
             row |= {key: None if np.isnan(value) else float(value) for key, value in cost._asdict().items()}
         except FederationError as error:  # Krum among four sites
@@ -73,23 +73,20 @@ def clean_costs(federation: Federation, result: FederationResult) -> list[dict[s
     return rows
 
 
-def honest_updates(federation: Federation, result: FederationResult) -> list[ClientUpdate]:
+def honest_updates(simulation: Simulation, result: FederationResult) -> list[ClientUpdate]:
     """An update of every client, from the final weights, without strategy and privacy."""
-    import dataclasses
-
     from equipoise.platform.federation.clients.runner import ClientRunner
 
-    plain = dataclasses.replace(federation.setup, strategy=Strategy(ServerParams()), privacy=NoPrivacy())
-    runner = ClientRunner(plain, federation.client_data)
+    runner = ClientRunner(simulation.setup(Strategy(ServerParams()), NoPrivacy()), simulation.client_data)
     round_ = len(result.history)
-    epochs, steps = federation.params.local.length
-    lr = federation.params.local.lr or federation.setup.training.lr
-    request = TrainRequest(round_, "fit", federation.seed, lr, epochs, steps, result.vector)
+    epochs, steps = simulation.params.local.length
+    lr = simulation.params.local.lr or simulation.training.lr
+    request = TrainRequest(round_, "fit", simulation.seed, lr, epochs, steps, result.vector)
     updates = []
     for manifest in sorted(runner.join(), key=lambda m: m.client):
         if not manifest.learns or manifest.client in result.excluded:
             continue
-        request_id = request_id_of(federation.seed, round_, manifest.client)
+        request_id = request_id_of(simulation.seed, round_, manifest.client)
         data, _ = runner.train(manifest.client, request, request_id, b"")
         if failure_text(data) is None:
             updates.append(ClientUpdate.from_bytes(data))

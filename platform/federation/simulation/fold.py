@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from equipoise.datasets.atomic_io import read_json, write_json
 from equipoise.datasets.cohorts.splits import Fold
-from equipoise.platform.federation.clients.local_training import ClientData
-from equipoise.platform.federation.engine import Federation, from_recipe
+from equipoise.platform.federation.clients.study_trainer import ClientData
+from equipoise.platform.federation.messages import ClientManifest
 from equipoise.platform.federation.params import FREE
 from equipoise.platform.federation.result import FederationResult
 from equipoise.platform.federation.simulation.baselines import FoldInputs
 from equipoise.platform.federation.simulation.clean_costs import clean_costs
 from equipoise.platform.federation.simulation.plans import PlannedFold
+from equipoise.platform.federation.simulation.simulation import Simulation, from_recipe
 from equipoise.platform.federation.standardisation import federated_targets
 from equipoise.platform.fingerprints import content_hash, fingerprint, require_same
 from equipoise.platform.training.batches import CaseList, CaseSource
@@ -96,7 +97,7 @@ def federate_fold(
     )
     write_json(folder / "targets.json", targets.to_json())
     monitor = RoundMonitor(f"{planned.plan} {planned.fold.name}", targets, clients, inputs, folder / "rounds")
-    federation = from_recipe(
+    simulation = from_recipe(
         inputs.recipe,
         targets,
         clients,
@@ -106,21 +107,21 @@ def federate_fold(
         pool=pool,
         on_round=monitor,
     )
-    monitor.federation = federation
-    result = federation.run()
-    predictions = _predictions(inputs, planned.fold, parts, result)
+    monitor.simulation = simulation
+    result = simulation.run()
+    predictions = _predictions(inputs, targets, planned.fold, parts, result)
     write_predictions(predictions, folder / PREDICTIONS_FILE)
     metadata = {
         "made_by": made_from,
         "left_out": planned.left_out,
         "history": [row | monitor.rows.get(int(row["round"]), {}) for row in result.history],
-        "clients": {name: manifest.to_json() for name, manifest in result.manifests.items()},
+        "clients": {name: _declared(manifest) for name, manifest in result.manifests.items()},
         "traffic": result.audit_log.totals(),
         "benched": sorted(result.excluded),
         "backend": result.backend,
         "workers": result.workers,
         "parameters": result.schema.size,
-        "clean_costs": clean_costs(federation, result) if params.evaluation.clean_costs else [],
+        "clean_costs": clean_costs(simulation, result) if params.evaluation.clean_costs else [],
     }
     write_json(folder / FACTS_FILE, _without_nan(metadata))
     return read_predictions(folder / PREDICTIONS_FILE)
@@ -169,7 +170,7 @@ class RoundMonitor:
     ) -> None:
         self.name, self.targets, self.clients, self.rounds = name, targets, clients, rounds
         self.ties = inputs.recipe.training.ties
-        self.federation: Federation | None = None
+        self.simulation: Simulation | None = None
         self.path = rounds / "validation.jsonl"
         # Rounds before an interruption.
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
@@ -198,22 +199,22 @@ class RoundMonitor:
         from equipoise.models.losses import TaskLosses
         from equipoise.platform.training.predict import run_model
 
-        federation = self.federation
-        if federation is None or federation.setup.strategy.personal_mask(federation.schema) is not None:
+        simulation = self.simulation
+        if simulation is None or simulation.strategy.personal_mask(simulation.schema) is not None:
             return {}
         weights = load_file(self.rounds / f"round_{number:06d}" / "global.safetensors")
-        model = federation.factory()
-        federation.schema.load(model, federation.schema.from_named(weights))
+        model = simulation.factory()
+        simulation.schema.load(model, simulation.schema.from_named(weights))
         losses = TaskLosses(self.targets.heads, self.targets.class_weights, ties=self.ties)
         sums: dict[str, list[tuple[float, float]]] = {}
         for data in self.clients.values():
-            if data.val is None or len(data.val) < federation.params.min_n:
+            if data.val is None or len(data.val) < simulation.params.min_n:
                 continue
             result = run_model(model, self.targets, data.val)
             with torch.inference_mode():
                 seen = losses(result.outputs, result.targets, result.label_mask)
             for head, total, count in zip(self.targets.heads, seen.sums, seen.counts, strict=True):
-                if count >= federation.params.min_n:
+                if count >= simulation.params.min_n:
                     sums.setdefault(head.name, []).append((float(total), float(count)))
         return {
             f"val/{task}": math.fsum(total for total, _ in pairs) / math.fsum(count for _, count in pairs)
@@ -222,7 +223,7 @@ class RoundMonitor:
 
 
 def _predictions(
-    inputs: FoldInputs, fold: Fold, parts: Mapping[str, Fold], result: FederationResult
+    inputs: FoldInputs, targets: Targets, fold: Fold, parts: Mapping[str, Fold], result: FederationResult
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -234,11 +235,8 @@ def _predictions(
 
     def add_predictions(model: Any, cases: CaseList, role: Role) -> None:
         if len(cases):
-            tables.append(
-                predict(
-                    model.to(device), result.targets, cases, role=role, repeat=fold.repeat, fold=fold.index
-                )
-            )
+            rows = predict(model.to(device), targets, cases, role=role, repeat=fold.repeat, fold=fold.index)
+            tables.append(rows)
 
     for client, part in parts.items():
         model = result.personal_model(client)
@@ -252,6 +250,11 @@ def _predictions(
         )
     add_predictions(result.model, inputs.external, "external")
     return pd.concat(tables, ignore_index=True)
+
+
+def _declared(manifest: ClientManifest) -> dict[str, Any]:
+    """What a client says about its patients; the batch is a setting."""
+    return {key: value for key, value in manifest.to_json().items() if key != "batch"}
 
 
 def _fingerprint(

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from equipoise.platform.federation.backend import Reply
-from equipoise.platform.federation.clients.local_training import ClientData
-from equipoise.platform.federation.clients.manifest import ClientManifest
-from equipoise.platform.federation.clients.runner import ClientRunner, ClientSetup
-from equipoise.platform.federation.messages import TrainRequest
+from equipoise.platform.federation.clients.runner import ClientRunner, join_all
+from equipoise.platform.federation.messages import ClientManifest, Reply, TrainRequest
 
 
 class InlineBackend:
@@ -17,14 +14,14 @@ class InlineBackend:
     name = "inline"
     workers = 1
 
-    def __init__(self, setup: ClientSetup, client_data: Mapping[str, ClientData]) -> None:
-        self._runner = ClientRunner(setup, client_data)
+    def __init__(self, runner: ClientRunner) -> None:
+        self._runner = runner
         self._requests: dict[str, tuple[TrainRequest, str]] = {}
         self._states: dict[str, bytes] = {}
 
     def join(self) -> dict[str, ClientManifest]:
         """Client → its manifest."""
-        return {m.client: m for m in sorted(self._runner.join(), key=lambda m: m.client)}
+        return join_all(self._runner.join())
 
     def publish(self, request: TrainRequest) -> TrainRequest:
         """The request, converted to a message and back as in every backend."""

@@ -21,11 +21,9 @@ import numpy as np
 import ray
 
 from equipoise.platform.errors import ResourceError
-from equipoise.platform.federation.backend import Reply
-from equipoise.platform.federation.clients.local_training import ClientData
-from equipoise.platform.federation.clients.manifest import ClientManifest
-from equipoise.platform.federation.clients.runner import ClientRunner, ClientSetup
-from equipoise.platform.federation.messages import TrainRequest, size_of
+from equipoise.platform.federation.clients.runner import ClientRunner, ClientSetup, join_all
+from equipoise.platform.federation.clients.study_trainer import ClientData
+from equipoise.platform.federation.messages import ClientManifest, Reply, TrainRequest, size_of
 from equipoise.platform.training.batches import CaseList
 
 log = logging.getLogger("equipoise")
@@ -64,7 +62,7 @@ class Worker:
         """Set up the runner of these clients; their manifests as plain data."""
         import torch
 
-        torch.set_num_threads(setup.training.threads)
+        torch.set_num_threads(setup.threads)
         self._runner, self._last = ClientRunner(setup, client_data), None
         return [manifest.to_json() for manifest in self._runner.join()]
 
@@ -206,8 +204,7 @@ class RayBackend:
     def join(self) -> dict[str, ClientManifest]:
         """Set up the clients of every worker; client → its manifest."""
         started = [self._start_worker(index) for index in range(self.workers)]
-        manifests = [ClientManifest.from_json(row) for part in ray.get(started) for row in part]
-        return {manifest.client: manifest for manifest in sorted(manifests, key=lambda m: m.client)}
+        return join_all(ClientManifest.from_json(row) for part in ray.get(started) for row in part)
 
     def publish(self, request: TrainRequest) -> Any:
         """Store the request once per node, or keep it as bytes for the calls if it is small."""

@@ -1,20 +1,20 @@
-"""Averaging: FedAvg, FedAvgM (momentum at the server), FedProx (proximal term), FedNova (normalised updates)."""
+"""Strategies of the server: how it averages and steps, and when. Clients train plainly.
+
+FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad, FedNova; cyclic transfer and FedBuff, which have no simultaneous rounds.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel
 
-from equipoise.platform.federation.entries import FedAvgMParams, FedProxParams
+from equipoise.platform.federation.entries import AdaptiveParams, CyclicParams, FedAvgMParams, FedBuffParams
+from equipoise.platform.federation.params import LocalParams
 from equipoise.platform.federation.strategies.strategy import AggregatedUpdate, ServerState, Strategy
 from equipoise.platform.federation.vector import Schema
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from equipoise.platform.federation.clients.local_training import ClientContext
     from equipoise.platform.federation.messages import ClientUpdate
 
 
@@ -31,9 +31,7 @@ class FedAvgM(Strategy):
     Hsu, Qi and Brown 2019, "Measuring the effects of non-identical data distribution" (arXiv 1909.06335).
     """
 
-    def __init__(self, params: FedAvgMParams) -> None:
-        super().__init__(params)
-        self.momentum = params.momentum
+    params: FedAvgMParams
 
     def init_state(self, schema: Schema) -> ServerState:
         """Velocity 0."""
@@ -43,28 +41,58 @@ class FedAvgM(Strategy):
         self, schema: Schema, reference: np.ndarray, aggregated: AggregatedUpdate, state: ServerState
     ) -> np.ndarray:
         """Update the velocity and step along it."""
-        state["velocity"] = self.momentum * state["velocity"] + aggregated.vector
+        state["velocity"] = self.params.momentum * state["velocity"] + aggregated.vector
         return reference + self.server_lr * state["velocity"]
 
 
-class FedProx(Strategy):
-    """Clients minimise L_i(w) + μ/2 ‖w − w_server‖².
+class Adaptive(Strategy):
+    """m ← β₁ m + (1 − β₁) Δ, v as in the subclass, w ← w + η m / (√v + τ); no bias correction, m = v = 0 at first.
 
-    Li et al. 2020, "Federated optimization in heterogeneous networks" (arXiv 1812.06127), equation 2.
+    Reddi et al. 2021, "Adaptive federated optimization" (arXiv 2003.00295), algorithm 2.
     """
 
-    def __init__(self, params: FedProxParams) -> None:
-        super().__init__(params)
-        self.mu = params.mu
-        self._anchor: list[Tensor] = []
+    params: AdaptiveParams
 
-    def on_train_start(self, context: ClientContext) -> None:
-        """Keep the broadcast weights."""
-        self._anchor = context.tensors(context.request.vector)
+    def init_state(self, schema: Schema) -> ServerState:
+        """Moments 0."""
+        return {"first": np.zeros(schema.size), "second": np.zeros(schema.size)}
 
-    def on_before_optimizer_step(self, context: ClientContext) -> None:
-        """Add the gradient of the proximal term."""
-        context.pull_towards(self._anchor, self.mu)
+    def step(
+        self, schema: Schema, reference: np.ndarray, aggregated: AggregatedUpdate, state: ServerState
+    ) -> np.ndarray:
+        """One step of the server's optimiser, with the aggregated update as negative gradient."""
+        delta, beta1 = aggregated.vector.astype(np.float64), self.params.beta1
+        state["first"] = beta1 * state["first"] + (1 - beta1) * delta
+        state["second"] = self.moment(state["second"], delta * delta)
+        return reference + self.server_lr * state["first"] / (np.sqrt(state["second"]) + self.params.tau)
+
+    def moment(self, v: np.ndarray, squared: np.ndarray) -> np.ndarray:
+        """The new second moment."""
+        raise NotImplementedError
+
+
+class FedAdam(Adaptive):
+    """v ← β₂ v + (1 − β₂) Δ²."""
+
+    def moment(self, v: np.ndarray, squared: np.ndarray) -> np.ndarray:
+        """Exponential moving average."""
+        return self.params.beta2 * v + (1 - self.params.beta2) * squared
+
+
+class FedYogi(Adaptive):
+    """v ← v − (1 − β₂) Δ² sign(v − Δ²)."""
+
+    def moment(self, v: np.ndarray, squared: np.ndarray) -> np.ndarray:
+        """Changes by at most Δ², whatever the size of v."""
+        return v - (1 - self.params.beta2) * np.sign(v - squared) * squared
+
+
+class FedAdagrad(Adaptive):
+    """v ← v + Δ²."""
+
+    def moment(self, v: np.ndarray, squared: np.ndarray) -> np.ndarray:
+        """Sum."""
+        return v + squared
 
 
 class FedNova(Strategy):
@@ -74,13 +102,9 @@ class FedNova(Strategy):
     Wang et al. 2020, "Tackling the objective inconsistency problem" (arXiv 2007.07481), section 4.
     """
 
-    def __init__(self, params: BaseModel, momentum: float = 0.0) -> None:
-        super().__init__(params)
-        self.momentum = momentum
-
     def effective_steps(self, steps: int) -> float:
         """a_i."""
-        rho = self.momentum
+        rho = self.local.momentum
         return (steps - rho * (1 - rho**steps) / (1 - rho)) / (1 - rho)
 
     def update_scale(self, update: ClientUpdate) -> float:
@@ -95,3 +119,31 @@ class FedNova(Strategy):
             group: aggregated.mean(group, lambda p: self.effective_steps(p.steps)) for group in schema.groups
         }
         return reference + self.server_lr * schema.expand(steps) * aggregated.vector
+
+
+class Cyclic(Strategy):
+    """In a round every client starts from the weights that the previous client sent.
+
+    Chang et al. 2018, "Distributed deep learning networks among institutions for medical imaging" (JAMIA 25:945).
+    """
+
+    def __init__(self, params: CyclicParams, local: LocalParams | None = None) -> None:
+        super().__init__(params, local)
+        self.shuffled = params.order == "shuffled"
+
+
+class FedBuff(Strategy):
+    """The server steps by the mean of every K updates, each times (1 + s)^−a if it is s steps old.
+
+    Nguyen et al. 2022, "Federated learning with buffered asynchronous aggregation" (arXiv 2106.06639).
+    """
+
+    params: FedBuffParams
+
+    def __init__(self, params: FedBuffParams, local: LocalParams | None = None) -> None:
+        super().__init__(params, local)
+        self.buffer, self.concurrency = params.buffer, params.concurrency
+
+    def staleness(self, behind: int) -> float:
+        """(1 + s)^−a."""
+        return float((1 + behind) ** -self.params.staleness)

@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from pydantic import BaseModel
 
 from equipoise.platform.errors import StudyError
 from equipoise.platform.federation.entries import DittoParams, FedPerParams, FedProxParams, FineTuneParams
-from equipoise.platform.federation.strategies.averaging import FedProx
-from equipoise.platform.federation.strategies.strategy import Strategy
+from equipoise.platform.federation.params import LocalParams
+from equipoise.platform.federation.strategies.local_objectives import FedProx
+from equipoise.platform.federation.strategies.strategy import PERSONAL_PART, Strategy
 from equipoise.platform.federation.vector import Schema
-
-#: Name of the client's part of the model in its state, in the order of the vector.
-PERSONAL_PART = "own"
 
 
 class Personal(Strategy):
     """FedAvg over the rest; each client trains the selected parameters for itself."""
 
-    def __init__(self, params: BaseModel, selectors: tuple[str, ...]) -> None:
-        super().__init__(params)
-        self.selectors = selectors
+    selectors: tuple[str, ...] = ()
 
     def personal_mask(self, schema: Schema) -> np.ndarray:
         """The selected parameters.
@@ -59,8 +54,7 @@ class FedBN(Personal):
     Li et al. 2021, "FedBN: federated learning on non-IID features via local batch normalization" (arXiv 2102.07623).
     """
 
-    def __init__(self, params: BaseModel) -> None:
-        super().__init__(params, ("norm",))
+    selectors = ("norm",)
 
 
 class FedPer(Personal):
@@ -69,12 +63,9 @@ class FedPer(Personal):
     Arivazhagan et al. 2019, "Federated learning with personalization layers" (arXiv 1912.00818).
     """
 
-    def __init__(self, params: FedPerParams) -> None:
-        super().__init__(params, params.personal)
-
-
-#: Name of the client's personal model in its state.
-PERSONAL_MODEL = "model"
+    def __init__(self, params: FedPerParams, local: LocalParams | None = None) -> None:
+        super().__init__(params, local)
+        self.selectors = params.personal
 
 
 class Ditto(Strategy):
@@ -83,26 +74,14 @@ class Ditto(Strategy):
     Li et al. 2021, "Ditto: fair and robust federated learning through personalization" (arXiv 2012.04221).
     """
 
-    def __init__(self, params: DittoParams) -> None:
-        super().__init__(params)
-        self.personal_strategy = FedProx(FedProxParams(mu=params.lam))
-
-    def personal_weights(
-        self, schema: Schema, vector: np.ndarray, state: Mapping[str, np.ndarray]
-    ) -> np.ndarray:
-        """The client's personal model, once it has one."""
-        return state.get(PERSONAL_MODEL, vector)
+    def __init__(self, params: DittoParams, local: LocalParams | None = None) -> None:
+        super().__init__(params, local)
+        self.personal_strategy = FedProx(FedProxParams(mu=params.lam), local)
 
 
 class FineTune(Strategy):
     """FedAvg, then ``steps`` local steps of every client from the final weights; the result never leaves the client."""
 
-    def __init__(self, params: FineTuneParams) -> None:
-        super().__init__(params)
+    def __init__(self, params: FineTuneParams, local: LocalParams | None = None) -> None:
+        super().__init__(params, local)
         self.personal_steps = params.steps
-
-    def personal_weights(
-        self, schema: Schema, vector: np.ndarray, state: Mapping[str, np.ndarray]
-    ) -> np.ndarray:
-        """The fine-tuned model, once the client has one."""
-        return state.get(PERSONAL_MODEL, vector)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel
 
+from equipoise.platform.federation.params import LocalParams
 from equipoise.platform.federation.vector import Schema
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Named vectors of the server half, float64 ``[P]``.
 ServerState = dict[str, np.ndarray]
+#: Names in a client's state: its personal model, and its part of the model in the order of the vector.
+PERSONAL_MODEL, PERSONAL_PART = "model", "own"
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,18 @@ class AggregatedUpdate:
 class Strategy:
     """FedAvg with a step size at the server; the base class of all strategies.
 
+    Whether rounds are simultaneous, sequential or asynchronous is said by the strategy's entry
+    (:class:`~equipoise.platform.federation.entries.StrategyParams`).
+
+    Parameters
+    ----------
+    params
+        Parameters of the strategy's entry.
+    local
+        What clients do in a round, for strategies that depend on it.
+
     Attributes
     ----------
-    sequential
-        Clients train one after another, each from the weights that the previous one sent.
-    asynchronous
-        The server steps without waiting for all clients of a round.
     uniform
         All clients must count equally.
     extra_arrays
@@ -86,16 +94,22 @@ class Strategy:
         Trains a personal model of the client beside the global one, or None.
     personal_steps
         Number of local steps of every client after the last round.
+    shuffled
+        Sequential strategies: whether the visiting order is drawn for every round, or is that of the names.
+    buffer, concurrency
+        Asynchronous strategies: updates per step of the server, and clients that train at the same time (None: all).
     """
 
-    sequential = False
-    asynchronous = False
     uniform = False
     extra_arrays: frozenset[str] = frozenset()
     personal_strategy: Strategy | None = None
     personal_steps = 0
+    shuffled = False
+    buffer = 1
+    concurrency: int | None = None
 
-    def __init__(self, params: BaseModel) -> None:
+    def __init__(self, params: Any, local: LocalParams | None = None) -> None:
+        self.params, self.local = params, local or LocalParams()
         self.server_lr = float(getattr(params, "server_lr", 1.0))
 
     # the server half
@@ -110,6 +124,10 @@ class Strategy:
 
     def update_scale(self, update: ClientUpdate) -> float:
         """Factor of an update before it is aggregated."""
+        return 1.0
+
+    def staleness(self, behind: int) -> float:
+        """Factor of an update that started the given number of server steps ago (asynchronous strategies)."""
         return 1.0
 
     def step(
@@ -142,5 +160,5 @@ class Strategy:
     def personal_weights(
         self, schema: Schema, vector: np.ndarray, state: Mapping[str, np.ndarray]
     ) -> np.ndarray:
-        """The weights a client predicts with, from the global ones and its state."""
-        return vector
+        """The weights a client predicts with: its personal model if it has one, else the global weights."""
+        return state.get(PERSONAL_MODEL, vector)

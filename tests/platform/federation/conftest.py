@@ -11,8 +11,8 @@ import pytest
 
 from equipoise.datasets.cohorts.cases import Case
 from equipoise.datasets.tables.tasks import BinaryTask, RegressionTask, SurvivalTask, Task
-from equipoise.platform.federation.engine import Federation
 from equipoise.platform.federation.params import FederationParams
+from equipoise.platform.federation.simulation.simulation import Simulation
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
 from equipoise.platform.training.params import TrainingParams
@@ -65,7 +65,7 @@ def targets(sites: dict[str, CaseList]) -> Targets:
 
 
 @pytest.fixture(scope="session")
-def federate(sites: dict[str, CaseList], targets: Targets) -> Callable[..., Federation]:
+def federate(sites: dict[str, CaseList], targets: Targets) -> Callable[..., Simulation]:
     """``federate(model="concat", clients=..., training=..., **params)``: a federation that is not run yet."""
 
     def make(
@@ -77,7 +77,7 @@ def federate(sites: dict[str, CaseList], targets: Targets) -> Callable[..., Fede
         training: dict[str, Any] | None = None,
         extra: dict[str, Any] | None = None,
         **params: Any,
-    ) -> Federation:
+    ) -> Simulation:
         if model_params is None:
             model_params = {
                 "concat": {"dim": 4, "hidden": 2, "layers": 1, "dropout": 0.25},
@@ -85,7 +85,7 @@ def federate(sites: dict[str, CaseList], targets: Targets) -> Callable[..., Fede
             }[model]
         factory = partial(build_model, model, model_params, targets.shape, targets.heads, seed=1)
         chosen = {"rounds": 3, "local": {"epochs": 1, "optimizer": "sgd", "lr": 0.05, "batch": 5}} | params
-        return Federation(
+        return Simulation(
             factory,
             targets,
             clients or sites,

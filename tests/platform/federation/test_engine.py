@@ -12,10 +12,10 @@ import pytest
 
 from equipoise.datasets.cohorts.cases import Case
 from equipoise.platform.errors import DataError, FederationError, StudyError
-from equipoise.platform.federation.clients.local_training import ClientData
-from equipoise.platform.federation.engine import Federation
+from equipoise.platform.federation.clients.study_trainer import ClientData
 from equipoise.platform.federation.messages import ClientUpdate, TrainRequest
 from equipoise.platform.federation.privacy.mechanism import NoPrivacy
+from equipoise.platform.federation.simulation.simulation import Simulation
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.params import BalancingParams
 
@@ -25,7 +25,7 @@ ONE_STEP: dict[str, Any] = {
     "model_params": {"dim": 4, "hidden": 2, "layers": 1, "dropout": 0.0},
     "rounds": 1,
 }
-Make = Callable[..., Federation]
+Make = Callable[..., Simulation]
 
 
 class Tamper(NoPrivacy):
@@ -180,7 +180,7 @@ def test_a_weighting_that_learns_on_validation_needs_some(federate: Make) -> Non
         (lambda u: replace(u, n=10**9), "quarantined", "count"),
         (lambda u: replace(u, client="A"), "quarantined", "identity"),
         (lambda u: replace(u, request_id="old"), "quarantined", "replay"),
-        (lambda u: replace(u, delta=np.full_like(u.delta, 1e9)), "quarantined", "saturation"),
+        (lambda u: replace(u, delta=np.full_like(u.delta, 1e9)), "quarantined", "norm"),
         (lambda u: replace(u, arrays={"patients": u.delta}), "quarantined", "arrays"),
         (raising, "failed", "disk on fire"),
     ],

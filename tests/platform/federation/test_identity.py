@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equipoise.platform.federation.engine import Federation, FederationResult
 from equipoise.platform.federation.messages import ClientUpdate, TrainRequest
 from equipoise.platform.federation.privacy.mechanism import NoPrivacy
+from equipoise.platform.federation.result import FederationResult
 from equipoise.platform.federation.simulation.ray_backend import WorkerPool
+from equipoise.platform.federation.simulation.simulation import Simulation
 from equipoise.platform.registry import entries
 
 #: Models that show what is special about a strategy: layers to keep at the client, a contrast of representations.
@@ -60,7 +61,7 @@ def same(one: FederationResult, other: FederationResult) -> bool:
 
 @pytest.mark.parametrize("strategy", list(entries("strategies")))
 def test_backends_and_resumption_agree(
-    strategy: str, federate: Callable[..., Federation], pool: WorkerPool, tmp_path: Path
+    strategy: str, federate: Callable[..., Simulation], pool: WorkerPool, tmp_path: Path
 ) -> None:
     chosen = settings(strategy)
     alone = federate(**chosen, extra={"folder": tmp_path / "alone"}).run()
@@ -82,7 +83,7 @@ def test_backends_and_resumption_agree(
 
 
 def test_a_worker_that_is_killed_is_built_again(
-    federate: Callable[..., Federation], pool: WorkerPool
+    federate: Callable[..., Simulation], pool: WorkerPool
 ) -> None:
     """Its clients continue from their states in the round in which it died."""
     import ray
@@ -112,7 +113,7 @@ class Faulty(NoPrivacy):
 
 @pytest.mark.parametrize("strategy", ["ditto", "scaffold"])
 def test_a_client_that_fails_once_keeps_its_state(
-    strategy: str, federate: Callable[..., Federation], pool: WorkerPool
+    strategy: str, federate: Callable[..., Simulation], pool: WorkerPool
 ) -> None:
     """It continues from its last state on every backend."""
     import ray
@@ -137,7 +138,7 @@ class Sleepy(NoPrivacy):
         return update
 
 
-def test_a_client_that_hangs_is_given_up(federate: Callable[..., Federation], pool: WorkerPool) -> None:
+def test_a_client_that_hangs_is_given_up(federate: Callable[..., Simulation], pool: WorkerPool) -> None:
     """Its worker is replaced, and the clients behind it in the queue continue."""
     import ray
 

@@ -129,7 +129,7 @@ def test_orders_states_and_failures_survive() -> None:
     assert np.array_equal(back.vector, request.vector)
     state = ClientState({"own": np.ones(2, np.float32)}, b"bytes", 4)
     again = ClientState.from_bytes(state.to_bytes())
-    assert (again.passes, again.balancer) == (4, b"bytes")
+    assert (again.passes, again.memory) == (4, b"bytes")
     assert np.array_equal(again.vectors["own"], state.vectors["own"])
     assert "why\n" in (failure_text(pack_failure("why", "where")) or "")
     assert failure_text(update().to_bytes()) is None

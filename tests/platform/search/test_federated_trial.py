@@ -19,9 +19,9 @@ from equipoise.datasets.errors import DataError
 from equipoise.platform.errors import StudyError
 from equipoise.platform.evaluation.metrics import auroc
 from equipoise.platform.federation import engine
-from equipoise.platform.federation.clients.local_training import ClientData
-from equipoise.platform.federation.engine import Federation
+from equipoise.platform.federation.clients.study_trainer import ClientData
 from equipoise.platform.federation.result import FederationResult
+from equipoise.platform.federation.simulation.simulation import Simulation
 from equipoise.platform.federation.simulation.sites import Client
 from equipoise.platform.federation.standardisation import federated_targets
 from equipoise.platform.run.context import RunContext
@@ -99,7 +99,7 @@ def by_hand(
     factory = partial(build_model, recipe.model, recipe.model_params, targets.shape, targets.heads, seed=seed)
     assert study.federation is not None
     params = study.federation.model_copy(update={"backend": "inline"})
-    result = Federation(
+    result = Simulation(
         factory, targets, {c: ClientData(of(fold.train, c), of(fold.val, c)) for c in names}, params,
         seed=seed, training=recipe.training, balancing=recipe.balancing,
     ).run()  # fmt: skip

@@ -12,17 +12,16 @@ import pytest
 
 from equipoise.datasets.tables.tasks import SurvivalTask
 from equipoise.platform.errors import FederationError, StudyError
-from equipoise.platform.federation.clients.manifest import ClientManifest
-from equipoise.platform.federation.engine import Federation
-from equipoise.platform.federation.messages import ClientUpdate, TrainRequest
+from equipoise.platform.federation.messages import ClientManifest, ClientUpdate, TrainRequest
 from equipoise.platform.federation.params import FederationParams
+from equipoise.platform.federation.participation import sampling_plan
 from equipoise.platform.federation.privacy.accountant import SampledGaussian
 from equipoise.platform.federation.privacy.combined import CombinedPrivacy
 from equipoise.platform.federation.privacy.combined import build_privacy as asked_for
 from equipoise.platform.federation.privacy.fixed_point import FixedPoint, SaturationError, WeightedMean
 from equipoise.platform.federation.privacy.mechanism import NoPrivacy
 from equipoise.platform.federation.privacy.params import PrivacyParams
-from equipoise.platform.federation.privacy.record_level import sampling_plan
+from equipoise.platform.federation.simulation.simulation import Simulation
 from equipoise.platform.federation.vector import Schema, Segment, norm_of
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
@@ -233,7 +232,7 @@ def test_patients_are_protected_in_a_whole_federation_and_steps_are_counted(
             "min_n": 1,
             "validation": {"norm_factor": None},
         }
-        federation = Federation(
+        federation = Simulation(
             factory,
             hazard,
             sites,

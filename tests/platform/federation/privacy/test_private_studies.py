@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from equipoise.platform.errors import StudyError
-from equipoise.platform.federation.engine import Federation
 from equipoise.platform.federation.params import FederationParams
+from equipoise.platform.federation.simulation.simulation import Simulation
 
 ONE_STEP: dict[str, Any] = {
     "local": {"steps": 1, "optimizer": "sgd", "lr": 0.1, "batch": "full"},
@@ -19,7 +19,7 @@ ONE_STEP: dict[str, Any] = {
     "rounds": 3,
 }
 OPEN_GATE = {"norm_factor": None}
-Make = Callable[..., Federation]
+Make = Callable[..., Simulation]
 
 
 def test_masked_sums_are_the_sums(federate: Make) -> None:

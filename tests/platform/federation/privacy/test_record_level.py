@@ -13,13 +13,13 @@ from torch import nn
 from equipoise.models.batch import CaseBatch, CaseShape, TaskHead
 from equipoise.models.losses import TaskLosses
 from equipoise.platform.errors import FederationError, StudyError
+from equipoise.platform.federation.participation import sampling_plan
 from equipoise.platform.federation.privacy.accountant import Accountant, SampledGaussian
 from equipoise.platform.federation.privacy.record_level import (
     PrivateSteps,
     check_supported,
     clipped_sum,
     gradients_of_patients,
-    sampling_plan,
 )
 from equipoise.platform.training.build import build_model
 

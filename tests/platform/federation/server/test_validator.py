@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from equipoise.platform.federation.messages import ClientUpdate, ExpectedUpdate
+from equipoise.platform.federation.messages import ClientUpdate
 from equipoise.platform.federation.params import UpdateValidatorParams
-from equipoise.platform.federation.server.validator import UpdateValidator
+from equipoise.platform.federation.server.validator import LARGEST_NORM, ExpectedUpdate, UpdateValidator
 
 SIZE = 4
 GOOD = ClientUpdate(
@@ -118,7 +118,7 @@ def round_of(validator: UpdateValidator, lengths: list[float], round_: int = 3) 
 
 def test_norms_are_bounded_by_the_median_of_earlier_rounds() -> None:
     validator = UpdateValidator(UpdateValidatorParams(norm_factor=10))
-    assert validator.bound() == np.inf
+    assert validator.bound() == LARGEST_NORM
     assert round_of(validator, [1, 2, 3]) == [None] * 3
     assert validator.bound() == 20
     assert round_of(validator, [19, 21, 1], 4) == [None, "norm", None]
@@ -180,7 +180,7 @@ def test_of_masked_vectors_only_the_form_is_looked_at() -> None:
     assert validator.check(changed(arrays={}), known).kind == "shape"
     assert validator.check(masked, known) is None
     validator.close_round(None)
-    assert validator.bound() == np.inf
+    assert validator.bound() == LARGEST_NORM
 
 
 def test_who_fails_too_often_is_benched() -> None:

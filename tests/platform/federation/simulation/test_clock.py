@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from equipoise.datasets.cohorts.cases import Case
-from equipoise.platform.federation.clients.local_training import ClientData
+from equipoise.platform.federation.clients.study_trainer import ClientData
 from equipoise.platform.federation.params import ClockParams, Participation
-from equipoise.platform.federation.server.participation import participants, visiting_order
-from equipoise.platform.federation.simulation.clock import VirtualClock
+from equipoise.platform.federation.participation import VirtualClock, participants, visiting_order
 from equipoise.platform.federation.simulation.ray_backend import assign_to_workers
 from equipoise.platform.training.batches import CaseList
 

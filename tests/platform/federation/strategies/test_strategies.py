@@ -15,7 +15,7 @@ from equipoise.platform.federation.clients.local_training import ClientContext
 from equipoise.platform.federation.engine import build_strategy
 from equipoise.platform.federation.messages import TrainRequest
 from equipoise.platform.federation.params import FederationParams
-from equipoise.platform.federation.strategies.contrastive import contrast
+from equipoise.platform.federation.strategies.local_objectives import contrast
 from equipoise.platform.federation.strategies.strategy import AggregatedUpdate, Contribution, Strategy
 from equipoise.platform.federation.vector import Schema, Segment
 

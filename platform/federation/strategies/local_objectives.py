@@ -1,22 +1,122 @@
-"""Corrections of client drift by vectors that clients and server keep: SCAFFOLD and FedDyn."""
+"""Strategies of the client: a term or a correction of the local objective. The server averages.
+
+FedProx and MOON keep a client near other models, SCAFFOLD and FedDyn correct its drift by vectors that client and
+server keep.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equipoise.platform.federation.entries import FedDynParams, ScaffoldParams
+from equipoise.platform.errors import StudyError
+from equipoise.platform.federation.entries import FedDynParams, FedProxParams, MoonParams, ScaffoldParams
+from equipoise.platform.federation.params import LocalParams
 from equipoise.platform.federation.strategies.strategy import AggregatedUpdate, ServerState, Strategy
 from equipoise.platform.federation.vector import Schema
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from equipoise.platform.federation.clients.local_training import ClientContext
 
 
+class FedProx(Strategy):
+    """Clients minimise L_i(w) + μ/2 ‖w − w_server‖².
+
+    Li et al. 2020, "Federated optimization in heterogeneous networks" (arXiv 1812.06127), equation 2.
+    """
+
+    def __init__(self, params: FedProxParams, local: LocalParams | None = None) -> None:
+        super().__init__(params, local)
+        self.mu = params.mu
+        self._anchor: list[Tensor] = []
+
+    def on_train_start(self, context: ClientContext) -> None:
+        """Keep the broadcast weights."""
+        self._anchor = context.tensors(context.request.vector)
+
+    def on_before_optimizer_step(self, context: ClientContext) -> None:
+        """Add the gradient of the proximal term."""
+        context.pull_towards(self._anchor, self.mu)
+
+
 CONTROL, CHANGE, LAST = "control", "control_change", "last"
+
+
+class Moon(Strategy):
+    """L_i(w) + μ ℓ with ℓ = −log e^{cos(z, z_server)/τ} / (e^{cos(z, z_server)/τ} + e^{cos(z, z_last)/τ}).
+
+    z are the inputs of the heads, of the model in training, of the broadcast model and of the client's model of its
+    last round; in the client's first round the latter two are equal and ℓ has no gradient. Li, He and Song 2021,
+    "Model-contrastive federated learning" (arXiv 2103.16257), equation 3.
+    """
+
+    def __init__(self, params: MoonParams, local: LocalParams | None = None) -> None:
+        super().__init__(params, local)
+        self.mu, self.temperature = params.mu, params.temperature
+        self._others: list[nn.Module] = []
+
+    def on_train_start(self, context: ClientContext) -> None:
+        """Make copies of the broadcast model and of the client's last model.
+
+        Raises
+        ------
+        StudyError
+            If the model has no method ``latents``, which returns the inputs of its heads.
+        """
+        if not hasattr(context.model, "latents"):
+            raise StudyError(
+                f"moon compares the inputs of heads, and {type(context.model).__name__} has no method latents"
+            )
+        self._others = []
+        for vector in (context.request.vector, context.state.get(LAST)):
+            if vector is not None:
+                other = copy.deepcopy(context.model).eval()
+                context.schema.load(other, vector)
+                self._others.append(other)
+
+    def on_before_optimizer_step(self, context: ClientContext) -> None:
+        """Add the gradient of the contrastive loss on the batch of this step."""
+        import torch
+
+        if len(self._others) < 2 or self.mu == 0:
+            return
+        batch = context.batch()
+        with torch.no_grad():
+            server, last = (_latents(other, batch) for other in self._others)
+        loss = self.mu * contrast(_latents(context.model, batch), server, last, self.temperature)
+        gradients = torch.autograd.grad(loss, context.parameters, allow_unused=True)
+        filled = [
+            torch.zeros_like(p) if g is None else g
+            for g, p in zip(gradients, context.parameters, strict=True)
+        ]
+        context.add_to_gradients(filled)
+
+    def on_train_end(self, context: ClientContext, delta: np.ndarray) -> dict[str, np.ndarray]:
+        """Keep the local model."""
+        context.state[LAST] = context.request.vector + delta
+        self._others = []
+        return {}
+
+
+def contrast(z_BD: Tensor, server_BD: Tensor, last_BD: Tensor, temperature: float) -> Tensor:
+    """Mean over cases of ℓ."""
+    import torch
+    from torch.nn.functional import cosine_similarity, cross_entropy
+
+    cosines = [cosine_similarity(z_BD, other, dim=1) for other in (server_BD, last_BD)]
+    logits_B2 = torch.stack(cosines, dim=1) / temperature
+    return cross_entropy(logits_B2, torch.zeros(len(z_BD), dtype=torch.int64, device=z_BD.device))
+
+
+def _latents(model: Any, batch: Any) -> Tensor:
+    """``[B, D]`` inputs of the heads, concatenated over the tasks."""
+    import torch
+
+    return torch.cat(list(model.latents(batch).values()), dim=1)
 
 
 class Scaffold(Strategy):
@@ -31,8 +131,8 @@ class Scaffold(Strategy):
     last round, 0 in its first.
     """
 
-    def __init__(self, params: ScaffoldParams) -> None:
-        super().__init__(params)
+    def __init__(self, params: ScaffoldParams, local: LocalParams | None = None) -> None:
+        super().__init__(params, local)
         self.paper = params.variant == "paper"
         self.extra_arrays = frozenset({CHANGE} if self.paper else ())
         self._correction: list[Tensor] = []
@@ -95,8 +195,8 @@ class FedDyn(Strategy):
 
     uniform = True
 
-    def __init__(self, params: FedDynParams) -> None:
-        super().__init__(params)
+    def __init__(self, params: FedDynParams, local: LocalParams | None = None) -> None:
+        super().__init__(params, local)
         self.alpha = params.alpha
         self._anchor: list[Tensor] = []
         self._gradient: list[Tensor] = []
