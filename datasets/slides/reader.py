@@ -6,8 +6,6 @@ OpenSlide opens every slide, says what it is and can read all of it. Tiles of JP
 One :class:`SlideReader` serves several threads. Each thread keeps its own OpenSlide handle, because a single
 decoding error makes a handle useless for good (every later call fails, even for good tiles): the thread that
 met the error drops its handle and opens a new one, the others are not disturbed.
-
-Opening a file as a slide: the file of a folder, and the reason when OpenSlide refuses it.
 """
 
 from __future__ import annotations

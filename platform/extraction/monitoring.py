@@ -3,8 +3,6 @@
 Counters of the workers: ``equipoise_tiles``, ``equipoise_read_seconds``, ``equipoise_encode_seconds``, each by encoder;
 counter of the driver: ``equipoise_slides``, by status. Ray exports them on every node, with its own prefix and the
 ending of Prometheus (``ray_equipoise_tiles_total``), a few seconds after they change.
-
-Progress of an extraction, for screens and logs.
 """
 
 from __future__ import annotations

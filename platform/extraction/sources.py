@@ -1,6 +1,6 @@
 """Features of a study: extracted from its slides or imported, one vector per tile or per slide.
 
-Check of slide headers before extraction: can each slide be opened, and at which pixel size?
+:func:`check_headers` says before an extraction which slides can be opened, and at which pixel size.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Reading a run folder, with its federation, for the report.
 
 A missing or broken file is None and is named in ``problems`` or ``missing``.
-
-Reading ``federated/`` of a run folder for the report; a missing or broken file becomes a block that names it.
 """
 
 import json

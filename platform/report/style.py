@@ -2,8 +2,6 @@
 
 Figures are plain dictionaries in plotly's JSON schema; the page renders them with the vendored plotly.js, so
 Python's plotly is not needed to write a report.
-
-Figures of the report: plotly specifications as dictionaries, each with its data and a reading aid.
 """
 
 import base64

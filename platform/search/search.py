@@ -3,8 +3,6 @@
 Reads the records of finished trials, runs the remaining ones, writes ``trials.parquet``, ``best.json`` and
 ``best.yaml``. Every file of ``search/`` is a function of the records and the study; a search that was killed can be
 resumed.
-
-Cases that are cached in the process, because every trial reads the same patients.
 """
 
 from __future__ import annotations

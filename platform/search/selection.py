@@ -1,7 +1,4 @@
-"""Selection of the winning trial by inner validation, and ``best.yaml``, the winner as a complete study.
-
-``best.yaml``: the winner as a complete study, with the same cohorts, that runs from its own folder.
-"""
+"""Selection of the winning trial by inner validation, and ``best.yaml``, the winner as a complete study."""
 
 from __future__ import annotations
 

@@ -4,8 +4,6 @@ Everything random in an epoch (order, tiles, dropout) comes from (seed, epoch), 
 function of the epoch. A checkpoint therefore holds no generator: an interrupted and resumed training equals
 an uninterrupted one bit for bit on the same machine and number of threads. The loop never sets the number of
 threads; its caller does. The value that inner validation monitors to choose an epoch is defined here, too.
-
-What inner validation watches to choose an epoch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Balancing: weights of the tasks, conflicts between their gradients, and cosines, over the epochs.
-
-Figures about balancing: weights, conflicts and cosines of the tasks' gradients over the epochs.
-"""
+"""Balancing: weights of the tasks, conflicts between their gradients, and cosines, over the epochs."""
 
 import math
 from collections.abc import Mapping, Sequence

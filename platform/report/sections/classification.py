@@ -1,7 +1,4 @@
-"""Binary and multiclass tasks: ROC, precision-recall, metrics, 2x2 tables at the validation threshold.
-
-ROC and precision-recall figures of binary and multiclass tasks.
-"""
+"""Binary and multiclass tasks: ROC, precision-recall, metrics, 2x2 tables at the validation threshold."""
 
 from collections.abc import Sequence
 

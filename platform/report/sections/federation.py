@@ -1,7 +1,4 @@
-"""Federation: results of each site, costs of server aggregations, traffic and privacy.
-
-Figures of a federation: losses over the rounds, and every site under federated, pooled and local training.
-"""
+"""Federation: results of each site, costs of server aggregations, traffic and privacy."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,4 @@
-"""Quality control: statuses of the slides, resolution, tiles per slide, thumbnails.
-
-Histogram of the tiles per slide.
-"""
+"""Quality control: statuses of the slides, resolution, tiles per slide, thumbnails."""
 
 import base64
 import io

@@ -1,7 +1,4 @@
-"""Regression tasks: predicted against measured, correlation, R², error.
-
-Scatter of predicted against measured values.
-"""
+"""Regression tasks: predicted against measured, correlation, R², error."""
 
 import numpy as np
 import pandas as pd

@@ -1,7 +1,4 @@
-"""Survival tasks: Kaplan-Meier curves of predicted-risk groups and Harrell's C.
-
-Kaplan-Meier curves of predicted-risk groups with numbers at risk.
-"""
+"""Survival tasks: Kaplan-Meier curves of predicted-risk groups and Harrell's C."""
 
 import numpy as np
 import pandas as pd
