@@ -12,7 +12,9 @@ from equipoise.models.batch import CaseBatch, CaseShape, TaskHead
 class MultiTaskModel(nn.Module):
     """Inputs of a case → one vector per task → linear heads.
 
-    A subclass implements :meth:`pool` and, if tasks have more than their head, :meth:`task_modules`.
+    A subclass builds its modules, calls :meth:`build_heads` once, and implements :meth:`pool` and, if tasks have more
+    than their head, :meth:`task_modules`. Where it calls :meth:`build_heads` decides the order of parameters and of
+    random initial weights, on which checkpoints and published results rely.
 
     Parameters
     ----------
@@ -20,8 +22,6 @@ class MultiTaskModel(nn.Module):
         Widths of the data; only the tile features are read.
     heads
         Tasks, in the order of the heads in the state dictionary.
-    dim
-        Width of what the heads read.
 
     Raises
     ------
@@ -29,15 +29,20 @@ class MultiTaskModel(nn.Module):
         If there is no task or a name comes twice.
     """
 
-    def __init__(self, shape: CaseShape, heads: Sequence[TaskHead], dim: int) -> None:
+    heads: nn.ModuleList
+
+    def __init__(self, shape: CaseShape, heads: Sequence[TaskHead]) -> None:
         super().__init__()
         names = [head.name for head in heads]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"a model needs at least one task and distinct names, not {names}")
         self.features = shape.features
         self.task_heads = tuple(heads)
+
+    def build_heads(self, dim: int) -> None:
+        """Add a linear head per task over vectors of width ``dim``."""
         # A list, not a dictionary: a module cannot have children called "a.b" or "keys", a task can.
-        self.heads = nn.ModuleList(nn.Linear(dim, head.outputs) for head in heads)
+        self.heads = nn.ModuleList(nn.Linear(dim, head.outputs) for head in self.task_heads)
 
     def forward(self, batch: CaseBatch) -> dict[str, Tensor]:
         """Outputs per task, ``[B, K]``: logits, scaled values, log risks or logits of hazards."""
@@ -70,8 +75,8 @@ class MultiTaskModel(nn.Module):
             for head, layer in zip(self.task_heads, self.heads, strict=True)
         }
 
-    def task_modules(self, index: int) -> list[nn.Module]:
-        """Modules that only the task at this index uses."""
+    def task_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
+        """Modules and parameters that only the task at this index uses."""
         return [self.heads[index]]
 
     def shared_parameters(self) -> list[nn.Parameter]:
@@ -89,5 +94,9 @@ class MultiTaskModel(nn.Module):
         """
         for index, head in enumerate(self.task_heads):
             if head.name == task:
-                return [p for module in self.task_modules(index) for p in module.parameters()]
+                return [p for part in self.task_modules(index) for p in _parameters(part)]
         raise KeyError(f"no task {task!r}; the model has {', '.join(head.name for head in self.task_heads)}")
+
+
+def _parameters(part: nn.Module | nn.Parameter) -> list[nn.Parameter]:
+    return [part] if isinstance(part, nn.Parameter) else list(part.parameters())

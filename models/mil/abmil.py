@@ -47,7 +47,8 @@ class Abmil(MultiTaskModel):
     """
 
     def __init__(self, params: AbmilParams, shape: CaseShape, heads: Sequence[TaskHead]) -> None:
-        super().__init__(shape, heads, params.dim)
+        super().__init__(shape, heads)
+        self.build_heads(params.dim)
         self.project = nn.Sequential(
             nn.Linear(shape.features, params.dim), nn.ReLU(), nn.Dropout(params.dropout)
         )
@@ -70,7 +71,7 @@ class Abmil(MultiTaskModel):
             pooled.append((weights_BN[:, None, :].to(h_BNE) @ h_BNE)[:, 0])
         return self._per_task(pooled)
 
-    def task_modules(self, index: int) -> list[nn.Module]:
+    def task_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
         """The head and, with ``branches: task``, the task's attention."""
         return [*super().task_modules(index), *([self.attentions[index]] if self.per_task else [])]
 

@@ -28,7 +28,8 @@ class MeanPool(MultiTaskModel):
     """
 
     def __init__(self, params: MeanPoolParams, shape: CaseShape, heads: Sequence[TaskHead]) -> None:
-        super().__init__(shape, heads, params.dim if params.layers else shape.features)
+        super().__init__(shape, heads)
+        self.build_heads(params.dim if params.layers else shape.features)
         widths = [shape.features, *[params.dim] * params.layers]
         self.body = nn.Sequential(
             *(

@@ -35,7 +35,8 @@ class TransMIL(MultiTaskModel):
     """
 
     def __init__(self, params: TransmilParams, shape: CaseShape, heads: Sequence[TaskHead]) -> None:
-        super().__init__(shape, heads, params.dim)
+        super().__init__(shape, heads)
+        self.build_heads(params.dim)
         sizes = (params.dim, params.heads, params.landmarks, params.pinv_iterations, params.dropout)
         self.project = nn.Sequential(nn.Linear(shape.features, params.dim), nn.ReLU())
         self.class_token = nn.Parameter(torch.randn(1, params.dim))

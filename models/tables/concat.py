@@ -88,7 +88,8 @@ class Concat(MultiTaskModel):
     """
 
     def __init__(self, params: ConcatParams, shape: CaseShape, heads: Sequence[TaskHead]) -> None:
-        super().__init__(shape, heads, params.dim)
+        super().__init__(shape, heads)
+        self.build_heads(params.dim)
         encoders: dict[str, nn.Module] = {}
         if shape.features:
             encoders[WSI] = BagEncoder(shape.features, params.dim, params.hidden, params.dropout)

@@ -34,7 +34,8 @@ class TableModel(MultiTaskModel):
     def __init__(self, shape: CaseShape, heads: Sequence[TaskHead], body: nn.Module | None, dim: int) -> None:
         if not shape.omics:
             raise ValueError("the model reads tables, and the data have none")
-        super().__init__(shape, heads, dim)
+        super().__init__(shape, heads)
+        self.build_heads(dim)
         self.widths = dict(shape.omics)
         self.body = body
 
