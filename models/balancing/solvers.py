@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 from torch import Tensor
 
 Array = NDArray[np.float64]
@@ -105,45 +106,18 @@ def project_on_simplex(values: Array) -> Array:
 
 
 def nonnegative_qp(A: Array, b: Array) -> Array:
-    """argmin ½ xᵀAx − bᵀx over x ≥ 0, for positive definite A: the active-set method of Lawson and Hanson.
+    """argmin ½ xᵀAx − bᵀx over x ≥ 0, for positive definite A.
 
-    Exact up to rounding after finitely many solves: a coordinate enters where the slope b − Ax says that it
-    pays, others leave where the solution on the free ones would turn negative.
+    With A = LLᵀ it is the least squares of Lᵀx = L⁻¹b over x ≥ 0, whose active-set method (Lawson and Hanson, 1974)
+    finds which coordinates are positive; one solve on these brings them to the precision of A.
     """
-    n = len(b)
-    x, free, refused = np.zeros(n), np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
-    tolerance = 1e-12 * np.abs(b).max(initial=0)
-    slope = b
-    for _ in range(10 * n):  # ends by itself unless rounding makes it cycle, and x is feasible then
-        gain = np.where(free | refused, -np.inf, slope)
-        entering = int(gain.argmax())
-        if gain[entering] <= tolerance:
-            break
-        free[entering] = True
-        before = x.copy()
-        _solve_on_free(A, b, x, free)
-        if free[entering] or not np.array_equal(x, before):
-            refused[:] = False
-        else:  # its slope was rounding
-            refused[entering] = True
-        slope = b - A @ x
-    return x
-
-
-def _solve_on_free(A: Array, b: Array, x: Array, free: NDArray[np.bool_]) -> None:
-    """Solve on the free coordinates, in place; those that would fall below 0 are fixed there."""
-    while True:
-        index = np.flatnonzero(free)
-        goal = np.linalg.solve(A[np.ix_(index, index)], b[index])
-        if (goal > 0).all():
-            x[index] = goal
-            return
-        at = x[index]
-        share = np.where(goal <= 0, at / np.maximum(at - goal, np.finfo(float).tiny), np.inf)
-        first = int(share.argmin())
-        x[index] = np.maximum(at + share[first] * (goal - at), 0)
-        x[index[first]] = 0.0
-        free[index[first]] = False
+    if not len(b):  # SciPy's code ends the process
+        return np.zeros(0)
+    L = np.linalg.cholesky(A)
+    x: Array = nnls(L.T, np.linalg.solve(L, b))[0]
+    free = np.flatnonzero(x)
+    x[free] = np.linalg.solve(A[np.ix_(free, free)], b[free])
+    return np.maximum(x, 0)
 
 
 def min_norm(unit: UnitGradients) -> Array:

@@ -21,7 +21,7 @@ class UpGrad(Aggregator):
     Notes
     -----
     Own code: torchjd needs quadprog and adds 1e-4 to the diagonal of G/tr G, which leaves small conflicts. With
-    z = v − u ≥ 0 the problem is ½ zᵀGz + (Gu)ᵀz, an exact active-set solve per gradient in conflict.
+    z = v − u ≥ 0 the problem is ½ zᵀGz + (Gu)ᵀz, solved once per gradient in conflict.
     """
 
     def coefficients(self, gram: Tensor, losses: Tensor, context: StepContext) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.optimize import nnls
 
 from equipoise.models.balancing.solvers import (
     FLOOR,
@@ -55,11 +56,31 @@ def test_nonnegative_qp_fulfils_its_optimality_conditions(J: np.ndarray, seed: i
     assert abs(x @ slope) <= 1e-7 * scale * max(x.max(), 1)
 
 
-def test_nonnegative_qp_is_nonnegative_least_squares() -> None:
+def by_enumeration(A: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The best of all points that solve the problem with some coordinates fixed at 0."""
+    points = [np.zeros(len(b))]
+    for size in range(1, len(b) + 1):
+        for free in map(list, itertools.combinations(range(len(b)), size)):
+            x = np.zeros(len(b))
+            x[free] = np.linalg.solve(A[np.ix_(free, free)], b[free])
+            points += [x] if x.min() >= 0 else []
+    return min(points, key=lambda x: 0.5 * x @ A @ x - b @ x)
+
+
+def test_nonnegative_qp_is_the_best_of_all_choices() -> None:
+    """Also for gradients that are nearly parallel or opposite, or of very different length."""
     rng = np.random.default_rng(3)
-    for n in range(1, 11):
-        M, target = rng.normal(size=(n + 2, n)), rng.normal(size=n + 2)
-        assert nonnegative_qp(M.T @ M, M.T @ target) == pytest.approx(nnls(M, target)[0], abs=1e-9)
+    for n in range(1, 8):
+        for change in ("none", "parallel", "opposite", "graded"):
+            J = rng.normal(size=(n, n + 2))
+            if n > 1 and change in ("parallel", "opposite"):
+                J[1] = J[0] * (3 if change == "parallel" else -2) + 1e-3 * J[1]
+            if change == "graded":
+                J *= np.logspace(0, -3, n)[:, None]
+            C = unit(J).cosines
+            for i in range(n):
+                found, best = nonnegative_qp(C, -C[:, i]), by_enumeration(C, -C[:, i])
+                assert found == pytest.approx(best, abs=1e-8), (n, change, i)
 
 
 @given(gradients())
