@@ -75,9 +75,9 @@ def _placeholder(name: str) -> Any:
 
 def _print_version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
+        from equipoise import __version__
 
-        print(f"equipoise {version('equipoise')}")
+        print(f"equipoise {__version__}")
         raise typer.Exit
 
 

@@ -8,11 +8,13 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
+from equipoise import __version__
+
 
 def environment() -> dict[str, Any]:
     """Versions, machine and code of this process."""
     return {
-        "equipoise": version("equipoise"),
+        "equipoise": __version__,
         "code": code_version(),
         "python": sys.version.split()[0],
         "system": f"{standard_platform.system()} {standard_platform.release()} {standard_platform.machine()}",

@@ -159,6 +159,85 @@ def test_unknown_methods_name_the_nearest() -> None:
         api.balancer(nn.Linear(2, 2), ["a", "b"], "uncertainti+pcgrad")
 
 
+def test_metrics_of_both_layouts_are_the_same(tmp_path: Path) -> None:
+    import pandas as pd
+
+    from equipoise.platform.evaluation.stamp_export import export_stamp
+
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=60)
+    rows = pd.DataFrame({"patient": [f"p{i:02d}" for i in range(60)], "score": score})
+    rows = rows.assign(
+        cohort="cohort", site="cohort", repeat=0, fold=np.arange(60) % 2, role="test", task="LISS"
+    )
+    rows = rows.assign(
+        **{"class": "", "target": score + rng.normal(size=60), "time": np.nan, "event": np.nan}
+    )
+    rows.to_csv(tmp_path / "ours.csv", index=False)
+    files = sorted(export_stamp(rows, tmp_path))
+    ours, theirs = api.metrics(tmp_path / "ours.csv", bootstrap=50), api.metrics(files, bootstrap=50)
+    pd.testing.assert_frame_equal(ours, theirs)
+    pearson = ours[(ours["metric"] == "pearson") & (ours["fold"] == "all") & (ours["predictor"] == "model")]
+    [row] = pearson.to_dict("records")
+    assert row["low"] < row["value"] < row["high"]
+    assert row["n"] == 60
+    wider = api.metrics(rows, bootstrap=50, confidence=0.99)
+    assert wider.loc[pearson.index[0], "high"] > row["high"]
+
+
+FEDERATION = """
+import sys
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from equipoise.api import federate
+
+def client(n, seed):
+    x = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
+    return DataLoader(TensorDataset(x, x @ torch.tensor([[1.0], [-2.0], [0.5]])), batch_size=8, shuffle=True)
+
+def loss_fn(model, batch):
+    return nn.functional.mse_loss(model(batch[0]), batch[1])
+
+loaders = {"A": client(40, 1), "B": client(24, 2), "C": client(16, 3)}
+settings = {"local": {"optimizer": "sgd", "lr": 0.05, "epochs": 2}}
+if sys.argv[1] == "fedbuff":
+    settings["strategy_params"] = {"buffer": 2}
+runs = [federate(lambda: nn.Linear(3, 1), loaders, sys.argv[1], loss_fn=loss_fn, rounds=8, seed=4, **settings)
+        for _ in range(2)]
+history = runs[0].history
+assert history[-1]["loss/loss"] < 0.2 * history[0]["loss/loss"], history
+assert all(torch.equal(a, b) for a, b in zip(*(run.model.parameters() for run in runs)))
+print(runs[0])
+print([name for name in sys.modules if name.split(".")[0] in ("ray", "pandas", "openslide", "lifelines")])
+"""
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "scaffold", "fedbuff", "cyclic"])
+def test_federation_of_a_plain_module_and_loaders(strategy: str) -> None:
+    """A script that imports torch and nothing else of ours; two runs are the same bit for bit."""
+    command = [sys.executable, "-c", FEDERATION, strategy]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shown, heavy = done.stdout.strip().splitlines()
+    assert shown.startswith("<FederationResult 8 rounds, 3 clients")
+    assert heavy == "[]"
+
+
+def test_wrong_federations_are_refused() -> None:
+    from torch import nn
+
+    def federate(**settings: object) -> None:
+        api.federate(lambda: nn.Linear(2, 1), [], loss_fn=lambda model, batch: model(batch), **settings)
+
+    with pytest.raises(DataError, match="no client"):
+        federate()
+    with pytest.raises(StudyError, match="fedavgg"):
+        federate(strategy="fedavgg")
+    with pytest.raises(StudyError, match=r"settings of federate.*local\.lrr"):
+        federate(local={"lrr": 0.1})
+
+
 @pytest.fixture
 def svs(tmp_path: Path) -> Path:
     """An Aperio slide, 512 px at 0.5 um/px with a second level of a quarter."""

@@ -15,6 +15,7 @@ API_SECTIONS = (
     "Features of a slide",
     "A feature store",
     "Balance the losses of your own training loop",
+    "Federate your own model",
     "Metrics with intervals",
     "The results of a run",
 )
@@ -38,6 +39,21 @@ def test_relative_links_lead_somewhere(root: Path) -> None:
 
 def test_readme_is_short(root: Path) -> None:
     assert len((root / "README.md").read_text(encoding="utf-8").splitlines()) < 150
+
+
+def test_the_walk_names_files_that_exist(root: Path) -> None:
+    text = (root / "docs" / "architecture.md").read_text(encoding="utf-8")
+    walk = text.split("## A walk through the code")[1]
+    paths = re.split(r"^\*\*(Where does .+ go)\?\*\*", walk, flags=re.MULTILINE)[1:]
+    assert paths[::2] == ["Where does a slide go", "Where does a loss go", "Where does an update go"]
+    for title, lines in zip(paths[::2], paths[1::2], strict=True):
+        numbered = re.findall(r"^\d+\. (.+)$", lines, re.MULTILINE)
+        assert 5 < len(numbered) < 15, title
+        for line in numbered:
+            [file, *others] = re.findall(r"`([a-z_/]+\.py)`", line)
+            assert line.startswith(f"`{file}`: "), line
+            assert not others, line
+            assert (root / file).is_file(), line
 
 
 def api_sections(root: Path) -> dict[str, list[str]]:

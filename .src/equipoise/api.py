@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydantic import BaseModel
     from torch import Tensor, nn
+    from torch.utils.data import DataLoader
 
     from equipoise.datasets.slides.reader import SlideReader
     from equipoise.datasets.store.feature_store import FeatureStore
     from equipoise.models.balancing.loss_balancer import LossBalancer
     from equipoise.platform.extraction.single_slide import ExtractedSlide
+    from equipoise.platform.federation.result import FederationResult
     from equipoise.platform.run.results import RunResults
 
 Section = TypeVar("Section", bound="BaseModel")
@@ -29,6 +31,7 @@ __all__ = [
     "balancer",
     "extract_slide",
     "extract_slides",
+    "federate",
     "load_run",
     "metrics",
     "open_slide",
@@ -276,6 +279,69 @@ def balancer(
 
     mean = reduce or identity_reduce
     return build_loss_balancer(model, losses, method, main=main, shared=shared, seed=seed, reduce=mean)
+
+
+def federate(
+    model_fn: Callable[[], nn.Module],
+    loaders: Mapping[str, DataLoader[Any]] | Sequence[DataLoader[Any]],
+    strategy: str = "fedavg",
+    *,
+    loss_fn: Callable[[nn.Module, Any], Tensor],
+    rounds: int = 20,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    **settings: Any,
+) -> FederationResult:
+    """Train one's own model on the data of several clients, simulated in this process.
+
+    Parameters
+    ----------
+    model_fn
+        Makes the model; its random initial weights follow from ``seed``. Every parameter is shared by all clients.
+    loaders
+        Client → loader of its training data; a list names clients ``0``, ``1``, … A client weighs as much as its data
+        set has items.
+    strategy
+        See ``equipoise ls strategies``.
+    loss_fn
+        ``loss_fn(model, batch)`` → scalar loss, the mean over the batch.
+    rounds
+        Rounds; for an asynchronous strategy, steps of the server.
+    seed
+        Of everything random, shuffled loaders included: equal seeds give equal weights, bit for bit.
+    folder
+        Where rounds are saved and resumed from; nothing is written if not given.
+    settings
+        Any other key of a study's ``federation`` section, for example ``local={"lr": 0.01, "epochs": 2}``,
+        ``strategy_params``, ``server_aggregation``, ``participation`` or ``privacy``.
+
+    Returns
+    -------
+    ``model`` with the global weights (on the CPU, in evaluation mode), ``personal_model(client)``, ``history`` (a row
+    per round), ``manifests`` and ``audit_log`` (what left each client).
+
+    Raises
+    ------
+    StudyError
+        If a setting is unknown, settings do not fit together, or one needs patients (``local.batch``, privacy of
+        patients, Ray).
+    DataError
+        If there is no client, or one without data.
+    FederationError
+        If a loss is NaN or infinite, or too many rounds in a row change nothing.
+
+    Examples
+    --------
+    >>> result = federate(Net, {"A": loader_a, "B": loader_b}, "scaffold", loss_fn=loss_fn, local={"optimizer": "sgd"})
+    """
+    from equipoise.platform.federation.params import FederationParams
+    from equipoise.platform.federation.simulation.loaders import federate_loaders
+
+    named = loaders if isinstance(loaders, Mapping) else {str(i): each for i, each in enumerate(loaders)}
+    params = _checked(FederationParams, {"strategy": strategy, "rounds": rounds, **settings}, "federate")
+    return federate_loaders(
+        model_fn, named, loss_fn, params, seed=seed, folder=None if folder is None else Path(folder)
+    )
 
 
 def metrics(

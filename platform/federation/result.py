@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FederationResult:
     """The global weights, the personal weights of clients, and the record of the training.
 
@@ -53,7 +53,7 @@ class FederationResult:
     backend: str
     workers: int
     personal: Mapping[str, np.ndarray] = field(default_factory=dict)
-    factory: Callable[[], nn.Module] | None = field(default=None, repr=False, compare=False)
+    factory: Callable[[], nn.Module] | None = field(default=None, compare=False)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -63,6 +63,18 @@ class FederationResult:
     def personal_model(self, client: str) -> nn.Module:
         """The model a client predicts with: its personal model if the strategy has one, else the global model."""
         return self._with(self.personal.get(client, self.vector))
+
+    def __repr__(self) -> str:
+        accepted = sum(int(row.get("accepted", 0)) for row in self.history)
+        losses = {
+            name: value for name, value in (self.history or ({},))[-1].items() if name.startswith("loss/")
+        }
+        shown = "".join(f", {name} {value:.4g}" for name, value in losses.items())
+        excluded = f", {len(self.excluded)} excluded" if self.excluded else ""
+        return (
+            f"<FederationResult {len(self.history)} rounds, {len(self.manifests)} clients ({self.backend}{excluded}), "
+            f"{accepted} updates, {len(self.vector)} weights{shown}>"
+        )
 
     def _with(self, vector: np.ndarray) -> nn.Module:
         if self.factory is None:

@@ -11,12 +11,12 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from equipoise import __version__
 from equipoise.platform.errors import DataError
 from equipoise.platform.registry import Entry, entries
 from equipoise.platform.report.blocks import Block, Figures, Notice, Section
@@ -180,12 +180,7 @@ def _last_step(status: dict[str, Any]) -> str:
 
 def installed_version(run: RunFiles) -> str:
     """Version that created the run, else the installed one."""
-    if run.environment.get("equipoise"):
-        return str(run.environment["equipoise"])
-    try:
-        return version("equipoise")
-    except PackageNotFoundError:
-        return ""
+    return str(run.environment.get("equipoise") or __version__)
 
 
 @cache
