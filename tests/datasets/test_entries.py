@@ -11,7 +11,9 @@ from equipoise.datasets.cohorts.sites import SCHEMES
 
 @pytest.mark.parametrize("kind", ["SPLITS", "SITES", "PRESETS"])
 def test_entries_load_and_describe_themselves(kind: str) -> None:
-    for name, (summary, params, target) in getattr(entries, kind).items():
+    declared = getattr(entries, kind)
+    assert declared
+    for name, (summary, params, target) in declared.items():
         module, _, attribute = target.partition(":")
         assert callable(getattr(import_module(module), attribute)), name
         assert summary

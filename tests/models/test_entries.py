@@ -45,6 +45,7 @@ def test_every_model_says_what_it_reads() -> None:
     assert reads["clinical"] == {"clinical"}
     assert reads["omics"] == {"rna", "cnv", "mutation"}
     assert reads["concat"] == {"wsi", "clinical", "rna", "cnv", "mutation"}
+    assert len(ENTRIES) > 0
     for name, (_, params, _) in ENTRIES.items():
         if (chosen := params.model_fields.get("modalities")) is not None:
             for modality in reads[name]:

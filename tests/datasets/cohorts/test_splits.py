@@ -75,6 +75,7 @@ def test_what_every_scheme_keeps(scheme: str, seed: int, n: int, sites: int, tas
     develop = set(table.loc[table["role"] == "develop", "patient"])
     site = dict(zip(table["patient"], table["site"], strict=True))
     tested: list[str] = []
+    assert len(folds) > 0
     for fold in folds:
         train, val, test = set(fold.train), set(fold.val), set(fold.test)
         assert train
@@ -120,6 +121,7 @@ def test_kfold_sizes_and_classes_differ_by_at_most_one(n: int, folds: int, seed:
 def test_kfold_by_hand() -> None:
     table = people(20, external=0).assign(MSI=[1.0] * 5 + [0.0] * 15)
     folds = make_folds(table, params(folds=5, inner_val=0.25), [MSI], 3)
+    assert len(folds) > 0
     for fold in folds:
         assert [len(fold.train), len(fold.val), len(fold.test)] == [12, 4, 4]
         assert sum(p < "P005" for p in fold.test) == 1
@@ -171,6 +173,7 @@ def test_stratified_draw(strata: list[int], fraction: float, required: bool, see
     names, sizes = np.unique(array, return_counts=True)
     took = {name: int((array[drawn] == name).sum()) for name in names}
     if required:
+        assert len(names) > 0
         for name, size in zip(names, sizes, strict=True):
             if name >= 0 and size >= 2:
                 assert took[name] >= 1

@@ -112,6 +112,7 @@ def test_staged_on_one_node_taken_up_on_another(
 ) -> None:
     store = FeatureStore.create_or_open(address, SPEC, shard_slides=2)
     keys = store.register(TABLE)
+    assert len(keys) > 0
     for number, key in enumerate(keys):
         another_node(tmp_path, monkeypatch, number)
         assert store.staging.begin(key, "encode") == 1

@@ -27,6 +27,7 @@ def test_levels_and_thumbnail_show_the_same_tissue(tiny):
         base = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"), float)
         pictures = [slide.read_region((0, 0), k, slide.level_dimensions[k]) for k in (1, 2)]
         pictures.append(slide.associated_images["thumbnail"])
+        assert len(pictures) > 0
         for picture in pictures:
             lower = np.asarray(picture.convert("RGB"), float)
             factor = side // lower.shape[0]

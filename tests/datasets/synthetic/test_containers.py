@@ -55,6 +55,7 @@ def test_all_containers_hold_the_same_pixels(slides):
         with openslide.OpenSlide(path) as slide:
             regions = [slide.read_region((320, 320), level, (128, 128)) for level in range(2)]
             pictures[name] = np.stack([np.asarray(region.convert("RGB")) for region in regions])
+    assert len(pictures) > 0
     for name, picture in pictures.items():
         assert np.array_equal(picture, pictures["aperio"]), name
 

@@ -117,6 +117,7 @@ def test_a_poisoned_site_turns_its_labels_round_and_no_others():
 
 def test_faults_reach_the_disk_as_truth(tmp_path):
     write_tables("faults", 7, tmp_path)
+    assert len(PRESETS_BY_NAME["faults"].cohorts) > 0
     for cohort in PRESETS_BY_NAME["faults"].cohorts:
         record = pd.read_csv(tmp_path / cohort.name / "truth" / "faults.csv")
         assert set(record.FAULT) == set(cohort.faults)

@@ -12,9 +12,11 @@ CRC = CohortPlan(name="syn-crc-a", patients=400, side_um=640, style=SITES["syn-c
 
 
 def test_barcodes_follow_tcga():
+    assert len(PRESETS_BY_NAME) > 0
     for preset in PRESETS_BY_NAME.values():
         patients = [p for cohort in preset.cohorts for p in draw_patients(cohort, preset.knobs, 7)]
         assert len({p.barcode for p in patients}) == len(patients)
+        assert len(patients) > 0
         for patient in patients:
             assert re.fullmatch(r"SYN-[A-Z][1-4]-[A-Z]{2}\d{3}", patient.barcode)
             assert len(patient.barcode) == 12  # as long as TCGA's, for readers that cut instead of parse
@@ -28,6 +30,7 @@ def test_two_patients_of_each_class_are_usable_in_every_small_cohort(seed):
         (PRESETS_BY_NAME["tiny"], PRESETS_BY_NAME["tiny"].knobs),
         (PRESETS_BY_NAME["quick"], harsh),
     ):
+        assert len(preset.cohorts) > 0
         for cohort in preset.cohorts:
             usable = [p for p in draw_patients(cohort, knobs, seed) if "slide" not in p.missing]
             for label, state in (("MSI", "msi"), ("HRD", "hrd")):

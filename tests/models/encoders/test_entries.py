@@ -64,11 +64,13 @@ def test_resolution_and_tile_size_belong_together(mpp: float, tile_px: int, fits
 
 
 def test_every_card_has_its_own_pairs() -> None:
+    assert len(CARDS) > 0
     for name, card in CARDS.items():
         params = ENTRIES[name][1]
         assert issubclass(params, HubParams)
         assert params.card is card
         assert params.pairings == card.pairings != ()
+        assert len(card.pairings) > 0
         for mpp, px in card.pairings:
             check_pairing(name, params, mpp, px)
             assert px >= card.shape.image

@@ -28,6 +28,7 @@ def test_positions_are_the_sum_of_three_convolutions_and_the_tokens() -> None:
 def test_latents_of_a_case_are_bit_for_bit_the_same_in_any_batch(make, bags, batch_of) -> None:
     model, several = make("transmil").eval(), bags(30, 9, 1)
     together = model.latents(batch_of(several, padding=3, fill=7.0))
+    assert len(several) > 0
     for i, bag in enumerate(several):
         for name, latent in model.latents(batch_of([bag])).items():
             assert torch.equal(together[name][i], latent[0])

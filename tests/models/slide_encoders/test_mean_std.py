@@ -84,6 +84,7 @@ def test_a_slide_encoder_may_be_choosy() -> None:
     check_tile_encoder("choosy", Choosy, "uni")
     with pytest.raises(ValueError, match="'choosy' was made for features of uni, not of handcrafted"):
         check_tile_encoder("choosy", Choosy, "handcrafted")
+    assert len(ENTRIES) > 0
     for name, (line, params, target) in ENTRIES.items():
         assert line
         assert issubclass(params, SlideEncoderParams)

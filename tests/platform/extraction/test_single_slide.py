@@ -23,6 +23,7 @@ def test_same_bytes_as_in_the_store(slides: pd.DataFrame, params: ExtractionPara
     extract(slides, params, tmp_path, workers=0)
     store = FeatureStore.create_or_open(tmp_path, store_spec(params, encoder))
     statuses = {}
+    assert len(slides["slide"]) > 0
     for slide, path in zip(slides["slide"], slides["path"], strict=True):
         single = extract_one_slide(path, encoder, params)
         row = store.status(slide)

@@ -49,6 +49,7 @@ def test_tables_are_written_and_marked(written: WrittenLeaderboard) -> None:
 
 def test_values_are_those_of_each_runs_own_metrics(written: WrittenLeaderboard, runs: list[Path]) -> None:
     table = pd.read_csv(written.table, index_col="method")
+    assert len(runs) > 0
     for run in runs:
         metrics = pd.read_csv(run / "evaluation/metrics.csv", keep_default_na=False)
         subset = metrics.query("site == 'all' and fold == 'all' and predictor == 'model' and `class` == ''")

@@ -126,6 +126,7 @@ def test_synthetic_runs_are_marked_everywhere(html: str) -> None:
     assert "SYNTHETIC DATA" in Page(html).words("strong")
     assert "(SYNTHETIC DATA)" in Page(html).words("title")
     figures = json.loads(re.search(r'id="figures">(.*?)</script>', html, re.DOTALL)[1])  # type: ignore[index]
+    assert len(figures) > 0
     for figure in figures.values():
         assert figure["layout"]["annotations"][-1]["text"] == "SYNTHETIC DATA"
         assert figure["name"].startswith("SYNTHETIC-")

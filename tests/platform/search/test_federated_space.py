@@ -81,6 +81,7 @@ def test_strategies_bring_their_own_parameters() -> None:
     names = {dimension.name: dimension for dimension in result.dimensions}
     assert names["federation.fedprox.mu"].key == "federation.strategy_params.mu"
     assert {"federation.fedavgm.momentum", "federation.feddyn.alpha", "training.lr"} <= set(names)
+    assert len(result.arms) > 0
     for arm in result.arms:
         for dimension in result.dimensions_of(arm):
             if dimension.slot == "strategy":
@@ -221,6 +222,7 @@ def test_estimators_and_dashboards_know_strategies() -> None:
 
 
 def test_built_in_studies_can_be_searched() -> None:
+    assert len(PRESETS_BY_NAME) > 0
     for preset in PRESETS_BY_NAME:
         made = Study.model_validate(yaml.safe_load(study_yaml(preset, 7)))
         if made.search is not None:

@@ -70,6 +70,7 @@ def test_draws_are_of_the_space_and_even() -> None:
     configs = [RandomSearch(SPACE, 1).ask(index) for index in range(1, 601)]
     methods = Counter(config["balancing.weighting"] for config in configs)
     assert all(150 < count < 250 for count in methods.values())
+    assert len(configs) > 0
     for config in configs:
         assert 1e-4 <= float(config["training.lr"]) <= 1e-1  # type: ignore[arg-type]
         assert config["model.layers"] in (1, 2, 3)
@@ -105,6 +106,7 @@ def test_optuna_is_told_by_records_what_it_was_told_by_trials(searcher: str) -> 
     restored = OptunaSearch(SPACE, params, TASKS, 1, told=len(told))
     for trial in [record(0, {"training.lr": 5.0}, 0.4), *told]:  # the first lies outside the space
         restored.tell(trial)
+    assert len(restored.study.trials) > 0
     for mine, theirs in zip(restored.study.trials, search.study.trials, strict=True):
         assert mine.distributions == theirs.distributions
         numbers = {name for name, value in theirs.params.items() if isinstance(value, float)}

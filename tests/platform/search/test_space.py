@@ -55,6 +55,7 @@ def test_methods_bring_their_own_parameters() -> None:
     result = space()
     names = {dimension.name for dimension in result.dimensions}
     assert {"balancing.dwa.temperature", "balancing.cagrad.c", "model.dropout", "training.lr"} <= names
+    assert len(result.arms) > 0
     for arm in result.arms:
         for dimension in result.dimensions_of(arm):
             if dimension.name.startswith("balancing."):

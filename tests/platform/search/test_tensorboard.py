@@ -128,6 +128,7 @@ def test_the_table_in_chromium(board: Path, trials: list, screenshot: Any, tmp_p
     assert [name for name in columns if name not in lines] == []
     row_of: Callable[[str], int] = lines.index
     rows = [lines[row_of(a) : row_of(b)] for a, b in zip(names, [*names[1:], lines[-1]], strict=True)]
+    assert len(rows) > 0
     for row, trial in zip(rows, trials, strict=True):
         method = f"{trial.config['balancing.weighting']}+{trial.config['balancing.aggregation']}"
         assert method in row

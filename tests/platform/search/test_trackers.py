@@ -54,6 +54,7 @@ def test_columns_name_everything_and_do_not_depend_on_trials(tracked: TrackedSea
     assert constants <= set(names)
     assert not constants & tracked.varied
     assert not {"training.workers", "training.device"} & set(names)
+    assert len(trials) > 0
     for trial in trials:
         values = tracked.parameters(trial)
         assert set(values) <= set(names)

@@ -152,6 +152,7 @@ def test_trials_whose_folds_are_trained_by_several_workers(make_study: Make, tmp
     assert (metadata["trials"], metadata["failed"]) == (2, 0)
     single = RunContext(make_study(shared, trials=2, space=space), RunFolder(tmp_path / "single"))
     alone = run_inline(prepare(single), single.folder.search)
+    assert len(alone) > 0
     for one, many in zip(alone, read_trials(trials_folder(folder.search)), strict=True):
         assert (one.name, one.config) == (many.name, many.config)
         assert [fold.epochs for fold in one.folds] == [fold.epochs for fold in many.folds]

@@ -33,6 +33,7 @@ def test_bags_are_padded_and_masked(cases, targets) -> None:
     assert batch.bags.dtype == torch.float32
     assert batch.mask.sum(1).tolist() == sizes
     assert batch.padded
+    assert len(cases) > 0
     for i, case in enumerate(cases):
         assert np.array_equal(batch.bags[i, : sizes[i]], case.bag.astype(np.float32))
         assert np.array_equal(batch.coords[i, : sizes[i]], case.coords)

@@ -36,12 +36,15 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_workers_equal_one(two_workers: Path, method: str) -> None:
     one = balancing_case.train(method)
     first, second = (torch.load(two_workers / f"{method}-{rank}.pt", weights_only=True) for rank in range(2))
+    assert len(one["weights"]) > 0
     for name, value in one["weights"].items():
         assert torch.equal(first["weights"][name], second["weights"][name]), name
         if name.endswith("in_proj_bias") or name == COX_BIAS:
             continue  # no gradient but rounding, which Adam magnifies: a key's bias, a log risk's constant
         torch.testing.assert_close(first["weights"][name], value, rtol=1e-4, atol=1e-5, msg=name)
+    assert len(one["history"]) > 0
     for alone, together in zip(one["history"], first["history"], strict=True):
         assert alone.keys() == together.keys()
+        assert len(alone) > 0
         for key, value in alone.items():
             assert together[key] == pytest.approx(value, rel=1e-3, abs=1e-4, nan_ok=True), key

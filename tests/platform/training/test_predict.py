@@ -57,6 +57,7 @@ def test_scores_are_probabilities_original_units_and_log_risks(trained) -> None:
 def test_labels_are_copied_in_original_units(trained) -> None:
     _, _, cases = trained
     table = table_of(trained).set_index(["task", "class", "patient"]).sort_index()
+    assert len(cases) > 0
     for patient, case in cases.items():
         assert table.loc[("MSI", "MSI-H", patient), "target"] == case.targets["MSI"]
         grade = [table.loc[("grade", name, patient), "target"] for name in ("low", "mid", "high")]

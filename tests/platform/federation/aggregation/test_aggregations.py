@@ -195,6 +195,7 @@ def test_balanced_holds_within_and_across_groups() -> None:
         for i in range(5)
     ]
     result = aggregated("balanced", schema, updates)
+    assert len(updates) > 0
     for u in updates:
         trained = u.delta * schema.expand({group: float(count > 0) for group, count in u.counts.items()})
         assert trained @ result >= -1e-5

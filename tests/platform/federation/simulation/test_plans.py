@@ -56,6 +56,7 @@ def test_every_plan_tests_everybody_once(patients: pd.DataFrame) -> None:
         assert len(folds) == count
         tested = [patient for one in folds for patient in one.fold.test]
         assert sorted(tested) == sorted(everybody)
+        assert len(folds) > 0
         for one in folds:
             parts = [set(one.fold.train), set(one.fold.val), set(one.fold.test)]
             assert set.union(*parts) == everybody
@@ -64,7 +65,9 @@ def test_every_plan_tests_everybody_once(patients: pd.DataFrame) -> None:
 
 def test_a_left_out_site_trains_nowhere(patients: pd.DataFrame) -> None:
     owners = clients(patients)
-    for one in plan(patients, plans=["leave_one_site_out"]):
+    plans = list(plan(patients, plans=["leave_one_site_out"]))
+    assert len(plans) == len(owners)
+    for one in plans:
         parts = one.parts(owners)
         assert one.left_out not in parts
         assert set(parts) == {client.name for client in owners} - {one.left_out}
