@@ -24,22 +24,26 @@ def text() -> str:
 def _commands() -> list[str]:
     shared = set(StudyOptions.__dataclass_fields__)
     lines = ["Each is `equipoise <job>` and `python -m equipoise.jobs.<job>`."]
-    rows = ["| job | what it does | own options |", "|---|---|---|"]
+    rows = ["| job | what it does | options |", "|---|---|---|"]
     for name, line in JOBS.items():
         command = import_module(f"equipoise.jobs.{name}").command
-        extra = [p for p in inspect.signature(command).parameters.values() if p.name not in shared]
-        takes_study = "config" in inspect.signature(command).parameters
-        options = [f"`{p.annotation.__metadata__[0].param_decls[-1]}`" for p in extra if _is_option(p)]
-        rows.append(f"| `{name}` | {line} | {' '.join(options)}{' + shared' if takes_study else ''} |")
+        parameters = inspect.signature(command).parameters
+        takes_study = "config" in parameters
+        extra = [p for p in parameters.values() if not (takes_study and p.name in shared)]
+        own = [_option_names(p.annotation.__metadata__[0]) for p in extra]
+        options = [f"`{names[-1]}`" for names in own if names] + (["shared"] if takes_study else [])
+        rows.append(f"| `{name}` | {line} | {', '.join(options)} |")
     rows_shared = ["Shared options of jobs that take a study:", "| option | meaning |", "|---|---|"]
     for field in StudyOptions.__dataclass_fields__.values():
         option: Any = field.type.__metadata__[0]  # type: ignore[union-attr]
-        rows_shared.append(f"| `{' '.join(option.param_decls)}` | {option.help} |")
+        rows_shared.append(f"| `{', '.join(_option_names(option))}` | {option.help} |")
     return [*lines, "\n".join(rows), rows_shared[0], "\n".join(rows_shared[1:])]
 
 
-def _is_option(parameter: inspect.Parameter) -> bool:
-    return bool(getattr(parameter.annotation.__metadata__[0], "param_decls", None))
+def _option_names(option: Any) -> list[str]:
+    """``["-c", "--config"]``; empty for an argument. Typer keeps the first name of an annotation as the default."""
+    first = [option.default] if isinstance(option.default, str) else []
+    return [name for name in (*first, *(option.param_decls or ())) if name.startswith("-")]
 
 
 def _sections() -> list[str]:

@@ -21,13 +21,13 @@ JOBS = {
     "extract": "Tile slides and extract features (Ray Data).",
     "train": "Train on the development cohorts with cross-validation.",
     "search": "Search balancing, loss weights, architecture (Ray Tune).",
-    "federate": "Federated training across sites that keep their patients, with baselines.",
+    "federate": "Train across sites that keep their patients, and compare with baselines.",
     "evaluate": "Predict external cohorts and compute metrics with intervals.",
     "report": "Write report.html from the run folder.",
     "leaderboard": "Compare runs: ranks, intervals, paired differences.",
-    "run": "Everything from slides to report; skips what is done.",
+    "run": "Run all steps from slides to report; finished steps are skipped.",
     "store": "List, verify, clean, export and import feature stores.",
-    "status": "Progress, failures and next command of a run folder.",
+    "status": "Show progress, failures and the next command of a run.",
 }
 
 

@@ -11,7 +11,7 @@ from equipoise.jobs.options import plain_job
 def demo(
     preset: Annotated[str, typer.Option("--preset", help="One of `equipoise ls cohorts`.")] = "quick",
     out: Annotated[str, typer.Option("-o", "--out", help="Folder to write to.", metavar="DIR")] = "demo",
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same slides.")] = 7,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of all random numbers.")] = 7,
     max_cpus: Annotated[int | None, typer.Option("--max-cpus", help="CPUs a local Ray may use.")] = None,
 ) -> dict[str, Any]:
     """Make a synthetic study and run it: slides, features, cross-validation, report."""

@@ -10,9 +10,7 @@ from equipoise.jobs.options import StudyOptions, study_job
 @study_job
 def extract(
     options: StudyOptions,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try slides again that failed.")
-    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed slides again.")] = False,
     max_fail: Annotated[
         float | None, typer.Option("--max-fail", help="Share of slides that may fail.", metavar="SHARE")
     ] = None,

@@ -48,7 +48,7 @@ class StudyOptions:
     resume: Annotated[Resume, typer.Option("--resume", help="Resume an earlier run in the folder.")] = (
         Resume.auto
     )
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; do and write nothing.")] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Subsample: 4 patients a site, 2 folds, 1 epoch.")
     ] = False

@@ -11,7 +11,7 @@ from equipoise.jobs.options import plain_job
 def status(
     run: Annotated[str, typer.Argument(help="Run folder.", metavar="RUN")],
 ) -> dict[str, Any]:
-    """Progress, failures and next command of a run folder."""
+    """Show progress, failures and the next command of a run."""
     from pathlib import Path
 
     from equipoise.platform.errors import StudyError

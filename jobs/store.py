@@ -32,7 +32,9 @@ def store(
         str,
         typer.Argument(help="A store or a folder of stores; import: a folder of .h5 files.", metavar="DIR"),
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="gc: only list what would be removed.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="gc: list the files and remove nothing.")
+    ] = False,
     layout: Annotated[
         Format | None, typer.Option("--format", help="export, import: layout of the .h5 files.")
     ] = None,

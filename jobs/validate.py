@@ -13,9 +13,11 @@ def validate(
     config_only: Annotated[bool, typer.Option("--config-only", help="Check the study file alone.")] = False,
     check_slides: Annotated[
         bool,
-        typer.Option("--check-slides", help="Open every slide's header: readable, pixel size, resolution."),
+        typer.Option("--check-slides", help="Open every slide and check pixel size and resolution."),
     ] = False,
-    json_schema: Annotated[bool, typer.Option("--json-schema", help="Print the schema for editors.")] = False,
+    json_schema: Annotated[
+        bool, typer.Option("--json-schema", help="Print the JSON Schema of a study, for editors.")
+    ] = False,
 ) -> dict[str, Any]:
     """Check study, tables and slides; write manifest, exclusions, participant flow and folds."""
     if json_schema:

@@ -28,6 +28,15 @@ def test_reference_page_is_up_to_date(root: Path) -> None:
     assert module.TARGET.read_text(encoding="utf-8") == module.text(), "run `make docs`"
 
 
+def test_reference_page_names_every_option(root: Path) -> None:
+    page = (root / "docs" / "reference.md").read_text(encoding="utf-8")
+    commands = page.partition("## Commands")[2].partition("## Study file")[0]
+    options = re.findall(r"^\| `([^`]*)` \| [^|]*\|$", commands, re.MULTILINE)
+    assert len(options) > 10
+    assert all(re.fullmatch(r"(-\w, )?--[\w-]+", names) for names in options)
+    assert "`--retry-failed`" in commands  # an option of a single job
+
+
 def test_relative_links_lead_somewhere(root: Path) -> None:
     broken = []
     for page in [*root.glob("*.md"), *root.glob("docs/*.md")]:

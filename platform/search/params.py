@@ -133,8 +133,8 @@ class SearchParams(StrictParams):
         checked = parts[:1] + parts[2:]  # a task may have any name
         if any(word in part.lower() for part in checked for word in _UNSEEN):
             raise ValueError(
-                f"{metric!r} would choose by test, hold-out or external patients, which could then no longer measure "
-                "the chosen model; a search sees inner validation only: write val/<task>/<metric> or val/mean"
+                f"{metric!r} would choose a model by test, hold-out or external patients, who could then no longer "
+                "measure it; a search uses inner validation only: write val/<task>/<metric> or val/mean"
             )
         if parts[0] != "val" or len(parts) != 3 or not all(parts):
             raise ValueError(

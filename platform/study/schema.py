@@ -125,7 +125,7 @@ class Study(StrictParams):
             problems.append("cohorts: none has role develop; training needs one")
         mains = [task.name for task in self.tasks if task.main]
         if len(mains) > 1:
-            problems.append(f"tasks: {', '.join(mains)} all say main: true; the report leads with one")
+            problems.append(f"tasks: {', '.join(mains)} have main: true; only one task can be the main task")
         problems += [
             *_site_problems(self.cohorts),
             *_leaking_covariates(self.tables, self.tasks),
