@@ -32,14 +32,24 @@ from equipoise.datasets.slides.jpeg_tiff import JpegTiff
 from equipoise.datasets.slides.reader import open_slide
 from equipoise.datasets.slides.tiles import read_block, tile_blocks
 from equipoise.datasets.slides.tissue import TissueParams, find_tissue
+from equipoise.datasets.synthetic.catalogue import SITES
 from equipoise.datasets.synthetic.generate import plan, write_patient
 from equipoise.datasets.synthetic.jobs import PatientJob
+from equipoise.datasets.synthetic.params import CohortPlan, Preset
 
 PX, MPP = 224, 0.5
 
 #: Name -> um/px at level 0, side of the rendered parts in um, parts in a row: 20,480 and 16,384 px.
 SLIDES = {"40x": (0.25, 1024.0, 5), "20x": (0.5, 2048.0, 4)}
 QUALITY = 78
+
+#: The first patient's tissue is on both slides. Belongs to this benchmark, so that its pixels stay the same.
+COHORT = CohortPlan(
+    name="syn-crc-a",
+    patients=24,
+    side_um=1024,
+    style=SITES["syn-crc-a"].model_copy(update={"p_msi": 1 / 3}),
+)
 
 Method = Callable[[Path, TilePlan], int]
 
@@ -94,7 +104,7 @@ def summary(rates: dict[str, dict[str, float]]) -> dict[str, object]:
 def slide(name: str, folder: Path) -> Path:
     """A slide of synthetic tissue in an Aperio file."""
     mpp, side_um, parts = SLIDES[name]
-    job = plan("quick", 7)[0]
+    job = plan(Preset(name="tiles", cohorts=(COHORT,)), 7)[0]
     style = job.style.model_copy(
         update={"mpp": mpp, "quality": QUALITY, "container": "aperio", "pen": 0.0, "fold": 0.0}
     )

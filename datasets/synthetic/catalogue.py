@@ -104,7 +104,7 @@ def _plan(
 
 
 def _enriched(plan: CohortPlan) -> CohortPlan:
-    """A third of the patients has MSI: with 24 patients at a natural .16, a fold would hold a single one."""
+    """A third of the patients has MSI, so that every fold and the external cohort have enough of either class."""
     return plan.model_copy(update={"style": plan.style.model_copy(update={"p_msi": 1 / 3})})
 
 
@@ -130,9 +130,10 @@ PRESETS_BY_NAME: dict[str, Preset] = {
         Preset(
             name="quick",
             cohorts=(
-                _enriched(_plan("syn-crc-a", 24, 1024)),
-                _enriched(_plan("syn-crc-b", 24, 1024, "external")),
+                _enriched(_plan("syn-crc-a", 256, 512)),
+                _enriched(_plan("syn-crc-b", 128, 512, "external")),
             ),
+            study=StudyDefaults(batch=8),
         ),
         Preset(
             name="demo",

@@ -9,7 +9,11 @@ _PRESET = "equipoise.datasets.synthetic.catalogue:resolve_preset"
 
 PRESETS: dict[str, tuple[str, type[BaseModel], str]] = {
     "tiny": ("2 sites x 8 patients, 0.64 mm slides: for continuous integration", PresetOptions, _PRESET),
-    "quick": ("2 sites x 24 patients, 1.02 mm slides at 20x and 40x: the demo", PresetOptions, _PRESET),
+    "quick": (
+        "256 patients and 128 external ones, 0.51 mm slides at 20x and 40x: the demo",
+        PresetOptions,
+        _PRESET,
+    ),
     "demo": (
         "5 sites x 24 patients of 3 cancers, 2 mm slides in 4 vendors' formats, single-cell reference",
         PresetOptions,

@@ -182,7 +182,7 @@ def tiles_histogram(slides: pd.DataFrame) -> Figure | None:
             barmode="stack",
             yaxis={"rangemode": "tozero", "tickformat": "d"},
         ),
-        "The height of a bar is the number of slides with so many tiles. Slides far to the left contain little "
+        "The height of a bar is the number of slides with that many tiles. Slides far to the left contain little "
         "tissue and little information; "
         "cohorts with different histograms differ in specimen size or magnification.",
         pd.concat(tables, ignore_index=True),

@@ -94,7 +94,7 @@ def _all_tasks(run: RunFiles) -> Table:
     return Table(
         columns,
         rows,
-        caption="Primary metric of every task. The bar runs from 0 to 1 (correlations: −1 to 1), its tick is "
+        caption="Primary metric of every task. The bar runs from 0 to 1 (correlations: −1 to 1), its tick marks "
         "a predictor without information.",
         numeric=frozenset([2, *range(4, 4 + len(cohorts))]),
     )

@@ -8,19 +8,35 @@ import pytest
 
 from equipoise.datasets.slides.artefacts import find_blur, find_ink
 from equipoise.datasets.slides.tissue import TissueParams, tissue_mask
+from equipoise.datasets.synthetic.catalogue import SITES
 from equipoise.datasets.synthetic.generate import plan
+from equipoise.datasets.synthetic.params import CohortPlan, Preset
 from equipoise.datasets.synthetic.render import render
 from equipoise.datasets.synthetic.slide import compose, scan_of, tissue_of
 
 PARAMS = TissueParams()
 MPP = 8.0
 
+#: Slides of 1 mm: 22 of the first site, 23 of the second.
+PRESET = Preset(
+    name="artefacts",
+    cohorts=tuple(
+        CohortPlan(
+            name=name,
+            patients=24,
+            side_um=1024,
+            style=SITES[name].model_copy(update={"p_msi": 1 / 3}),
+        )
+        for name in ("syn-crc-a", "syn-crc-b")
+    ),
+)
+
 
 def rendered(
     ink: str | None, number: int = 3, folds: bool = True
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A slide of 1 mm at 2 um/px with a fold, uint8 ``[512, 512, 3]``; pen and fold truth at 8 um/px."""
-    job = plan("quick", 7)[number]
+    job = plan(PRESET, 7)[number]
     style = job.style.model_copy(update={"pen": float(ink is not None), "fold": float(folds), "mpp": 2.0})
     job = replace(job, style=style)
     scene, _ = compose(job, tissue_of(job), job.slides[0])
