@@ -1,5 +1,7 @@
 """What entries say of themselves, and where another package's entries get what they leave unsaid."""
 
+import ast
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -31,3 +33,69 @@ def test_attributes_are_those_of_the_entry_or_the_defaults_of_its_kind() -> None
         foreign.attribute("asynchronos")
     assert get("strategies", "scaffold").attribute("sends_second_vector")
     assert not get("strategies", "fedavg").attribute("sends_second_vector")
+
+
+#: Names of entries that are also words of their own: a column, a modality, an optimiser's state.
+WORDS = {
+    "balanced",
+    "clinical",
+    "cohort",
+    "column",
+    "institution",
+    "mean",
+    "median",
+    "none",
+    "omics",
+    "region",
+    "site",
+}
+
+
+def product_modules(root: Path) -> dict[str, ast.Module]:
+    """Module → tree, of all product code but the light modules in which entries are declared."""
+    files = [
+        file for top in ("platform", "datasets", "models", "jobs") for file in (root / top).rglob("*.py")
+    ]
+    return {
+        "equipoise." + ".".join(file.relative_to(root).with_suffix("").parts): ast.parse(file.read_text())
+        for file in files
+        if file.name != "entries.py"
+    }
+
+
+def test_no_module_compares_names_of_entries(root: Path) -> None:
+    kinds = [kind for kind in KINDS if kind not in ("sections", "cohorts", "templates")]
+    names = {name for kind in kinds for name in entries(kind)} - WORDS
+    modules = product_modules(root)
+    assert len(names) > 60
+    assert len(modules) > 250
+    compared = [
+        f"{module}, line {node.lineno}: {text.value!r}"
+        for module, tree in modules.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare | ast.MatchValue)
+        for text in ast.walk(node)
+        if isinstance(text, ast.Constant) and text.value in names
+    ]
+    assert not compared
+
+
+def test_no_module_knows_the_class_of_an_entry(root: Path) -> None:
+    """What an entry leads to is imported by its own room only; everybody else asks the registry."""
+    targets = {tuple(entry.target.split(":")) for kind in KINDS for entry in entries(kind).values()}
+    modules = product_modules(root)
+    imported = [
+        (module, node.module, alias.name)
+        for module, tree in modules.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if node.module is not None
+    ]
+    assert len(imported) > 1000
+    foreign = [
+        f"{module} imports {name}"
+        for module, home, name in imported
+        if (home, name) in targets and home.rpartition(".")[0] != module.rpartition(".")[0]
+    ]
+    assert not foreign

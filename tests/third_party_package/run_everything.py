@@ -1,0 +1,71 @@
+"""Runs a study of tables and one of slides in which every method is from elsewhere; prints what was used as JSON."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from equipoise_elsewhere.methods import USED
+
+from equipoise.datasets.synthetic import generate
+from equipoise.platform.cluster.session import RayOptions
+from equipoise.platform.extraction.sources import obtain_features
+from equipoise.platform.registry import get
+from equipoise.platform.run.context import RunContext
+from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.run.steps import run_steps
+from equipoise.platform.run.synthesis import synthesize
+from equipoise.platform.study.schema import load_study
+
+
+def write_tables(folder: Path) -> None:
+    """48 patients of three initials, whose age decides their response."""
+    rng = np.random.default_rng(0)
+    age = rng.integers(30, 90, 48)
+    columns = {
+        "PATIENT": [f"{'ABC'[i % 3]}{i:02}" for i in range(48)],
+        "AGE": age,
+        "RESPONSE": np.where(age + rng.normal(0, 5, 48) > 60, "yes", "no"),
+        "SIZE": age / 2 + rng.normal(0, 3, 48),
+    }
+    pd.DataFrame(columns).to_csv(folder / "clinical.csv", index=False)
+
+
+def run_tables(folder: Path) -> None:
+    """Every step of a study that the package's template wrote."""
+    write_tables(folder)
+    file = folder / "study.yaml"
+    file.write_text(get("templates", "two_sites").load()(folder, file))
+    steps = ("validate", "extract", "train", "evaluate", "federate", "report")
+    run_steps(load_study(file), lambda study: RunFolder.open(study, folder / "run", "auto"), steps)
+
+
+def run_slides(folder: Path) -> None:
+    """Slides of the package's cohort through its encoders, in this process instead of Ray workers."""
+    definition = get("cohorts", "pocket").load()("pocket")
+    for job in generate.plan(definition, 7):
+        generate.write_patient(job, folder)
+    file = synthesize("pocket", 7, folder, RayOptions())
+    overrides = {
+        "features.encoder": "mean_colour",
+        "features.slide_encoder": "extremes",
+        "model": {"kind": "mean_pool", "dim": 4},
+        "tasks": [{"name": "LF", "type": "regression", "column": "LF", "main": True}],
+    }
+    study = load_study(file, overrides)
+    context = RunContext(study, RunFolder(folder / "run"))
+    obtain_features(context.cohorts.slides, study.features, context.store_root, study.base, workers=0)
+    run_steps(
+        study, lambda study: RunFolder.open(study, folder / "run", "auto"), ("extract", "train", "evaluate")
+    )
+
+
+if __name__ == "__main__":
+    tables, slides = Path(sys.argv[1]) / "tables", Path(sys.argv[1]) / "slides"
+    tables.mkdir()
+    slides.mkdir()
+    run_tables(tables)
+    run_slides(slides)
+    page = (tables / "run" / "report.html").read_text(encoding="utf-8")
+    print(json.dumps({"used": sorted(USED), "greeted": "A sentence of another package." in page}))
