@@ -149,13 +149,15 @@ def equilibrium(C: Array, pull: Array, power: float) -> Array:
     z = pull ** (1 / (1 + power))
     z = z * ((pull * z ** (1 - power)).sum() / (z @ C @ z)) ** (1 / (1 + power))
     before = np.inf
-    for _ in range(60):
+    for _ in range(200):
         force = pull * z**-power
         residual = C @ z - force
         step = np.linalg.solve(C + np.diag(power * force / z), residual)
         decrement, energy = residual @ step, z @ force
         near = decrement < 1e-4 * energy  # full steps converge quadratically, until rounding of C z ends it
-        if decrement <= 1e-20 * energy or (near and decrement > before / 4):
+        # Far from quadratic, steps grow or shrink z by a constant factor and gain less than four times each.
+        rounding = decrement <= 1e-12 * energy and decrement > before / 4
+        if decrement <= 1e-20 * energy or rounding:
             break
         before = decrement
         size = min(1.0, 0.95 / max(float((step / z).max()), 0.95))
