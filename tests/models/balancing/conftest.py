@@ -1,10 +1,13 @@
-"""Task gradients with special cases (zero, parallel, opposite, graded), and aggregators built from the registry."""
+"""Task gradients with special cases (zero, parallel, opposite, graded), and aggregators built from the registry.
+
+Tests go through all gradients inside one case; messages name the special case and the number of tasks.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -84,13 +87,21 @@ def _gradients(kind: str, tasks: int) -> Tensor:
     return J
 
 
-@pytest.fixture(params=["random", "zero", "parallel", "opposite", "graded"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """What is special about the gradients."""
-    return request.param
+class Gradients(NamedTuple):
+    """``J`` is ``[tasks, P]`` float64; ``kind`` says what is special about it."""
+
+    kind: str
+    tasks: int
+    J: Tensor
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.kind} gradients of {self.tasks} tasks"
 
 
-@pytest.fixture(name="J", params=range(2, 7))
-def gradients(request: pytest.FixtureRequest, kind: str) -> Tensor:
-    """``[t, P]`` float64 gradients of 2 to 6 tasks."""
-    return _gradients(kind, request.param)
+@pytest.fixture(scope="session")
+def matrices() -> list[Gradients]:
+    """Gradients of 2 to 6 tasks, each random and with every special case: 25."""
+    kinds = ("random", "zero", "parallel", "opposite", "graded")
+    return [Gradients(kind, tasks, _gradients(kind, tasks)) for kind in kinds for tasks in range(2, 7)]

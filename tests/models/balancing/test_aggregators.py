@@ -34,13 +34,12 @@ SCALE: dict[str, Callable[[int, float], float]] = {
 }
 
 
-@pytest.mark.parametrize("norm", [1.0, 0.01])
-@pytest.mark.parametrize("tasks", [2, 6])
 @pytest.mark.parametrize("name", NAMES)
-def test_scale_on_orthogonal_gradients(combine: Callable, name: str, tasks: int, norm: float) -> None:
-    J = norm * torch.eye(tasks, dtype=torch.float64)
-    ratio = (combine(name, J).norm() / J.sum(0).norm()).item()
-    assert ratio == pytest.approx(SCALE[name](tasks, norm), rel=1e-5)
+def test_scale_on_orthogonal_gradients(combine: Callable, name: str) -> None:
+    for tasks, norm in ((2, 1.0), (2, 0.01), (6, 1.0), (6, 0.01)):
+        J = norm * torch.eye(tasks, dtype=torch.float64)
+        ratio = (combine(name, J).norm() / J.sum(0).norm()).item()
+        assert ratio == pytest.approx(SCALE[name](tasks, norm), rel=1e-5), (tasks, norm)
 
 
 @pytest.mark.parametrize(("tasks", "ratio"), [(2, 0.70), (6, 0.2333)])
@@ -56,10 +55,12 @@ def test_scale_of_fairgrad_at_alpha_two(combine: Callable) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_anything_gives_something_finite(combine: Callable, name: str, J: Tensor) -> None:
-    d = combine(name, J.float())
-    assert d.shape == J.shape[1:]
-    assert d.isfinite().all()
+def test_anything_gives_something_finite(combine: Callable, name: str, matrices: list) -> None:
+    assert len(matrices) == 25
+    for case in matrices:
+        d = combine(name, case.J.float())
+        assert d.shape == case.J.shape[1:], case.name
+        assert d.isfinite().all(), case.name
     assert combine(name, torch.zeros(3, 5)).tolist() == [0] * 5
 
 
@@ -74,9 +75,11 @@ def test_a_silent_task_takes_nothing_from_the_others(combine: Callable, name: st
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"pcgrad", "gradvac"}))
-def test_order_of_tasks_does_not_matter(combine: Callable, name: str, J: Tensor) -> None:
-    turned = torch.arange(len(J) - 1, -1, -1)
-    assert torch.allclose(combine(name, J[turned]), combine(name, J), rtol=1e-5, atol=1e-5)
+def test_order_of_tasks_does_not_matter(combine: Callable, name: str, matrices: list) -> None:
+    assert len(matrices) == 25
+    for case in matrices:
+        there, back = combine(name, case.J), combine(name, case.J.flip(0))
+        assert torch.allclose(back, there, rtol=1e-5, atol=1e-5), case.name
 
 
 def steps(combine: Callable, at: Callable, method: Any, first: int, last: int) -> list[Tensor]:
@@ -102,6 +105,7 @@ def test_resumed_equals_uninterrupted(build: Callable, combine: Callable, at: Ca
     steps(combine, at, before, 5, 8)  # what was saved is a copy
     file.seek(0)
     after.load_state_dict(torch.load(file, weights_only=True))
+    assert len(expected) == 3
     for resumed, uninterrupted in zip(steps(combine, at, after, 5, 8), expected, strict=True):
         assert torch.equal(resumed, uninterrupted)
 
@@ -124,6 +128,7 @@ def test_gradients_stay_as_they_were(build: Callable, at: Callable, name: str) -
 
 
 def test_unknown_parameters_are_refused() -> None:
+    assert len(NAMES) > 10
     for name in NAMES:
         with pytest.raises(ValueError, match="Extra inputs are not permitted"):
             AGGREGATORS[name][1](nonsense=1)

@@ -11,15 +11,18 @@ from torch import Tensor
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
 def test_gains_are_powers_of_coefficients(
-    build: Callable, at: Callable, J: Tensor, kind: str, alpha: float
+    build: Callable, at: Callable, matrices: list, alpha: float
 ) -> None:
-    G = J @ J.T
-    a = build("fairgrad", len(J), alpha=alpha).coefficients(G, torch.ones(len(J)), at(len(J)))
-    live = G.diagonal() > 0
-    assert a[live].min() > 0
-    assert a[~live].tolist() == [0] * int((~live).sum())
-    if kind != "opposite":  # there no a solves it
-        assert (G @ a)[live].tolist() == pytest.approx((a[live] ** (-1 / alpha)).tolist(), rel=1e-4)
+    assert len(matrices) == 25
+    for kind, tasks, J in matrices:
+        G = J @ J.T
+        a = build("fairgrad", tasks, alpha=alpha).coefficients(G, torch.ones(tasks), at(tasks))
+        live = G.diagonal() > 0
+        assert a[live].min() > 0, (kind, tasks)
+        assert a[~live].tolist() == [0] * int((~live).sum()), (kind, tasks)
+        if kind != "opposite":  # there no a solves it
+            powers = (a[live] ** (-1 / alpha)).tolist()
+            assert (G @ a)[live].tolist() == pytest.approx(powers, rel=1e-4), (kind, tasks)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])

@@ -26,9 +26,11 @@ def test_two_tasks_by_hand(build: Callable, at: Callable, second: tuple, weights
     assert w.tolist() == pytest.approx(weights, abs=1e-6)
 
 
-def test_no_task_loses(combine: Callable[..., Tensor], J: Tensor) -> None:
-    d, live = combine("mgda", J), J.norm(dim=1) > 0
-    assert (J @ d)[live].min() >= d @ d - 1e-7
+def test_no_task_loses(combine: Callable[..., Tensor], matrices: list) -> None:
+    assert len(matrices) == 25
+    for case in matrices:
+        d, live = combine("mgda", case.J), case.J.norm(dim=1) > 0
+        assert (case.J @ d)[live].min() >= d @ d - 1e-7, case.name
 
 
 def test_zero_inside_the_hull_stops(combine: Callable[..., Tensor]) -> None:

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 
-def test_gains_are_the_inverse_of_coefficients(build: Callable, at: Callable, J: Tensor, kind: str) -> None:
-    G = J @ J.T
-    a = build("nash_mtl", len(J), max_norm=0).coefficients(G, torch.ones(len(J)), at(len(J)))
-    live = G.diagonal() > 0
-    assert a[live].min() > 0
-    assert a[~live].tolist() == [0] * int((~live).sum())
-    if kind != "opposite":  # there no a solves it
-        assert ((G @ a)[live] * a[live]).tolist() == pytest.approx([1] * int(live.sum()), rel=1e-6)
-        assert (a @ G @ a).item() == pytest.approx(int(live.sum()))
+def test_gains_are_the_inverse_of_coefficients(build: Callable, at: Callable, matrices: list) -> None:
+    assert len(matrices) == 25
+    for kind, tasks, J in matrices:
+        G = J @ J.T
+        a = build("nash_mtl", tasks, max_norm=0).coefficients(G, torch.ones(tasks), at(tasks))
+        live = G.diagonal() > 0
+        count = int(live.sum())
+        assert a[live].min() > 0, (kind, tasks)
+        assert a[~live].tolist() == [0] * (tasks - count), (kind, tasks)
+        if kind != "opposite":  # there no a solves it
+            assert ((G @ a)[live] * a[live]).tolist() == pytest.approx([1] * count, rel=1e-6), (kind, tasks)
+            assert (a @ G @ a).item() == pytest.approx(count), (kind, tasks)
 
 
 @pytest.mark.parametrize("max_norm", [0.3, 1.0])

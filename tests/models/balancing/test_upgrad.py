@@ -14,11 +14,16 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 
-def test_it_is_the_mean_of_projections(combine: Callable[..., Tensor], J: Tensor) -> None:
-    """π(g) = g + Jᵀz with z the non-negative least squares of −g on Jᵀ (Moreau)."""
-    matrix = J.numpy()
-    projected = [g + matrix.T @ nnls(matrix.T, -g)[0] for g in matrix]
-    assert combine("upgrad", J).numpy() == pytest.approx(np.mean(projected, 0), abs=1e-6)
+def test_it_is_the_mean_of_projections(combine: Callable[..., Tensor], matrices: list) -> None:
+    """The projection of g is g + Jᵀz: nobody in conflict with it, nothing added that a task did not need (Moreau)."""
+    assert len(matrices) == 25
+    for case in matrices:
+        rows = case.J.numpy()
+        projected = np.stack([g + rows.T @ nnls(rows.T, -g)[0] for g in rows])
+        size = np.linalg.norm(rows, axis=1).max()
+        assert (projected @ rows.T).min() >= -1e-9 * size**2, case.name
+        assert np.abs(((projected - rows) * projected).sum(1)).max() <= 1e-9 * size**2, case.name
+        assert combine("upgrad", case.J).numpy() == pytest.approx(projected.mean(0), abs=1e-6), case.name
 
 
 def test_without_conflict_it_is_the_mean(combine: Callable[..., Tensor]) -> None:
