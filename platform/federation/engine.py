@@ -335,7 +335,6 @@ class Federation:
             manifests=manifests,
             seed=self.seed,
             uniform=params.weights == "uniform",
-            bits=params.fixed_point_bits,
             min_clients=params.participation.min_clients,
         )
 

@@ -206,7 +206,7 @@ class FederationParams(StrictParams):
     min_n: int = Field(default=5, ge=1)
     """Scalars computed from fewer patients than this do not leave a client."""
     fixed_point_bits: int = Field(default=32, ge=8, le=48)
-    """Fractional bits of the fixed-point numbers in which updates are summed."""
+    """Fractional bits of the fixed-point numbers in which secure aggregation sums updates."""
     backend: Literal["auto", "inline", "ray"] = "auto"
     """``inline`` runs the clients in this process one after the other, ``ray`` in workers; the results are identical.
     ``auto``: Ray where a session is open and the rounds are long enough to profit."""

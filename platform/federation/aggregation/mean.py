@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from equipoise.platform.errors import FederationError
 from equipoise.platform.federation.aggregation.blocks import blocks_of
 from equipoise.platform.federation.aggregation.protocol import Array, StatelessAggregation, Vector
+from equipoise.platform.federation.aggregation.sums import WeightedMean
 from equipoise.platform.federation.entries import MeanParams, NormClipParams
 from equipoise.platform.federation.messages import ClientUpdate, GroupWeights
-from equipoise.platform.federation.privacy.fixed_point import FixedPoint, WeightedMean
 from equipoise.platform.federation.vector import Schema
 
 
 class Mean(StatelessAggregation):
-    r""":math:`\sum_i w_i \Delta_i / \sum_i w_i`, group by group, in the fixed-point arithmetic of the engine.
+    r""":math:`\sum_i w_i \Delta_i / \sum_i w_i`, group by group.
 
     A single update can move it anywhere; use it with the norm bound of the update validator. McMahan et al., AISTATS
     2017 (arXiv 1602.05629).
@@ -57,12 +58,15 @@ def mean_of(
     weights: GroupWeights,
     factors: Sequence[float] | None = None,
 ) -> Vector:
-    """``[P]`` Σ factor · weight · update / Σ weight, exact in any order of the updates."""
-    mean = WeightedMean(schema, FixedPoint(summands=max(len(updates), 1)))
-    for i, update in enumerate(updates):
+    """``[P]`` Σ factor · weight · update / Σ weight, summed in the order of names."""
+    mean = WeightedMean(schema)
+    for i in sorted(range(len(updates)), key=lambda i: updates[i].client):
         client_weights = {group: float(row[i]) for group, row in weights.items()}
-        mean.add(update.delta, client_weights, 1.0 if factors is None else float(factors[i]))
-    return mean.result()
+        mean.add(updates[i].delta, client_weights, 1.0 if factors is None else float(factors[i]))
+    result = mean.result()
+    if not np.isfinite(result).all():
+        raise FederationError("updates that are not finite reached a server aggregation")
+    return result
 
 
 def capped(weights: GroupWeights, max_share: float | None) -> GroupWeights:

@@ -20,7 +20,7 @@ class ServerAggregation(Protocol):
     """Aggregates the updates of a round.
 
     ``streaming`` is true for the weighted mean, whose updates are summed as they arrive
-    (:class:`~equipoise.platform.federation.privacy.fixed_point.WeightedMean`) and not held. Results do not depend
+    (:class:`~equipoise.platform.federation.aggregation.sums.WeightedMean`) and not held. Results do not depend
     on the order of the updates.
     """
 

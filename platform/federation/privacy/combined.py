@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equipoise.platform.errors import FederationError, StudyError
+from equipoise.platform.federation.aggregation.sums import WeightedMean
 from equipoise.platform.federation.messages import (
     ClientManifest,
     ClientUpdate,
@@ -23,7 +24,7 @@ from equipoise.platform.federation.messages import (
 )
 from equipoise.platform.federation.privacy.accountant import Accountant, SampledGaussian
 from equipoise.platform.federation.privacy.client_level import clipped, private_mean
-from equipoise.platform.federation.privacy.fixed_point import FixedPoint, SaturationError, WeightedMean
+from equipoise.platform.federation.privacy.fixed_point import FixedPoint, SaturationError
 from equipoise.platform.federation.privacy.mechanism import Accumulator, NoPrivacy, PrivacyMechanism
 from equipoise.platform.federation.privacy.params import ClientLevelParams, PrivacyParams
 from equipoise.platform.federation.privacy.secure_aggregation import (
@@ -142,7 +143,8 @@ class CombinedPrivacy:
         if request.kind != "fit":
             return update
         if self.params.client_level is not None:
-            delta, _ = clipped(update.delta, self.params.client_level.clip, fraction_bits=self.bits)
+            rounded = None if self.params.secure_aggregation is None else self.bits
+            delta, _ = clipped(update.delta, self.params.client_level.clip, fraction_bits=rounded)
             update = dataclasses.replace(update, delta=delta, metrics={})
         if self.params.record_level is not None:
             update = dataclasses.replace(update, metrics={})
@@ -186,15 +188,11 @@ class CombinedPrivacy:
         keys = {c: [k.box.hex(), k.mask.hex()] for c, k in self._simulated_clients.keys.items()}
         return {SECURE_AGGREGATION: {"keys": keys, "threshold": threshold, "summands": len(clients)}}
 
-    def accumulator(self, schema: Schema, fixed: FixedPoint, clients: Sequence[str]) -> Accumulator:
+    def accumulator(self, schema: Schema, clients: Sequence[str]) -> Accumulator:
         """An accumulator for updates; it may be made before :meth:`open_round`, and is used after it."""
-        if fixed.bits != self.bits:
-            raise FederationError(f"clients use {self.bits} bits, the server {fixed.bits}")
-        inner = (
-            MaskedMean(self, fixed)
-            if self.params.secure_aggregation is not None
-            else WeightedMean(schema, fixed)
-        )
+        inner: MaskedMean | WeightedMean = WeightedMean(schema)
+        if self.params.secure_aggregation is not None:
+            inner = MaskedMean(self, FixedPoint(self.bits, max(len(clients), 1)))
         return inner if self.params.client_level is None else NoisyMean(self, self.params.client_level, inner)
 
     def close_round(self, round_: int, steps: Mapping[str, int]) -> Mapping[str, float]:
@@ -296,7 +294,7 @@ class MaskedMean:
         return self.fixed.decode(self.totals())
 
     def result(self) -> np.ndarray:
-        """``[P]`` float32, exactly that of :class:`~equipoise.platform.federation.privacy.fixed_point.WeightedMean`."""
+        """``[P]`` float32, the mean of the rounded updates."""
         schema, total = self.privacy.schema, self.totals()
         mean = np.zeros(schema.size, np.float32)
         for group, span in schema.spans:

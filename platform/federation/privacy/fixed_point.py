@@ -1,26 +1,20 @@
-"""Fixed-point sums, exact in any order: weighted updates as integers of 64 bit.
+"""The ring of secure aggregation: weighted updates as fixed-point numbers, integers of 64 bit that are summed exactly.
 
-Sums of floating-point numbers depend on the order in which replies arrive, so that a federation on three workers
-would differ from one on one worker in the last bits, and more after some rounds. Every weighted update is
-therefore rounded to multiples of 2^-s and summed in int64, which is exact in any order. That is also the ring
-Z_2^64 of secure aggregation. A value that could overflow the sum is refused before it is added.
+Masks cancel in sums modulo 2^64 only if the summands are integers: every weighted update is rounded to multiples of
+2^-s. A value that could overflow the sum is refused before it is added.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from equipoise.platform.errors import FederationError
-from equipoise.platform.federation.vector import Schema
 
 #: Numbers processed at once, so that several such arrays fit the cache.
 CHUNK = 1 << 15
-_ROUNDER = 1.5 * 2.0**52
-_ROUNDER_BITS = int(np.float64(_ROUNDER).view(np.int64))
 
 
 class SaturationError(FederationError):
@@ -95,102 +89,6 @@ class FixedPoint:
             scaled *= unit
             result[start : start + CHUNK] = scaled
         return result
-
-
-@dataclass
-class WeightedMean:
-    """The mean of updates, segment group by segment group, one update at a time in memory.
-
-    Parameters
-    ----------
-    schema
-        Layout of the vectors.
-    fixed
-        The fixed-point representation.
-    """
-
-    schema: Schema
-    fixed: FixedPoint
-    total: np.ndarray = field(init=False)
-    weights: dict[str, list[float]] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.total = np.zeros(self.schema.size, np.int64)
-
-    def add(
-        self, values: np.ndarray, weights: Mapping[str, float], factor: float = 1.0, *, client: str = ""
-    ) -> None:
-        """Add a vector: ``factor · weight · values`` to the numerator, ``weight`` to the denominator.
-
-        Parameters
-        ----------
-        values
-            ``[P]``.
-        weights
-            Group → weight; a group with 0, or without one, is left out.
-        factor
-            Of the numerator only.
-        client
-            Name of the client, for error messages.
-
-        Raises
-        ------
-        SaturationError
-            If a weighted value does not fit; then nothing is added.
-        FederationError
-            If more vectors are added than the representation allows.
-        """
-        self.schema.require(values)
-        spans = [
-            (span, weight, _peak(values[span]))
-            for group, span in self.schema.spans
-            if (weight := weights.get(group, 0.0))
-        ]
-        for _, weight, peak in spans:
-            self.fixed.require(peak * abs(weight * factor), client or "the update")
-        for group in {group for group, weight in weights.items() if weight}:
-            group_weights = self.weights.setdefault(group, [])
-            if len(group_weights) >= self.fixed.summands:
-                raise FederationError(f"more than {self.fixed.summands} vectors in one sum")
-            group_weights.append(float(weights[group]))
-        for span, weight, peak in spans:
-            self._add_scaled(values[span], math.ldexp(weight * factor, self.fixed.bits), span, peak)
-
-    def _add_scaled(self, values: np.ndarray, scale: float, span: slice, peak: float) -> None:
-        """Round and add, in chunks that stay in the cache."""
-        buffer = np.empty(CHUNK)
-        whole = buffer.view(np.int64)
-        # If numbers are small enough, adding 1.5 · 2^52 rounds them (half to even) and leaves the integer in the lower
-        # bits: no conversion, half the time.
-        small = peak * abs(scale) < 2.0**51
-        for start in range(span.start, span.stop, CHUNK):
-            part = slice(start, min(start + CHUNK, span.stop))
-            count = part.stop - part.start
-            source = slice(part.start - span.start, part.stop - span.start)
-            scaled, rounded, total = buffer[:count], whole[:count], self.total[part]
-            np.multiply(values[source], scale, out=scaled, dtype=np.float64)
-            if small:
-                scaled += _ROUNDER
-                rounded -= _ROUNDER_BITS
-                total += rounded
-            else:
-                total += np.rint(scaled).astype(np.int64)
-
-    def weight(self, group: str) -> float:
-        """Sum of the weights of a group so far, whatever the order."""
-        return math.fsum(self.weights.get(group, ()))
-
-    def result(self) -> np.ndarray:
-        """``[P]`` float32 mean; 0 where no vector had a positive weight."""
-        mean = np.zeros(self.schema.size, np.float32)
-        for group, span in self.schema.spans:
-            if weight := self.weight(group):
-                mean[span] = self.fixed.decode(self.total[span], weight, np.float32)
-        return mean
-
-    def sums(self) -> np.ndarray:
-        """``[P]`` float64 weighted sum."""
-        return self.fixed.decode(self.total)
 
 
 def _peak(values: np.ndarray) -> float:

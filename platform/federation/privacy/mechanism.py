@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from equipoise.platform.federation.aggregation.sums import WeightedMean
 from equipoise.platform.federation.messages import ClientUpdate
-from equipoise.platform.federation.privacy.fixed_point import FixedPoint, WeightedMean
 from equipoise.platform.federation.vector import Schema
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Accumulator(Protocol):
-    """Sums vectors one by one; :class:`~equipoise.platform.federation.privacy.fixed_point.WeightedMean` is one."""
+    """Sums vectors one by one; :class:`~equipoise.platform.federation.aggregation.sums.WeightedMean` is one."""
 
     def add(
         self, values: np.ndarray, weights: Mapping[str, float], factor: float = 1.0, *, client: str = ""
@@ -72,7 +72,7 @@ class PrivacyMechanism(Protocol):
         """At the server, before a round: plain data that is broadcast to the participants."""
         ...
 
-    def accumulator(self, schema: Schema, fixed: FixedPoint, clients: Sequence[str]) -> Accumulator:
+    def accumulator(self, schema: Schema, clients: Sequence[str]) -> Accumulator:
         """At the server: an accumulator for the vectors of these participants."""
         ...
 
@@ -115,9 +115,9 @@ class NoPrivacy:
         """Does nothing."""
         return {}
 
-    def accumulator(self, schema: Schema, fixed: FixedPoint, clients: Sequence[str]) -> Accumulator:
+    def accumulator(self, schema: Schema, clients: Sequence[str]) -> Accumulator:
         """The weighted mean."""
-        return WeightedMean(schema, fixed)
+        return WeightedMean(schema)
 
     def close_round(self, round_: int, steps: Mapping[str, int]) -> Mapping[str, float]:
         """Does nothing."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from equipoise.platform.errors import FederationError
 from equipoise.platform.federation.aggregation.protocol import ServerAggregation
+from equipoise.platform.federation.aggregation.sums import WeightedMean
 from equipoise.platform.federation.messages import (
     ClientManifest,
     ClientUpdate,
@@ -26,7 +27,7 @@ from equipoise.platform.federation.messages import (
     request_id_of,
     size_of,
 )
-from equipoise.platform.federation.privacy.fixed_point import FixedPoint, SaturationError, WeightedMean
+from equipoise.platform.federation.privacy.fixed_point import SaturationError
 from equipoise.platform.federation.privacy.mechanism import Accumulator, PrivacyMechanism
 from equipoise.platform.federation.server.audit_log import AuditLog
 from equipoise.platform.federation.server.validator import ExpectedUpdate, UpdateValidator
@@ -110,8 +111,6 @@ class Server:
         Of the federation.
     uniform
         Whether all clients count equally.
-    bits
-        Fractional bits of fixed-point numbers.
     min_clients
         Fewest accepted updates for a step.
     """
@@ -129,7 +128,6 @@ class Server:
         manifests: Mapping[str, ClientManifest],
         seed: int,
         uniform: bool,
-        bits: int,
         min_clients: int,
     ) -> None:
         self.schema, self.vector = schema, vector
@@ -139,7 +137,6 @@ class Server:
         self.seed, self.min_clients = seed, min_clients
         self.uniform = uniform or strategy.uniform or privacy.uniform
         self.personal_mask = strategy.personal_mask(schema)
-        self.fixed = FixedPoint(bits, max(len(manifests), 1))
         self.state: ServerState = strategy.init_state(schema)
         self.last_step: np.ndarray | None = None
         self.idle = 0
@@ -155,7 +152,7 @@ class Server:
     def open_round(self, clients: Sequence[str], *, in_order: bool = True) -> RoundState:
         """Prepare to receive the replies of these clients, whose updates are summed in this order or as they come."""
         streams = self.server_aggregation.streaming
-        accumulator = self.privacy.accumulator(self.schema, self.fixed, clients) if streams else None
+        accumulator = self.privacy.accumulator(self.schema, clients) if streams else None
         return RoundState(accumulator, self._sums(), deque(clients if in_order else ()))
 
     def receive(self, state: RoundState, reply: Reply, asked: int, round_: int, factor: float = 1.0) -> None:
@@ -329,7 +326,7 @@ class Server:
         state.metrics[update.client] = dict(update.metrics)
 
     def _sums(self) -> dict[str, WeightedMean]:
-        return {name: WeightedMean(self.schema, self.fixed) for name in sorted(self.strategy.extra_arrays)}
+        return {name: WeightedMean(self.schema) for name in sorted(self.strategy.extra_arrays)}
 
     def _weights(self, update: ClientUpdate) -> dict[str, float]:
         return {g: float(n > 0) if self.uniform else float(n) for g, n in update.counts.items()}
