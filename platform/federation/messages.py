@@ -142,6 +142,10 @@ def _header(kind: str, head: bytes | memoryview) -> tuple[dict[str, Any], list[t
     return header, listed, start + length
 
 
+#: First bytes of the header of a failure.
+_FAILURE_START = f'{{"kind": "{FAILURE}"'.encode()
+
+
 def pack_failure(reason: str, trace: str) -> bytes:
     """The message of a client that failed."""
     return pack(FAILURE, {"reason": reason[:2000], "traceback": trace[-8000:]}, {})
@@ -149,6 +153,10 @@ def pack_failure(reason: str, trace: str) -> bytes:
 
 def failure_text(data: MessageData) -> str | None:
     """Reason and traceback of a failure message; None for any other message."""
+    head = data[0] if isinstance(data, list) else data
+    start = len(MAGIC) + 4
+    if bytes(head[start : start + len(_FAILURE_START)]) != _FAILURE_START:  # most messages are updates
+        return None
     try:
         header, _ = unpack(FAILURE, data)
     except MalformedError:

@@ -152,6 +152,14 @@ class Schema:
         values = [value.detach().reshape(-1).float() for value in model.state_dict(keep_vars=True).values()]
         return torch.cat(values).cpu().numpy() if values else np.zeros(0, np.float32)
 
+    def difference(self, model: nn.Module, vector: np.ndarray) -> np.ndarray:
+        """``[P]`` float32, the model's state minus a vector, in one pass over memory."""
+        result = np.empty(self.size, np.float32)
+        for segment, value in zip(self.segments, model.state_dict(keep_vars=True).values(), strict=True):
+            state = value.detach().reshape(-1).float().cpu().numpy()
+            np.subtract(state, vector[segment.span], out=result[segment.span])
+        return result
+
     def load(self, model: nn.Module, vector: np.ndarray) -> None:
         """Copy a vector into the model.
 

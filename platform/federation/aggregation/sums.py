@@ -64,16 +64,15 @@ class WeightedMean:
 
     def result(self) -> np.ndarray:
         """``[P]`` float32 mean; 0 where no vector had a positive weight."""
-        mean = np.zeros(self.schema.size, np.float32)
+        mean = np.empty(self.schema.size, np.float32)  # zeros of this size cost a pass over memory
+        weights = {group: self.weight(group) for group in self.schema.groups}
         for group, part, sums in self._parts():
-            if weight := self.weight(group):
-                np.divide(sums, weight, out=sums)
-                mean[part] = sums
+            mean[part] = np.divide(sums, weights[group] or 1.0, out=sums)
         return mean
 
     def sums(self) -> np.ndarray:
         """``[P]`` float64 weighted sum."""
-        total = np.zeros(self.schema.size)
+        total = np.empty(self.schema.size)
         for _, part, sums in self._parts():
             total[part] = sums
         return total
@@ -86,7 +85,14 @@ class WeightedMean:
             for start in range(span.start, span.stop, CHUNK):
                 part = slice(start, min(start + CHUNK, span.stop))
                 of_part, weighted = sums[: part.stop - start], product[: part.stop - start]
-                of_part[:] = 0.0 if self._total is None else self._total[part]
-                for values, scale in scaled:
+                first = 0
+                if self._total is not None:
+                    of_part[:] = self._total[part]
+                elif scaled:
+                    np.multiply(scaled[0][0][part], scaled[0][1], out=of_part, dtype=np.float64)
+                    first = 1
+                else:
+                    of_part[:] = 0.0
+                for values, scale in scaled[first:]:
                     of_part += np.multiply(values[part], scale, out=weighted, dtype=np.float64)
                 yield group, part, of_part

@@ -152,15 +152,13 @@ class ClientRunner:
         start = request.vector
         if self.personal_mask is not None:
             start = strategy.personal_weights(self.schema, request.vector, state.vectors)
-        outcome, local = self._train(
-            client, start, context, strategy if fits else Strategy(ServerParams()), state
-        )
+        outcome = self._train(client, start, context, strategy if fits else Strategy(ServerParams()), state)
         context.counts = counts = self._trained(counts, outcome)
         if not fits:
-            context.state[PERSONAL_MODEL] = local.copy()
+            context.state[PERSONAL_MODEL] = self.schema.flatten(self.model)
         if self.personal_mask is not None:
-            context.state[PERSONAL_PART] = local[self.personal_mask]
-        delta = context.only_trained(np.subtract(local, request.vector, out=local))
+            context.state[PERSONAL_PART] = self.schema.flatten(self.model)[self.personal_mask]
+        delta = context.only_trained(self.schema.difference(self.model, request.vector))
         if self.personal_mask is not None:
             delta[self.personal_mask] = 0
         moved = {group for group, span in self.schema.spans if _moves(delta[span])}
@@ -168,8 +166,8 @@ class ClientRunner:
         if fits and strategy.personal_strategy is not None:
             beside = ClientContext(self.model, self.schema, request, {}, self.manifests[client].counts)
             start = context.state.get(PERSONAL_MODEL, request.vector)
-            _, personal = self._train(client, start, beside, strategy.personal_strategy, state)
-            context.state[PERSONAL_MODEL] = personal
+            self._train(client, start, beside, strategy.personal_strategy, state)
+            context.state[PERSONAL_MODEL] = self.schema.flatten(self.model)
         update = ClientUpdate(
             schema_hash=self.schema.hash,
             round=request.round,
@@ -187,15 +185,15 @@ class ClientRunner:
 
     def _train(
         self, client: str, start: np.ndarray, context: ClientContext, strategy: Strategy, state: ClientState
-    ) -> tuple[LocalOutcome, np.ndarray]:
-        """Outcome, and ``[P]`` new weights."""
+    ) -> LocalOutcome:
+        """Train the model from these weights."""
         self.schema.load(self.model, start)
         strategy.on_train_start(context)
         optimizer = self._optimizer(context.request.lr)
         correct = strategy.on_before_optimizer_step
         job = LocalJob(client, context, correct, optimizer, state.passes, state.memory)
         self.model.train()
-        return self.trainer.train(job), self.schema.flatten(self.model)
+        return self.trainer.train(job)
 
     def _optimizer(self, lr: float) -> torch.optim.Optimizer:
         local = self.setup.local

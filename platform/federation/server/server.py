@@ -230,7 +230,8 @@ class Server:
             aggregated = self._aggregate(state, held) if start_vector is None else None
             self.vector = self._require_finite(self.vector if aggregated is None else self._step(aggregated))
             norm = norm_of(self.vector - before if aggregated is None else aggregated.vector)
-        self.last_step = self.vector - before
+        # Written over the step before, which nobody needs any more: memory of this size is slow to get.
+        self.last_step = np.subtract(self.vector, before, out=self.last_step)
         self.validator.close_round(self.last_step, state.rejected)
         self.audit_log.close_round(round_)
         steps = {contribution.client: contribution.steps for contribution in state.contributions}
