@@ -30,6 +30,7 @@ from equipoise.platform.search.trial import (
     unfinished_configs,
 )
 from equipoise.platform.search.trial_records import Trial, read_trials, write_table
+from equipoise.platform.study.schema import fixed_settings
 
 if TYPE_CHECKING:
     from equipoise.datasets.cohorts.cases import Case
@@ -268,6 +269,7 @@ def check_same_search(folder: Path, fingerprint: Mapping[str, Any]) -> None:
     if earlier is None:
         write_json(path, fingerprint)
         return
+    earlier["study"] = fixed_settings(earlier["study"])  # as this version would have written them
     require_same(
         {key: earlier.get(key) for key in fingerprint},  # earlier versions recorded more
         fingerprint,
@@ -305,8 +307,6 @@ def _fingerprint(
     study: Study, params: SearchParams, seed: int, content_keys: Mapping[str, str], features: str
 ) -> dict[str, Any]:
     """Everything that the results of a trial depend on, besides its configuration; plain data."""
-    from equipoise.platform.study.schema import fixed_settings
-
     rules = params.model_dump(
         mode="json",
         include={"searcher", "scheduler", "metric", "space", "folds", "seeds", "holdout", "levels"},
