@@ -15,7 +15,7 @@ class ModelParams(StrictParams):
 
 
 class JointParams(ModelParams):
-    """Parameters of the joint transformer; the defaults are the published ones (arXiv 2403.03891)."""
+    """Parameters of the joint transformer; the defaults are the published ones."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
 
@@ -58,7 +58,7 @@ class MeanPoolParams(ModelParams):
 
 
 class AbmilParams(ModelParams):
-    """Parameters of gated attention pooling (Ilse et al. 2018)."""
+    """Parameters of gated attention pooling."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
 
@@ -89,7 +89,7 @@ class AbmilParams(ModelParams):
 
 
 class TransmilParams(ModelParams):
-    """Parameters of TransMIL; the defaults are the published ones (Shao et al. 2021)."""
+    """Parameters of TransMIL; the defaults are the published ones."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
 
@@ -122,7 +122,7 @@ class ClinicalParams(ModelParams):
 
 
 class OmicsParams(ModelParams):
-    """Parameters of the omics baseline, linear or a self-normalising network (Klambauer et al. 2017)."""
+    """Parameters of the omics baseline, linear or a self-normalising network."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"rna", "cnv", "mutation"})
 
@@ -178,7 +178,7 @@ class ConcatParams(ModelParams):
 
 ENTRIES = {
     "joint": (
-        "transformer over all tiles with one learned token per task (arXiv 2403.03891)",
+        "transformer over all tiles with one learned token per task (2024)",
         JointParams,
         "equipoise.models.joint.model:JointTransformer",
     ),
@@ -203,7 +203,7 @@ ENTRIES = {
         "equipoise.models.tables.model:Clinical",
     ),
     "omics": (
-        "linear or self-normalising network over RNA, CNV and mutation tables (arXiv 1706.02515)",
+        "linear or self-normalising network over RNA, CNV and mutation tables (Klambauer et al. 2017)",
         OmicsParams,
         "equipoise.models.tables.model:Omics",
     ),

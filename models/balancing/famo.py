@@ -1,4 +1,4 @@
-"""Fast adaptive multitask optimisation, FAMO (Liu et al., NeurIPS 2023, algorithm 1)."""
+"""Fast adaptive multitask optimisation, FAMO (Liu et al., NeurIPS 2023, arXiv 2306.03792, algorithm 1)."""
 
 from __future__ import annotations
 

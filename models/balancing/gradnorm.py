@@ -1,4 +1,4 @@
-"""GradNorm (Chen et al., ICML 2018, equations 1 and 2, algorithm 1)."""
+"""GradNorm (Chen et al., ICML 2018, arXiv 1711.02257, equations 1 and 2, algorithm 1)."""
 
 from __future__ import annotations
 

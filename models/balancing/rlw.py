@@ -1,4 +1,4 @@
-"""Random loss weighting (Lin et al., TMLR 2022, algorithm 2): the test that any other method has to pass."""
+"""Random loss weighting (Lin et al., TMLR 2022, arXiv 2111.10603, algorithm 2): the test for every other method."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Joint multi-task transformer over the tiles of a case (arXiv 2403.03891)."""
+"""Joint multi-task transformer over the tiles of a case."""

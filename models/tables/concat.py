@@ -2,8 +2,7 @@
 
 A modality becomes an embedding ``[B, dim]``; the fusion turns the embeddings into what the heads read. Other
 multi-modal models replace an encoder or the fusion and keep the rest. Slides are pooled by gated attention
-(Ilse, Tomczak and Welling 2018, arXiv 1802.04712); tables go through self-normalising networks (Klambauer et
-al. 2017, arXiv 1706.02515).
+(:mod:`equipoise.models.mil.abmil`); tables go through self-normalising networks (:mod:`equipoise.models.tables.snn`).
 """
 
 from __future__ import annotations
