@@ -10,11 +10,14 @@ rounds of several turns, in each of which all ways have theirs; Ray up and worke
   other with the same local training and averages in NumPy (below 1: the engine costs less than its workers save);
   ``vs_bare_loop``: over a loop written in bare torch on ready tensors, without batches of cases, balancing or
   checks of losses (what is paid for one training loop everywhere);
+- ``vs_bare_20mb``: a round on Ray over the bare loop, with 20 MB of weights;
 - ``many_peak_gib``: peak memory (proportional set size of all processes) of 500 clients under SCAFFOLD with 20 %
   participation;
 - ``vs_flower_overhead``, ``vs_flower_20mb``: Flower's round over ours, if an interpreter that has ``flwr[simulation]``
   and torch is given by ``--flower-python`` or ``EQUIPOISE_FLOWER_PYTHON``; in every turn it runs after our Ray has
-  been shut down, so that both have the machine for themselves.
+  been shut down, so that both have the machine for themselves;
+- ``vs_pfl``, ``vs_pfl_20mb``: the round of pfl's simulation, which runs in one process, over our inline round, if an
+  interpreter that has ``pfl`` and torch is given by ``--pfl-python``.
 """
 
 import argparse
@@ -73,6 +76,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--many", action="store_true", help="only run the 500 clients, in this process")
     parser.add_argument("--flower-python", default=os.environ.get("EQUIPOISE_FLOWER_PYTHON"))
+    parser.add_argument("--pfl-python", default=os.environ.get("EQUIPOISE_PFL_PYTHON"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.many:
@@ -80,20 +84,26 @@ def main() -> None:
         return
     load = os.getloadavg()[0]
     seconds: dict[str, list[float]] = {}
-    versions: Any = "not run: give an interpreter that has flwr[simulation] and torch by --flower-python"
+    peers: dict[str, Any] = dict.fromkeys(("flower", "pfl"), "not run: no interpreter was given")
     for _ in range(arguments.turns):
         with ray_session(RayOptions(address="local", cpus=arguments.workers, dashboard=False)):
             pool = WorkerPool(arguments.workers)
             for name, steps, large in CASES:
                 turn(seconds, name, pool, arguments.rounds, steps=steps, large=large)
         if arguments.flower_python:
-            versions = flower(seconds, arguments)
+            sizes = [str(arguments.rounds + 2), str(arguments.workers)]
+            peers["flower"] = peer(seconds, "flower", arguments.flower_python, sizes)
+        if arguments.pfl_python:
+            peers["pfl"] = peer(seconds, "pfl", arguments.pfl_python, [str(arguments.rounds + 2)])
     figures: dict[str, Any] = {f"{way}_s": round(median(values), 4) for way, values in seconds.items()}
     figures["vs_loop_protocol"] = round(figures["round_protocol_s"] / figures["loop_protocol_s"], 3)
     figures["vs_bare_loop"] = round(figures["round_protocol_s"] / figures["bare_protocol_s"], 3)
-    figures["flower"] = versions
+    figures["vs_bare_20mb"] = round(figures["round_20mb_s"] / figures["bare_20mb_s"], 3)
+    figures |= peers
     for name in ("overhead", "20mb") if arguments.flower_python else ():
         figures[f"vs_flower_{name}"] = round(figures[f"flower_{name}_s"] / figures[f"round_{name}_s"], 2)
+    for key, name in (("vs_pfl", "overhead"), ("vs_pfl_20mb", "20mb")) if arguments.pfl_python else ():
+        figures[key] = round(figures[f"pfl_{name}_s"] / figures[f"inline_{name}_s"], 2)
     figures |= many_measured(arguments.workers)
     figures |= {
         "rounds": arguments.rounds * arguments.turns,
@@ -317,18 +327,17 @@ def many_measured(workers: int) -> dict[str, float]:
     }
 
 
-def flower(seconds: dict[str, list[float]], arguments: argparse.Namespace) -> dict[str, str]:
-    """Add rounds of Flower's simulation with the same models, clients and CPUs; versions."""
-    script = Path(__file__).with_name("flower_round.py")
+def peer(seconds: dict[str, list[float]], name: str, python: str, sizes: list[str]) -> dict[str, str]:
+    """Add rounds of another simulation with the same models, clients and CPUs; versions."""
+    script = Path(__file__).with_name(f"{name}_round.py")
     answer: dict[str, Any] = {}
-    for name, width in (("overhead", 0), ("20mb", WIDTH)):
-        sizes = [str(arguments.rounds + 2), str(arguments.workers), str(width)]
-        command = [arguments.flower_python, str(script), *sizes]
+    for case_, width in (("overhead", 0), ("20mb", WIDTH)):
+        command = [python, str(script), *sizes, str(width)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
         answer = json.loads(done.stdout.strip().splitlines()[-1])
-        seconds.setdefault(f"flower_{name}", []).extend(answer["seconds"])
+        seconds.setdefault(f"{name}_{case_}", []).extend(answer["seconds"])
     return answer["versions"]
 
 
