@@ -1,4 +1,4 @@
-"""Seconds of rounds of pfl's simulation, for ``benchmarks/federation.py``: run by an interpreter that has pfl and torch.
+"""Seconds of rounds of pfl's simulation, for ``benchmarks/federation.py``: run by an interpreter that has pfl.
 
 ``python pfl_round.py ROUNDS WIDTH``: six clients of random rows, one SGD step of Cox's loss on 8 of them per round, a
 linear model (WIDTH 0) or a network of two layers of WIDTH, as in ``flower_round.py``. Federated averaging in one

@@ -27,7 +27,7 @@ import torch
 
 from benchmarks import threat_cases as cases
 from benchmarks.threat_cases import Problem, train
-from equipoise.platform.federation.aggregation.diagnostics import directions
+from benchmarks.update_directions import directions
 from equipoise.platform.federation.messages import group_weights
 from equipoise.platform.federation.params import UpdateValidatorParams
 from equipoise.platform.federation.privacy.accountant import noise_for

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equipoise.platform.federation.aggregation.diagnostics import directions, leave_one_out_gains
 from equipoise.platform.federation.messages import ClientUpdate, group_weights
 from equipoise.platform.federation.params import UpdateValidatorParams
 from equipoise.platform.federation.result import FederationResult
@@ -24,16 +23,25 @@ LOCAL = {"steps": 4, "optimizer": "sgd", "lr": 0.3, "batch": 32}
 SMALL = {"site0": 24, "site1": 20, "site2": 16, "site3": 16, "site4": 16, "site5": 12}
 
 
-@pytest.fixture(scope="module")
-def cases(root: Path) -> ModuleType:
-    """Problems and attacks of benchmarks/threats.py."""
-    spec = importlib.util.spec_from_file_location("threat_cases", root / "benchmarks" / "threat_cases.py")
+def loaded(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["threat_cases"] = module
+    sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
+
+
+BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
+diagnostics = loaded(BENCHMARKS / "update_directions.py")
+directions, leave_one_out_gains = diagnostics.directions, diagnostics.leave_one_out_gains
+
+
+@pytest.fixture(scope="module")
+def cases() -> ModuleType:
+    """Problems and attacks of benchmarks/threats.py."""
+    return loaded(BENCHMARKS / "threat_cases.py")
 
 
 @pytest.fixture(scope="module")

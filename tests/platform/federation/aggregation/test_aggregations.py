@@ -13,18 +13,23 @@ from hypothesis import strategies as st
 import equipoise.platform.federation.aggregation.blocks as blocks_module
 from equipoise.platform.errors import FederationError
 from equipoise.platform.federation.aggregation.blocks import blocks_of
-from equipoise.platform.federation.aggregation.diagnostics import directions, leave_one_out_gains
 from equipoise.platform.federation.aggregation.mean import capped
 from equipoise.platform.federation.aggregation.protocol import ServerAggregation
 from equipoise.platform.federation.simulation.clean_costs import clean_cost
 from equipoise.platform.registry import entries, get
 
-_SPEC = importlib.util.spec_from_file_location(
-    "handmade_updates", Path(__file__).with_name("handmade_updates.py")
-)
-handmade_updates = importlib.util.module_from_spec(_SPEC)
-sys.modules["handmade_updates"] = handmade_updates
-_SPEC.loader.exec_module(handmade_updates)
+
+def _loaded(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+handmade_updates = _loaded(Path(__file__).with_name("handmade_updates.py"))
+diagnostics = _loaded(Path(__file__).resolve().parents[4] / "benchmarks" / "update_directions.py")
+directions, leave_one_out_gains = diagnostics.directions, diagnostics.leave_one_out_gains
 cloud, schema_of, update, weights_of = (
     handmade_updates.cloud,
     handmade_updates.schema_of,
