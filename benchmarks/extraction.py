@@ -171,7 +171,8 @@ def table_of(templates: list[Path], copies: int, folder: Path) -> pd.DataFrame:
 
 def overhead(root: Path, templates: list[Path], rounds: int, work_s: float) -> dict[str, object]:
     """Plain loop and extraction, alternating."""
-    from equipoise.platform.cluster.session import RayOptions, ray_session
+    from equipoise.platform.cluster.params import RayOptions
+    from equipoise.platform.cluster.session import ray_session
 
     sample = table_of(templates, 1, root / "sample")
     once = plain(sample, root / "plain-sample")

@@ -41,7 +41,8 @@ from benchmarks.tree import measure
 from equipoise.datasets.cohorts.cases import Case
 from equipoise.datasets.omics.params import TableParams
 from equipoise.datasets.tables.tasks import SurvivalTask
-from equipoise.platform.cluster.session import RayOptions, ray_session
+from equipoise.platform.cluster.params import RayOptions
+from equipoise.platform.cluster.session import ray_session
 from equipoise.platform.federation.clients.runner import ClientRunner
 from equipoise.platform.federation.clients.study_trainer import ClientData
 from equipoise.platform.federation.messages import ClientUpdate, TrainRequest, request_id_of

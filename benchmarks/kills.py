@@ -90,7 +90,8 @@ def main() -> None:
 
 def drive(root: Path, pause_s: float) -> None:
     """The driver that is killed."""
-    from equipoise.platform.cluster.session import RayOptions, ray_session
+    from equipoise.platform.cluster.params import RayOptions
+    from equipoise.platform.cluster.session import ray_session
 
     options = RayOptions(address="local", cpus=2, object_store_mb=200, dashboard=False)
     pipeline._COMMIT_EVERY = 3.0  # so that commits are hit too

@@ -83,7 +83,7 @@ def main() -> None:
 
 def prepare(work: Path) -> Path:
     """The bench cohorts and the example study beside them; features are imported by the first run."""
-    from equipoise.platform.cluster.session import RayOptions
+    from equipoise.platform.cluster.params import RayOptions
     from equipoise.platform.run.synthesis import synthesize
 
     work.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def run_steps(study: Path, out: Path, overrides: dict[str, Any], steps: tuple[st
 
     from equipoise.platform.run import steps as product_steps
     from equipoise.platform.run.folder import RunFolder
-    from equipoise.platform.study.schema import load_study
+    from equipoise.platform.run.loading import load_study
 
     torch.set_num_threads(1)
     settled = load_study(study, overrides)

@@ -125,11 +125,12 @@ def cohorts(folder: Path, trials: int, epochs: int) -> Path:
     """The cohorts of preset ``bench``, their bags in the feature store, and the study of this benchmark."""
     import yaml
 
-    from equipoise.platform.cluster.session import RayOptions, ray_session
+    from equipoise.platform.cluster.params import RayOptions
+    from equipoise.platform.cluster.session import ray_session
     from equipoise.platform.run import steps
     from equipoise.platform.run.folder import RunFolder
+    from equipoise.platform.run.loading import load_study
     from equipoise.platform.run.synthesis import synthesize
-    from equipoise.platform.study.schema import load_study
 
     with ray_session(RayOptions(address="local", dashboard=False)):
         study = synthesize("bench", 7, folder, RayOptions())
@@ -148,7 +149,8 @@ def race(study: Path, trials: int, scratch: Path) -> tuple[dict[str, Timings], d
     """All ways, Ray up all the time; what they took and the means of every trial's metrics."""
     import ray
 
-    from equipoise.platform.cluster.session import RayOptions, ray_session
+    from equipoise.platform.cluster.params import RayOptions
+    from equipoise.platform.cluster.session import ray_session
 
     timings = {name: Timings() for name in ("search", "loop", "two_loops", "naive")}
     metrics: dict[str, dict[int, Any]] = {name: {} for name in timings}
@@ -188,10 +190,11 @@ def prepared_of(study: Path) -> Any:
     """Space, folds and cases of the study."""
     from equipoise.platform.run import steps
     from equipoise.platform.run.folder import RunFolder
+    from equipoise.platform.run.loading import load_study
     from equipoise.platform.search.search import prepare
-    from equipoise.platform.study.schema import load_study
 
-    return prepare(steps.RunContext(load_study(study), RunFolder(Path("unused"))))
+    context = steps.RunContext(load_study(study), RunFolder(Path("unused")))
+    return prepare(context.study, context.inputs)
 
 
 def configuration(search_context: Any, index: int) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from equipoise.platform.evaluation.params import EvaluationParams
 from equipoise.platform.federation.simulation.evaluation import METHODS
 from equipoise.platform.run import steps
 from equipoise.platform.run.folder import RunFolder
-from equipoise.platform.study.schema import Study, load_study
+from equipoise.platform.run.loading import load_study
+from equipoise.platform.study.schema import Study
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 COHORTS = ("BRCA", "GBMLGG", "KIRC", "KIRP", "LUAD", "LUSC")

@@ -136,12 +136,12 @@ def finished(run: Path) -> bool:
 
 def points_of_simplex(study: Path, count: int) -> list[dict[str, Any]]:
     """``balancing`` of equal shares, then of random points of the product's space."""
+    from equipoise.platform.run.loading import load_study
     from equipoise.platform.search.configuration import merge_config
     from equipoise.platform.search.params import SearchParams
     from equipoise.platform.search.searchers import RandomSearch
     from equipoise.platform.search.space import LOSS_WEIGHTS
     from equipoise.platform.search.space_builder import build_space
-    from equipoise.platform.study.schema import load_study
 
     loaded = load_study(study, methods.SETTINGS)
     space = build_space(loaded, SearchParams(space={LOSS_WEIGHTS: "simplex"}))

@@ -17,11 +17,12 @@ def demo(
     """Make a synthetic study and run it: slides, features, cross-validation, report."""
     from pathlib import Path
 
-    from equipoise.platform.cluster.session import RayOptions, ray_session
+    from equipoise.platform.cluster.params import RayOptions
+    from equipoise.platform.cluster.session import ray_session
     from equipoise.platform.run import steps
     from equipoise.platform.run.folder import STEPS, RunFolder
+    from equipoise.platform.run.loading import load_study
     from equipoise.platform.run.synthesis import synthesize
-    from equipoise.platform.study.schema import load_study
 
     folder = Path(out)
     options = RayOptions(cpus=max_cpus)

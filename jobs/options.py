@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from equipoise.jobs.outcome import LogFormat, run_and_exit
+
 if TYPE_CHECKING:
     from equipoise.platform.run.folder import RunFolder
     from equipoise.platform.study.schema import Study
@@ -20,15 +22,6 @@ class Resume(StrEnum):
     auto = "auto"
     must = "must"
     never = "never"
-
-
-class LogFormat(StrEnum):
-    """How progress is written."""
-
-    auto = "auto"
-    rich = "rich"
-    plain = "plain"
-    json = "json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +58,8 @@ class StudyOptions:
 
     def study(self, extra: dict[str, Any] | None = None) -> "Study":
         """The study with all overrides of the command line; ``extra`` are those of the job's own options."""
-        from equipoise.platform.study.schema import load_study, parse_overrides, smoke_overrides
+        from equipoise.platform.run.loading import load_study
+        from equipoise.platform.study.schema import parse_overrides, smoke_overrides
 
         overrides = parse_overrides(self.set or [])
         given = {
@@ -91,8 +85,6 @@ def study_job(job: Callable[..., Any]) -> Callable[..., None]:
     The command's signature is the fields of :class:`StudyOptions` followed by the job's own parameters; typer reads
     nothing but signatures.
     """
-    from equipoise.jobs.outcome import run_and_exit
-
     fields = dataclasses.fields(StudyOptions)
     extra = list(inspect.signature(job).parameters.values())[1:]
     shared = [
@@ -118,7 +110,6 @@ def study_job(job: Callable[..., Any]) -> Callable[..., None]:
 
 def plain_job(job: Callable[..., Any]) -> Callable[..., None]:
     """Turn ``job(*extra)`` into a command that ends like study jobs: with an exit code and a result line."""
-    from equipoise.jobs.outcome import run_and_exit
 
     @functools.wraps(job)
     def command(**values: Any) -> None:

@@ -9,11 +9,19 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any, NoReturn
 
-from equipoise.jobs.options import LogFormat
-
 log = logging.getLogger("equipoise")
+
+
+class LogFormat(StrEnum):
+    """How progress is written."""
+
+    auto = "auto"
+    rich = "rich"
+    plain = "plain"
+    json = "json"
 
 
 def run_and_exit(

@@ -25,9 +25,7 @@ def search(
     if study.search is None:  # a study without the section is searched with the defaults
         study = options.study({"search": {}} | overrides)
     if options.dry_run:
-        from equipoise.platform.search.estimate import describe_search
-
-        print(describe_search(study))
+        print(steps.describe_search(study))
         return {"study": study.name, "dry_run": True}
     return steps.run_steps(study, options.folder, ["search"], measure_winner=test)
 

@@ -17,7 +17,7 @@ def synthesize(
     """Write synthetic slides, tables, omics and a study file; finished patients are skipped."""
     from pathlib import Path
 
-    from equipoise.platform.cluster.session import RayOptions
+    from equipoise.platform.cluster.params import RayOptions
     from equipoise.platform.run.synthesis import synthesize as write
 
     study = write(preset, seed, Path(out), RayOptions(cpus=max_cpus))

@@ -47,7 +47,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for all tests that need one."""
-    from equipoise.platform.cluster.session import RayOptions, ray_session
+    from equipoise.platform.cluster.params import RayOptions
+    from equipoise.platform.cluster.session import ray_session
 
     with ray_session(RayOptions(address="local", cpus=2, object_store_mb=300, dashboard=False)):
         yield
@@ -56,7 +57,7 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The synthetic cohorts of preset ``tiny`` with their study file; copy before changing anything."""
-    from equipoise.platform.cluster.session import RayOptions
+    from equipoise.platform.cluster.params import RayOptions
     from equipoise.platform.run.synthesis import synthesize
 
     root = tmp_path_factory.mktemp("tiny")

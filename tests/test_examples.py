@@ -9,7 +9,8 @@ import pytest
 from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.run import steps
 from equipoise.platform.run.folder import STEPS, RunFolder
-from equipoise.platform.study.schema import load_study, smoke_overrides
+from equipoise.platform.run.loading import load_study
+from equipoise.platform.study.schema import smoke_overrides
 
 STUDIES = ("joint_msi_hrd", "paper_2403_03891")
 

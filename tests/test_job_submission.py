@@ -174,7 +174,8 @@ def test_refused_without_the_token(head: Head, root: Path, token: str) -> None:
 
 LOOK = """
 import json, os, pathlib
-from equipoise.platform.cluster.session import RayOptions, ray_session, session_description
+from equipoise.platform.cluster.params import RayOptions
+from equipoise.platform.cluster.session import ray_session, session_description
 
 with ray_session(RayOptions(address="local")) as opened:
     import ray
@@ -280,7 +281,8 @@ def test_broken_study_fails_the_job(head: Head, root: Path, tiny: Path, tmp_path
 CONNECT = """
 import json, os, sys
 from equipoise.platform.errors import ResourceError
-from equipoise.platform.cluster.session import RayOptions, ray_session
+from equipoise.platform.cluster.params import RayOptions
+from equipoise.platform.cluster.session import ray_session
 
 def attempt(address, token):
     os.environ.pop("RAY_AUTH_TOKEN", None)

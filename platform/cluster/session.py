@@ -12,7 +12,6 @@ one that was there before is put back when the session ends.
 import json
 import logging
 import os
-import re
 import signal
 import socket
 import sys
@@ -23,11 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
-
-from equipoise.datasets.params import StrictParams
 from equipoise.platform.cluster import tokens
 from equipoise.platform.cluster.machine import memory_bytes, object_store_bytes, shared_memory_free
+from equipoise.platform.cluster.params import RayOptions
 from equipoise.platform.errors import ResourceError
 
 logger = logging.getLogger(__name__)
@@ -38,38 +35,6 @@ Where = Literal["local", "cluster", "job", "open"]
 CONNECT_TIMEOUT_S = 10.0
 #: Set by Ray's job supervisor for the driver of a submitted job.
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-ADDRESS_FORM = re.compile(r"(ray://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")
-
-
-class RayOptions(StrictParams):
-    """Where Ray runs and how much of the machine it may use.
-
-    All but ``address``, ``workers`` and ``folds`` apply to a Ray that is started here; an existing cluster keeps
-    its own settings.
-    """
-
-    address: str = "auto"
-    """auto (the cluster of a submitted job, else RAY_ADDRESS, else local), local, HOST:PORT or ray://HOST:PORT."""
-    cpus: int | None = Field(default=None, ge=1)
-    """CPUs of a local Ray; default: all."""
-    gpus: int | None = Field(default=None, ge=0)
-    """GPUs of a local Ray; default: all that are visible."""
-    object_store_mb: int | None = Field(default=None, ge=100)
-    """Object store of a local Ray in MiB; default: 30 % of memory, at most 2048."""
-    dashboard: bool = True
-    """Dashboard of a local Ray, on 127.0.0.1 and a free port."""
-    workers: int | None = Field(default=None, ge=1)
-    """Maximum number of encoder workers; default: the number of CPUs or GPUs at the start. Set it on an autoscaling
-    cluster, so that the pool can grow."""
-    folds: int = Field(default=1, ge=1)
-    """Folds trained at once, each in a separate process; 1 trains them in this process, one after another."""
-
-    @field_validator("address")
-    @classmethod
-    def _known_form(cls, address: str) -> str:
-        if address not in ("auto", "local") and not ADDRESS_FORM.fullmatch(address):
-            raise ValueError(f"{address!r} is none of auto, local, HOST:PORT, ray://HOST:PORT")
-        return address
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from equipoise.platform.study.schema import Study
 if TYPE_CHECKING:
     from equipoise.datasets.cohorts.cohort import Cohorts
     from equipoise.datasets.store.feature_store import FeatureStore
-    from equipoise.platform.training.params import Recipe
+    from equipoise.platform.training.inputs import StudyInputs
 
 
 @dataclass
@@ -61,24 +61,23 @@ class RunContext:
         return open_features(self.study.features, self.store_root, self.study.base, self.cohorts.slides)
 
     @property
-    def tiles(self) -> "FeatureStore | None":
-        """The store to read tiles from; ``None`` where the model reads tables only."""
-        return self.store if self.study.reads_slides else None
-
-    @property
-    def features(self) -> str:
-        """The address of the feature store, recorded with every fold; ``no tiles`` for models of tables."""
-        return self.store.spec.address if self.study.reads_slides else "no tiles"
-
-    @property
     def store_root(self) -> str | Path:
         """Folder of feature stores: a path, or an unchanged address (``s3://…``)."""
         named = self.study.features.store
         return named if is_remote(named) else self.study.base / Path(named).expanduser()
 
+    @property
+    def inputs(self) -> "StudyInputs":
+        """What trainings of the study read; needs the step ``extract``."""
+        from equipoise.platform.training.inputs import StudyInputs
+
+        tiles = self.store if self.study.reads_slides else None
+        address = "no tiles" if tiles is None else tiles.spec.address
+        return StudyInputs(self.usable, tiles, address, self.content_keys)
+
     @cached_property
     def content_keys(self) -> dict[str, str]:
-        """Patient → fingerprint: labels, slides and tables as text. A model must be retrained where it changes."""
+        """Patient → text of labels, slides and tables."""
         from equipoise.datasets.omics.alignment import row_digests
 
         slides: dict[str, list[str]] = {}
@@ -96,13 +95,6 @@ class RunContext:
             patient: f"{values.tolist()} {slides.get(patient, [])}{tables.get(patient, '')}"
             for patient, values in zip(labels.index, labels.to_numpy(), strict=True)
         }
-
-    @property
-    def recipe(self) -> "Recipe":
-        """The settings that decide the weights of a fold."""
-        from equipoise.platform.training.build import recipe_of
-
-        return recipe_of(self.study)
 
 
 def read_cohorts(study: Study) -> "Cohorts":

@@ -89,6 +89,13 @@ def describe_plan(study: Study, steps: Sequence[str]) -> str:
     return "\n".join([*lines, f"steps: {' → '.join(steps)}"])
 
 
+def describe_search(study: Study) -> str:
+    """The space and the cost of a search, as text; one short trial is run, nothing is written."""
+    from equipoise.platform.search import estimate
+
+    return estimate.describe_search(study, lambda: RunContext(study, RunFolder(Path("unused"))).inputs)
+
+
 def describe_cohorts(cohorts: "Cohorts", study: Study) -> str:
     """Participant flow and labels as a few lines of text."""
     from equipoise.datasets.cohorts.flow import flow_text
@@ -188,55 +195,37 @@ def extract(context: RunContext) -> dict[str, Any]:
 
 def train(context: RunContext) -> dict[str, Any]:
     """Train every fold that is not finished yet; external cohorts are not readable here."""
-    from equipoise.datasets.cohorts.cases import CaseReader
+    from equipoise.platform.training.build import recipe_of
     from equipoise.platform.training.crossval import check_fingerprint, fold_folder, train_fold
     from equipoise.platform.training.epoch_log import EpochLog
+    from equipoise.platform.training.folds import run_folds
 
     study = context.study
     context.usable.require_learnable()
     folds = _make_folds(context, context.usable)
     index = context.store.index() if study.reads_slides else None
     write_folds(context.study, context.folder, context.usable, folds, index)
-    cases = CaseReader(context.usable, context.tiles, role="develop")
+    inputs, recipe = context.inputs, recipe_of(study)
+    cases = inputs.cases("develop")
     _set_threads(study)
     names = [f"{fold.repeat}-{fold.index}" for fold in folds]
     if unknown := sorted(set(context.only_folds) - set(names)):
         raise StudyError(f"there is no fold {', '.join(unknown)}; folds: {', '.join(names)}", where="--fold")
     jobs: list[partial[Path]] = []
-    features: dict[str, Any] = {"features": context.features, "content_keys": context.content_keys}
+    features: dict[str, Any] = {"features": inputs.features, "content_keys": inputs.content_keys}
     for name, fold in zip(names, folds, strict=True):
         if context.only_folds and name not in context.only_folds:
             continue
         if fold_folder(context.folder.folds, fold).exists():
-            check_fingerprint(context.folder.folds, fold, context.recipe, **features)
+            check_fingerprint(context.folder.folds, fold, recipe, **features)
             log.info("train fold=%s already done", name)
             continue
         report = EpochLog(context.folder.tensorboard / name, name)
-        parts = (fold, study.tasks, cases, context.recipe, context.folder.folds)
+        parts = (fold, study.tasks, cases, recipe, context.folder.folds)
         jobs.append(partial(train_fold, *parts, **features, report=report))
-    run_folds(study, jobs)
+    run_folds(jobs, study.training, study.resources)
     done = sum(fold_folder(context.folder.folds, fold).exists() for fold in folds)
     return {"folds": len(folds), "trained": done} | ({} if done == len(folds) else {"status": "partial"})
-
-
-def run_folds(study: Study, jobs: "list[partial[Path]]") -> None:
-    """Train folds one after another in this process, several at once in separate processes, or each on many workers."""
-    from equipoise.platform.cluster.session import ray_session
-
-    if study.training.workers == 1 and (study.resources.folds == 1 or len(jobs) < 2):
-        for job in jobs:
-            with job.keywords["report"]:
-                job()
-        return
-    if jobs:
-        from equipoise.platform.training.on_ray import run_folds_in_parallel
-
-        with ray_session(study.resources):
-            if study.training.workers > 1:
-                for job in jobs:
-                    job()
-            else:
-                run_folds_in_parallel(jobs, max_concurrent=study.resources.folds, cpus=study.training.threads)
 
 
 def evaluate(context: RunContext) -> dict[str, Any]:
@@ -244,13 +233,12 @@ def evaluate(context: RunContext) -> dict[str, Any]:
     import pandas as pd
 
     from equipoise.datasets.atomic_io import read_json
-    from equipoise.datasets.cohorts.cases import CaseReader
     from equipoise.platform.evaluation import latents
     from equipoise.platform.evaluation.evaluate import evaluate as compute
     from equipoise.platform.evaluation.metrics_table import write_metrics
     from equipoise.platform.evaluation.predictions import read_predictions, write_predictions
     from equipoise.platform.training.batches import CaseList
-    from equipoise.platform.training.build import pick_device
+    from equipoise.platform.training.build import pick_device, recipe_of
     from equipoise.platform.training.crossval import check_fingerprint, fold_folder, load_fold
 
     folder = context.folder
@@ -262,16 +250,17 @@ def evaluate(context: RunContext) -> dict[str, Any]:
             where=str(folder.folds),
             fix="run `equipoise train`",
         )
+    inputs, recipe = context.inputs, recipe_of(context.study)
     # Before anything is written: predictions of other folds than these would not match the manifest.
     for fold in folds:
         check_fingerprint(
-            folder.folds, fold, context.recipe, features=context.features, content_keys=context.content_keys
+            folder.folds, fold, recipe, features=inputs.features, content_keys=inputs.content_keys
         )
     _set_threads(context.study)
     device = pick_device(context.study.training.device)
-    reader = CaseReader(context.usable, context.tiles, role="external")
+    reader = inputs.cases("external")
     cases = CaseList(reader, tuple(reader))
-    wanted = {"patients": {patient: context.content_keys[patient] for patient in reader}}
+    wanted = {"patients": {patient: inputs.content_keys[patient] for patient in reader}}
     parts = []
     for fold in folds:
         path = fold_folder(folder.folds, fold)
@@ -309,8 +298,9 @@ def search(context: RunContext) -> dict[str, Any]:
     from equipoise.platform.search.holdout import measure
     from equipoise.platform.search.search import run_search
 
-    result = run_search(context)
-    return result | (measure(context) if context.measure_winner else {})
+    inputs = (context.study, context.inputs, context.folder.root)
+    result = run_search(*inputs)
+    return result | (measure(*inputs) if context.measure_winner else {})
 
 
 def federate(context: RunContext) -> dict[str, Any]:
@@ -320,7 +310,7 @@ def federate(context: RunContext) -> dict[str, Any]:
         return {"skipped": "the study has no federation section"}
     from equipoise.platform.federation.simulation.federate import federate as run_federations
 
-    return run_federations(context, context.study.federation)
+    return run_federations(context.study, context.study.federation, context.inputs, context.folder.root)
 
 
 def report(context: RunContext) -> dict[str, Any]:

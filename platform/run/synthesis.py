@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.datasets.atomic_io import write_text
-from equipoise.platform.cluster.session import RayOptions, ray_session
+from equipoise.platform.cluster.params import RayOptions
+from equipoise.platform.cluster.session import ray_session
 from equipoise.platform.errors import ToleranceError
 from equipoise.platform.registry import get
 

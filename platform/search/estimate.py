@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from equipoise.platform.errors import DataError
+from equipoise.platform.search.context import SearchContext
 from equipoise.platform.search.params import SearchParams
-from equipoise.platform.search.search import SearchContext, prepare
+from equipoise.platform.search.search import prepare
 from equipoise.platform.search.space import Config, Space
 from equipoise.platform.search.space_builder import build_space
 from equipoise.platform.search.trial_records import FoldScore
 
 if TYPE_CHECKING:
     from equipoise.platform.study.schema import Study
+    from equipoise.platform.training.inputs import StudyInputs
 
 
-def describe_search(study: Study) -> str:
-    """Space, size, patients and cost as text."""
-    from equipoise.platform.run.context import RunContext
-    from equipoise.platform.run.folder import RunFolder
+def describe_search(study: Study, read: Callable[[], StudyInputs]) -> str:
+    """Space, size, patients and cost as text.
 
+    Parameters
+    ----------
+    read
+        Reads patients and tiles; the cost is not known where it raises a DataError.
+    """
     params = study.search or SearchParams()
     space = build_space(study, params)
     size = space.size()
@@ -34,7 +40,7 @@ def describe_search(study: Study) -> str:
     lines.append(f"search: {params.trials} trials, searcher {params.searcher}, scheduler {params.scheduler}")
     lines.append(f"metric: {params.metric} (inner validation), chosen by {params.select}")
     try:
-        search_context = prepare(RunContext(study, RunFolder(Path("unused"))))
+        search_context = prepare(study, read())
         score = short_trial(search_context)
     except DataError as error:
         return "\n".join([*lines, f"cost: not known yet: {error.what}"])

@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from equipoise.platform.federation.params import FederationParams
     from equipoise.platform.federation.result import FederationResult
     from equipoise.platform.federation.simulation.sites import Client
-    from equipoise.platform.run.context import RunContext
-    from equipoise.platform.search.search import SearchContext
-    from equipoise.platform.search.trial import TrialInputs
+    from equipoise.platform.search.context import SearchContext, TrialInputs
     from equipoise.platform.study.schema import Study
+    from equipoise.platform.training.inputs import StudyInputs
     from equipoise.platform.training.predict import Outputs
     from equipoise.platform.training.targets import Targets
 
@@ -173,7 +172,7 @@ def history_row(row: Mapping[str, float]) -> dict[str, float]:
 
 
 def final_predictions(
-    context: RunContext, search_context: SearchContext, study: Study, folder: Path, holdout: str
+    data: StudyInputs, search_context: SearchContext, study: Study, folder: Path, holdout: str
 ) -> list[pd.DataFrame]:
     """Train the federations of the study's cross-validation over the search patients, and predict all other patients.
 
@@ -195,17 +194,16 @@ def final_predictions(
     from equipoise.platform.federation.simulation.federate import fold_inputs, open_worker_pool
     from equipoise.platform.federation.simulation.fold import federate_fold
     from equipoise.platform.federation.simulation.plans import PlannedFold
-    from equipoise.platform.training.build import recipe_of
 
     assert study.federation is not None
-    everyone = context.usable.patients
-    clients = federation_clients(context.study, everyone, everyone)
-    inputs = dataclasses.replace(fold_inputs(context), recipe=recipe_of(study))
+    everyone = data.cohorts.patients
+    clients = federation_clients(search_context.study, everyone, everyone)
+    inputs = fold_inputs(study, data)
     # The cost of robust aggregation without attacks is measured by the step federate only.
     evaluation = study.federation.evaluation.model_copy(update={"clean_costs": False})
     params = study.federation.model_copy(update={"evaluation": evaluation})
     held, tables = set(search_context.held_out), []
-    with open_worker_pool(context, params, len(clients)) as pool:
+    with open_worker_pool(study.resources, params, len(clients)) as pool:
         for fold in make_folds(search_context.cohorts.patients, study.split_scheme, study.tasks, study.seed):
             extended = dataclasses.replace(fold, test=(*fold.test, *search_context.held_out))
             planned = PlannedFold("folds", extended)

@@ -9,6 +9,7 @@ counted, because patients that measure many winners take part in the selection.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from equipoise.datasets.atomic_io import read_json, write_json
 from equipoise.platform.errors import StudyError
 from equipoise.platform.search.configuration import study_from_config
+from equipoise.platform.search.context import SearchContext
 from equipoise.platform.search.params import SCORES
-from equipoise.platform.search.search import SearchContext, prepare
+from equipoise.platform.search.search import prepare
 from equipoise.platform.search.selection import select_winner
 from equipoise.platform.search.trial import trials_folder
 from equipoise.platform.search.trial_records import Trial, read_trials
@@ -26,8 +28,8 @@ from equipoise.platform.search.trial_records import Trial, read_trials
 if TYPE_CHECKING:
     import pandas as pd
 
-    from equipoise.platform.run.context import RunContext
     from equipoise.platform.study.schema import Study
+    from equipoise.platform.training.inputs import StudyInputs
 
 log = logging.getLogger("equipoise")
 
@@ -35,7 +37,7 @@ log = logging.getLogger("equipoise")
 HOLDOUT_COHORT = "hold-out"
 
 
-def measure(context: RunContext) -> dict[str, Any]:
+def measure(study: Study, data: StudyInputs, run: Path) -> dict[str, Any]:
     """Train and measure both, write ``search/test.json``; returns metadata for the result line.
 
     ``test.json`` holds ``looks`` (how many winners these patients have measured), ``winner``, ``default``, and rows
@@ -48,8 +50,8 @@ def measure(context: RunContext) -> dict[str, Any]:
     StudyError
         If there is no winner yet, or there are no patients to measure it on.
     """
-    search_context = prepare(context)
-    folder = context.folder.search
+    search_context = prepare(study, data)
+    folder = run / "search"
     trials = read_trials(trials_folder(folder))
     if not any(trial.ok for trial in trials) or trials[0].index != 0:
         raise StudyError(
@@ -61,8 +63,8 @@ def measure(context: RunContext) -> dict[str, Any]:
         log.info("search test: %s was measured already", winner.name)
         return {"winner": winner.name, "looks": earlier["looks"]}
     both = {trial.name: trial for trial in (default, winner)}
-    predictions = {name: _predict(context, search_context, trial) for name, trial in both.items()}
-    rows, differences = _results(context, predictions, default.name)
+    predictions = {name: _predict(data, run, search_context, trial) for name, trial in both.items()}
+    rows, differences = _results(study, predictions, default.name)
     rows = [*(row for trial in both.values() for row in _inner_validation_rows(trial, search_context)), *rows]
     looks = earlier["looks"] + 1
     if looks > 1:
@@ -79,7 +81,7 @@ def measure(context: RunContext) -> dict[str, Any]:
     return {"winner": winner.name, "looks": looks}
 
 
-def _predict(context: RunContext, search_context: SearchContext, trial: Trial) -> pd.DataFrame:
+def _predict(data: StudyInputs, run: Path, search_context: SearchContext, trial: Trial) -> pd.DataFrame:
     """Train the folds of a trial's study, predict the patients that no trial saw, write predictions and metrics."""
     import pandas as pd
 
@@ -88,18 +90,18 @@ def _predict(context: RunContext, search_context: SearchContext, trial: Trial) -
     from equipoise.platform.evaluation.predictions import write_predictions
     from equipoise.platform.search.federated_trial import final_predictions
 
-    if not search_context.held_out and not (context.usable.patients["role"] == "external").any():
+    if not search_context.held_out and not (data.cohorts.patients["role"] == "external").any():
         raise StudyError(
             "there are no patients to measure the winner on: no hold-out and no external cohort",
             where="search.holdout",
             fix="write search.holdout: 0.2 in a new run folder, or add a cohort with role: external",
         )
     study = study_from_config(search_context.inputs.settings, trial.config)
-    folder = final_folder(context.folder.search, trial)
+    folder = final_folder(run / "search", trial)
     tables = (
-        _central_predictions(context, search_context, study, trial, folder)
+        _central_predictions(data, search_context, study, folder, run / "tb" / "final" / trial.name)
         if study.federation is None
-        else final_predictions(context, search_context, study, folder, HOLDOUT_COHORT)
+        else final_predictions(data, search_context, study, folder, HOLDOUT_COHORT)
     )
     predictions = pd.concat(tables, ignore_index=True)
     write_predictions(predictions, folder / "predictions.parquet")
@@ -108,34 +110,31 @@ def _predict(context: RunContext, search_context: SearchContext, trial: Trial) -
 
 
 def _central_predictions(
-    context: RunContext, search_context: SearchContext, study: Study, trial: Trial, folder: Path
+    data: StudyInputs, search_context: SearchContext, study: Study, folder: Path, tensorboard: Path
 ) -> list[pd.DataFrame]:
     """Predictions of the fold models for validation and test patients, hold-out and external cohorts."""
-    from equipoise.datasets.cohorts.cases import CaseReader
     from equipoise.datasets.cohorts.splits import make_folds
     from equipoise.platform.evaluation.predictions import read_predictions
-    from equipoise.platform.run.steps import run_folds
     from equipoise.platform.search.patients import restrict_to
     from equipoise.platform.training.batches import CaseList
     from equipoise.platform.training.build import pick_device, recipe_of
     from equipoise.platform.training.crossval import fold_folder, load_fold, train_fold
     from equipoise.platform.training.epoch_log import EpochLog
+    from equipoise.platform.training.folds import run_folds
 
     folds = make_folds(search_context.cohorts.patients, study.split_scheme, study.tasks, study.seed)
-    given: dict[str, Any] = {"features": context.features, "content_keys": context.content_keys}
+    given: dict[str, Any] = {"features": data.features, "content_keys": data.content_keys}
     jobs = []
     for fold in folds:
         if not fold_folder(folder / "folds", fold).exists():
-            report = EpochLog(context.folder.tensorboard / "final" / trial.name / fold.name, fold.name)
+            report = EpochLog(tensorboard / fold.name, fold.name)
             parts = (fold, study.tasks, search_context.inputs.cases, recipe_of(study), folder / "folds")
             jobs.append(partial(train_fold, *parts, **given, report=report))
-    run_folds(study, jobs)
-    unseen = (
-        [CaseReader(restrict_to(context.usable, search_context.held_out), context.tiles, role="develop")]
-        if search_context.held_out
-        else []
-    )
-    unseen.append(CaseReader(context.usable, context.tiles, role="external"))
+    run_folds(jobs, study.training, study.resources)
+    unseen = [data.cases("external")]
+    if search_context.held_out:
+        held_out = restrict_to(data.cohorts, search_context.held_out)
+        unseen.insert(0, dataclasses.replace(data, cohorts=held_out).cases("develop"))
     tables = []
     for fold in folds:
         path = fold_folder(folder / "folds", fold)
@@ -149,13 +148,12 @@ def _central_predictions(
 
 
 def _results(
-    context: RunContext, predictions: dict[str, pd.DataFrame], default: str
+    study: Study, predictions: dict[str, pd.DataFrame], default: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """First metrics of every task on unseen patients, and the winner's paired differences in them."""
     from equipoise.platform.evaluation.paired import Candidate, evaluate_candidate, paired_differences
     from equipoise.platform.evaluation.samples import ALL, MODEL
 
-    study = context.study
     unseen = {
         name: table[table["role"].isin(("val", "external"))] for name, table in predictions.items()
     }  # the test parts of cross-validation are search patients: they chose the winner

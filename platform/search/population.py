@@ -24,15 +24,10 @@ from ray import tune
 
 from equipoise.datasets.atomic_io import read_json, write_text
 from equipoise.platform.search.configuration import study_from_config
+from equipoise.platform.search.context import TrialInputs
 from equipoise.platform.search.params import SearchParams
 from equipoise.platform.search.space import LOSS_WEIGHTS, Config, Dimension, Space
-from equipoise.platform.search.trial import (
-    TrialInputs,
-    TrialRun,
-    failure_reason,
-    import_trial_code,
-    trials_folder,
-)
+from equipoise.platform.search.trial import TrialRun, failure_reason, import_trial_code, trials_folder
 from equipoise.platform.search.trial_records import FoldScore, Trial, mean, read_trial
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ resumed.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,13 @@ from equipoise.datasets.atomic_io import read_json, write_json
 from equipoise.platform.errors import ToleranceError
 from equipoise.platform.fingerprints import content_hash, require_same
 from equipoise.platform.search.configuration import config_from_study
+from equipoise.platform.search.context import CachedCases, SearchContext, TrialInputs
 from equipoise.platform.search.params import SearchParams
 from equipoise.platform.search.searchers import Searcher, build_searcher
 from equipoise.platform.search.selection import select_winner, write_best
-from equipoise.platform.search.space import Config, Space
+from equipoise.platform.search.space import Config
 from equipoise.platform.search.space_builder import build_space
 from equipoise.platform.search.trial import (
-    TrialInputs,
     check_hidden_patients,
     run_trial,
     trials_folder,
@@ -33,48 +33,13 @@ from equipoise.platform.search.trial_records import Trial, read_trials, write_ta
 from equipoise.platform.study.schema import fixed_settings
 
 if TYPE_CHECKING:
-    from equipoise.datasets.cohorts.cases import Case
-    from equipoise.datasets.cohorts.cohort import Cohorts
-    from equipoise.platform.run.context import RunContext
     from equipoise.platform.study.schema import Study
+    from equipoise.platform.training.inputs import StudyInputs
 
 log = logging.getLogger("equipoise")
 
 
-@dataclass(frozen=True)
-class SearchContext:
-    """Everything that a search needs before its first trial.
-
-    Parameters
-    ----------
-    study, params
-        The study, and its ``search`` section or the defaults.
-    space
-        The search space.
-    inputs
-        Inputs of all trials.
-    seed
-        Seed of the search.
-    searched, held_out
-        Development patients that trials see, and those that they do not see.
-    cohorts
-        The cohorts, restricted to the searched patients.
-    fingerprint
-        What must be equal for records to belong to this search.
-    """
-
-    study: Study
-    params: SearchParams
-    space: Space
-    inputs: TrialInputs
-    seed: int
-    searched: tuple[str, ...]
-    held_out: tuple[str, ...]
-    cohorts: Cohorts
-    fingerprint: dict[str, Any]
-
-
-def prepare(context: RunContext) -> SearchContext:
+def prepare(study: Study, data: StudyInputs) -> SearchContext:
     """Space, hold-out, inner folds and cases of a study whose features are there.
 
     Raises
@@ -82,40 +47,37 @@ def prepare(context: RunContext) -> SearchContext:
     DataError
         If too few patients are left to hold out or to search on, or a trial could see a patient that it must not see.
     """
-    from equipoise.datasets.cohorts.cases import CaseReader
     from equipoise.platform.search.federated_trial import federation_clients, federation_fingerprint
     from equipoise.platform.search.patients import inner_folds, restrict_to, split_holdout
 
-    study = context.study
     params = study.search or SearchParams()
     seed = study.seed if params.seed is None else params.seed
-    context.usable.require_learnable()
+    usable = data.cohorts
+    usable.require_learnable()
     searched, held_out = split_holdout(
-        context.usable, study.tasks, params.holdout, study.splits.keeps_sites_whole, seed
+        usable, study.tasks, params.holdout, study.splits.keeps_sites_whole, seed
     )
-    cohorts = restrict_to(context.usable, searched)
+    cohorts = restrict_to(usable, searched)
     folds = tuple(inner_folds(cohorts, study.tasks, study.split_scheme, params.folds, seed, params.seeds))
-    cases = CachedCases(CaseReader(cohorts, context.tiles, role="develop"))
+    cases = CachedCases(dataclasses.replace(data, cohorts=cohorts).cases("develop"))
     clients = (
-        federation_clients(study, cohorts.patients, context.usable.patients)
-        if study.federation is not None
-        else ()
+        federation_clients(study, cohorts.patients, usable.patients) if study.federation is not None else ()
     )
     inputs = TrialInputs(study.resolved(), cases, folds, params.metric, clients)
-    external = context.usable.patients[context.usable.patients["role"] == "external"]["patient"]
+    external = usable.patients[usable.patients["role"] == "external"]["patient"]
     check_hidden_patients(
         inputs, dict.fromkeys(held_out, "hold-out") | dict.fromkeys(external, "external cohort")
     )
     space = build_space(study, params)
-    content_keys = {patient: context.content_keys[patient] for patient in searched}
-    fingerprint = _fingerprint(study, params, seed, content_keys, context.features) | {
+    content_keys = {patient: data.content_keys[patient] for patient in searched}
+    fingerprint = _fingerprint(study, params, seed, content_keys, data.features) | {
         "federation": federation_fingerprint(study.federation, clients)
     }
     return SearchContext(study, params, space, inputs, seed, searched, held_out, cohorts, fingerprint)
 
 
-def run_search(context: RunContext) -> dict[str, Any]:
-    """Run the remaining trials of a study's search and select the winner.
+def run_search(study: Study, data: StudyInputs, run: Path) -> dict[str, Any]:
+    """Run the remaining trials of a study's search and select the winner; ``search/`` of the run folder is written.
 
     Raises
     ------
@@ -126,8 +88,8 @@ def run_search(context: RunContext) -> dict[str, Any]:
     """
     from equipoise.platform.search.trackers import TrackedSearch, open_trackers
 
-    search_context = prepare(context)
-    params, folder = search_context.params, context.folder.search
+    search_context = prepare(study, data)
+    params, folder = search_context.params, run / "search"
     check_same_search(folder, search_context.fingerprint)
     finished = read_trials(trials_folder(folder))
     searcher, count = restore_searcher(search_context, finished)
@@ -137,15 +99,13 @@ def run_search(context: RunContext) -> dict[str, Any]:
         count, len(finished), len(search_context.searched), len(search_context.held_out),
         len(search_context.inputs.folds), params.metric,
     )  # fmt: skip
-    tracked = TrackedSearch.from_study(
-        context.study, search_context.space, params.metric, context.folder.root
-    )
+    tracked = TrackedSearch.from_study(study, search_context.space, params.metric, run)
     with open_trackers(params.track, tracked) as track:
         for trial in finished:
             track(trial)  # trackers write every trial only once
         if left:
             on_end = ProgressReporter(len(finished), count, track)
-            _run_on_ray(left, searcher, search_context, folder, context.study, on_end)
+            _run_on_ray(left, searcher, search_context, folder, study, on_end)
     return finish_search(search_context, folder, count)
 
 
@@ -322,38 +282,3 @@ def _fingerprint(
         "patients": content_hash(f"{p}: {content_keys[p]}" for p in sorted(content_keys)),
         "features": features,
     }
-
-
-class CachedCases(Mapping[str, "Case"]):
-    """A mapping that caches the cases that were read.
-
-    A bag of one slide stays the store's memory map, one physical copy for all processes of a node: only its location,
-    labels and tables are cached. Bags of several slides are copies and are read again each time.
-
-    Parameters
-    ----------
-    cases
-        Source of the cases; the cache is not pickled.
-    """
-
-    def __init__(self, cases: Mapping[str, Case]) -> None:
-        self.source = cases
-        self._kept: dict[str, Case] = {}
-
-    def __getitem__(self, patient: str) -> Case:
-        """The case of a patient."""
-        if (kept := self._kept.get(patient)) is not None:
-            return kept
-        case = self.source[patient]
-        if len(case.slides) < 2:
-            self._kept[patient] = case
-        return case
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.source)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"source": self.source, "_kept": {}}

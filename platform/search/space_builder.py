@@ -34,6 +34,17 @@ class SearchSpaceError(ValueError):
     """``search.space`` asks for something that the study cannot do; the text names the key."""
 
 
+def space_problems(study: Study) -> list[str]:
+    """Why the search section of a study makes no space, one problem a line; empty without the section."""
+    if study.search is None:
+        return []
+    try:
+        build_space(study, study.search)
+    except SearchSpaceError as error:
+        return [line.replace("search.space", "search: space", 1) for line in str(error).split("\n")]
+    return []
+
+
 def build_space(study: Study, params: SearchParams) -> Space:
     """The space that a study searches.
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from equipoise.datasets.atomic_io import read_json, write_text
 from equipoise.platform.errors import DataError, EquipoiseError
 from equipoise.platform.search.configuration import study_from_config, trial_label
+from equipoise.platform.search.context import TrialInputs
 from equipoise.platform.search.space import Config
 from equipoise.platform.search.trial_records import (
     FoldScore,
@@ -36,9 +37,7 @@ from equipoise.platform.search.trial_records import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from equipoise.datasets.cohorts.cases import Case
     from equipoise.datasets.cohorts.splits import Fold
-    from equipoise.platform.federation.simulation.sites import Client
     from equipoise.platform.study.schema import Study
     from equipoise.platform.training.batches import CaseList
     from equipoise.platform.training.params import Recipe
@@ -52,37 +51,6 @@ Report = Callable[[dict[str, Any]], None]
 
 class StoppedError(Exception):
     """Raised by a report to end a trial early; it is recorded as pruned."""
-
-
-@dataclass(frozen=True)
-class TrialInputs:
-    """Inputs of all trials of a search.
-
-    Parameters
-    ----------
-    settings
-        The study, resolved.
-    cases
-        Search patient → case, without any other patient.
-    folds
-        Inner folds, in the order in which they are run.
-    metric
-        Metric that is maximised.
-    clients
-        Clients of a federation, with their search patients.
-    """
-
-    settings: dict[str, Any]
-    cases: Mapping[str, Case]
-    folds: tuple[Fold, ...]
-    metric: str
-    clients: tuple[Client, ...] = ()
-
-    def first_seed_fold(self, name: str) -> str:
-        """The fold of the first seed with the same patients as this fold; empty if it is that fold itself."""
-        parts = {fold.name: (fold.train, fold.val, fold.test) for fold in self.folds}
-        first = next(other for other, fold_parts in parts.items() if fold_parts == parts[name])
-        return "" if first == name else first
 
 
 def trials_folder(search: Path) -> Path:

@@ -28,17 +28,11 @@ from ray.tune.search import Searcher as TuneSearcher
 
 from equipoise.platform.cluster.session import environment_variables
 from equipoise.platform.search.configuration import trial_label
+from equipoise.platform.search.context import TrialInputs
 from equipoise.platform.search.params import SearchParams
 from equipoise.platform.search.searchers import Searcher
 from equipoise.platform.search.space import Config, Space
-from equipoise.platform.search.trial import (
-    TrialInputs,
-    TrialRun,
-    import_trial_code,
-    run_trial,
-    trials_folder,
-    work_folder,
-)
+from equipoise.platform.search.trial import TrialRun, import_trial_code, run_trial, trials_folder, work_folder
 from equipoise.platform.search.trial_records import Trial, read_trial, trial_name
 from equipoise.platform.training.params import TrainingParams
 

@@ -5,16 +5,17 @@ section to the registry of models, …). This module composes the sections, chec
 reports every problem in one line: file, line, key, the valid values and the nearest one.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, create_model, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, create_model, model_validator
 
 from equipoise.datasets.omics.params import CLINICAL, OMICS, TableParams
 from equipoise.datasets.params import CohortSource, Columns, StrictParams
 from equipoise.datasets.tables.tasks import Task
-from equipoise.platform.cluster.session import RayOptions
+from equipoise.platform.cluster.params import RayOptions
 from equipoise.platform.errors import StudyError
 from equipoise.platform.evaluation.params import EvaluationParams, ReportParams
 from equipoise.platform.extraction.params import ExtractionParams
@@ -69,6 +70,10 @@ def split_section(data: Any) -> Any:
 
 
 SplitSection: Any = Annotated[discriminated_union("splits", "scheme"), BeforeValidator(split_section)]
+#: Problems of a study, one per line, each starting with the section it is about: ``search: …``.
+StudyCheck = Callable[["Study"], list[str]]
+#: Key of the validation context that holds the checks of components.
+_CHECKS = "checks"
 
 
 class Study(StrictParams):
@@ -116,7 +121,7 @@ class Study(StrictParams):
     _file: Path = PrivateAttr(default=Path("study.yaml"))
 
     @model_validator(mode="after")
-    def _check_whole_study(self) -> "Study":
+    def _check_whole_study(self, info: ValidationInfo) -> "Study":
         problems = [
             *_repeated_names("cohorts", [cohort.name for cohort in self.cohorts]),
             *_repeated_names("tasks", [task.name for task in self.tasks]),
@@ -133,6 +138,8 @@ class Study(StrictParams):
             *_explicit_weight_problems(self),
         ]
         problems += _search_problems(self)
+        checks: Sequence[StudyCheck] = (info.context or {}).get(_CHECKS, ())
+        problems += [problem for check in checks for problem in check(self)]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -237,9 +244,7 @@ def _explicit_weight_problems(study: Study) -> list[str]:
 
 
 def _search_problems(study: Study) -> list[str]:
-    """Problems of the search section: a metric that no task has, or a space that does not fit the study."""
-    from equipoise.platform.search.space_builder import SearchSpaceError, build_space
-
+    """Problems of the search section: a metric that no task has, or a scheduler that cannot stop its trials."""
     if study.search is None:
         return []
     problem = metric_problem(study.search.metric, study.tasks)
@@ -249,10 +254,6 @@ def _search_problems(study: Study) -> list[str]:
             f"search: scheduler {study.search.scheduler} cannot stop trials that have workers of their own "
             "(training.workers): write scheduler: none"
         )
-    try:
-        build_space(study, study.search)
-    except SearchSpaceError as narrowing:
-        problems += str(narrowing).replace("search.space", "search: space", 1).split("\n")
     return problems
 
 
@@ -306,8 +307,12 @@ def _missing_modalities(study: Study) -> list[str]:
     return [f"model: {kind!r} reads {wanted}, and no develop cohort has any of it (omics: {{rna: TABLE}})"]
 
 
-def load_study(path: str | Path, overrides: dict[str, Any] | None = None) -> Study:
+def read_study(
+    path: str | Path, overrides: dict[str, Any] | None = None, checks: Sequence[StudyCheck] = ()
+) -> Study:
     """Read a study, apply the overrides and check it.
+
+    Jobs call :func:`equipoise.platform.run.loading.load_study`, which adds the checks of the components.
 
     Parameters
     ----------
@@ -315,6 +320,8 @@ def load_study(path: str | Path, overrides: dict[str, Any] | None = None) -> Stu
         The YAML file.
     overrides
         Dotted key → value, as given by ``--set``; list items by number (``cohorts.0.role``).
+    checks
+        Further checks of the whole study.
 
     Raises
     ------
@@ -353,7 +360,7 @@ def load_study(path: str | Path, overrides: dict[str, Any] | None = None) -> Stu
         set_override(data, key, value)
     data = current_study(data, "--set")
     try:
-        study = Study.model_validate(data)
+        study = Study.model_validate(data, context={_CHECKS: checks})
     except ValidationError as error:
         lines = describe_errors(error, tree, Study, set(overrides))
         count = f"{len(lines)} problem{'s' if len(lines) != 1 else ''}"

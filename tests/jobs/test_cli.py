@@ -117,7 +117,7 @@ def test_init_guesses_columns_from_tables(tmp_path: Path) -> None:
     (tables / "clini.csv").write_text(f"PATIENT,MSI status,LISS,OS_MONTHS,OS_EVENT\n{rows}\n")
     (tables / "slide_table.csv").write_text("PATIENT,FILENAME\np1,p1.svs\n")
     assert call("init", "--tables", "hospital", "-o", "study.yaml", cwd=tmp_path).returncode == 0
-    from equipoise.platform.study.schema import load_study
+    from equipoise.platform.run.loading import load_study
 
     study = load_study(tmp_path / "study.yaml")
     assert study.main_task.column == "MSI status"

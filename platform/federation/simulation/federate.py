@@ -42,9 +42,11 @@ from equipoise.platform.training.batches import CaseList
 if TYPE_CHECKING:
     import pandas as pd
 
+    from equipoise.platform.cluster.params import RayOptions
     from equipoise.platform.federation.params import FederationParams
     from equipoise.platform.federation.simulation.ray_backend import WorkerPool
-    from equipoise.platform.run.context import RunContext
+    from equipoise.platform.study.schema import Study
+    from equipoise.platform.training.inputs import StudyInputs
 
 log = logging.getLogger("equipoise")
 
@@ -52,15 +54,17 @@ log = logging.getLogger("equipoise")
 TRAFFIC = ("plan", "fold", "client", "bytes", "accepted", "quarantined", "failed", "late", "benched")
 
 
-def federate(context: RunContext, params: FederationParams) -> dict[str, Any]:
+def federate(study: Study, params: FederationParams, data: StudyInputs, run: Path) -> dict[str, Any]:
     """Train and evaluate every federation of the study that is not complete.
 
     Parameters
     ----------
-    context
-        The study and its run folder.
-    params
-        Its ``federation`` section.
+    study, params
+        The study and its ``federation`` section.
+    data
+        Patients and tiles.
+    run
+        The run folder; ``federated/`` is written, and the folds of ``folds/`` are read where they are there.
 
     Returns
     -------
@@ -73,9 +77,9 @@ def federate(context: RunContext, params: FederationParams) -> dict[str, Any]:
     """
     import pandas as pd
 
-    study, folder = context.study, context.folder.federated
-    context.usable.require_learnable()
-    patients = context.usable.patients
+    folder = run / "federated"
+    data.cohorts.require_learnable()
+    patients = data.cohorts.patients
     clients, notes = assign_clients(patients, params.sites, study.tasks, base=study.base, seed=study.seed)
     external = {
         str(name): tuple(rows["patient"])
@@ -84,16 +88,19 @@ def federate(context: RunContext, params: FederationParams) -> dict[str, Any]:
     check_no_overlap(clients, external, params.sites, study.base)
     for note in notes:
         log.info("federate: %s", note)
-    inputs = fold_inputs(context)
+    inputs = fold_inputs(study, data)
     folds = list(
         planned_folds(params.evaluation, clients, patients, study.split_scheme, study.tasks, study.seed)
     )
     tables = []
-    with open_worker_pool(context, params, len(clients)) as pool:
+    with open_worker_pool(study.resources, params, len(clients)) as pool:
         for plan in params.evaluation.plans:
             of_plan = [fold for fold in folds if fold.plan == plan]
             plan_inputs = inputs if plan == "folds" else _without_external(inputs)
-            predictions = _predict_plan(context, params, plan_inputs, of_plan, clients, folder / plan, pool)
+            central = run / "folds" if plan == "folds" else folder / plan / "pooled"
+            for fold in of_plan:
+                _check_left_out(fold, fold.parts(clients), params, study.base)
+            predictions = _predict_plan(params, plan_inputs, of_plan, clients, folder / plan, central, pool)
             _write_predictions(predictions, folder / "predictions" / plan)
             tables.append(site_table(plan, predictions, clients, study.evaluation, study.seed))
     sites = pd.concat(tables, ignore_index=True)
@@ -111,25 +118,23 @@ def federate(context: RunContext, params: FederationParams) -> dict[str, Any]:
     }
 
 
-def fold_inputs(context: RunContext) -> FoldInputs:
+def fold_inputs(study: Study, data: StudyInputs) -> FoldInputs:
     """Inputs that all trainings of a study share."""
     import torch
 
-    from equipoise.datasets.cohorts.cases import CaseReader
+    from equipoise.platform.training.build import recipe_of
 
-    study = context.study
     torch.set_num_threads(study.training.threads)  # results depend on the number of threads
-    inside = CaseReader(context.usable, context.tiles, role="develop")
-    outside = CaseReader(context.usable, context.tiles, role="external")
+    inside, outside = data.cases("develop"), data.cases("external")
     return FoldInputs(
         tasks=tuple(study.tasks),
-        recipe=context.recipe,
+        recipe=recipe_of(study),
         # Tables are small and read in every round of every client; tiles stay in the store's memory map.
-        cases=dict(inside) if context.tiles is None else inside,
+        cases=dict(inside) if data.tiles is None else inside,
         external=CaseList(outside, tuple(outside)),
-        patients=context.usable.patients,
-        features=context.features,
-        content_keys=context.content_keys,
+        patients=data.cohorts.patients,
+        features=data.features,
+        content_keys=data.content_keys,
         inner_val=study.splits.inner_val,
     )
 
@@ -142,7 +147,7 @@ def _without_external(inputs: FoldInputs) -> FoldInputs:
 
 @contextmanager
 def open_worker_pool(
-    context: RunContext, params: FederationParams, clients: int
+    resources: RayOptions, params: FederationParams, clients: int
 ) -> Iterator[WorkerPool | None]:
     """One Ray session and one set of workers for all federations, where the backend is Ray."""
     if params.backend != "ray":
@@ -151,7 +156,7 @@ def open_worker_pool(
     from equipoise.platform.cluster.session import ray_session
     from equipoise.platform.federation.simulation.ray_backend import worker_pool_for
 
-    with ray_session(context.study.resources):
+    with ray_session(resources):
         pool = worker_pool_for(
             clients, workers=params.workers, cpus=params.worker_cpus, gpus=params.worker_gpus
         )
@@ -162,24 +167,22 @@ def open_worker_pool(
 
 
 def _predict_plan(
-    context: RunContext,
     params: FederationParams,
     inputs: FoldInputs,
     folds: Sequence[PlannedFold],
     clients: Sequence[Client],
     folder: Path,
+    central: Path,
     pool: WorkerPool | None,
 ) -> PlanPredictions:
-    """Predictions of every method over all folds of a plan."""
+    """Predictions of every method over all folds of a plan; ``central`` holds the folds of the pooled model."""
     import pandas as pd
 
     tables_of: dict[str, list[pd.DataFrame]] = {method: [] for method in METHODS}
     local: list[LocalModels] = []
     for fold in folds:
         parts = fold.parts(clients)
-        _check_left_out(fold, parts, params, context.study.base)
         log.info("federate plan=%s fold=%s clients=%d", fold.plan, fold.fold.name, len(parts))
-        central = context.folder.folds if fold.plan == "folds" else folder / "pooled"
         models = train_local(inputs, fold.fold, parts, folder / "local")
         tables = {
             "federated": federate_fold(inputs, fold, parts, params, folder / fold.fold.name, pool=pool),

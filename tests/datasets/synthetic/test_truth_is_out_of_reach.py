@@ -21,7 +21,7 @@ import pytest
 
 from equipoise.platform.run import steps
 from equipoise.platform.run.folder import STEPS, RunFolder
-from equipoise.platform.study.schema import load_study
+from equipoise.platform.run.loading import load_study
 
 ROOMS = ("platform", "jobs", "models", "datasets")
 GENERATOR = "equipoise.datasets.synthetic"

@@ -13,7 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from equipoise.platform.cluster import machine, session, tokens
-from equipoise.platform.cluster.session import JOB_VARIABLE, RayOptions, resolve_address, worker_environment
+from equipoise.platform.cluster.params import RayOptions
+from equipoise.platform.cluster.session import JOB_VARIABLE, resolve_address, worker_environment
 from equipoise.platform.errors import ResourceError
 
 MIB, GIB = 2**20, 2**30
@@ -167,7 +168,8 @@ def test_nested_call_joins_and_leaves_open() -> None:
 
 LIFE = """
 import json, os, signal, sys, time
-from equipoise.platform.cluster.session import RayOptions, ray_session, session_description
+from equipoise.platform.cluster.params import RayOptions
+from equipoise.platform.cluster.session import ray_session, session_description
 
 def handler(*_): ...
 signal.signal(signal.SIGTERM, handler)

@@ -7,8 +7,9 @@ import pytest
 from equipoise.datasets.atomic_io import read_json
 from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.run.loading import load_study
 from equipoise.platform.run.provenance import record
-from equipoise.platform.study.schema import Study, load_study
+from equipoise.platform.study.schema import Study
 
 TEXT = """\
 version: 1

@@ -9,13 +9,14 @@ from equipoise.datasets.atomic_io import read_json
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.datasets.synthetic import catalogue
-from equipoise.platform.cluster.session import RayOptions
+from equipoise.platform.cluster.params import RayOptions
 from equipoise.platform.errors import ToleranceError
 from equipoise.platform.registry import entries
 from equipoise.platform.run import steps
 from equipoise.platform.run.folder import STEPS, RunFolder
+from equipoise.platform.run.loading import load_study
 from equipoise.platform.run.synthesis import synthesize
-from equipoise.platform.study.schema import Study, load_study, smoke_overrides
+from equipoise.platform.study.schema import Study, smoke_overrides
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from equipoise.platform.errors import DataError, EquipoiseError, StudyError, Tol
 from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.run import steps
 from equipoise.platform.run.folder import STEPS, RunFolder
-from equipoise.platform.study.schema import Study, load_study, smoke_overrides
+from equipoise.platform.run.loading import load_study
+from equipoise.platform.study.schema import Study, smoke_overrides
 
 
 def run_steps(study: Study, out: Path, *names: str) -> dict:

@@ -13,7 +13,8 @@ from equipoise.platform.errors import DataError, DataWarning, StudyError
 from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.run import steps
 from equipoise.platform.run.folder import STEPS, RunFolder
-from equipoise.platform.study.schema import Study, load_study
+from equipoise.platform.run.loading import load_study
+from equipoise.platform.study.schema import Study
 from equipoise.platform.training.crossval import load_fold
 
 STUDY = """\

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from equipoise.datasets.synthetic import catalogue
-from equipoise.platform.cluster.session import RayOptions
+from equipoise.platform.cluster.params import RayOptions
 from equipoise.platform.run import steps
 from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.run.loading import load_study
 from equipoise.platform.run.synthesis import synthesize
-from equipoise.platform.search.search import SearchContext, prepare
-from equipoise.platform.study.schema import Study, load_study
+from equipoise.platform.search.context import SearchContext
+from equipoise.platform.search.search import prepare
+from equipoise.platform.study.schema import Study
 
 #: Settings with which a trial takes a fraction of a second.
 SMALL: dict[str, Any] = {
@@ -84,6 +86,7 @@ def make_search(make_study: Callable[..., Study]) -> Callable[..., SearchContext
     """``make_search(…)``: the :class:`SearchContext` of that study."""
 
     def make(**search: Any) -> SearchContext:
-        return prepare(steps.RunContext(make_study(**search), RunFolder(Path("unused"))))
+        study = make_study(**search)
+        return prepare(study, steps.RunContext(study, RunFolder(Path("unused"))).inputs)
 
     return make

@@ -26,16 +26,18 @@ from equipoise.platform.federation.simulation.sites import Client
 from equipoise.platform.federation.standardisation import federated_targets
 from equipoise.platform.run.context import RunContext
 from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.run.loading import load_study
 from equipoise.platform.search.configuration import study_from_config
+from equipoise.platform.search.context import SearchContext
 from equipoise.platform.search.estimate import describe_search
 from equipoise.platform.search.federated_trial import outputs_of
 from equipoise.platform.search.holdout import measure
-from equipoise.platform.search.search import SearchContext, prepare, run_inline, run_search
+from equipoise.platform.search.search import prepare, run_inline, run_search
 from equipoise.platform.search.selection import rebase_paths
 from equipoise.platform.search.trackers import curve_points
 from equipoise.platform.search.trial import check_hidden_patients, run_trial, trials_folder, work_folder
 from equipoise.platform.search.trial_records import Trial, read_trials
-from equipoise.platform.study.schema import Study, load_study
+from equipoise.platform.study.schema import Study
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model, recipe_of
 from equipoise.platform.training.crossval import fold_seed
@@ -79,7 +81,7 @@ def search_context(federating: Make) -> SearchContext:
 
 
 def prepared_of(study: Study, folder: Path = Path("unused")) -> SearchContext:
-    return prepare(RunContext(study, RunFolder(folder)))
+    return prepare(study, RunContext(study, RunFolder(folder)).inputs)
 
 
 def by_hand(
@@ -187,7 +189,7 @@ def test_searched_measured_and_written_as_a_study(federating: Make, bags: Path, 
     study = federating(trials=4, searcher="grid", levels=2, space=SPACE | {"training.lr": 5e-3})
     work = RunContext(study, RunFolder(tmp_path / "run"))
     folder = work.folder.search
-    metadata = run_search(work)
+    metadata = run_search(study, work.inputs, work.folder.root)
     assert (metadata["trials"], metadata["failed"]) == (4, 0)
     trials = read_trials(trials_folder(folder))
     assert trials[0].config["federation.strategy"] == "fedavg"
@@ -202,7 +204,7 @@ def test_searched_measured_and_written_as_a_study(federating: Make, bags: Path, 
     with pytest.raises(StudyError, match="belong to another search"):
         search_context = prepared_of(federating({"rounds": 3}, trials=4, searcher="grid", levels=2))
         run_inline(search_context, folder)
-    assert measure(work)["looks"] == 1
+    assert measure(study, work.inputs, work.folder.root)["looks"] == 1
     check_measured(work, prepared_of(study), winner)
 
 
@@ -223,7 +225,8 @@ def check_measured(work: RunContext, search_context: SearchContext, winner: Tria
 
 
 def test_dry_run_counts_rounds(federating: Make) -> None:
-    text = describe_search(federating({"rounds": 7}, trials=6, seeds=2))
+    study = federating({"rounds": 7}, trials=6, seeds=2)
+    text = describe_search(study, lambda: RunContext(study, RunFolder(Path("unused"))).inputs)
     assert "federation.strategy  " in text
     assert "federation: every trial trains across 2 clients: client-0 (" in text
     assert "6 trials x 2 folds x 2 seeds x 7 rounds x " in text

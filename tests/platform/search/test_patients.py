@@ -17,12 +17,13 @@ from equipoise.datasets.tables.tasks import BinaryTask
 from equipoise.platform.run import steps
 from equipoise.platform.run.context import RunContext
 from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.run.loading import load_study
+from equipoise.platform.search.context import SearchContext
 from equipoise.platform.search.estimate import describe_search
 from equipoise.platform.search.holdout import measure
 from equipoise.platform.search.patients import split_holdout
-from equipoise.platform.search.search import SearchContext, finish_search, run_inline
+from equipoise.platform.search.search import finish_search, run_inline
 from equipoise.platform.search.trial import check_hidden_patients
-from equipoise.platform.study.schema import load_study
 
 Make = Callable[..., Any]
 
@@ -107,7 +108,8 @@ def test_winner_and_default_are_measured_once(make_study: Make, make_search: Mak
     assert best.search is None
     assert set(steps.read_cohorts(best).patients["patient"]) == set(work.cohorts.patients["patient"])
     assert not (folder / "final").exists(), "nobody has looked yet"
-    assert measure(work) == {"winner": winner.name, "looks": 1}
+    inputs = (work.study, work.inputs, work.folder.root)
+    assert measure(*inputs) == {"winner": winner.name, "looks": 1}
     measured = read_json(folder / "test.json")
     rows = pd.DataFrame(measured["rows"])
     assert set(rows["who"]) == {winner.name, trials[0].name}
@@ -121,12 +123,13 @@ def test_winner_and_default_are_measured_once(make_study: Make, make_search: Mak
     seen = set(table[table["role"] != "external"]["patient"])
     assert seen == set(search_context.searched)
     before = (folder / "test.json").read_text()
-    assert measure(work)["looks"] == 1
+    assert measure(*inputs)["looks"] == 1
     assert (folder / "test.json").read_text() == before
 
 
 def test_dry_run_says_what_it_would_cost(make_study: Make) -> None:
-    text = describe_search(make_study(trials=7))
+    study = make_study(trials=7)
+    text = describe_search(study, lambda: RunContext(study, RunFolder(Path("unused"))).inputs)
     assert "balancing.weighting  " in text
     assert "size: continuous" in text
     assert "7 trials x 2 folds x 2 epochs" in text

@@ -10,8 +10,9 @@ import pytest
 
 from equipoise.platform.run.context import RunContext
 from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.search.context import SearchContext
 from equipoise.platform.search.population import run_member, settings_of_member
-from equipoise.platform.search.search import SearchContext, run_search
+from equipoise.platform.search.search import run_search
 from equipoise.platform.search.trial import trials_folder
 from equipoise.platform.search.trial_records import read_trials
 
@@ -56,7 +57,7 @@ def test_a_population_on_ray(make_study: Make, tmp_path: Path, scheduler: str) -
         EPOCHS, trials=4, scheduler=scheduler, space={"training.lr": {"loguniform": [1e-5, 1e-1]}}
     )
     folder = RunFolder(tmp_path / "run")
-    metadata = run_search(RunContext(study, folder))
+    metadata = run_search(study, RunContext(study, folder).inputs, folder.root)
     trials = read_trials(trials_folder(folder.search))
     assert (metadata["trials"], metadata["failed"]) == (4, 0)
     assert [trial.name for trial in trials] == [f"00{k}-static+none" for k in range(4)]

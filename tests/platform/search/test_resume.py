@@ -18,7 +18,8 @@ from equipoise.datasets.atomic_io import write_json
 from equipoise.platform.errors import StudyError
 from equipoise.platform.run import steps
 from equipoise.platform.run.folder import RunFolder
-from equipoise.platform.search.search import SearchContext, prepare, run_inline
+from equipoise.platform.search.context import SearchContext
+from equipoise.platform.search.search import prepare, run_inline
 from equipoise.platform.search.trial import (
     StoppedError,
     run_trial,
@@ -39,11 +40,11 @@ import sys
 from pathlib import Path
 from equipoise.platform.run import steps
 from equipoise.platform.search.search import prepare, run_inline
-from equipoise.platform.study.schema import load_study
+from equipoise.platform.run.loading import load_study
 from equipoise.platform.run.folder import RunFolder
 
 work = steps.RunContext(load_study(sys.argv[1]), RunFolder(Path(sys.argv[2])))
-run_inline(prepare(work), work.folder.search)
+run_inline(prepare(work.study, work.inputs), work.folder.search)
 """
 
 
@@ -83,7 +84,7 @@ def check(command: list[str], out: Path, study: Study, total: int) -> None:
     after = {path.name: path.stat().st_mtime_ns for path in trials_folder(search).glob("*.json")}
     assert len(after) == total
     assert all(after[name] == when for name, when in first.items()), "a finished trial was repeated"
-    quiet = prepare(steps.RunContext(study, RunFolder(out.with_name("quiet"))))
+    quiet = prepare(study, steps.RunContext(study, RunFolder(out.with_name("quiet"))).inputs)
     expected = run_inline(quiet, out.with_name("quiet") / "search")
     assert compared(read_trials(trials_folder(search))) == compared(expected)
     assert len({str(trial.config) for trial in expected}) > total // 2

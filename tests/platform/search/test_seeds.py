@@ -15,9 +15,10 @@ from equipoise.datasets.cohorts.splits import SplitScheme, monte_carlo
 from equipoise.datasets.params import MonteCarloParams
 from equipoise.platform.errors import StudyError
 from equipoise.platform.search.analysis import best_probabilities, fold_values
+from equipoise.platform.search.context import SearchContext
 from equipoise.platform.search.params import SearchParams
 from equipoise.platform.search.patients import inner_folds
-from equipoise.platform.search.search import SearchContext, run_inline
+from equipoise.platform.search.search import run_inline
 from equipoise.platform.search.trial_records import FoldScore, Trial, read_trials, trial_table, write_trial
 from equipoise.platform.search.tune_runner import build_scheduler
 

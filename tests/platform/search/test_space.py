@@ -12,11 +12,12 @@ import yaml
 
 from equipoise.platform.errors import StudyError
 from equipoise.platform.registry import entries
+from equipoise.platform.run.loading import load_study
 from equipoise.platform.search.configuration import config_from_study, merge_config, trial_label
 from equipoise.platform.search.params import SearchParams
 from equipoise.platform.search.space import Space, simplex_lattice
 from equipoise.platform.search.space_builder import build_space
-from equipoise.platform.study.schema import Study, load_study
+from equipoise.platform.study.schema import Study
 from equipoise.platform.training.params import refusal
 
 TASKS = [

@@ -19,8 +19,8 @@ from equipoise.platform.run import steps
 from equipoise.platform.run.context import RunContext
 from equipoise.platform.run.folder import RunFolder
 from equipoise.platform.search import tune_runner
+from equipoise.platform.search.context import SearchContext, TrialInputs
 from equipoise.platform.search.search import (
-    SearchContext,
     finish_search,
     prepare,
     restore_searcher,
@@ -29,7 +29,7 @@ from equipoise.platform.search.search import (
     started_configs,
     unfinished_indices,
 )
-from equipoise.platform.search.trial import Report, TrialInputs, run_trial, trials_folder
+from equipoise.platform.search.trial import Report, run_trial, trials_folder
 from equipoise.platform.search.trial_records import Trial, read_trials
 
 Make = Callable[..., Any]
@@ -121,7 +121,7 @@ def test_nothing_is_written_outside_the_run_and_stopped_trials_are_recorded(
         trials=6, scheduler="asha", folds=3, space={"training.lr": {"loguniform": [1e-6, 1e-2]}}
     )
     folder = RunFolder(tmp_path / "run")
-    metadata = run_search(RunContext(study, folder))
+    metadata = run_search(study, RunContext(study, folder).inputs, folder.root)
     assert (set(home.iterdir()) if home.exists() else None) == before
     assert {path.name for path in folder.search.iterdir()} <= {
         "trials", "trials.parquet", "best.yaml", "best.json", "leaderboard.csv", "methods.csv", "made_by.json", "work",
@@ -148,10 +148,10 @@ def test_trials_whose_folds_are_trained_by_several_workers(make_study: Make, tmp
     }  # fmt: skip
     study = make_study(shared | {"training.workers": 2}, trials=2, space=space)
     folder = RunFolder(tmp_path / "run")
-    metadata = run_search(RunContext(study, folder))
+    metadata = run_search(study, RunContext(study, folder).inputs, folder.root)
     assert (metadata["trials"], metadata["failed"]) == (2, 0)
     single = RunContext(make_study(shared, trials=2, space=space), RunFolder(tmp_path / "single"))
-    alone = run_inline(prepare(single), single.folder.search)
+    alone = run_inline(prepare(single.study, single.inputs), single.folder.search)
     assert len(alone) > 0
     for one, many in zip(alone, read_trials(trials_folder(folder.search)), strict=True):
         assert (one.name, one.config) == (many.name, many.config)

@@ -10,8 +10,9 @@ import yaml
 from openpyxl import Workbook
 
 from equipoise.platform.errors import DataError, StudyError
+from equipoise.platform.run.loading import load_study
 from equipoise.platform.study.draft import biomarker, survival
-from equipoise.platform.study.schema import Study, load_study
+from equipoise.platform.study.schema import Study
 
 N = 24
 GENES = [f"G{i}" for i in range(60)]

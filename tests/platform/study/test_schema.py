@@ -7,10 +7,10 @@ from textwrap import dedent
 import pytest
 
 from equipoise.platform.errors import StudyError
+from equipoise.platform.run.loading import load_study
 from equipoise.platform.study.schema import (
     fixed_settings,
     json_schema,
-    load_study,
     parse_overrides,
     smoke_overrides,
 )

@@ -11,7 +11,8 @@ import yaml
 from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.run import steps
 from equipoise.platform.run.folder import RunFolder
-from equipoise.platform.study.schema import Study, load_study, smoke_overrides
+from equipoise.platform.run.loading import load_study
+from equipoise.platform.study.schema import Study, smoke_overrides
 
 STUDY = {
     "version": 1,

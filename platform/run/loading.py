@@ -1,0 +1,41 @@
+"""Reads a study for a job and asks every component whether it can work with it.
+
+The schema checks what its sections and their combination say by themselves. What only a component knows, for example
+whether a search space fits the study, is asked here, so that the schema needs no component: a user sees all problems
+at once, each with its line.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from equipoise.platform.search.federated_space import method_refusal
+from equipoise.platform.search.space_builder import space_problems
+from equipoise.platform.study.schema import Study, StudyCheck, read_study
+
+
+def federation_problems(study: Study) -> list[str]:
+    """Why clients of the federation cannot balance tasks as the study says; empty without the section."""
+    reason = method_refusal(study, study.balancing.weighting, study.balancing.aggregation)
+    return [f"federation: {reason}"] if reason else []
+
+
+#: What components say about a study; each returns its problems.
+CHECKS: tuple[StudyCheck, ...] = (space_problems, federation_problems)
+
+
+def load_study(path: str | Path, overrides: dict[str, Any] | None = None) -> Study:
+    """Read a study, apply the overrides, and check it with all components.
+
+    Parameters
+    ----------
+    path
+        The YAML file.
+    overrides
+        Dotted key → value, as given by ``--set``; list items by number (``cohorts.0.role``).
+
+    Raises
+    ------
+    StudyError
+        With every problem at once, each with its line.
+    """
+    return read_study(path, overrides, CHECKS)

@@ -1,0 +1,39 @@
+"""Several folds: one after another in this process, several at once in other processes, or each on many workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from equipoise.platform.cluster.params import RayOptions
+    from equipoise.platform.training.params import TrainingParams
+
+
+def run_folds(jobs: Sequence[partial[Path]], training: TrainingParams, resources: RayOptions) -> None:
+    """Train folds as a study says.
+
+    Parameters
+    ----------
+    jobs
+        Calls of :func:`~equipoise.platform.training.crossval.train_fold`, each with its ``report``.
+    training, resources
+        Workers and threads of a fold; the Ray to use, and how many folds are trained at once.
+    """
+    if training.workers == 1 and (resources.folds == 1 or len(jobs) < 2):
+        for job in jobs:
+            with job.keywords["report"]:
+                job()
+        return
+    if jobs:
+        from equipoise.platform.cluster.session import ray_session
+        from equipoise.platform.training.on_ray import run_folds_in_parallel
+
+        with ray_session(resources):
+            if training.workers > 1:
+                for job in jobs:
+                    job()
+            else:
+                run_folds_in_parallel(list(jobs), max_concurrent=resources.folds, cpus=training.threads)
