@@ -105,7 +105,7 @@ def run_steps(study: Path, out: Path, overrides: dict[str, Any], steps: tuple[st
     torch.set_num_threads(1)
     settled = load_study(study, overrides)
     names = steps or ("validate", "extract", "train", "evaluate")
-    product_steps.run_steps(settled, lambda s: RunFolder.open(s, str(out), "auto"), names)
+    product_steps.run_steps(settled, RunFolder.open(settled, str(out), "auto"), names)
     return str(out)
 
 

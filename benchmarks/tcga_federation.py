@@ -89,9 +89,7 @@ def federate(
         folder = Path(temporary)
         study = study_of(data, folder, cohorts, sites, asked)
         run = folder / "run"
-        steps.run_steps(
-            study, lambda s: RunFolder.open(s, str(run), "auto"), ["validate", "extract", "federate"]
-        )
+        steps.run_steps(study, RunFolder.open(study, str(run), "auto"), ["validate", "extract", "federate"])
         return pd.read_csv(run / "federated" / "sites.csv", keep_default_na=False, na_values=[""])
 
 

@@ -1,10 +1,11 @@
 """``equipoise demo``: a synthetic study, run from slides to report."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from equipoise.jobs.options import plain_job
+from equipoise.jobs.outcome import JobResult, run_in_folder
 
 
 @plain_job
@@ -13,13 +14,12 @@ def demo(
     out: Annotated[str, typer.Option("-o", "--out", help="Folder to write to.", metavar="DIR")] = "demo",
     seed: Annotated[int, typer.Option("--seed", help="Seed of all random numbers.")] = 7,
     max_cpus: Annotated[int | None, typer.Option("--max-cpus", help="CPUs a local Ray may use.")] = None,
-) -> dict[str, Any]:
+) -> JobResult:
     """Make a synthetic study and run it: slides, features, cross-validation, report."""
     from pathlib import Path
 
     from equipoise.platform.cluster.params import RayOptions
     from equipoise.platform.cluster.session import ray_session
-    from equipoise.platform.run import steps
     from equipoise.platform.run.folder import STEPS, RunFolder
     from equipoise.platform.run.loading import load_study
     from equipoise.platform.run.synthesis import synthesize
@@ -28,10 +28,8 @@ def demo(
     options = RayOptions(cpus=max_cpus)
     with ray_session(options):  # one Ray for rendering and extraction
         study = load_study(synthesize(preset, seed, folder, options))
-        result = steps.run_steps(
-            study, lambda study: RunFolder.open(study, str(folder / "run"), "auto"), STEPS
-        )
-    print(f"report: {result['report']}")
+        result = run_in_folder(study, RunFolder.open(study, str(folder / "run"), "auto"), STEPS)
+    print(f"report: {result.fields['report']}")
     print(f"next: equipoise init -o study.yaml --tables DIR   (your own data; or edit {study.file})")
     return result
 

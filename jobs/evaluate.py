@@ -1,16 +1,13 @@
 """``equipoise evaluate``: predictions to metrics with intervals."""
 
-from typing import Any
-
 from equipoise.jobs.options import StudyOptions, study_job
+from equipoise.jobs.outcome import JobResult
 
 
 @study_job
-def evaluate(options: StudyOptions) -> dict[str, Any]:
+def evaluate(options: StudyOptions) -> JobResult:
     """Predict external cohorts with the fold models and compute metrics with intervals."""
-    from equipoise.platform.run import steps
-
-    return steps.run_steps(options.study(), options.folder, ["evaluate"], dry_run=options.dry_run)
+    return options.run(options.study(), ["evaluate"])
 
 
 command = evaluate

@@ -1,10 +1,11 @@
 """``equipoise extract``: slides to features on Ray Data."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from equipoise.jobs.options import StudyOptions, study_job
+from equipoise.jobs.outcome import JobResult
 
 
 @study_job
@@ -14,13 +15,11 @@ def extract(
     max_fail: Annotated[
         float | None, typer.Option("--max-fail", help="Share of slides that may fail.", metavar="SHARE")
     ] = None,
-) -> dict[str, Any]:
+) -> JobResult:
     """Tile slides and extract features on Ray Data; slides already in the store are skipped."""
-    from equipoise.platform.run import steps
-
     overrides = {"features.retry": retry_failed or None, "features.max_fail": max_fail}
     study = options.study({key: value for key, value in overrides.items() if value is not None})
-    return steps.run_steps(study, options.folder, ["extract"], dry_run=options.dry_run)
+    return options.run(study, ["extract"])
 
 
 command = extract

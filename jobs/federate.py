@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from equipoise.jobs.options import StudyOptions, study_job
+from equipoise.jobs.outcome import JobResult, run_in_folder
 
 
 @study_job
@@ -16,10 +17,8 @@ def federate(
     strategy: Annotated[
         str | None, typer.Option("--strategy", help="Strategy: equipoise ls strategies.", metavar="NAME")
     ] = None,
-) -> dict[str, Any]:
+) -> JobResult:
     """Train across the study's sites, with pooled, local and ensemble baselines; finished parts are skipped."""
-    from equipoise.platform.run import steps
-
     overrides: dict[str, Any] = {}
     if rounds is not None:
         overrides["federation.rounds"] = rounds
@@ -29,11 +28,11 @@ def federate(
     if study.federation is None:  # a study without the section is federated by cohort, with the defaults
         study = options.study({"federation": {}} | overrides)
     if options.dry_run:
-        return steps.run_steps(study, options.folder, ["federate", "report"], dry_run=True)
+        return options.run(study, ["federate", "report"])
     folder = options.folder(study)
     extracted = folder.status()["steps"].get("extract", {}).get("status") == "done"
     before = [] if extracted else ["validate", "extract"]
-    return steps.run_steps(study, lambda _: folder, [*before, "federate", "report"])
+    return run_in_folder(study, folder, [*before, "federate", "report"])
 
 
 command = federate

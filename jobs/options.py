@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equipoise.jobs.outcome import LogFormat, run_and_exit
+from equipoise.jobs.outcome import JobResult, LogFormat, run_and_exit, run_in_folder
 
 if TYPE_CHECKING:
     from equipoise.platform.run.folder import RunFolder
@@ -77,6 +77,15 @@ class StudyOptions:
         from equipoise.platform.run.folder import RunFolder
 
         return RunFolder.open(study, self.out, self.resume.value)
+
+    def run(self, study: "Study", steps: Sequence[str], **settings: Any) -> JobResult:
+        """Run steps in the study's run folder, or print what they would do (``--dry-run``)."""
+        if self.dry_run:
+            from equipoise.platform.run.steps import describe_plan
+
+            print(describe_plan(study, steps))
+            return JobResult({"study": study.name, "dry_run": True})
+        return run_in_folder(study, self.folder(study), steps, **settings)
 
 
 def study_job(job: Callable[..., Any]) -> Callable[..., None]:

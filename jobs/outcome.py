@@ -8,9 +8,14 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from equipoise.platform.run.folder import RunFolder
+    from equipoise.platform.study.schema import Study
 
 log = logging.getLogger("equipoise")
 
@@ -24,8 +29,51 @@ class LogFormat(StrEnum):
     json = "json"
 
 
+@dataclass(frozen=True)
+class JobResult:
+    """What a job hands back, whether it succeeds or not.
+
+    Parameters
+    ----------
+    fields
+        Fields of the result line (``out``, ``report``, …).
+    folder
+        The run folder, whose ``status.json`` gets the outcome; None for jobs without one.
+    """
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    folder: "RunFolder | None" = None
+
+
+class JobError(Exception):
+    """A job ended with this error after it had opened a run folder; carries what is known of its result."""
+
+    def __init__(self, error: BaseException, result: JobResult) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.result = result
+
+
+def run_in_folder(study: "Study", folder: "RunFolder", steps: Sequence[str], **settings: Any) -> JobResult:
+    """Run steps of a study; parameters as of :func:`~equipoise.platform.run.steps.run_steps`.
+
+    Raises
+    ------
+    JobError
+        With the folder and the error of the step, an interruption included.
+    """
+    from equipoise.platform.run.steps import run_steps
+
+    out = {"out": folder.root}
+    try:
+        result = run_steps(study, folder, steps, **settings)
+    except BaseException as error:
+        raise JobError(error, JobResult(out, folder)) from error
+    return JobResult(out if result.report is None else out | {"report": result.report}, folder)
+
+
 def run_and_exit(
-    name: str, job: Callable[[], dict[str, Any] | None], log_format: LogFormat, verbose: bool
+    name: str, job: Callable[[], JobResult | dict[str, Any] | None], log_format: LogFormat, verbose: bool
 ) -> NoReturn:
     """Run a job, print its result line and exit with its exit code.
 
@@ -34,48 +82,49 @@ def run_and_exit(
     name
         Name of the job.
     job
-        Returns fields of the result line (``out``, ``report``, …); ``status.json`` is written to ``run_folder``.
+        Returns its result, or only the fields of the result line.
     log_format, verbose
         How to write progress; ``verbose`` adds tracebacks.
     """
-    from equipoise.datasets.errors import EquipoiseError
-
     set_up_logging(log_format, verbose)
-    result: dict[str, Any] = {}
+    error: BaseException | None = None
     try:
-        result = job() or {}
-        status, code = "ok", 0
-    except EquipoiseError as error:
-        status, code = "failed", error.exit_code
-        result = {"error": str(error), **getattr(error, "result", {})}
-        sys.stderr.write(f"error: {error}\n")
-        if verbose:
-            traceback.print_exc()
-    except (KeyboardInterrupt, SystemExit) as end:  # Ray turns SIGTERM into SystemExit
-        status, code = "interrupted", 1
-        result = dict(getattr(end, "result", {}))
-        sys.stderr.write("interrupted; run the same command again to resume\n")
-    except BrokenPipeError:  # `equipoise ls | head`
+        returned = job()
+        result = returned if isinstance(returned, JobResult) else JobResult(returned or {})
+    except JobError as stopped:
+        error, result = stopped.error, stopped.result
+    except BaseException as raised:
+        error, result = raised, JobResult()
+    if isinstance(error, BrokenPipeError):  # `equipoise ls | head`
         sys.stderr.close()
         sys.exit(0)
-    except Exception as error:
-        status, code = "failed", 1
-        result = {"error": f"{type(error).__name__}: {error}", **getattr(error, "result", {})}
-        traceback.print_exc()
-        sys.stderr.write(
-            f"error: {type(error).__name__}: {error}\n  this is a defect of Equipoise: please report it\n"
-        )
-    _print_result(name, status, code, result)
+    status, code, reason = _ending(error, verbose)
+    outcome = {"job": name, "status": status, "code": code, **reason, **result.fields}
+    if result.folder is not None and result.folder.root.exists():
+        result.folder.finish(outcome)
+    sys.stderr.flush()
+    print("EQUIPOISE-RESULT " + json.dumps(outcome, default=str), flush=True)
     sys.exit(code)
 
 
-def _print_result(name: str, status: str, code: int, result: dict[str, Any]) -> None:
-    folder = result.pop("run_folder", None)
-    outcome = {"job": name, "status": status, "code": code, **result}
-    if folder is not None and folder.root.exists():
-        folder.finish(outcome)
-    sys.stderr.flush()
-    print("EQUIPOISE-RESULT " + json.dumps(outcome, default=str), flush=True)
+def _ending(error: BaseException | None, verbose: bool) -> tuple[str, int, dict[str, str]]:
+    """Status, exit code and reason of a job that ended like this; an error is written to standard error."""
+    from equipoise.datasets.errors import EquipoiseError
+
+    if error is None:
+        return "ok", 0, {}
+    if isinstance(error, KeyboardInterrupt | SystemExit):  # Ray turns SIGTERM into SystemExit
+        sys.stderr.write("interrupted; run the same command again to resume\n")
+        return "interrupted", 1, {}
+    if isinstance(error, EquipoiseError):
+        sys.stderr.write(f"error: {error}\n")
+        if verbose:
+            traceback.print_exception(error)
+        return "failed", error.exit_code, {"error": str(error)}
+    reason = f"{type(error).__name__}: {error}"
+    traceback.print_exception(error)
+    sys.stderr.write(f"error: {reason}\n  this is a defect of Equipoise: please report it\n")
+    return "failed", 1, {"error": reason}
 
 
 class _KeyValue(logging.Formatter):

@@ -1,25 +1,24 @@
 """``equipoise report``: the run folder as one HTML page."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from equipoise.jobs.options import StudyOptions, study_job
+from equipoise.jobs.outcome import JobResult
 
 
 @study_job
 def report(
     options: StudyOptions,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-) -> dict[str, Any]:
+) -> JobResult:
     """Write report.html; it reads nothing but the run folder."""
-    from equipoise.platform.run import steps
-
-    result = steps.run_steps(options.study(), options.folder, ["report"], dry_run=options.dry_run)
-    if show and "report" in result:
+    result = options.run(options.study(), ["report"])
+    if show and "report" in result.fields:
         import webbrowser
 
-        webbrowser.open(result["report"].as_uri())
+        webbrowser.open(result.fields["report"].as_uri())
     return result
 
 

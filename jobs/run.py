@@ -1,17 +1,15 @@
 """``equipoise run``: all steps from slides to report."""
 
-from typing import Any
-
 from equipoise.jobs.options import StudyOptions, study_job
+from equipoise.jobs.outcome import JobResult
 
 
 @study_job
-def run(options: StudyOptions) -> dict[str, Any]:
+def run(options: StudyOptions) -> JobResult:
     """Run all steps from slides to report; finished steps are skipped, interrupted ones resume."""
-    from equipoise.platform.run import steps
     from equipoise.platform.run.folder import STEPS
 
-    return steps.run_steps(options.study(), options.folder, STEPS, dry_run=options.dry_run)
+    return options.run(options.study(), STEPS)
 
 
 command = run

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from equipoise.jobs.options import StudyOptions, study_job
+from equipoise.jobs.outcome import JobResult
 
 
 @study_job
@@ -16,18 +17,18 @@ def search(
     test: Annotated[
         bool, typer.Option("--test", help="Then evaluate the winner on patients that no trial has seen.")
     ] = False,
-) -> dict[str, Any]:
+) -> JobResult:
     """Search on inner validation; finished trials are never repeated, unfinished ones resume."""
-    from equipoise.platform.run import steps
-
     overrides: dict[str, Any] = {} if trials is None else {"search.trials": trials}
     study = options.study(overrides)
     if study.search is None:  # a study without the section is searched with the defaults
         study = options.study({"search": {}} | overrides)
     if options.dry_run:
-        print(steps.describe_search(study))
-        return {"study": study.name, "dry_run": True}
-    return steps.run_steps(study, options.folder, ["search"], measure_winner=test)
+        from equipoise.platform.run.steps import describe_search
+
+        print(describe_search(study))
+        return JobResult({"study": study.name, "dry_run": True})
+    return options.run(study, ["search"], measure_winner=test)
 
 
 command = search

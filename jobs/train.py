@@ -1,10 +1,11 @@
 """``equipoise train``: cross-validation on the development cohorts."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from equipoise.jobs.options import StudyOptions, study_job
+from equipoise.jobs.outcome import JobResult
 
 
 @study_job
@@ -13,13 +14,9 @@ def train(
     fold: Annotated[
         list[str] | None, typer.Option("--fold", help="Train this fold only: 0-1. Repeatable.", metavar="R-K")
     ] = None,
-) -> dict[str, Any]:
+) -> JobResult:
     """Train every fold on the development cohorts; finished folds are skipped."""
-    from equipoise.platform.run import steps
-
-    return steps.run_steps(
-        options.study(), options.folder, ["train"], dry_run=options.dry_run, only_folds=fold or ()
-    )
+    return options.run(options.study(), ["train"], only_folds=fold or ())
 
 
 command = train

@@ -1,10 +1,11 @@
 """``equipoise validate``: study, tables and slides, before anything expensive starts."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from equipoise.jobs.options import StudyOptions, study_job
+from equipoise.jobs.outcome import JobResult
 
 
 @study_job
@@ -18,7 +19,7 @@ def validate(
     json_schema: Annotated[
         bool, typer.Option("--json-schema", help="Print the JSON Schema of a study, for editors.")
     ] = False,
-) -> dict[str, Any]:
+) -> JobResult:
     """Check study, tables and slides; write manifest, exclusions, participant flow and folds."""
     if json_schema:
         import json
@@ -26,16 +27,12 @@ def validate(
         from equipoise.platform.study.schema import json_schema as schema
 
         print(json.dumps(schema(), indent=2))
-        return {}
+        return JobResult()
     study = options.study()
     if config_only:
         print(f"{options.config}: valid ({len(study.cohorts)} cohorts, {len(study.tasks)} tasks)")
-        return {"study": study.name}
-    from equipoise.platform.run import steps
-
-    return steps.run_steps(
-        study, options.folder, ["validate"], dry_run=options.dry_run, check_slides=check_slides
-    )
+        return JobResult({"study": study.name})
+    return options.run(study, ["validate"], check_slides=check_slides)
 
 
 command = validate

@@ -38,8 +38,8 @@ def examples(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_example_runs_under_smoke(examples: Path, tmp_path: Path, ray_session: None, name: str) -> None:
     file = examples / f"{name}.yaml"
     study = load_study(file, smoke_overrides(load_study(file)))
-    result = steps.run_steps(study, lambda s: RunFolder.open(s, str(tmp_path / "run"), "auto"), STEPS)
-    assert "SYNTHETIC" in Path(result["report"]).read_text(encoding="utf-8")
+    result = steps.run_steps(study, RunFolder.open(study, str(tmp_path / "run"), "auto"), STEPS)
+    assert "SYNTHETIC" in Path(result.report).read_text(encoding="utf-8")
     predictions = read_predictions(tmp_path / "run" / "evaluation" / "predictions.parquet")
     tasks = {task.name for task in study.tasks}
     external = {cohort.name for cohort in study.cohorts if cohort.role == "external"}

@@ -3,7 +3,7 @@
 Properties are computed when they are first used: a step that needs no features does not open the store.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,25 +40,12 @@ class RunContext:
     only_folds: tuple[str, ...] = ()
     check_slides: bool = False
     measure_winner: bool = True
+    _inputs: "StudyInputs | None" = field(default=None, init=False, repr=False)
 
     @cached_property
     def cohorts(self) -> "Cohorts":
         """Patients and slides of the tables."""
         return read_cohorts(self.study)
-
-    @cached_property
-    def usable(self) -> "Cohorts":
-        """Patients and slides that have features; needs the step ``extract``."""
-        if not self.study.reads_slides:
-            return self.cohorts.without_slides()
-        return self.cohorts.with_slide_status(self.store.index())
-
-    @cached_property
-    def store(self) -> "FeatureStore":
-        """The feature store of the study; slide names refer to the files and pixel sizes of the tables."""
-        from equipoise.platform.extraction.sources import open_features
-
-        return open_features(self.study.features, self.store_root, self.study.base, self.cohorts.slides)
 
     @property
     def store_root(self) -> str | Path:
@@ -68,33 +55,54 @@ class RunContext:
 
     @property
     def inputs(self) -> "StudyInputs":
-        """What trainings of the study read; needs the step ``extract``."""
-        from equipoise.platform.training.inputs import StudyInputs
+        """Patients and tiles that trainings read; needs the step ``extract``."""
+        if self._inputs is None:
+            self._inputs = read_inputs(self.study, self.cohorts, self.store_root)
+        return self._inputs
 
-        tiles = self.store if self.study.reads_slides else None
-        address = "no tiles" if tiles is None else tiles.spec.address
-        return StudyInputs(self.usable, tiles, address, self.content_keys)
+    def forget_inputs(self) -> None:
+        """Read :attr:`inputs` again when they are next used: the feature store has changed."""
+        self._inputs = None
 
-    @cached_property
-    def content_keys(self) -> dict[str, str]:
-        """Patient → text of labels, slides and tables."""
-        from equipoise.datasets.omics.alignment import row_digests
 
-        slides: dict[str, list[str]] = {}
-        if self.study.reads_slides:
-            index = self.store.index().set_index("slide")
-            for slide, patient in zip(
-                self.usable.slides["slide"], self.usable.slides["patient"], strict=True
-            ):
-                row = index.loc[slide]
-                slides.setdefault(patient, []).append(f"{slide} {row['key']} {row['n']}")
-        table = self.usable.patients.set_index("patient")
-        labels = table[[column for task in self.study.tasks for column in task.frame_columns]]
-        tables = row_digests(self.usable.omics)
-        return {
-            patient: f"{values.tolist()} {slides.get(patient, [])}{tables.get(patient, '')}"
-            for patient, values in zip(labels.index, labels.to_numpy(), strict=True)
-        }
+def read_inputs(study: Study, cohorts: "Cohorts", store_root: str | Path) -> "StudyInputs":
+    """Open the feature store of a study, and keep the patients and slides that have features.
+
+    Raises
+    ------
+    DataError
+        If there is no store yet, or it was made with other settings.
+    """
+    from equipoise.platform.training.inputs import StudyInputs
+
+    if not study.reads_slides:
+        usable = cohorts.without_slides()
+        return StudyInputs(usable, None, "no tiles", content_keys(study, usable, None))
+    from equipoise.platform.extraction.sources import open_features
+
+    # Slide names refer to the files and pixel sizes of the tables.
+    store = open_features(study.features, store_root, study.base, cohorts.slides)
+    usable = cohorts.with_slide_status(store.index())
+    return StudyInputs(usable, store, store.spec.address, content_keys(study, usable, store))
+
+
+def content_keys(study: Study, usable: "Cohorts", store: "FeatureStore | None") -> dict[str, str]:
+    """Patient → text of labels, slides and tables."""
+    from equipoise.datasets.omics.alignment import row_digests
+
+    slides: dict[str, list[str]] = {}
+    if store is not None:
+        index = store.index().set_index("slide")
+        for slide, patient in zip(usable.slides["slide"], usable.slides["patient"], strict=True):
+            row = index.loc[slide]
+            slides.setdefault(patient, []).append(f"{slide} {row['key']} {row['n']}")
+    table = usable.patients.set_index("patient")
+    labels = table[[column for task in study.tasks for column in task.frame_columns]]
+    tables = row_digests(usable.omics)
+    return {
+        patient: f"{values.tolist()} {slides.get(patient, [])}{tables.get(patient, '')}"
+        for patient, values in zip(labels.index, labels.to_numpy(), strict=True)
+    }
 
 
 def read_cohorts(study: Study) -> "Cohorts":

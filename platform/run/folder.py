@@ -4,10 +4,10 @@ Files are written atomically (:mod:`equipoise.datasets.atomic_io`). ``status.jso
 ``events.jsonl`` lists events with their times.
 """
 
-import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,22 @@ from equipoise.platform.study.schema import Study, fixed_settings
 STEPS = ("validate", "extract", "train", "evaluate", "federate", "search", "report")
 #: Optional step → the section of the study without which it does nothing.
 STEP_SECTIONS = {"federate": "federation", "search": "search"}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did.
+
+    Parameters
+    ----------
+    details
+        Figures that ``status.json`` and ``events.jsonl`` record beside status and time.
+    complete
+        False if part of the step's work remains; it is then recorded as partial and stays among the steps to do.
+    """
+
+    details: Mapping[str, Any] = field(default_factory=dict)
+    complete: bool = True
 
 
 class RunFolder:
@@ -121,24 +137,19 @@ class RunFolder:
             name for name in left if name not in STEP_SECTIONS or study.get(STEP_SECTIONS[name]) is not None
         ]
 
-    @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[dict[str, Any]]:
-        """Record a step as running, then as done with the details that the body set, or as failed with the reason.
-
-        The body sets ``status`` to ``partial`` if the step is not complete.
-        """
+    def run_step(self, name: str, work: Callable[[], StepResult]) -> StepResult:
+        """Do the work of a step; record it as running, then as done or partial, or as failed with the reason."""
         self._record_step(name, {"status": "running"})
         started = time.monotonic()
-        details: dict[str, Any] = {}
         try:
-            yield details
+            result = work()
         except BaseException as error:
             reason = str(error) or type(error).__name__
-            self._record_step(
-                name, {"status": "failed", "error": reason, "seconds": _seconds_since(started), **details}
-            )
+            self._record_step(name, {"status": "failed", "error": reason, "seconds": _seconds_since(started)})
             raise
-        self._record_step(name, {"status": "done", "seconds": _seconds_since(started), **details})
+        status = "done" if result.complete else "partial"
+        self._record_step(name, {"status": status, "seconds": _seconds_since(started), **result.details})
+        return result
 
     def _record_step(self, step: str, details: dict[str, Any]) -> None:
         status = self.status()

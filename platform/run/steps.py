@@ -5,8 +5,9 @@ output that exists and matches the study is not computed again.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from equipoise.datasets.atomic_io import write_json
 from equipoise.platform.errors import DataError, StudyError, ToleranceError
 from equipoise.platform.run.context import RunContext, read_cohorts
-from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.run.folder import RunFolder, StepResult
 from equipoise.platform.run.manifest import is_written_by_extract, write_folds, write_manifest
 from equipoise.platform.study.schema import Study
 
@@ -25,28 +26,46 @@ if TYPE_CHECKING:
 log = logging.getLogger("equipoise")
 
 
+@dataclass(frozen=True)
+class RunResult:
+    """What a command did in a run folder.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    steps
+        Step → its result, in the order in which they ran.
+    """
+
+    folder: RunFolder
+    steps: Mapping[str, StepResult]
+
+    @property
+    def report(self) -> Path | None:
+        """The page, if the report was written."""
+        return self.folder.report if "report" in self.steps else None
+
+
 def run_steps(
     study: Study,
-    open_folder: Callable[[Study], RunFolder],
+    folder: RunFolder,
     steps: Sequence[str],
     *,
-    dry_run: bool = False,
     only_folds: Sequence[str] = (),
     check_slides: bool = False,
     measure_winner: bool = True,
-) -> dict[str, Any]:
+) -> RunResult:
     """Run steps in order, each recorded in the run folder.
 
     Parameters
     ----------
     study
         The study.
-    open_folder
-        Returns the run folder, or raises if it belongs to another study.
+    folder
+        Its run folder, from :meth:`RunFolder.open`, which refuses the folder of another study.
     steps
         Names out of :data:`~equipoise.platform.run.folder.STEPS`.
-    dry_run
-        Print what would be done and stop.
     only_folds
         Folds to train, all if empty.
     check_slides
@@ -54,28 +73,20 @@ def run_steps(
     measure_winner
         Whether ``search`` evaluates the winner on patients that no trial has seen.
 
-    Returns
-    -------
-    Fields of the result line.
+    Raises
+    ------
+    EquipoiseError
+        That of the step that failed; the run folder records it, and the same call resumes.
     """
     from equipoise.platform.run import provenance
 
-    if dry_run:
-        print(describe_plan(study, steps))
-        return {"study": study.name, "dry_run": True}
-    folder = open_folder(study)
     context = RunContext(study, folder, tuple(only_folds), check_slides, measure_winner)
-    try:
-        provenance.record(study, folder)
-        for name in steps:
-            with folder.step(name) as result:
-                log.info("step=%s", name)
-                result.update(STEP_FUNCTIONS[name](context))
-    except BaseException as error:
-        error.result = {"out": folder.root, "run_folder": folder}  # type: ignore[attr-defined]
-        raise
-    report = {"report": folder.report} if "report" in steps else {}
-    return {"out": folder.root, "run_folder": folder, **report}
+    provenance.record(study, folder)
+    results: dict[str, StepResult] = {}
+    for name in steps:
+        log.info("step=%s", name)
+        results[name] = folder.run_step(name, partial(STEP_FUNCTIONS[name], context))
+    return RunResult(folder, results)
 
 
 def describe_plan(study: Study, steps: Sequence[str]) -> str:
@@ -110,20 +121,20 @@ def describe_cohorts(cohorts: "Cohorts", study: Study) -> str:
     return "\n".join(lines)
 
 
-def validate(context: RunContext) -> dict[str, Any]:
+def validate(context: RunContext) -> StepResult:
     """Write the manifest of the tables and a preview of the folds."""
-    cohorts = context.cohorts if context.study.reads_slides else context.usable  # final: nothing to extract
+    cohorts = context.cohorts if context.study.reads_slides else context.inputs.cohorts  # nothing to extract
     for line in describe_cohorts(context.cohorts, context.study).splitlines():
         log.info("%s", line)
     context.cohorts.require_learnable()
     slides = context.cohorts.slides
-    result: dict[str, Any] = {}
+    headers: dict[str, Any] = {}
     if context.check_slides and len(slides) and context.study.features.imported is None:
         from equipoise.platform.extraction.sources import check_headers
 
         slides = check_headers(slides, context.study.features)
         bad = slides[slides["status"] != "ok"]
-        result["headers"] = slides["status"].value_counts().to_dict()
+        headers["headers"] = slides["status"].value_counts().to_dict()
         for row in bad.head(20).itertuples():
             log.warning("%s: %s: %s", row.slide, row.status, row.error)
         log.info("headers: %d of %d slides can be used", len(slides) - len(bad), len(slides))
@@ -133,10 +144,11 @@ def validate(context: RunContext) -> dict[str, Any]:
     else:
         write_manifest(context.folder, cohorts, slides)
         write_folds(context.study, context.folder, cohorts, folds, None)
-    return {"patients": len(cohorts.patients), "slides": len(slides), "folds": len(folds), **result}
+    counts = {"patients": len(cohorts.patients), "slides": len(slides), "folds": len(folds)}
+    return StepResult(counts | headers)
 
 
-def extract(context: RunContext) -> dict[str, Any]:
+def extract(context: RunContext) -> StepResult:
     """Extract features from slides, then write the manifest of usable slides. Models of tables need no extraction.
 
     Raises
@@ -150,8 +162,9 @@ def extract(context: RunContext) -> dict[str, Any]:
     study = context.study
     if not study.reads_slides:
         log.info("extract: nothing to do, model %s reads tables only", study.model.kind)
-        write_manifest(context.folder, context.usable, context.usable.slides)
-        return {"slides": 0, "skipped": f"model {study.model.kind} reads tables only"}
+        usable = context.inputs.cohorts
+        write_manifest(context.folder, usable, usable.slides)
+        return StepResult({"slides": 0, "skipped": f"model {study.model.kind} reads tables only"})
 
     @contextmanager
     def session() -> Iterator[None]:
@@ -175,14 +188,13 @@ def extract(context: RunContext) -> dict[str, Any]:
         session=session,
         qc_dir=context.folder.qc,
     )
-    for name in ("store", "usable"):  # cached before extraction, they would lack its results
-        context.__dict__.pop(name, None)
+    context.forget_inputs()
     log.info("extract %s", summary)
     if summary.failed and summary.tolerated:
         log.warning("%d of %d slides failed\n%s", summary.failed, len(summary.index), summary.failures_text())
-    write_manifest(context.folder, context.usable, summary.index)
-    result: dict[str, Any] = {"slides": len(summary.index), "tiles": summary.tiles, "failed": summary.failed}
-    result |= {**summary.counts, "features": summary.address}
+    write_manifest(context.folder, context.inputs.cohorts, summary.index)
+    details: dict[str, Any] = {"slides": len(summary.index), "tiles": summary.tiles, "failed": summary.failed}
+    details |= {**summary.counts, "features": summary.address}
     if not summary.tolerated:
         raise ToleranceError(
             f"{summary.failed} of {len(summary.index)} slides failed, more than max_fail allows "
@@ -190,10 +202,10 @@ def extract(context: RunContext) -> dict[str, Any]:
             where=str(context.folder.manifest / "exclusions.csv"),
             fix="fix or remove these slides, or raise features.max_fail; what was extracted is kept",
         )
-    return result
+    return StepResult(details)
 
 
-def train(context: RunContext) -> dict[str, Any]:
+def train(context: RunContext) -> StepResult:
     """Train every fold that is not finished yet; external cohorts are not readable here."""
     from equipoise.platform.training.build import recipe_of
     from equipoise.platform.training.crossval import check_fingerprint, fold_folder, train_fold
@@ -201,11 +213,11 @@ def train(context: RunContext) -> dict[str, Any]:
     from equipoise.platform.training.folds import run_folds
 
     study = context.study
-    context.usable.require_learnable()
-    folds = _make_folds(context, context.usable)
-    index = context.store.index() if study.reads_slides else None
-    write_folds(context.study, context.folder, context.usable, folds, index)
     inputs, recipe = context.inputs, recipe_of(study)
+    inputs.cohorts.require_learnable()
+    folds = _make_folds(context, inputs.cohorts)
+    index = None if inputs.tiles is None else inputs.tiles.index()
+    write_folds(study, context.folder, inputs.cohorts, folds, index)
     cases = inputs.cases("develop")
     _set_threads(study)
     names = [f"{fold.repeat}-{fold.index}" for fold in folds]
@@ -225,10 +237,10 @@ def train(context: RunContext) -> dict[str, Any]:
         jobs.append(partial(train_fold, *parts, **features, report=report))
     run_folds(jobs, study.training, study.resources)
     done = sum(fold_folder(context.folder.folds, fold).exists() for fold in folds)
-    return {"folds": len(folds), "trained": done} | ({} if done == len(folds) else {"status": "partial"})
+    return StepResult({"folds": len(folds), "trained": done}, complete=done == len(folds))
 
 
-def evaluate(context: RunContext) -> dict[str, Any]:
+def evaluate(context: RunContext) -> StepResult:
     """Predict external cohorts with every fold's model, then compute all metrics."""
     import pandas as pd
 
@@ -241,8 +253,8 @@ def evaluate(context: RunContext) -> dict[str, Any]:
     from equipoise.platform.training.build import pick_device, recipe_of
     from equipoise.platform.training.crossval import check_fingerprint, fold_folder, load_fold
 
-    folder = context.folder
-    folds = _make_folds(context, context.usable)
+    folder, inputs, recipe = context.folder, context.inputs, recipe_of(context.study)
+    folds = _make_folds(context, inputs.cohorts)
     missing = [f"{f.repeat}-{f.index}" for f in folds if not fold_folder(folder.folds, f).exists()]
     if missing:
         raise StudyError(
@@ -250,7 +262,6 @@ def evaluate(context: RunContext) -> dict[str, Any]:
             where=str(folder.folds),
             fix="run `equipoise train`",
         )
-    inputs, recipe = context.inputs, recipe_of(context.study)
     # Before anything is written: predictions of other folds than these would not match the manifest.
     for fold in folds:
         check_fingerprint(
@@ -284,43 +295,45 @@ def evaluate(context: RunContext) -> dict[str, Any]:
     vectors = latents.read_fold_latents(fold_folder(folder.folds, fold) for fold in folds)
     metrics = compute(predictions, context.study.evaluation, context.study.seed, vectors)
     write_metrics(metrics, folder.evaluation, context.study.evaluation)
-    return {"predictions": len(predictions), "metrics": len(metrics)}
+    return StepResult({"predictions": len(predictions), "metrics": len(metrics)})
 
 
-def search(context: RunContext) -> dict[str, Any]:
+def search(context: RunContext) -> StepResult:
     """Search over balancing, loss weights, architecture and optimisation, if the study has a search section.
 
     ``train`` and ``evaluate`` use the study as written; the winner is a separate study, ``search/best.yaml``.
     """
     if context.study.search is None:
         log.info("search: nothing to do, the study has no search section")
-        return {"skipped": "the study has no search section"}
+        return StepResult({"skipped": "the study has no search section"})
     from equipoise.platform.search.holdout import measure
     from equipoise.platform.search.search import run_search
 
     inputs = (context.study, context.inputs, context.folder.root)
     result = run_search(*inputs)
-    return result | (measure(*inputs) if context.measure_winner else {})
+    return StepResult(result | (measure(*inputs) if context.measure_winner else {}))
 
 
-def federate(context: RunContext) -> dict[str, Any]:
+def federate(context: RunContext) -> StepResult:
     """Train across sites, with pooled, local and ensemble baselines, if the study has a federation section."""
     if context.study.federation is None:
         log.info("federate: nothing to do, the study has no federation section")
-        return {"skipped": "the study has no federation section"}
+        return StepResult({"skipped": "the study has no federation section"})
     from equipoise.platform.federation.simulation.federate import federate as run_federations
 
-    return run_federations(context.study, context.study.federation, context.inputs, context.folder.root)
+    return StepResult(
+        run_federations(context.study, context.study.federation, context.inputs, context.folder.root)
+    )
 
 
-def report(context: RunContext) -> dict[str, Any]:
+def report(context: RunContext) -> StepResult:
     """Write ``report.html`` from the run folder and nothing else."""
     from equipoise.platform.report.page import write_report
 
-    return {"report": str(write_report(context.folder.root))}
+    return StepResult({"report": str(write_report(context.folder.root))})
 
 
-STEP_FUNCTIONS: dict[str, Callable[[RunContext], dict[str, Any]]] = {
+STEP_FUNCTIONS: dict[str, Callable[[RunContext], StepResult]] = {
     "validate": validate,
     "extract": extract,
     "train": train,

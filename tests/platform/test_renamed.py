@@ -10,7 +10,8 @@ import yaml
 from equipoise.platform.errors import StudyError
 from equipoise.platform.fingerprints import require_same
 from equipoise.platform.renamed import RENAMED, current_key, current_record
-from equipoise.platform.study.schema import Study, load_study
+from equipoise.platform.run.loading import load_study
+from equipoise.platform.study.schema import Study
 
 STUDY: dict[str, Any] = {
     "version": 1,

@@ -197,4 +197,4 @@ def test_a_run_opens_nothing_below_it_and_does_not_miss_it(ray_session: None, ti
 
 def run_steps(root: Path) -> None:
     study = load_study(root / "study.yaml", {"cohorts.1.role": "external", "training.epochs": 1})
-    steps.run_steps(study, lambda s: RunFolder.open(s, str(root / "run"), "auto"), STEPS)
+    steps.run_steps(study, RunFolder.open(study, str(root / "run"), "auto"), STEPS)

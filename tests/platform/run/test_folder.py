@@ -6,7 +6,7 @@ import pytest
 
 from equipoise.datasets.atomic_io import read_json
 from equipoise.platform.errors import DataError, StudyError
-from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.run.folder import RunFolder, StepResult
 from equipoise.platform.run.loading import load_study
 from equipoise.platform.run.provenance import record
 from equipoise.platform.study.schema import Study
@@ -29,11 +29,15 @@ def study(tmp_path: Path) -> Study:
 def test_steps_are_recorded_and_later_ones_forgotten(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     for name in ("validate", "extract", "train"):
-        with folder.step(name) as details:
-            details["n"] = 3
+        assert folder.run_step(name, lambda: StepResult({"n": 3})) == StepResult({"n": 3}, complete=True)
+    assert folder.status()["steps"]["train"]["n"] == 3
     assert folder.to_do() == ["evaluate", "report"]
-    with pytest.raises(ValueError, match="broken"), folder.step("extract"):
+
+    def broken() -> StepResult:
         raise ValueError("broken on purpose")
+
+    with pytest.raises(ValueError, match="broken"):
+        folder.run_step("extract", broken)
     status = folder.status()
     assert status["steps"]["extract"]["error"] == "broken on purpose"
     assert "train" not in status["steps"]

@@ -40,7 +40,7 @@ def smoke(root: Path, **overrides: object) -> Study:
 
 def test_the_study_of_bench_runs_as_it_is(bench: Path) -> None:
     out = bench / "run"
-    steps.run_steps(smoke(bench), lambda s: RunFolder.open(s, str(out), "auto"), STEPS)
+    steps.run_steps(smoke(bench), RunFolder.open(smoke(bench), str(out), "auto"), STEPS)
     status = read_json(out / "status.json")
     assert all(step["status"] == "done" for step in status["steps"].values())
     slides = pd.read_parquet(out / "manifest" / "slides.parquet")
@@ -62,16 +62,16 @@ def test_every_model_of_tiles_takes_slide_vectors(bench: Path, tmp_path: Path) -
         study = smoke(bench, **vectors)
         context = steps.RunContext(study, RunFolder(out), only_folds=("0-0",))
         result = steps.extract(context)
-        assert result["tiles"] == result["slides"]
-        assert steps.train(context)["trained"] == 1, name
-        assert context.store.spec.dim == 5 * 384
+        assert result.details["tiles"] == result.details["slides"]
+        assert steps.train(context).details["trained"] == 1, name
+        assert context.inputs.tiles.spec.dim == 5 * 384
         assert list(out.rglob("preds.parquet"))
 
 
 def test_validate_opens_no_bag_as_a_slide_and_lost_bags_are_failures(bench: Path, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     context = steps.RunContext(smoke(bench), folder, check_slides=True)
-    assert "headers" not in steps.validate(context)
+    assert "headers" not in steps.validate(context).details
     lost = smoke(bench, **{"features.imported": "syn-crc-b/features"})
     context = steps.RunContext(lost, folder)
     with pytest.raises(ToleranceError, match="there are no imported features of this name"):

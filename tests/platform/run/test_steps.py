@@ -1,6 +1,7 @@
 """All steps from slides to report: outputs, resuming, refusals, and equal results after kills."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -24,8 +25,8 @@ from equipoise.platform.run.loading import load_study
 from equipoise.platform.study.schema import Study, smoke_overrides
 
 
-def run_steps(study: Study, out: Path, *names: str) -> dict:
-    return steps.run_steps(study, lambda s: RunFolder.open(s, str(out), "auto"), names or STEPS)
+def run_steps(study: Study, out: Path, *names: str) -> steps.RunResult:
+    return steps.run_steps(study, RunFolder.open(study, str(out), "auto"), names or STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +70,10 @@ def test_a_run_leaves_everything_the_report_needs(finished: tuple[Path, Path]) -
 
 
 def test_training_cannot_read_external_patients(finished: tuple[Path, Path]) -> None:
-    from equipoise.datasets.cohorts.cases import CaseReader
-
     root, run = finished
     context = steps.RunContext(study_of(root), RunFolder(run))
-    reader = CaseReader(context.usable, context.store, role="develop")
-    external = context.usable.patients.query("role == 'external'")["patient"].iloc[0]
+    reader = context.inputs.cases("develop")
+    external = context.inputs.cohorts.patients.query("role == 'external'")["patient"].iloc[0]
     assert external not in set(reader)
     with pytest.raises(DataError, match="not among the develop patients"):
         reader[external]
@@ -100,7 +99,7 @@ def test_other_settings_need_another_folder(finished: tuple[Path, Path]) -> None
 
 
 def test_changed_slides_are_not_evaluated_with_old_models(
-    finished: tuple[Path, Path], tmp_path: Path
+    finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slide that leaves changes the folds: evaluate refuses, and the manifest stays that of the training."""
     root = tmp_path / "cohorts"
@@ -109,8 +108,10 @@ def test_changed_slides_are_not_evaluated_with_old_models(
     before = (run / "manifest" / "splits.json").read_bytes()
     study = study_of(root)
     context = steps.RunContext(study, RunFolder(run))
-    lost = context.usable.patients.query("role == 'develop'")["patient"].iloc[0]
-    context.usable = context.usable.drop({lost: "its slide was lost"}, "subsample")
+    inputs = context.inputs
+    lost = inputs.cohorts.patients.query("role == 'develop'")["patient"].iloc[0]
+    left = inputs.cohorts.drop({lost: "its slide was lost"}, "subsample")
+    monkeypatch.setattr(context, "_inputs", dataclasses.replace(inputs, cohorts=left))
     with pytest.raises(StudyError, match="this fold was trained with other settings or data"):
         steps.evaluate(context)
     assert (run / "manifest" / "splits.json").read_bytes() == before
@@ -137,7 +138,7 @@ def test_smoke_runs_every_step(tiny: Path, tmp_path: Path) -> None:
     overrides = {"cohorts.1.role": "external", "features.store": str(tmp_path / "features")}
     small = load_study(tiny / "study.yaml", overrides | smoke_overrides(study))
     result = run_steps(small, tmp_path / "run")
-    assert result["report"].exists()
+    assert result.report.exists()
     patients = pd.read_parquet(tmp_path / "run" / "manifest" / "patients.parquet")
     assert patients.groupby("cohort")["MSI"].nunique().min() == 2
     left_out = pd.read_csv(tmp_path / "run" / "manifest" / "exclusions.csv")

@@ -77,8 +77,8 @@ def study_of(root: Path, **overrides: object) -> Study:
     return load_study(root / "study.yaml", {k.replace("__", "."): v for k, v in overrides.items()})
 
 
-def run_steps(study: Study, out: Path, *names: str) -> dict:
-    return steps.run_steps(study, lambda s: RunFolder.open(s, str(out), "auto"), names or STEPS)
+def run_steps(study: Study, out: Path, *names: str) -> steps.RunResult:
+    return steps.run_steps(study, RunFolder.open(study, str(out), "auto"), names or STEPS)
 
 
 def auroc(run: Path, role: str) -> float:
@@ -138,11 +138,11 @@ def test_one_modality_of_several(root: Path) -> None:
 def test_changed_tables_change_what_was_learned_from(root: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(root, copy)
-    before = steps.RunContext(study_of(copy), RunFolder(copy / "run")).content_keys
+    before = steps.RunContext(study_of(copy), RunFolder(copy / "run")).inputs.content_keys
     table = pd.read_csv(copy / "a.csv", dtype=str, keep_default_na=False)
     table.loc[5, "AGE"] = "99"
     table.to_csv(copy / "a.csv", index=False)
-    after = steps.RunContext(study_of(copy), RunFolder(copy / "run")).content_keys
+    after = steps.RunContext(study_of(copy), RunFolder(copy / "run")).inputs.content_keys
     assert {patient for patient in before if before[patient] != after[patient]} == {"a5"}
 
 

@@ -30,7 +30,7 @@ Make = Callable[..., Any]
 
 def test_trials_can_read_search_patients_only(make_search: Make, make_study: Make) -> None:
     search_context: SearchContext = make_search()
-    everyone = RunContext(make_study(), RunFolder(Path("unused"))).usable.patients
+    everyone = RunContext(make_study(), RunFolder(Path("unused"))).inputs.cohorts.patients
     external = set(everyone[everyone["role"] == "external"]["patient"])
     searched, held_out = set(search_context.searched), set(search_context.held_out)
     assert held_out

@@ -62,8 +62,8 @@ def study_of(base: Path, **overrides: object) -> Study:
     )
 
 
-def run_steps(study: Study, out: Path, *names: str) -> dict:
-    return steps.run_steps(study, lambda s: RunFolder.open(s, str(out), "auto"), names)
+def run_steps(study: Study, out: Path, *names: str) -> steps.RunResult:
+    return steps.run_steps(study, RunFolder.open(study, str(out), "auto"), names)
 
 
 @pytest.fixture(scope="module")
