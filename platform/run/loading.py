@@ -8,19 +8,7 @@ at once, each with its line.
 from pathlib import Path
 from typing import Any
 
-from equipoise.platform.search.federated_space import method_refusal
-from equipoise.platform.search.space_builder import space_problems
-from equipoise.platform.study.schema import Study, StudyCheck, read_study
-
-
-def federation_problems(study: Study) -> list[str]:
-    """Why clients of the federation cannot balance tasks as the study says; empty without the section."""
-    reason = method_refusal(study, study.balancing.weighting, study.balancing.aggregation)
-    return [f"federation: {reason}"] if reason else []
-
-
-#: What components say about a study; each returns its problems.
-CHECKS: tuple[StudyCheck, ...] = (space_problems, federation_problems)
+from equipoise.platform.study.schema import Study, read_study
 
 
 def load_study(path: str | Path, overrides: dict[str, Any] | None = None) -> Study:
@@ -38,4 +26,23 @@ def load_study(path: str | Path, overrides: dict[str, Any] | None = None) -> Stu
     StudyError
         With every problem at once, each with its line.
     """
-    return read_study(path, overrides, CHECKS)
+    return read_study(path, overrides, (search_problems, federation_problems))
+
+
+def search_problems(study: Study) -> list[str]:
+    """Why the search section of a study makes no space; empty without the section."""
+    if study.search is None:
+        return []
+    from equipoise.platform.search.space_builder import space_problems
+
+    return space_problems(study, study.search)
+
+
+def federation_problems(study: Study) -> list[str]:
+    """Why clients of the federation cannot balance tasks as the study says; empty without the section."""
+    if study.federation is None:
+        return []
+    from equipoise.platform.search.federated_space import method_refusal
+
+    reason = method_refusal(study, study.balancing.weighting, study.balancing.aggregation)
+    return [f"federation: {reason}"] if reason else []

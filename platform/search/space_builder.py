@@ -34,12 +34,10 @@ class SearchSpaceError(ValueError):
     """``search.space`` asks for something that the study cannot do; the text names the key."""
 
 
-def space_problems(study: Study) -> list[str]:
-    """Why the search section of a study makes no space, one problem a line; empty without the section."""
-    if study.search is None:
-        return []
+def space_problems(study: Study, params: SearchParams) -> list[str]:
+    """Why a search section makes no space for this study, one problem a line."""
     try:
-        build_space(study, study.search)
+        build_space(study, params)
     except SearchSpaceError as error:
         return [line.replace("search.space", "search: space", 1) for line in str(error).split("\n")]
     return []
