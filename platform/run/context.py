@@ -1,6 +1,6 @@
-"""The context that all steps of a run share: a study, its folder, and its tables, read once.
+"""The context that all steps of a run share: a study, its folder, its tables, and what trainings read.
 
-Properties are computed when they are first used: a step that needs no features does not open the store.
+Tables and inputs are read once, when they are first used: a step that needs no features does not open the store.
 """
 
 from dataclasses import dataclass, field

@@ -2,7 +2,7 @@
 
 Every worker takes its shard of every global batch (its patients rank, rank + W, …), so that W workers together
 see what one worker sees. Losses are scaled such that the mean over workers is the mean over labelled cases, and
-gradients per task are averaged before conflicts are resolved (``reference``: DESIGN, flow 2).
+gradients per task are averaged before conflicts are resolved.
 """
 
 from __future__ import annotations
