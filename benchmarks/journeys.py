@@ -93,8 +93,8 @@ class Product:
         from equipoise.datasets.tables.tasks import BinaryTask, RegressionTask
         from equipoise.platform.extraction.params import ExtractionParams
         from equipoise.platform.extraction.pipeline import extract
-        from equipoise.platform.federation.engine import Federation
         from equipoise.platform.federation.params import FederationParams
+        from equipoise.platform.federation.simulation.simulation import Simulation
         from equipoise.platform.federation.standardisation import federated_targets
         from equipoise.platform.run.context import RunContext
         from equipoise.platform.run.folder import RunFolder
@@ -113,7 +113,7 @@ class Product:
         self.ExtractionParams, self.FederationParams, self.TrainingParams = (
             ExtractionParams, FederationParams, TrainingParams,
         )  # fmt: skip
-        self.Federation, self.federated_targets = Federation, federated_targets
+        self.Simulation, self.federated_targets = Simulation, federated_targets
         self.build_model, self.fit_recipe, self.fold_seed = build_model, fit_recipe, fold_seed
         self.fit_targets, self.recipe_of = fit_targets, recipe_of
         self.RunContext, self.RunFolder = RunContext, RunFolder
@@ -218,7 +218,7 @@ def round_(product: Product, folder: Path) -> Callable[[], None]:
         targets = product.federated_targets(tasks, clients)
         factory = partial(product.build_model, "mean_pool", {"dim": 8}, targets.shape, targets.heads, seed=1)
         training = product.TrainingParams(device="cpu")
-        result = product.Federation(factory, targets, clients, params, seed=0, training=training).run()
+        result = product.Simulation(factory, targets, clients, params, seed=0, training=training).run()
         assert result.history[0]["accepted"] == len(clients)
 
     return walk

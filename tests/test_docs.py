@@ -90,8 +90,8 @@ def test_examples_of_the_api_run_as_written(
 def library_inputs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the examples read: a slide, a store, a run of two tasks, and tables as STAMP writes them."""
     from equipoise.platform.run.folder import RunFolder
+    from equipoise.platform.run.loading import load_study
     from equipoise.platform.run.steps import run_steps
-    from equipoise.platform.study.schema import load_study
 
     folder = tmp_path_factory.mktemp("library")
     small = {
@@ -104,7 +104,7 @@ def library_inputs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     }
     study = load_study(tiny / "study.yaml", small)
     steps = ("validate", "extract", "train", "evaluate")
-    run_steps(study, lambda s: RunFolder.open(s, str(folder / "runs" / "study"), "auto"), steps)
+    run_steps(study, RunFolder.open(study, str(folder / "runs" / "study"), "auto"), steps)
     slide = max(tiny.rglob("*.svs"), key=lambda file: file.stat().st_size)
     shutil.copy(slide, folder / "crc.svs")
     rng = np.random.default_rng(4)

@@ -9,14 +9,14 @@ import pandas as pd
 from equipoise_elsewhere.methods import USED
 
 from equipoise.datasets.synthetic import generate
-from equipoise.platform.cluster.session import RayOptions
+from equipoise.platform.cluster.params import RayOptions
 from equipoise.platform.extraction.sources import obtain_features
 from equipoise.platform.registry import get
 from equipoise.platform.run.context import RunContext
 from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.run.loading import load_study
 from equipoise.platform.run.steps import run_steps
 from equipoise.platform.run.synthesis import synthesize
-from equipoise.platform.study.schema import load_study
 
 
 def write_tables(folder: Path) -> None:
@@ -38,7 +38,8 @@ def run_tables(folder: Path) -> None:
     file = folder / "study.yaml"
     file.write_text(get("templates", "two_sites").load()(folder, file))
     steps = ("validate", "extract", "train", "evaluate", "federate", "report")
-    run_steps(load_study(file), lambda study: RunFolder.open(study, folder / "run", "auto"), steps)
+    study = load_study(file)
+    run_steps(study, RunFolder.open(study, str(folder / "run"), "auto"), steps)
 
 
 def run_slides(folder: Path) -> None:
@@ -56,9 +57,7 @@ def run_slides(folder: Path) -> None:
     study = load_study(file, overrides)
     context = RunContext(study, RunFolder(folder / "run"))
     obtain_features(context.cohorts.slides, study.features, context.store_root, study.base, workers=0)
-    run_steps(
-        study, lambda study: RunFolder.open(study, folder / "run", "auto"), ("extract", "train", "evaluate")
-    )
+    run_steps(study, RunFolder.open(study, str(folder / "run"), "auto"), ("extract", "train", "evaluate"))
 
 
 if __name__ == "__main__":

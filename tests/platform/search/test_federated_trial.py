@@ -42,6 +42,7 @@ from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model, recipe_of
 from equipoise.platform.training.crossval import fold_seed
 from equipoise.platform.training.predict import predict, run_model
+from equipoise.platform.training.targets import Targets
 
 Make = Callable[..., Any]
 
@@ -86,8 +87,8 @@ def prepared_of(study: Study, folder: Path = Path("unused")) -> SearchContext:
 
 def by_hand(
     search_context: SearchContext, fold: Fold, config: Mapping[str, Any]
-) -> tuple[FederationResult, pd.DataFrame]:
-    """The federation of a fold, and predictions of every held-out patient by the model of its client."""
+) -> tuple[FederationResult, Targets, pd.DataFrame]:
+    """The federation of a fold, its targets, and predictions of every held-out patient by the model of its client."""
     study = study_from_config(search_context.inputs.settings, dict(config))
     recipe, cases = recipe_of(study), search_context.inputs.cases
     owner = {p: client.name for client in search_context.inputs.clients for p in client.patients}
@@ -109,7 +110,7 @@ def by_hand(
         predict(result.personal_model(c), targets, of(fold.test, c), role="test", repeat=0, fold=0)
         for c in names
     ]
-    return result, pd.concat(tables)
+    return result, targets, pd.concat(tables)
 
 
 def compared(trial: Trial) -> list[Any]:
@@ -127,7 +128,7 @@ def test_a_trial_is_the_federation_of_every_fold(
     assert (trial.status, trial.reason, trial.name) == ("ok", "", "001-ditto")
     assert not work_folder(tmp_path, 1).exists(), "rounds are kept while the trial runs"
     for fold, score in zip(search_context.inputs.folds, trial.folds, strict=True):
-        result, table = by_hand(search_context, fold, DITTO)
+        result, _, table = by_hand(search_context, fold, DITTO)
         msi, lf = (table[table["task"] == task].dropna(subset="target") for task in ("MSI", "LF"))
         assert score.values["val/MSI/auroc"] == auroc(msi["target"] == 1, msi["score"])
         assert score.values["val/LF/pearson"] == pytest.approx(
@@ -142,13 +143,13 @@ def test_a_trial_is_the_federation_of_every_fold(
 
 def test_patients_of_no_client_are_judged_by_the_global_model(search_context: SearchContext) -> None:
     fold, cases = search_context.inputs.folds[0], search_context.inputs.cases
-    result, _ = by_hand(search_context, fold, DITTO)
+    result, targets, _ = by_hand(search_context, fold, DITTO)
     first = search_context.inputs.clients[0]
     members, rest = first.of(fold.test), tuple(p for p in fold.test if p not in first.patients)
-    outputs = outputs_of(result, fold, {first.name: Fold(0, 0, (), (), members)}, cases, "cpu")
+    outputs = outputs_of(result, targets, fold, {first.name: Fold(0, 0, (), (), members)}, cases, "cpu")
     assert [info.patient for info in outputs.infos] == [*members, *rest]
     for model, who in ((result.personal_model(first.name), members), (result.model, rest)):
-        expected = run_model(model, result.targets, CaseList(cases, who)).outputs["MSI"]
+        expected = run_model(model, targets, CaseList(cases, who)).outputs["MSI"]
         places = [k for k, info in enumerate(outputs.infos) if info.patient in who]
         assert outputs.outputs["MSI"][places].tolist() == expected.tolist()
 
