@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from equipoise.datasets.omics.params import Covariate
+from equipoise.datasets.omics.statistics import Sums, TableSums
 from equipoise.datasets.omics.transforms import MatrixTransform, fit_matrix
 
 #: Fence around numbers, in spreads.
@@ -116,43 +117,48 @@ class CovariateTransform:
         return cls(numbers, tuple(data["gaps"]), tuple(categories))
 
 
-def fit_covariates(
-    rows: np.ndarray, columns: tuple[str, ...], covariates: Sequence[Covariate]
-) -> CovariateTransform:
+def fit_covariates(table: TableSums, covariates: Sequence[Covariate]) -> CovariateTransform:
     """Fit on training patients.
 
     Parameters
     ----------
-    rows
-        [n, C] of training patients that have a covariate, NaN = missing.
-    columns
-        [C] names.
+    table
+        Sums over training patients that have a covariate.
     covariates
         As the study names them; in this order columns come out.
     """
-    position = {name: i for i, name in enumerate(columns)}
-    numeric = [c.column for c in covariates if c.type == "number" and c.column in position]
+    numeric = tuple(c.column for c in covariates if c.type == "number" and c.column in table.columns)
     numbers = None
     gaps: tuple[str, ...] = ()
     if numeric:
-        values = rows[:, [position[name] for name in numeric]]
-        if (np.nanmax(values, axis=0, initial=-np.inf) > np.nanmin(values, axis=0, initial=np.inf)).any():
-            numbers = fit_matrix(values, tuple(numeric), clip=CLIP)
-        lacking = np.isnan(values)
-        some = lacking.any(axis=0) & ~lacking.all(axis=0)
+        values = table.select(numeric)
+        numbers = fit_matrix(values, clip=CLIP)
+        counts = values.total(_gap_counts)
+        some = (counts["missing"] > 0) & (counts["missing"] < counts["n"])
         gaps = tuple(name for name, gap in zip(numeric, some, strict=True) if gap)
-    candidates = [_category(rows, columns, c.column) for c in covariates if c.type == "category"]
+    candidates = [_category(table, c.column) for c in covariates if c.type == "category"]
     categories = tuple(category for category in candidates if len(category.names) > 1)
-    return CovariateTransform(numbers, gaps, categories)
+    return CovariateTransform(numbers if numbers is not None and numbers.names else None, gaps, categories)
 
 
-def _category(rows: np.ndarray, columns: tuple[str, ...], column: str) -> Category:
-    """Values that training patients have; one that all have is constant and goes with its category."""
-    values = {
-        name.removeprefix(f"{column}="): rows[:, i]
-        for i, name in enumerate(columns)
-        if name.startswith(f"{column}=") and np.nansum(rows[:, i]) > 0
+def _gap_counts(rows: np.ndarray) -> Sums:
+    return {
+        "missing": np.isnan(rows).sum(axis=0).astype(np.float64),
+        "n": np.full(rows.shape[1], float(len(rows))),
     }
-    known = sum((np.nan_to_num(part) for part in values.values()), np.zeros(len(rows)))
-    shares = tuple(float(np.nansum(part) / max(known.sum(), 1)) for part in values.values())
-    return Category(column, tuple(values), bool((known == 0).any()), shares)
+
+
+def _value_counts(rows: np.ndarray) -> Sums:
+    counts = np.nansum(rows.astype(np.float64), axis=0)
+    unknown = float((np.nansum(rows, axis=1) == 0).sum()) if rows.shape[1] else float(len(rows))
+    return {"counts": counts, "unknown": np.array([unknown])}
+
+
+def _category(table: TableSums, column: str) -> Category:
+    """Values that training patients have; one that all have is constant and goes with its category."""
+    names = tuple(name for name in table.columns if name.startswith(f"{column}="))
+    sums = table.select(names).total(_value_counts)
+    present = [(name, n) for name, n in zip(names, sums["counts"].tolist(), strict=True) if n > 0]
+    known = max(sum(n for _, n in present), 1)
+    values = tuple(name.removeprefix(f"{column}=") for name, _ in present)
+    return Category(column, values, bool(sums["unknown"][0] > 0), tuple(n / known for _, n in present))

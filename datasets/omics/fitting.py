@@ -4,45 +4,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from equipoise.datasets.errors import DataWarning
 from equipoise.datasets.omics.covariate_transform import CovariateTransform, fit_covariates
 from equipoise.datasets.omics.params import CLINICAL, OmicsParams, RnaParams, TableParams
-from equipoise.datasets.omics.transforms import MatrixTransform, choose_scale, fit_matrix
+from equipoise.datasets.omics.statistics import TableSums, common_scale
+from equipoise.datasets.omics.transforms import MatrixTransform, fit_matrix
 
 TableTransform = MatrixTransform | CovariateTransform
 
 
-@dataclass
-class TableRows:
-    """Rows of one table, gathered patient by patient.
-
-    Attributes
-    ----------
-    columns
-        Names of the columns.
-    values
-        [G] per patient that has the table.
-    cohorts
-        Their cohorts.
-    """
-
-    columns: tuple[str, ...]
-    values: list[np.ndarray] = field(default_factory=list)
-    cohorts: list[str] = field(default_factory=list)
-
-
-def fit_tables(tables: Mapping[str, TableRows], params: TableParams) -> dict[str, TableTransform]:
-    """Modality → transform, fitted on the rows of training patients.
+def fit_tables(tables: Mapping[str, TableSums], params: TableParams) -> dict[str, TableTransform]:
+    """Modality → transform, fitted on sums over training patients.
 
     Raises
     ------
     DataError
-        If cohorts hold RNA on different scales.
+        If cohorts or clients hold RNA on different scales.
 
     Warns
     -----
@@ -51,33 +30,26 @@ def fit_tables(tables: Mapping[str, TableRows], params: TableParams) -> dict[str
     """
     fitted: dict[str, TableTransform] = {}
     for modality, table in sorted(tables.items()):
-        rows = np.stack(table.values)
-        transform = _fit(modality, rows, table, params)
+        transform = _fit(modality, table, params)
         if transform.names:
             fitted[modality] = transform
         else:
             warnings.warn(
-                f"{modality}: no column differs among {len(rows)} training patients; the table is left out",
+                f"{modality}: no column differs among training patients; the table is left out",
                 DataWarning,
                 stacklevel=2,
             )
     return fitted
 
 
-def _fit(modality: str, rows: np.ndarray, table: TableRows, params: TableParams) -> TableTransform:
+def _fit(modality: str, table: TableSums, params: TableParams) -> TableTransform:
     if modality == CLINICAL:
-        return fit_covariates(rows, table.columns, params.clinical)
-    omics_params: OmicsParams = getattr(params, modality)
-    if isinstance(omics_params, RnaParams):
-        scale = (
-            choose_scale(rows, table.cohorts, modality)
-            if omics_params.transform == "auto"
-            else omics_params.transform
-        )
-        return fit_matrix(
-            rows, table.columns, scale=scale, clip=omics_params.clip, max_columns=omics_params.genes
-        )
-    return fit_matrix(rows, table.columns, standardise=modality != "mutation", max_columns=omics_params.genes)
+        return fit_covariates(table, params.clinical)
+    settings: OmicsParams = getattr(params, modality)
+    if not isinstance(settings, RnaParams):
+        return fit_matrix(table, standardise=modality != "mutation", max_columns=settings.genes)
+    scale = common_scale(table.scales(), modality) if settings.transform == "auto" else settings.transform
+    return fit_matrix(table, scale=scale, clip=settings.clip, max_columns=settings.genes)
 
 
 def columns_of(count: int, columns: Sequence[str] | None) -> tuple[str, ...]:

@@ -321,27 +321,6 @@ class TargetScaler:
     shift: float
     scale: float
 
-    @classmethod
-    def fit(cls, values: np.ndarray, kind: Literal["standard", "minmax"] = "standard") -> TargetScaler:
-        """Fit on [n] training values; NaN are left out.
-
-        Raises
-        ------
-        DataError
-            If there are no two different values.
-        """
-        values = np.asarray(values, dtype=float)
-        values = values[~np.isnan(values)]
-        if len(np.unique(values)) < 2:
-            raise DataError(
-                f"the training part has {len(np.unique(values))} different value(s) of a regression target",
-                where="target scaling",
-                fix="use fewer folds or drop the task",
-            )
-        if kind == "standard":
-            return cls(kind, float(values.mean()), float(values.std()))
-        return cls(kind, float(values.min()), float(values.max() - values.min()))
-
     def transform(self, values: np.ndarray) -> np.ndarray:
         """Original units → scaled."""
         return (np.asarray(values, dtype=float) - self.shift) / self.scale

@@ -18,7 +18,8 @@ from equipoise.models.hazards import hazard_risk
 from equipoise.platform.errors import DataError
 from equipoise.platform.training.batches import CaseList, collate
 from equipoise.platform.training.distributed import WorkerGroup, shard
-from equipoise.platform.training.targets import Label, Targets, TaskTarget, is_missing
+from equipoise.platform.training.statistics import Label, is_missing
+from equipoise.platform.training.targets import Targets, TaskTarget
 
 if TYPE_CHECKING:
     import pandas as pd

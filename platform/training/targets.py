@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,26 +16,30 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from equipoise.datasets.omics.fitting import (
-    TableRows,
     TableTransform,
-    columns_of,
     fit_tables,
     transform_from_json,
     transform_to_json,
 )
 from equipoise.datasets.omics.params import TableParams
-from equipoise.datasets.tables.targets import TargetScaler, interval_edges
+from equipoise.datasets.tables.targets import TargetScaler
 from equipoise.datasets.tables.tasks import BINS
 from equipoise.models.batch import CaseShape, TaskHead
 from equipoise.models.losses import balanced_weights
 from equipoise.platform.errors import DataError, DataWarning
+from equipoise.platform.training.statistics import (
+    Label,
+    LabelSums,
+    LocalStatistics,
+    Statistics,
+    TrainingRows,
+    is_missing,
+    label_sums,
+)
 
 if TYPE_CHECKING:
     from equipoise.datasets.cohorts.cases import Case
     from equipoise.datasets.tables.tasks import SurvivalTask, Task
-
-#: A label as a case holds it: a number, or (days, event); NaN or None where it is missing.
-Label = float | Sequence[float] | None
 
 
 @dataclass(frozen=True)
@@ -156,15 +159,6 @@ class Targets:
         return cls(tuple(tasks), CaseShape(data["features"], data["omics"]), tuple(data["sites"]), tables)
 
 
-def is_missing(label: Label) -> bool:
-    """Whether a case has no label: nothing, NaN, or a survival label with a part missing."""
-    if label is None:
-        return True
-    if isinstance(label, Sequence | np.ndarray):
-        return any(part is None or part != part for part in label)
-    return bool(label != label)
-
-
 def fit_targets(
     tasks: Sequence[Task],
     train: Iterable[Case],
@@ -173,14 +167,29 @@ def fit_targets(
     scaling: Literal["minmax", "standard"] = "minmax",
     tables: TableParams | None = None,
 ) -> Targets:
-    """Fit class weights, scalers, transforms of tables, widths and sites from training patients.
+    """:func:`targets_from_statistics` of training patients that are at hand: read once, one at a time."""
+    statistics = LocalStatistics(TrainingRows.of(train, tasks))
+    return targets_from_statistics(
+        tasks, statistics, class_weights=class_weights, scaling=scaling, tables=tables
+    )
+
+
+def targets_from_statistics(
+    tasks: Sequence[Task],
+    statistics: Statistics,
+    *,
+    class_weights: Literal["balanced", "none"] = "balanced",
+    scaling: Literal["minmax", "standard"] = "minmax",
+    tables: TableParams | None = None,
+) -> Targets:
+    """Fit class weights, scalers, transforms of tables, widths and sites from sums over training patients.
 
     Parameters
     ----------
     tasks
         Specifications of the study.
-    train
-        Training patients only; read once, one at a time.
+    statistics
+        Of the training patients only, wherever they are.
     class_weights, scaling
         As in :class:`~equipoise.platform.training.params.TrainingParams`.
     tables
@@ -189,89 +198,81 @@ def fit_targets(
     Raises
     ------
     DataError
-        If there is no training patient, bags differ in width, there is neither a tile nor a table, cohorts hold
+        If bags differ in width, there is neither a tile nor a table, cohorts or clients hold
         RNA on different scales, or the main task (the first, if none is marked) cannot be
         learned: no label, a single value, or no event.
 
     Warns
     -----
     DataWarning
-        If another task cannot be learned, a class of a multiclass task has no training patient, or a table
-        has nothing that differs.
+        If another task cannot be learned, a class of a multiclass task has no training patient, events give fewer
+        intervals than asked for, or a table has nothing that differs.
     """
-    labels: dict[str, list[Any]] = {task.name: [] for task in tasks}
-    sites: set[str] = set()
-    widths: set[int] = set()
-    rows: dict[str, TableRows] = {}
-    for case in train:
-        sites.add(case.site)
-        if len(case.bag):
-            widths.add(case.bag.shape[1])
-        for modality, values in case.omics.items():
-            columns = columns_of(len(values), case.columns.get(modality))
-            table = rows.setdefault(modality, TableRows(columns))
-            table.values.append(values)
-            table.cohorts.append(case.cohort)
-        for task in tasks:
-            if not is_missing(case.targets.get(task.name)):
-                labels[task.name].append(case.targets[task.name])
-    transforms = fit_tables(rows, tables or TableParams())
+    widths = sorted(statistics.widths)
     if len(widths) > 1:
-        seen = f"tiles of {' and '.join(map(str, sorted(widths)))} features"
         raise DataError(
-            f"the training part has {seen}; one width is needed",
+            f"the training part has tiles of {' and '.join(map(str, widths))} features; one width is needed",
             fix="extract all slides with the same encoder",
         )
+    transforms = fit_tables(statistics.tables, tables or TableParams())
     if not widths and not transforms:
         raise DataError(
             "the training part has no tile and no table to learn from",
             fix="manifest/exclusions.csv says who is left out and why",
         )
-    shape = CaseShape(widths.pop() if widths else 0, {name: len(t.names) for name, t in transforms.items()})
+    shape = CaseShape(widths[0] if widths else 0, {name: len(t.names) for name, t in transforms.items()})
     leading = next((task for task in tasks if task.main), tasks[0])
-    fitted = tuple(_fit(t, labels[t.name], class_weights, scaling, leads=t is leading) for t in tasks)
-    return Targets(fitted, shape, tuple(sorted(sites)), transforms)
+    sums = label_sums(statistics, tasks)
+    fitted = []
+    for task in tasks:
+        reason = _why_not_learnable(task, sums[task.name])
+        if reason and task is leading:
+            raise DataError(reason, where=f"task {task.name}", fix="use fewer folds or another split scheme")
+        if reason:
+            warnings.warn(
+                f"task {task.name}: {reason}; nothing of it is learned here", DataWarning, stacklevel=2
+            )
+        fitted.append(_fit(task, sums[task.name], statistics, class_weights, scaling, learnable=not reason))
+    return Targets(tuple(fitted), shape, tuple(sorted(statistics.sites)), transforms)
 
 
 def _fit(
-    task: Task, labels: list[Any], class_weights: str, scaling: Literal["minmax", "standard"], *, leads: bool
+    task: Task,
+    sums: LabelSums,
+    statistics: Statistics,
+    class_weights: str,
+    scaling: Literal["minmax", "standard"],
+    *,
+    learnable: bool,
 ) -> TaskTarget:
-    """The target of one task; if it cannot be learned, that is an error for the leading task, else a warning."""
+    """The target of one task."""
     name, main = task.name, task.main
-    lacking = _why_not_learnable(task, labels)
-    if lacking and leads:
-        raise DataError(lacking, where=f"task {name}", fix="use fewer folds or another split scheme")
-    if lacking:
-        warnings.warn(f"task {name}: {lacking}; nothing of it is learned here", DataWarning, stacklevel=3)
     if task.type == "survival":
-        edges = _edges(task, labels)
+        edges = _edges(task, sums, statistics)
         return TaskTarget(TaskHead(name, "survival", 1 + len(edges or ()), main, edges))
     if task.type == "regression":
-        shift = float(labels[0]) if labels else 0.0
-        scaler = (
-            TargetScaler(scaling, shift, 1.0) if lacking else TargetScaler.fit(np.asarray(labels), scaling)
-        )
-        return TaskTarget(TaskHead(name, "regression", 1, main), scaler=scaler)
-    classes = tuple(task.class_names)
-    outputs = 2 if task.type == "binary" else len(classes)
-    seen = Counter(int(label) for label in labels)
-    counts = [seen[k] for k in range(outputs)]
+        shift, scale = sums.mean, sums.spread
+        if not learnable:
+            scale = 1.0
+        elif scaling == "minmax":
+            shift, scale = statistics.extent(name, sums.mean, sums.spread)
+        return TaskTarget(TaskHead(name, "regression", 1, main), scaler=TargetScaler(scaling, shift, scale))
     weights = None
     if class_weights == "balanced":
-        known_weights = iter(balanced_weights([count for count in counts if count]))
+        present = [count for count in sums.classes if count]
+        known_weights = iter(balanced_weights(present) if present else ())
         # The weight of an absent class does not matter: it never enters the loss.
-        weights = tuple(next(known_weights) if count else 1.0 for count in counts)
-    return TaskTarget(TaskHead(name, task.type, outputs, main), classes, weights)
+        weights = tuple(next(known_weights) if count else 1.0 for count in sums.classes)
+    return TaskTarget(TaskHead(name, task.type, len(sums.classes), main), tuple(task.class_names), weights)
 
 
-def _edges(task: SurvivalTask, labels: list[Any]) -> tuple[float, ...] | None:
+def _edges(task: SurvivalTask, sums: LabelSums, statistics: Statistics) -> tuple[float, ...] | None:
     """Edges of the intervals of a discrete-time task, None for Cox's model."""
     if task.likelihood == "cox":
         return None
     bins = task.bins or BINS
-    days, event = np.asarray(labels, float).reshape(-1, 2).T
-    edges = interval_edges(days, event, bins)
-    if event.any() and len(edges) + 1 < bins:
+    edges = statistics.edges(task.name, bins)
+    if sums.classes[1] and len(edges) + 1 < bins:
         warnings.warn(
             f"task {task.name}: event times of the training patients give {len(edges) + 1} intervals, not {bins}",
             DataWarning,
@@ -280,26 +281,21 @@ def _edges(task: SurvivalTask, labels: list[Any]) -> tuple[float, ...] | None:
     return edges
 
 
-def _why_not_learnable(task: Task, labels: list[Any]) -> str:
-    """Why a task cannot be learned from these training labels; empty if it can."""
-    if not labels:
+def _why_not_learnable(task: Task, sums: LabelSums) -> str:
+    """Why a task cannot be learned from the training labels; empty if it can."""
+    if not sums.n:
         return "no training patient has a label"
     if task.type == "survival":
-        return (
-            ""
-            if any(event for _, event in labels)
-            else f"none of {len(labels)} training patients has an event"
-        )
-    if len(set(labels)) == 1:
-        shown = {"binary": ("negative", "positive")}.get(task.type, task.class_names)
-        value = f"{labels[0]:g}" if task.type == "regression" else shown[int(labels[0])]
-        return f"all {len(labels)} labelled training patients are {value}"
-    if task.type == "multiclass":
-        absent = [
-            name for k, name in enumerate(task.class_names) if k not in {int(label) for label in labels}
-        ]
-        if absent:
-            warnings.warn(
-                f"task {task.name}: no training patient is {', '.join(absent)}", DataWarning, stacklevel=4
-            )
+        return "" if sums.classes[1] else f"none of {sums.n} training patients has an event"
+    if task.type == "regression":
+        # The mean of equal values may be off in its last digits, and so may be their distance from it.
+        alike = sums.spread <= 1e-12 * abs(sums.mean)
+        return f"all {sums.n} labelled training patients are {sums.mean:g}" if alike else ""
+    shown = {"binary": ("negative", "positive")}.get(task.type, task.class_names)
+    present = [name for name, count in zip(shown, sums.classes, strict=True) if count]
+    if len(present) == 1:
+        return f"all {sums.n} labelled training patients are {present[0]}"
+    if len(present) < len(shown):
+        absent = ", ".join(name for name in shown if name not in present)
+        warnings.warn(f"task {task.name}: no training patient is {absent}", DataWarning, stacklevel=3)
     return ""

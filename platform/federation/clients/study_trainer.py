@@ -28,8 +28,9 @@ from equipoise.platform.training.batches import CaseList, draw_order
 from equipoise.platform.training.build import build_balancer, pick_device
 from equipoise.platform.training.distributed import SINGLE_WORKER
 from equipoise.platform.training.params import BalancingParams, TrainingParams
+from equipoise.platform.training.statistics import is_missing
 from equipoise.platform.training.step import Epoch, TrainingState
-from equipoise.platform.training.targets import Targets, is_missing
+from equipoise.platform.training.targets import Targets
 
 if TYPE_CHECKING:
     from equipoise.datasets.cohorts.cases import Case

@@ -10,6 +10,7 @@ from equipoise.datasets.errors import DataError
 from equipoise.datasets.omics.covariate_transform import CovariateTransform, fit_covariates
 from equipoise.datasets.omics.covariates import covariate_table
 from equipoise.datasets.omics.params import Covariate
+from equipoise.datasets.omics.statistics import LocalTable
 
 AGE = Covariate(column="AGE", type="number", missing=["-9"])
 SEX = Covariate(column="SEX", type="category", missing=["Unknown"])
@@ -59,7 +60,7 @@ def test_columns_that_are_not_what_they_should_be(column: list[str], covariate, 
 
 
 def fit(frame: pd.DataFrame) -> CovariateTransform:
-    return fit_covariates(frame.to_numpy(), tuple(frame.columns), [AGE, SEX])
+    return fit_covariates(LocalTable(frame.to_numpy(), tuple(frame.columns)), [AGE, SEX])
 
 
 def test_known_levels_gaps_and_unknown() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import TypeAdapter
@@ -174,21 +174,13 @@ def test_every_interval_has_an_event(rows: list[tuple[int, bool]], bins: int) ->
 @settings(max_examples=60, deadline=None)
 @given(
     values=arrays(np.float64, st.integers(2, 30), elements=st.floats(-1e6, 1e6)),
-    kind=st.sampled_from(["standard", "minmax"]),
+    shift=st.floats(-1e6, 1e6),
+    scale=st.floats(1e-3, 1e6),
 )
-def test_scaling_and_back(values: np.ndarray, kind: Any) -> None:
-    assume(np.ptp(values) > 1e-3)
-    scaler = TargetScaler.fit(np.append(values, np.nan), kind)
-    scaled = scaler.transform(values)
-    np.testing.assert_allclose(scaler.inverse(scaled), values, atol=1e-6)
-    low, high = (scaled.min(), scaled.max()) if kind == "minmax" else (scaled.mean(), scaled.std())
-    np.testing.assert_allclose([low, high], [0, 1], atol=1e-5)
+def test_scaling_and_back(values: np.ndarray, shift: float, scale: float) -> None:
+    scaler = TargetScaler("standard", shift, scale)
+    np.testing.assert_allclose(scaler.inverse(scaler.transform(values)), values, rtol=1e-9, atol=1e-9)
     assert TargetScaler.from_json(scaler.to_json()) == scaler
-
-
-def test_a_constant_target_cannot_be_scaled() -> None:
-    with pytest.raises(DataError, match="1 different value"):
-        TargetScaler.fit(np.array([2.0, 2.0, NAN]))
 
 
 @given(st.text(max_size=10))

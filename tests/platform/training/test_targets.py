@@ -11,7 +11,8 @@ import pytest
 
 from equipoise.datasets.tables.tasks import BinaryTask
 from equipoise.platform.errors import DataError, DataWarning
-from equipoise.platform.training.targets import Targets, fit_targets, is_missing
+from equipoise.platform.training.statistics import is_missing
+from equipoise.platform.training.targets import Targets, fit_targets
 
 
 def with_targets(case, **targets):
