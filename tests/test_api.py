@@ -101,18 +101,15 @@ def test_one_store_is_found_and_several_are_named(tmp_path: Path) -> None:
         api.open_store(tmp_path)
 
 
-PLAIN = """
+BALANCING = """
 import sys
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from equipoise.api import balancer
 
-torch.manual_seed(0)
-model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
-x = torch.randn(32, 4)
+x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
 loader = DataLoader(TensorDataset(x, x[:, 0], (x[:, 1] > 0).float()), batch_size=8)
-optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
 mse, bce = nn.MSELoss(), nn.BCEWithLogitsLoss()
 
 def losses(batch):
@@ -124,31 +121,43 @@ def total():
     with torch.no_grad():
         return sum(losses((x, x[:, 0], (x[:, 1] > 0).float())).values()).item()
 
-before = total()
-balance = balancer(model, ["grade", "msi"], sys.argv[1])
-for epoch in range(5):
-    for batch in loader:
-        others = iter(loader)
-        again = lambda: losses(batch)
-        other = lambda: losses(next(others))
-        calls = {"forward": again, "validation": other, "samples": other}
-        record = balance.step(losses(batch), optimizer, **{name: calls[name] for name in balance.needs})
-    means = balance.end_epoch()
-assert total() < 0.9 * before, (before, total())
-assert set(means) == set(balance.weights) == {"grade", "msi"}
-print(balance)
+for method in sys.argv[1:]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    before = total()
+    balance = balancer(model, ["grade", "msi"], method)
+    for epoch in range(5):
+        for batch in loader:
+            others = iter(loader)
+            again = lambda: losses(batch)
+            other = lambda: losses(next(others))
+            calls = {"forward": again, "validation": other, "samples": other}
+            balance.step(losses(batch), optimizer, **{name: calls[name] for name in balance.needs})
+        means = balance.end_epoch()
+    assert total() < 0.9 * before, (method, before, total())
+    assert set(means) == set(balance.weights) == {"grade", "msi"}
+    print(balance)
 print([name for name in sys.modules if name.split(".")[0] in ("ray", "pandas", "openslide", "lifelines")])
 """
 
 
-@pytest.mark.parametrize("method", ["uncertainty+pcgrad", "famo", "auto_lambda", "equal+sdmgrad"])
-def test_balancer_over_a_plain_module_and_loader(method: str) -> None:
-    """A script that imports torch and nothing else of ours."""
-    done = subprocess.run([sys.executable, "-c", PLAIN, method], capture_output=True, text=True)
+def run_script(code: str, *arguments: str) -> list[str]:
+    """Lines that a script printed in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    shown, heavy = done.stdout.strip().splitlines()
-    assert shown.startswith(f"LossBalancer({method.removeprefix('equal+')}") or method in shown
-    assert "weights grade" in shown
+    return done.stdout.strip().splitlines()
+
+
+def test_balancer_over_a_plain_module_and_loader() -> None:
+    """A script that imports torch and nothing else of ours."""
+    methods = ("uncertainty+pcgrad", "famo", "auto_lambda", "equal+sdmgrad")
+    *shown, heavy = run_script(BALANCING, *methods)
+    assert len(shown) == len(methods)
+    for method, line in zip(methods, shown, strict=True):
+        assert line.startswith("LossBalancer(")
+        assert method in line
+        assert "weights grade" in line
     assert heavy == "[]"
 
 
@@ -200,27 +209,27 @@ def loss_fn(model, batch):
     return nn.functional.mse_loss(model(batch[0]), batch[1])
 
 loaders = {"A": client(40, 1), "B": client(24, 2), "C": client(16, 3)}
-settings = {"local": {"optimizer": "sgd", "lr": 0.05, "epochs": 2}}
-if sys.argv[1] == "fedbuff":
-    settings["strategy_params"] = {"buffer": 2}
-runs = [federate(lambda: nn.Linear(3, 1), loaders, sys.argv[1], loss_fn=loss_fn, rounds=8, seed=4, **settings)
-        for _ in range(2)]
-history = runs[0].history
-assert history[-1]["loss/loss"] < 0.2 * history[0]["loss/loss"], history
-assert all(torch.equal(a, b) for a, b in zip(*(run.model.parameters() for run in runs)))
-print(runs[0])
+for strategy in sys.argv[1:]:
+    settings = {"local": {"optimizer": "sgd", "lr": 0.05, "epochs": 2}}
+    if strategy == "fedbuff":
+        settings["strategy_params"] = {"buffer": 2}
+    runs = [federate(lambda: nn.Linear(3, 1), loaders, strategy, loss_fn=loss_fn, rounds=8, seed=4, **settings)
+            for _ in range(2)]
+    history = runs[0].history
+    assert history[-1]["loss/loss"] < 0.2 * history[0]["loss/loss"], (strategy, history)
+    assert all(torch.equal(a, b) for a, b in zip(*(run.model.parameters() for run in runs)))
+    print(runs[0])
 print([name for name in sys.modules if name.split(".")[0] in ("ray", "pandas", "openslide", "lifelines")])
 """
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "scaffold", "fedbuff", "cyclic"])
-def test_federation_of_a_plain_module_and_loaders(strategy: str) -> None:
+def test_federation_of_a_plain_module_and_loaders() -> None:
     """A script that imports torch and nothing else of ours; two runs are the same bit for bit."""
-    command = [sys.executable, "-c", FEDERATION, strategy]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    shown, heavy = done.stdout.strip().splitlines()
-    assert shown.startswith("<FederationResult 8 rounds, 3 clients")
+    strategies = ("fedavg", "scaffold", "fedbuff", "cyclic")
+    *shown, heavy = run_script(FEDERATION, *strategies)
+    assert len(shown) == len(strategies)
+    for line in shown:
+        assert line.startswith("<FederationResult 8 rounds, 3 clients")
     assert heavy == "[]"
 
 

@@ -162,8 +162,6 @@ def extract_slides(
     paths: Iterable[str | Path],
     encoder: str = "handcrafted",
     *,
-    mpp: float = 0.5,
-    tile_px: int = 224,
     slide_mpp: float | None = None,
     qc: str | Path | None = None,
     **settings: Any,
@@ -180,8 +178,7 @@ def extract_slides(
     from equipoise.platform.extraction.params import ExtractionParams
     from equipoise.platform.extraction.single_slide import extract_one_slide
 
-    chosen = {"encoder": encoder, "mpp": mpp, "tile_px": tile_px, **settings}
-    params = _checked(ExtractionParams, chosen, "extract_slide")
+    params = _checked(ExtractionParams, {"encoder": encoder, **settings}, "extract_slide")
     loaded = load_encoder(params)
     return (extract_one_slide(path, loaded, params, slide_mpp, qc) for path in paths)
 
