@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.models.balancing.aggregator import Aggregator
 from equipoise.models.balancing.entries import AlignedMtlParams
-from equipoise.models.balancing.protocol import StepContext
+from equipoise.models.balancing.protocol import Aggregator, StepContext
 from equipoise.models.balancing.solvers import PRECISION, UnitGradients, as_array
 from equipoise.models.batch import TaskHead
 

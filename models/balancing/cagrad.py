@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from equipoise.models.balancing.aggregator import Aggregator
 from equipoise.models.balancing.entries import CaGradParams
-from equipoise.models.balancing.protocol import StepContext
+from equipoise.models.balancing.protocol import Aggregator, StepContext
 from equipoise.models.balancing.solvers import Array, UnitGradients, nonnegative_qp
 from equipoise.models.batch import TaskHead
 

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equipoise.models.balancing.aggregator import Aggregator
 from equipoise.models.balancing.entries import DbMtlParams
-from equipoise.models.balancing.protocol import StepContext
+from equipoise.models.balancing.protocol import Aggregator, StepContext
 from equipoise.models.batch import TaskHead
 
 #: Losses below it are taken for it; the logarithm of 0 has no gradient.

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equipoise.models.balancing.aggregator import Aggregator
 from equipoise.models.balancing.entries import ExcessMtlParams
-from equipoise.models.balancing.protocol import StepContext
+from equipoise.models.balancing.protocol import Aggregator, StepContext
 from equipoise.models.batch import TaskHead
 
 #: Under the root of summed squares, as in the authors' code.

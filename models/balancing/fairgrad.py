@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from equipoise.models.balancing.aggregator import Aggregator
 from equipoise.models.balancing.entries import FairGradParams
-from equipoise.models.balancing.protocol import StepContext
+from equipoise.models.balancing.protocol import Aggregator, StepContext
 from equipoise.models.balancing.solvers import UnitGradients, equilibrium
 from equipoise.models.batch import TaskHead
 

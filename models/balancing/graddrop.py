@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from equipoise.models.balancing.aggregator import Aggregator
 from equipoise.models.balancing.entries import GradDropParams
-from equipoise.models.balancing.protocol import StepContext
+from equipoise.models.balancing.protocol import Aggregator, StepContext
 from equipoise.models.batch import TaskHead
 
 #: Coordinates at a time: intermediate results stay in the cache.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from equipoise.models.balancing.aggregator import Aggregator
-from equipoise.models.balancing.protocol import StepContext
+from equipoise.models.balancing.protocol import Aggregator, StepContext
 from equipoise.models.balancing.solvers import PRECISION, UnitGradients
 
 #: Σα below this share of Σ|α| is cancellation, not a scale.

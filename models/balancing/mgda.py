@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from equipoise.models.balancing.aggregator import Aggregator
-from equipoise.models.balancing.protocol import StepContext
+from equipoise.models.balancing.protocol import Aggregator, StepContext
 from equipoise.models.balancing.solvers import UnitGradients, min_norm
 
 

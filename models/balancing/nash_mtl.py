@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.models.balancing.aggregator import Aggregator
 from equipoise.models.balancing.entries import NashMtlParams
-from equipoise.models.balancing.protocol import StepContext
+from equipoise.models.balancing.protocol import Aggregator, StepContext
 from equipoise.models.balancing.solvers import UnitGradients, equilibrium
 from equipoise.models.batch import TaskHead
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from equipoise.models.balancing.aggregator import Aggregator
+from equipoise.models.balancing.protocol import Aggregator
 
 
 class NoAggregation(Aggregator):

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.models.balancing.aggregator import Aggregator
-from equipoise.models.balancing.protocol import StepContext
+from equipoise.models.balancing.protocol import Aggregator, StepContext
 from equipoise.models.balancing.solvers import as_array
 
 

@@ -17,14 +17,15 @@ low loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.balancing.entries import Kind, Needs
+from equipoise.models.balancing.entries import AggregatorParams, Kind, Needs
+from equipoise.models.batch import TaskHead
 from equipoise.models.seeds import torch_seed
 
 #: Mean over all workers of a tensor, in place where that is possible; the identity for a single worker.
@@ -184,3 +185,30 @@ class JacobianAggregator(GradAggregator, Protocol):
     def direction(self, jacobian: Tensor, losses: Tensor, context: StepContext) -> Tensor:
         """``[P]`` direction for the gradients ``[t, P]`` of weighted losses, on their device."""
         ...
+
+
+class Aggregator:
+    """A gradient aggregator without state; subclasses override what differs.
+
+    Parameters
+    ----------
+    params
+        Of the entry; its class says the ``kind`` of method and what it ``needs``.
+    heads
+        The T tasks.
+    """
+
+    def __init__(self, params: AggregatorParams, heads: Sequence[TaskHead]) -> None:
+        self.kind: Kind = params.kind
+        self.needs: Needs = params.needs
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: there is no state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Refuse a state: it belongs to another method."""
+        if state:
+            raise ValueError(
+                f"{type(self).__name__} has no state, the checkpoint holds {', '.join(map(str, state))}"
+            )

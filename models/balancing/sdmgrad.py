@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.models.balancing.aggregator import Aggregator
 from equipoise.models.balancing.entries import SdmGradParams
-from equipoise.models.balancing.protocol import StepContext
+from equipoise.models.balancing.protocol import Aggregator, StepContext
 from equipoise.models.balancing.solvers import as_array, project_on_simplex
 from equipoise.models.batch import TaskHead
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from equipoise.models.balancing.aggregator import Aggregator
+from equipoise.models.balancing.protocol import Aggregator
 from equipoise.models.balancing.weighting import Weighting, positive
 from equipoise.models.tables.model import TableModel
 from equipoise.models.tables.rows import row_width
