@@ -1,18 +1,25 @@
-"""Atomic writes of files and folders: to a temporary sibling, which is then renamed."""
+"""Atomic writes of files and folders, to a temporary sibling that is then renamed; and one writer at a time."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from equipoise.datasets.errors import DataError, DataWarning
 
 #: How the name of a temporary sibling begins and ends. One whose writer is dead may be removed by anybody.
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".", ".tmp"
+
+#: The lock of a feature store.
+LOCK_FILE = "writer.lock"
 
 
 @contextmanager
@@ -57,3 +64,34 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, default: Any = None) -> Any:
     """Read JSON, or return ``default`` where the file is absent."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+
+
+def writer_lock(folder: Path) -> BinaryIO:
+    """Take the lock of a feature store; closing the returned file releases it, and so does the end of the process.
+
+    Raises
+    ------
+    DataError
+        If another process holds it.
+
+    Warns
+    -----
+    DataWarning
+        If the file system knows no locks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / LOCK_FILE).open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise DataError(
+            "another run is writing to this feature store", where=str(folder), fix="wait for it, or stop it"
+        ) from None
+    except OSError as error:
+        warnings.warn(
+            f"{folder}: this file system knows no locks ({error}); keep other runs away",
+            DataWarning,
+            stacklevel=4,
+        )
+    return lock

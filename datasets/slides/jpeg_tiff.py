@@ -4,92 +4,40 @@ OpenSlide spends most of its time on drawing tiles it has long decoded. Here eac
 windows touches is read once (in the order of the file, neighbours in one call), decoded once, and copied into
 the windows it overlaps. Windows are resampled by the same function as OpenSlide's regions, so that the results
 are equal byte by byte; where a window shrinks by a whole factor that divides the tiles, each tile is shrunk
-before it is copied, which gives the same pixels for a quarter of the copying.
-
-Baseline JPEG tiles of slides are complete streams but for their tables, which the directory holds once
-(TIFF Technical Note 2). Their colour space is what the directory says, not what a decoder guesses: streams of
-RGB carry no marker at all, are taken for YCbCr, and come out in plausible wrong colours.
+before it is copied, which gives the same pixels for a quarter of the copying. Before a level is used, a few of its
+tiles are compared with OpenSlide's (:func:`self_check`).
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
+from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.resample import area_resample, source_size
-from equipoise.datasets.slides.tiff_directory import Directory, read_directories
-
-#: Adobe marker with transform 0, right behind the start of a stream: "these three channels are RGB".
-APP14 = bytes.fromhex("ffee000e41646f626500640000000000")
+from equipoise.datasets.slides.tiff_directory import JpegLevel, jpeg_levels
 
 #: Sizes at which libjpeg decodes straight from the DCT coefficients, coarsest first.
 REDUCTIONS = (8, 4, 2)
-
-#: Formats whose tiles lie on a plain grid. Others place, overlap or rotate them.
-_VENDORS = frozenset({"aperio", "generic-tiff", "philips"})
-
-_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
-_JPEG, _RGB, _YCBCR = 7, 2, 6
 
 #: Ranges of the file this close are read in one call, up to this much at once.
 _GAP, _MOST_AT_ONCE = 4096, 4 << 20
 
 _EPSILON = 1e-6
 
+#: Tiles that must be equal in a self-check, and tiles that are tried until that many are compared.
+TILES, _TRIES = 3, 12
+
 Problems = dict[int, str]
 
-
-@dataclass(frozen=True, eq=False)
-class JpegLevel:
-    """A pyramid level of JPEG tiles.
-
-    Attributes
-    ----------
-    width, height
-        In pixels, without the padding of the last tiles.
-    tile
-        Width and height of a tile, multiples of 16.
-    columns
-        Tiles in a row.
-    offsets, counts
-        int64 ``[tiles]``, places in the file; a count of 0 is a tile that the scanner left out.
-    head
-        What a stream begins with in place of its first two bytes; empty if it is complete.
-    """
-
-    width: int
-    height: int
-    tile: tuple[int, int]
-    columns: int
-    offsets: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    head: bytes
-
-    def decode(self, stream: bytes | memoryview, reduce: int = 1) -> NDArray[np.uint8]:
-        """A tile with its padding, uint8 ``[height / reduce, width / reduce, 3]``.
-
-        Raises
-        ------
-        ValueError
-            If the stream is truncated, damaged or of another size: nothing is made up for missing pixels.
-        """
-        width, height = self.tile[0] // reduce, self.tile[1] // reduce
-        if bytes(stream[:2]) != _SOI:
-            raise ValueError("a tile is no JPEG stream")
-        jpeg = b"".join((self.head, stream[2:])) if self.head else stream
-        # Strict is the default, and stays: otherwise a truncated tile decodes to grey without a word.
-        pixels = simplejpeg.decode_jpeg(jpeg, "RGB", min_height=height, min_width=width, min_factor=reduce)
-        if pixels.shape != (height, width, 3):
-            raise ValueError(f"a tile decodes to {pixels.shape}, the directory says {height} x {width}")
-        return pixels
+#: Reads a region through OpenSlide: corner at level 0, size in pixels of the level -> uint8 [h, w, 3].
+Reference = Callable[[int, int, tuple[int, int]], NDArray[np.uint8]]
 
 
 class JpegTiff:
@@ -116,7 +64,7 @@ class JpegTiff:
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         try:
             self._size = os.fstat(self._fd).st_size
-            self.levels = _match(self._fd, vendor, level_dimensions)
+            self.levels = jpeg_levels(self._fd, vendor, level_dimensions)
         except BaseException:
             self.close()
             raise
@@ -315,73 +263,46 @@ def _shrink(
     return shrink if inside else 0
 
 
-def _match(fd: int, vendor: str, level_dimensions: Sequence[tuple[int, int]]) -> list[JpegLevel | str]:
-    """The directory of every level of OpenSlide, by size; a reason where there is none or it will not do."""
-    if vendor not in _VENDORS:
-        return [""] * len(level_dimensions)
-    try:
-        tiled = [directory for directory in read_directories(fd) if 322 in directory and 324 in directory]
-        sizes = [(directory.number(256, 0), directory.number(257, 0)) for directory in tiled]
-    except (ValueError, OSError) as error:
-        return [str(error)] * len(level_dimensions)
-    levels: list[JpegLevel | str] = []
-    in_order = sorted(range(len(tiled)), key=lambda at: -sizes[at][0])
-    for number, wanted in enumerate(level_dimensions):
-        matches = [at for at in range(len(tiled)) if sizes[at] == tuple(wanted)]
-        if not matches and vendor == "philips" and len(tiled) == len(level_dimensions):
-            matches = [
-                in_order[number]
-            ]  # Philips' directories state sizes with the padding of the last tiles
-        if len(matches) != 1:
-            levels.append(f"{len(matches)} TIFF directories are of the size of level {number}")
+def self_check(tiff: JpegTiff, level: JpegLevel, downsample: float, reference: Reference) -> str:
+    """Compare three tiles, chosen by a generator that is seeded with the level's own shape.
+
+    Tiles are drawn from the larger half: those hold tissue, and a wrong offset or colour shows.
+
+    Parameters
+    ----------
+    tiff, level
+        The level to check.
+    downsample
+        Level-0 pixels per pixel of the level, a whole number.
+    reference
+        OpenSlide.
+
+    Returns
+    -------
+    Why this level has to be read through OpenSlide; empty if it need not. Tiles that neither can read are
+    ignored, and so are those that only strict decoding refuses, as long as others are equal.
+    """
+    rng = np.random.default_rng([level.width, level.height, len(level.counts)])
+    present = np.flatnonzero(level.counts)
+    large = present[level.counts[present] >= np.median(level.counts[present])] if len(present) else present
+    equal, refused = 0, ""
+    for index in rng.permutation(large)[:_TRIES].tolist():
+        x, y = index % level.columns * level.tile[0], index // level.columns * level.tile[1]
+        size = (min(level.tile[0], level.width - x), min(level.tile[1], level.height - y))
+        ours, problems = tiff.windows(level, np.array([x]), np.array([y]), size)
+        try:
+            theirs = reference(round(x * downsample), round(y * downsample), size)
+        except SlideProblem:
             continue
-        level = _level(tiled[matches[0]])
-        if vendor == "aperio" and number and isinstance(level, JpegLevel) and not level.counts.all():
-            level = (
-                f"tiles left out of level {number} are drawn from the level above"  # libopenslide, aperio.c
-            )
-        levels.append(level)
-    return levels
-
-
-def _level(directory: Directory) -> JpegLevel | str:
-    """A level from its directory; the reason if it is none of 8-bit RGB or YCbCr in JPEG tiles."""
-    if directory.number(259, 1) != _JPEG:
-        return ""  # another codec is no fault of the slide
-    try:
-        return _jpeg_level(directory)
-    except ValueError as error:
-        return str(error)
-
-
-def _jpeg_level(directory: Directory) -> JpegLevel:
-    width, height = directory.number(256, 0), directory.number(257, 0)
-    tile = (directory.number(322, 0), directory.number(323, 0))
-    if min(width, height) < 1 or min(tile) < 16 or tile[0] % 16 or tile[1] % 16:
-        raise ValueError(f"{width} x {height} px in tiles of {tile[0]} x {tile[1]}")
-    photometric, samples = directory.number(262, -1), directory.number(277, 1)
-    bits = directory.values(258)
-    if (
-        photometric not in (_RGB, _YCBCR)
-        or samples != 3
-        or directory.number(284, 1) != 1
-        or (bits != 8).any()
-    ):
-        raise ValueError(f"photometric {photometric} with {samples} samples of {bits.tolist()} bits")
-    columns, rows = -(-width // tile[0]), -(-height // tile[1])
-    offsets, counts = directory.values(324).astype(np.int64), directory.values(325).astype(np.int64)
-    if len(offsets) != columns * rows or len(counts) != columns * rows:
-        raise ValueError(f"{len(offsets)} tiles in the directory, {columns} x {rows} in the picture")
-    if (offsets < 0).any() or (counts < 0).any():
-        raise ValueError("offsets of tiles beyond 2^63")
-    tables = directory.data(347)
-    if tables and not (tables.startswith(_SOI) and tables.endswith(_EOI)):
-        raise ValueError("JPEGTables is no JPEG stream")
-    return JpegLevel(width, height, tile, columns, offsets, counts, _head(tables, photometric == _RGB))
-
-
-def _head(tables: bytes, rgb: bool) -> bytes:
-    """Start of stream, colour space if it has to be said, and the shared tables."""
-    if not tables and not rgb:
-        return b""
-    return _SOI + (APP14 if rgb else b"") + tables[2:-2]
+        if problems:
+            refused = problems[0]
+            continue
+        if not np.array_equal(ours[0], theirs):
+            worst = int(np.abs(ours[0].astype(int) - theirs).max())
+            return f"pixels differ from OpenSlide's by up to {worst} in the tile at x={x} y={y}"
+        equal += 1
+        if equal == TILES:
+            break
+    if equal:
+        return ""
+    return f"only OpenSlide reads its tiles ({refused})" if refused else "no tile could be compared"

@@ -20,11 +20,10 @@ import openslide
 from numpy.typing import NDArray
 
 from equipoise.datasets.remote.slide_files import acquire_slide
-from equipoise.datasets.slides.jpeg_tiff import JpegLevel, JpegTiff
+from equipoise.datasets.slides.jpeg_tiff import JpegLevel, JpegTiff, self_check
 from equipoise.datasets.slides.mpp import Sampling, choose_sampling, slide_mpp
 from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.resample import area_resample, source_size
-from equipoise.datasets.slides.self_check import self_check
 
 #: Ways to bring pixels to a resolution. ``dct`` is ``area`` wherever a slide has no JPEG tiles to decode smaller.
 RESAMPLINGS = ("area", "dct")

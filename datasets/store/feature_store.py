@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.datasets.atomic_io import writer_lock
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.remote.folders import Folder, folder_at
 from equipoise.datasets.store.index import INDEX_FILE, PENDING, SCHEMA, Index, Row, identities, slide_key
-from equipoise.datasets.store.lock import writer_lock
 from equipoise.datasets.store.shards import SHARDS, MappedFile, batch_arrays, shard_name, write_batches
 from equipoise.datasets.store.spec import SPEC_FILE, StoreSpec, read_spec, write_spec
 from equipoise.datasets.store.staging import Staging

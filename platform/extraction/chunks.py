@@ -1,4 +1,6 @@
-"""Large slides in several chunks: split by the planner, encoded by several workers, joined by the driver.
+"""What a planner sends to an encoder: one slide, or one chunk of a large slide.
+
+Large slides are split by the planner, encoded by several workers, and joined by the driver.
 
 A chunk is a contiguous part of the tiles in the order in which they are read, row of blocks after row of blocks, and
 ends where a batch ends: every batch holds the tiles that it would hold if the slide were not split. Where a slide is
@@ -11,24 +13,100 @@ not encoded again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.datasets.errors import DataError
+from equipoise.datasets.slides.grid import TilePlan
 from equipoise.datasets.slides.problems import SlideProblem
+from equipoise.datasets.slides.tiles import some_unreadable, too_many_unreadable
 from equipoise.datasets.store.shards import MappedFile, batch_arrays
 from equipoise.datasets.store.staging import Staging
-from equipoise.platform.extraction.plan_row import PlanRow, Row, subset_plan
-from equipoise.platform.extraction.prefetch import some_unreadable, too_many_unreadable
 
 #: Key under which the result of a chunk holds the counts of its own tiles, see :func:`combine_chunks`; it is written
 #: to staged files.
 CHUNK_KEY = "region"
+
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class PlanRow:
+    """The plan of a slide, or of the chunk of it that one worker encodes.
+
+    Attributes
+    ----------
+    key, slide, path
+        Which slide.
+    table_mpp
+        Pixel size of the slides table, NaN if it states none.
+    result
+        Columns of the store's index known so far; ``status`` is ``ok`` if the slide can be encoded.
+    plan
+        The tiles, if so.
+    chunk, chunks
+        Index of the chunk and number of chunks; a slide that is not split is a single chunk.
+    tiles
+        Tiles of the whole slide.
+    """
+
+    key: str
+    slide: str
+    path: str
+    table_mpp: float
+    result: Row
+    plan: TilePlan | None = None
+    chunk: int = 0
+    chunks: int = 1
+    tiles: int = 0
+
+    @property
+    def step(self) -> str:
+        """Name under which attempts are marked; every chunk has its own count."""
+        return "encode" if self.chunks == 1 else f"encode-{self.chunk}"
+
+    @property
+    def staged_as(self) -> str:
+        """Name of the staged file. That of a chunk depends on its tiles, so that another split ignores it."""
+        if self.chunks == 1 or self.plan is None:
+            return self.key
+        return f"{self.key}.{hashlib.sha256(_corners(self.plan)).hexdigest()[:16]}"
+
+    def as_row(self) -> Row:
+        """As a small row for Ray: a few bytes per tile."""
+        plan = self.plan
+        metadata = {
+            "result": self.result,
+            "plan": {"side": plan.side, "px": plan.px, "mpp": plan.mpp} if plan else None,
+            "table_mpp": self.table_mpp,
+            "split": {"chunk": self.chunk, "chunks": self.chunks, "tiles": self.tiles},
+        }
+        return {
+            "key": self.key,
+            "slide": self.slide,
+            "path": self.path,
+            "metadata": json.dumps(metadata),
+            "tiles": _corners(plan) if plan else b"",
+        }
+
+    @classmethod
+    def from_row(cls, row: Row) -> PlanRow:
+        """The inverse of :meth:`as_row`."""
+        metadata = json.loads(row["metadata"])
+        plan = None
+        if metadata["plan"]:
+            x, y = np.frombuffer(row["tiles"], np.int32).reshape(2, -1)
+            plan = TilePlan(x, y, **metadata["plan"])
+        table_mpp, result = metadata["table_mpp"], metadata["result"]
+        return cls(row["key"], row["slide"], row["path"], table_mpp, result, plan, **metadata["split"])
 
 
 def split_into_chunks(
@@ -171,3 +249,13 @@ def _in_order(
         features[position[start : start + len(chunk)]] = chunk
         start += len(chunk)
     return x[order], y[order], features
+
+
+def subset_plan(plan: TilePlan, indices: NDArray[np.int64]) -> TilePlan:
+    """Some tiles of a plan, in the plan's order."""
+    kept = np.sort(indices)
+    return TilePlan(plan.x[kept], plan.y[kept], plan.side, plan.px, plan.mpp)
+
+
+def _corners(plan: TilePlan) -> bytes:
+    return np.stack([plan.x, plan.y]).tobytes()

@@ -23,7 +23,7 @@ from equipoise.datasets.slides.fingerprint import fingerprint, slide_bytes
 from equipoise.datasets.slides.problems import FAILURES, SlideProblem
 from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.datasets.store.spec import QC_FOLDER
-from equipoise.platform.extraction.chunks import join_chunks
+from equipoise.platform.extraction.chunks import Row, join_chunks
 from equipoise.platform.extraction.encoders import (
     Identify,
     MakeEncoder,
@@ -33,7 +33,6 @@ from equipoise.platform.extraction.encoders import (
 )
 from equipoise.platform.extraction.monitoring import ExtractionProgress, SlideCounter
 from equipoise.platform.extraction.params import ExtractionParams
-from equipoise.platform.extraction.plan_row import Row
 from equipoise.platform.extraction.ray_backend import run_on_ray
 from equipoise.platform.extraction.stages import StageFactory
 from equipoise.platform.extraction.summary import ExtractionSummary, summarise

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from equipoise.platform.errors import ResourceError
+from equipoise.platform.extraction.chunks import Row
 from equipoise.platform.extraction.monitoring import WorkerCounters
-from equipoise.platform.extraction.plan_row import Row
 from equipoise.platform.extraction.stages import StageFactory, one_thread
 
 if TYPE_CHECKING:

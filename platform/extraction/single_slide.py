@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.datasets.slides.problems import SlideProblem
+from equipoise.datasets.slides.tiles import Timings
 from equipoise.models.encoders.protocol import Encoder
 from equipoise.platform.errors import DataError
 from equipoise.platform.extraction.params import ExtractionParams
-from equipoise.platform.extraction.prefetch import Timings
 from equipoise.platform.extraction.stages import encode_tiles, failure, plan_slide
 
 

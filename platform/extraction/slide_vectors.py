@@ -25,10 +25,10 @@ from equipoise.datasets.store.staging import Staging
 from equipoise.models.slide_encoders.entries import check_tile_encoder
 from equipoise.models.slide_encoders.protocol import SlideEncoder
 from equipoise.platform.errors import ResourceError, StudyError
+from equipoise.platform.extraction.chunks import Row
 from equipoise.platform.extraction.encoders import load_encoder
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.pipeline import run_stages
-from equipoise.platform.extraction.plan_row import Row
 from equipoise.platform.extraction.stages import MAX_ATTEMPTS, StageFactory
 from equipoise.platform.extraction.summary import ExtractionSummary, summarise
 from equipoise.platform.registry import get

@@ -27,15 +27,19 @@ from equipoise.datasets.slides.grid import TilePlan, plan_tiles
 from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.qc import overlay_jpeg, picture_of, plan_geojson
 from equipoise.datasets.slides.reader import SlideReader, open_slide
-from equipoise.datasets.slides.tiles import tile_blocks
+from equipoise.datasets.slides.tiles import (
+    Timings,
+    drop_unreadable,
+    full_batches,
+    prefetch_blocks,
+    tile_blocks,
+)
 from equipoise.datasets.slides.tissue import Tissue, TissueParams, find_tissue
 from equipoise.datasets.store.staging import Staging
 from equipoise.models.encoders.protocol import Encoder
-from equipoise.platform.extraction.chunks import CHUNK_KEY, combine_chunks, split_into_chunks
+from equipoise.platform.extraction.chunks import CHUNK_KEY, PlanRow, Row, combine_chunks, split_into_chunks
 from equipoise.platform.extraction.encoders import MakeEncoder, load_encoder, require_same_encoder
 from equipoise.platform.extraction.params import ExtractionParams
-from equipoise.platform.extraction.plan_row import PlanRow, Row
-from equipoise.platform.extraction.prefetch import Timings, drop_unreadable, full_batches, prefetch_blocks
 from equipoise.platform.registry import get
 
 #: Unfinished attempts after which a slide is quarantined.

@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from equipoise.datasets.slides.artefacts import find_blur, find_ink
-from equipoise.datasets.slides.tissue import TissueParams, tissue_mask
+from equipoise.datasets.slides.tissue import TissueParams, find_blur, find_ink, tissue_mask
 from equipoise.datasets.synthetic.catalogue import SITES
 from equipoise.datasets.synthetic.generate import plan
 from equipoise.datasets.synthetic.params import CohortPlan, Preset

@@ -10,7 +10,7 @@ import openslide
 import pytest
 import simplejpeg
 
-from equipoise.datasets.slides import jpeg_tiff
+from equipoise.datasets.slides import tiff_directory
 from equipoise.datasets.slides.jpeg_tiff import JpegLevel, JpegTiff
 from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.reader import SlideReader, on_white, open_slide
@@ -73,7 +73,7 @@ def test_without_the_colour_marker_a_real_slide_comes_out_wrong_and_is_noticed(
     shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = shared_data / "slides" / "CMU-1-Small-Region.svs"
-    monkeypatch.setattr(jpeg_tiff, "APP14", b"")
+    monkeypatch.setattr(tiff_directory, "APP14", b"")
     assert tiles_that_differ(path) == {0: 130}
     fast, slow = both(path)
     with fast, slow:
@@ -84,7 +84,7 @@ def test_without_the_colour_marker_a_real_slide_comes_out_wrong_and_is_noticed(
 
 
 def test_the_colour_marker_is_for_rgb_only(write_jpeg_slide, picture, monkeypatch) -> None:
-    monkeypatch.setattr(jpeg_tiff, "APP14", b"")
+    monkeypatch.setattr(tiff_directory, "APP14", b"")
     assert tiles_that_differ(write_jpeg_slide([picture], rgb=True, tables=True))[0] == 80
     assert tiles_that_differ(write_jpeg_slide([picture], tables=True))[0] == 0
 
@@ -288,9 +288,11 @@ def test_what_is_not_eligible_says_why(
     write_jpeg_slide, picture, monkeypatch, change: dict, reason: str
 ) -> None:
     path = write_jpeg_slide([picture])
-    number = jpeg_tiff.Directory.number
+    number = tiff_directory.Directory.number
     monkeypatch.setattr(
-        jpeg_tiff.Directory, "number", lambda self, tag, default: change.get(tag, number(self, tag, default))
+        tiff_directory.Directory,
+        "number",
+        lambda self, tag, default: change.get(tag, number(self, tag, default)),
     )
     tiff = JpegTiff(path, "aperio", [(620, 470)])
     tiff.close()

@@ -3,10 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from equipoise.datasets.slides.jpeg_tiff import JpegTiff
+from equipoise.datasets.slides.jpeg_tiff import TILES, JpegTiff, self_check
 from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.reader import SlideReader, open_slide
-from equipoise.datasets.slides.self_check import TILES, self_check
 
 
 @pytest.fixture

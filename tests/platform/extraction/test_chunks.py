@@ -13,11 +13,10 @@ from equipoise.datasets.slides.reader import SlideReader
 from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.models.encoders.handcrafted import Handcrafted
 from equipoise.models.encoders.protocol import Identity
-from equipoise.platform.extraction.chunks import split_into_chunks
+from equipoise.platform.extraction.chunks import PlanRow, split_into_chunks
 from equipoise.platform.extraction.encoders import identify_encoder, store_spec
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.pipeline import extract
-from equipoise.platform.extraction.plan_row import PlanRow
 from equipoise.platform.extraction.stages import PlanningStage, TileEncodingStage
 from equipoise.platform.extraction.summary import ExtractionSummary
 

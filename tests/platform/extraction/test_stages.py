@@ -13,9 +13,9 @@ import pytest
 from equipoise.datasets.slides.fingerprint import sha256
 from equipoise.datasets.slides.reader import SlideReader, open_slide
 from equipoise.datasets.store.feature_store import FeatureStore
+from equipoise.platform.extraction.chunks import PlanRow
 from equipoise.platform.extraction.encoders import load_encoder, store_spec
 from equipoise.platform.extraction.params import ExtractionParams
-from equipoise.platform.extraction.plan_row import PlanRow
 from equipoise.platform.extraction.stages import (
     PlanningStage,
     TileEncodingStage,

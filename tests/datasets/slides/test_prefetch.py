@@ -7,8 +7,7 @@ import pytest
 
 from equipoise.datasets.slides.grid import TilePlan
 from equipoise.datasets.slides.problems import SlideProblem
-from equipoise.datasets.slides.tiles import TileBlock
-from equipoise.platform.extraction.prefetch import drop_unreadable, full_batches, prefetch_blocks
+from equipoise.datasets.slides.tiles import TileBlock, drop_unreadable, full_batches, prefetch_blocks
 
 
 def a_plan(n: int) -> TilePlan:
@@ -42,8 +41,8 @@ def test_reading_ahead_is_bounded_and_in_order(monkeypatch: pytest.MonkeyPatch) 
     def runs(reader: object, plan: TilePlan) -> list[np.ndarray]:
         return [np.arange(at, at + 16) for at in range(0, len(plan), 16)]
 
-    monkeypatch.setattr("equipoise.platform.extraction.prefetch.read_block", read)
-    monkeypatch.setattr("equipoise.platform.extraction.prefetch.tile_blocks", runs)
+    monkeypatch.setattr("equipoise.datasets.slides.tiles.read_block", read)
+    monkeypatch.setattr("equipoise.datasets.slides.tiles.tile_blocks", runs)
     starts = []
     for block in prefetch_blocks(None, a_plan(160), "area", readers=2, ahead=3):
         starts.append(int(block.index[0]))
