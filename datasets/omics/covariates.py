@@ -2,7 +2,7 @@
 
 A number stays a column; a category becomes columns ``COLUMN=VALUE`` of 0 and 1 over all values that occur,
 all NaN for a patient without one. Which of them a model reads is decided on training patients
-(:mod:`equipoise.datasets.omics.covariate_transform`).
+(:mod:`equipoise.datasets.omics.fitting`).
 """
 
 from __future__ import annotations

@@ -1,16 +1,170 @@
-"""Transforms of all tables of a fold: fitted on its training patients, stored as plain data."""
+"""Transforms of all tables of a fold: fitted on its training patients, stored as plain data.
+
+Numbers are standardised (:mod:`equipoise.datasets.omics.transforms`). A table of covariates has one column per number
+and ``COLUMN=VALUE`` columns of 0 and 1 per category (:mod:`equipoise.datasets.omics.covariates`); gaps are indicated,
+and values that no training patient has become ``unknown``.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from equipoise.datasets.errors import DataWarning
-from equipoise.datasets.omics.covariate_transform import CovariateTransform, fit_covariates
-from equipoise.datasets.omics.params import CLINICAL, OmicsParams, RnaParams, TableParams
-from equipoise.datasets.omics.statistics import TableSums, common_scale
+from equipoise.datasets.omics.params import CLINICAL, Covariate, OmicsParams, RnaParams, TableParams
+from equipoise.datasets.omics.statistics import Sums, TableSums, common_scale
 from equipoise.datasets.omics.transforms import MatrixTransform, fit_matrix
+
+#: Fence around numbers, in spreads.
+CLIP = 5.0
+
+
+@dataclass(frozen=True)
+class Category:
+    """The values of a covariate that training patients have.
+
+    Attributes
+    ----------
+    column
+        Name of the covariate.
+    values
+        Values with a column of 0 and 1 each.
+    unknown
+        Whether some training patient lacks the value: only then has ``unknown`` a column of its own, because
+        nothing could be learned of it otherwise.
+    shares
+        How frequent the values are in training: what stands in for a patient without a known value where
+        ``unknown`` has no column.
+    """
+
+    column: str
+    values: tuple[str, ...]
+    unknown: bool
+    shares: tuple[float, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``COLUMN=VALUE`` of the columns that come out."""
+        return tuple(f"{self.column}={v}" for v in (*self.values, *(["unknown"] if self.unknown else [])))
+
+    def encode(self, row: dict[str, float]) -> list[float]:
+        """0 and 1 for the values, then for unknown."""
+        seen = [float(row.get(f"{self.column}={value}") == 1) for value in self.values]
+        if any(seen):
+            return [*seen, *([0.0] if self.unknown else [])]
+        return [*([0.0] * len(self.values)), 1.0] if self.unknown else list(self.shares)
+
+
+@dataclass(frozen=True)
+class CovariateTransform:
+    """What is fitted on training patients for covariates.
+
+    Attributes
+    ----------
+    numbers
+        Transform of the numeric columns, ``None`` if there is none.
+    gaps
+        Numeric columns with an indicator of their own: some training patient lacks the value.
+    categories
+        The others.
+    """
+
+    numbers: MatrixTransform | None
+    gaps: tuple[str, ...]
+    categories: tuple[Category, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns that come out."""
+        numbers = self.numbers.names if self.numbers else ()
+        indicators = tuple(f"{column} missing" for column in self.gaps)
+        return (*numbers, *indicators, *(name for category in self.categories for name in category.names))
+
+    def apply(self, values: np.ndarray, columns: tuple[str, ...]) -> np.ndarray:
+        """One patient's row under these column names as [K] float32 without gaps."""
+        row = dict(zip(columns, np.asarray(values, float).tolist(), strict=True))
+        parts: list[float] = []
+        if self.numbers is not None:
+            names = self.numbers.columns
+            numbers = np.array([row.get(name, np.nan) for name in names], np.float32)
+            parts += self.numbers.apply(numbers, names).tolist()
+        parts += [float(np.isnan(row.get(column, np.nan))) for column in self.gaps]
+        for category in self.categories:
+            parts += category.encode(row)
+        return np.array(parts, np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "numbers": None if self.numbers is None else self.numbers.to_json(),
+            "gaps": list(self.gaps),
+            "categories": [
+                {"column": c.column, "values": list(c.values), "unknown": c.unknown, "shares": list(c.shares)}
+                for c in self.categories
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> CovariateTransform:
+        """The transform that :meth:`to_json` wrote."""
+        numbers = None if data["numbers"] is None else MatrixTransform.from_json(data["numbers"])
+        categories = (
+            Category(c["column"], tuple(c["values"]), c["unknown"], tuple(c["shares"]))
+            for c in data["categories"]
+        )
+        return cls(numbers, tuple(data["gaps"]), tuple(categories))
+
+
+def fit_covariates(table: TableSums, covariates: Sequence[Covariate]) -> CovariateTransform:
+    """Fit on training patients.
+
+    Parameters
+    ----------
+    table
+        Sums over training patients that have a covariate.
+    covariates
+        As the study names them; in this order columns come out.
+    """
+    numeric = tuple(c.column for c in covariates if c.type == "number" and c.column in table.columns)
+    numbers = None
+    gaps: tuple[str, ...] = ()
+    if numeric:
+        values = table.select(numeric)
+        numbers = fit_matrix(values, clip=CLIP)
+        counts = values.total(_gap_counts)
+        some = (counts["missing"] > 0) & (counts["missing"] < counts["n"])
+        gaps = tuple(name for name, gap in zip(numeric, some, strict=True) if gap)
+    candidates = [_category(table, c.column) for c in covariates if c.type == "category"]
+    categories = tuple(category for category in candidates if len(category.names) > 1)
+    return CovariateTransform(numbers if numbers is not None and numbers.names else None, gaps, categories)
+
+
+def _gap_counts(rows: np.ndarray) -> Sums:
+    return {
+        "missing": np.isnan(rows).sum(axis=0).astype(np.float64),
+        "n": np.full(rows.shape[1], float(len(rows))),
+    }
+
+
+def _value_counts(rows: np.ndarray) -> Sums:
+    counts = np.nansum(rows.astype(np.float64), axis=0)
+    unknown = float((np.nansum(rows, axis=1) == 0).sum()) if rows.shape[1] else float(len(rows))
+    return {"counts": counts, "unknown": np.array([unknown])}
+
+
+def _category(table: TableSums, column: str) -> Category:
+    """Values that training patients have; one that all have is constant and goes with its category."""
+    names = tuple(name for name in table.columns if name.startswith(f"{column}="))
+    sums = table.select(names).total(_value_counts)
+    present = [(name, n) for name, n in zip(names, sums["counts"].tolist(), strict=True) if n > 0]
+    known = max(sum(n for _, n in present), 1)
+    values = tuple(name.removeprefix(f"{column}=") for name, _ in present)
+    return Category(column, values, bool(sums["unknown"][0] > 0), tuple(n / known for _, n in present))
+
 
 TableTransform = MatrixTransform | CovariateTransform
 

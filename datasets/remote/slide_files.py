@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.remote.addresses import connect, is_remote
+from equipoise.datasets.remote.addresses import connect
 from equipoise.datasets.remote.cache import CacheLease, NodeCache, cache_limit, cache_root
 from equipoise.datasets.slides.problems import SlideProblem
 
@@ -83,18 +83,16 @@ def remote_files(address: str) -> tuple[Any, list[RemoteFile]]:
     return fs, call_file_system(address, look)
 
 
-def acquire_slide(path: str | Path) -> CacheLease:
-    """The slide itself, or its copy on this machine, made if needed; it stays until it is released.
+def acquire_slide(path: str) -> CacheLease:
+    """The copy of a slide at an address on this machine, made if needed; it stays until it is released.
 
     Raises
     ------
     SlideProblem
-        ``missing`` or ``unreadable``, for addresses.
+        ``missing`` or ``unreadable``.
     DataError
         If the protocol has no driver here.
     """
-    if isinstance(path, Path) or not is_remote(path):
-        return CacheLease(Path(path))
     fs, files = remote_files(path)
     first = PurePosixPath(files[0].relative_path).parts[0] if files else ""
     if not files:

@@ -56,11 +56,13 @@ def sha256(path: str | Path) -> str:
     SlideProblem
         ``missing`` or ``unreadable``.
     """
-    lease = acquire_slide(path)
+    if isinstance(path, Path) or not is_remote(path):
+        return _sha256(Path(path))
+    copy = acquire_slide(path)
     try:
-        return _sha256(lease.path)
+        return _sha256(copy.path)
     finally:
-        lease.release()
+        copy.release()
 
 
 def _sha256(path: Path) -> str:

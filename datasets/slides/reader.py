@@ -19,6 +19,7 @@ import numpy as np
 import openslide
 from numpy.typing import NDArray
 
+from equipoise.datasets.remote.addresses import is_remote
 from equipoise.datasets.remote.slide_files import acquire_slide
 from equipoise.datasets.slides.jpeg_tiff import JpegLevel, JpegTiff, self_check
 from equipoise.datasets.slides.mpp import Sampling, choose_sampling, slide_mpp
@@ -78,7 +79,7 @@ class SlideReader:
         self, path: str | Path, mpp_override: float | None, study_mpp: float | None, fast: bool = True
     ) -> None:
         self.path = path
-        self._lease = acquire_slide(path)
+        self._copy = acquire_slide(path) if isinstance(path, str) and is_remote(path) else None
         self._local = threading.local()
         self._lock = threading.Lock()
         self._handles: dict[openslide.OpenSlide, threading.Lock] = {}
@@ -88,7 +89,7 @@ class SlideReader:
         #: Per level that was asked for: empty if its tiles are decoded here, else why they are not.
         self._refused: dict[int, str] = {}
         try:
-            self._file = slide_file(self._lease.path)
+            self._file = slide_file(Path(path) if self._copy is None else self._copy.path)
             handle, _ = self._handle()
             properties = dict(handle.properties)
             self.dimensions: tuple[int, int] = handle.dimensions
@@ -100,8 +101,7 @@ class SlideReader:
                 self._jpeg = JpegTiff(self._file, self.vendor, self.level_dimensions)
         except SlideProblem as problem:
             self.close()
-            copied = self._lease.path != Path(path)
-            problem.where = str(path) if copied else problem.where or str(path)
+            problem.where = problem.where if self._copy is None and problem.where else str(path)
             raise
         except (openslide.OpenSlideError, OSError) as error:
             self.close()
@@ -261,7 +261,8 @@ class SlideReader:
                 with busy:  # closing under a read would take the memory from under it
                     handle.close()
             self._handles.clear()
-        self._lease.release()
+        if self._copy is not None:
+            self._copy.release()
 
     def __enter__(self) -> SlideReader:
         return self

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from equipoise.datasets.store.garbage_collection import collect_garbage
 from equipoise.datasets.store.h5_files import Layout
 from equipoise.datasets.store.listing import find_stores, summarise_store
-from equipoise.datasets.store.verify import verify_store
+from equipoise.datasets.store.maintenance import collect_garbage, verify_store
 from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.extraction.h5_exchange import export_features, import_features
 

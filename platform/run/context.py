@@ -107,9 +107,8 @@ def content_keys(study: Study, usable: "Cohorts", store: "FeatureStore | None") 
 
 def read_cohorts(study: Study) -> "Cohorts":
     """Read the tables of a study."""
-    from equipoise.datasets.cohorts.cohort import load_cohorts
+    from equipoise.datasets.cohorts.cohort import excluded_by_subsample, load_cohorts
     from equipoise.datasets.cohorts.sites import SiteScheme
-    from equipoise.datasets.cohorts.subsample import excluded_by_subsample
 
     schemes = {cohort.site.scheme: get("sites", cohort.site.scheme) for cohort in study.cohorts}
     cohorts = load_cohorts(

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from equipoise.datasets.cohorts.subsample import MIN_PER_CLASS, excluded_by_subsample
+from equipoise.datasets.cohorts.cohort import MIN_PER_CLASS, excluded_by_subsample
 from equipoise.datasets.tables.tasks import BinaryTask
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.omics.covariate_transform import CovariateTransform, fit_covariates
 from equipoise.datasets.omics.covariates import covariate_table
+from equipoise.datasets.omics.fitting import CovariateTransform, fit_covariates
 from equipoise.datasets.omics.params import Covariate
 from equipoise.datasets.omics.statistics import LocalTable
 

@@ -9,8 +9,7 @@ import pytest
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.slides.fingerprint import fingerprint
 from equipoise.datasets.store.feature_store import FeatureStore
-from equipoise.datasets.store.garbage_collection import collect_garbage
-from equipoise.datasets.store.verify import verify_store
+from equipoise.datasets.store.maintenance import collect_garbage, verify_store
 
 Make = Callable[[Path, pd.DataFrame], Path]
 

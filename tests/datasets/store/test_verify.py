@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from equipoise.datasets.store.feature_store import FeatureStore
+from equipoise.datasets.store.maintenance import verify_store
 from equipoise.datasets.store.shards import MappedFile
-from equipoise.datasets.store.verify import verify_store
 
 ARCHIVES = Path(__file__).parents[1] / "archives" / "feature-store"
 

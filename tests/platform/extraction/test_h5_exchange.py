@@ -13,7 +13,7 @@ import pytest
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.store.feature_store import FeatureStore, StoreSpec
 from equipoise.datasets.store.h5_files import Layout, read_h5
-from equipoise.datasets.store.verify import verify_store
+from equipoise.datasets.store.maintenance import verify_store
 from equipoise.platform.errors import ResourceError
 from equipoise.platform.extraction.h5_exchange import export_features, import_features
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from equipoise.datasets.store.feature_store import FeatureStore
-from equipoise.datasets.store.verify import verify_store
+from equipoise.datasets.store.maintenance import verify_store
 from equipoise.models.slide_encoders.entries import MeanStdParams
 from equipoise.models.slide_encoders.mean_std import MeanStd
 from equipoise.platform.errors import StudyError
