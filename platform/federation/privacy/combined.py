@@ -91,6 +91,7 @@ class CombinedPrivacy:
         self.uniform = uniform or params.client_level is not None
         self.rate = rate if params.client_level is not None else None
         self.dtype = "uint64" if params.secure_aggregation is not None else "float32"
+        self.sums_only = params.secure_aggregation is not None or params.client_level is not None
         self.steps: LocalSteps | None = None
         if params.record_level is not None:
             from equipoise.platform.federation.privacy.record_level import PrivateTrainer

@@ -46,6 +46,8 @@ class PrivacyMechanism(Protocol):
         Probability with which each client is drawn for a round (Poisson sampling), or None for the study's scheme.
     dtype
         Type of the vector that leaves a client: ``float32``, or ``uint64`` if it is masked.
+    sums_only
+        Whether only the sums of :meth:`accumulator` are protected, so that nothing else may be done with updates.
     steps
         Takes the steps of a study's local training in place of the plain ones, or None.
     identity
@@ -56,6 +58,7 @@ class PrivacyMechanism(Protocol):
     uniform: bool
     rate: float | None
     dtype: str
+    sums_only: bool
     steps: LocalSteps | None
 
     def register(
@@ -100,6 +103,7 @@ class NoPrivacy:
     uniform = False
     rate: float | None = None
     dtype = "float32"
+    sums_only = False
     steps: LocalSteps | None = None
 
     def register(

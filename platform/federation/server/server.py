@@ -113,6 +113,11 @@ class Server:
         Whether all clients count equally.
     min_clients
         Fewest accepted updates for a step.
+
+    Raises
+    ------
+    FederationError
+        If the privacy mechanism protects sums, and strategy or aggregation would use what it does not protect.
     """
 
     def __init__(
@@ -133,6 +138,8 @@ class Server:
         self.schema, self.vector = schema, vector
         self.strategy, self.server_aggregation = strategy, server_aggregation
         self.privacy, self.validator, self.audit_log = privacy, validator, audit_log
+        if privacy.sums_only:
+            _require_sums(strategy, server_aggregation)
         self.manifests = dict(manifests)
         self.seed, self.min_clients = seed, min_clients
         self.uniform = uniform or strategy.uniform or privacy.uniform
@@ -302,7 +309,7 @@ class Server:
     def _sum_in_order(self, state: RoundState, accumulator: Accumulator, round_: int) -> None:
         """Sum the held updates up to the first client that has not answered."""
         ready = list(state.held) if not state.order else []
-        while state.order and state.order[0] in state.answered:
+        while state.order and (state.order[0] in state.held or state.order[0] in state.verdicts):
             client = state.order.popleft()
             ready += [client] if client in state.held else []
         for client in ready:
@@ -394,6 +401,22 @@ class Server:
                 where=f"round {round_ + 1}",
                 fix="the audit log has the reasons; lower participation.min_clients or fix the clients",
             )
+
+
+def _require_sums(strategy: Strategy, aggregation: ServerAggregation) -> None:
+    """Refuse classes that use more than a sum of updates, whatever their entries say of them."""
+    if not aggregation.streaming:
+        raise FederationError(
+            f"{type(aggregation).__name__} aggregates single updates, and privacy protects only their sum here",
+            where="federation.server_aggregation",
+            fix="use server_aggregation: mean; an entry may say linear only if its class has streaming = True",
+        )
+    if strategy.extra_arrays:
+        raise FederationError(
+            f"{type(strategy).__name__} sends {', '.join(sorted(strategy.extra_arrays))}, which nothing protects",
+            where="federation.strategy",
+            fix="use another strategy; the entry of this one has to say sends_second_vector",
+        )
 
 
 def _scaled(update: ClientUpdate, factor: float) -> ClientUpdate:

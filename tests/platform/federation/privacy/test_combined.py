@@ -12,7 +12,10 @@ import pytest
 
 from equipoise.datasets.tables.tasks import SurvivalTask
 from equipoise.platform.errors import FederationError, StudyError
+from equipoise.platform.federation.aggregation.mean import Mean
+from equipoise.platform.federation.aggregation.protocol import StatelessAggregation
 from equipoise.platform.federation.aggregation.sums import WeightedMean
+from equipoise.platform.federation.entries import MeanParams, ServerParams
 from equipoise.platform.federation.messages import ClientManifest, ClientUpdate, TrainRequest
 from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.federation.participation import sampling_plan
@@ -20,9 +23,13 @@ from equipoise.platform.federation.privacy.accountant import SampledGaussian
 from equipoise.platform.federation.privacy.combined import CombinedPrivacy
 from equipoise.platform.federation.privacy.combined import build_privacy as asked_for
 from equipoise.platform.federation.privacy.fixed_point import FixedPoint, SaturationError
-from equipoise.platform.federation.privacy.mechanism import NoPrivacy
+from equipoise.platform.federation.privacy.mechanism import NoPrivacy, PrivacyMechanism
 from equipoise.platform.federation.privacy.params import PrivacyParams
+from equipoise.platform.federation.server.audit_log import AuditLog
+from equipoise.platform.federation.server.server import Server
+from equipoise.platform.federation.server.validator import UpdateValidator
 from equipoise.platform.federation.simulation.simulation import Simulation
+from equipoise.platform.federation.strategies.strategy import Strategy
 from equipoise.platform.federation.vector import Schema, Segment, norm_of
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
@@ -263,3 +270,46 @@ def test_patients_are_protected_in_a_whole_federation_and_steps_are_counted(
 
 def _initial(schema: Schema, factory: Callable[[], Any]) -> np.ndarray:
     return schema.flatten(factory())
+
+
+class Halved(StatelessAggregation):
+    """A weighted sum by what its entry says, and yet not one that the server can take as a sum."""
+
+    def aggregate(self, updates: Any, schema: Schema, weights: Any) -> np.ndarray:
+        return np.asarray(sum(update.delta for update in updates) / 2, np.float32)
+
+
+class Talkative(Strategy):
+    extra_arrays = frozenset({"features"})
+
+
+@pytest.mark.parametrize(
+    "params", [{"secure_aggregation": {}}, {"client_level": {"clip": 1, "noise": 1, "delta": 0.001}}]
+)
+def test_classes_that_use_more_than_the_protected_sum_are_refused(params: dict[str, Any]) -> None:
+    """Whatever their entries say: masks would be averaged, noise left out, a vector sent as it is."""
+    private = build_privacy(rate=0.5, **params)
+    fedavg, mean = Strategy(ServerParams()), Mean(MeanParams())
+
+    def serve(strategy: Strategy, aggregation: Any, privacy: PrivacyMechanism) -> Server:
+        return Server(
+            SCHEMA,
+            np.zeros(SIZE, np.float32),
+            strategy=strategy,
+            server_aggregation=aggregation,
+            privacy=privacy,
+            validator=UpdateValidator(),
+            audit_log=AuditLog(),
+            manifests={},
+            seed=5,
+            uniform=True,
+            min_clients=1,
+        )
+
+    serve(fedavg, mean, private)
+    with pytest.raises(FederationError, match="Halved aggregates single updates"):
+        serve(fedavg, Halved(MeanParams()), private)
+    with pytest.raises(FederationError, match="Talkative sends features"):
+        serve(Talkative(ServerParams()), mean, private)
+    for open_to_all in (NoPrivacy(), build_privacy(record_level={"clip": 1, "noise": 1, "delta": 0.001})):
+        serve(Talkative(ServerParams()), Halved(MeanParams()), open_to_all)
