@@ -309,6 +309,10 @@ class Federation:
         rounds, steps, waiting = self.params.rounds, self.strategy.personal_steps, set(self.server.eligible)
         lr = self.learning_rate(rounds - 1)
         request = TrainRequest(rounds, "personalise", self.seed, lr, 1, steps, self.server.vector)
+        for item in sorted(
+            self.schedule.in_flight
+        ):  # of an asynchronous strategy: nobody needs these replies
+            self.backend.receive([item.client])
         published = self.backend.publish(request)
         for client in sorted(waiting):
             self.backend.send(published, client, request_id_of(self.seed, rounds, client))

@@ -7,22 +7,24 @@ import json
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from equipoise.platform.federation.clients.runner import ClientRunner
+from equipoise.platform.federation.clients.runner import ClientRunner, ClientState
 from equipoise.platform.federation.engine import Federation
 from equipoise.platform.federation.messages import ClientManifest, Reply, TrainRequest
-from equipoise.platform.federation.privacy.mechanism import NoPrivacy
+from equipoise.platform.federation.server.server import MAX_EARLY
 from equipoise.platform.federation.simulation.simulation import Simulation
+from equipoise.platform.training.batches import CaseList
 
 
 class Hospital:
     """One site: its data, its model, and the state that never leaves it."""
 
     def __init__(self, simulation: Simulation, name: str) -> None:
-        setup = simulation.setup(simulation.strategy, NoPrivacy())
+        setup = simulation.setup(simulation.strategy, simulation.privacy)
         self.name, self.runner = name, ClientRunner(setup, {name: simulation.client_data[name]})
         self.state, self.pending = b"", b""
 
@@ -44,9 +46,12 @@ class Wire:
 
     name = "wire"
 
-    def __init__(self, hospitals: Mapping[str, Hospital], *, last_first: bool) -> None:
+    def __init__(
+        self, hospitals: Mapping[str, Hospital], *, last_first: bool, silent: Collection[str] = ()
+    ) -> None:
         self.hospitals, self.last_first, self.workers = hospitals, last_first, len(hospitals)
         self.sent: deque[tuple[str, bytes, str]] = deque()
+        self.silent, self.asked_for = silent, list[tuple[int, int]]()
 
     def join(self) -> dict[str, ClientManifest]:
         declared = {name: json.loads(hospital.declare()) for name, hospital in sorted(self.hospitals.items())}
@@ -61,7 +66,10 @@ class Wire:
     def receive(self, clients: Collection[str]) -> Reply:
         known = [item for item in self.sent if item[0] in clients]
         client, request, request_id = known[-1 if self.last_first else 0]
+        self.asked_for.append((len(clients), len(self.sent)))
         self.sent.remove((client, request, request_id))
+        if client in self.silent:
+            return Reply(client, b"", reason="no answer")
         return Reply(client, self.hospitals[client].answer(request, request_id))
 
     def commit(self, reply: Reply) -> None:
@@ -90,6 +98,65 @@ def test_a_network_gives_the_bits_of_the_simulation(
     assert np.array_equal(result.vector, inline.vector)
     assert result.history == inline.history
     assert not np.array_equal(result.vector, simulation.initial)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"clock": {"failures": 0.15}},
+        {"server_aggregation": "median"},
+        {"privacy": {"secure_aggregation": {}}, "validation": {"norm_factor": None}},
+    ],
+    ids=["mean", "median", "secure_aggregation"],
+)
+def test_more_early_replies_than_are_held_with_clients_that_fail(
+    settings: dict[str, Any], federate: Callable[..., Simulation], sites: dict[str, CaseList]
+) -> None:
+    """Replies from the last name to the first, while the first client of all and one in between do not answer."""
+    pairs = [
+        (c.source, c.patients[i : i + 2]) for c in sites.values() for i in range(0, len(c.patients) - 1, 2)
+    ]
+    clients = {f"{number:02}": CaseList(*pair) for number, pair in enumerate(pairs)}
+    assert len(clients) > MAX_EARLY + 2
+    results, narrowed = [], []
+    for last_first in (False, True):
+        simulation = federate(clients=clients, rounds=2, exclude_after=9, **settings)
+        hospitals = {name: Hospital(simulation, name) for name in simulation.client_data}
+        wire = Wire(hospitals, last_first=last_first, silent=("00", "05"))
+        params, privacy = simulation.params, simulation.privacy
+        start = (simulation.schema, simulation.initial, wire, params)
+        results.append(Federation(*start, seed=3, lr=0.05, privacy=privacy).run())
+        narrowed.append(any(wanted < waiting for wanted, waiting in wire.asked_for))
+        assert not wire.sent
+    one, other = results
+    assert np.array_equal(one.vector, other.vector)
+    assert one.history == other.history
+    assert one.audit_log.rows == other.audit_log.rows
+    assert {row["client"] for row in one.audit_log.rows if row["verdict"] == "failed"} >= {"00", "05"}
+    assert one.history[-1]["accepted"] > 2
+    # A server aggregation that needs all updates holds them; a sum asks for the next in order only.
+    assert narrowed == [False, "server_aggregation" not in settings]
+
+
+def test_busy_clients_of_an_asynchronous_strategy_are_waited_for_before_personal_steps(
+    federate: Callable[..., Simulation],
+) -> None:
+    """A client has one request at a time; the reply to its last one is not taken for its personal model."""
+    settings = {"strategy": "fedbuff", "strategy_params": {"buffer": 2, "concurrency": 4}}
+    inline = federate(**settings)
+    inline.strategy.personal_steps = 2
+    expected = inline.run().personal
+    assert len(expected) == 4
+    for last_first in (False, True):
+        simulation = federate(**settings)
+        simulation.strategy.personal_steps = 2
+        hospitals = {name: Hospital(simulation, name) for name in simulation.client_data}
+        wire = Wire(hospitals, last_first=last_first)
+        start = (simulation.schema, simulation.initial, wire, simulation.params)
+        Federation(*start, seed=3, lr=0.05, strategy=simulation.strategy).run()
+        assert not wire.sent
+        for name, hospital in hospitals.items():
+            assert np.array_equal(ClientState.from_bytes(hospital.state).vectors["model"], expected[name])
 
 
 def test_the_server_side_imports_nothing_of_clients_and_patients(root: Path) -> None:
