@@ -320,12 +320,13 @@ def federate(
     Raises
     ------
     StudyError
-        If a setting is unknown, settings do not fit together, or one needs patients (``local.batch``, privacy of
-        patients, Ray).
+        If a setting is unknown, settings do not fit together, or one needs patients (``local.batch``, ``sites``,
+        ``evaluation``, privacy of patients, Ray).
     DataError
         If there is no client, or one without data.
     FederationError
-        If a loss is NaN or infinite, or too many rounds in a row change nothing.
+        If three rounds in a row have too few usable updates. A client whose loss is NaN or infinite counts as failed
+        in the round, ``audit_log`` has the reason, and the others go on.
 
     Examples
     --------

@@ -37,6 +37,10 @@ from equipoise.platform.training.params import TrainingParams
 LossFunction = Callable[[nn.Module, Any], Tensor]
 
 
+#: Settings about patients and workers, which have no meaning here.
+OF_STUDIES = ("sites", "evaluation", "workers", "worker_cpus", "worker_gpus", "timeout_s")
+
+
 class LoaderTrainer:
     """Trains a model on the batches of the clients' loaders.
 
@@ -147,7 +151,10 @@ def federate_loaders(
     DataError
         If there is no client, or a client has no data.
     StudyError
-        If a setting needs the patients of a study: ``local.batch``, privacy of patients, or Ray.
+        If a setting needs the patients of a study: ``local.batch``, privacy of patients, Ray or :data:`OF_STUDIES`.
+    FederationError
+        If three rounds in a row have too few usable updates. A client whose loss is NaN or infinite fails, and is left
+        out after ``exclude_after`` failures.
     """
     if not loaders:
         raise DataError("there is no client")
@@ -155,6 +162,8 @@ def federate_loaders(
         raise StudyError("privacy of patients needs the losses of a study; loaders have none per patient")
     if params.local.batch != "auto" or params.backend == "ray":
         raise StudyError("with loaders, batches are those of the loaders and clients train in this process")
+    if given := [name for name in OF_STUDIES if getattr(params, name) != getattr(FederationParams(), name)]:
+        raise StudyError(f"{', '.join(given)}: only for federations of a study's patients")
     factory = partial(_seeded, model_fn, seed)
     model = factory()
     schema = Schema.of(model, ())

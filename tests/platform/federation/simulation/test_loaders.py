@@ -151,6 +151,8 @@ def test_what_cannot_be_done_is_refused() -> None:
         run(privacy={"record_level": {"delta": 0.01}})
     with pytest.raises(StudyError, match="batches are those of the loaders"):
         run(backend="ray")
+    with pytest.raises(StudyError, match="sites, timeout_s: only for"):
+        run(sites="iid", timeout_s=5)
 
 
 def test_a_client_whose_loss_is_not_finite_is_left_out() -> None:
