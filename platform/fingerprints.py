@@ -62,7 +62,8 @@ def require_same(
     StudyError
         Naming every value that differs, the first twelve in full.
     """
-    changed = differences(current_record(before), fingerprint(now))
+    # Both: a client or patient may be called what a key was called earlier.
+    changed = differences(current_record(before), current_record(fingerprint(now)))
     if changed:
         shown = "\n".join(f"  {line}" for line in changed[:_MOST_SHOWN])
         more = f"\n  … and {len(changed) - _MOST_SHOWN} more" if len(changed) > _MOST_SHOWN else ""

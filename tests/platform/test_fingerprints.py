@@ -39,3 +39,12 @@ def test_another_fingerprint_is_refused_with_what_differs() -> None:
     assert "key12" not in text
     assert "here" in text
     assert "choose -o" in text
+
+
+def test_a_client_may_be_called_what_a_key_was_called_earlier() -> None:
+    made_from = {"clients": {"gate": "4f", "rule": "a0"}, "federation": {"rounds": 2}}
+    require_same(made_from, made_from, "another", where=Path("here"), fix="none")
+    with pytest.raises(StudyError, match="4f"):
+        require_same(
+            made_from, {**made_from, "clients": {"gate": "55", "rule": "a0"}}, "x", where=Path("x"), fix="x"
+        )
