@@ -211,6 +211,7 @@ def federated(method: Method, regions: Regions, seed: int, server_aggregation: s
     streams = [Endless(loader(rows)) for rows in regions.clients]
     seed_globally(seed)
     schema, strategy = Schema.of(model, ["survival"]), _strategy(method)
+    sequential = get("strategies", method.strategy).attribute("sequential")
     aggregate: Callable[..., np.ndarray] = _object("server_aggregations", server_aggregation, {}).aggregate
     kept: list[dict[str, np.ndarray]] = [{} for _ in streams]
     vector, state = schema.flatten(model), strategy.init_state(schema)
@@ -229,9 +230,9 @@ def federated(method: Method, regions: Regions, seed: int, server_aggregation: s
                     schema.hash, round_, f"region-{k}", "", delta, {"shared": n}, n, context.steps, {}, arrays
                 )
             )
-            if strategy.sequential:  # the next one starts from what this one leaves
+            if sequential:  # the next one starts from what this one leaves
                 start = start + delta
-        if strategy.sequential:
+        if sequential:
             vector = start
             continue
         weights = group_weights(updates, schema.groups, uniform=False)
