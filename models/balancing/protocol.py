@@ -199,8 +199,9 @@ class Aggregator:
     """
 
     def __init__(self, params: AggregatorParams, heads: Sequence[TaskHead]) -> None:
-        self.kind: Kind = params.kind
-        self.needs: Needs = params.needs
+        # Parameters of other packages need not derive from ours.
+        self.kind: Kind = getattr(params, "kind", AggregatorParams.kind)
+        self.needs: Needs = getattr(params, "needs", AggregatorParams.needs)
 
     def state_dict(self) -> dict[str, Any]:
         """Empty: there is no state."""

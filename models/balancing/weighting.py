@@ -20,13 +20,13 @@ class Weighting:
     Parameters
     ----------
     params
-        Of the entry; its class says what the method ``needs``.
+        Of the entry; its class says what the method ``needs``, nothing by default.
     heads
         The T tasks.
     """
 
     def __init__(self, params: WeightingParams, heads: Sequence[TaskHead]) -> None:
-        self.needs: Needs = params.needs
+        self.needs: Needs = getattr(params, "needs", WeightingParams.needs)
 
     def weights(self, losses: Tensor, context: StepContext) -> Tensor:
         """``[T]`` weights; every subclass implements it."""
