@@ -114,7 +114,17 @@ def entries(kind: str) -> dict[str, Entry]:
     base = resolve(BASES[kind]) if kind in BASES else BaseModel
     registered = {name: Entry(name, *row)._replace(base=base) for name, row in resolve(KINDS[kind]).items()}
     groups = [kind, *(earlier for earlier, now in EARLIER_KINDS.items() if now == kind)]
-    for point in [point for group in groups for point in entry_points(group=f"equipoise.{group}")]:
+    added: dict[str, str] = {}
+    for group, point in [(name, p) for name in groups for p in entry_points(group=f"equipoise.{name}")]:
+        if added.get(point.name) == point.value:
+            continue  # a package that serves both versions
+        if group != kind:
+            log.warning(
+                "entry %s: group equipoise.%s is now called equipoise.%s; the earlier name will go in the next version",
+                point.name,
+                group,
+                kind,
+            )
         if point.name in registered:
             raise StudyError(
                 f"package {point.dist.name if point.dist else point.value!r} registers {kind} entry {point.name!r}, "
@@ -122,6 +132,7 @@ def entries(kind: str) -> dict[str, Entry]:
                 fix="uninstall one of the two packages or rename its entry",
             )
         registered[point.name] = Entry(point.name, *point.load())._replace(base=base)
+        added[point.name] = point.value
     return registered
 
 

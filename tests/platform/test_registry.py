@@ -1,12 +1,15 @@
 """What entries say of themselves, and where another package's entries get what they leave unsaid."""
 
 import ast
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from pydantic import BaseModel
 
+from equipoise.platform.errors import StudyError
 from equipoise.platform.federation.entries import StrategyParams
 from equipoise.platform.registry import BASES, KINDS, Entry, entries, get, resolve
 
@@ -33,6 +36,49 @@ def test_attributes_are_those_of_the_entry_or_the_defaults_of_its_kind() -> None
         foreign.attribute("asynchronos")
     assert get("strategies", "scaffold").attribute("sends_second_vector")
     assert not get("strategies", "fedavg").attribute("sends_second_vector")
+
+
+MIDPOINT = ("middle of all updates", BaseModel, "elsewhere:Midpoint")
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """``install(group="name")``: another package with entries in these groups."""
+
+    def add(**names: str) -> None:
+        def found(*, group: str) -> list[EntryPoint]:
+            name = names.get(group.removeprefix("equipoise."))
+            return [] if name is None else [EntryPoint(name, f"{__name__}:MIDPOINT", group)]
+
+        monkeypatch.setattr(EntryPoint, "load", lambda self: MIDPOINT)
+        monkeypatch.setattr("equipoise.platform.registry.entry_points", found)
+        entries.cache_clear()
+
+    yield add
+    monkeypatch.undo()
+    entries.cache_clear()
+
+
+def test_the_earlier_name_of_a_kind_is_understood_with_a_warning(
+    install: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    install(site_rules="midpoint")
+    assert get("site_rules", "midpoint") == get("server_aggregations", "midpoint")
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "site_rules are now called server_aggregations" in said[0]
+    assert "entry midpoint: group equipoise.site_rules is now called equipoise.server_aggregations" in said[1]
+
+
+def test_a_package_may_serve_both_versions_and_may_not_take_a_name(
+    install: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    install(site_rules="midpoint", server_aggregations="midpoint")
+    assert get("server_aggregations", "midpoint").summary == "middle of all updates"
+    assert not caplog.records
+    install(server_aggregations="median")
+    with pytest.raises(StudyError, match="'median', which exists already"):
+        entries("server_aggregations")
 
 
 #: Names of entries that are also words of their own: a column, a modality, an optimiser's state.
