@@ -159,7 +159,8 @@ class Federation:
         self.server = self._server(manifests)
         if not self.server.eligible:
             raise FederationError("no client has a patient with a label to learn from")
-        plans = {c: sampling_plan(m.n, m.batch, *self.params.local.length) for c, m in manifests.items()}
+        length = self.params.local.length
+        plans = {c: sampling_plan(m.n, m.batch, *length) for c, m in manifests.items() if m.n}
         self.privacy.register(manifests, plans)
         self.clock = VirtualClock(self.params.clock, {c: steps for c, (_, steps) in plans.items()}, self.seed)
         history = self._resume()

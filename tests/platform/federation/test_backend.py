@@ -138,6 +138,21 @@ def test_more_early_replies_than_are_held_with_clients_that_fail(
     assert narrowed == [False, "server_aggregation" not in settings]
 
 
+def test_a_hospital_without_patients_takes_no_part(federate: Callable[..., Simulation]) -> None:
+    class OneMore(Wire):
+        def join(self) -> dict[str, ClientManifest]:
+            known = super().join()
+            nothing = dict.fromkeys(known["A"].counts, 0)
+            return known | {"Z": ClientManifest("Z", 0, dict.fromkeys(known["A"].labelled, 0), {}, nothing)}
+
+    simulation = federate(clock={"speed_sd": 0.5, "deadline": 4.0})
+    wire = OneMore({name: Hospital(simulation, name) for name in simulation.client_data}, last_first=False)
+    result = Federation(simulation.schema, simulation.initial, wire, simulation.params, seed=3, lr=0.05).run()
+    assert "Z" in result.manifests
+    assert result.history == simulation.run().history
+    assert all(row["client"] != "Z" for row in result.audit_log.rows)
+
+
 def test_busy_clients_of_an_asynchronous_strategy_are_waited_for_before_personal_steps(
     federate: Callable[..., Simulation],
 ) -> None:
