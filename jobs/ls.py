@@ -14,20 +14,23 @@ def ls(
     ] = None,
 ) -> None:
     """List the registries: models, encoders, splits, sites, cohorts, templates, …"""
-    from equipoise.platform.registry import KINDS, entries
+    from equipoise.platform.registry import EARLIER_KINDS, KINDS, entries
 
     for name in [kind] if kind else KINDS:
         rows = entries(name)
         width = max(map(len, rows), default=0)
-        print(f"{name} ({len(rows)})")
+        print(f"{EARLIER_KINDS.get(name, name)} ({len(rows)})")
         for entry in rows.values():
             print(f"  {entry.name:<{width}}  {entry.summary}")
             if kind:
                 for parameter, field in entry.params.model_fields.items():
                     note = f": {field.description}" if field.description else ""
-                    print(
-                        f"  {'':<{width}}    {parameter} = {field.get_default(call_default_factory=True)!r}{note}"
+                    default = (
+                        "(required)"
+                        if field.is_required()
+                        else f"= {field.get_default(call_default_factory=True)!r}"
                     )
+                    print(f"  {'':<{width}}    {parameter} {default}{note}")
 
 
 command = ls

@@ -75,6 +75,15 @@ def test_both_doors_give_the_same_answer(tmp_path: Path) -> None:
     assert result_of(first.stdout)["status"] == "ok"
 
 
+def test_ls_says_which_parameters_are_required_and_today_s_name_of_a_kind(tmp_path: Path) -> None:
+    said = call("ls", "weightings", cwd=tmp_path).stdout
+    assert "weights (required): task: weight" in said
+    assert "Undefined" not in said
+    earlier = call("ls", "site_rules", cwd=tmp_path)
+    assert earlier.stdout.startswith("server_aggregations (")
+    assert "site_rules are now called server_aggregations" in earlier.stderr
+
+
 def test_study_errors_exit_with_2_and_say_so_in_the_result(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(STUDY.replace("role: develop", "role: develope"))
     done = call("validate", "-c", "s.yaml", cwd=tmp_path)
