@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SLIDE_ENDINGS = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".dcm")
 TABLE_ENDINGS = (".csv", ".tsv", ".xlsx", ".parquet")
+COMPRESSED_ENDINGS = (".gz", ".bz2", ".xz", ".zip")
 #: Columns that describe a patient rather than the disease: rarely a target, so they are written as comments.
 DEMOGRAPHIC = ("age", "sex", "gender", "race", "ethnic", "female", "male", "site", "batch", "year")
 #: A table with at least this many columns, all numeric, is a matrix of genes and not a clinical table.
@@ -115,7 +116,8 @@ def scan_tables(tables: Path, base: Path) -> Draft:
     if clinical is None and not unread:
         raise DataError(
             "no clinical table with a patient column (PATIENT or case_id)"
-            + (f"; only matrices: {', '.join(draft.omics)}" if draft.omics else ""),
+            + (f"; only matrices: {', '.join(draft.omics)}" if draft.omics else "")
+            + "".join(f"\n  {remark}" for remark in draft.remarks),
             where=str(tables),
             fix="rename the column, or write the study by hand from `equipoise init` without --tables",
         )
@@ -129,7 +131,10 @@ def scan_tables(tables: Path, base: Path) -> Draft:
 
 def _is_table(path: Path) -> bool:
     # "~$name.xlsx" is the lock file of a workbook that somebody has open.
-    return path.suffix.lower() in TABLE_ENDINGS and not path.name.startswith(("~$", "."))
+    name = path.name.lower()
+    if path.suffix.lower() in COMPRESSED_ENDINGS:
+        return name.removesuffix(path.suffix.lower()).endswith((".csv", ".tsv")) and not name.startswith(".")
+    return name.endswith(TABLE_ENDINGS) and not name.startswith(("~$", "."))
 
 
 def _read(
@@ -204,7 +209,8 @@ def _guess_tasks(table: "pd.DataFrame", draft: Draft) -> None:
     names = _Names()
     numeric: list[str] = []
     events = {_event_of(column, table) for column in table.columns if _time_unit(column)}
-    for column in table.columns:
+    events |= {column for column in table.columns if "censor" in column.lower()}
+    for column in filter(None, table.columns):  # one without a name counts the rows
         values = table[column][~table[column].isin(MISSING)]
         kinds = values.nunique()
         if kinds == 2 and column not in events:

@@ -207,3 +207,25 @@ def test_tiles_of_a_bag_are_a_setting_to_uncomment(hospital: Path) -> None:
     text, file = draft(hospital)
     file.write_text(text.replace("# bag_tiles", "bag_tiles"))
     assert load_study(file).training.bag_tiles == 512
+
+
+@pytest.mark.parametrize("ending", ["zip", "gz"])
+def test_compressed_tables_are_read(hospital: Path, ending: str) -> None:
+    clinical().to_csv(hospital / f"clinical.csv.{ending}", index=False)
+    (hospital / "slides.zip").write_bytes(b"no table")
+    drafted = study(hospital)
+    assert drafted.cohorts[0].clinical.path == f"hospital/clinical.csv.{ending}"
+    assert drafted.main_task.name == "MSI_status"
+
+
+def test_the_columns_that_were_found_are_named_where_none_is_a_patient(hospital: Path) -> None:
+    clinical().rename(columns={"PATIENT": "pid"}).to_csv(hospital / "brca.csv", index=False)
+    with pytest.raises(DataError, match=r"no clinical table .*\n.*brca\.csv was not used: .* among pid, AGE"):
+        draft(hospital)
+
+
+def test_row_numbers_and_censoring_are_no_targets(hospital: Path) -> None:
+    clinical().assign(censorship=np.arange(N) % 2).to_csv(hospital / "clinical.csv")  # with the index
+    names = [task.column for task in study(hospital).tasks if task.type != "survival"]
+    assert names == ["MSI status", "LISS, total"]
+    assert "censorship" not in draft(hospital)[0]
