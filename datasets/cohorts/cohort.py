@@ -311,7 +311,7 @@ def excluded_by_subsample(patients: pd.DataFrame, per_site: int, task: Task | No
     -------
     Patient → reason, as :meth:`~equipoise.datasets.cohorts.cohort.Cohorts.drop` takes it.
     """
-    reason = f"beyond patients_per_site: {per_site}"
+    reason = f"not in the subsample (patients_per_site: {per_site})"
     column = None if task is None or task.type == "regression" else task.frame_columns[-1]
     kept: set[str] = set()
     for _, site in patients.groupby(["cohort", "site"], sort=False):

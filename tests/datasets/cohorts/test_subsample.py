@@ -33,5 +33,5 @@ def test_the_choice_and_its_reasons_need_no_chance() -> None:
     frame = table(sites=3, per_site=10, positives=5)
     first = excluded_by_subsample(frame, 2, TASK)
     assert first == excluded_by_subsample(frame, 2, TASK)
-    assert set(first.values()) == {"beyond patients_per_site: 2"}
+    assert set(first.values()) == {"not in the subsample (patients_per_site: 2)"}
     assert excluded_by_subsample(frame, 100, TASK) == {}
