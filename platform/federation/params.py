@@ -223,8 +223,13 @@ class FederationParams(StrictParams):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        entry_params("strategies", self.strategy, self.strategy_params)
-        entry_params("server_aggregations", self.server_aggregation, self.server_aggregation_params)
+        entry_params("strategies", self.strategy, self.strategy_params, "strategy")
+        entry_params(
+            "server_aggregations",
+            self.server_aggregation,
+            self.server_aggregation_params,
+            "server_aggregation",
+        )
         strategy = get("strategies", self.strategy)
         if self.local.optimizer != "sgd" and strategy.attribute("needs_sgd"):
             raise ValueError(f"{strategy.name} is defined for SGD; write local: {{optimizer: sgd}}")

@@ -43,11 +43,13 @@ def describe_errors(
                 section, _, _ = text.partition(":")
                 _, line = _locate(tree, (section,), root)
                 dotted = ""
-            option = next(
-                (f"--set {key}" for key in overridden if dotted == key or dotted.startswith(f"{key}.")), None
-            )
-            head = option or f"line {line}"
-            lines.append((line, f"{head}, {dotted}: {text}" if dotted else f"{head}, {text}"))
+            given = next((key for key in overridden if f"{dotted}.".startswith(f"{key}.")), None)
+            if given is None and item["type"] == "extra_forbidden" and not _is_written(tree, keys):
+                given = next((key for key in overridden if key.startswith(f"{dotted}.")), None)
+            head = f"line {line}" if given is None else f"--set {given}"
+            if dotted and dotted != given:
+                head = f"{head}, {dotted}"
+            lines.append((line, f"{head}: {text}" if dotted else f"{head}, {text}"))
     return [text for _, text in sorted(lines, key=lambda pair: pair[0])]
 
 
@@ -110,6 +112,21 @@ def _locate(tree: yaml.Node | None, loc: tuple[Any, ...], root: type[BaseModel])
             keys.append(part)  # not in the file: a missing key, or one given by --set
             node = None
     return keys, line
+
+
+def _is_written(tree: yaml.Node | None, keys: list[Any]) -> bool:
+    """Whether the file has a key at this place."""
+    node = tree
+    for part in keys:
+        below = (
+            [value for key, value in node.value if key.value == part]
+            if isinstance(node, yaml.MappingNode)
+            else []
+        )
+        if not below:
+            return False
+        node = below[0]
+    return True
 
 
 def _is_key(written: str, part: Any, above: list[Any]) -> bool:

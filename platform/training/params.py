@@ -3,19 +3,28 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
 
 from equipoise.datasets.omics.params import TableParams
 from equipoise.datasets.params import StrictParams
 from equipoise.platform.errors import StudyError
-from equipoise.platform.registry import entries, get
+from equipoise.platform.registry import entries, get, nearest
 
 if TYPE_CHECKING:
     from equipoise.models.batch import TaskHead
 
 
-def entry_params(kind: str, name: str, values: dict[str, Any]) -> BaseModel:
+def entry_params(kind: str, name: str, values: dict[str, Any], key: str | None = None) -> BaseModel:
     """The validated parameters of a registry entry.
+
+    Parameters
+    ----------
+    kind, name, values
+        Kind and name of the entry, its parameters as written.
+    key
+        Key of the study that names the entry, where its parameters stand under ``{key}_params``. Errors then name
+        the key that is wrong; without it they name the parameter as if it stood beside the entry's name.
 
     Raises
     ------
@@ -26,8 +35,32 @@ def entry_params(kind: str, name: str, values: dict[str, Any]) -> BaseModel:
     try:
         entry = get(kind, name)
     except StudyError as unknown:
-        raise ValueError(str(unknown)) from unknown
-    return entry.params.model_validate(values)
+        if key is None:
+            raise ValueError(str(unknown)) from unknown
+        raise ValidationError.from_exception_data(kind, [_problem((key,), name, str(unknown))]) from unknown
+    if key is None:
+        return entry.params.model_validate(values)
+    try:
+        return entry.params.model_validate(values)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors(include_url=False):
+            loc = (f"{key}_params", *item["loc"])
+            if item["type"] == "extra_forbidden":
+                known = list(entry.params.model_fields)
+                text = f"unknown parameter of {name}" + (
+                    f"; known: {', '.join(known)}" if known else ", which has none"
+                )
+                problems.append(_problem(loc, item["input"], text + nearest(str(item["loc"][-1]), known)))
+            else:
+                problems.append(
+                    InitErrorDetails(type=item["type"], loc=loc, input=item["input"], ctx=item.get("ctx", {}))
+                )
+        raise ValidationError.from_exception_data(kind, problems) from error
+
+
+def _problem(loc: tuple[str | int, ...], given: Any, text: str) -> InitErrorDetails:
+    return InitErrorDetails(type="value_error", loc=loc, input=given, ctx={"error": ValueError(text)})
 
 
 def refusal(weighting: str, aggregation: str) -> str | None:

@@ -127,10 +127,8 @@ def test_overrides_are_typed_and_named_in_errors(tmp_path: Path) -> None:
     )
     study = load_study(write(tmp_path, GOOD), overrides)
     assert (study.splits.folds, study.training.lr, study.cohorts[0].name) == (4, 1e-5, "B")
-    assert "--set evaluation.bootstrap, evaluation.bootstrap:" in problems(
-        tmp_path, GOOD, evaluation__bootstrap=-1
-    )
-    assert "--set splits.folds, splits.folds:" in problems(tmp_path, GOOD, splits__folds=1)
+    assert "--set evaluation.bootstrap:" in problems(tmp_path, GOOD, evaluation__bootstrap=-1)
+    assert "--set splits.folds:" in problems(tmp_path, GOOD, splits__folds=1)
     with pytest.raises(StudyError, match="not an item"):
         load_study(write(tmp_path, GOOD), {"cohorts.3.name": "B"})
     with pytest.raises(StudyError, match="key=value"):
@@ -183,3 +181,30 @@ def test_an_unknown_site_scheme_is_a_problem(tmp_path: Path) -> None:
     assert "Did you mean 'tss'" in said
     said = problems(tmp_path, GOOD, cohorts__0__site={"scheme": "tss", "params": {"x": 1}})
     assert "Extra inputs are not permitted" in said
+
+
+def test_an_unknown_section_after_set_names_the_option(tmp_path: Path) -> None:
+    said = problems(tmp_path, GOOD, trainig__lr=0.1)
+    assert "--set trainig.lr, trainig: unknown key. Did you mean 'training'?" in said
+
+
+def test_parameters_of_a_federation_are_named_where_they_stand(tmp_path: Path) -> None:
+    federation = "federation:\n  server_aggregation: trimmed_mean\n  server_aggregation_params: {}\n"
+    first = len(GOOD.splitlines()) + 1
+
+    def said(old: str, new: str) -> str:
+        assert old in federation
+        return problems(tmp_path, GOOD + federation.replace(old, new))
+
+    place = f"line {first + 2}, federation.server_aggregation_params.trim"
+    assert f"{place}s: unknown parameter of trimmed_mean; known: trim. Did you mean 'trim'?" in said(
+        "{}", "{trims: 0.1}"
+    )
+    assert f"{place}: should be less than 0.5 (given: 7)" in said("{}", "{trim: 7}")
+    assert (
+        f"line {first + 1}, federation.server_aggregation: unknown server_aggregations entry 'tmean'"
+        in said("trimmed_mean", "tmean")
+    )
+    assert "--set federation.strategy_params.mu: unknown parameter of fedavg" in problems(
+        tmp_path, GOOD + federation, federation__strategy_params__mu=1
+    )
