@@ -175,7 +175,7 @@ def test_busy_clients_of_an_asynchronous_strategy_are_waited_for_before_personal
 
 
 def test_the_server_side_imports_nothing_of_clients_and_patients(root: Path) -> None:
-    """Engine, server, strategies and aggregations are made of messages."""
+    """Engine, server and aggregations are made of messages."""
     folder = root / "platform" / "federation"
     files = [folder / "engine.py", folder / "messages.py", folder / "backend.py", folder / "participation.py"]
     files += [*(folder / "server").glob("*.py"), *(folder / "aggregation").glob("*.py")]
