@@ -146,6 +146,9 @@ def read_cohort(
             notes += _dialect_note(source, listing, columns, source.slides)
         slides, repeated, fileless = list_slides(listing, source.slides, source.slides_dir, columns, base)
         keyless += fileless
+        local = source.slides_dir is not None and _is_local(source.slides_dir)
+        if local and not (base / Path(str(source.slides_dir)).expanduser()).is_dir():
+            notes.append(f"cohort {source.name}: there is no folder {source.slides_dir!r} (slides_dir)")
         _check_keys(labels.index, slides["patient"], source)
         if zeros := lost_zeros(slides["patient"], labels.index):
             notes.append(f"cohort {source.name}: of the slides table, {zeros}")

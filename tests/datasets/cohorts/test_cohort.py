@@ -378,3 +378,11 @@ def test_a_matrix_that_holds_the_label_is_leakage(base: Path) -> None:
         read_by(base, {"rna"}, omics={"rna": "all.csv"})
     cohorts = read_by(base, {"rna"}, omics={"rna": {"path": "all.csv", "rename": {"MSI": "MSI_expression"}}})
     assert cohorts.omics["rna"].columns.tolist() == ["G1", "MSI_expression"]
+
+
+def test_an_absent_folder_of_slides_is_noted(base: Path) -> None:
+    note = "cohort A: there is no folder 'wsi' (slides_dir)"
+    assert note in load(base).notes
+    (base / "wsi").mkdir()
+    assert note not in load(base).notes
+    assert not any("slides_dir" in said for said in load(base, {"slides_dir": "s3://bucket/wsi"}).notes)
