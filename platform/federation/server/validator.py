@@ -1,4 +1,4 @@
-"""Validation of updates. An update that fails a check is quarantined, and the round goes on without it.
+"""Validation of updates. An update that fails a check is rejected, and the round goes on without it.
 
 The checks do not depend on the order in which updates arrive: the norm bound comes from the median norm of updates
 accepted in *earlier* rounds, so that inline and Ray, interrupted and uninterrupted federations reject the same

@@ -199,7 +199,7 @@ def _traffic(files: FederationFiles) -> list[Block]:
     rejected = int(sums["quarantined"].sum())
     blocks: list[Block] = [
         Table(
-            ["Client", "Sent", "Accepted", "Quarantined", "Failed", "Late"],
+            ["Client", "Sent", "Accepted", "Rejected", "Failed", "Late"],
             lines,
             "Traffic of each site, from the audit log (names and hashes of all arrays: rounds/ledger.jsonl)",
             numeric=frozenset(range(1, 6)),
