@@ -1,7 +1,7 @@
 """A round of a federation: the engine on Ray and inline, a plain loop over clients, and Flower's simulation.
 
 Six clients with the patients of the six regions of TCGA-BRCA (866 in all, 39 covariates of random numbers), Cox's
-model, batches of 8, SGD; all clients take part in every round; no checkpoints and no ledger file; medians over
+model, batches of 8, SGD; all clients take part in every round; no checkpoints and no audit log on disk; medians over
 rounds of several turns, in each of which all ways have theirs; Ray up and workers warm.
 
 - ``round_overhead_s``: one update per round and client, so that nearly everything is the engine;

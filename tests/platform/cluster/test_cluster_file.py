@@ -104,7 +104,7 @@ def test_all_problems_at_once(root: Path, tmp_path: Path) -> None:
     assert len(problems) == 4
 
 
-def test_defaults_of_ray_are_judged_too(root: Path, tmp_path: Path) -> None:
+def test_defaults_of_ray_are_evaluated_too(root: Path, tmp_path: Path) -> None:
     """A file without start commands gets Ray's, which open the dashboard to every address and use no tokens."""
     text = (root / "cluster.yaml").read_text()
     (tmp_path / "c.yaml").write_text(text[: text.index("head_start_ray_commands")])

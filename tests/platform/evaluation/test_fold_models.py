@@ -24,7 +24,7 @@ def row(metrics: pd.DataFrame, metric: str, **wanted: str) -> pd.Series:
     return metrics[keep].iloc[0]
 
 
-def test_fold_models_are_judged_one_by_one_beside_the_ensemble(everything: pd.DataFrame) -> None:
+def test_fold_models_are_evaluated_one_by_one_beside_the_ensemble(everything: pd.DataFrame) -> None:
     from sklearn.metrics import roc_auc_score
 
     metrics = evaluate(everything, FAST)

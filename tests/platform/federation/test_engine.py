@@ -185,7 +185,7 @@ def test_a_weighting_that_learns_on_validation_needs_some(federate: Make) -> Non
         (raising, "failed", "disk on fire"),
     ],
 )
-def test_a_bad_update_is_turned_away_and_the_round_goes_on(
+def test_a_bad_update_is_rejected_and_the_round_goes_on(
     change: Callable[[ClientUpdate], ClientUpdate],
     verdict: str,
     reason: str,
@@ -201,7 +201,7 @@ def test_a_bad_update_is_turned_away_and_the_round_goes_on(
         assert result.history[0][verdict] == 1
 
 
-def test_a_client_that_keeps_failing_is_benched(federate: Make) -> None:
+def test_a_client_that_keeps_failing_is_excluded(federate: Make) -> None:
     result = federate(rounds=4, exclude_after=2, extra={"privacy": Tamper("B", raising)}).run()
     assert verdicts(result)["B"] == ["failed", "failed", "benched"]
     assert result.excluded == {"B"}

@@ -141,7 +141,7 @@ def test_a_trial_is_the_federation_of_every_fold(
     assert {"train_loss/LF/0-1", "update_norm/0-0", "lr/0-0", "fold/MSI/auroc"} <= tags
 
 
-def test_patients_of_no_client_are_judged_by_the_global_model(search_context: SearchContext) -> None:
+def test_patients_of_no_client_are_evaluated_by_the_global_model(search_context: SearchContext) -> None:
     fold, cases = search_context.inputs.folds[0], search_context.inputs.cases
     result, targets, _ = by_hand(search_context, fold, DITTO)
     first = search_context.inputs.clients[0]

@@ -165,7 +165,7 @@ def test_noise_hides_one_client() -> None:
     assert norm_of(whole) > 20 * norm_of(whole - without)
 
 
-def test_a_client_that_does_not_clip_or_wants_to_count_more_is_turned_away() -> None:
+def test_a_client_that_does_not_clip_or_wants_to_count_more_is_rejected() -> None:
     mechanism = build_privacy(rate=0.5, client_level={"clip": 0.5, "delta": 0.1})
     accumulator = mechanism.accumulator(SCHEMA, list("abcd"))
     with pytest.raises(SaturationError, match="longer than the clipping norm"):

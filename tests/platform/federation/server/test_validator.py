@@ -81,7 +81,7 @@ def test_a_good_update_passes() -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_updates_are_turned_away_and_leave_no_trace(name: str) -> None:
+def test_bad_updates_are_rejected_and_leave_no_trace(name: str) -> None:
     validator = UpdateValidator()
     reason = validator.check(BAD[name], expected())
     assert reason is not None
@@ -183,7 +183,7 @@ def test_of_masked_vectors_only_the_form_is_looked_at() -> None:
     assert validator.bound() == LARGEST_NORM
 
 
-def test_who_fails_too_often_is_benched() -> None:
+def test_who_fails_too_often_is_excluded() -> None:
     validator = UpdateValidator(exclude_after=2)
     assert not validator.fail("a")
     assert not validator.fail("b")

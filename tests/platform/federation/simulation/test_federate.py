@@ -90,7 +90,7 @@ def test_every_plan_and_method_has_a_value(run: Path) -> None:
     assert set(external["method"]) == {"federated", "pooled", "local", "ensemble"}
 
 
-def test_left_out_sites_are_judged_by_others(run: Path) -> None:
+def test_left_out_sites_are_evaluated_by_others(run: Path) -> None:
     for index, site in enumerate("ABC"):
         facts = json.loads(
             (run / "federated" / "leave_one_site_out" / f"0-{index}" / "facts.json").read_text()
