@@ -289,8 +289,8 @@ def _why_not_learnable(task: Task, sums: LabelSums) -> str:
         return "" if sums.classes[1] else f"none of {sums.n} training patients has an event"
     if task.type == "regression":
         # The mean of equal values may be off in its last digits, and so may be their distance from it.
-        alike = sums.spread <= 1e-12 * abs(sums.mean)
-        return f"all {sums.n} labelled training patients are {sums.mean:g}" if alike else ""
+        constant = sums.spread <= 1e-12 * abs(sums.mean)
+        return f"all {sums.n} labelled training patients are {sums.mean:g}" if constant else ""
     shown = {"binary": ("negative", "positive")}.get(task.type, task.class_names)
     present = [name for name, count in zip(shown, sums.classes, strict=True) if count]
     if len(present) == 1:
