@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equipoise.datasets.errors import DataError, DataWarning
-from equipoise.datasets.omics.statistics import scale_of
+from equipoise.datasets.omics.logarithms import scale_of
 
 if TYPE_CHECKING:
     import pandas as pd

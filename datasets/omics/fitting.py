@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
 from equipoise.datasets.errors import DataWarning
+from equipoise.datasets.omics.components import ComponentTransform, fit_components
+from equipoise.datasets.omics.logarithms import common_scale
 from equipoise.datasets.omics.params import CLINICAL, Covariate, OmicsParams, RnaParams, TableParams
-from equipoise.datasets.omics.statistics import Sums, TableSums, common_scale
-from equipoise.datasets.omics.transforms import MatrixTransform, fit_matrix
+from equipoise.datasets.omics.per_cohort import CohortTransforms, fit_matrix_per_cohort
+from equipoise.datasets.omics.statistics import Sums, TableSums
+from equipoise.datasets.omics.transforms import MatrixTransform, aligned, fit_matrix
 
 #: Fence around numbers, in spreads.
 CLIP = 5.0
@@ -73,6 +76,9 @@ class CovariateTransform:
         The others.
     """
 
+    #: Whether cohorts are prepared apart.
+    per_cohort: ClassVar[bool] = False
+
     numbers: MatrixTransform | None
     gaps: tuple[str, ...]
     categories: tuple[Category, ...]
@@ -84,8 +90,8 @@ class CovariateTransform:
         indicators = tuple(f"{column} missing" for column in self.gaps)
         return (*numbers, *indicators, *(name for category in self.categories for name in category.names))
 
-    def apply(self, values: np.ndarray, columns: tuple[str, ...]) -> np.ndarray:
-        """One patient's row under these column names as [K] float32 without gaps."""
+    def apply(self, values: np.ndarray, columns: tuple[str, ...], cohort: str | None = None) -> np.ndarray:
+        """One patient's row under these column names as [K] float32 without gaps; the cohort changes nothing."""
         row = dict(zip(columns, np.asarray(values, float).tolist(), strict=True))
         parts: list[float] = []
         if self.numbers is not None:
@@ -166,7 +172,16 @@ def _category(table: TableSums, column: str) -> Category:
     return Category(column, values, bool(sums["unknown"][0] > 0), tuple(n / known for _, n in present))
 
 
-TableTransform = MatrixTransform | CovariateTransform
+#: Names of columns and [G] values of every patient of a cohort.
+RowsOfCohort = Sequence[tuple[tuple[str, ...], np.ndarray]]
+TableTransform = MatrixTransform | CohortTransforms | ComponentTransform | CovariateTransform
+#: Kind of a transform in a file → its class.
+KINDS: dict[str, type[TableTransform]] = {
+    "matrix": MatrixTransform,
+    "per_cohort": CohortTransforms,
+    "components": ComponentTransform,
+    "covariates": CovariateTransform,
+}
 
 
 def fit_tables(tables: Mapping[str, TableSums], params: TableParams) -> dict[str, TableTransform]:
@@ -200,10 +215,58 @@ def _fit(modality: str, table: TableSums, params: TableParams) -> TableTransform
     if modality == CLINICAL:
         return fit_covariates(table, params.clinical)
     settings: OmicsParams = getattr(params, modality)
-    if not isinstance(settings, RnaParams):
-        return fit_matrix(table, standardise=modality != "mutation", max_columns=settings.genes)
+    if isinstance(settings, RnaParams):
+        fitted = _fit_rna(modality, table, settings)
+    else:
+        fitted = fit_matrix(table, standardise=modality != "mutation", max_columns=settings.genes)
+    if settings.components is None or not fitted.names:
+        return fitted
+    return fit_components(table, fitted, settings.components)
+
+
+def _fit_rna(modality: str, table: TableSums, settings: RnaParams) -> MatrixTransform | CohortTransforms:
     scale = common_scale(table.scales(), modality) if settings.transform == "auto" else settings.transform
-    return fit_matrix(table, scale=scale, clip=settings.clip, max_columns=settings.genes)
+    options: dict[str, Any] = {
+        "scale": scale,
+        "clip": settings.clip,
+        "limit": settings.clip_standardised,
+        "max_columns": settings.genes,
+    }
+    if settings.standardise == "per_cohort":
+        return fit_matrix_per_cohort(table, **options)
+    return fit_matrix(table, **options)
+
+
+def with_cohorts_of(
+    transforms: Mapping[str, TableTransform], rows: Mapping[str, Mapping[str, RowsOfCohort]]
+) -> dict[str, TableTransform]:
+    """Transforms that also know these cohorts, where a table is standardised per cohort; the others as they are.
+
+    Parameters
+    ----------
+    transforms
+        Modality → transform, fitted on training patients.
+    rows
+        Modality → cohort → names of columns and [G] values of its patients.
+
+    Raises
+    ------
+    DataError
+        If a cohort that is not known has fewer than ten patients.
+    """
+    result = dict(transforms)
+    for modality, transform in transforms.items():
+        part = transform.before if isinstance(transform, ComponentTransform) else transform
+        if not isinstance(part, CohortTransforms):
+            continue
+        for cohort, patients in rows.get(modality, {}).items():
+            if cohort not in part.cohorts:
+                values = np.stack([aligned(row, names, part.columns) for names, row in patients])
+                part = part.with_cohort(cohort, values)
+        result[modality] = (
+            replace(transform, before=part) if isinstance(transform, ComponentTransform) else part
+        )
+    return result
 
 
 def columns_of(count: int, columns: Sequence[str] | None) -> tuple[str, ...]:
@@ -213,11 +276,10 @@ def columns_of(count: int, columns: Sequence[str] | None) -> tuple[str, ...]:
 
 def transform_to_json(transform: TableTransform) -> dict[str, Any]:
     """Plain data, with the kind of the transform."""
-    kind = "covariates" if isinstance(transform, CovariateTransform) else "matrix"
+    kind = next(name for name, kind in KINDS.items() if isinstance(transform, kind))
     return {"kind": kind, **transform.to_json()}
 
 
 def transform_from_json(data: dict[str, Any]) -> TableTransform:
     """The inverse of :func:`transform_to_json`."""
-    kind = CovariateTransform if data["kind"] == "covariates" else MatrixTransform
-    return kind.from_json(data)
+    return KINDS[data["kind"]].from_json(data)

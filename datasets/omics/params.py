@@ -39,16 +39,27 @@ class OmicsParams(StrictParams):
 
     genes: Genes | None = None
     """Keep this many columns, those of largest variance among training patients; all if not given."""
+    components: Genes | None = None
+    """Replace the columns by this many principal components at most, fitted on training patients and not whitened:
+    all scores are divided by the standard deviation of the first, so that later ones stay small."""
 
 
 class RnaParams(OmicsParams):
     """How RNA becomes input."""
 
-    transform: Literal["auto", "log_cpm", "log1p", "none"] = "auto"
+    transform: Literal["auto", "log_cpm", "log1p", "log", "none"] = "auto"
     """``log_cpm``: counts to log2(1 + counts per million); ``log1p``: log2(1 + x) for TPM or FPKM; ``none``: the
-    values are logarithms or z-scores already; ``auto``: whole numbers, other positive numbers, or the rest."""
+    values are logarithms or z-scores already; ``auto``: whole numbers, other positive numbers, or the rest.
+    ``log``: ln(1 + (x - training minimum) / (training quartile - minimum + .001)) per gene, for z-scores of values
+    that never saw a logarithm: most of their values are negative, and the largest are in the thousands."""
     clip: Annotated[float, Field(gt=0)] | None = 5.0
     """Values further from the centre than this many spreads are moved to there (z-scores of 36,893 exist)."""
+    clip_standardised: Annotated[float, Field(gt=0)] | None = None
+    """Standardised values beyond this many standard deviations are moved to there (a second clip)."""
+    standardise: Literal["training", "per_cohort"] = "training"
+    """Mean, standard deviation and everything before them from all training patients, or for every cohort from its own
+    (labels are not looked at). An external cohort is then prepared from its own patients, so that the score of one
+    of them depends on the others."""
 
 
 class TableParams(StrictParams):

@@ -8,26 +8,54 @@ where there are only sums (:func:`centre_and_fence_from_sums`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from equipoise.datasets.errors import DataError
+from equipoise.datasets.omics.logarithms import Scale, scale_of
 
-Scale = Literal["log_cpm", "log1p", "none"]
 #: Name → array. Sums of several groups are added name by name.
 Sums = dict[str, np.ndarray]
 #: [n, G] rows of one group → its sums.
 RowQuery = Callable[[np.ndarray], Sums]
+#: [n, G] rows → [n, K] rows.
+RowMap = Callable[[np.ndarray], np.ndarray]
 #: [G] each: what fills a gap, and the lowest and highest value that stays as it is.
 Fence = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-#: Largest value that logarithms reach: RNA values beyond it are counts or abundances (2^50 transcripts do not exist).
-LARGEST_LOG = 50.0
 #: Interquartile range of a normal distribution in standard deviations.
 IQR_OF_NORMAL = 1.349
+
+
+@dataclass(frozen=True)
+class PrincipalAxes:
+    """Principal components of K columns.
+
+    Attributes
+    ----------
+    centre
+        [K] means.
+    axes
+        [K, C] orthonormal directions of largest variance; the entry of largest size is positive.
+    spreads
+        [C] standard deviations of the scores (of the whole, not of a sample), in descending order.
+    """
+
+    centre: np.ndarray
+    axes: np.ndarray
+    spreads: np.ndarray
+
+    @classmethod
+    def of(
+        cls, centre: np.ndarray, axes_CK: np.ndarray, spreads: np.ndarray, count: int, n: int
+    ) -> PrincipalAxes:
+        """The first ``count`` directions of those given, at most n - 1 and none without variance."""
+        count = min(count, max(n - 1, 0), int((spreads > 1e-6 * spreads.max(initial=0)).sum()))
+        axes = axes_CK[:count]
+        largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1, keepdims=True), axis=1)
+        return cls(centre, (axes * np.sign(largest)).T, spreads[:count])
 
 
 class TableSums(Protocol):
@@ -43,14 +71,23 @@ class TableSums(Protocol):
     def select(self, columns: tuple[str, ...]) -> TableSums:
         """The table with these columns only."""
 
-    def on_scale(self, scale: Scale, share: np.ndarray) -> TableSums:
-        """The table after :func:`logarithm`."""
+    def mapped(self, function: RowMap) -> TableSums:
+        """The table after a function of its rows, [n, G] → [n, K]."""
+
+    def cohorts_apart(self) -> Mapping[str, LocalTable]:
+        """Cohort → the rows of its patients, where they are at hand."""
 
     def scales(self) -> dict[str, Scale]:
         """Name of a group → the logarithm that its values look as if they needed (:func:`scale_of`)."""
 
     def shares(self) -> np.ndarray:
         """[G] float32: the mean share of a sample's counts that a column has."""
+
+    def floor_and_quartile(self) -> tuple[np.ndarray, np.ndarray]:
+        """[G] smallest value and first quartile of every column; 0 for a column without values."""
+
+    def principal_axes(self, count: int) -> PrincipalAxes:
+        """Up to ``count`` principal components; no value may be missing."""
 
     def centre_and_fence(self, clip: float | None) -> Fence:
         """What fills gaps, and a fence ``clip`` spreads around it; infinite without ``clip``."""
@@ -83,14 +120,21 @@ class LocalTable:
         position = {name: i for i, name in enumerate(self.columns)}
         return LocalTable(self.rows[:, [position[name] for name in columns]], columns, self.cohorts)
 
-    def on_scale(self, scale: Scale, share: np.ndarray) -> LocalTable:
+    def mapped(self, function: RowMap) -> LocalTable:
         """See :class:`TableSums`."""
-        return LocalTable(logarithm(self.rows, scale, share).astype(float), self.columns, self.cohorts)
+        return LocalTable(function(self.rows).astype(float), self.columns, self.cohorts)
+
+    def cohorts_apart(self) -> dict[str, LocalTable]:
+        """See :class:`TableSums`."""
+        names = np.asarray(self.cohorts)
+        return {
+            name: LocalTable(self.rows[names == name], self.columns, (name,) * int((names == name).sum()))
+            for name in dict.fromkeys(self.cohorts)
+        }
 
     def scales(self) -> dict[str, Scale]:
         """Of every cohort."""
-        names = np.asarray(self.cohorts)
-        return {f"cohort {name}": scale_of(self.rows[names == name]) for name in dict.fromkeys(self.cohorts)}
+        return {f"cohort {name}": scale_of(part.rows) for name, part in self.cohorts_apart().items()}
 
     def shares(self) -> np.ndarray:
         """In single precision, as always: checkpoints of old trainings hold these bits."""
@@ -98,6 +142,20 @@ class LocalTable:
         parts = self.rows / total
         known = np.maximum((~np.isnan(parts)).sum(axis=0), 1)
         return (np.nansum(parts, axis=0) / known).astype(np.float32)
+
+    def floor_and_quartile(self) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`TableSums`."""
+        known = ~np.isnan(self.rows).all(axis=0)
+        floor, quartile = np.zeros((2, len(self.columns)))
+        floor[known] = np.nanmin(self.rows[:, known], axis=0)
+        quartile[known] = np.nanquantile(self.rows[:, known].astype(float), 0.25, axis=0)
+        return floor, quartile
+
+    def principal_axes(self, count: int) -> PrincipalAxes:
+        """By the singular values of the centred rows."""
+        centre = self.rows.mean(axis=0)
+        _, values, axes = np.linalg.svd(self.rows - centre, full_matrices=False)
+        return PrincipalAxes.of(centre, axes, values / np.sqrt(len(self.rows)), count, len(self.rows))
 
     def centre_and_fence(self, clip: float | None) -> Fence:
         """Medians, and fences by the interquartile range over 1.349 or, where that is 0, the standard deviation."""
@@ -157,6 +215,21 @@ def centre_and_fence_from_sums(table: TableSums, clip: float | None) -> Fence:
     return mean, mean - clip * spread, mean + clip * spread
 
 
+def principal_axes_from_sums(table: TableSums, count: int) -> PrincipalAxes:
+    """:meth:`TableSums.principal_axes` from sums of products of columns, K x K numbers."""
+    first = table.total(lambda rows: {"sum": rows.sum(axis=0, dtype=float), "n": np.array([len(rows)])})
+    n = int(first["n"][0])
+    centre = first["sum"] / max(n, 1)
+
+    def products(rows: np.ndarray) -> Sums:
+        deviation = rows - centre
+        return {"products": (deviation.T @ deviation).ravel()}
+
+    covariance = table.total(products)["products"].reshape(len(centre), -1) / max(n, 1)
+    values, axes = np.linalg.eigh(covariance)
+    return PrincipalAxes.of(centre, axes.T[::-1], np.sqrt(np.maximum(values[::-1], 0)), count, n)
+
+
 def unbounded(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Fences that keep every value."""
     return np.full(count, -np.inf), np.full(count, np.inf)
@@ -172,54 +245,3 @@ def _share_sums(rows: np.ndarray) -> Sums:
     total = np.maximum(np.nansum(rows, axis=1, keepdims=True), 1)
     parts = (rows / total).astype(np.float64)
     return {"share": np.nansum(parts, axis=0), "n": (~np.isnan(parts)).sum(axis=0).astype(np.float64)}
-
-
-def common_scale(scales: dict[str, Scale], where: str) -> Scale:
-    """Which logarithm RNA values need: ``log_cpm`` for counts, ``log1p`` for other abundances, else ``none``.
-
-    Parameters
-    ----------
-    scales
-        Name of a group (a cohort or a client) → what its values need (:func:`scale_of`).
-    where
-        For the message.
-
-    Raises
-    ------
-    DataError
-        If groups differ in it, naming them: no single transform would fit.
-    """
-    kinds = list(scales.values())
-    if len(set(kinds)) == 1:
-        return kinds[0]
-    seen = ", ".join(f"{name} as for {scale!r}" for name, scale in scales.items())
-    raise DataError(
-        f"the values are on different scales: {seen}",
-        where=where,
-        fix="bring the tables to one scale, or name it if it is one after all "
-        f"(tables: {{rna: {{transform: {max(kinds, key=kinds.count)}}}}})",
-    )
-
-
-def scale_of(rows: np.ndarray) -> Scale:
-    """The logarithm that these values look as if they needed."""
-    values = rows[~np.isnan(rows)]
-    if not len(values) or values.min() < 0 or values.max() <= LARGEST_LOG:
-        return "none"
-    return "log_cpm" if np.array_equal(values, np.floor(values)) else "log1p"
-
-
-def logarithm(rows: np.ndarray, scale: Scale, share: np.ndarray) -> np.ndarray:
-    """[n, G] on the scale that is learned on; a library that lacks columns is scaled up by their usual share."""
-    if scale == "none":
-        return rows
-    if np.nanmin(rows, initial=0) < 0:
-        raise DataError(
-            f"the values are negative ({np.nanmin(rows):.4g}), and {scale} is for counts and abundances",
-            fix="are they logarithms or z-scores? all cohorts must hold values of one kind",
-        )
-    if scale == "log1p":
-        return np.log2(1 + rows)
-    missing = np.where(np.isnan(rows), share, 0).sum(axis=1, keepdims=True)
-    library = np.nansum(rows, axis=1, keepdims=True) / np.maximum(1 - missing, 1e-6)
-    return np.log2(1 + 1e6 * rows / np.maximum(library, 1))

@@ -1,20 +1,23 @@
 """Numbers of a table → model inputs, fitted on training patients and applied to all patients by column name.
 
-The order is: logarithm where the values are counts or abundances → gaps filled with the training centre →
-outliers moved to a fence around it → standardised. Columns that are constant among training
-patients carry no information and are left out; of the rest the most variable may be chosen.
+The order is: logarithm where one is due (:mod:`equipoise.datasets.omics.logarithms`) → gaps filled with the training
+centre → outliers moved to a fence around it → standardised → moved to a second fence where one is asked for. Columns
+that are constant among training patients carry no information and are left out; of the rest the most variable may be
+chosen.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.omics.statistics import Scale, TableSums, logarithm, moments
+from equipoise.datasets.omics.logarithms import LEAST_UNIT, Logarithm, Scale
+from equipoise.datasets.omics.statistics import TableSums, moments
 from equipoise.datasets.suggestions import nearest
 
 #: Share of a model's columns that a table must have to be told from another table.
@@ -29,79 +32,85 @@ class MatrixTransform:
     ----------
     columns
         Names of the G columns that are looked up.
-    scale
-        The logarithm that is taken first.
-    share
-        [G] mean share of a sample's counts that a column has, to estimate the library of a table that lacks
-        columns; empty unless ``log_cpm``.
+    logarithm
+        What is taken first.
     kept
         [K] positions of the columns that the model reads.
     fill, low, high, shift, spread
         [K] float32 each: what fills a gap, the fence, and the standardisation ``(x - shift) / spread``.
+    limit
+        Largest size of a standardised value: those beyond it are moved there.
     """
 
     columns: tuple[str, ...]
-    scale: Scale
-    share: np.ndarray
+    logarithm: Logarithm
     kept: np.ndarray
     fill: np.ndarray
     low: np.ndarray
     high: np.ndarray
     shift: np.ndarray
     spread: np.ndarray
+    limit: float = np.inf
+
+    #: Whether cohorts are prepared apart.
+    per_cohort: ClassVar[bool] = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the K columns that come out."""
         return tuple(self.columns[i] for i in self.kept)
 
-    def apply(self, values: np.ndarray, columns: tuple[str, ...]) -> np.ndarray:
+    @property
+    def scale(self) -> Scale:
+        """The logarithm that is taken first."""
+        return self.logarithm.scale
+
+    def apply(self, values: np.ndarray, columns: tuple[str, ...], cohort: str | None = None) -> np.ndarray:
         """One patient's row, [G'] under these column names, as [K] float32 without gaps.
+
+        The cohort of the patient changes nothing.
 
         Raises
         ------
         DataError
             If the table has less than half of the columns, or negative values where a logarithm is due.
         """
-        row_G = self._aligned(np.asarray(values, np.float32), columns)
-        x_K = logarithm(row_G[None], self.scale, self.share)[0, self.kept]
-        x_K = np.where(np.isnan(x_K), self.fill, x_K)
-        return ((np.clip(x_K, self.low, self.high) - self.shift) / self.spread).astype(np.float32)
+        return self.apply_rows(aligned(np.asarray(values, np.float32), columns, self.columns)[None])[0]
 
-    def _aligned(self, values: np.ndarray, columns: tuple[str, ...]) -> np.ndarray:
-        """[G] values by name; NaN where the table lacks a column."""
-        if columns is self.columns or columns == self.columns:
-            return values
-        position = {name: i for i, name in enumerate(columns)}
-        at = np.array([position.get(name, -1) for name in self.columns])
-        if (at >= 0).mean() < MIN_SHARED_COLUMNS:
-            missing = [name for name, i in zip(self.columns, at, strict=True) if i < 0]
-            raise DataError(
-                f"the table has {(at >= 0).sum()} of the {len(at)} columns that the model was trained with; "
-                f"missing are {', '.join(missing[:3])}{nearest(missing[0], columns)}",
-                fix="name genes as in training (symbols or Ensembl ids)",
-            )
-        return np.where(at >= 0, values[at], np.nan).astype(np.float32)
+    def apply_rows(self, rows_NG: np.ndarray) -> np.ndarray:
+        """[N, G] under the columns of the transform as [N, K] float32 without gaps."""
+        x_NK = self.logarithm(rows_NG)[:, self.kept]
+        x_NK = np.where(np.isnan(x_NK), self.fill, x_NK)
+        z_NK = (np.clip(x_NK, self.low, self.high) - self.shift) / self.spread
+        return np.clip(z_NK, -self.limit, self.limit).astype(np.float32)
+
+    def restricted(self, kept: np.ndarray) -> MatrixTransform:
+        """The transform of the columns at these positions of ``kept``."""
+        names = ("kept", "fill", "low", "high", "shift", "spread")
+        return replace(self, **{name: getattr(self, name)[kept] for name in names})
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; floats round-trip exactly."""
-        arrays = ("share", "kept", "fill", "low", "high", "shift", "spread")
-        return {
-            "columns": list(self.columns),
-            "scale": self.scale,
-            **{name: _plain(getattr(self, name)) for name in arrays},
+        log = self.logarithm
+        logs = {name: _plain(getattr(log, name)) for name in ("share", "floor", "unit")}
+        arrays = {
+            name: _plain(getattr(self, name)) for name in ("kept", "fill", "low", "high", "shift", "spread")
         }
+        limit = self.limit if np.isfinite(self.limit) else None
+        return {"columns": list(self.columns), "scale": log.scale, **logs, **arrays, "limit": limit}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> MatrixTransform:
-        """The transform that :meth:`to_json` wrote."""
-        floats = {
-            name: np.array([np.inf if v is None else v for v in data[name]], np.float32)
-            for name in ("share", "fill", "shift", "spread", "high")
-        }
-        low = np.array([-np.inf if v is None else v for v in data["low"]], np.float32)
-        kept = np.array(data["kept"], np.intp)
-        return cls(tuple(data["columns"]), data["scale"], kept=kept, low=low, **floats)
+        """The transform that :meth:`to_json` wrote, this version's or an earlier one's."""
+        log = Logarithm(data["scale"], *(_floats(data.get(name, ())) for name in ("share", "floor", "unit")))
+        return cls(
+            tuple(data["columns"]),
+            log,
+            kept=np.array(data["kept"], np.intp),
+            low=_floats(data["low"], -np.inf),
+            limit=np.inf if data.get("limit") is None else data["limit"],
+            **{name: _floats(data[name]) for name in ("fill", "high", "shift", "spread")},
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, MatrixTransform) and json.dumps(self.to_json()) == json.dumps(
@@ -117,6 +126,7 @@ def fit_matrix(
     scale: Scale = "none",
     clip: float | None = None,
     standardise: bool = True,
+    limit: float | None = None,
     max_columns: int | None = None,
 ) -> MatrixTransform:
     """Fit on training patients.
@@ -132,29 +142,103 @@ def fit_matrix(
         given.
     standardise
         Whether columns get mean 0 and standard deviation 1; otherwise they stay as they are.
+    limit
+        Largest size of a standardised value; no limit if not given.
     max_columns
         Keep this many columns, those of largest variance inside the fence; all if not given.
 
     Raises
     ------
     DataError
-        If values are negative where a logarithm is due.
+        If values are negative where a logarithm of counts or abundances is due.
     """
-    share = table.shares() if scale == "log_cpm" else np.empty(0, np.float32)
-    logs = table.on_scale(scale, share)
+    whole = fit_all_columns(table, scale, clip, standardise, limit)
+    return whole.transform.restricted(most_variable(whole.varies, whole.spread, max_columns))
+
+
+@dataclass(frozen=True)
+class WholeFit:
+    """A transform that keeps all columns; their [G] spreads in full precision, and whether they vary."""
+
+    transform: MatrixTransform
+    spread: np.ndarray
+    varies: np.ndarray
+
+
+def fit_all_columns(
+    table: TableSums, scale: Scale, clip: float | None, standardise: bool, limit: float | None
+) -> WholeFit:
+    """Fit without leaving out any column; parameters as in :func:`fit_matrix`."""
+    log = fit_logarithm(table, scale)
+    logs = table if scale == "none" else table.mapped(log)
     fill, low, high = logs.centre_and_fence(clip)
     shift = moments(logs, fill, low, high, fill).mean
     spread = moments(logs, shift, low, high, fill).spread
-    kept = np.flatnonzero(spread > 1e-6 * np.maximum(1.0, np.abs(shift)))
-    if max_columns is not None and max_columns < len(kept):
+    varies = spread > 1e-6 * np.maximum(1.0, np.abs(shift))
+    centre, unit = (shift, spread) if standardise else (np.zeros_like(shift), np.ones_like(spread))
+    parts = [part.astype(np.float32) for part in (fill, low, high, centre, unit)]
+    transform = MatrixTransform(
+        table.columns,
+        log,
+        np.arange(len(table.columns)),
+        fill=parts[0],
+        low=parts[1],
+        high=parts[2],
+        shift=parts[3],
+        spread=parts[4],
+        limit=np.inf if limit is None else limit,
+    )
+    return WholeFit(transform, spread, varies)
+
+
+def fit_logarithm(table: TableSums, scale: Scale) -> Logarithm:
+    """What a logarithm needs of training patients."""
+    if scale == "log_cpm":
+        return Logarithm(scale, share=table.shares())
+    if scale == "log":
+        floor, quartile = table.floor_and_quartile()
+        return Logarithm(
+            scale, floor=floor.astype(np.float32), unit=(quartile - floor + LEAST_UNIT).astype(np.float32)
+        )
+    return Logarithm(scale)
+
+
+def most_variable(varies: np.ndarray, spread: np.ndarray, count: int | None) -> np.ndarray:
+    """Positions of the columns that vary, the ``count`` most variable ones if there are more."""
+    kept = np.flatnonzero(varies)
+    if count is not None and count < len(kept):
         # The order of the table decides among equals, and stays the order of what comes out.
-        kept = np.sort(kept[np.argsort(-spread[kept], kind="stable")[:max_columns]])
-    if not standardise:
-        shift, spread = np.zeros_like(shift), np.ones_like(spread)
-    parts = (part[kept].astype(np.float32) for part in (fill, low, high, shift, spread))
-    return MatrixTransform(table.columns, scale, share, kept, *parts)
+        kept = np.sort(kept[np.argsort(-spread[kept], kind="stable")[:count]])
+    return kept
+
+
+def aligned(values: np.ndarray, columns: tuple[str, ...], wanted: tuple[str, ...]) -> np.ndarray:
+    """[G] values of a row by the names of its columns; NaN where the row lacks one.
+
+    Raises
+    ------
+    DataError
+        If it lacks more than half of them.
+    """
+    if columns is wanted or columns == wanted:
+        return values
+    position = {name: i for i, name in enumerate(columns)}
+    at = np.array([position.get(name, -1) for name in wanted])
+    if (at >= 0).mean() < MIN_SHARED_COLUMNS:
+        missing = [name for name, i in zip(wanted, at, strict=True) if i < 0]
+        raise DataError(
+            f"the table has {(at >= 0).sum()} of the {len(at)} columns that the model was trained with; "
+            f"missing are {', '.join(missing[:3])}{nearest(missing[0], columns)}",
+            fix="name genes as in training (symbols or Ensembl ids)",
+        )
+    return np.where(at >= 0, values[at], np.nan).astype(np.float32)
 
 
 def _plain(values: np.ndarray) -> list[Any]:
     """Numbers for JSON, which knows no infinity."""
     return [v if np.isfinite(v) else None for v in values.tolist()]
+
+
+def _floats(values: Sequence[float | None], infinite: float = np.inf) -> np.ndarray:
+    """The inverse of :func:`_plain`, float32."""
+    return np.array([infinite if v is None else v for v in values], np.float32)

@@ -9,21 +9,24 @@ the fences. Sites with fewer than ``min_n`` patients send nothing; they use what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
+from equipoise.datasets.omics.logarithms import Scale, scale_of
 from equipoise.datasets.omics.params import TableParams
+from equipoise.datasets.omics.quantiles import order_statistic_from_counts
 from equipoise.datasets.omics.statistics import (
     Fence,
+    LocalTable,
+    PrincipalAxes,
+    RowMap,
     RowQuery,
-    Scale,
     Sums,
     centre_and_fence_from_sums,
-    logarithm,
-    scale_of,
+    principal_axes_from_sums,
     shares_from_sums,
 )
 from equipoise.datasets.tables.tasks import Task
@@ -36,6 +39,10 @@ from equipoise.platform.training.targets import Targets, targets_from_statistics
 SUMS_KIND = "sums"
 #: Grid of days on which events are counted for the edges of discrete time; about 2 % apart.
 GRID = np.unique(np.round(np.geomspace(1, 36500, 512)))
+#: Rank of the value that stands for the smallest one of a column: fewer patients could be told apart by it.
+FLOOR_RANK = 5
+#: Most columns whose matrix of products clients send to fit principal components (128 MiB in double precision).
+MAX_PRODUCT_COLUMNS = 4096
 #: Half the width of a regression target's scale, in standard deviations.
 HALF_WIDTH = 2.0
 
@@ -146,7 +153,7 @@ class FederatedTable:
     modality: str
     described: Mapping[str, dict[str, Any]]
     chosen: tuple[str, ...] | None = None
-    transform: Callable[[np.ndarray], np.ndarray] = np.asarray
+    transform: RowMap = np.asarray
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -169,9 +176,24 @@ class FederatedTable:
         """The table with these columns only."""
         return replace(self, chosen=columns)
 
-    def on_scale(self, scale: Scale, share: np.ndarray) -> FederatedTable:
-        """The table after a logarithm."""
-        return replace(self, transform=lambda rows: logarithm(rows, scale, share))
+    def mapped(self, function: RowMap) -> FederatedTable:
+        """The table after a function of its rows."""
+        before = self.transform
+        return replace(self, transform=lambda rows: function(before(rows)))
+
+    def cohorts_apart(self) -> Mapping[str, LocalTable]:
+        """Refused: sums over the patients that a client has of one cohort may be those of few patients.
+
+        Raises
+        ------
+        DataError
+            Always.
+        """
+        raise DataError(
+            f"{self.modality}: a federation standardises over the patients of all clients, not per cohort",
+            where=f"tables.{self.modality}.standardise",
+            fix="write standardise: training",
+        )
 
     def scales(self) -> dict[str, Scale]:
         """Of every client."""
@@ -180,6 +202,29 @@ class FederatedTable:
     def shares(self) -> np.ndarray:
         """From sums."""
         return shares_from_sums(self)
+
+    def floor_and_quartile(self) -> tuple[np.ndarray, np.ndarray]:
+        """From counts below thresholds; the floor is the fifth smallest value, which no single patient determines."""
+        floor = order_statistic_from_counts(self, FLOOR_RANK, share=False)
+        return floor, np.maximum(order_statistic_from_counts(self, 0.25, share=True), floor)
+
+    def principal_axes(self, count: int) -> PrincipalAxes:
+        """From sums of products of columns.
+
+        Raises
+        ------
+        DataError
+            If they are more numbers than a client should send.
+        """
+        width = len(self.total(lambda rows: {"n": np.ones(rows.shape[1])})["n"])
+        if width > MAX_PRODUCT_COLUMNS:
+            raise DataError(
+                f"{self.modality}: components of {width} columns would need a matrix of that many rows "
+                "and columns from every client",
+                where=f"tables.{self.modality}.components",
+                fix=f"write genes: {MAX_PRODUCT_COLUMNS} or fewer, or leave out components",
+            )
+        return principal_axes_from_sums(self, count)
 
     def centre_and_fence(self, clip: float | None) -> Fence:
         """By means and standard deviations."""

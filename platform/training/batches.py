@@ -156,7 +156,7 @@ def _omics(
 def _transformed_row(case: Case, modality: str, table: TableTransform) -> np.ndarray:
     values = case.omics[modality]
     try:
-        return table.apply(values, columns_of(len(values), case.columns.get(modality)))
+        return table.apply(values, columns_of(len(values), case.columns.get(modality)), case.cohort)
     except DataError as error:
         raise DataError(
             f"{modality}: {error.what}", where=f"patient {case.patient} of {case.cohort}", fix=error.fix

@@ -1,7 +1,8 @@
 """Outputs of a model for cases, and the rows of the predictions table.
 
 Cases are predicted one at a time, with all their tiles and in full precision: a patient's score depends neither on
-the other patients that are predicted nor on padding.
+the other patients that are predicted nor on padding. The exception is an external cohort of a study that standardises a
+table per cohort: it is standardised on the patients that are predicted together.
 """
 
 from __future__ import annotations
@@ -166,6 +167,7 @@ def predict_with_latents(
     from equipoise.platform.evaluation.latents import LATENT_COLUMNS
     from equipoise.platform.evaluation.predictions import validate
 
+    targets = targets.with_cohorts_of(cases)
     result = run_model(model, targets, cases, keep_latents=True)
     rows = []
     for task in targets.tasks:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from equipoise.datasets.omics.fitting import (
     TableTransform,
+    columns_of,
     fit_tables,
     transform_from_json,
     transform_to_json,
+    with_cohorts_of,
 )
 from equipoise.datasets.omics.params import TableParams
 from equipoise.datasets.tables.targets import TargetScaler
@@ -117,6 +119,27 @@ class Targets:
     def site_index(self, site: str) -> int:
         """Index of a training site, -1 for any other."""
         return self.sites.index(site) if site in self.sites else -1
+
+    def with_cohorts_of(self, cases: Iterable[Case]) -> Targets:
+        """Targets whose tables are prepared for the cohorts of these cases, too.
+
+        Only a table that is standardised per cohort has anything to prepare: a cohort that training did not have is
+        standardised on the patients given here. Their labels are not read.
+
+        Raises
+        ------
+        DataError
+            If such a cohort has fewer than ten patients here.
+        """
+        if not any(transform.per_cohort for transform in self.tables.values()):
+            return self
+        rows: dict[str, dict[str, list[tuple[tuple[str, ...], np.ndarray]]]] = {}
+        for case in cases:
+            for modality, values in case.omics.items():
+                columns = columns_of(len(values), case.columns.get(modality))
+                part = rows.setdefault(modality, {}).setdefault(case.cohort, [])
+                part.append((columns, np.asarray(values, np.float32)))
+        return replace(self, tables=with_cohorts_of(self.tables, rows))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``targets.json``."""

@@ -104,11 +104,34 @@ def test_counts_of_rna_are_put_on_one_scale() -> None:
     federated = federated_targets(TASKS, split(cases, 4)).tables["rna"]
     central = fit_targets(TASKS, cases.values()).tables["rna"]
     assert federated.scale == central.scale == "log_cpm"  # type: ignore[union-attr]
-    assert federated.share == pytest.approx(central.share, rel=1e-5)  # type: ignore[union-attr]
+    assert federated.logarithm.share == pytest.approx(central.logarithm.share, rel=1e-5)  # type: ignore[union-attr]
     logs = {name: replace(case, omics={"rna": case.omics["rna"]}) for name, case in patients(9, 1).items()}
     mixed = split(cases, 2) | {"Z": CaseList(logs, tuple(logs))}
     with pytest.raises(DataError, match="different scales"):
         federated_targets(TASKS, mixed)
+
+
+def test_the_logarithm_above_the_floor_and_components_come_from_sums() -> None:
+    cases = patients(90)
+    for case in cases.values():  # many patients share the floor, as a gene's zeros do
+        case.omics["rna"] = np.maximum(np.exp(case.omics["rna"]) - 60, 0).astype(np.float32)
+    tables = TableParams.model_validate({"rna": {"transform": "log", "clip": None, "components": 2}})
+    federated = federated_targets(TASKS, split(cases, 4), tables=tables).tables["rna"]
+    central = fit_targets(TASKS, cases.values(), tables=tables).tables["rna"]
+    ours, theirs = federated.before, central.before  # type: ignore[union-attr]
+    assert ours.logarithm.floor == pytest.approx(theirs.logarithm.floor, abs=1e-4)
+    # An order statistic beside one that lies between two.
+    assert ours.logarithm.unit == pytest.approx(theirs.logarithm.unit, rel=0.05)
+    names = ("0", "1", "2")
+    scores = [[t.apply(case.omics["rna"], names) for case in cases.values()] for t in (federated, central)]
+    assert np.abs(np.corrcoef(np.concatenate(scores, axis=1).T)[[0, 1], [2, 3]]).min() > 0.999
+
+
+def test_what_a_federation_does_not_fit_is_refused() -> None:
+    clients = split(patients(30), 2)
+    tables = TableParams.model_validate({"rna": {"standardise": "per_cohort"}})
+    with pytest.raises(DataError, match="a federation standardises over the patients of all clients"):
+        federated_targets(TASKS, clients, tables=tables)
 
 
 def test_small_sites_send_nothing() -> None:

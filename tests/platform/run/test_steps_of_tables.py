@@ -167,8 +167,8 @@ def test_an_external_cohort_with_other_genes_warns(root: Path, tmp_path: Path) -
         ("column: SEX", "columm: SEX", "Did you mean 'column'?"),
         (
             "rna: {genes: 20}",
-            "rna: {transform: log}",
-            "line 13, tables.rna.transform: 'log' is not one of auto",
+            "rna: {transform: logs}",
+            "line 13, tables.rna.transform: 'logs' is not one of auto",
         ),
         ("column: SEX", "column: AGE", "column 'AGE' stands 2 times under clinical"),
         ("{genes: 20}", "{gene: 20}", "gene: unknown key. Did you mean 'genes'?"),
