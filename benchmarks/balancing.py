@@ -158,7 +158,7 @@ def published_step(count: int) -> Callable[[int], None]:
 
     def step(turn: int) -> None:
         batch = collate([train[turn % len(train)]], targets)
-        means = losses(model(batch), batch.targets, batch.label_mask).means()
+        means = losses(model(batch), batch.targets, batch.label_mask, batch.cohort).means()
         optimizer.zero_grad()
         for task in range(count):
             for parameter, grad in zip(

@@ -135,7 +135,7 @@ def one_step(tiles: int) -> dict[str, float]:
     started = time.process_time()
     batch = collate([case], targets)
     losses = TaskLosses(targets.heads, targets.class_weights)
-    losses(model(batch), batch.targets, batch.label_mask).means().sum().backward()
+    losses(model(batch), batch.targets, batch.label_mask, batch.cohort).means().sum().backward()
     optimizer.step()
     taken = time.process_time() - started
     # Not ru_maxrss: a child inherits its parent's.

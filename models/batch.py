@@ -38,6 +38,9 @@ class TaskHead:
     edges
         Ascending edges in days between the K intervals of a discrete-time survival head, K - 1 of them
         (:mod:`equipoise.models.hazards`); None for Cox's model and for other kinds.
+    stratified
+        Whether Cox's likelihood compares patients of the same cohort only: every cohort is a stratum with a baseline
+        hazard of its own.
 
     Raises
     ------
@@ -50,6 +53,7 @@ class TaskHead:
     outputs: int
     main: bool = False
     edges: tuple[float, ...] | None = None
+    stratified: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(TaskKind):
@@ -69,6 +73,8 @@ class TaskHead:
             )
         if self.edges is not None:
             self._check_edges(self.edges)
+        if self.stratified and not self.compares_patients:
+            raise ValueError(f"task {self.name!r}: only Cox's likelihood has strata, and the head has none")
 
     def _check_edges(self, edges: tuple[float, ...]) -> None:
         if self.kind != "survival":
@@ -120,6 +126,9 @@ class CaseBatch:
         task → ``[B]`` bool, whether the case has a label.
     site
         ``[B]`` int64 index of the site, -1 if it is none of the training sites.
+    cohort
+        ``[B]`` int64 index of the cohort, the stratum of a stratified Cox loss; -1 if it is none of the training
+        cohorts. None: not said.
     padded
         Whether any tile is missing in ``mask``. Worked out here, once and where the tensors are made, because
         asking a GPU would stall it in every step.
@@ -140,6 +149,7 @@ class CaseBatch:
     targets: Mapping[str, Tensor]
     label_mask: Mapping[str, Tensor]
     site: Tensor
+    cohort: Tensor | None = None
     padded: bool | None = None
     tileless: bool | None = None
 
@@ -153,6 +163,8 @@ class CaseBatch:
                 f"coords {tuple(self.coords.shape)}"
             )
         parts = [("site", self.site)]
+        if self.cohort is not None:
+            parts.append(("cohort", self.cohort))
         for part in (self.omics, self.present, self.targets, self.label_mask):
             parts += part.items()
         if wrong := [name for name, tensor in parts if tensor.shape[0] != b]:

@@ -97,7 +97,11 @@ class TaskLosses(nn.Module):
             raise ValueError(f"class weights for unknown tasks: {', '.join(weights)}")
 
     def forward(
-        self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor], label_mask: Mapping[str, Tensor]
+        self,
+        outputs: Mapping[str, Tensor],
+        targets: Mapping[str, Tensor],
+        label_mask: Mapping[str, Tensor],
+        cohort: Tensor | None = None,
     ) -> LossSums:
         """Loss sums and label counts of all tasks.
 
@@ -107,13 +111,21 @@ class TaskLosses(nn.Module):
             task → ``[B, K]``, from a model.
         targets, label_mask
             As in :class:`~equipoise.models.batch.CaseBatch`. Targets must be finite where masked, too.
+        cohort
+            ``[B]`` indices of cohorts, as there; only stratified heads need it.
+
+        Raises
+        ------
+        ValueError
+            If a head is stratified and ``cohort`` is None.
         """
         sums, counts = [], []
         for index, head in enumerate(self.heads):
             out, target, mask = (part[head.name] for part in (outputs, targets, label_mask))
             out = out if out.dtype == torch.float64 else out.float()  # half precision stops at the heads
             if head.compares_patients:
-                rows = torch.cat([out, target.to(out), mask.to(out)[:, None]], dim=1)
+                stratum = _strata_of(head, cohort, mask)
+                rows = torch.cat([out, target.to(out), torch.stack([mask, stratum], dim=1).to(out)], dim=1)
                 total, count = self._cox(self.gather(rows))
             else:
                 total, count = (self._per_case(index, out, target) * mask).sum(), mask.sum().to(out)
@@ -130,10 +142,19 @@ class TaskLosses(nn.Module):
         return _entropy(out, target, getattr(self, f"class_weight_{index}"))
 
     def _cox(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        risk, days, event, _ = rows[rows[:, 3] > 0].unbind(dim=1)
-        return cox_partial_likelihood(
-            risk, days.detach(), event.detach(), ties=self.ties
-        ), event.detach().sum()
+        risk, days, event, _, stratum = rows[rows[:, 3] > 0].unbind(dim=1)
+        days, event, stratum = days.detach(), event.detach(), stratum.detach()
+        return cox_partial_likelihood(risk, days, event, ties=self.ties, strata=stratum), event.sum()
+
+
+def _strata_of(head: TaskHead, cohort_B: Tensor | None, mask_B: Tensor) -> Tensor:
+    if not head.stratified:
+        return torch.zeros_like(mask_B)
+    if cohort_B is None:
+        raise ValueError(
+            f"task {head.name!r} is stratified by cohort, and the cohorts of the cases are not given"
+        )
+    return cohort_B
 
 
 def _entropy(out_BK: Tensor, target_B: Tensor, weight_K: Tensor | None) -> Tensor:
@@ -145,7 +166,9 @@ def _squared(out_B1: Tensor, target_B: Tensor) -> Tensor:
     return (out_B1[:, 0] - target_B.to(out_B1)).square()
 
 
-def cox_partial_likelihood(log_risk: Tensor, time: Tensor, event: Tensor, *, ties: Ties = "efron") -> Tensor:
+def cox_partial_likelihood(
+    log_risk: Tensor, time: Tensor, event: Tensor, *, ties: Ties = "efron", strata: Tensor | None = None
+) -> Tensor:
     r"""Negative log partial likelihood of Cox's model, summed over events.
 
     With tied events :math:`D_t` (d of them) and risk set :math:`R_t = \{j: t_j \ge t\}`, Efron (1977):
@@ -153,7 +176,9 @@ def cox_partial_likelihood(log_risk: Tensor, time: Tensor, event: Tensor, *, tie
     .. math:: \sum_t \Big[ \sum_{l=0}^{d-1} \log\Big(\sum_{R_t} e^{s_j} - \tfrac{l}{d} \sum_{D_t} e^{s_j}\Big)
               - \sum_{i \in D_t} s_i \Big]
 
-    Breslow (1974) leaves out the term in l/d. Without ties both are Cox's (1972).
+    Breslow (1974) leaves out the term in l/d. Without ties both are Cox's (1972). With strata the risk set of an
+    event is its own stratum's, and the sum runs over all strata (Kalbfleisch and Prentice, "The Statistical Analysis
+    of Failure Time Data", 2002, section 4.4): baseline hazards may differ in any way between them.
 
     Parameters
     ----------
@@ -165,6 +190,8 @@ def cox_partial_likelihood(log_risk: Tensor, time: Tensor, event: Tensor, *, tie
         ``[n]`` 1 where the event was seen, 0 where censored.
     ties
         ``"efron"`` or ``"breslow"``.
+    strata
+        ``[n]`` stratum of every case, as any numbers; None for a single one.
 
     Returns
     -------
@@ -173,7 +200,7 @@ def cox_partial_likelihood(log_risk: Tensor, time: Tensor, event: Tensor, *, tie
 
     Notes
     -----
-    O(n log n), no loop over times. Risk sets are cumulative log-sum-exps from the longest follow-up down; the
+    O(n log n), no loop over times or strata. Risk sets are cumulative log-sum-exps from the longest follow-up down; the
     tied sums enter only as a ratio to their risk set, which lies in [0, 1], so that scores of any size are
     safe.
     """
@@ -182,10 +209,17 @@ def cox_partial_likelihood(log_risk: Tensor, time: Tensor, event: Tensor, *, tie
     if len(log_risk) == 0:
         return log_risk.sum()
     order = torch.argsort(time, descending=True, stable=True)
+    if strata is not None:
+        order = order[torch.argsort(strata[order], stable=True)]
     s, e = log_risk[order], event[order].to(log_risk)
-    _, group, sizes = torch.unique_consecutive(time[order], return_inverse=True, return_counts=True)
+    group = _runs(time[order])
+    if strata is not None:
+        stratum = _runs(strata[order])
+        group = _runs(group + stratum)  # both rise by 0 or 1 from case to case: equal sums, equal pairs
+    sizes = group.bincount()
     last = sizes.cumsum(0) - 1  # tied cases stand together: the risk set of a group ends at its last member
-    log_at_risk = torch.logcumsumexp(s, dim=0)[last][group]
+    cumulative = torch.logcumsumexp(s, dim=0) if strata is None else _logcumsumexp_within(s, stratum)
+    log_at_risk = cumulative[last][group]
     terms = log_at_risk - s
     if ties == "efron" and len(sizes) < len(s):
         tied = torch.zeros(len(sizes), dtype=s.dtype, device=s.device)
@@ -195,6 +229,23 @@ def cox_partial_likelihood(log_risk: Tensor, time: Tensor, event: Tensor, *, tie
         rank = e * (before - before[last - sizes + 1][group])
         terms = terms + torch.log1p(-rank / deaths[group].clamp(min=1) * share)
     return (e * terms).sum()
+
+
+def _runs(values: Tensor) -> Tensor:
+    """Number of the run of equal neighbours that each value lies in, from 0."""
+    return torch.unique_consecutive(values, return_inverse=True)[1]
+
+
+def _logcumsumexp_within(s: Tensor, stratum: Tensor) -> Tensor:
+    """Cumulative log-sum-exps that start anew with every stratum; ``stratum`` numbers consecutive cases from 0."""
+    sizes = stratum.bincount()
+    if len(sizes) == 1:
+        return torch.logcumsumexp(s, dim=0)
+    place = torch.arange(len(s), device=s.device) - (sizes.cumsum(0) - sizes)[stratum]
+    blank = s.new_full(
+        (len(sizes), int(sizes.max())), -torch.inf
+    )  # padding stands behind the cases: never read
+    return torch.logcumsumexp(blank.index_put((stratum, place), s), dim=1)[stratum, place]
 
 
 def balanced_weights(counts: Sequence[int]) -> list[float]:

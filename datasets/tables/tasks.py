@@ -199,6 +199,10 @@ class SurvivalTask(TaskSpec):
     """Intervals of ``discrete_hazard``, cut at quantiles of the event times of training patients; 4 if not
     given."""
 
+    strata: Literal["cohort", "none"] = "cohort"
+    """Strata of Cox's partial likelihood. ``cohort``: patients are compared with those of their own cohort, so that a
+    difference in survival between cohorts is not something to learn; ``none``: all patients are compared."""
+
     @model_validator(mode="after")
     def _bins_of_hazards(self) -> Self:
         if self.bins is not None and self.likelihood != "discrete_hazard":

@@ -13,7 +13,8 @@ scikit-learn (no interpolation, ties form one step); concordance of Harrell et a
 counted one half, and a pair tied in time counted only if one case is censored.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -143,7 +144,38 @@ def mae(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None) ->
     return _ratio((w * np.abs(y - np.asarray(score, float))).sum(-1), w.sum(-1))
 
 
-def harrell_c(time: ArrayLike, event: ArrayLike, risk: ArrayLike, weight: ArrayLike | None = None) -> Floats:
+class Concordance(NamedTuple):
+    """Weighted counts of comparable pairs, each of shape ``[...]``: all, in the right order, and tied in risk."""
+
+    comparable: Floats
+    concordant: Floats
+    tied: Floats
+
+
+def concordance(
+    time: ArrayLike,
+    event: ArrayLike,
+    risk: ArrayLike,
+    weight: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
+) -> Concordance:
+    """The pairs that Harrell's C counts; parameters as in :func:`harrell_c`."""
+    t, w = _arrays(time, weight)
+    comparable, concordant, tied = np.zeros((3, *w.shape[:-1]))
+    for i, pair, order in _pairs(t, event, risk, strata):
+        comparable += _weight_of_pairs(w, i, pair)
+        concordant += _weight_of_pairs(w, i, pair & (order > 0))
+        tied += _weight_of_pairs(w, i, pair & (order == 0))
+    return Concordance(comparable, concordant, tied)
+
+
+def harrell_c(
+    time: ArrayLike,
+    event: ArrayLike,
+    risk: ArrayLike,
+    weight: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
+) -> Floats:
     """Concordance of Harrell: share of comparable pairs in which the earlier event had the higher risk.
 
     A pair (i, j) is comparable if i had an event and j lived longer, or j was censored at the same time.
@@ -157,24 +189,41 @@ def harrell_c(time: ArrayLike, event: ArrayLike, risk: ArrayLike, weight: ArrayL
         ``[N]``, 1 for an event and 0 for censored.
     risk
         ``[N]``, higher is worse.
+    strata
+        ``[N]`` labels of strata (cohorts, sites, classes), or None. With strata only pairs within a stratum are
+        comparable, and all of them count the same: large strata weigh more than in a mean over strata.
 
     Returns
     -------
     ``[...]``; NaN where no pair is comparable.
     """
     t, w = _arrays(time, weight)
+    comparable, right = np.zeros((2, *w.shape[:-1]))
+    for i, pair, order in _pairs(t, event, risk, strata):
+        comparable += _weight_of_pairs(w, i, pair)
+        right += _weight_of_pairs(w, i, pair * (0.5 + 0.5 * order))
+    return _ratio(right, comparable)
+
+
+def _pairs(
+    t: Floats, event: ArrayLike, risk: ArrayLike, strata: ArrayLike | None
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_], Floats]]:
+    """Events i a block at a time, ``[i, N]`` which pairs are comparable, and the sign of their difference in risk."""
     e, r = np.asarray(event, float), np.asarray(risk, float)
-    concordant = np.zeros(w.shape[:-1])
-    comparable = np.zeros(w.shape[:-1])
-    case_weight = w.astype(np.float32)  # counts of half pairs stay exact in float32 up to 8 million patients
+    k = None if strata is None else np.unique(np.asarray(strata), return_inverse=True)[1]
     (cases,) = np.nonzero(e == 1)
     for start in range(0, len(cases), _EVENTS_AT_ONCE):
         i = cases[start : start + _EVENTS_AT_ONCE]
         pair = (t[i, None] < t) | ((t[i, None] == t) & (e == 0))
-        right = pair * ((r[i, None] > r) + 0.5 * (r[i, None] == r))
-        concordant += (w[..., i] * (case_weight @ right.T.astype(np.float32))).sum(-1)
-        comparable += (w[..., i] * (case_weight @ pair.T.astype(np.float32))).sum(-1)
-    return _ratio(concordant, comparable)
+        if k is not None:
+            pair &= k[i, None] == k
+        yield i, pair, np.sign(r[i, None] - r)
+
+
+def _weight_of_pairs(w: Floats, i: NDArray[np.int64], kept: NDArray[Any]) -> Floats:
+    """Products of the weights of both patients, summed over the pairs that are kept."""
+    # Counts of half pairs stay exact in float32 up to 8 million patients.
+    return np.asarray((w[..., i] * (w.astype(np.float32) @ kept.T.astype(np.float32))).sum(-1))
 
 
 def _arrays(target: ArrayLike, weight: ArrayLike | None) -> tuple[Floats, Floats]:

@@ -96,6 +96,7 @@ class FederatedStatistics:
         self._clients = dict(sorted(clients.items()))
         described = {name: _sent(_description(rows), {})[0] for name, rows in self._clients.items()}
         self.sites = {site for header in described.values() for site in header["sites"]}
+        self.cohorts = {cohort for header in described.values() for cohort in header["cohorts"]}
         self.widths = {width for header in described.values() for width in header["widths"]}
         self.tables = {
             modality: FederatedTable(
@@ -237,12 +238,17 @@ def _sent(header: dict[str, Any], arrays: Sums) -> tuple[dict[str, Any], Sums]:
 
 
 def _description(rows: TrainingRows) -> dict[str, Any]:
-    """Names of sites and columns, widths of tiles, and the scale of the values of every table."""
+    """Names of sites, cohorts and columns, widths of tiles, and the scale of the values of every table."""
     tables = {
         modality: {"columns": list(table.columns), "scale": scale_of(table.matrix(table.columns))}
         for modality, table in sorted(rows.tables.items())
     }
-    return {"sites": sorted(rows.sites), "widths": sorted(rows.widths), "tables": tables}
+    return {
+        "sites": sorted(rows.sites),
+        "cohorts": sorted(rows.cohorts),
+        "widths": sorted(rows.widths),
+        "tables": tables,
+    }
 
 
 def _events_by_day(rows: TrainingRows, task: str) -> Sums:

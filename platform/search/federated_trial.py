@@ -160,7 +160,8 @@ def concatenate_outputs(parts: Sequence[Outputs]) -> Outputs:
         {name: torch.cat([getattr(part, kind)[name] for part in parts]) for name in parts[0].outputs}
         for kind in ("outputs", "targets", "label_mask")
     )
-    return Outputs(tuple(info for part in parts for info in part.infos), *together)
+    infos = tuple(info for part in parts for info in part.infos)
+    return Outputs(infos, *together, torch.cat([part.cohort for part in parts]))
 
 
 def history_row(row: Mapping[str, float]) -> dict[str, float]:

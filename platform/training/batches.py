@@ -77,7 +77,7 @@ def collate(
     cases
         One or more.
     targets
-        Tasks with their scalers, widths of the data, and the sites of the training patients.
+        Tasks with their scalers, widths of the data, and the sites and cohorts of the training patients.
     tiles
         Per case, which tiles to take (:func:`draw_tiles`); all of them by default.
 
@@ -94,6 +94,7 @@ def collate(
     omics, present = _omics(cases, targets)
     values, labelled = _labels(cases, targets)
     site = torch.tensor([targets.site_index(case.site) for case in cases], dtype=torch.int64)
+    cohort = torch.tensor([targets.cohort_index(case.cohort) for case in cases], dtype=torch.int64)
     return CaseBatch(
         bags=bags,
         mask=mask,
@@ -103,6 +104,7 @@ def collate(
         targets=values,
         label_mask=labelled,
         site=site,
+        cohort=cohort,
     )
 
 

@@ -122,7 +122,7 @@ def fit(
         known = torch.where(trained.counts > 0, trained.means(), math.nan)
         state.balancer.weighting.on_epoch_end(known.double().cpu())
         result = run_distributed(model, targets, val, group)
-        validated = val_losses(result.outputs, result.targets, result.label_mask)
+        validated = val_losses(result.outputs, result.targets, result.label_mask, result.cohort)
         monitor = monitor_value(params.monitor, targets, validated, result)
         if not math.isfinite(monitor):
             raise non_finite(epoch, "validation", targets, validated.means(), val.patients)

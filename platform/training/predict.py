@@ -43,7 +43,7 @@ class CaseInfo(NamedTuple):
 class Outputs:
     """Outputs for V cases, on the CPU, and the targets to compare them with.
 
-    ``outputs`` are task → ``[V, K]``; ``targets`` and ``label_mask`` as in
+    ``outputs`` are task → ``[V, K]``; ``targets``, ``label_mask`` and ``cohort`` as in
     :class:`~equipoise.models.batch.CaseBatch`; ``latents`` are task → ``[V, dim]``, empty unless asked for.
     """
 
@@ -51,6 +51,7 @@ class Outputs:
     outputs: dict[str, Tensor]
     targets: dict[str, Tensor]
     label_mask: dict[str, Tensor]
+    cohort: Tensor
     latents: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -92,7 +93,12 @@ def run_model(
         {name: torch.cat([row[name] for row in part]) for name in names} for part in zip(*seen, strict=True)
     )
     latents = {name: torch.cat([row[name] for row in read]) for name in names} if split else {}
-    return Outputs(tuple(infos), outputs, truth, labelled, latents)
+    return Outputs(tuple(infos), outputs, truth, labelled, cohort_indices(infos, targets), latents)
+
+
+def cohort_indices(infos: Sequence[CaseInfo], targets: Targets) -> Tensor:
+    """``[V]`` indices of the cohorts of cases, as in :class:`~equipoise.models.batch.CaseBatch`."""
+    return torch.tensor([targets.cohort_index(info.cohort) for info in infos], dtype=torch.int64)
 
 
 def run_distributed(model: nn.Module, targets: Targets, cases: CaseList, group: WorkerGroup) -> Outputs:
@@ -113,8 +119,9 @@ def run_distributed(model: nn.Module, targets: Targets, cases: CaseList, group: 
         }
         for kind in ("outputs", "targets", "label_mask")
     )
-    infos = [info for part in gathered for info in part.infos]
-    return Outputs(tuple(infos[i] for i in order), *joined)
+    shuffled = [info for part in gathered for info in part.infos]
+    infos = tuple(shuffled[i] for i in order)
+    return Outputs(infos, *joined, cohort_indices(infos, targets))
 
 
 def task_scores(task: TaskTarget, out_VK: Tensor) -> np.ndarray:

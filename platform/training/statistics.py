@@ -74,8 +74,8 @@ class TrainingRows:
         Task → labels of the patients that have one: numbers, or (days, event).
     tables
         Modality → rows.
-    sites
-        Sites of the patients.
+    sites, cohorts
+        Sites and cohorts of the patients.
     widths
         Features per tile that their bags have.
     """
@@ -84,6 +84,7 @@ class TrainingRows:
     tables: dict[str, TableRows] = field(default_factory=dict)
     sites: set[str] = field(default_factory=set)
     widths: set[int] = field(default_factory=set)
+    cohorts: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, cases: Iterable[Case], tasks: Sequence[Task]) -> TrainingRows:
@@ -91,6 +92,7 @@ class TrainingRows:
         result = cls({task.name: [] for task in tasks})
         for case in cases:
             result.sites.add(case.site)
+            result.cohorts.add(case.cohort)
             if len(case.bag):
                 result.widths.add(case.bag.shape[1])
             for modality, values in case.omics.items():
@@ -111,8 +113,9 @@ Query = Callable[[TrainingRows], Sums]
 class Statistics(Protocol):
     """Training patients that answer with sums, in one group or several."""
 
-    #: Sites of all patients, and features per tile that occur.
+    #: Sites and cohorts of all patients, and features per tile that occur.
     sites: set[str]
+    cohorts: set[str]
     widths: set[int]
 
     @property
@@ -134,7 +137,7 @@ class LocalStatistics:
 
     def __init__(self, rows: TrainingRows) -> None:
         self.rows = rows
-        self.sites, self.widths = rows.sites, rows.widths
+        self.sites, self.widths, self.cohorts = rows.sites, rows.widths, rows.cohorts
         self.tables = {
             modality: LocalTable(table.matrix(table.columns), table.columns, table.cohorts)
             for modality, table in rows.tables.items()

@@ -173,7 +173,7 @@ class Epoch:
     def _sums(self, batch: CaseBatch) -> LossSums:
         with _autocast(self.params.amp, self.state.device):
             outputs = self.state.model(batch)
-        return self.state.losses(outputs, batch.targets, batch.label_mask)
+        return self.state.losses(outputs, batch.targets, batch.label_mask, batch.cohort)
 
     def _share(self, sums: LossSums) -> tuple[Tensor, Tensor]:
         """``[T]`` losses whose mean over workers is the mean over cases, and ``[T]`` counts of all workers."""

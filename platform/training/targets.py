@@ -1,4 +1,4 @@
-"""Target fitting: heads, class weights, scalers, table transforms, widths and sites, from training patients.
+"""Target fitting: heads, class weights, scalers, table transforms, widths, sites and cohorts, from training patients.
 
 Everything is fitted once per fold, on training patients only, and stored beside the weights as ``targets.json``. It
 is used in both directions: labels → training targets, and outputs → scores in the units of the table. The
@@ -94,12 +94,15 @@ class Targets:
         Sites of the training patients, sorted; the site index of a batch refers to them.
     tables
         Modality → transform of its rows.
+    cohorts
+        Cohorts of the training patients, sorted; the cohort index of a batch refers to them.
     """
 
     tasks: tuple[TaskTarget, ...]
     shape: CaseShape
     sites: tuple[str, ...] = field(default=())
     tables: Mapping[str, TableTransform] = field(default_factory=dict)
+    cohorts: tuple[str, ...] = field(default=())
 
     @property
     def heads(self) -> tuple[TaskHead, ...]:
@@ -141,6 +144,10 @@ class Targets:
                 part.append((columns, np.asarray(values, np.float32)))
         return replace(self, tables=with_cohorts_of(self.tables, rows))
 
+    def cohort_index(self, cohort: str) -> int:
+        """Index of a training cohort, -1 for any other."""
+        return self.cohorts.index(cohort) if cohort in self.cohorts else -1
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``targets.json``."""
         return {
@@ -151,6 +158,7 @@ class Targets:
                     "outputs": task.head.outputs,
                     "main": task.head.main,
                     "edges": None if task.head.edges is None else list(task.head.edges),
+                    "stratified": task.head.stratified,
                     "classes": list(task.classes),
                     "class_weights": None if task.class_weights is None else list(task.class_weights),
                     "scaler": None if task.scaler is None else json.loads(task.scaler.to_json()),
@@ -160,6 +168,7 @@ class Targets:
             "features": self.shape.features,
             "omics": dict(self.shape.omics),
             "sites": list(self.sites),
+            "cohorts": list(self.cohorts),
             "tables": {name: transform_to_json(table) for name, table in self.tables.items()},
         }
 
@@ -172,14 +181,22 @@ class Targets:
             edges = None if edges is None else tuple(edges)
             tasks.append(
                 TaskTarget(
-                    TaskHead(row["name"], row["kind"], row["outputs"], row["main"], edges),
+                    TaskHead(
+                        row["name"],
+                        row["kind"],
+                        row["outputs"],
+                        row["main"],
+                        edges,
+                        row.get("stratified", False),
+                    ),
                     tuple(row["classes"]),
                     None if weights is None else tuple(weights),
                     None if scaler is None else TargetScaler.from_json(json.dumps(scaler)),
                 )
             )
         tables = {name: transform_from_json(table) for name, table in data["tables"].items()}
-        return cls(tuple(tasks), CaseShape(data["features"], data["omics"]), tuple(data["sites"]), tables)
+        shape = CaseShape(data["features"], data["omics"])
+        return cls(tuple(tasks), shape, tuple(data["sites"]), tables, tuple(data.get("cohorts", ())))
 
 
 def fit_targets(
@@ -205,7 +222,7 @@ def targets_from_statistics(
     scaling: Literal["minmax", "standard"] = "minmax",
     tables: TableParams | None = None,
 ) -> Targets:
-    """Fit class weights, scalers, transforms of tables, widths and sites from sums over training patients.
+    """Fit class weights, scalers, transforms of tables, widths, sites and cohorts from sums over training patients.
 
     Parameters
     ----------
@@ -256,7 +273,8 @@ def targets_from_statistics(
                 f"task {task.name}: {reason}; nothing of it is learned here", DataWarning, stacklevel=2
             )
         fitted.append(_fit(task, sums[task.name], statistics, class_weights, scaling, learnable=not reason))
-    return Targets(tuple(fitted), shape, tuple(sorted(statistics.sites)), transforms)
+    sites, cohorts = (tuple(sorted(names)) for names in (statistics.sites, statistics.cohorts))
+    return Targets(tuple(fitted), shape, sites, transforms, cohorts)
 
 
 def _fit(
@@ -272,7 +290,8 @@ def _fit(
     name, main = task.name, task.main
     if task.type == "survival":
         edges = _edges(task, sums, statistics)
-        return TaskTarget(TaskHead(name, "survival", 1 + len(edges or ()), main, edges))
+        stratified = edges is None and task.strata == "cohort"
+        return TaskTarget(TaskHead(name, "survival", 1 + len(edges or ()), main, edges, stratified))
     if task.type == "regression":
         shift, scale = sums.mean, sums.spread
         if not learnable:

@@ -20,6 +20,7 @@ def parts(b: int = 2, n: int = 3, d: int = 4) -> dict:
         "targets": {"MSI": torch.zeros(b)},
         "label_mask": {"MSI": torch.ones(b, dtype=torch.bool)},
         "site": torch.zeros(b, dtype=torch.int64),
+        "cohort": torch.zeros(b, dtype=torch.int64),
     }
 
 
@@ -36,7 +37,7 @@ def test_to_moves_every_tensor_and_keeps_padding() -> None:
     holes = parts()
     holes["mask"][1, 2] = False
     moved = CaseBatch(**holes).to("meta")
-    tensors = [moved.bags, moved.mask, moved.coords, moved.site]
+    tensors = [moved.bags, moved.mask, moved.coords, moved.site, moved.cohort]
     tensors += [
         t for part in (moved.omics, moved.present, moved.targets, moved.label_mask) for t in part.values()
     ]
@@ -64,11 +65,11 @@ def test_a_batch_may_have_no_tiles_at_all() -> None:
     assert CaseBatch(**parts(n=0, d=0)).tileless is True
 
 
-@pytest.mark.parametrize("part", ["rna", "MSI", "site"])
+@pytest.mark.parametrize("part", ["rna", "MSI", "site", "cohort"])
 def test_rows_must_agree(part: str) -> None:
     wrong = parts()
-    if part == "site":
-        wrong["site"] = torch.zeros(3, dtype=torch.int64)
+    if part in ("site", "cohort"):
+        wrong[part] = torch.zeros(3, dtype=torch.int64)
     else:
         wrong["omics" if part == "rna" else "targets"][part] = torch.zeros(3)
     with pytest.raises(ValueError, match=f"{part}: not 2 rows"):
@@ -87,6 +88,14 @@ def test_mask_must_fit_bags() -> None:
 def test_heads_of_the_wrong_width_are_refused(kind: str, outputs: int) -> None:
     with pytest.raises(ValueError, match=f"'T': a {kind} head cannot have {outputs} outputs"):
         TaskHead("T", kind, outputs)  # type: ignore[arg-type]
+
+
+def test_strata_belong_to_cox() -> None:
+    assert TaskHead("OS", "survival", 1, stratified=True).compares_patients
+    with pytest.raises(ValueError, match="only Cox's likelihood has strata"):
+        TaskHead("OS", "survival", 2, edges=(300.0,), stratified=True)
+    with pytest.raises(ValueError, match="only Cox's likelihood has strata"):
+        TaskHead("MSI", "binary", 2, stratified=True)
 
 
 def test_unknown_kind_is_refused() -> None:

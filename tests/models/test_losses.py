@@ -85,6 +85,88 @@ def test_cox_is_its_definition(ties: str, seed: int) -> None:
     assert ours.item() == pytest.approx(brute_force(x[:, 0], t, e, ties), rel=1e-12)
 
 
+def stratified(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Tied survival of three cohorts of unequal size with different baselines."""
+    x, t, e = tied_survival(n, seed)
+    cohort = np.random.default_rng(seed + 100).choice([4, -1, 7], n, p=[0.6, 0.3, 0.1])
+    return x, t + 3 * (cohort == 4), e, cohort
+
+
+@pytest.mark.parametrize("ties", ["efron", "breslow"])
+@pytest.mark.parametrize("seed", range(4))
+def test_stratified_cox_is_the_sum_over_strata_with_its_gradient(ties: str, seed: int) -> None:
+    x, t, e, cohort = stratified(60, seed)
+    score = torch.tensor(x[:, 0], requires_grad=True)
+    days, event, strata = torch.tensor(t), torch.tensor(e), torch.tensor(cohort)
+    ours = cox_partial_likelihood(score, days, event, ties=ties, strata=strata)  # type: ignore[arg-type]
+    parts = [brute_force(x[cohort == k, 0], t[cohort == k], e[cohort == k], ties) for k in np.unique(cohort)]
+    assert ours.item() == pytest.approx(sum(parts), rel=1e-12)
+    assert torch.autograd.gradcheck(
+        lambda s: cox_partial_likelihood(s, days, event, ties=ties, strata=strata),  # type: ignore[arg-type]
+        (score,),
+    )
+
+
+def test_stratified_efron_is_lifelines() -> None:
+    import pandas as pd
+    from lifelines import CoxPHFitter
+
+    x, t, e, cohort = stratified(150, seed=5)
+    table = pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "t": t, "e": e, "cohort": cohort})
+    fitted = CoxPHFitter(strata=["cohort"]).fit(table, "t", "e")
+    beta = torch.tensor(fitted.params_.to_numpy(), requires_grad=True)
+    strata = torch.tensor(cohort)
+    ours = cox_partial_likelihood(torch.tensor(x) @ beta, torch.tensor(t), torch.tensor(e), strata=strata)
+    assert ours.item() == pytest.approx(-fitted.log_likelihood_, rel=1e-10)
+    ours.backward()
+    assert beta.grad is not None
+    assert beta.grad.norm() < 1e-3  # lifelines stops at this precision
+
+
+def test_a_risk_of_the_cohort_alone_is_worth_nothing_to_stratified_cox() -> None:
+    _, t, e, cohort = stratified(60, seed=6)
+    days, event, strata = torch.tensor(t), torch.tensor(e), torch.tensor(cohort)
+    score = torch.tensor(cohort.astype(float), requires_grad=True)
+    loss = cox_partial_likelihood(score, days, event, strata=strata)
+    loss.backward()
+    assert loss.item() == pytest.approx(cox_partial_likelihood(0 * score, days, event, strata=strata).item())
+    assert score.grad is not None
+    assert all(abs(score.grad[strata == k].sum()) < 1e-12 for k in strata.unique())
+
+
+@pytest.mark.parametrize("ties", ["efron", "breslow"])
+def test_extreme_scores_of_strata_stay_finite(ties: str) -> None:
+    s = torch.tensor([1e4, -1e4, 0.0, 5e3, -1e4], requires_grad=True)
+    days, event = torch.tensor([1.0, 1, 1, 2, 2]), torch.tensor([1.0, 1, 0, 1, 0])
+    strata = torch.tensor([0, 0, 1, 0, 2])
+    loss = cox_partial_likelihood(s, days, event, ties=ties, strata=strata)  # type: ignore[arg-type]
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert s.grad is not None
+    assert torch.isfinite(s.grad).all()
+
+
+def test_stratified_heads_compare_within_cohorts_also_across_workers() -> None:
+    outputs, targets, mask = outputs_and_targets(12)
+    mask["OS"][3] = False
+    cohort = torch.tensor([0, 1, 1, 0, -1, 0, 1, -1, 0, 1, 0, -1])
+    head = (TaskHead("OS", "survival", 1, stratified=True),)
+    whole = TaskLosses(head)(outputs, targets, mask, cohort)
+    known = mask["OS"].numpy()
+    rows = outputs["OS"][known, 0].numpy(), *targets["OS"].numpy()[known].T
+    at = cohort.numpy()[known]
+    expected = sum(brute_force(*(part[at == k] for part in rows), "efron") for k in (-1, 0, 1))
+    assert whole.sums[0].item() == pytest.approx(expected)
+    assert whole.counts[0] == rows[2].sum()
+    mine = [{k: v[:7] for k, v in part.items()} for part in (outputs, targets, mask)]
+    labels = torch.stack([mask["OS"], cohort], dim=1)
+    theirs = torch.cat([outputs["OS"], targets["OS"], labels], dim=1)[7:]
+    joined = TaskLosses(head, gather=lambda part: torch.cat([part, theirs]))(*mine, cohort[:7])
+    torch.testing.assert_close(joined.sums, whole.sums)
+    with pytest.raises(ValueError, match="the cohorts of the cases are not given"):
+        TaskLosses(head)(outputs, targets, mask)
+
+
 @pytest.mark.parametrize("ties", ["efron", "breslow"])
 def test_cox_gradient_is_the_numerical_one(ties: str) -> None:
     x, t, e = tied_survival(12, seed=1)
@@ -210,7 +292,8 @@ def test_gather_brings_the_risk_sets_of_workers_together() -> None:
     head = HEADS[3:]
     whole = TaskLosses(head)(outputs, targets, mask)
     mine = [{k: v[:6] for k, v in part.items()} for part in (outputs, targets, mask)]
-    theirs = torch.cat([outputs["OS"], targets["OS"], mask["OS"][:, None]], dim=1)[6:]
+    labels = torch.stack([mask["OS"], torch.zeros(10)], dim=1)  # known, and the stratum
+    theirs = torch.cat([outputs["OS"], targets["OS"], labels], dim=1)[6:]
     joined = TaskLosses(head, gather=lambda rows: torch.cat([rows, theirs]))(*mine)
     torch.testing.assert_close(joined.sums, whole.sums)
     torch.testing.assert_close(joined.counts, whole.counts)

@@ -252,7 +252,7 @@ def _loop_gradients(model: nn.Module, losses: TaskLosses, weights_T: Tensor, bat
     parameters = list(_learnable(model).values())
     rows = []
     for one in _one_by_one(batch):
-        loss = losses(model(one), one.targets, one.label_mask).sums @ weights_T
+        loss = losses(model(one), one.targets, one.label_mask, one.cohort).sums @ weights_T
         if not loss.requires_grad:
             rows.append(torch.zeros(sum(p.numel() for p in parameters), device=weights_T.device))
             continue
@@ -272,7 +272,7 @@ def _vmap_gradients(model: nn.Module, losses: TaskLosses, weights_T: Tensor, bat
     def loss_of(values: dict[str, Tensor], tensors: dict[str, object]) -> Tensor:
         one = _batch_of_one(tensors, batch)
         outputs = functional_call(model, {**values, **rest}, (one,))
-        return losses(outputs, one.targets, one.label_mask).sums @ weights_T
+        return losses(outputs, one.targets, one.label_mask, one.cohort).sums @ weights_T
 
     gradients = vmap(grad(loss_of), in_dims=(None, 0), randomness="different")(parameters, _tensors_of(batch))
     return torch.cat([gradients[name].flatten(1) for name in parameters], dim=1)

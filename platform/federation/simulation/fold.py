@@ -212,7 +212,7 @@ class RoundMonitor:
                 continue
             result = run_model(model, self.targets, data.val)
             with torch.inference_mode():
-                seen = losses(result.outputs, result.targets, result.label_mask)
+                seen = losses(result.outputs, result.targets, result.label_mask, result.cohort)
             for head, total, count in zip(self.targets.heads, seen.sums, seen.counts, strict=True):
                 if count >= simulation.params.min_n:
                     sums.setdefault(head.name, []).append((float(total), float(count)))

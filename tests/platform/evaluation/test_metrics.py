@@ -94,6 +94,52 @@ def test_harrell_weights_are_multiplicities_also_over_blocks(monkeypatch: pytest
         assert_allclose(values[k], brute_harrell(time[rows], event[rows], risk[rows]), rtol=1e-12)
 
 
+def stratified_sample(seed: int, n: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Survival of three cohorts, in which the cohort decides most of time and risk."""
+    time, event, risk = survival_sample(seed, n)
+    cohort = np.random.default_rng(seed).choice(["A", "B", "C"], n, p=[0.5, 0.3, 0.2])
+    return time + 12.0 * (cohort == "A"), event, np.round(risk - 2 * (cohort == "A"), 1), cohort
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_stratified_harrell_counts_the_pairs_within_strata(seed: int) -> None:
+    from lifelines.utils import concordance_index
+
+    time, event, risk, cohort = stratified_sample(seed)
+    counts = [0.0, 0.0, 0.0]
+    for i, j in itertools.permutations(range(len(time)), 2):
+        later = time[j] > time[i] or (time[j] == time[i] and event[j] == 0)
+        if event[i] == 1 and later and cohort[i] == cohort[j]:
+            counts[0] += 1
+            counts[1] += risk[j] < risk[i]
+            counts[2] += risk[j] == risk[i]
+    pairs = metrics.concordance(time, event, risk, strata=cohort)
+    assert [float(count) for count in pairs] == counts
+    value = metrics.harrell_c(time, event, risk, strata=cohort)
+    assert_allclose(value, (counts[1] + 0.5 * counts[2]) / counts[0], rtol=1e-12)
+    parts = [cohort == name for name in "ABC"]
+    of_cohort = [concordance_index(time[at], -risk[at], event[at]) for at in parts]
+    weight = [float(metrics.concordance(time[at], event[at], risk[at]).comparable) for at in parts]
+    assert_allclose(value, np.average(of_cohort, weights=weight), rtol=1e-12)
+
+
+def test_a_risk_that_knows_only_the_cohort_has_a_stratified_c_of_one_half() -> None:
+    time, event, _, cohort = stratified_sample(3, 200)
+    risk = (cohort != "A").astype(float)
+    assert metrics.harrell_c(time, event, risk) > 0.6
+    assert metrics.harrell_c(time, event, risk, strata=cohort) == 0.5
+
+
+def test_stratified_weights_are_multiplicities(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_EVENTS_AT_ONCE", 7)
+    time, event, risk, cohort = stratified_sample(5, 40)
+    drawn = np.random.default_rng(2).integers(0, 3, (3, 40))
+    values = metrics.harrell_c(time, event, risk, drawn, strata=cohort)
+    for k in range(3):
+        at = np.repeat(np.arange(40), drawn[k])
+        assert_allclose(values[k], metrics.harrell_c(time[at], event[at], risk[at], strata=cohort[at]))
+
+
 def test_harrell_hand_computed() -> None:
     # Pairs: (1, 2), (1, 3), (1, 4) right, (2, 3) wrong, (2, 4) tied; 3 is censored at the time of nobody.
     assert metrics.harrell_c([1, 2, 3, 4], [1, 1, 0, 0], [9, 1, 2, 1]) == pytest.approx(3.5 / 5)

@@ -68,7 +68,15 @@ def cases() -> dict[str, Case]:
             "OS": (float(np.exp(5 - burden)), float(i % 3 > 0)) if i % 4 else (math.nan, math.nan),
         }
         made[patient] = Case(
-            patient, "SYN", f"S{i % 2}", bag, np.zeros((5, 2), np.int32), (patient,), (5,), {}, targets
+            patient,
+            f"SYN-{i % 3 // 2}",
+            f"S{i % 2}",
+            bag,
+            np.zeros((5, 2), np.int32),
+            (patient,),
+            (5,),
+            {},
+            targets,
         )
     return made
 

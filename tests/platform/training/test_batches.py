@@ -44,6 +44,12 @@ def test_one_case_has_no_padding(cases, targets) -> None:
     assert collate(cases[:1], targets).key_mask is None
 
 
+def test_cohorts_are_counted_from_those_of_training(cases, targets) -> None:
+    assert collate(cases, targets).cohort.tolist() == [1 if c.cohort == "SYN-B" else 0 for c in cases]
+    elsewhere = dataclasses.replace(cases[0], cohort="ELSEWHERE")
+    assert collate([elsewhere, cases[1]], targets).cohort.tolist() == [-1, 0]
+
+
 def test_labels_are_scaled_or_masked(cases, targets) -> None:
     batch = collate(cases, targets)
     missing = [math.isnan(case.targets["LF"]) for case in cases]

@@ -102,7 +102,10 @@ def test_nobody_to_predict_is_an_error(trained) -> None:
 
 def outputs_for(targets, msi: list[float], label: list[float], known: list[bool]) -> Outputs:
     logits = torch.stack([torch.zeros(len(msi)), torch.tensor(msi)], dim=1)
-    return Outputs((), {"MSI": logits}, {"MSI": torch.tensor(label)}, {"MSI": torch.tensor(known)})
+    one_cohort = torch.zeros(len(logits), dtype=torch.int64)
+    return Outputs(
+        (), {"MSI": logits}, {"MSI": torch.tensor(label)}, {"MSI": torch.tensor(known)}, one_cohort
+    )
 
 
 def test_main_metric_is_the_auroc_of_labelled_patients(trained) -> None:
@@ -130,7 +133,9 @@ def test_main_metric_of_other_kinds(trained, main: str, expected: float) -> None
         "grade": torch.tensor([0.0, 1.0, 2.0]),
     }
     mask = {name: torch.ones(3, dtype=torch.bool) for name in out}
-    assert main_metric(targets, Outputs((), out, label, mask)) == pytest.approx(expected)
+    assert main_metric(
+        targets, Outputs((), out, label, mask, torch.zeros(3, dtype=torch.int64))
+    ) == pytest.approx(expected)
 
 
 def test_a_metric_without_both_classes_is_an_error(trained) -> None:

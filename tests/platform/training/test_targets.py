@@ -35,7 +35,18 @@ def test_everything_comes_from_the_training_cases(tasks, make_cases) -> None:
     assert targets.shape.features == 8
     assert targets.shape.omics == {"rna": 3}
     assert targets.sites == ("S0", "S1", "S2", "S3")
+    assert targets.cohorts == ("SYN-A", "SYN-B")
+    assert os.head.stratified
     assert targets.main.name == "MSI"
+
+
+def test_strata_are_the_cohorts_unless_a_task_says_none(tasks, make_cases) -> None:
+    survival = tasks[3].model_dump()
+    cases = list(make_cases(12).values())
+    pooled = type(tasks[3])(**survival | {"strata": "none"})
+    hazards = type(tasks[3])(**survival | {"likelihood": "discrete_hazard", "bins": 2})
+    assert not fit_targets([*tasks[:3], pooled], cases).tasks[3].head.stratified
+    assert not fit_targets([*tasks[:3], hazards], cases).tasks[3].head.stratified
 
 
 def test_other_patients_change_nothing(tasks, make_cases) -> None:

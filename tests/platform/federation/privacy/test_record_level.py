@@ -96,7 +96,7 @@ def test_one_pass_and_one_by_one_give_the_same_gradients(name: str) -> None:
 def test_gradients_of_patients_sum_to_that_of_the_batch(name: str) -> None:
     model, losses, weights = model_of(name), TaskLosses(HEADS), torch.tensor([1.0, 0.5, 2.0])
     rows = gradients_of_patients(model, losses, weights, batch(), "loop")
-    (losses(model(batch()), batch().targets, batch().label_mask).sums @ weights).backward()
+    (losses(model(batch()), batch().targets, batch().label_mask, batch().cohort).sums @ weights).backward()
     whole = torch.cat(
         [(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in model.parameters()]
     )
