@@ -135,33 +135,19 @@ def outputs_of(
     """Outputs for the held-out patients, each from the model of its client; client by client."""
     from equipoise.platform.training.batches import CaseList
     from equipoise.platform.training.build import pick_device
-    from equipoise.platform.training.predict import run_model
+    from equipoise.platform.training.predict import joined_outputs, run_model
 
     owned = {patient for part in parts.values() for patient in part.test}
     assignments = [(result.personal_model(client), part.test) for client, part in parts.items()]
     assignments.append((result.model, tuple(patient for patient in fold.test if patient not in owned)))
     torch_device = pick_device(device)
-    return concatenate_outputs(
+    return joined_outputs(
         [
             run_model(model.to(torch_device), targets, CaseList(cases, patients))
             for model, patients in assignments
             if patients
         ]
     )
-
-
-def concatenate_outputs(parts: Sequence[Outputs]) -> Outputs:
-    """Concatenate the outputs of several models."""
-    import torch
-
-    from equipoise.platform.training.predict import Outputs
-
-    together = (
-        {name: torch.cat([getattr(part, kind)[name] for part in parts]) for name in parts[0].outputs}
-        for kind in ("outputs", "targets", "label_mask")
-    )
-    infos = tuple(info for part in parts for info in part.infos)
-    return Outputs(infos, *together, torch.cat([part.cohort for part in parts]))
 
 
 def history_row(row: Mapping[str, float]) -> dict[str, float]:

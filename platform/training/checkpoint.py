@@ -58,7 +58,7 @@ def training_fingerprint(
     seed: int,
 ) -> dict[str, Any]:
     """What must be equal for a training to continue from a checkpoint, as plain data."""
-    fixed = targets.to_json()
+    fixed = targets.training_json()
     # A table has thousands of numbers; their hash is enough to notice a change.
     fixed["tables"] = {name: content_hash([json.dumps(table)]) for name, table in fixed["tables"].items()}
     return {

@@ -112,16 +112,23 @@ def run_distributed(model: nn.Module, targets: Targets, cases: CaseList, group: 
     order = np.argsort(
         np.concatenate([np.arange(len(cases))[k :: group.world] for k in range(len(gathered))])
     )
-    joined = (
-        {
-            name: torch.cat([getattr(part, kind)[name] for part in gathered])[order]
-            for name in gathered[0].outputs
-        }
+    together = joined_outputs(gathered)
+    infos = tuple(together.infos[i] for i in order)
+    outputs, truth, labelled = (
+        {name: rows[order] for name, rows in part.items()}
+        for part in (together.outputs, together.targets, together.label_mask)
+    )
+    return Outputs(infos, outputs, truth, labelled, together.cohort[order])
+
+
+def joined_outputs(parts: Sequence[Outputs]) -> Outputs:
+    """Outputs of several parts of the cases, or of several models, one behind the other."""
+    outputs, truth, labelled = (
+        {name: torch.cat([getattr(part, kind)[name] for part in parts]) for name in parts[0].outputs}
         for kind in ("outputs", "targets", "label_mask")
     )
-    shuffled = [info for part in gathered for info in part.infos]
-    infos = tuple(shuffled[i] for i in order)
-    return Outputs(infos, *joined, cohort_indices(infos, targets))
+    infos = tuple(info for part in parts for info in part.infos)
+    return Outputs(infos, outputs, truth, labelled, torch.cat([part.cohort for part in parts]))
 
 
 def task_scores(task: TaskTarget, out_VK: Tensor) -> np.ndarray:

@@ -158,10 +158,10 @@ class Targets:
                     "outputs": task.head.outputs,
                     "main": task.head.main,
                     "edges": None if task.head.edges is None else list(task.head.edges),
-                    "stratified": task.head.stratified,
                     "classes": list(task.classes),
                     "class_weights": None if task.class_weights is None else list(task.class_weights),
                     "scaler": None if task.scaler is None else json.loads(task.scaler.to_json()),
+                    **({"stratified": True} if task.head.stratified else {}),
                 }
                 for task in self.tasks
             ],
@@ -171,6 +171,13 @@ class Targets:
             "cohorts": list(self.cohorts),
             "tables": {name: transform_to_json(table) for name, table in self.tables.items()},
         }
+
+    def training_json(self) -> dict[str, Any]:
+        """The part of :meth:`to_json` that decides a training: cohorts only where they are strata."""
+        known = self.to_json()
+        if not any(head.stratified for head in self.heads):
+            del known["cohorts"]
+        return known
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Targets:

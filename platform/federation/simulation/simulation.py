@@ -193,7 +193,7 @@ class Simulation:
         return identity_of(self.params, self.schema, self.initial, self.privacy, self.seed) | {
             "training": self.training.model_dump(mode="json"),
             "balancing": self.balancing.model_dump(mode="json"),
-            "targets": content_hash([json.dumps(self.targets.to_json())]),
+            "targets": content_hash([json.dumps(self.targets.training_json())]),
             "clients": {
                 name: content_hash([*data.train.patients, "", *(data.val.patients if data.val else ())])
                 for name, data in self.client_data.items()
