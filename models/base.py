@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from equipoise.models.batch import CaseBatch, CaseShape, TaskHead
 
 
+class SharedRepresentation(nn.Module):
+    """The identity, at the place in a model where the tasks part: a model passes what its tasks share through it.
+
+    It has no parameters. While :attr:`kept` is set, it remembers what passed, for balancing at the representation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = False
+        self._last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x``."""
+        if self.kept:
+            self._last = x if x.requires_grad else None
+        return x
+
+    def take(self) -> Tensor | None:
+        """What passed last, with its graph, which is no longer kept here; None if nothing with a graph passed."""
+        last, self._last = self._last, None
+        return last
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}
+
+
 class MultiTaskModel(nn.Module):
     """Inputs of a case → one vector per task → linear heads.
 
     A subclass builds its modules, calls :meth:`build_heads` once, and implements :meth:`pool` and, if tasks have more
-    than their head, :meth:`task_modules`. Where it calls :meth:`build_heads` decides the order of parameters and of
-    random initial weights, on which checkpoints and published results rely.
+    than their head, :meth:`task_modules`. The vector that all tasks read passes through :attr:`representation`; a model
+    whose tasks part earlier passes what they share there itself. Where it calls :meth:`build_heads` decides the order
+    of parameters and of random initial weights, on which checkpoints and published results rely.
 
     Parameters
     ----------
@@ -30,9 +58,11 @@ class MultiTaskModel(nn.Module):
     """
 
     heads: nn.ModuleList
+    representation: SharedRepresentation
 
     def __init__(self, shape: CaseShape, heads: Sequence[TaskHead]) -> None:
         super().__init__()
+        self.representation = SharedRepresentation()
         names = [head.name for head in heads]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"a model needs at least one task and distinct names, not {names}")
@@ -62,6 +92,8 @@ class MultiTaskModel(nn.Module):
                 f"another encoder?"
             )
         vectors = self.pool(batch)
+        if all(vector is vectors[0] for vector in vectors):
+            vectors = [self.representation(vectors[0])] * len(vectors)
         return {head.name: vector for head, vector in zip(self.task_heads, vectors, strict=True)}
 
     def pool(self, batch: CaseBatch) -> Sequence[Tensor]:

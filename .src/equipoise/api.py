@@ -228,6 +228,7 @@ def balancer(
     shared: Iterable[nn.Parameter] | None = None,
     seed: int = 0,
     reduce: Callable[[Tensor], Tensor] | None = None,
+    workers: int = 1,
 ) -> LossBalancer:
     """Balance several losses in one's own training loop.
 
@@ -242,7 +243,7 @@ def balancer(
     method
         ``<weighting>`` or ``<weighting>+<aggregator>`` (``equipoise ls weightings``, ``equipoise ls aggregators``), for
         example ``uncertainty+pcgrad``; or a dictionary with ``weighting``, ``weighting_params``, ``aggregation``,
-        ``aggregation_params`` and ``rescale``, as in a study.
+        ``aggregation_params``, ``rescale``, ``at`` and ``every``, as in a study.
     main
         Losses that the others serve, for ``auto_lambda``; the first one if not given.
     shared
@@ -251,13 +252,16 @@ def balancer(
         Of methods that draw random numbers.
     reduce
         Mean of a tensor over workers, for training in several processes.
+    workers
+        How many processes there are, for ``at: representation``.
 
     Returns
     -------
-    An object with ``step(losses, optimizer, forward=…, validation=…, samples=…)``; ``backward(losses)`` where the
-    optimiser steps elsewhere; ``end_epoch()``; ``weights``, how much each loss counted in the last step; ``needs``,
-    which of the three callables this method asks for; ``state_dict()`` and ``load_state_dict(state)``. A loss that a
-    batch has no labels for is None or absent. Losses are scalars; one that is NaN or infinite is refused.
+    An object with ``step(losses, optimizer, forward=…, validation=…, samples=…, representation=…)``;
+    ``backward(losses)`` where the optimiser steps elsewhere; ``end_epoch()``; ``weights``, how much each loss counted
+    in the last step; ``needs``, which of the three callables this method asks for; ``state_dict()`` and
+    ``load_state_dict(state)``. A loss that a batch has no labels for is None or absent. Losses are scalars; one that
+    is NaN or infinite is refused.
 
     Raises
     ------
@@ -275,7 +279,9 @@ def balancer(
     from equipoise.platform.training.build import build_loss_balancer
 
     mean = reduce or identity_reduce
-    return build_loss_balancer(model, losses, method, main=main, shared=shared, seed=seed, reduce=mean)
+    return build_loss_balancer(
+        model, losses, method, main=main, shared=shared, seed=seed, reduce=mean, workers=workers
+    )
 
 
 def federate(

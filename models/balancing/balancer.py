@@ -2,20 +2,24 @@
 
 It runs the step written down in :mod:`equipoise.models.balancing.protocol`: weighting, gradients of every task
 averaged over workers, aggregation, and what learned weightings need after the step.
+
+Two settings make a step with many tasks cheap, and both keep the loss weights of the step. ``at="representation"``
+takes the gradients of the tasks at the representation that they share instead of at the parameters (MGDA-UB, Sener
+and Koltun, NeurIPS 2018, arXiv 1810.04650, section 3.3; LibMTL's ``rep_grad``): one pass per task ends there, and a
+single pass goes on to the parameters. ``every=k`` takes them in every k-th step
+(:mod:`~equipoise.models.balancing.refresh`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.balancing.gradients import TaskGradients
+from equipoise.models.balancing.gradients import TaskGradients, products
 from equipoise.models.balancing.protocol import (
     BilevelWeighting,
     Feedback,
@@ -28,29 +32,13 @@ from equipoise.models.balancing.protocol import (
     StepContext,
     identity_reduce,
 )
+from equipoise.models.balancing.record import StepRecord
+from equipoise.models.balancing.refresh import Refresh
+from equipoise.models.balancing.weighting import positive
+from equipoise.models.base import SharedRepresentation
 
 Rescale = Literal["none", "sum_norm"]
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What a step did, for the log and for :meth:`Balancer.learn`.
-
-    Parameters
-    ----------
-    weights
-        ``[T]`` how much each task's gradient on shared parameters counted in the end: loss weight times
-        aggregation coefficient (the loss weight only, where aggregation works coordinate by coordinate).
-    gram
-        ``[T, T]`` products of the gradients of the unweighted losses, zero rows for absent tasks; None where
-        they were not taken.
-    hypergradient
-        ``[T]``, for a weighting that learns from validation.
-    """
-
-    weights: Tensor
-    gram: Tensor | None = None
-    hypergradient: Tensor | None = None
+Place = Literal["parameters", "representation"]
 
 
 class Balancer:
@@ -66,15 +54,24 @@ class Balancer:
         The two slots.
     reduce
         Mean over workers.
+    workers
+        How many there are; products of gradients at the representation are sums over the patients of all of them.
     rescale
         ``sum_norm`` gives the combined direction the norm of the sum of the weighted gradients, so that one
         learning rate means the same for every aggregator (their norms differ by factors up to 400).
+    at
+        Where gradients of tasks are compared. At the ``representation``, coefficients act on all shared parameters;
+        an aggregator that works coordinate by coordinate gives its direction to the parameters before the
+        representation, and shared parameters behind it get the plain gradient of the weighted sum.
+    every
+        Steps for which coefficients are kept; 1 takes new ones in every step.
 
     Raises
     ------
     ValueError
-        If the model is wrapped for data parallel training, a parameter is neither shared nor a task's,
-        or the method compares gradients on shared parameters and there are none.
+        If the model is wrapped for data parallel training, a parameter is neither shared nor a task's, the method
+        compares gradients on shared parameters and there are none, or it cannot work ``at`` the representation or
+        keep coefficients.
     """
 
     def __init__(
@@ -85,20 +82,38 @@ class Balancer:
         aggregator: GradAggregator,
         *,
         reduce: Reduce = identity_reduce,
+        workers: int = 1,
         rescale: Rescale = "none",
+        at: Place = "parameters",
+        every: int = 1,
     ) -> None:
         self.tasks = tuple(tasks)
         self.weighting = weighting
         self.aggregator = aggregator
         self.reduce = reduce
+        self.workers = workers
         self.rescale = rescale
+        self.at = at
+        self.refresh = Refresh(every)
         self.gradients = TaskGradients(model, self.tasks, reduce)
+        #: Aggregators of other packages need not say it.
+        self.log_losses: bool = getattr(aggregator, "log_losses", False)
         compares = aggregator.kind != "none" or "gram" in weighting.needs
         if compares and len(self.tasks) > 1 and not self.gradients.shared:
             raise ValueError(
                 f"the tasks share no parameter of this {type(model).__name__}: there is nothing to balance; "
                 "use a loss weighting that looks at losses, with aggregation none"
             )
+        if every > 1 and aggregator.kind == "jacobian":
+            raise ValueError("an aggregator that works coordinate by coordinate has no coefficients to keep")
+        if at == "representation" and ("validation" in weighting.needs or "samples" in aggregator.needs):
+            raise ValueError(
+                "further batches have representations of their own: compare gradients at parameters"
+            )
+        own = getattr(model, "representation", None)
+        self.kept = own if isinstance(own, SharedRepresentation) else None
+        if self.kept is not None:
+            self.kept.kept = at == "representation"
 
     def backward(
         self,
@@ -108,8 +123,11 @@ class Balancer:
         closures: LossClosures,
         *,
         probe: bool = False,
+        representation: Tensor | None = None,
     ) -> StepRecord:
         """Set ``.grad`` of every parameter.
+
+        A task's own parameters that the step has nothing to say about get none, so that no optimiser moves them.
 
         Parameters
         ----------
@@ -121,45 +139,90 @@ class Balancer:
             State of the training, and closures of the loop for more losses.
         probe
             Take the products of gradients for the log even where the method does not need them.
+        representation
+            What the losses were computed from, for a balancer ``at`` the representation; if not given, what the
+            model passed through its ``representation`` in the last forward pass.
+
+        Raises
+        ------
+        ValueError
+            If the representation is needed and there is none.
         """
         weights = torch.where(context.present, self.weighting.weights(means, context).double(), 0.0)
+        if self.log_losses:
+            name = type(self.aggregator).__name__
+            weights = weights / torch.where(context.present, positive(means, name), 1.0)
+        if self.at == "representation" and representation is None and self.kept is not None:
+            representation = self.kept.take()
         rows = tuple(torch.nonzero(context.present).flatten().tolist())
+        counted = tuple(row for row in rows if weights[row] != 0)
         aggregates = self.aggregator.kind != "none" and len(rows) > 1
         if not (aggregates or self.weighting.needs & {"gram", "validation"}):
-            return self._in_one_pass(losses, weights, rows, probe=probe)
-        return self._task_by_task(losses, means, weights, replace(context, rows=rows), closures)
+            gram = self._probed(losses, rows, representation) if probe and len(rows) > 1 else None
+            record = self._in_one_pass(losses, weights, gram)
+        elif not self.refresh.due(counted):
+            kept = torch.ones_like(weights)
+            kept[list(counted)] = self.refresh.coefficients(counted)
+            record = self._weighted(losses, weights, kept)
+        else:
+            context = replace(context, rows=rows)
+            if self.at == "representation":
+                record = self._at_representation(losses, means, weights, context, representation)
+            else:
+                record = self._task_by_task(losses, means, weights, context, closures)
+        self.gradients.release_idle()
+        return record
 
     def learn(self, means: Tensor, context: StepContext, record: StepRecord, closures: LossClosures) -> None:
-        """Let the weighting learn; after the optimiser's step."""
-        after = closures.second_forward_losses() if "second_forward" in self.weighting.needs else None
+        """Let the weighting learn, if the step took what it learns from; after the optimiser's step."""
+        needs = self.weighting.needs
+        if "gram" in needs and record.gram is None:
+            return
+        if "validation" in needs and record.hypergradient is None:
+            return
+        after = closures.second_forward_losses() if "second_forward" in needs else None
         self.weighting.learn(means, context, Feedback(record.gram, record.hypergradient, after))
 
     def state_dict(self) -> dict[str, Any]:
-        """State of both slots."""
-        return {"weighting": self.weighting.state_dict(), "aggregator": self.aggregator.state_dict()}
+        """State of both slots, and of what is kept between steps."""
+        return {
+            "weighting": self.weighting.state_dict(),
+            "aggregator": self.aggregator.state_dict(),
+            "refresh": self.refresh.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
         self.weighting.load_state_dict(state["weighting"])
         self.aggregator.load_state_dict(state["aggregator"])
+        self.refresh.load_state_dict(state["refresh"])
 
-    def _in_one_pass(
-        self, losses: Tensor, weights: Tensor, rows: tuple[int, ...], *, probe: bool
-    ) -> StepRecord:
+    def _probed(self, losses: Tensor, rows: tuple[int, ...], representation: Tensor | None) -> Tensor:
+        """``[T, T]`` products for the log alone."""
+        if self.at == "representation":
+            gradients = self._representation_gradients(losses, rows, representation)
+            return self._whole(self._products(gradients), rows)
+        return self._whole(self.gradients.gram(self.gradients.collect(losses, rows, keep_graph=True)), rows)
+
+    def _in_one_pass(self, losses: Tensor, weights: Tensor, gram: Tensor | None) -> StepRecord:
         """The gradient of the weighted sum: as cheap as a single task."""
-        gram = None
-        if probe and len(rows) > 1:
-            gram = self._whole(
-                self.gradients.gram(self.gradients.collect(losses, rows, keep_graph=True)), rows
-            )
-        total = (losses * weights.to(losses)).sum()
-        if self.reduce is identity_reduce:
-            for parameter in self.gradients.parameters:
-                parameter.grad = None
-            total.backward()
-        else:
-            self.gradients.write(self.gradients.gradient(total))
+        self.gradients.backward((losses * weights.to(losses)).sum())
         return StepRecord(weights, gram)
+
+    def _weighted(
+        self, losses: Tensor, weights: Tensor, coefficients: Tensor, gram: Tensor | None = None
+    ) -> StepRecord:
+        """Σ c_k w_k g_k for shared parameters, Σ w_k g_k for a task's own; weights and coefficients ``[T]``.
+
+        The pass for a task's own parameters stops there, so that it is short.
+        """
+        if bool(((coefficients == 1) | (weights == 0)).all()):
+            return self._in_one_pass(losses, weights, gram)
+        effective = coefficients * weights
+        self.gradients.backward(
+            (losses * effective.to(losses)).sum(), own=(losses * weights.to(losses)).sum()
+        )
+        return StepRecord(effective, gram)
 
     def _task_by_task(
         self, losses: Tensor, means: Tensor, weights: Tensor, context: StepContext, closures: LossClosures
@@ -169,44 +232,117 @@ class Balancer:
         jacobian = self.gradients.collect(losses, rows)
         gram = self.gradients.gram(jacobian)
         w = weights[rows]
-        weighted = gram * w[:, None] * w[None, :]
         direction = self.gradients.blank()
         hypergradient = None
         if "validation" in self.weighting.needs:
             torch.mv(jacobian.T, w.to(jacobian), out=direction)
             hypergradient = self._hypergradient(jacobian, direction, context, closures)
-        aggregates = len(rows) > 1 and self.aggregator.kind != "none"
-        coefficients, norm = torch.ones_like(w), torch.zeros(())
-        if aggregates and self.aggregator.kind == "jacobian":
+        torch.mv(jacobian[:, width:].T, w.to(jacobian), out=direction[width:])
+        coefficients = torch.ones_like(w)
+        if self.aggregator.kind == "jacobian" and len(rows) > 1:
             method = cast(JacobianAggregator, self.aggregator)
-            torch.mv(jacobian[:, width:].T, w.to(jacobian), out=direction[width:])
             scaled = jacobian[:, :width].mul_(w.to(jacobian)[:, None])
             direction[:width] = method.direction(scaled, means[rows], context)
-            norm = direction[:width].norm().double().cpu()
+            direction[:width] *= self._rescaling(_weighted_gram(gram, w), direction[:width].norm())
         else:
-            if aggregates:
-                coefficients = self._coefficients(weighted, means[rows], w, context, closures)
-                norm = (coefficients @ weighted @ coefficients).clamp(min=0).sqrt()
-            torch.mv(jacobian[:, width:].T, w.to(jacobian), out=direction[width:])
+            coefficients = self._coefficients(gram, means, w, context, closures)
             torch.mv(jacobian[:, :width].T, (coefficients * w).to(jacobian), out=direction[:width])
-        if aggregates and self.rescale == "sum_norm" and norm > 0:
-            direction[:width] *= float(weighted.sum().clamp(min=0).sqrt() / norm)
         self.gradients.write(direction)
         effective = torch.zeros_like(weights)
         effective[rows] = coefficients * w
         return StepRecord(effective, self._whole(gram, context.rows), hypergradient)
 
-    def _coefficients(
-        self, weighted: Tensor, means: Tensor, w: Tensor, context: StepContext, closures: LossClosures
+    def _at_representation(
+        self,
+        losses: Tensor,
+        means: Tensor,
+        weights: Tensor,
+        context: StepContext,
+        representation: Tensor | None,
+    ) -> StepRecord:
+        """Gradients of every present task at what they share, then one pass to the parameters."""
+        rows = list(context.rows)
+        jacobian = self._representation_gradients(losses, context.rows, representation)
+        gram = self._products(jacobian)
+        whole, w = self._whole(gram, context.rows), weights[rows]
+        if self.aggregator.kind == "jacobian" and len(rows) > 1:
+            assert representation is not None
+            method = cast(JacobianAggregator, self.aggregator)
+            direction = method.direction(jacobian.mul_(w.to(jacobian)[:, None]), means[rows], context)
+            square = self.reduce(direction.double().square().sum()) / self.workers
+            direction *= self._rescaling(_weighted_gram(gram, w), square.sqrt())
+            given = direction.view_as(representation).to(representation)
+            hook = representation.register_hook(lambda _: given)
+            try:
+                return self._in_one_pass(losses, weights, whole)
+            finally:
+                hook.remove()
+        coefficients = torch.ones_like(weights)
+        coefficients[rows] = self._coefficients(gram, means, w, context, None)
+        return self._weighted(losses, weights, coefficients, whole)
+
+    def _representation_gradients(
+        self, losses: Tensor, rows: Sequence[int], representation: Tensor | None
     ) -> Tensor:
+        """``[t, R]`` gradients of ``losses[rows]`` at this worker's representation; the graph is kept."""
+        if representation is None:
+            raise ValueError(
+                "balancing at the representation needs one that all tasks are computed from, and the model says of "
+                "none or it depends on no parameter: write at: parameters"
+            )
+        grads = [
+            torch.autograd.grad(losses[row], representation, retain_graph=True, allow_unused=True)[0]
+            for row in rows
+        ]
+        absent = torch.zeros_like(representation)
+        rows_tR = torch.stack([(absent if grad is None else grad).flatten() for grad in grads])
+        return rows_tR.to(losses.dtype)  # half precision under autocast
+
+    def _products(self, gradients: Tensor) -> Tensor:
+        """``[t, t]`` products over the patients of all workers.
+
+        A worker's losses are W times its share of the mean, of which its own patients have the gradient.
+        """
+        local = products(gradients, gradients).to(gradients.device)
+        return (self.reduce(local) / self.workers).cpu()
+
+    def _coefficients(
+        self, gram: Tensor, means: Tensor, w: Tensor, context: StepContext, closures: LossClosures | None
+    ) -> Tensor:
+        """``[t]`` coefficients of the weighted gradients, rescaled; ones where there is nothing to aggregate.
+
+        A task whose gradient is zero is treated as one that is absent: it gets 0, and the others get what they would
+        without it.
+        """
+        if self.aggregator.kind == "none":
+            self.refresh.keep(context.rows, torch.ones_like(w))
+            return torch.ones_like(w)
+        weighted = _weighted_gram(gram, w)
+        result = torch.zeros_like(w)
+        here = torch.nonzero(weighted.diagonal() > 0).flatten()
+        rows = [context.rows[i] for i in here.tolist()]
+        if len(here) < 2:
+            result[here] = 1.0
+            return result
         method = cast(GramAggregator, self.aggregator)
         if "samples" in method.needs:
+            assert closures is not None
             first, second = (
-                self.gradients.collect(closures.sample_losses(i), context.rows, slot=1 + i) for i in range(2)
+                self.gradients.collect(closures.sample_losses(i), rows, slot=1 + i) for i in range(2)
             )
-            cross = self.gradients.gram(first, second) * w[:, None] * w[None, :]
-            context = replace(context, cross_gram=cross)
-        return method.coefficients(weighted, means, context).double()
+            context = replace(context, cross_gram=_weighted_gram(self.gradients.gram(first, second), w[here]))
+        context = replace(context, rows=tuple(rows))
+        inner = weighted[here[:, None], here[None, :]]
+        result[here] = method.coefficients(inner, means[rows], context).double()
+        result *= self._rescaling(weighted, (result @ weighted @ result).clamp(min=0).sqrt())
+        self.refresh.keep(rows, result[here])
+        return result
+
+    def _rescaling(self, weighted: Tensor, norm: Tensor) -> float:
+        """The factor that gives a direction of this norm the norm of the sum, if asked for."""
+        if self.rescale == "none" or not norm > 0:
+            return 1.0
+        return float(weighted.sum().clamp(min=0).sqrt() / norm.double().cpu())
 
     def _hypergradient(
         self, jacobian: Tensor, step: Tensor, context: StepContext, closures: LossClosures
@@ -234,57 +370,6 @@ class Balancer:
         return whole
 
 
-def cosines(gram: Tensor) -> Tensor:
-    """``[T, T]`` cosines between tasks' gradients, NaN where one of them is zero."""
-    norms = gram.diagonal().clamp(min=0).sqrt()
-    scale = norms[:, None] * norms[None, :]
-    return torch.where(scale > 0, gram / scale, torch.nan)
-
-
-class EpochRecord:
-    """Means over the steps of an epoch in which a task (a pair of tasks) was present.
-
-    Parameters
-    ----------
-    tasks
-        Names of the T tasks, in the order of the steps' tensors.
-    """
-
-    def __init__(self, tasks: Sequence[str]) -> None:
-        count = len(tasks)
-        self.tasks = tuple(tasks)
-        self.weights = torch.zeros(count, dtype=torch.float64)
-        self.steps = torch.zeros(count, dtype=torch.float64)
-        self.cosine = torch.zeros(count, count, dtype=torch.float64)
-        self.conflicts = torch.zeros(count, count, dtype=torch.float64)
-        self.pairs = torch.zeros(count, count, dtype=torch.float64)
-
-    def add(self, record: StepRecord, present: torch.Tensor) -> None:
-        """Add a step to the means."""
-        self.weights += torch.where(present, record.weights, 0.0)
-        self.steps += present
-        if record.gram is None:
-            return
-        cosine = cosines(record.gram)
-        known = ~cosine.isnan()
-        self.cosine += torch.where(known, cosine, 0.0)
-        self.conflicts += known & (cosine < 0)
-        self.pairs += known
-
-    def row(self) -> dict[str, float]:
-        """``weight/<task>``; for two tasks or more ``conflict_rate`` and ``cosine/<a>|<b>``; NaN where never
-        measured.
-
-        The conflict rate is the share of (step, pair of tasks) in which two gradients on shared parameters
-        had a negative product.
-        """
-        weights = (self.weights / self.steps).tolist()
-        row = {f"weight/{task}": value for task, value in zip(self.tasks, weights, strict=True)}
-        if len(self.tasks) < 2:
-            return row
-        seen, conflicts = self.pairs.triu(1).sum().item(), self.conflicts.triu(1).sum().item()
-        row["conflict_rate"] = conflicts / seen if seen else math.nan
-        mean = (self.cosine / self.pairs).tolist()
-        for i, j in combinations(range(len(self.tasks)), 2):
-            row[f"cosine/{self.tasks[i]}|{self.tasks[j]}"] = mean[i][j]
-        return row
+def _weighted_gram(gram: Tensor, w: Tensor) -> Tensor:
+    """Products of weighted gradients."""
+    return gram * w[:, None] * w[None, :]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equipoise.models.balancing.entries import CaGradParams
 from equipoise.models.balancing.protocol import Aggregator, StepContext
-from equipoise.models.balancing.solvers import Array, UnitGradients, nonnegative_qp
+from equipoise.models.balancing.solvers import Array, UnitGradients, dual_of_many
 from equipoise.models.batch import TaskHead
 
 #: Square of ‖g_w‖ over that of the largest gradient below which 0 counts as a point of the convex hull.
@@ -57,7 +57,7 @@ class CaGrad(Aggregator):
         elif m == 2:
             x = _dual_of_two(unit.cosines, norms, b, s)
         else:
-            x = _dual_of_many(unit.cosines, norms, b, s)
+            x = dual_of_many(unit.cosines, norms, b, s)
         factor = (1.0, m / (1 + self.c**2), m / (1 + self.c))[self.rescale]
         return unit.expand(factor * (1 / m + x))
 
@@ -79,36 +79,5 @@ def _dual_of_two(C: Array, norms: Array, b: Array, s: float) -> Array:
         w = min(max(shortest - math.copysign(v, beta) if beta else shortest, 0.0), 1.0)
     square = w * w * first + (1 - w) ** 2 * second + 2 * w * (1 - w) * cross
     if square < DEGENERATE:
-        return _dual_of_many(C, norms, b, s)
+        return dual_of_many(C, norms, b, s)
     return np.array([w, 1 - w]) * s / math.sqrt(square)
-
-
-def _dual_of_many(C: Array, norms: Array, b: Array, s: float) -> Array:
-    """x for any number of tasks, see :class:`CaGrad`; y = n ∘ x inside."""
-    beta, r = b / norms, 1 / norms
-    worst = int((b + s * norms).argmin())
-    low, high = float(b.min()), math.inf
-    mu = float(b[worst] + s * norms[worst])
-    y = np.zeros_like(b)
-    for _ in range(60):
-        y = nonnegative_qp(C, mu * r - beta)
-        length = math.sqrt(max(float(y @ C @ y), 0.0))
-        if abs(length - s) <= 1e-10 * s:
-            break
-        low, high = (mu, high) if length < s else (low, mu)
-        guess = _multiplier_of(C, r, beta, y > 0, s)
-        if not low < guess < high:
-            guess = (low + high) / 2 if high < math.inf else mu + s * norms.max()
-        mu = guess
-    return y / norms
-
-
-def _multiplier_of(C: Array, r: Array, beta: Array, support: np.ndarray, s: float) -> float:
-    """μ at which the solution with this support has length s; NaN if it has it nowhere."""
-    index = np.flatnonzero(support)
-    if not len(index):
-        return math.nan
-    p, q = np.linalg.solve(C[np.ix_(index, index)], np.stack([r[index], beta[index]], axis=1)).T
-    rp, rq, rest = r[index] @ p, r[index] @ q, beta[index] @ q - s * s
-    root = rq * rq - rp * rest
-    return float((rq + math.sqrt(root)) / rp) if root >= 0 else math.nan

@@ -12,9 +12,6 @@ from equipoise.models.balancing.entries import DbMtlParams
 from equipoise.models.balancing.protocol import Aggregator, StepContext
 from equipoise.models.batch import TaskHead
 
-#: Losses below it are taken for it; the logarithm of 0 has no gradient.
-SMALLEST_LOSS = 1e-8
-
 
 class DbMtl(Aggregator):
     r"""Gradients of the *logarithms* of losses, averaged over steps and brought to the largest of their norms:
@@ -23,10 +20,13 @@ class DbMtl(Aggregator):
               m_k \leftarrow \beta_n m_k + (1 - \beta_n) \hat g_k, \quad \beta_n = \beta / n^{\sigma}, \qquad
               d = \max_j \|m_j\| \sum_k m_k / \|m_k\|
 
-    in the n-th step in which task k is present.
+    in the n-th step in which task k is present. A task's own parameters follow :math:`\partial \log L_k` too, as
+    published.
 
     Notes
     -----
+    The balancer weights every loss by 1/L, because the entry says ``log_losses``; gradients come here as
+    :math:`\hat g_k`.
     A task's average starts at its first gradient, not at zero: the direction is the same, its norm does not
     begin 1 − β too small. State is ``[T, P]``.
     """
@@ -39,8 +39,6 @@ class DbMtl(Aggregator):
 
     def direction(self, jacobian: Tensor, losses: Tensor, context: StepContext) -> Tensor:
         """``[P]`` d."""
-        if bool((losses < 0).any()):
-            raise ValueError("db_mtl takes logarithms of losses, and a loss is negative")
         if self.mean.shape[1] == 0:
             self.mean = jacobian.new_zeros(len(self.mean), jacobian.shape[1])
         self.mean = self.mean.to(jacobian.device)
@@ -48,7 +46,7 @@ class DbMtl(Aggregator):
             self.seen[row] += 1
             n = int(self.seen[row])
             beta = 0.0 if n == 1 else self.beta / n**self.sigma
-            self.mean[row].lerp_(jacobian[i] / max(float(losses[i]), SMALLEST_LOSS), 1 - beta)
+            self.mean[row].lerp_(jacobian[i], 1 - beta)
         norms = torch.stack([self.mean[row].norm() for row in context.rows])
         scale = self.mean.new_zeros(len(self.mean))
         scale[list(context.rows)] = torch.where(norms > 0, norms.max() / norms, 0.0)

@@ -34,6 +34,8 @@ class WeightingParams(StrictParams):
     needs_nonnegative_losses: ClassVar[bool] = False
     #: Why no aggregator can follow: the weighting is a complete method from loss to update. Empty: one can.
     whole_objective: ClassVar[str] = ""
+    #: Why gradients at the shared representation cannot replace those of the parameters. Empty: they can.
+    needs_parameters: ClassVar[str] = ""
 
 
 class AggregatorParams(StrictParams):
@@ -49,6 +51,10 @@ class AggregatorParams(StrictParams):
     takes_weightings: ClassVar[Names] = None
     #: Why it takes no other weightings.
     reason: ClassVar[str] = ""
+    #: It works on the logarithms of losses: every loss, also for a task's own parameters, is weighted by 1/L.
+    log_losses: ClassVar[bool] = False
+    #: Why gradients at the shared representation cannot replace those of the parameters. Empty: they can.
+    needs_parameters: ClassVar[str] = ""
 
 
 class EqualParams(WeightingParams):
@@ -107,6 +113,9 @@ class AutoLambdaParams(WeightingParams):
     """Parameters of Auto-Lambda."""
 
     needs: ClassVar[Needs] = frozenset({"validation"})
+    needs_parameters: ClassVar[str] = (
+        "auto_lambda compares training and validation gradients, and the two batches have representations of their own"
+    )
 
     lr: float = Field(
         default=1e-4,
@@ -189,6 +198,19 @@ class GradNormParams(WeightingParams):
     )
 
 
+class AutoScaleParams(WeightingParams):
+    """Parameters of AutoScale."""
+
+    needs: ClassVar[Needs] = frozenset({"gram"})
+
+    explore_epochs: int = Field(
+        default=4,
+        ge=1,
+        description="epochs of the first phase, in which weights follow the gradients; fixed afterwards; ours",
+        json_schema_extra={"search": {"choice": [2, 4, 8]}},
+    )
+
+
 class StaticParams(WeightingParams):
     """Hand-tuned weights."""
 
@@ -248,6 +270,18 @@ class CaGradParams(AggregatorParams):
     )
 
 
+class ConicGradParams(AggregatorParams):
+    """Parameters of ConicGrad."""
+
+    c: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="cosine of the largest angle to the mean gradient; 1 is its direction, 0 half the space",
+        json_schema_extra={"search": {"uniform": [0.1, 0.9]}},
+    )
+
+
 class GradVacParams(AggregatorParams):
     """Parameters of Gradient Vaccine."""
 
@@ -296,6 +330,10 @@ class DbMtlParams(AggregatorParams):
     reason: ClassVar[str] = (
         "db_mtl takes logarithms of losses and equalises norms of gradients, so that a weight cancels"
     )
+    log_losses: ClassVar[bool] = True
+    needs_parameters: ClassVar[str] = (
+        "db_mtl averages gradients over steps, and every batch has a representation of its own"
+    )
 
     beta: float = Field(
         default=0.9,
@@ -330,6 +368,9 @@ class ExcessMtlParams(AggregatorParams):
     kind: ClassVar[Kind] = "jacobian"
     takes_weightings: ClassVar[Names] = ("static",)
     reason: ClassVar[str] = "excess_mtl learns the weights of the losses itself"
+    needs_parameters: ClassVar[str] = (
+        "excess_mtl adds up squared gradients over steps, and every batch has a representation of its own"
+    )
 
     step_size: float = Field(
         default=0.01,
@@ -351,6 +392,9 @@ class SdmGradParams(AggregatorParams):
     takes_weightings: ClassVar[Names] = ("static",)
     reason: ClassVar[str] = (
         "sdmgrad chooses its weights on further batches, where losses are not weighted again"
+    )
+    needs_parameters: ClassVar[str] = (
+        "sdmgrad compares gradients of three batches, which have representations of their own"
     )
 
     pull: float = Field(
@@ -395,6 +439,11 @@ WEIGHTINGS = {
         GradNormParams,
         f"{_HERE}.gradnorm:GradNorm",
     ),
+    "autoscale": (
+        "fixed weights for gradients of similar size, found in a first phase (Yang 2025)",
+        AutoScaleParams,
+        f"{_HERE}.autoscale:AutoScale",
+    ),
     "imtl_l": ("learned scales that bring all losses to 1 (Liu 2021)", ImtlLParams, f"{_HERE}.imtl_l:ImtlL"),
     "stch": ("smooth maximum of the losses (Lin 2024)", StchParams, f"{_HERE}.stch:Stch"),
     "famo": (
@@ -424,6 +473,11 @@ AGGREGATORS = {
         "near the mean gradient, best for the worst-off task (Liu 2021)",
         CaGradParams,
         f"{_HERE}.cagrad:CaGrad",
+    ),
+    "conicgrad": (
+        "in a cone around the mean gradient, best for the worst-off task (Hassanpour 2025)",
+        ConicGradParams,
+        f"{_HERE}.conicgrad:ConicGrad",
     ),
     "gradvac": (
         "gradients turned to their usual cosines (Wang 2021)",

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.balancing.balancer import Balancer, Rescale, StepRecord
+from equipoise.models.balancing.balancer import Balancer, Place, Rescale
 from equipoise.models.balancing.entries import Need
 from equipoise.models.balancing.protocol import (
     GradAggregator,
@@ -23,6 +23,9 @@ from equipoise.models.balancing.protocol import (
     StepContext,
     identity_reduce,
 )
+from equipoise.models.balancing.record import StepRecord
+from equipoise.models.balancing.refresh import Refresh
+from equipoise.models.base import SharedRepresentation
 
 #: Losses of a step: task → scalar, where a task without labels in the batch is absent or None; or scalars in the
 #: order of the tasks.
@@ -80,10 +83,16 @@ class LossBalancer:
         Refuse negative losses, for methods that take logarithms or ratios of losses.
     rescale
         ``sum_norm`` gives the direction of every aggregator the norm of the summed gradients.
+    at
+        ``representation`` compares gradients at the tensor that :meth:`step` is given as ``representation``.
+    every
+        Steps for which the coefficients of an aggregator are kept.
     seed
         Of methods that draw random numbers.
     reduce
         Mean over workers of a tensor; the identity for a single process.
+    workers
+        How many workers there are.
 
     Raises
     ------
@@ -102,8 +111,11 @@ class LossBalancer:
         shared: Iterable[nn.Parameter] | None = None,
         nonnegative: bool = False,
         rescale: Rescale = "none",
+        at: Place = "parameters",
+        every: int = 1,
         seed: int = 0,
         reduce: Reduce = identity_reduce,
+        workers: int = 1,
     ) -> None:
         self.tasks = tuple(tasks)
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
@@ -112,9 +124,12 @@ class LossBalancer:
             raise ValueError(f"give the module inside {type(model).__name__} (model.module), and reduce=")
         self.model, self.weighting, self.aggregator = model, weighting, aggregator
         self.name, self.rescale, self.seed, self.reduce = name, rescale, seed, reduce
+        self.at, self.workers, self.refresh = at, workers, Refresh(every)
         self.epoch = self.steps = 0
         self.record: StepRecord | None = None
         self.nonnegative = nonnegative
+        if isinstance(kept := getattr(model, "representation", None), SharedRepresentation):
+            kept.kept = at == "representation"  # now: losses of the first step exist before the balancer
         self._shared = None if shared is None else list(shared)
         self._balancer: Balancer | None = None
         self._sums = torch.zeros(2, len(self.tasks), dtype=torch.float64)  # losses and steps of this epoch
@@ -141,6 +156,7 @@ class LossBalancer:
         forward: LossFunction | None = None,
         validation: LossFunction | None = None,
         samples: LossFunction | None = None,
+        representation: Tensor | None = None,
     ) -> StepRecord:
         """Set the gradients of all parameters, step the optimiser, let the method learn.
 
@@ -158,6 +174,10 @@ class LossBalancer:
             For ``auto_lambda``: losses of a validation batch, called at the parameters of a virtual step.
         samples
             For ``sdmgrad``: losses of another training batch on every call; called twice a step.
+        representation
+            For a balancer ``at`` the representation: the tensor that all losses were computed from; not needed where
+            the model has a ``representation`` of its own
+            (:class:`~equipoise.models.base.SharedRepresentation`).
 
         Raises
         ------
@@ -168,7 +188,7 @@ class LossBalancer:
         """
         lr = float(optimizer.param_groups[0]["lr"])
         calls = _Calls(self, {"forward": forward, "validation": validation, "samples": samples})
-        means, context, record = self._backward(losses, lr, calls)
+        means, context, record = self._backward(losses, lr, calls, representation)
         optimizer.step()
         self._balanced.learn(means, context, record, calls)
         return record
@@ -180,6 +200,7 @@ class LossBalancer:
         lr: float | None = None,
         validation: LossFunction | None = None,
         samples: LossFunction | None = None,
+        representation: Tensor | None = None,
     ) -> StepRecord:
         """As :meth:`step` without the optimiser, where gradients are clipped or accumulated elsewhere before it.
 
@@ -195,7 +216,7 @@ class LossBalancer:
         if "validation" in self.weighting.needs and lr is None:
             raise ValueError(f"{self.name} needs lr, the learning rate of the optimiser")
         calls = _Calls(self, {"validation": validation, "samples": samples})
-        means, context, record = self._backward(losses, lr or 0.0, calls)
+        means, context, record = self._backward(losses, lr or 0.0, calls, representation)
         self._balanced.learn(means, context, record, calls)
         return record
 
@@ -220,6 +241,7 @@ class LossBalancer:
             "tasks": list(self.tasks),
             "weighting": self.weighting.state_dict(),
             "aggregator": self.aggregator.state_dict(),
+            "refresh": self.refresh.state_dict(),
             "epoch": self.epoch,
             "steps": self.steps,
             "sums": self._sums.clone(),
@@ -238,6 +260,7 @@ class LossBalancer:
                 raise ValueError(f"the state is of {key} {state[key]}, not {mine}")
         self.weighting.load_state_dict(state["weighting"])
         self.aggregator.load_state_dict(state["aggregator"])
+        self.refresh.load_state_dict(state["refresh"])
         self.epoch, self.steps, self._sums = state["epoch"], state["steps"], state["sums"].clone()
 
     def __repr__(self) -> str:
@@ -253,7 +276,9 @@ class LossBalancer:
         assert self._balancer is not None
         return self._balancer
 
-    def _backward(self, losses: Losses, lr: float, calls: _Calls) -> tuple[Tensor, StepContext, StepRecord]:
+    def _backward(
+        self, losses: Losses, lr: float, calls: _Calls, representation: Tensor | None
+    ) -> tuple[Tensor, StepContext, StepRecord]:
         calls.check()
         given = self._named(losses)
         if self._balancer is None:
@@ -263,8 +288,12 @@ class LossBalancer:
                 self.weighting,
                 self.aggregator,
                 reduce=self.reduce,
+                workers=self.workers,
                 rescale=self.rescale,
+                at=self.at,
+                every=self.refresh.every,
             )
+            self._balancer.refresh = self.refresh  # a state may have been loaded before the first step
         vector, present = self._vector(given)
         if not bool(present.any()):
             raise ValueError("no task has a loss in this batch")
@@ -278,7 +307,7 @@ class LossBalancer:
                 f"{self.name} needs losses of at least 0, and that of {', '.join(low)} is negative"
             )
         context = StepContext(self.tasks, present, self.epoch, self.steps, self.seed, lr)
-        record = self._balancer.backward(vector, means, context, calls)
+        record = self._balancer.backward(vector, means, context, calls, representation=representation)
         self._sums += torch.stack([means, present.double()]) * present
         self.steps, self.record = self.steps + 1, record
         return means, context, record
@@ -360,6 +389,8 @@ class _Divided(nn.Module):
     def __init__(self, model: nn.Module, shared: set[int], own: Mapping[str, set[int]]) -> None:
         super().__init__()
         self.model = model
+        kept = getattr(model, "representation", None)
+        self.representation = kept if isinstance(kept, SharedRepresentation) else None
         self._shared_ids, self._own_ids = shared, own
 
     def shared_parameters(self) -> list[nn.Parameter]:

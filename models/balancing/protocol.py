@@ -9,6 +9,9 @@ One step with T tasks, losses L and weights w on shared parameters θ of size P:
     θ       ← optimiser(θ, d);   a task's own parameters ← optimiser(., Σ w_k ∂L_k)
     weighting.learn(means, what it asked for)
 
+An aggregator that works on logarithms of losses has w / means in place of w. Gradients may be taken at the
+representation that the tasks share instead of at θ, and c may be kept for several steps.
+
 :class:`~equipoise.models.balancing.balancer.Balancer` runs it. Everything of size T is float64 on the CPU and
 the same at every worker; methods therefore take the same decisions on all workers without communication. A task
 without labels in a batch has loss 0, no gradient and ``present`` False, and a method must not treat that 0 as a
@@ -202,6 +205,7 @@ class Aggregator:
         # Parameters of other packages need not derive from ours.
         self.kind: Kind = getattr(params, "kind", AggregatorParams.kind)
         self.needs: Needs = getattr(params, "needs", AggregatorParams.needs)
+        self.log_losses: bool = getattr(params, "log_losses", AggregatorParams.log_losses)
 
     def state_dict(self) -> dict[str, Any]:
         """Empty: there is no state."""

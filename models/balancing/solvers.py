@@ -15,6 +15,7 @@ either sign; a multiple of the identity brings the smallest to :data:`FLOOR`; C 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,3 +173,38 @@ def equilibrium(C: Array, pull: Array, power: float) -> Array:
 def _energy(C: Array, pull: Array, power: float, z: Array) -> float:
     gained = np.log(z) if power == 1 else z ** (1 - power) / (1 - power)
     return float(0.5 * (z @ C @ z) - pull @ gained)
+
+
+def dual_of_many(C: Array, norms: Array, b: Array, s: float) -> Array:
+    r"""x = s w/‖g_w‖ for the simplex weights w that minimise :math:`b_w + s \|g_w\|`, y = n ∘ x inside.
+
+    The dual of the worst-off task's largest gain by a vector of length s on top of given gains b, as in
+    :class:`~equipoise.models.balancing.cagrad.CaGrad`.
+    """
+    beta, r = b / norms, 1 / norms
+    worst = int((b + s * norms).argmin())
+    low, high = float(b.min()), math.inf
+    mu = float(b[worst] + s * norms[worst])
+    y = np.zeros_like(b)
+    for _ in range(60):
+        y = nonnegative_qp(C, mu * r - beta)
+        length = math.sqrt(max(float(y @ C @ y), 0.0))
+        if abs(length - s) <= 1e-10 * s:
+            break
+        low, high = (mu, high) if length < s else (low, mu)
+        guess = _multiplier_of(C, r, beta, y > 0, s)
+        if not low < guess < high:
+            guess = (low + high) / 2 if high < math.inf else mu + s * norms.max()
+        mu = guess
+    return y / norms
+
+
+def _multiplier_of(C: Array, r: Array, beta: Array, support: np.ndarray, s: float) -> float:
+    """μ at which the solution with this support has length s; NaN if it has it nowhere."""
+    index = np.flatnonzero(support)
+    if not len(index):
+        return math.nan
+    p, q = np.linalg.solve(C[np.ix_(index, index)], np.stack([r[index], beta[index]], axis=1)).T
+    rp, rq, rest = r[index] @ p, r[index] @ q, beta[index] @ q - s * s
+    root = rq * rq - rp * rest
+    return float((rq + math.sqrt(root)) / rp) if root >= 0 else math.nan

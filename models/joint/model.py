@@ -46,6 +46,7 @@ class JointTransformer(MultiTaskModel):
         x_BND = nn.functional.relu(self.project(batch.bags))
         for layer in self.encoder:
             x_BND = layer(x_BND, batch.key_mask)
+        x_BND = self.representation(x_BND)
         tokens_BTD = torch.stack(list(self.tokens)).expand(len(batch), -1, -1)
         for layer in self.decoder:
             tokens_BTD = layer(tokens_BTD, x_BND, batch.key_mask)

@@ -65,6 +65,8 @@ class Abmil(MultiTaskModel):
     def pool(self, batch: CaseBatch) -> Sequence[Tensor]:
         """The weighted mean of a task's branch (equation 7)."""
         h_BNE = self.project(batch.bags)
+        if self.per_task:
+            h_BNE = self.representation(h_BNE)
         pooled = []
         for attention in self.attentions:
             weights_BN = attention(h_BNE, batch.key_mask)

@@ -158,9 +158,9 @@ def _pairs(
         problems.extend(line for line in unknown if line not in problems)
         if unknown:
             continue
-        reason = refusal(weighting, aggregation) or federated_space.method_refusal(
-            study, weighting, aggregation
-        )
+        reason = refusal(
+            weighting, aggregation, at=study.balancing.at, every=study.balancing.every
+        ) or federated_space.method_refusal(study, weighting, aggregation)
         if reason:
             refused.append((f"{weighting}+{aggregation}", reason))
             if whole:

@@ -190,7 +190,7 @@ def parameters_of(settings: dict[str, Any], config: Config) -> dict[str, Value]:
     if merged["federation"] is not None:
         searched |= set(REPLACED_BY)  # clients ignore them
         constants["federation"] = _federation(merged["federation"])
-    methods: dict[str, Any] = {"rescale": balancing["rescale"]}
+    methods: dict[str, Any] = {key: balancing[key] for key in ("rescale", "at", "every")}
     for slot, registry in (("weighting", "weightings"), ("aggregation", "aggregators")):
         methods[balancing[slot]] = _complete(registry, balancing[slot], balancing[f"{slot}_params"])
     if any(name.startswith(f"{LOSS_WEIGHTS}.") for name in config):

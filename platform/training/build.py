@@ -44,7 +44,11 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def build_balancer(
-    balancing: BalancingParams, model: nn.Module, heads: Sequence[TaskHead], reduce: Reduce = identity_reduce
+    balancing: BalancingParams,
+    model: nn.Module,
+    heads: Sequence[TaskHead],
+    reduce: Reduce = identity_reduce,
+    workers: int = 1,
 ) -> Balancer:
     """The balancer that a study names, for a model that is already on its device.
 
@@ -55,7 +59,16 @@ def build_balancer(
     """
     tasks = [head.name for head in heads]
     try:
-        return Balancer(model, tasks, *_slots(balancing, heads), reduce=reduce, rescale=balancing.rescale)
+        return Balancer(
+            model,
+            tasks,
+            *_slots(balancing, heads),
+            reduce=reduce,
+            workers=workers,
+            rescale=balancing.rescale,
+            at=balancing.at,
+            every=balancing.every,
+        )
     except ValueError as error:
         raise StudyError(f"{balancing.name}: {error}", where="balancing") from error
 
@@ -69,6 +82,7 @@ def build_loss_balancer(
     shared: Iterable[nn.Parameter] | None = None,
     seed: int = 0,
     reduce: Reduce = identity_reduce,
+    workers: int = 1,
 ) -> LossBalancer:
     """The balancer of one's own training loop over any module.
 
@@ -80,10 +94,10 @@ def build_loss_balancer(
         What is balanced: names of the losses, a dictionary by name, or a list, whose names are then 0, 1, …
     method
         As ``balancing:`` of a study: ``uncertainty+pcgrad``, or a dictionary with ``weighting``, ``aggregation``,
-        ``weighting_params``, ``aggregation_params`` and ``rescale``.
+        ``weighting_params``, ``aggregation_params``, ``rescale``, ``at`` and ``every``.
     main
         Names of the losses that the others serve, for ``auto_lambda``; the first one if not given.
-    shared, seed, reduce
+    shared, seed, reduce, workers
         As in :class:`~equipoise.models.balancing.loss_balancer.LossBalancer`.
 
     Raises
@@ -114,8 +128,11 @@ def build_loss_balancer(
             for kind, name in (("weightings", balancing.weighting), ("aggregators", balancing.aggregation))
         ),
         rescale=balancing.rescale,
+        at=balancing.at,
+        every=balancing.every,
         seed=seed,
         reduce=reduce,
+        workers=workers,
     )
 
 

@@ -42,7 +42,7 @@ class FitResult:
     history
         A row per epoch: ``epoch`` (from 1), ``lr``, ``train/<task>``, ``val/<task>`` (mean losses; NaN
         without labels), ``monitor`` (smaller is better),
-        and the record of balancing (:class:`~equipoise.models.balancing.balancer.EpochRecord`).
+        and the record of balancing (:class:`~equipoise.models.balancing.record.EpochRecord`).
     best_epoch
         The epoch whose weights were kept.
     stopped_early
@@ -176,7 +176,7 @@ def _start(
         optimizer=torch.optim.AdamW(
             model.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True
         ),
-        balancer=build_balancer(balancing, model, targets.heads, group.reduce),
+        balancer=build_balancer(balancing, model, targets.heads, group.reduce, group.world),
         device=device,
         group=group,
     )

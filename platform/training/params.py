@@ -63,8 +63,15 @@ def _problem(loc: tuple[str | int, ...], given: Any, text: str) -> InitErrorDeta
     return InitErrorDetails(type="value_error", loc=loc, input=given, ctx={"error": ValueError(text)})
 
 
-def refusal(weighting: str, aggregation: str) -> str | None:
+def refusal(weighting: str, aggregation: str, *, at: str = "parameters", every: int = 1) -> str | None:
     """Why a loss weighting and a gradient aggregator cannot be combined; None if they can.
+
+    Parameters
+    ----------
+    weighting, aggregation
+        Names of the entries.
+    at, every
+        As in :class:`BalancingParams`.
 
     Raises
     ------
@@ -72,6 +79,11 @@ def refusal(weighting: str, aggregation: str) -> str | None:
         If one of the names is unknown.
     """
     first, second = get("weightings", weighting), get("aggregators", aggregation)
+    reasons = [entry.attribute("needs_parameters") for entry in (first, second)]
+    if at == "representation" and any(reasons):
+        return f"{' and '.join(filter(None, reasons))}: write at: parameters"
+    if every > 1 and second.attribute("kind") == "jacobian":
+        return f"{aggregation} works coordinate by coordinate and has no coefficients to keep: write every: 1"
     if second.attribute("kind") == "none":
         return None
     if reason := first.attribute("whole_objective"):
@@ -98,6 +110,12 @@ class BalancingParams(StrictParams):
     rescale: Literal["none", "sum_norm"] = "none"
     """``sum_norm`` gives every aggregator's direction the norm of the summed gradients: their own norms differ
     by up to 400 times, so that one learning rate would not suit all."""
+    at: Literal["parameters", "representation"] = "parameters"
+    """Where the gradients of tasks are compared. ``representation``: at what the tasks share, by one short pass per
+    task and one whole pass; costs little more with many tasks than with two."""
+    every: int = Field(default=1, ge=1)
+    """Steps for which an aggregator's coefficients are kept, with a single pass per step in between; weightings that
+    learn from gradients learn when they are taken."""
 
     @model_validator(mode="before")
     @classmethod
@@ -111,7 +129,7 @@ class BalancingParams(StrictParams):
     def _known(self) -> Self:
         entry_params("weightings", self.weighting, self.weighting_params)
         entry_params("aggregators", self.aggregation, self.aggregation_params)
-        if reason := refusal(self.weighting, self.aggregation):
+        if reason := refusal(self.weighting, self.aggregation, at=self.at, every=self.every):
             raise ValueError(f"{self.name} makes no sense: {reason}")
         return self
 
@@ -148,7 +166,8 @@ class TrainingParams(StrictParams):
     grad_clip: float | None = Field(default=None, gt=0)
     """Largest norm of the gradient; no clipping if not given."""
     class_weights: Literal["balanced", "none"] = "balanced"
-    """``balanced``: classes have equal weight in the loss, from counts of training patients."""
+    """``balanced``: classes have equal weight in the loss, from counts of training patients. Ours; arXiv 2403.03891 has
+    no class weights."""
     target_scaling: Literal["minmax", "standard"] = "minmax"
     """How regression targets are scaled, fitted on training patients; predictions are in original units."""
     ties: Literal["efron", "breslow"] = "efron"

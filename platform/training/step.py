@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.balancing.balancer import Balancer, EpochRecord
+from equipoise.models.balancing.balancer import Balancer
 from equipoise.models.balancing.protocol import StepContext
+from equipoise.models.balancing.record import EpochRecord
 from equipoise.models.batch import CaseBatch
 from equipoise.models.losses import LossSums, TaskLosses
 from equipoise.platform.errors import EquipoiseError

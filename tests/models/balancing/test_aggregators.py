@@ -25,6 +25,7 @@ SCALE: dict[str, Callable[[int, float], float]] = {
     "fairgrad": lambda T, n: 1 / n,
     "upgrad": lambda T, n: 1 / T,
     "mgda": lambda T, n: 1 / T,
+    "conicgrad": lambda T, n: 1 / T,
     "imtl_g": lambda T, n: 1 / T,
     "aligned_mtl": lambda T, n: 1 / T,
     "excess_mtl": lambda T, n: 1 / T,

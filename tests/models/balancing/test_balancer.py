@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.balancing.balancer import Balancer, cosines
+from equipoise.models.balancing.balancer import Balancer
 from equipoise.models.balancing.entries import EqualParams, NoAggregationParams
 from equipoise.models.balancing.equal import Equal
 from equipoise.models.balancing.gradients import BLOCK, TaskGradients
 from equipoise.models.balancing.none import NoAggregation
 from equipoise.models.balancing.protocol import StepContext
+from equipoise.models.balancing.record import cosines
 
 TASKS = ("a", "b", "c")
 
@@ -170,6 +171,50 @@ def test_an_absent_task_neither_counts_nor_is_shown(setting) -> None:
     assert seen.rows == (0, 2)
     assert record.weights.tolist() == [1.0, 0.0, 2.0]
     assert record.gram[1].tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("missing", ["absent", "zero gradient"])
+@pytest.mark.parametrize("method", ["cagrad", "fairgrad", "nash_mtl", "upgrad", "imtl_g"])
+def test_a_task_without_gradient_changes_nothing_for_the_others(
+    setting, build, method: str, missing: str
+) -> None:
+    """The same shared gradient as of a balancer that has never heard of task c, down to a single task that is left."""
+    model, x, closures, context = setting
+    for left in (2, 1):
+        grads = []
+        for case in ("known", "unknown"):
+            losses = model.losses(x)
+            here = torch.arange(3) < left
+            present = here if missing == "absent" or case == "unknown" else torch.ones(3, dtype=torch.bool)
+            dead = torch.where(here, losses, losses.detach() * 0 + 0 * losses)
+            chosen = dataclasses.replace(context, present=present)
+            if case == "unknown" and left == 1:
+                balancer = Balancer(model, TASKS, equal(), NoAggregation(NoAggregationParams(), ()))
+            else:
+                balancer = Balancer(model, TASKS, equal(), build(method, 3))
+            balancer.backward(dead, dead.detach(), chosen, closures)
+            grads.append([p.grad.clone() for p in model.shared_parameters()])
+        for one, other in zip(*grads, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("aggregator", ["none", "pcgrad"])
+def test_no_optimiser_moves_what_the_step_says_nothing_about(setting, build, aggregator: str) -> None:
+    """Momentum and decoupled weight decay move a parameter with a gradient of zero, and not one without."""
+    model, x, closures, context = setting
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    for present in ([True] * 3, [True, False, True]):
+        here = torch.tensor(present)
+        before = [p.detach().clone() for p in model.heads[1].parameters()]
+        h = torch.tanh(model.shared(x))
+        each = torch.stack([(head(h) - k).square().mean() for k, head in enumerate(model.heads)])
+        losses = each * here
+        balancer = Balancer(model, TASKS, equal(), build(aggregator, 3))
+        balancer.backward(losses, losses.detach(), dataclasses.replace(context, present=here), closures)
+        optimizer.step()
+        same = [torch.equal(a, b) for a, b in zip(before, model.heads[1].parameters(), strict=True)]
+        assert same == [not present[1]] * 2
+        assert all(p.grad is not None for p in model.heads[0].parameters())
 
 
 def test_hypergradient_is_the_derivative_through_the_inner_step(setting) -> None:

@@ -11,8 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from equipoise.models.balancing.cagrad import _dual_of_many, _dual_of_two
-from equipoise.models.balancing.solvers import UnitGradients
+from equipoise.models.balancing.cagrad import _dual_of_two
+from equipoise.models.balancing.solvers import UnitGradients, dual_of_many
 
 Combine = Callable[..., Tensor]
 
@@ -41,7 +41,7 @@ def test_worst_gain_is_the_dual_optimum(combine: Combine, matrices: list, c: flo
         assert dual(J, points, c).min() >= gain - 1e-6 * size, case.name
         unit = UnitGradients.of(J @ J.T)
         b = torch.mean(J @ J.T, dim=1).numpy()
-        x = torch.from_numpy(_dual_of_many(unit.cosines, unit.norms, b, c * float(g0.norm())))
+        x = torch.from_numpy(dual_of_many(unit.cosines, unit.norms, b, c * float(g0.norm())))
         assert dual(J, (x / x.sum())[None], c).item() == pytest.approx(float(gain), abs=1e-4 * size), (
             case.name
         )
@@ -66,7 +66,7 @@ def test_closed_form_is_the_solver_s(angle: float, ratio: float, c: float) -> No
     unit = UnitGradients.of(torch.from_numpy(J @ J.T))
     b = (J @ J.T).mean(1)
     s = c * float(np.linalg.norm(J.mean(0)))
-    both = [solve(unit.cosines, unit.norms, b, s) for solve in (_dual_of_two, _dual_of_many)]
+    both = [solve(unit.cosines, unit.norms, b, s) for solve in (_dual_of_two, dual_of_many)]
     assert J.T @ both[0] == pytest.approx(J.T @ both[1], abs=1e-5 * max(ratio, 1))
 
 

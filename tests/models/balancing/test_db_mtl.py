@@ -6,13 +6,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
+
+from equipoise.models.balancing.balancer import Balancer
+from equipoise.models.balancing.entries import EqualParams
+from equipoise.models.balancing.equal import Equal
 
 J = torch.tensor([[3.0, 0.0], [0.0, 8.0]])
 
 
 def test_a_step_by_hand(build: Callable, at: Callable) -> None:
-    """Gradients of log L are (3, 0)/1.5 and (0, 8)/2; both get the larger norm, 4."""
-    d = build("db_mtl").direction(J, torch.tensor([1.5, 2.0]), at(2))
+    """Gradients of log L are (3, 0)/1.5 and (0, 8)/2; both get the larger norm, 4. The balancer divides by L."""
+    losses = torch.tensor([1.5, 2.0])
+    d = build("db_mtl").direction(J / losses[:, None], losses, at(2))
     assert d.tolist() == pytest.approx([4, 4])
 
 
@@ -53,6 +59,40 @@ def test_gradients_are_copied(build: Callable, at: Callable) -> None:
     assert method.mean.norm() > 0
 
 
+class Tower(nn.Module):
+    """One shared number and one own number per task; losses (θ a_k − k)² + 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([0.7], dtype=torch.float64))
+        self.own = nn.ParameterList(torch.tensor([k + 0.5], dtype=torch.float64) for k in range(2))
+
+    def losses(self) -> torch.Tensor:
+        return torch.cat([(self.theta * a - k).square() + 1 for k, a in enumerate(self.own)])
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        return [self.theta]
+
+    def task_parameters(self, task: str) -> list[nn.Parameter]:
+        return [self.own[int(task[-1])]]
+
+
+def test_own_parameters_follow_the_logarithm_too(build: Callable, at: Callable) -> None:
+    model = Tower()
+    losses = model.losses()
+    expected = torch.autograd.grad(losses.log().sum(), list(model.own), retain_graph=True)
+    shared = [torch.autograd.grad(loss.log(), model.theta, retain_graph=True)[0] for loss in losses]
+    balancer = Balancer(model, at(2).tasks, Equal(EqualParams(), ()), build("db_mtl"))
+    balancer.backward(losses, losses.detach(), at(2), None)
+    for parameter, gradient in zip(model.own, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+    largest = max(abs(float(g)) for g in shared)
+    assert float(model.theta.grad) == pytest.approx(largest * sum(float(torch.sign(g)) for g in shared))
+
+
 def test_negative_losses_are_refused(build: Callable, at: Callable) -> None:
-    with pytest.raises(ValueError, match="a loss is negative"):
-        build("db_mtl").direction(J, torch.tensor([1.0, -0.1]), at(2))
+    model = Tower()
+    losses = model.losses() - 3
+    balancer = Balancer(model, at(2).tasks, Equal(EqualParams(), ()), build("db_mtl"))
+    with pytest.raises(ValueError, match="DbMtl needs losses of at least 0"):
+        balancer.backward(losses, losses.detach(), at(2), None)

@@ -32,7 +32,7 @@ CASES = [(name, PARAMS.get(name, {})) for name in WEIGHTINGS] + [
     ("stch", {"warmup_epochs": 1, "log": False, "mu": 0.3}),
 ]
 IDS = [f"{name}-{'-'.join(map(str, params.values()))}".rstrip("-")[:40] for name, params in CASES]
-STATEFUL = {"uncertainty", "dwa", "auto_lambda", "gradnorm", "imtl_l", "stch", "famo"}
+STATEFUL = {"uncertainty", "dwa", "autoscale", "auto_lambda", "gradnorm", "imtl_l", "stch", "famo"}
 ALL = torch.tensor([True, True, True])
 
 

@@ -34,6 +34,15 @@ TASKS = (
 )
 PARAMS = {"static": {"weights": {"MSI": 0.5, "LF": 0.3, "OS": 0.2}}}
 
+#: Methods with gradients at the representation, or coefficients kept for some steps.
+CHEAP = [
+    "equal+pcgrad@representation:1",
+    "uncertainty+fairgrad@representation:2",
+    "gradnorm+none@representation:1",
+    "equal+cagrad@parameters:3",
+    "auto_lambda+gradvac@parameters:2",
+]
+
 
 def methods() -> list[str]:
     """Every weighting alone, every aggregator alone, and the paper's grid."""
@@ -43,14 +52,21 @@ def methods() -> list[str]:
     )
     names = [f"{w}+none" for w in weightings] + [f"equal+{a}" for a in aggregators]
     names += ["+".join(cell) for cell in grid] + ["imtl_l+imtl_g"]
-    return [name for name in dict.fromkeys(names) if refusal(*name.split("+")) is None]
+    kept = [name for name in dict.fromkeys(names) if refusal(*name.split("+")) is None]
+    return kept + CHEAP
 
 
 def balancing_of(name: str) -> BalancingParams:
-    """The method with its required parameters."""
-    weighting, aggregation = name.split("+")
+    """The method with its required parameters; ``<method>@<place>:<every>``."""
+    method, _, cheap = name.partition("@")
+    place, _, every = cheap.partition(":")
+    weighting, aggregation = method.split("+")
     return BalancingParams(
-        weighting=weighting, aggregation=aggregation, weighting_params=PARAMS.get(weighting, {})
+        weighting=weighting,
+        aggregation=aggregation,
+        weighting_params=PARAMS.get(weighting, {}),
+        at=place or "parameters",
+        every=every or 1,
     )
 
 
