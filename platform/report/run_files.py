@@ -41,6 +41,9 @@ FILES = {
     "manifest/splits.json": FileSpec("who is in which fold", "equipoise train", "splits"),
     "manifest/leakage.csv": FileSpec("the leakage audit", "equipoise train", "leakage"),
     "manifest/warnings.json": FileSpec("warnings of the run", "equipoise validate", "warnings"),
+    "manifest/table_batches.json": FileSpec(
+        "tables that carry their batch", "equipoise validate", "table_batches"
+    ),
     "manifest/notes.json": FileSpec("remarks on the tables", "equipoise validate", "notes"),
     "qc": FileSpec("thumbnails of the slides", "equipoise extract", "thumbnails"),
     "folds": FileSpec("training history of the folds", "equipoise train", "histories"),
@@ -142,6 +145,13 @@ class RunFiles:
     def warnings(self) -> list[str]:
         """Warnings of the run."""
         return self._sentences("manifest/warnings.json")
+
+    @cached_property
+    def table_batches(self) -> list[dict[str, Any]]:
+        """Tables that carry the batch they were prepared in, with the tasks that it spoils."""
+        return self._records(
+            "manifest/table_batches.json", "modality", "reason", "groups", "tasks", "sentence"
+        )
 
     @cached_property
     def notes(self) -> list[str]:

@@ -3,11 +3,14 @@
 Written from the tables by ``validate``, and again from the readable slides by ``extract`` and ``train``.
 """
 
+import logging
 from typing import TYPE_CHECKING
 
 from equipoise.datasets.atomic_io import atomic_path, write_json
 from equipoise.platform.errors import DataError
 from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.run.table_checks import FILE as BATCHES_FILE
+from equipoise.platform.run.table_checks import tables_with_batches
 from equipoise.platform.study.schema import Study
 
 if TYPE_CHECKING:
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
     from equipoise.datasets.cohorts.cohort import Cohorts
     from equipoise.datasets.cohorts.splits import Fold
+
+log = logging.getLogger("equipoise")
 
 
 def write_manifest(folder: RunFolder, cohorts: "Cohorts", slides: "pd.DataFrame") -> None:
@@ -40,7 +45,7 @@ def is_written_by_extract(folder: RunFolder) -> bool:
 def write_folds(
     study: Study, folder: RunFolder, cohorts: "Cohorts", folds: "list[Fold]", index: "pd.DataFrame | None"
 ) -> None:
-    """Write folds, their warnings and the leakage audit under ``manifest/``.
+    """Write folds, their warnings, tables that carry their batch and the leakage audit under ``manifest/``.
 
     Parameters
     ----------
@@ -62,7 +67,12 @@ def write_folds(
     with atomic_path(manifest / "leakage.csv") as path:
         audit.to_csv(path, index=False)
     warnings = split_warnings(folds, cohorts.patients, study.tasks, study.splits)
-    write_json(manifest / "warnings.json", [*warnings, *shared_sites(cohorts.patients)])
+    batches = tables_with_batches(cohorts)
+    write_json(manifest / BATCHES_FILE, [table.to_json() for table in batches])
+    warnings += [*shared_sites(cohorts.patients), *(table.sentence for table in batches)]
+    write_json(manifest / "warnings.json", warnings)
+    for table in batches:
+        log.warning("%s", table.sentence)
     if not audit["ok"].all():
         lines = [] if files is None else shared_files(folds, cohorts.patients, files)
         leaks = "\n".join(f"  {line}" for line in lines) or audit[~audit["ok"]].to_string(index=False)

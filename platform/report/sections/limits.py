@@ -37,6 +37,12 @@ def limits(run: RunFiles) -> list[str]:
         )
     if run.leakage is not None and not run.leakage["ok"].all():
         sentences.append("The leakage audit failed: the test results are not valid.")
+    for table in run.table_batches:
+        if spoiled := [task["task"] for task in table["tasks"] if task["spoiled"]]:
+            sentences.append(
+                f"{table['modality']} carries the batch it was prepared in, and the batch alone predicts "
+                f"{' and '.join(spoiled)}: what a model of it learns may be the preparation of the table."
+            )
     sentences += _small(run)
     sentences += _sites(run)
     if run.metric_rows and not any(row["role"] == "external" for row in run.metric_rows):

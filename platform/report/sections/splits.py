@@ -7,7 +7,7 @@ import pandas as pd
 from equipoise.platform.registry import entries
 from equipoise.platform.report.blocks import Block, Cell, Heading, Notice, Section, Table, Text
 from equipoise.platform.report.entries import SectionParams
-from equipoise.platform.report.formatting import count, listed, percent, plural
+from equipoise.platform.report.formatting import count, listed, number, percent, plural
 from equipoise.platform.report.run_files import RunFiles, Task
 
 
@@ -18,6 +18,8 @@ def build(run: RunFiles, params: SectionParams) -> Section:
         blocks.append(_folds(run))
     if run.leakage is not None:
         blocks += [Heading("Leakage audit"), *_audit(run.leakage)]
+    if run.table_batches:
+        blocks += _table_batches(run.table_batches)
     return Section("Splits and leakage audit", _lead(run), blocks)
 
 
@@ -107,3 +109,33 @@ def _audit(leakage: pd.DataFrame) -> list[Block]:
         )
     )
     return blocks
+
+
+def _table_batches(found: list[dict[str, Any]]) -> list[Block]:
+    """Tables that tell apart who was prepared together, and every task by the group alone."""
+    rows: list[list[str | Cell]] = [
+        [
+            table["modality"],
+            table["reason"],
+            str(len(table["groups"])),
+            task["task"],
+            task["metric"],
+            number(task["value"], 3),
+            number(task["chance"], 3),
+            Cell("spoiled", tone="bad") if task["spoiled"] else Cell("not seen", tone="muted"),
+        ]
+        for table in found
+        for task in table["tasks"]
+    ]
+    return [
+        Heading("Tables that carry their batch"),
+        Notice("The audit of the tables failed", [table["sentence"] for table in found], tone="bad"),
+        Table(
+            ["Table", "Found by", "Groups", "Task", "Metric", "By the group alone", "By chance", "Task"],
+            rows,
+            numeric=frozenset([2, 5, 6]),
+            caption="A score of a spoiled task says nothing before it is above what the group alone gives; metrics "
+            "within a group are not touched by it. No transform removes exact values: prepare the table once for all "
+            "patients.",
+        ),
+    ]

@@ -208,6 +208,7 @@ def _write_manifest(root: Path, made: Made, patients: pd.DataFrame, folds: list[
         ("flow", flow),
         ("splits", {"version": 1, "folds": folds}),
         ("warnings", [few]),
+        ("table_batches", []),
         ("notes", ["rna of 9 of 10 patients"]),
     ):
         (manifest / f"{name}.json").write_text(json.dumps(value))
