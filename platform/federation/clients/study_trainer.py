@@ -10,7 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -274,8 +274,9 @@ class IdentityTransform:
     """The transform of a table whose rows have been transformed already."""
 
     names: tuple[str, ...]
+    per_cohort: ClassVar[bool] = False
 
-    def apply(self, values: np.ndarray, columns: tuple[str, ...]) -> np.ndarray:
+    def apply(self, values: np.ndarray, columns: tuple[str, ...], cohort: str | None = None) -> np.ndarray:
         """The unchanged row."""
         return values
 
@@ -293,7 +294,7 @@ def with_transformed_tables(data: ClientData, targets: Targets) -> ClientData:
 def transformed_rows(case: Case, targets: Targets) -> dict[str, np.ndarray]:
     """Modality → transformed row, for the modalities of the case."""
     return {
-        modality: table.apply(values, columns_of(len(values), case.columns.get(modality)))
+        modality: table.apply(values, columns_of(len(values), case.columns.get(modality)), case.cohort)
         for modality, table in targets.tables.items()
         if (values := case.omics.get(modality)) is not None
     }
