@@ -37,7 +37,8 @@ from equipoise.datasets.cohorts.cases import Case
 from equipoise.datasets.omics.params import Covariate, TableParams
 from equipoise.datasets.tables.tasks import SurvivalEvent, SurvivalTask, SurvivalTime
 from equipoise.platform.federation.clients.local_training import ClientContext
-from equipoise.platform.federation.messages import ClientUpdate, TrainRequest, group_weights
+from equipoise.platform.federation.messages import ClientUpdate, TrainRequest
+from equipoise.platform.federation.objective import weight_table
 from equipoise.platform.federation.standardisation import federated_targets
 from equipoise.platform.federation.strategies.strategy import AggregatedUpdate, Contribution, Strategy
 from equipoise.platform.federation.vector import Schema
@@ -235,7 +236,7 @@ def federated(method: Method, regions: Regions, seed: int, server_aggregation: s
         if sequential:
             vector = start
             continue
-        weights = group_weights(updates, schema.groups, uniform=False)
+        weights = weight_table([update.counts for update in updates], schema.groups)
         contributions = tuple(Contribution(u.client, {"shared": float(u.n)}, u.steps) for u in updates)
         aggregated = AggregatedUpdate(aggregate(updates, schema, weights), contributions, population)
         vector = strategy.step(schema, vector, aggregated, state).astype(np.float32)

@@ -90,9 +90,11 @@ class RecordingPrivacy:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["inner"], name)
 
-    def privatize(self, update: ClientUpdate, request: TrainRequest) -> ClientUpdate:
+    def privatize(
+        self, update: ClientUpdate, request: TrainRequest, weights: Mapping[str, float]
+    ) -> ClientUpdate:
         """Apply the mechanism, then the attack, then record the update."""
-        sent = self.inner.privatize(update, request)
+        sent = self.inner.privatize(update, request, weights)
         if self.change is not None and update.client == self.client:
             sent = self.change(sent, request)
         self.seen.append(sent)

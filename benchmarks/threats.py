@@ -28,7 +28,7 @@ import torch
 from benchmarks import threat_cases as cases
 from benchmarks.threat_cases import Problem, train
 from benchmarks.update_directions import directions
-from equipoise.platform.federation.messages import group_weights
+from equipoise.platform.federation.objective import weight_table
 from equipoise.platform.federation.params import UpdateValidatorParams
 from equipoise.platform.federation.privacy.accountant import noise_for
 from equipoise.platform.federation.simulation.clean_costs import clean_cost
@@ -72,7 +72,7 @@ def costs(seeds: range) -> dict[str, dict[str, float]]:
         problem = cases.survival(seed)
         _, wire = train(problem, local=LOCAL, rounds=1)
         schema = problem.schema()
-        weights = group_weights(wire.seen, schema.groups, uniform=False)
+        weights = weight_table([update.counts for update in wire.seen], schema.groups)
         for name, entry in entries("server_aggregations").items():
             rule = entry.load()(entry.params(), seed=0)
             by_name.setdefault(name, []).append(clean_cost(wire.seen, schema, weights, rule))
@@ -96,7 +96,7 @@ def backdoor(seeds: range) -> dict[str, dict[str, float]]:
             clean, _ = train(problem, server_aggregation=rule, local=LOCAL)
             attacked, wire = train(poisoned, server_aggregation=rule, local=LOCAL, change=cases.boost(6))
             schema, first = problem.schema(), wire.seen[: len(cases.SIZES)]
-            rows = directions(first, schema, group_weights(first, schema.groups, uniform=False))
+            rows = directions(first, schema, weight_table([update.counts for update in first], schema.groups))
             lowest = min(rows, key=lambda row: row.cosine)
             for name, value in {
                 "auc_clean": cases.accuracy(clean.model, problem),

@@ -24,9 +24,11 @@ import numpy as np
 from equipoise.platform.errors import FederationError
 from equipoise.platform.federation.backend import Backend
 from equipoise.platform.federation.messages import ClientManifest, TrainRequest, request_id_of
+from equipoise.platform.federation.objective import Objective
 from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.federation.participation import (
     VirtualClock,
+    draw_rate,
     participants,
     poisson,
     sampling_plan,
@@ -301,6 +303,7 @@ class Federation:
             vector=self.server.vector if vector is None else vector,
             arrays=self.strategy.broadcast(self.server.state),
             privacy=self.privacy.open_round(round_, clients),
+            totals=self.server.objective.totals,
         )
 
     def _personalise(self) -> None:
@@ -339,7 +342,9 @@ class Federation:
             audit_log=AuditLog(path, hashes=path is not None),  # without a file nobody reads the hashes
             manifests=manifests,
             seed=self.seed,
-            uniform=params.weights == "uniform",
+            objective=objective_of(
+                params, self.schema, manifests, equal=self.strategy.uniform or self.privacy.uniform
+            ),
             min_clients=params.participation.min_clients,
         )
 
@@ -389,6 +394,22 @@ class Federation:
             backend=self.backend.name,
             workers=self.backend.workers,
         )
+
+
+def objective_of(
+    params: FederationParams, schema: Schema, manifests: Mapping[str, ClientManifest], *, equal: bool
+) -> Objective:
+    """The objective of these clients; ``equal`` where strategy or privacy need all weights to be the same."""
+    sequential = get("strategies", params.strategy).attribute("sequential")
+    sizes = [manifest.n for manifest in manifests.values() if manifest.learns]
+    return Objective.of(
+        manifests,
+        schema.groups,
+        weighting="steps" if sequential else "equal" if equal else "labels",
+        equal=equal or params.weights == "uniform",
+        draw=draw_rate(params.participation, sizes),
+        length=params.local.length,
+    )
 
 
 def build_strategy(params: FederationParams) -> Strategy:

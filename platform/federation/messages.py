@@ -16,7 +16,7 @@ import dataclasses
 import hashlib
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -40,6 +40,8 @@ MAX_HEADER_BYTES = 1 << 20
 ALIGNMENT = 64
 #: A message: as one buffer, or as its header and its arrays one by one, so that large arrays are never copied.
 MessageData = bytes | memoryview | list[memoryview]
+#: How clients are weighted: by labels, all alike, or by their optimiser steps (clients that are visited in turn).
+Weighting = Literal["labels", "equal", "steps"]
 #: group of the schema → ``[C]`` float64 weights of C updates; 0 where a client did not train the group.
 GroupWeights = Mapping[str, np.ndarray]
 
@@ -169,6 +171,33 @@ def _refuse(constant: str) -> float:
 
 
 @dataclass(frozen=True)
+class Totals:
+    """Sums over the clients, from which each computes its part of the common objective.
+
+    See :mod:`equipoise.platform.federation.objective`.
+
+    Parameters
+    ----------
+    tasks
+        Task → labels of all clients (events under Cox's model); the number of clients with labels if ``equal``.
+    groups
+        Group, and ``shared`` → sum of the clients' weights.
+    weighting
+        What clients are weighted by.
+    equal
+        All labels of a task at a client count as one.
+    draw
+        Probability per patient with which clients are drawn, 1 at most; 0 if all are drawn alike.
+    """
+
+    tasks: Mapping[str, float]
+    groups: Mapping[str, float]
+    weighting: Weighting = "labels"
+    equal: bool = False
+    draw: float = 0.0
+
+
+@dataclass(frozen=True)
 class TrainRequest:
     """One request, the same for all participants of a round.
 
@@ -190,6 +219,8 @@ class TrainRequest:
         Further vectors of the strategy, for example SCAFFOLD's control variate.
     privacy
         What the server's half of the privacy mechanism tells clients, as plain data.
+    totals
+        From which clients scale their losses; None for the client's own objective.
     """
 
     round: int
@@ -201,6 +232,7 @@ class TrainRequest:
     vector: np.ndarray
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     privacy: Mapping[str, Any] = field(default_factory=dict)
+    totals: Totals | None = None
 
     def to_bytes(self) -> bytes:
         """The message that is sent to workers."""
@@ -209,14 +241,16 @@ class TrainRequest:
     def to_parts(self) -> list[memoryview]:
         """The message as header and arrays, without a copy of the vectors."""
         header = {name: getattr(self, name) for name in _REQUEST_FIELDS} | {"shield": dict(self.privacy)}
+        header |= {"totals": None if self.totals is None else asdict(self.totals)}
         return pack_parts(REQUEST_KIND, header, {WEIGHTS: self.vector, **self.arrays})
 
     @classmethod
     def from_bytes(cls, data: MessageData) -> TrainRequest:
         """The inverse; arrays are read-only views of ``data``."""
         header, arrays = unpack(REQUEST_KIND, data)
-        privacy = header.pop("shield")
-        return cls(**header, privacy=privacy, vector=arrays.pop(WEIGHTS), arrays=arrays)
+        privacy, totals = header.pop("shield"), header.pop("totals")
+        totals = None if totals is None else Totals(**totals)
+        return cls(**header, privacy=privacy, totals=totals, vector=arrays.pop(WEIGHTS), arrays=arrays)
 
     def local_seed(self, client: str) -> int:
         """Seed of all randomness at a client in this round: a function of (seed, round, client)."""
@@ -224,7 +258,9 @@ class TrainRequest:
 
 
 _REQUEST_FIELDS = tuple(
-    f.name for f in dataclasses.fields(TrainRequest) if f.name not in ("vector", "arrays", "privacy")
+    f.name
+    for f in dataclasses.fields(TrainRequest)
+    if f.name not in ("vector", "arrays", "privacy", "totals")
 )
 
 
@@ -255,8 +291,8 @@ class ClientUpdate:
     delta
         ``[P]`` float32, local minus broadcast weights; 0 where the client did not train.
     counts
-        Group of the schema → number of labelled patients that trained it (for Cox's model, only where an event was
-        observed); 0 if not trained here.
+        Group of the schema → number of labelled patients of the client that train it (for Cox's model, only where an
+        event was observed); 0 if the client cannot train it, and 0 everywhere if no weight moved.
     n
         Training patients.
     steps
@@ -366,6 +402,8 @@ class ClientManifest:
         Remarks for people.
     batch
         Patients per step.
+    labels
+        Task → labels that its mean loss is taken over: events under Cox's model, else patients with a label.
     """
 
     client: str
@@ -375,6 +413,7 @@ class ClientManifest:
     counts: Mapping[str, int]
     flags: tuple[str, ...] = ()
     batch: int = 1
+    labels: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def learns(self) -> bool:
@@ -389,12 +428,6 @@ class ClientManifest:
     def from_json(cls, data: Mapping[str, Any]) -> ClientManifest:
         """The inverse."""
         return cls(**{**data, "flags": tuple(data["flags"])})
-
-
-def group_weights(updates: Sequence[ClientUpdate], groups: Sequence[str], *, uniform: bool) -> GroupWeights:
-    """Weight of each update in each group: its labelled patients there, or 1 if it has any."""
-    table = {group: np.array([u.counts.get(group, 0) for u in updates], np.float64) for group in groups}
-    return {group: (row > 0).astype(np.float64) for group, row in table.items()} if uniform else table
 
 
 def _is_table(value: Any, *kinds: type) -> bool:

@@ -188,7 +188,8 @@ class FederationParams(StrictParams):
     server_aggregation_params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of the server aggregation."""
     weights: Literal["patients", "uniform"] = "patients"
-    """Weight of a client: its labelled patients, for each group of parameters, or the same for all clients."""
+    """``patients``: every label counts alike (every event, for Cox's model), as in pooled training; ``uniform``: every
+    client with labels of a task."""
     local: LocalParams = LocalParams()
     """What a client does in a round."""
     participation: Participation = Participation()

@@ -39,9 +39,40 @@ def participants(
         return sorted({clients[(round_ * count + i) % total] for i in range(count)})
     if params.scheme == "poisson":
         return poisson(clients, params.fraction, seed=seed, round_=round_)
-    weights = np.array([sizes[client] if params.scheme == "size" else 1 for client in clients], float)
-    chosen = _rng(seed, round_, DRAW).choice(total, count, replace=False, p=weights / weights.sum())
-    return [clients[i] for i in sorted(chosen)]
+    rng = _rng(seed, round_, DRAW)
+    if params.scheme == "size":
+        rate = draw_rate(params, [sizes[client] for client in clients])
+        chances = np.minimum(1.0, rate * np.array([sizes[client] for client in clients], float))
+        return [clients[i] for i in sorted(systematic(chances, rng))]
+    return [clients[i] for i in sorted(rng.choice(total, count, replace=False))]
+
+
+def draw_rate(params: Participation, sizes: Sequence[int]) -> float:
+    """Probability per patient with which clients are drawn, 1 for a client at most; 0 if all are drawn alike.
+
+    Parameters
+    ----------
+    sizes
+        Patients of the clients that could take part.
+    """
+    if params.scheme != "size" or not sizes:
+        return 0.0
+    left = math.ceil(params.fraction * len(sizes) - 1e-9)
+    ordered = sorted(sizes, reverse=True)
+    for at, size in enumerate(ordered):  # the largest take part in every round
+        rate = left / sum(ordered[at:])
+        if rate * size <= 1:
+            return rate
+        left -= 1
+    return 1.0 / ordered[-1]
+
+
+def systematic(chances: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Indices drawn with exactly these probabilities, their sum (a whole number) in number (Madow 1949)."""
+    order = rng.permutation(len(chances))
+    passed = np.round(np.cumsum(chances[order]), 9) - rng.random()
+    ticks = np.floor(passed).astype(int)
+    return order[np.diff(ticks, prepend=-1) > 0]
 
 
 def poisson(clients: Sequence[str], rate: float, *, seed: int, round_: int) -> list[str]:

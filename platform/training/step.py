@@ -67,6 +67,10 @@ class Epoch:
         Patients per step, over all workers.
     seed, epoch
         Everything random is a function of them.
+    factors
+        ``[T]``: gradients are those of ``factor · sum of losses / patients of the batch`` in place of the mean over
+        labels; weightings still see the means. For a site of a federation, which knows a part of all labels
+        (:mod:`equipoise.platform.federation.objective`).
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Epoch:
         seed: int,
         epoch: int,
         lr: float,
+        factors: Tensor | None = None,
     ) -> None:
         self.state = state
         self.targets = targets
@@ -91,6 +96,7 @@ class Epoch:
         self.seed = seed
         self.epoch = epoch
         self.lr = lr
+        self.factors = factors
         self.tasks = tuple(head.name for head in targets.heads)
         self.record = EpochRecord(self.tasks)
         self.total = LossSums(*torch.zeros(2, len(self.tasks), device=state.device))
@@ -113,6 +119,7 @@ class Epoch:
             )
         context = StepContext(self.tasks, (counts > 0).cpu(), self.epoch, self._step, self.seed, self.lr)
         probe = self.params.probe and self._step == 0
+        losses = self._scaled(losses, counts, len(rows))
         record = state.balancer.backward(losses, means, context, self, probe=probe)
         if self.params.grad_clip is not None:
             nn.utils.clip_grad_norm_(state.model.parameters(), self.params.grad_clip)
@@ -147,8 +154,9 @@ class Epoch:
 
     def sample_losses(self, index: int) -> Tensor:
         """``[T]`` losses of training patients drawn for this step and index."""
-        batch = self._read(self.train, self._draw(len(self.train), SAMPLE + index))
-        return self._share(self._sums(batch))[0]
+        rows = self._draw(len(self.train), SAMPLE + index)
+        losses, counts = self._share(self._sums(self._read(self.train, rows)))
+        return self._scaled(losses, counts, len(rows))
 
     def totals(self) -> LossSums:
         """Loss sums and label counts of the epoch, over all workers."""
@@ -181,6 +189,11 @@ class Epoch:
         group = self.state.group
         counts = group.total(sums.counts.detach())
         return sums.sums * (group.world / counts.clamp(min=1)), counts
+
+    def _scaled(self, losses: Tensor, counts: Tensor, patients: int) -> Tensor:
+        if self.factors is None:
+            return losses
+        return losses * (self.factors.to(counts) * counts / patients)
 
 
 def non_finite(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.platform.federation.messages import ClientManifest, TrainRequest
+from equipoise.platform.federation.objective import ClientShare
 from equipoise.platform.federation.vector import Schema
 from equipoise.platform.training.build import seeded
 
@@ -60,6 +61,14 @@ class ClientContext:
         known = dict(model.named_parameters(remove_duplicate=False))
         self._trained = [segment for segment in schema.segments if segment.trained]
         self.parameters = [known[segment.name] for segment in self._trained]
+
+    def gradient_factors(self, by_group: Mapping[str, float]) -> list[tuple[list[nn.Parameter], float]]:
+        """Parameters and the factor of their gradients, where it is not 1."""
+        found: dict[float, list[nn.Parameter]] = {}
+        for segment, parameter in zip(self._trained, self.parameters, strict=True):
+            if (factor := by_group.get(segment.group, 1.0)) != 1:
+                found.setdefault(factor, []).append(parameter)
+        return [(parameters, factor) for factor, parameters in found.items()]
 
     @property
     def learned(self) -> np.ndarray:
@@ -111,6 +120,8 @@ class LocalJob:
         Passes over the client's data in earlier rounds.
     memory
         What the trainer returned as ``memory`` in the client's last round; empty in its first.
+    share
+        The client's part of the common objective; None trains on the client's own.
     """
 
     client: str
@@ -119,16 +130,33 @@ class LocalJob:
     optimizer: torch.optim.Optimizer
     first_epoch: int
     memory: bytes
+    share: ClientShare | None = None
 
     @cached_property
     def seed(self) -> int:
         """Seed of everything random."""
         return self.context.request.local_seed(self.client)
 
+    def loss_factors(self, tasks: Sequence[str]) -> Tensor | None:
+        """``[T]`` factors of the summed losses of a batch, per patient of it; None to take their means as they are."""
+        if self.share is None:
+            return None
+        return torch.tensor([self.share.task_factors.get(task, 0.0) for task in tasks])
+
     @contextmanager
     def hooked(self, device: torch.device) -> Iterator[None]:
-        """Let the strategy correct every gradient; seed torch's global generators and restore them afterwards."""
-        hook = self.optimizer.register_step_pre_hook(lambda *_: self.correct(self.context))
+        """Scale every gradient to the common objective and let the strategy correct it; seed torch's global generators
+        and restore them afterwards."""
+        factors = self.context.gradient_factors({} if self.share is None else self.share.group_factors)
+
+        def before_step(*_: Any) -> None:
+            with torch.no_grad():
+                for parameters, factor in factors:
+                    if known := [p.grad for p in parameters if p.grad is not None]:
+                        torch._foreach_mul_(known, factor)
+            self.correct(self.context)
+
+        hook = self.optimizer.register_step_pre_hook(before_step)
         try:
             with seeded(self.seed, device):
                 yield

@@ -32,6 +32,7 @@ from equipoise.platform.federation.messages import (
     pack_failure,
     unpack,
 )
+from equipoise.platform.federation.objective import ClientShare, Objective
 from equipoise.platform.federation.params import LocalParams
 from equipoise.platform.federation.privacy.mechanism import PrivacyMechanism
 from equipoise.platform.federation.strategies.strategy import PERSONAL_MODEL, PERSONAL_PART, Strategy
@@ -146,14 +147,17 @@ class ClientRunner:
     def _update(
         self, client: str, request: TrainRequest, request_id: str, state: ClientState
     ) -> tuple[ClientUpdate, ClientState]:
-        strategy, fits = self.setup.strategy, request.kind == "fit"
-        counts = self.manifests[client].counts if fits else {}
+        strategy, fits, manifest = self.setup.strategy, request.kind == "fit", self.manifests[client]
+        counts = manifest.counts if fits else {}
+        share = None
+        if request.totals is not None:
+            share = Objective(request.totals, request.epochs, request.steps).share(manifest)
         context = ClientContext(self.model, self.schema, request, dict(state.vectors), counts)
         start = request.vector
         if self.personal_mask is not None:
             start = strategy.personal_weights(self.schema, request.vector, state.vectors)
-        outcome = self._train(client, start, context, strategy if fits else Strategy(ServerParams()), state)
-        context.counts = counts = self._trained(counts, outcome)
+        hooks = strategy if fits else Strategy(ServerParams())
+        outcome = self._train(client, start, context, hooks, state, share)
         if not fits:
             context.state[PERSONAL_MODEL] = self.schema.flatten(self.model)
         if self.personal_mask is not None:
@@ -161,12 +165,13 @@ class ClientRunner:
         delta = context.only_trained(self.schema.difference(self.model, request.vector))
         if self.personal_mask is not None:
             delta[self.personal_mask] = 0
-        moved = {group for group, span in self.schema.spans if _moves(delta[span])}
+        if not _moves(delta):  # no batch had a label to learn from, or the gradient is 0: the server is told
+            counts = dict.fromkeys(counts, 0)
         arrays = strategy.on_train_end(context, delta) if fits else {}
         if fits and strategy.personal_strategy is not None:
-            beside = ClientContext(self.model, self.schema, request, {}, self.manifests[client].counts)
+            beside = ClientContext(self.model, self.schema, request, {}, manifest.counts)
             start = context.state.get(PERSONAL_MODEL, request.vector)
-            self._train(client, start, beside, strategy.personal_strategy, state)
+            self._train(client, start, beside, strategy.personal_strategy, state)  # on its own objective
             context.state[PERSONAL_MODEL] = self.schema.flatten(self.model)
         update = ClientUpdate(
             schema_hash=self.schema.hash,
@@ -174,24 +179,31 @@ class ClientRunner:
             client=client,
             request_id=request_id,
             delta=delta,
-            counts={group: count if group in moved else 0 for group, count in counts.items()},
-            n=self.manifests[client].n,
+            counts=dict(counts),
+            n=manifest.n,
             steps=context.steps,
             metrics=self._metrics(client, outcome),
             arrays=arrays,
         )
         after = ClientState(context.state, outcome.memory, state.passes + outcome.passes)
-        return self.setup.privacy.privatize(update, request), after
+        weights = share.weights if share is not None else {}
+        return self.setup.privacy.privatize(update, request, weights), after
 
     def _train(
-        self, client: str, start: np.ndarray, context: ClientContext, strategy: Strategy, state: ClientState
+        self,
+        client: str,
+        start: np.ndarray,
+        context: ClientContext,
+        strategy: Strategy,
+        state: ClientState,
+        share: ClientShare | None = None,
     ) -> LocalOutcome:
-        """Train the model from these weights."""
+        """Train the model from these weights, on the client's part of the common objective or on its own."""
         self.schema.load(self.model, start)
         strategy.on_train_start(context)
         optimizer = self._optimizer(context.request.lr)
         correct = strategy.on_before_optimizer_step
-        job = LocalJob(client, context, correct, optimizer, state.passes, state.memory)
+        job = LocalJob(client, context, correct, optimizer, state.passes, state.memory, share)
         self.model.train()
         return self.trainer.train(job)
 
@@ -205,13 +217,6 @@ class ClientRunner:
         return torch.optim.SGD(
             chosen, lr=lr, momentum=local.momentum, weight_decay=local.weight_decay, fused=True
         )
-
-    def _trained(self, counts: Mapping[str, int], outcome: LocalOutcome) -> dict[str, int]:
-        """Counts with 0 for tasks that were not trained: the batches may hold no label, or no event, of a task."""
-        missed = {f"task:{task}" for task, (_, count) in outcome.losses.items() if not count}
-        if len(missed) == len(self.trainer.tasks):
-            return dict.fromkeys(counts, 0)
-        return {group: 0 if group in missed else count for group, count in counts.items()}
 
     def _metrics(self, client: str, outcome: LocalOutcome) -> dict[str, float]:
         """Mean training losses of tasks with enough labelled patients."""

@@ -182,6 +182,7 @@ def _pass(work: StudyJob, number: int) -> Epoch:
         seed=job.seed,
         epoch=index,
         lr=context.request.lr,
+        factors=job.loss_factors([head.name for head in work.parts.losses.heads]),
     )
     context.batch = lambda: epoch.batch
     steps = context.request.steps
@@ -266,6 +267,7 @@ def declare(
         counts,
         tuple(flags),
         batch,
+        {h.name: (events if h.compares_patients else labelled)[h.name] for h in targets.heads},
     )
 
 

@@ -139,7 +139,9 @@ class CombinedPrivacy:
 
     # the client's half
 
-    def privatize(self, update: ClientUpdate, request: TrainRequest) -> ClientUpdate:
+    def privatize(
+        self, update: ClientUpdate, request: TrainRequest, weights: Mapping[str, float]
+    ) -> ClientUpdate:
         """The update, clipped and masked; without scalars if they would reveal what the noise hides."""
         if request.kind != "fit":
             return update
@@ -150,10 +152,12 @@ class CombinedPrivacy:
         if self.params.record_level is not None:
             update = dataclasses.replace(update, metrics={})
         if self.params.secure_aggregation is not None:
-            update = dataclasses.replace(update, delta=self._masked(update, request))
+            update = dataclasses.replace(update, delta=self._masked(update, request, weights))
         return update
 
-    def _masked(self, update: ClientUpdate, request: TrainRequest) -> np.ndarray:
+    def _masked(
+        self, update: ClientUpdate, request: TrainRequest, weights: Mapping[str, float]
+    ) -> np.ndarray:
         round_keys = request.privacy[SECURE_AGGREGATION]
         keys = {
             c: PublicKeys(bytes.fromhex(box), bytes.fromhex(mask))
@@ -162,13 +166,10 @@ class CombinedPrivacy:
         fixed = FixedPoint(self.bits, int(round_keys["summands"]))
         vector = np.zeros(self.schema.size, np.int64)
         for group, span in self.schema.spans:
-            if weight := self._weight(update.counts.get(group, 0)):
+            if weight := weights.get(group, 0.0):
                 vector[span] = fixed.encode(update.delta[span], weight)
         participant = Participant(update.client, request.round, self._draw(update.client, request.round))
         return participant.masked(vector.view(np.uint64), keys)
-
-    def _weight(self, count: int) -> float:
-        return float(count > 0) if self.uniform else float(count)
 
     def _draw(self, client: str, round_: int) -> Draw:
         """A client's random bytes for a round. In this simulation they are a function of the federation's seed;

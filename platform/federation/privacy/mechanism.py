@@ -67,8 +67,16 @@ class PrivacyMechanism(Protocol):
         """At the server, once: the manifests, and client → sampling rate of patients and steps of a round."""
         ...
 
-    def privatize(self, update: ClientUpdate, request: TrainRequest) -> ClientUpdate:
-        """At the client: the update as it may leave the client; must not change the state of the mechanism."""
+    def privatize(
+        self, update: ClientUpdate, request: TrainRequest, weights: Mapping[str, float]
+    ) -> ClientUpdate:
+        """At the client: the update as it may leave the client; must not change the state of the mechanism.
+
+        Parameters
+        ----------
+        weights
+            Group → weight of the client in the mean, which the server knows as well.
+        """
         ...
 
     def open_round(self, round_: int, clients: Sequence[str]) -> Mapping[str, Any]:
@@ -111,7 +119,9 @@ class NoPrivacy:
     ) -> None:
         """Does nothing."""
 
-    def privatize(self, update: ClientUpdate, request: TrainRequest) -> ClientUpdate:
+    def privatize(
+        self, update: ClientUpdate, request: TrainRequest, weights: Mapping[str, float]
+    ) -> ClientUpdate:
         """Returns the update unchanged."""
         return update
 

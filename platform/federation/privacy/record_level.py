@@ -84,6 +84,8 @@ class PrivateTrainer:
         blank = torch.ones(len(heads), dtype=torch.float64)
         present = StepContext(tuple(head.name for head in heads), blank > 0, 0, 0)
         weights = parts.balancer.weighting.weights(blank, present).tolist()
+        known = job.loss_factors([head.name for head in heads])
+        factors = blank.tolist() if known is None else known.tolist()
         steps = PrivateSteps(
             parts.model,
             parts.losses,
@@ -92,7 +94,7 @@ class PrivateTrainer:
             patients=n,
             rate=rate,
             accountant=Accountant(self.params.delta),
-            task_weights=dict(zip((head.name for head in heads), weights, strict=True)),
+            task_weights={head.name: w * f for head, w, f in zip(heads, weights, factors, strict=True)},
             chunk=self.params.chunk,
         )
         for index in range(steps_planned):

@@ -23,10 +23,10 @@ from equipoise.platform.federation.messages import (
     MalformedError,
     Reply,
     failure_text,
-    group_weights,
     request_id_of,
     size_of,
 )
+from equipoise.platform.federation.objective import Objective, weight_table
 from equipoise.platform.federation.privacy.fixed_point import SaturationError
 from equipoise.platform.federation.privacy.mechanism import Accumulator, PrivacyMechanism
 from equipoise.platform.federation.server.audit_log import AuditLog
@@ -109,8 +109,8 @@ class Server:
         Client → its manifest.
     seed
         Of the federation.
-    uniform
-        Whether all clients count equally.
+    objective
+        Of all clients together; determines their weights.
     min_clients
         Fewest accepted updates for a step.
 
@@ -132,7 +132,7 @@ class Server:
         audit_log: AuditLog,
         manifests: Mapping[str, ClientManifest],
         seed: int,
-        uniform: bool,
+        objective: Objective,
         min_clients: int,
     ) -> None:
         self.schema, self.vector = schema, vector
@@ -142,7 +142,8 @@ class Server:
             _require_sums(strategy, server_aggregation)
         self.manifests = dict(manifests)
         self.seed, self.min_clients = seed, min_clients
-        self.uniform = uniform or strategy.uniform or privacy.uniform
+        self.objective = objective
+        self.shares = {client: objective.share(manifest) for client, manifest in manifests.items()}
         self.personal_mask = strategy.personal_mask(schema)
         self.state: ServerState = strategy.init_state(schema)
         self.last_step: np.ndarray | None = None
@@ -315,7 +316,7 @@ class Server:
         for client in ready:
             update, factor, size = state.held.pop(client)
             try:
-                accumulator.add(update.delta, self._weights(update), factor, client=client)
+                accumulator.add(update.delta, self._weights(client), factor, client=client)
             except SaturationError as error:
                 reason = f"saturation: {error.what}"
                 state.rejected.append(client)
@@ -326,25 +327,25 @@ class Server:
 
     def _contribute(self, state: RoundState, update: ClientUpdate) -> None:
         """Count an accepted update, and sum its further vectors."""
-        weights = self._weights(update)
-        equal = {group: float(weight > 0) for group, weight in weights.items()}
+        share = self.shares[update.client]
         for name, total in state.arrays.items():
-            total.add(update.arrays[name], equal, client=update.client)
-        state.contributions.append(Contribution(update.client, weights, update.steps))
+            total.add(update.arrays[name], share.fractions, client=update.client)
+        state.contributions.append(Contribution(update.client, share.weights, update.steps))
         state.metrics[update.client] = dict(update.metrics)
 
     def _sums(self) -> dict[str, WeightedMean]:
         return {name: WeightedMean(self.schema) for name in sorted(self.strategy.extra_arrays)}
 
-    def _weights(self, update: ClientUpdate) -> dict[str, float]:
-        return {g: float(n > 0) if self.uniform else float(n) for g, n in update.counts.items()}
+    def _weights(self, client: str) -> Mapping[str, float]:
+        """Group → weight of the client, whatever an update says of itself."""
+        return self.shares[client].weights
 
     def _aggregate(self, state: RoundState, held: Sequence[HeldUpdate]) -> AggregatedUpdate:
         if state.accumulator is not None:
             vector = state.accumulator.result()
         else:
             updates = [_scaled(update, factor) for update, factor, _ in held]
-            weights = group_weights(updates, self.schema.groups, uniform=self.uniform)
+            weights = weight_table([self._weights(u.client) for u in updates], self.schema.groups)
             vector = self.server_aggregation.aggregate(updates, self.schema, weights)
         contributions = tuple(sorted(state.contributions, key=lambda contribution: contribution.client))
         arrays = {name: total.sums() for name, total in state.arrays.items()}
@@ -384,7 +385,7 @@ class Server:
         for name in sorted({name for metrics in state.metrics.values() for name in metrics}):
             task = name.partition("/")[2]
             known = [
-                (self.manifests[c].labelled[task], metrics[name])
+                (self.manifests[c].labels[task], metrics[name])
                 for c, metrics in state.metrics.items()
                 if name in metrics
             ]

@@ -23,9 +23,9 @@ from equipoise.platform.federation.messages import (
     GroupWeights,
     TrainRequest,
     failure_text,
-    group_weights,
     request_id_of,
 )
+from equipoise.platform.federation.objective import Objective, weight_table
 from equipoise.platform.federation.privacy.mechanism import NoPrivacy
 from equipoise.platform.federation.strategies.strategy import Strategy
 from equipoise.platform.federation.vector import Schema, norm_of
@@ -49,11 +49,9 @@ def clean_costs(simulation: Simulation, result: FederationResult) -> list[dict[s
     Records ``server_aggregation``, ``distance`` (in norms of the mean), ``cosine``, ``length`` and ``note`` (why an
     aggregation cannot be used), in the order of the registry; NaN is None. Empty if no client answers.
     """
-    updates = honest_updates(simulation, result)
+    updates, weights = honest_updates(simulation, result)
     if not updates:
         return []
-    uniform = simulation.params.weights == "uniform"
-    weights = group_weights(updates, result.schema.groups, uniform=uniform)
     rows = []
     for name, entry in entries("server_aggregations").items():
         row: dict[str, Any] = {
@@ -73,24 +71,32 @@ def clean_costs(simulation: Simulation, result: FederationResult) -> list[dict[s
     return rows
 
 
-def honest_updates(simulation: Simulation, result: FederationResult) -> list[ClientUpdate]:
-    """An update of every client, from the final weights, without strategy and privacy."""
-    from equipoise.platform.federation.clients.runner import ClientRunner
+def honest_updates(
+    simulation: Simulation, result: FederationResult
+) -> tuple[list[ClientUpdate], GroupWeights]:
+    """An update of every client, from the final weights, without strategy and privacy; and their weights."""
+    from equipoise.platform.federation.clients.runner import ClientRunner, join_all
 
     runner = ClientRunner(simulation.setup(Strategy(ServerParams()), NoPrivacy()), simulation.client_data)
     round_ = len(result.history)
     epochs, steps = simulation.params.local.length
     lr = simulation.params.local.lr or simulation.training.lr
-    request = TrainRequest(round_, "fit", simulation.seed, lr, epochs, steps, result.vector)
+    manifests, groups = join_all(runner.join()), result.schema.groups
+    equal = simulation.params.weights == "uniform"
+    objective = Objective.of(manifests, groups, equal=equal, length=(epochs, steps))
+    request = TrainRequest(
+        round_, "fit", simulation.seed, lr, epochs, steps, result.vector, totals=objective.totals
+    )
     updates = []
-    for manifest in sorted(runner.join(), key=lambda m: m.client):
+    for manifest in manifests.values():
         if not manifest.learns or manifest.client in result.excluded:
             continue
         request_id = request_id_of(simulation.seed, round_, manifest.client)
         data, _ = runner.train(manifest.client, request, request_id, b"")
         if failure_text(data) is None:
             updates.append(ClientUpdate.from_bytes(data))
-    return updates
+    known = [objective.share(manifests[update.client]).weights for update in updates]
+    return updates, weight_table(known, groups)
 
 
 class CleanCost(NamedTuple):

@@ -85,7 +85,9 @@ class LoaderTrainer:
         if not batches:
             raise DataError(f"client {client} has no batch to train on", fix="leave it out")
         batch = min(loader.batch_size or math.ceil(n / batches), n)
-        return ClientManifest(client, n, {"loss": n}, {}, dict.fromkeys(groups, n), batch=batch)
+        return ClientManifest(
+            client, n, {"loss": n}, {}, dict.fromkeys(groups, n), batch=batch, labels={"loss": n}
+        )
 
     def train(self, job: LocalJob) -> LocalOutcome:
         """The given number of passes over the loader, or of steps."""
@@ -108,10 +110,10 @@ class LoaderTrainer:
         job.context.batch = lambda: batch
         job.optimizer.zero_grad()
         loss = self.loss_fn(self.model, batch)
-        value = float(loss.detach())
+        value, factors = float(loss.detach()), job.loss_factors(self.tasks)
         if not math.isfinite(value):
             raise FederationError(f"the loss of client {job.client} is {value}", fix="lower local.lr")
-        loss.backward()
+        (loss if factors is None else loss * factors[0].to(loss)).backward()
         job.optimizer.step()
         job.context.steps += 1
         return value

@@ -123,8 +123,9 @@ class Scaffold(Strategy):
     """Control variates c (server) and c_i (client) correct every local gradient by c − c_i.
 
     After K steps of size η from w to w_i: c_i⁺ = c_i − c + (w − w_i) / (K η). The server takes
-    w ← w + η_s Δ and c ← c + Σ_S (c_i⁺ − c_i) / N. Karimireddy et al. 2020, "Stochastic controlled averaging"
-    (arXiv 1910.06378), option II.
+    w ← w + η_s Δ and c ← c + Σ_S p_i (c_i⁺ − c_i) with the p_i of the mean Δ, so that corrections cancel in it; the
+    paper has p_i = 1/N in both. Karimireddy et al. 2020, "Stochastic controlled averaging" (arXiv 1910.06378),
+    option II.
 
     The ``flamby`` variant reproduces FLamby's published figures: no control variate at the server, gradients
     are corrected by −c_i, and at the *start* of a round c_i ← c_i + (w − w_i) / (K η) with the w_i of the client's
@@ -148,10 +149,9 @@ class Scaffold(Strategy):
     def step(
         self, schema: Schema, reference: np.ndarray, aggregated: AggregatedUpdate, state: ServerState
     ) -> np.ndarray:
-        """Average the weights; move the control by the clients' changes over the number of clients able to train."""
+        """Average the weights, and move the control by the mean change of all clients able to train."""
         if self.paper:
-            clients = schema.expand(aggregated.population, 1.0)
-            state[CONTROL] = state[CONTROL] + aggregated.arrays[CHANGE] / np.maximum(clients, 1.0)
+            state[CONTROL] = state[CONTROL] + aggregated.arrays[CHANGE]
         return super().step(schema, reference, aggregated, state)
 
     def on_train_start(self, context: ClientContext) -> None:

@@ -45,7 +45,8 @@ class AggregatedUpdate:
     vector
         ``[P]`` float32, result of the server aggregation; 0 where no client trained.
     arrays
-        Name → ``[P]`` float64, sum of the further vectors of clients.
+        Name → ``[P]`` float64, weighted mean of the further vectors over all clients that can train a group; those of
+        clients that took no part count as 0.
     contributions
         The accepted updates, sorted by client.
     population

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,9 @@ def test_a_worker_that_is_killed_is_built_again(
 class Faulty(NoPrivacy):
     """A client whose data cannot be read in one round."""
 
-    def privatize(self, update: ClientUpdate, request: TrainRequest) -> ClientUpdate:
+    def privatize(
+        self, update: ClientUpdate, request: TrainRequest, weights: Mapping[str, float]
+    ) -> ClientUpdate:
         if (update.client, request.round) == ("B", 1):
             raise OSError("the disk is gone for a moment")
         return update
@@ -132,7 +134,9 @@ def test_a_client_that_fails_once_keeps_its_state(
 class Sleepy(NoPrivacy):
     """A client that hangs in one round."""
 
-    def privatize(self, update: ClientUpdate, request: TrainRequest) -> ClientUpdate:
+    def privatize(
+        self, update: ClientUpdate, request: TrainRequest, weights: Mapping[str, float]
+    ) -> ClientUpdate:
         if (update.client, request.round) == ("C", 1):
             time.sleep(600)
         return update

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from equipoise.platform.federation.messages import ClientUpdate, GroupWeights, group_weights
+from equipoise.platform.federation.messages import ClientUpdate, GroupWeights
+from equipoise.platform.federation.objective import weight_table
 from equipoise.platform.federation.vector import Schema, Segment
 
 
@@ -47,7 +48,10 @@ def update(
 
 def weights_of(updates: Sequence[ClientUpdate], schema: Schema, *, uniform: bool = False) -> GroupWeights:
     """Weights by labelled patients."""
-    return group_weights(updates, schema.groups, uniform=uniform)
+    return weight_table(
+        [{g: float(n > 0) if uniform else float(n) for g, n in u.counts.items()} for u in updates],
+        schema.groups,
+    )
 
 
 def cloud(

@@ -17,6 +17,7 @@ from equipoise.platform.federation.aggregation.protocol import StatelessAggregat
 from equipoise.platform.federation.aggregation.sums import WeightedMean
 from equipoise.platform.federation.entries import MeanParams, ServerParams
 from equipoise.platform.federation.messages import ClientManifest, ClientUpdate, TrainRequest
+from equipoise.platform.federation.objective import Objective
 from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.federation.participation import sampling_plan
 from equipoise.platform.federation.privacy.accountant import SampledGaussian
@@ -79,11 +80,15 @@ def request(mechanism: CombinedPrivacy, round_: int = 0, clients: str = "abcd") 
     return TrainRequest(round_, "fit", 5, 0.1, 1, None, np.zeros(SIZE, np.float32), {}, told)
 
 
+def weights_of(update: ClientUpdate, uniform: bool = False) -> dict[str, float]:
+    """Counts of patients, or 1 for each client that trains a group."""
+    return {g: float(n > 0) if uniform else float(n) for g, n in update.counts.items()}
+
+
 def summed(mechanism: CombinedPrivacy, answers: list[ClientUpdate], uniform: bool = False) -> np.ndarray:
     accumulator = mechanism.accumulator(SCHEMA, list("abcd"))
     for answer in answers:
-        weights = {g: float(n > 0) if uniform else float(n) for g, n in answer.counts.items()}
-        accumulator.add(answer.delta, weights, client=answer.client)
+        accumulator.add(answer.delta, weights_of(answer, uniform), client=answer.client)
     return accumulator.result()
 
 
@@ -96,9 +101,8 @@ def test_masked_federations_are_open_ones_but_for_rounding(uniform: bool, droppe
     answers = []
     for update in updates():
         if update.client != dropped:
-            answers.append(mechanism.privatize(update, asked))
-            weights = {g: float(n > 0) if uniform else float(n) for g, n in update.counts.items()}
-            plain.add(update.delta, weights)
+            answers.append(mechanism.privatize(update, asked, weights_of(update, uniform)))
+            plain.add(update.delta, weights_of(update, uniform))
     masked = summed(mechanism, answers, uniform)
     np.testing.assert_array_equal(masked, summed(mechanism, answers[::-1], uniform))
     np.testing.assert_allclose(masked, plain.result(), rtol=1e-6, atol=1e-9)
@@ -107,7 +111,7 @@ def test_masked_federations_are_open_ones_but_for_rounding(uniform: bool, droppe
 def test_what_leaves_a_client_is_masked() -> None:
     mechanism = build_privacy(secure_aggregation={})
     plain = updates()[0]
-    sent = mechanism.privatize(plain, request(mechanism))
+    sent = mechanism.privatize(plain, request(mechanism), weights_of(plain, mechanism.uniform))
     again = ClientUpdate.from_bytes(sent.to_bytes())
     assert again.delta.dtype == np.dtype(mechanism.dtype) == np.uint64
     # The group it did not train is masked as well: zeros would be seen.
@@ -122,19 +126,25 @@ def test_saturation_is_refused_at_the_client_where_the_server_cannot_see_it() ->
     huge = updates()[0]
     object.__setattr__(huge, "delta", np.full(SIZE, 1e9, np.float32))
     with pytest.raises(SaturationError):
-        mechanism.privatize(huge, request(mechanism))
+        mechanism.privatize(huge, request(mechanism), weights_of(huge, mechanism.uniform))
 
 
 def test_too_few_survivors_lose_the_round() -> None:
     mechanism = build_privacy(secure_aggregation={"threshold": 1.0})
     asked = request(mechanism)
     with pytest.raises(FederationError, match="needed for a sum"):
-        summed(mechanism, [mechanism.privatize(update, asked) for update in updates()[:3]])
+        summed(
+            mechanism,
+            [
+                mechanism.privatize(update, asked, weights_of(update, mechanism.uniform))
+                for update in updates()[:3]
+            ],
+        )
 
 
 def test_the_server_cannot_scale_a_masked_update() -> None:
     mechanism = build_privacy(secure_aggregation={})
-    sent = mechanism.privatize(updates()[0], request(mechanism))
+    sent = mechanism.privatize(updates()[0], request(mechanism), weights_of(updates()[0]))
     with pytest.raises(FederationError, match="cannot be scaled"):
         mechanism.accumulator(SCHEMA, list("abcd")).add(sent.delta, {}, 0.5, client="a")
 
@@ -148,7 +158,9 @@ def test_client_level_clips_adds_noise_once_and_divides_by_what_is_expected(secu
     assert mechanism.uniform
     assert mechanism.rate == 0.5
     asked = request(mechanism)
-    answers = [mechanism.privatize(update, asked) for update in updates()]
+    answers = [
+        mechanism.privatize(update, asked, weights_of(update, mechanism.uniform)) for update in updates()
+    ]
     assert all(answer.metrics == {} for answer in answers)
     result = summed(mechanism, answers, uniform=True)
     clip = [u.delta * (0.5 / norm_of(u.delta)) for u in updates()]
@@ -159,7 +171,9 @@ def test_client_level_clips_adds_noise_once_and_divides_by_what_is_expected(secu
 def test_noise_hides_one_client() -> None:
     mechanism = build_privacy(rate=1.0, client_level={"clip": 0.5, "noise": 4.0, "delta": 0.1})
     asked = request(mechanism)
-    answers = [mechanism.privatize(update, asked) for update in updates()]
+    answers = [
+        mechanism.privatize(update, asked, weights_of(update, mechanism.uniform)) for update in updates()
+    ]
     whole, without = summed(mechanism, answers, uniform=True), summed(mechanism, answers[1:], uniform=True)
     np.testing.assert_allclose(norm_of(whole - without), 0.5 / 4, rtol=0.5)
     assert norm_of(whole) > 20 * norm_of(whole - without)
@@ -302,7 +316,7 @@ def test_classes_that_use_more_than_the_protected_sum_are_refused(params: dict[s
             audit_log=AuditLog(),
             manifests={},
             seed=5,
-            uniform=True,
+            objective=Objective.of({}, SCHEMA.groups),
             min_clients=1,
         )
 
