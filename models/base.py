@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from equipoise.models.batch import CaseBatch, CaseShape, TaskHead
@@ -57,6 +58,9 @@ class MultiTaskModel(nn.Module):
         If there is no task or a name comes twice.
     """
 
+    #: Whether columns that heads read directly are on a common scale, so that a penalty treats them equally.
+    rows_are_standardised = False
+
     heads: nn.ModuleList
     representation: SharedRepresentation
 
@@ -106,6 +110,14 @@ class MultiTaskModel(nn.Module):
             head.name: layer(latents[head.name])
             for head, layer in zip(self.task_heads, self.heads, strict=True)
         }
+
+    def prepare(self, batches: Sequence[CaseBatch]) -> None:
+        """Fit on training cases what a model must know of them before a solver fits its heads; nothing by default."""
+
+    @property
+    def factors(self) -> np.ndarray | None:
+        """How strongly a penalty of the heads acts on each column, ``[dim]``; None for all equally."""
+        return None
 
     def task_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
         """Modules and parameters that only the task at this index uses."""

@@ -12,6 +12,14 @@ class ModelParams(StrictParams):
 
     #: Modalities that the model reads: ``wsi`` for slides; ``clinical``, ``rna``, ``cnv`` and ``mutation`` are tables.
     reads: ClassVar[frozenset[str]] = frozenset({"wsi"})
+    #: ``epochs``: the training loop fits the model; ``exact``: only a solver of convex problems does, so that balancing
+    #: methods and federations, which work step by step, have nothing to act on.
+    fit: ClassVar[Literal["epochs", "exact"]] = "epochs"
+
+    @property
+    def convex(self) -> bool:
+        """Whether the model is linear with these parameters, so that a solver finds its optimum."""
+        return self.fit == "exact"
 
 
 class JointParams(ModelParams):
@@ -55,6 +63,11 @@ class MeanPoolParams(ModelParams):
         json_schema_extra={"search": {"choice": [192, 384, 768]}},
     )
     dropout: float = Field(0.1, ge=0, lt=1, json_schema_extra={"search": {"uniform": [0.0, 0.4]}})
+
+    @property
+    def convex(self) -> bool:
+        """Without hidden layers."""
+        return self.layers == 0
 
 
 class AbmilParams(ModelParams):
@@ -120,6 +133,11 @@ class ClinicalParams(ModelParams):
 
     reads: ClassVar[frozenset[str]] = frozenset({"clinical"})
 
+    @property
+    def convex(self) -> bool:
+        """Always."""
+        return True
+
 
 class OmicsParams(ModelParams):
     """Parameters of the omics baseline, linear or a self-normalising network."""
@@ -141,6 +159,37 @@ class OmicsParams(ModelParams):
     dropout: float = Field(
         0.25, ge=0, lt=1, description="alpha dropout", json_schema_extra={"search": {"uniform": [0.0, 0.5]}}
     )
+
+    @property
+    def convex(self) -> bool:
+        """Without a network."""
+        return self.network == "linear"
+
+
+class ElasticNetParams(ModelParams):
+    """Parameters of the penalised linear model."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"wsi", "clinical", "rna", "cnv", "mutation"})
+    fit: ClassVar[Literal["epochs", "exact"]] = "exact"
+
+    modalities: tuple[Literal["wsi", "clinical", "rna", "cnv", "mutation"], ...] | None = Field(
+        None, min_length=1, description="what to read; all that the study has if not given"
+    )
+    l1_ratio: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="0 is ridge, 1 is the lasso",
+        json_schema_extra={"search": {"choice": [0.0, 0.1, 0.5, 1.0]}},
+    )
+    clinical_factor: float = Field(
+        0.03,
+        gt=0,
+        description="penalty of covariates, relative to that of genes and tile features",
+        json_schema_extra={"search": {"choice": [0.03, 0.3, 1.0]}},
+    )
+    folds: int = Field(4, ge=2, description="inner folds on which the penalty is chosen")
+    penalties: int = Field(20, ge=1, description="penalties that are tried")
 
 
 class ConcatParams(ModelParams):
@@ -206,6 +255,11 @@ ENTRIES = {
         "linear or self-normalising network over RNA, CNV and mutation tables (Klambauer et al. 2017)",
         OmicsParams,
         "equipoise.models.tables.model:Omics",
+    ),
+    "elastic_net": (
+        "linear in tables and the mean tile, fitted exactly with ridge or L1 penalties (Zou and Hastie 2005)",
+        ElasticNetParams,
+        "equipoise.models.probes.elastic_net:ElasticNet",
     ),
     "concat": (
         "slides and tables, one encoder each, concatenated; learned tokens for what is missing",

@@ -31,6 +31,8 @@ class TableModel(MultiTaskModel):
         If there is no table.
     """
 
+    rows_are_standardised = True
+
     def __init__(self, shape: CaseShape, heads: Sequence[TaskHead], body: nn.Module | None, dim: int) -> None:
         if not shape.omics:
             raise ValueError("the model reads tables, and the data have none")

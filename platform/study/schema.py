@@ -144,6 +144,7 @@ class Study(StrictParams):
             *_leaking_covariates(self.tables, self.tasks),
             *_missing_modalities(self),
             *_explicit_weight_problems(self),
+            *_exact_fit_problems(self),
         ]
         problems += _search_problems(self)
         checks: Sequence[StudyCheck] = (info.context or {}).get(_CHECKS, ())
@@ -249,6 +250,23 @@ def _explicit_weight_problems(study: Study) -> list[str]:
         f"balancing.weighting_params.weights: one weight for each of {', '.join(names)} is needed, "
         f"given are {', '.join(weights) or 'none'}"
     ]
+
+
+def _exact_fit_problems(study: Study) -> list[str]:
+    """Problems of a model that only a solver fits: nothing can act on its steps."""
+    kind, balancing = study.model.kind, study.balancing
+    if get("models", kind).attribute("fit") != "exact":
+        return []
+    problems = []
+    neutral = get("weightings", balancing.weighting).attribute("neutral")
+    if not neutral or get("aggregators", balancing.aggregation).attribute("kind") != "none":
+        problems.append(f"balancing: {kind!r} is fitted by a solver, task by task: write balancing: equal")
+    if study.federation is not None:
+        problems.append(
+            f"federation: {kind!r} is fitted by a solver, which needs the patients in one place; federate clinical, "
+            "omics with network: linear, or mean_pool with layers: 0"
+        )
+    return problems
 
 
 def _search_problems(study: Study) -> list[str]:

@@ -13,19 +13,22 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from equipoise.models.base import MultiTaskModel
 from equipoise.models.seeds import torch_seed
 from equipoise.platform.environment import environment
 from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.fingerprints import content_hash, differences, fingerprint
 from equipoise.platform.training.batches import CaseList, CaseSource
 from equipoise.platform.training.build import build_model
+from equipoise.platform.training.convergence import convergence_warnings
+from equipoise.platform.training.exact import distances, fit_exactly, fits_exactly, is_convex
 from equipoise.platform.training.loop import FitResult, Reporter, fit
 from equipoise.platform.training.params import Recipe, entry_params
 from equipoise.platform.training.predict import Role, predict_with_latents
@@ -151,9 +154,18 @@ def train_fold(
         "epochs": len(result.history),
         "best_epoch": result.best_epoch,
         "stopped_early": result.stopped_early,
+        "exact": result.exact,
+        "optimum": None,
+        "warnings": convergence_warnings(result, recipe.training, [head.name for head in targets.heads]),
         "made_by": made_from,
         "made_with": environment(),
     }
+    if is_convex(recipe) and not result.exact:
+        assert isinstance(model, MultiTaskModel)
+        found = distances(model, targets, train, val, recipe, seed=seed)
+        config["optimum"] = {task: asdict(distance) for task, distance in found.items()}
+    for warning in config["warnings"]:
+        log.warning("fold %s: %s", folder.name, warning)
     trained = TrainedFold(model, targets, config)
     _write(partial, trained, result, val, test)
     checkpoint.unlink()
@@ -172,7 +184,12 @@ def fit_recipe(
     report: Reporter | None,
     checkpoint: Path,
 ) -> FitResult:
-    """Fit in this process, or with several workers of Ray Train if the recipe asks for them."""
+    """Fit exactly where that is possible, else by epochs: here, or with the workers of Ray Train that are asked for."""
+    if fits_exactly(recipe):
+        assert isinstance(model, MultiTaskModel)
+        return fit_exactly(
+            model, targets, train, val, recipe, seed=seed, report=report, checkpoint=checkpoint
+        )
     if recipe.training.workers > 1:
         from equipoise.platform.training.on_ray import fit_on_workers
 

@@ -47,11 +47,14 @@ class FitResult:
         The epoch whose weights were kept.
     stopped_early
         Whether patience ran out before the epochs did.
+    exact
+        Whether a solver found the optimum (:mod:`equipoise.platform.training.exact`); the history has one row then.
     """
 
     history: tuple[dict[str, float], ...]
     best_epoch: int
     stopped_early: bool
+    exact: bool = False
 
 
 def fit(
@@ -98,7 +101,7 @@ def fit(
     StudyError
         If the checkpoint belongs to another training.
     """
-    _check_patients(train, val)
+    check_patients(train, val)
     balancing = balancing or BalancingParams()
     size = params.batch_for(targets.heads)
     state = _start(model, targets, params, balancing, group)
@@ -126,7 +129,7 @@ def fit(
         monitor = monitor_value(params.monitor, targets, validated, result)
         if not math.isfinite(monitor):
             raise non_finite(epoch, "validation", targets, validated.means(), val.patients)
-        row = _history_row(epoch, lr, targets, trained, validated) | {"monitor": monitor}
+        row = history_row(epoch, lr, targets, trained, validated) | {"monitor": monitor}
         progress.add(row | steps.record.row(), model)
         if checkpoint is not None and group.rank == 0:
             checkpoints.save(checkpoint, fingerprint, progress, state.stateful)
@@ -182,9 +185,10 @@ def _start(
     )
 
 
-def _history_row(
+def history_row(
     epoch: int, lr: float, targets: Targets, trained: LossSums, validated: LossSums
 ) -> dict[str, float]:
+    """What the history says of the losses of an epoch (from 0)."""
     row: dict[str, float] = {"epoch": epoch + 1, "lr": lr}
     for part, losses in (("train", trained), ("val", validated)):
         values = torch.where(losses.counts > 0, losses.means(), math.nan).tolist()
@@ -197,7 +201,8 @@ def _out_of_patience(progress: checkpoints.TrainingProgress, params: TrainingPar
     return done >= params.min_epochs and done - progress.best_epoch >= params.patience
 
 
-def _check_patients(train: CaseList, val: CaseList) -> None:
+def check_patients(train: CaseList, val: CaseList) -> None:
+    """Refuse an empty part, and a patient in both."""
     for part, cases in (("training", train), ("inner validation", val)):
         if len(cases) == 0:
             raise DataError(

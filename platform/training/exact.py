@@ -1,0 +1,280 @@
+"""Exact fits of linear models: a solver instead of epochs, for models that say they are convex.
+
+The heads of such a model read the data directly, so that every task is a problem of its own with one optimum. Its ridge
+penalty (the elastic net's, for a model that has one) is chosen by inner cross-validation on the training patients
+(:mod:`equipoise.models.probes.selection`); inner validation patients stay out and are only scored, as everywhere. Where
+tasks are balanced or patients are spread over clients the training loop fits the model, and :func:`distances` say how
+far it stayed from the optimum.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from equipoise.models.base import MultiTaskModel
+from equipoise.models.batch import CaseBatch
+from equipoise.models.entries import ElasticNetParams
+from equipoise.models.losses import TaskLosses
+from equipoise.models.probes.heads import likelihood_of, read_head, smallest_group, write_head
+from equipoise.models.probes.likelihoods import Array, Likelihood
+from equipoise.models.probes.path import LinearFit, fit_path, penalty_grid
+from equipoise.models.probes.selection import Choice, choose_penalty
+from equipoise.platform.errors import DataWarning
+from equipoise.platform.registry import get
+from equipoise.platform.training import checkpoint as checkpoints
+from equipoise.platform.training.batches import CaseList, collate
+from equipoise.platform.training.loop import FitResult, Reporter, check_patients, history_row, monitor_value
+from equipoise.platform.training.params import BalancingParams, Recipe, TrainingParams, entry_params
+from equipoise.platform.training.predict import run_model
+from equipoise.platform.training.targets import Targets
+
+
+@dataclass(frozen=True)
+class PenaltyParams:
+    """How a linear model is penalised: the defaults are those of models that have no such parameters."""
+
+    l1_ratio: float = 0.0
+    folds: int = 4
+    penalties: int = 20
+
+
+@dataclass(frozen=True)
+class Design:
+    """Rows that the heads of a linear model read, and the targets, of n training cases.
+
+    Attributes
+    ----------
+    x
+        ``[n, p]`` rows, divided by ``spread``.
+    spread
+        ``[p]``; 1 where the model's rows are on a common scale.
+    factors
+        ``[p]`` relative penalties, None for all equally.
+    likelihoods
+        Task → its loss; without a task that has no label (no event).
+    known
+        Task → ``[n]`` whether the label is known.
+    """
+
+    x: Array
+    spread: Array
+    factors: Array | None
+    likelihoods: dict[str, Likelihood]
+    known: dict[str, np.ndarray]
+
+
+def is_balanced(balancing: BalancingParams) -> bool:
+    """Whether a method changes losses or gradients of tasks."""
+    weighting, aggregator = get("weightings", balancing.weighting), get("aggregators", balancing.aggregation)
+    return not weighting.attribute("neutral") or aggregator.attribute("kind") != "none"
+
+
+def is_convex(recipe: Recipe) -> bool:
+    """Whether the recipe's model is linear, so that every task has one optimum."""
+    return bool(getattr(entry_params("models", recipe.model, recipe.model_params), "convex", False))
+
+
+def fits_exactly(recipe: Recipe) -> bool:
+    """Whether a solver fits the recipe's model: it is linear, and its tasks are not balanced."""
+    return is_convex(recipe) and not is_balanced(recipe.balancing)
+
+
+def penalty_params(recipe: Recipe) -> PenaltyParams:
+    """Penalty of a recipe's model."""
+    params = entry_params("models", recipe.model, recipe.model_params)
+    if isinstance(params, ElasticNetParams):
+        return PenaltyParams(params.l1_ratio, params.folds, params.penalties)
+    return PenaltyParams()
+
+
+def fit_exactly(
+    model: MultiTaskModel,
+    targets: Targets,
+    train: CaseList,
+    val: CaseList,
+    recipe: Recipe,
+    *,
+    seed: int,
+    report: Reporter | None = None,
+    checkpoint: Path | None = None,
+) -> FitResult:
+    """Put the optimum into the heads of a linear model; parameters and errors as of the training loop.
+
+    Returns
+    -------
+    FitResult
+        Its history has one row, with ``penalty/<task>``, and ``gain/<task>``: how much lower the cross-validated
+        loss is than that of a model without columns.
+
+    Warns
+    -----
+    DataWarning
+        If a task has too few labels for inner folds, the smallest penalty tried was the best, or none was better
+        than no column at all.
+    """
+    check_patients(train, val)
+    fingerprint = checkpoints.training_fingerprint(
+        model, targets, train, val, recipe.training, recipe.balancing, seed
+    )
+    progress = checkpoints.TrainingProgress()
+    if checkpoint is not None and checkpoint.exists():
+        progress = checkpoints.load(checkpoint, fingerprint, {})
+    if not progress.history:
+        progress.add(_solve(model, targets, train, val, recipe, seed), model)
+        if checkpoint is not None:
+            checkpoints.save(checkpoint, fingerprint, progress, {})
+        if report is not None:
+            report(progress.history[0])
+    model.load_state_dict(progress.best_weights)
+    return FitResult(tuple(progress.history), 1, stopped_early=False, exact=True)
+
+
+def _solve(
+    model: MultiTaskModel, targets: Targets, train: CaseList, val: CaseList, recipe: Recipe, seed: int
+) -> dict[str, float]:
+    design = prepared_design(model, targets, train, recipe.training)
+    row: dict[str, float] = {}
+    for head, layer in zip(targets.heads, model.heads, strict=True):
+        choice = (
+            choose(design, head.name, penalty_params(recipe), seed)
+            if head.name in design.likelihoods
+            else None
+        )
+        width, outputs = len(design.spread), 1 if head.kind == "binary" else head.outputs
+        fit = LinearFit(np.zeros((width, outputs)), np.zeros(outputs)) if choice is None else choice.fit
+        write_head(layer, head, LinearFit(fit.weights / design.spread[:, None], fit.intercept))  # type: ignore[arg-type]
+        row[f"penalty/{head.name}"] = math.nan if choice is None else choice.penalty
+        row[f"gain/{head.name}"] = (
+            math.nan if choice is None else choice.null_score - float(choice.scores.min())
+        )
+    losses = TaskLosses(targets.heads, targets.class_weights, ties=recipe.training.ties)
+    seen, held = run_model(model, targets, train), run_model(model, targets, val)
+    trained, validated = (losses(r.outputs, r.targets, r.label_mask, r.cohort) for r in (seen, held))
+    monitor = monitor_value(recipe.training.monitor, targets, validated, held)
+    return history_row(0, math.nan, targets, trained, validated) | {"monitor": monitor} | row
+
+
+def design_of(model: MultiTaskModel, targets: Targets, cases: CaseList, params: TrainingParams) -> Design:
+    """Rows that a model reads of some cases, and their targets."""
+    return _design(model.cpu().eval(), targets, [collate([case], targets) for case in cases], params)
+
+
+def prepared_design(
+    model: MultiTaskModel, targets: Targets, train: CaseList, params: TrainingParams
+) -> Design:
+    """The same of training cases, after the model was prepared on them."""
+    batches = [collate([case], targets) for case in train]
+    model.cpu().eval().prepare(batches)
+    return _design(model, targets, batches, params)
+
+
+def _design(
+    model: MultiTaskModel, targets: Targets, batches: Sequence[CaseBatch], params: TrainingParams
+) -> Design:
+    name = targets.heads[0].name
+    with torch.no_grad():
+        x = torch.cat([model.latents(batch)[name] for batch in batches]).double().numpy()
+    spread = np.ones(x.shape[1])
+    if not model.rows_are_standardised:
+        values = x.std(axis=0)
+        spread = np.where(values > 1e-6 * np.abs(x).mean(axis=0), values, 1.0)
+    cohort = torch.cat([batch.cohort for batch in batches if batch.cohort is not None]).numpy()
+    likelihoods, known = {}, {}
+    for head in targets.heads:
+        mask = torch.cat([batch.label_mask[head.name] for batch in batches]).numpy()
+        likelihood = likelihood_of(
+            head,
+            torch.cat([batch.targets[head.name] for batch in batches]).double().numpy(),
+            class_weights=targets.class_weights.get(head.name),
+            ties=params.ties,
+            cohort=cohort,
+        )
+        if likelihood.counts(mask[:, None].astype(float))[0] > 0:
+            likelihoods[head.name], known[head.name] = likelihood, mask
+    return Design(x / spread, spread, model.factors, likelihoods, known)
+
+
+def choose(design: Design, task: str, params: PenaltyParams, seed: int) -> Choice:
+    """Penalty and fit of one task, in the units of ``design.x``."""
+    likelihood, known = design.likelihoods[task], design.known[task]
+    folds = min(params.folds, smallest_group(likelihood, known))
+    use = known.astype(float)
+    common = {"l1_ratio": params.l1_ratio, "factors": design.factors, "use": use}
+    if folds < 2:
+        _warn(task, "too few labels for inner folds: the largest penalty is taken")
+        top = penalty_grid(design.x, likelihood, count=1, **common)  # type: ignore[arg-type]
+        fit = fit_path(design.x, likelihood, top, **common).fit(0)  # type: ignore[arg-type]
+        return Choice(float(top[0]), fit, top, np.array([math.nan]), math.nan, at_edge=False)
+    grid = penalty_grid(design.x, likelihood, count=params.penalties, **common)  # type: ignore[arg-type]
+    choice = choose_penalty(design.x, likelihood, penalties=grid, folds=folds, seed=seed, **common)  # type: ignore[arg-type]
+    if choice.scores.min() >= choice.null_score:
+        _warn(task, "no penalty was better in inner cross-validation than a model without any column")
+    return choice
+
+
+def _warn(task: str, text: str) -> None:
+    warnings.warn(f"task {task}: {text}", DataWarning, stacklevel=4)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a linear model is from its optimum for one task.
+
+    Attributes
+    ----------
+    penalty
+        Ridge penalty chosen by inner cross-validation on the training patients.
+    objective
+        Mean training loss and penalty of the model, minus the least possible: 0 or more.
+    train, val
+        Mean loss on training and inner validation patients, minus that of the optimum; NaN without labels.
+    """
+
+    penalty: float
+    objective: float
+    train: float
+    val: float
+
+
+def distances(
+    model: MultiTaskModel, targets: Targets, train: CaseList, val: CaseList, recipe: Recipe, *, seed: int
+) -> Mapping[str, Distance]:
+    """Task → distance of a linear model, however it was fitted, from the optimum on the training patients."""
+    design = design_of(model, targets, train, recipe.training)
+    held = design_of(model, targets, val, recipe.training)
+    result = {}
+    for head, layer in zip(targets.heads, model.heads, strict=True):
+        if head.name not in design.likelihoods:
+            continue
+        choice = choose(design, head.name, penalty_params(recipe), seed)
+        now = read_head(layer, head)  # type: ignore[arg-type]
+        now = LinearFit(now.weights * design.spread[:, None], now.intercept)
+        factors = np.ones(design.x.shape[1]) if design.factors is None else design.factors
+        loss, best = (_loss(design, head.name, fit) for fit in (now, choice.fit))
+        penalty, least = (
+            0.5 * choice.penalty * float((factors[:, None] * fit.weights**2).sum())
+            for fit in (now, choice.fit)
+        )
+        raw = [
+            LinearFit(f.weights / design.spread[:, None] * held.spread[:, None], f.intercept)
+            for f in (now, choice.fit)
+        ]
+        val_loss, val_best = (_loss(held, head.name, fit) for fit in raw)
+        result[head.name] = Distance(
+            choice.penalty, loss + penalty - best - least, loss - best, val_loss - val_best
+        )
+    return result
+
+
+def _loss(design: Design, task: str, fit: LinearFit) -> float:
+    if task not in design.likelihoods:
+        return math.nan
+    eta = fit.outputs(design.x)[:, :, None]
+    return float(design.likelihoods[task].at(eta, design.known[task][:, None].astype(float)).value[0])
