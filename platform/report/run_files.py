@@ -175,6 +175,22 @@ class RunFiles:
         return histories
 
     @cached_property
+    def fold_records(self) -> dict[str, dict[str, Any]]:
+        """What each fold says of its training (``config.json``), by fold name."""
+        paths = sorted((self.folder / "folds").glob("*/config.json"))
+        names = {path.parent.name: path.relative_to(self.folder).as_posix() for path in paths}
+        return {fold: self._mapping(name, _json) for fold, name in names.items()}
+
+    @cached_property
+    def convergence_warnings(self) -> list[str]:
+        """What folds warn of in their training: each sentence once, with the folds that it is about."""
+        about: dict[str, list[str]] = {}
+        for fold, record in self.fold_records.items():
+            for sentence in record.get("warnings") or []:
+                about.setdefault(str(sentence), []).append(fold)
+        return [f"Fold {', '.join(folds)}: {sentence}." for sentence, folds in about.items()]
+
+    @cached_property
     def predictions(self) -> pd.DataFrame | None:
         """The predictions table, validated."""
         return self._read("evaluation/predictions.parquet", read_predictions)

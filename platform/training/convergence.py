@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from equipoise.platform.training.loop import FitResult
 from equipoise.platform.training.params import TrainingParams
@@ -29,12 +29,7 @@ def convergence_warnings(result: FitResult, params: TrainingParams, tasks: Seque
     A fit that took a single epoch is not asked whether it moved: its one row is a mean over that epoch's steps.
     """
     if result.exact:
-        gains = {task: result.history[0].get(f"gain/{task}", math.nan) for task in tasks}
-        return [
-            f"{task}: no penalty was better in inner cross-validation than a model without any column"
-            for task, gain in gains.items()
-            if gain <= 0
-        ]
+        return [text for task in tasks if (text := _about_penalty(result.history[0], task))]
     found = []
     epochs = len(result.history)
     if result.best_epoch == epochs and not result.stopped_early:
@@ -65,3 +60,15 @@ def _losses(result: FitResult, task: str) -> list[float]:
         if known := [value for value in values if not math.isnan(value)]:
             return known
     return []
+
+
+def _about_penalty(row: Mapping[str, float], task: str) -> str:
+    """What is to be said of the penalty of a task that a solver fitted."""
+    penalty, gain = (row.get(f"{key}/{task}", math.nan) for key in ("penalty", "gain"))
+    if math.isnan(penalty):
+        return f"{task}: no training patient has a label (an event); nothing was fitted"
+    if math.isnan(gain):
+        return f"{task}: too few labels to choose a penalty by inner folds; the largest was taken"
+    if gain <= 0:
+        return f"{task}: no penalty was better in inner cross-validation than a model without any column"
+    return ""

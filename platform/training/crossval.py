@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -147,7 +148,7 @@ def train_fold(
     model = build_model(recipe.model, recipe.model_params, targets.shape, targets.heads, seed=seed)
     checkpoint = partial / "checkpoint.pt"
     result = fit_recipe(model, targets, train, val, recipe, seed, report, checkpoint)
-    config = {
+    config: dict[str, Any] = {
         "format": FORMAT,
         "fold": {"repeat": fold.repeat, "index": fold.index},
         "patients": {"train": fold.train, "val": fold.val, "test": fold.test},
@@ -163,7 +164,10 @@ def train_fold(
     if is_convex(recipe) and not result.exact:
         assert isinstance(model, MultiTaskModel)
         found = distances(model, targets, train, val, recipe, seed=seed)
-        config["optimum"] = {task: asdict(distance) for task, distance in found.items()}
+        config["optimum"] = {
+            task: {key: None if math.isnan(value) else value for key, value in asdict(distance).items()}
+            for task, distance in found.items()
+        }
     for warning in config["warnings"]:
         log.warning("fold %s: %s", folder.name, warning)
     trained = TrainedFold(model, targets, config)

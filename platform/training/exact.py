@@ -10,7 +10,6 @@ far it stayed from the optimum.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,6 @@ from equipoise.models.probes.heads import likelihood_of, read_head, smallest_gro
 from equipoise.models.probes.likelihoods import Array, Likelihood
 from equipoise.models.probes.path import LinearFit, fit_path, penalty_grid
 from equipoise.models.probes.selection import Choice, choose_penalty
-from equipoise.platform.errors import DataWarning
 from equipoise.platform.registry import get
 from equipoise.platform.training import checkpoint as checkpoints
 from equipoise.platform.training.batches import CaseList, collate
@@ -112,12 +110,6 @@ def fit_exactly(
     FitResult
         Its history has one row, with ``penalty/<task>``, and ``gain/<task>``: how much lower the cross-validated
         loss is than that of a model without columns.
-
-    Warns
-    -----
-    DataWarning
-        If a task has too few labels for inner folds, the smallest penalty tried was the best, or none was better
-        than no column at all.
     """
     check_patients(train, val)
     fingerprint = checkpoints.training_fingerprint(
@@ -202,25 +194,20 @@ def _design(
 
 
 def choose(design: Design, task: str, params: PenaltyParams, seed: int) -> Choice:
-    """Penalty and fit of one task, in the units of ``design.x``."""
+    """Penalty and fit of one task, in the units of ``design.x``.
+
+    Where labels are too few for inner folds the largest penalty is taken, and scores are NaN.
+    """
     likelihood, known = design.likelihoods[task], design.known[task]
     folds = min(params.folds, smallest_group(likelihood, known))
     use = known.astype(float)
     common = {"l1_ratio": params.l1_ratio, "factors": design.factors, "use": use}
     if folds < 2:
-        _warn(task, "too few labels for inner folds: the largest penalty is taken")
         top = penalty_grid(design.x, likelihood, count=1, **common)  # type: ignore[arg-type]
         fit = fit_path(design.x, likelihood, top, **common).fit(0)  # type: ignore[arg-type]
         return Choice(float(top[0]), fit, top, np.array([math.nan]), math.nan, at_edge=False)
     grid = penalty_grid(design.x, likelihood, count=params.penalties, **common)  # type: ignore[arg-type]
-    choice = choose_penalty(design.x, likelihood, penalties=grid, folds=folds, seed=seed, **common)  # type: ignore[arg-type]
-    if choice.scores.min() >= choice.null_score:
-        _warn(task, "no penalty was better in inner cross-validation than a model without any column")
-    return choice
-
-
-def _warn(task: str, text: str) -> None:
-    warnings.warn(f"task {task}: {text}", DataWarning, stacklevel=4)
+    return choose_penalty(design.x, likelihood, penalties=grid, folds=folds, seed=seed, **common)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def limits(run: RunFiles) -> list[str]:
                 f"{table['modality']} carries the batch it was prepared in, and the batch alone predicts "
                 f"{' and '.join(spoiled)}: what a model of it learns may be the preparation of the table."
             )
+    sentences += run.convergence_warnings
     sentences += _small(run)
     sentences += _sites(run)
     if run.metric_rows and not any(row["role"] == "external" for row in run.metric_rows):

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from equipoise.platform.report.blocks import Block, Cell, Figures, Section, Table, Text
+from equipoise.platform.report.blocks import Block, Cell, Figures, Heading, Notice, Section, Table, Text
 from equipoise.platform.report.entries import SectionParams
 from equipoise.platform.report.formatting import count, number
 from equipoise.platform.report.run_files import RunFiles
@@ -22,12 +22,18 @@ from equipoise.platform.report.style import (
 def build(run: RunFiles, params: SectionParams) -> Section:
     """Curves of all folds: the loss of the main task, and the loss that early stopping monitors."""
     blocks: list[Block] = [*run.missing("folds")]
-    if run.histories:
-        figures = [_losses(run), monitor_curves(run.histories)]
+    if run.convergence_warnings:
+        blocks.append(Notice("Fits that cannot be taken for converged", run.convergence_warnings))
+    if exact := [fold for fold, record in run.fold_records.items() if record.get("exact")]:
+        blocks.append(_penalties({fold: run.histories[fold] for fold in exact if fold in run.histories}))
+    blocks += _optimum(run)
+    curves = {fold: table for fold, table in run.histories.items() if fold not in exact}
+    if curves:
+        figures = [_losses(run), monitor_curves(curves)]
         if shown := [f for f in figures if f is not None]:
             blocks.append(Figures(shown))
-        blocks.append(_table(run.histories))
-    elif not blocks:
+        blocks.append(_table(curves))
+    elif not run.histories and not blocks:
         blocks.append(Text("No fold has written its history yet.", tone="muted"))
     return Section("Training", _lead(run), blocks)
 
@@ -35,6 +41,42 @@ def build(run: RunFiles, params: SectionParams) -> Section:
 def _lead(run: RunFiles) -> str:
     kind = (run.study.get("model") or {}).get("kind")
     return f"Training of the folds of model {kind}." if kind else "Training of the folds."
+
+
+def _penalties(histories: dict[str, pd.DataFrame]) -> Table:
+    """Penalties of folds that a solver fitted."""
+    rows: list[list[str | Cell]] = []
+    for fold, table in histories.items():
+        row = table.iloc[0]
+        for column in [c for c in table if c.startswith("penalty/")]:
+            task = column.removeprefix("penalty/")
+            figures = (row.get(f"{part}/{task}") for part in ("penalty", "gain", "train", "val"))
+            rows.append([fold, task, *(number(figure, 4) for figure in figures)])
+    return Table(
+        ["Fold", "Task", "Penalty", "Gain", "Training loss", "Validation loss"],
+        rows,
+        "The model is linear: a solver found its optimum, at the penalty that inner cross-validation on the training "
+        "patients chose. Gain: how much lower the cross-validated loss is than that of a model without any column.",
+        numeric=frozenset([2, 3, 4, 5]),
+    )
+
+
+def _optimum(run: RunFiles) -> list[Block]:
+    """How far linear models that were trained by epochs stayed from their optimum."""
+    rows: list[list[str | Cell]] = [
+        [fold, task, *(number(distance[key], 4) for key in ("objective", "train", "val"))]
+        for fold, record in run.fold_records.items()
+        for task, distance in (record.get("optimum") or {}).items()
+    ]
+    if not rows:
+        return []
+    caption = (
+        "The model is linear, so that every task has one optimum, which training by epochs may miss. Objective: "
+        "training loss and ridge penalty (chosen by inner cross-validation) above the least possible. Losses: those of "
+        "the trained model minus those of the optimum; a negative validation loss is better than the optimum's."
+    )
+    headers = ["Fold", "Task", "Objective above the optimum", "Training loss", "Validation loss"]
+    return [Heading("Distance from the optimum"), Table(headers, rows, caption, numeric=frozenset([2, 3, 4]))]
 
 
 def _losses(run: RunFiles) -> Figure | None:

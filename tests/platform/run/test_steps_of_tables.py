@@ -126,6 +126,37 @@ def test_omics_alone_with_genes_that_an_external_cohort_lacks(root: Path, tmp_pa
     assert auroc(run, "external") > 0.75
 
 
+def test_elastic_net_of_all_tables(root: Path, tmp_path: Path) -> None:
+    run_steps(study_of(root, model={"kind": "elastic_net"}), tmp_path / "run")
+    run = tmp_path / "run"
+    fold = load_fold(run / "folds" / "0-0")
+    assert fold.config["exact"]
+    assert list(fold.targets.shape.omics) == ["clinical", "mutation", "rna"]
+    assert auroc(run, "test") > 0.85
+    assert auroc(run, "external") > 0.85
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "a solver found its optimum" in page
+    assert "Fits that cannot be taken for converged" not in page
+
+
+def test_a_fit_that_stopped_too_early_is_in_the_report(root: Path, tmp_path: Path) -> None:
+    study = study_of(root, balancing="uncertainty", training={"epochs": 2})
+    run_steps(study, tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Fits that cannot be taken for converged" in page
+    assert "the last of 2 epochs was the best" in page
+    assert "Distance from the optimum" in page
+
+
+def test_a_solver_has_no_steps_to_balance_or_to_federate(root: Path) -> None:
+    with pytest.raises(
+        StudyError, match="'elastic_net' is fitted by a solver, task by task: write balancing: equal"
+    ):
+        study_of(root, model={"kind": "elastic_net"}, balancing="uncertainty+pcgrad")
+    with pytest.raises(StudyError, match="federate clinical"):
+        study_of(root, model={"kind": "elastic_net"}, federation={})
+
+
 def test_one_modality_of_several(root: Path) -> None:
     model = {"kind": "omics", "modalities": ["mutation"]}
     with pytest.raises(DataError, match="nobody is left in cohort E"):

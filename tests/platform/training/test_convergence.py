@@ -43,6 +43,11 @@ def test_tasks_without_labels_are_not_asked():
 
 
 def test_an_exact_fit_is_at_its_optimum_and_says_where_no_column_helped():
-    assert warnings_of([0.5], 1, exact=True, extra={"gain/MSI": 0.1, "gain/OS": 0.2}) == []
-    (text,) = warnings_of([0.5], 1, exact=True, extra={"gain/MSI": 0.0, "gain/OS": math.nan})
-    assert text.startswith("MSI: no penalty was better")
+    fits = {"penalty/MSI": 0.1, "gain/MSI": 0.1, "penalty/OS": 2.0}
+    assert warnings_of([0.5], 1, exact=True, extra=fits | {"gain/OS": 0.2}) == []
+    (text,) = warnings_of([0.5], 1, exact=True, extra=fits | {"gain/OS": 0.0})
+    assert text.startswith("OS: no penalty was better")
+    (text,) = warnings_of([0.5], 1, exact=True, extra=fits | {"gain/OS": math.nan})
+    assert text.startswith("OS: too few labels")
+    (text,) = warnings_of([0.5], 1, exact=True, extra=fits | {"penalty/OS": math.nan})
+    assert "nothing was fitted" in text
