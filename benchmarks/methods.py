@@ -4,7 +4,7 @@ Two questions, one command:
 
 1. **Which method?** {equal, uncertainty, dwa, auto_lambda} x {none, graddrop, pcgrad, cagrad}, the joint model on
    MSI, HRD and the five microenvironment scores, 5 folds, external cohorts. Every run is an ordinary run of the
-   product; ``equipoise leaderboard`` compares them (ranks, intervals, critical difference).
+   product; ``equipoise leaderboard`` compares them (all pairs at once, intervals, which may be the best).
 2. **Do the microenvironment scores help?** For MSI and for HRD: the task alone against the task with the five
    scores, equal weighting, one random split a seed (split, initial weights and order are drawn again).
    Reported is the mean difference in AUROC with a percentile interval over seeds, whatever its sign. Nothing was
@@ -128,16 +128,22 @@ def grid(study: Path, work: Path, processes: int) -> dict[str, Any]:
     written = write_leaderboard(list(runs), work / "leaderboard", baseline="equal+none")
     print(leaderboard_text(written))
     table = written.board.table.set_index("method")
-    keep = [c for c in table if c in ("mean_rank", "p_best") or c.endswith(("/auroc", "/r", "/low", "/high"))]
+    keep = [
+        c
+        for c in table
+        if c in ("mean_rank", "rank_low", "rank_high", "may_be_best")
+        or c.endswith(("/auroc", "/r", "/low", "/high"))
+    ]
     rows = {
         str(name): {k: None if pd.isna(v) else round(float(v), 3) for k, v in row.items()}
         for name, row in table[keep].iterrows()
     }
-    ranking = written.board.ranking
+    overall = written.board.overall
     return {
         "best": written.board.best,
-        "critical_difference": None if ranking is None else round(float(ranking.critical_difference), 2),
-        "blocks": None if ranking is None else int(ranking.blocks),
+        "may_be_best": None if overall is None else overall.best_set,
+        "pairs_apart": None if overall is None else overall.separated,
+        "smallest_detectable": None if overall is None else round(overall.smallest_detectable, 4),
         "methods": rows,
     }
 

@@ -91,7 +91,7 @@ def side_by_side(measured: dict[str, Any]) -> list[dict[str, Any]]:
             entry |= {"default": row["value"], "default_low": row["low"], "default_high": row["high"]}
     for row in measured["differences"]:
         entry = entries[(row["cohort"], row["task"], row["metric"])]
-        entry |= {name: row[name] for name in ("difference", "low", "high", "p_holm")}
+        entry |= {name: row[name] for name in ("difference", "low", "high", "p_joint")}
     rows = [
         {"part": part, "task": task, "metric": metric, **row} for (part, task, metric), row in entries.items()
     ]

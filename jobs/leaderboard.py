@@ -20,7 +20,7 @@ def leaderboard(
         ),
     ] = None,
 ) -> dict[str, Any]:
-    """Compare runs: ranks, critical difference, paired differences; leaderboard.csv and .html."""
+    """Compare runs: order, all pairs, paired differences; leaderboard.csv and .html."""
     from pathlib import Path
 
     from equipoise.platform.report.leaderboard import leaderboard_text, write_leaderboard

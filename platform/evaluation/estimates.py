@@ -1,8 +1,9 @@
-"""From a sample to its metrics: value, bootstrap replicates, interval and notes.
+"""From a sample to its metrics: value, influence of every patient, interval and notes.
 
 The metrics table is made of them (:mod:`~equipoise.platform.evaluation.evaluate`); comparisons of runs subtract their
-replicates (:mod:`~equipoise.platform.evaluation.paired`), which match because the draws are a function of the seed and
-of the patients, not of the scores.
+influences patient by patient (:mod:`~equipoise.platform.evaluation.paired`). Silhouettes alone have bootstrap
+replicates; those of two runs match, because the draws are a function of the seed and of the patients, not of the
+scores.
 """
 
 import zlib
@@ -12,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.platform.evaluation.influence import Cell, CellMean
 from equipoise.platform.evaluation.intervals import (
     ConfidenceInterval,
     bootstrap_weights,
-    delong_interval,
+    influence_interval,
     percentile_interval,
 )
 from equipoise.platform.evaluation.metric_definitions import (
@@ -28,7 +30,7 @@ from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS, MODEL, Sampl
 
 Floats = NDArray[np.float64]
 
-#: Positives or events per fold below which intervals are known to be too narrow.
+#: Positives or events per fold below which the factors on the variance were not measured.
 FEW = 5
 #: Number of weights that are held as float64 at once.
 _BLOCK = 2_000_000
@@ -36,11 +38,16 @@ _BLOCK = 2_000_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over groups with its bootstrap replicates (None where no interval is asked for)."""
+    """Mean over groups; ``mean`` has the influence of the patients, ``replicates`` those of a bootstrap.
+
+    Both are None where no interval is asked for or possible; ``no_interval`` gives the reason.
+    """
 
     value: float
-    replicates: Floats | None
     note: str
+    mean: CellMean | None = None
+    replicates: Floats | None = None
+    no_interval: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,18 +76,15 @@ def metric_results(
     params
         Replicates and confidence.
     seed
-        Study seed. Every (role, cohort, site, task) has its own stream, so that an interval does not change when
-        another task or cohort joins the study.
+        Study seed, of the bootstrap of silhouettes. Every (role, cohort, site, task) has its own stream, so that an
+        interval does not change when another task or cohort joins the study.
     only
         Names of the metrics to compute for the model; all metrics and baselines if None.
     """
     definitions = metric_definitions(sample)
     if only is not None:
         definitions = [d for d in definitions if d.metric in only and d.predictor == MODEL]
-    unit = zlib.crc32("\x1f".join([sample.role, sample.cohort, sample.site, sample.task]).encode())
-    stream = np.random.SeedSequence(seed, spawn_key=(unit,))
-    weights = bootstrap_weights(sample.strata, params.bootstrap, stream)
-    estimates = [_estimate(sample, d, weights) for d in definitions]
+    estimates = [_estimate(sample, d, params, seed) for d in definitions]
     results = _macro_results(sample, definitions, estimates, params)
     for definition, estimate in zip(definitions, estimates, strict=True):
         interval = _interval(sample, definition, estimate, params)
@@ -108,7 +112,7 @@ def _predictor(sample: Sample, definition: MetricDefinition) -> str:
     return sample.predictor if definition.predictor == MODEL else definition.predictor
 
 
-def _estimate(sample: Sample, definition: MetricDefinition, weights: NDArray[np.uint16]) -> Estimate:
+def _estimate(sample: Sample, definition: MetricDefinition, params: EvaluationParams, seed: int) -> Estimate:
     """Mean over the groups in which the metric is defined."""
     reasons = {g.name: definition.undefined(g) for g in sample.groups}
     used = [g for g in sample.groups if reasons[g.name] is None]
@@ -116,7 +120,7 @@ def _estimate(sample: Sample, definition: MetricDefinition, weights: NDArray[np.
     if not used:
         reason = next(iter(failed.values()), "no labelled patient")
         where = f" in any of {len(failed)} folds, for example" if len(failed) > 1 else ""
-        return Estimate(float("nan"), None, f"not estimable{where}: {reason}")
+        return Estimate(float("nan"), f"not estimable{where}: {reason}")
     note = ""
     if failed:
         example, reason = next(iter(failed.items()))
@@ -124,13 +128,37 @@ def _estimate(sample: Sample, definition: MetricDefinition, weights: NDArray[np.
             f"mean of {len(used)} of {len(sample.groups)} folds; not estimable in {', '.join(failed)} "
             f"({example}: {reason})"
         )
-    value = float(np.mean([float(definition.value(g, None)) for g in used]))
+    values = [float(definition.value(g, None)) for g in used]
+    value = float(np.mean(values))
     if not definition.interval:
-        return Estimate(value, None, note)
-    replicates, gaps = mean_of_folds(used, [_replicates(definition, g, weights) for g in used])
-    if gaps:
-        note = join_notes(note, f"{gaps:.1%} of the folds' bootstrap values are not estimable and left out")
-    return Estimate(value, replicates, note)
+        return Estimate(value, note)
+    if definition.of_latents:
+        weights = _bootstrap(sample, params, seed)
+        replicates, gaps = mean_of_folds(used, [_replicates(definition, g, weights) for g in used])
+        if gaps:
+            note = join_notes(
+                note, f"{gaps:.1%} of the folds' bootstrap values are not estimable and left out"
+            )
+        return Estimate(value, note, replicates=replicates)
+    cells = [
+        # Every model tests all patients of an external cohort: they are one repeat, whatever their number.
+        Cell(v, definition.influence_of(g), g.patient, 0 if sample.is_fixed else g.repeat, g.fold)
+        for v, g in zip(values, used, strict=True)
+    ]
+    mean = CellMean.of(cells, len(sample.strata))
+    lonely = sorted({g.name for c, g in zip(cells, used, strict=True) if np.isnan(c.influence).any()})
+    if mean is None:
+        what = "two events" if sample.kind == "survival" else "two patients of each class"
+        return Estimate(value, note, no_interval=f"interval not estimable: it needs {what}")
+    if lonely:
+        note = join_notes(note, f"a single {_case(sample)} in {', '.join(lonely)}")
+    return Estimate(value, note, mean)
+
+
+def _bootstrap(sample: Sample, params: EvaluationParams, seed: int) -> NDArray[np.uint16]:
+    unit = zlib.crc32("\x1f".join([sample.role, sample.cohort, sample.site, sample.task]).encode())
+    stream = np.random.SeedSequence(seed, spawn_key=(unit,))
+    return bootstrap_weights(sample.strata, params.bootstrap, stream)
 
 
 def mean_of_folds(groups: list[ScoredPatients], values: list[Floats]) -> tuple[Floats, float]:
@@ -174,19 +202,36 @@ def _replicates(definition: MetricDefinition, group: ScoredPatients, weights: ND
 def _interval(
     sample: Sample, definition: MetricDefinition, estimate: Estimate, params: EvaluationParams
 ) -> ConfidenceInterval:
-    base = _method(sample, params)
+    how, models = _how(sample), _estimand(sample)
     nan = float("nan")
     if definition.predictor != MODEL:
         return ConfidenceInterval(nan, nan, "baseline")
     if not definition.interval:
-        return ConfidenceInterval(nan, nan, f"{base[0]}; {_threshold_text(params)}")
-    if estimate.replicates is None:
-        return ConfidenceInterval(nan, nan, base[0])
-    if definition.metric == "auroc" and sample.is_ensemble and definition.column is not None:
-        group, k = sample.groups[0], definition.column
-        interval = delong_interval(group.target[:, k], group.score[:, k], params.confidence)
-        return interval._replace(method=f"{base[0]}; {interval.method}")
-    return percentile_interval(estimate.replicates, params.confidence, "; ".join(base))
+        return ConfidenceInterval(nan, nan, f"{how}; {_threshold_text(params)}")
+    if estimate.replicates is not None:
+        method = join_notes(
+            how, f"bootstrap {params.bootstrap}", "" if sample.is_fixed else "stratified within fold"
+        )
+        return percentile_interval(estimate.replicates, params.confidence, method)._replace(estimand=models)
+    if estimate.mean is None:
+        return ConfidenceInterval(nan, nan, how, estimate.no_interval, estimand=models)
+    return _of_influence(
+        sample, estimate.mean, params, how, definition, bool(_small_folds(sample, definition.column))
+    )
+
+
+def _of_influence(
+    sample: Sample,
+    mean: CellMean,
+    params: EvaluationParams,
+    how: str,
+    definition: MetricDefinition,
+    few: bool,
+) -> ConfidenceInterval:
+    interval = influence_interval(
+        mean, params.confidence, definition.scale, definition.inflation, fixed=sample.is_fixed, few=few
+    )
+    return interval._replace(method=f"{how}; {interval.method}", estimand=_estimand(sample, mean))
 
 
 def _macro_results(
@@ -211,19 +256,26 @@ def _macro(
 ) -> tuple[Estimate, ConfidenceInterval, str]:
     """Mean over the classes with its interval and note."""
     nan = float("nan")
-    method = "mean over classes; " + "; ".join(_method(sample, params))
+    how = f"mean over classes; {_how(sample)}"
     for definition, estimate in parts:
         if np.isnan(estimate.value):
             note = f"class {definition.class_name}: {estimate.note}"
-            return Estimate(nan, None, note), ConfidenceInterval(nan, nan, method), note
+            return Estimate(nan, note), ConfidenceInterval(nan, nan, how, estimand=_estimand(sample)), note
     value = float(np.mean([e.value for _, e in parts]))
-    replicates = [e.replicates for _, e in parts if e.replicates is not None]
-    if len(replicates) < len(parts):
-        return Estimate(value, None, ""), ConfidenceInterval(nan, nan, "baseline"), ""
-    mean = np.mean(replicates, axis=0)
-    interval = percentile_interval(mean, params.confidence, method)
-    note = join_notes(*sorted({e.note for _, e in parts}), interval.note)
-    return Estimate(value, mean, note), interval, note
+    first = parts[0][0]
+    if not first.interval:
+        return Estimate(value, ""), ConfidenceInterval(nan, nan, "baseline"), ""
+    means = [e.mean for _, e in parts if e.mean is not None]
+    mean = CellMean.average(means) if len(means) == len(parts) else None
+    note = join_notes(*sorted({e.note for _, e in parts}))
+    if mean is None:
+        reasons = sorted({e.no_interval for _, e in parts} - {""})
+        reason = (reasons or ["interval not estimable: the classes are missing in different folds"])[0]
+        empty = ConfidenceInterval(nan, nan, how, reason, estimand=_estimand(sample))
+        return Estimate(value, note, no_interval=reason), empty, join_notes(note, reason)
+    few = any(_small_folds(sample, d.column) for d, _ in parts)
+    interval = _of_influence(sample, mean, params, how, first, few)
+    return Estimate(value, note, mean), interval, join_notes(note, interval.note)
 
 
 def positives(sample: Sample, group: ScoredPatients, column: int | None) -> int | None:
@@ -233,34 +285,59 @@ def positives(sample: Sample, group: ScoredPatients, column: int | None) -> int 
     return int(((group.event if sample.kind == "survival" else group.target[:, column]) == 1).sum())
 
 
+def _case(sample: Sample) -> str:
+    return {"survival": "event", "regression": "patient"}.get(sample.kind, "patient of a class")
+
+
+def _small_folds(sample: Sample, column: int | None) -> list[str]:
+    """Folds with too few positives or events for the factors on the variance; names as in ``<repeat>-<fold>``."""
+    if sample.kind == "regression" or column is None:
+        return []
+    counts: dict[tuple[int, int], int] = {}
+    names: dict[tuple[int, int], str] = {}
+    for group in sample.groups:
+        fold = (group.repeat, group.fold)
+        counts[fold] = counts.get(fold, 0) + (positives(sample, group, column) or 0)
+        names.setdefault(fold, group.name)
+    return [names[fold] for fold, count in counts.items() if count < FEW]
+
+
 def _few(sample: Sample, definition: MetricDefinition) -> str:
-    """A warning if a fold has too few positives or events for a reliable interval."""
-    if (
-        sample.kind == "regression"
-        or sample.site != ALL
-        or not definition.interval
-        or definition.column is None
-    ):
+    """A caution if a fold has too few positives or events for a reliable interval."""
+    if sample.site != ALL or not definition.interval:
         return ""
-    counts = [positives(sample, g, definition.column) or 0 for g in sample.groups]
-    small = [g.name for g, c in zip(sample.groups, counts, strict=True) if c < FEW]
+    small = _small_folds(sample, definition.column)
     what = "events" if sample.kind == "survival" else "positives"
-    return f"fewer than {FEW} {what} in {', '.join(small)}: interval likely too narrow" if small else ""
+    return f"fewer than {FEW} {what} in {', '.join(small)}: interval uncertain" if small else ""
 
 
 def _cautions(sample: Sample, definition: MetricDefinition) -> list[str]:
     return sorted({definition.caution(g) for g in sample.groups})
 
 
-def _method(sample: Sample, params: EvaluationParams) -> tuple[str, str]:
+def _how(sample: Sample) -> str:
+    """How the value is made."""
     if sample.is_ensemble:
         what = "standardised log risk" if sample.kind == "survival" else "score"
-        return f"mean {what} of the fold models", f"bootstrap {params.bootstrap}"
+        return f"mean {what} of the fold models"
     if sample.predictor == FOLD_MODELS:
         models = "fold model" if len(sample.groups) == 1 else "fold models"
-        method = f"mean of {len(sample.groups)} {models}, each on every patient"
-        return method, f"bootstrap {params.bootstrap}"
-    return f"mean of {len(sample.groups)} folds", f"bootstrap {params.bootstrap}, stratified within fold"
+        return f"mean of {len(sample.groups)} {models}, each on every patient"
+    return f"mean of {len(sample.groups)} folds"
+
+
+def _estimand(sample: Sample, mean: CellMean | None = None) -> str:
+    """What ``low`` and ``high`` are for, and which procedure the other bounds are for."""
+    if sample.is_ensemble:
+        return "this ensemble"
+    count = len({(g.repeat, g.fold) for g in sample.groups})
+    models = "this model" if count == 1 else f"these {count} models"
+    if sample.is_fixed or mean is None or count == 1:
+        return models
+    if mean.folds == 1:
+        return f"{models}; procedure trained on the training part of a split"
+    share = round(100 * (1 - 1 / mean.folds))
+    return f"{models}; procedure trained on {share} % of the patients"
 
 
 def _threshold_text(params: EvaluationParams) -> str:

@@ -1,18 +1,16 @@
 """From the predictions table to one tidy table of metrics with intervals.
 
-Cross-validation: the metric per fold, then the mean of the folds; raw scores of different folds are not
-pooled. The interval is a patient bootstrap stratified within fold. With several repeats only the folds of the
-first can be strata, so a replicate may leave a fold of another repeat without a class: it then takes that
-repeat's other folds, and is undefined only where a whole repeat is.
+Cross-validation: the metric per fold, then the mean of the folds; raw scores of different folds are not pooled. ``low``
+and ``high`` are bounds for these models on new patients, ``low_procedure`` and ``high_procedure`` for the procedure
+that trained them; ``estimand`` says so in each row. Both come from influence values (:mod:`~.influence`,
+:mod:`~.intervals`).
 
 External cohorts, predictor ``model``: the mean score of the fold models (log risks scaled by the validation patients
-of each fold, :func:`~equipoise.platform.evaluation.thresholds.standardise_risks`), then the metric; DeLong
-for an AUROC, the patient bootstrap for the rest. Predictor ``fold models``: every fold model on the whole
-cohort and the mean of their metrics, as other work reports it; the bootstrap draws patients here too, so that
-the interval reflects the patients and not the spread of five numbers. Trivial baselines are rows of the same table.
-
-The interval of the average precision is the least reliable: with few positives in a fold, patients that are drawn
-twice form ties that raise the value, so that the interval covers less often than its nominal level.
+of each fold, :func:`~equipoise.platform.evaluation.thresholds.standardise_risks`), then the metric. Predictor ``fold
+models``: every fold model on the whole cohort and the mean of their metrics, as other work reports it; the influence
+of a patient is the mean over the models, so that the interval reflects the patients and not the spread of five
+numbers. Both intervals are for this ensemble and these models: no patient of the cohort trained them, and the cohort
+says nothing about other trainings. Trivial baselines are rows of the same table.
 """
 
 from collections.abc import Iterator
@@ -33,8 +31,10 @@ from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS, MODEL, Sampl
 #: own value; ``n_pos`` counts positives or events.
 METRIC_COLUMNS = (
     "role", "cohort", "site", "task", "kind", "class", "predictor", "metric", "fold",
-    "value", "low", "high", "n", "n_pos", "method", "note",
+    "value", "low", "high", "low_procedure", "high_procedure", "n", "n_pos", "estimand", "method", "note",
 )  # fmt: skip
+#: Columns of numbers that are not counts.
+NUMBERS = ("value", "low", "high", "low_procedure", "high_procedure")
 
 
 def evaluate(
@@ -67,7 +67,7 @@ def evaluate(
     for sample in all_samples(predictions, params, latents):
         rows += _evaluate_sample(sample, params, seed)
     metrics = pd.DataFrame(rows, columns=list(METRIC_COLUMNS))
-    return metrics.astype({"n": "Int64", "n_pos": "Int64", "value": float, "low": float, "high": float})
+    return metrics.astype({"n": "Int64", "n_pos": "Int64"} | dict.fromkeys(NUMBERS, float))
 
 
 def all_samples(
@@ -148,8 +148,9 @@ def _row(
     return {
         "role": sample.role, "cohort": sample.cohort, "site": sample.site, "task": sample.task,
         "kind": sample.kind, "class": class_name, "predictor": predictor, "metric": metric, "fold": fold,
-        "value": value, "low": interval.low, "high": interval.high, "n": counts.n, "n_pos": counts.n_pos,
-        "method": interval.method, "note": note,
+        "value": value, "low": interval.low, "high": interval.high, "low_procedure": interval.low_procedure,
+        "high_procedure": interval.high_procedure, "n": counts.n, "n_pos": counts.n_pos,
+        "estimand": interval.estimand, "method": interval.method, "note": note,
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A leaderboard: estimates of several candidates with ranks, critical difference, P(best) and paired differences.
+"""A leaderboard: estimates of several candidates with their order, all pairs compared, and paired differences.
 
 Every number is recomputed from the predictions, with the same parameters and the same seed for all candidates, so that
 only their scores differ.
@@ -12,14 +12,16 @@ import numpy as np
 import pandas as pd
 
 from equipoise.datasets.errors import DataError
-from equipoise.platform.evaluation.comparison import SCORE_COLUMNS, Ranking, best_shares, ranking
 from equipoise.platform.evaluation.metric_definitions import LOWER_IS_BETTER, PRIMARY
+from equipoise.platform.evaluation.multiple_comparisons import AllPairs, Contrasts, compare_all
 from equipoise.platform.evaluation.paired import (
     Candidate,
     EvaluatedMetric,
     MetricKey,
+    contrasts_of,
     evaluate_candidate,
     paired_differences,
+    pairwise,
     require_comparable,
 )
 from equipoise.platform.evaluation.params import EvaluationParams
@@ -28,8 +30,11 @@ from equipoise.platform.evaluation.samples import ALL, MODEL
 #: Columns of the tidy estimates; ``rank`` is among the candidates, 1 the best, NaN for settings such as thresholds.
 ESTIMATE_COLUMNS = (
     "method", "role", "cohort", "task", "kind", "class", "metric", "predictor",
-    "value", "low", "high", "n", "rank", "how", "note",
+    "value", "low", "high", "low_procedure", "high_procedure", "n", "rank", "estimand", "how", "note",
 )  # fmt: skip
+
+#: Columns of the values of single test folds.
+FOLD_COLUMNS = ("method", "fold", "task", "metric", "value")
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,14 @@ class Leaderboard:
     estimates
         Columns ``ESTIMATE_COLUMNS``.
     scores
-        Test folds one by one, columns ``comparison.SCORE_COLUMNS``.
-    ranking
-        Mean ranks over (task, test fold) blocks of the primary metrics; None if there is no complete block.
-    shares
-        P(best) and intervals of mean ranks (:func:`~equipoise.platform.evaluation.comparison.best_shares`).
+        Test folds one by one, columns ``FOLD_COLUMNS``.
+    mean_ranks
+        Mean over the tasks of the rank in the primary metric on the test folds, best first: an order, not a test.
+    pairs
+        Task → all pairs of candidates in its primary metric on the test folds, corrected for each other and, jointly,
+        for all tasks; tasks without an interval are missing.
+    overall
+        All pairs in the mean of the primary metrics over these tasks; None if there is no such task.
     differences
         Paired differences against the best and the baseline (``paired.DIFFERENCE_COLUMNS``).
     best, baseline
@@ -62,8 +70,9 @@ class Leaderboard:
     tasks: Mapping[str, str]
     estimates: pd.DataFrame = field(repr=False)
     scores: pd.DataFrame = field(repr=False)
-    ranking: Ranking | None
-    shares: pd.DataFrame = field(repr=False)
+    mean_ranks: pd.Series = field(repr=False)
+    pairs: Mapping[str, AllPairs] = field(repr=False)
+    overall: AllPairs | None = field(repr=False)
     differences: pd.DataFrame = field(repr=False)
     best: str
     baseline: str | None
@@ -72,12 +81,14 @@ class Leaderboard:
     @cached_property
     def order(self) -> list[str]:
         """Names of the candidates, the best mean rank first."""
-        names = [c.name for c in self.candidates]
-        return names if self.ranking is None else [str(n) for n in self.ranking.mean_ranks.index]
+        return [str(name) for name in self.mean_ranks.index]
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row per candidate: metadata, mean rank, P(best), then value, low, high and rank of each metric.
+        """One row per candidate: metadata, mean rank, then value, low, high and rank of each metric.
+
+        ``may_be_best``, ``rank_low`` and ``rank_high``: whether the candidate cannot be excluded as the best in the
+        mean over tasks, and the ranks that the comparison of all pairs leaves possible.
 
         Columns ``<role>/<cohort>/<task>/<metric>`` (``test/<task>/…`` over all cohorts), with ``/low``, ``/high``
         and ``/rank`` behind them.
@@ -85,9 +96,12 @@ class Leaderboard:
         metadata = pd.DataFrame([{"method": c.name, **c.metadata} for c in self.candidates]).set_index(
             "method"
         )
-        if self.ranking is not None:
-            metadata["mean_rank"] = self.ranking.mean_ranks
-        wide = metadata.join(self.shares)
+        wide = metadata.assign(mean_rank=self.mean_ranks)
+        if self.overall is not None:
+            index = list(self.overall.names)
+            wide["may_be_best"] = pd.Series(self.overall.may_be_best, index).astype("boolean")
+            wide["rank_low"] = pd.Series(self.overall.rank_low, index).astype("Int64")
+            wide["rank_high"] = pd.Series(self.overall.rank_high, index).astype("Int64")
         whole_task = self.estimates[(self.estimates["class"] == "") & (self.estimates["predictor"] == MODEL)]
         columns: dict[str, pd.Series] = {}
         for (role, cohort, task, metric), rows in whole_task.groupby(
@@ -138,20 +152,24 @@ def compare(
     kinds = {key[2]: metric.sample.kind for key, metric in evaluated[names[0]].items()}
     leading = [task for task in first_tasks if task in shared]
     tasks = {task: kinds[task] for task in dict.fromkeys([*leading, *shared]) if task in kinds}
-    scores = fold_scores(evaluated)
     primary = {task: PRIMARY[kind] for task, kind in tasks.items()}
-    ranks = ranking(scores, primary)
-    best = names[0] if ranks is None else str(ranks.mean_ranks.index[0])
+    estimates = _estimates(evaluated)
+    mean_ranks = _mean_ranks(estimates, primary, names)
+    best = str(mean_ranks.index[0])
     references = [best, *([baseline] if baseline is not None and baseline != best else [])]
+    alpha = 1 - params.confidence
+    pairs = pairwise(evaluated, alpha, seed)
+    main = {task: ("test", ALL, task, "", metric, MODEL) for task, metric in primary.items()}
     return Leaderboard(
         candidates=tuple(candidates),
         tasks=tasks,
-        estimates=_estimates(evaluated),
-        scores=scores,
-        ranking=ranks,
-        shares=_shares(evaluated, primary),
+        estimates=estimates,
+        scores=fold_scores(evaluated),
+        mean_ranks=mean_ranks,
+        pairs={task: pairs[key] for task, key in main.items() if key in pairs},
+        overall=_overall(evaluated, list(main.values()), alpha, seed),
         differences=pd.concat(
-            [paired_differences(evaluated, reference, params.confidence) for reference in references],
+            [paired_differences(evaluated, reference, params.confidence, pairs) for reference in references],
             ignore_index=True,
         ),
         best=best,
@@ -161,7 +179,7 @@ def compare(
 
 
 def fold_scores(evaluated: Mapping[str, Mapping[MetricKey, EvaluatedMetric]]) -> pd.DataFrame:
-    """The value of every metric of the task as a whole in each test fold, columns ``SCORE_COLUMNS``.
+    """The value of every metric of the task as a whole in each test fold, columns ``FOLD_COLUMNS``.
 
     The value of a fold in a multiclass task is the mean over its classes; NaN where a class is missing.
     """
@@ -174,8 +192,8 @@ def fold_scores(evaluated: Mapping[str, Mapping[MetricKey, EvaluatedMetric]]) ->
             for group in sample.groups:
                 value = float("nan") if definition.undefined(group) else float(definition.value(group, None))
                 rows.append((name, group.name, task, metric, value))
-    table = pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
-    of_fold = table.groupby(list(SCORE_COLUMNS[:-1]), sort=False)["value"]
+    table = pd.DataFrame(rows, columns=list(FOLD_COLUMNS))
+    of_fold = table.groupby(list(FOLD_COLUMNS[:-1]), sort=False)["value"]
     return of_fold.agg(lambda values: values.mean(skipna=False)).reset_index()
 
 
@@ -186,7 +204,8 @@ def _estimates(evaluated: Mapping[str, Mapping[MetricKey, EvaluatedMetric]]) -> 
             result = one.result
             rows.append(
                 (name, role, cohort, task, one.sample.kind, cls, metric, predictor, result.estimate.value,
-                 result.interval.low, result.interval.high, len(one.sample.strata), np.nan,
+                 result.interval.low, result.interval.high, result.interval.low_procedure,
+                 result.interval.high_procedure, len(one.sample.strata), np.nan, result.interval.estimand,
                  result.interval.method, result.note)
             )  # fmt: skip
     table = pd.DataFrame(rows, columns=list(ESTIMATE_COLUMNS))
@@ -196,19 +215,26 @@ def _estimates(evaluated: Mapping[str, Mapping[MetricKey, EvaluatedMetric]]) -> 
     return table.assign(rank=rank.where(table["metric"] != "threshold"))
 
 
-def _shares(
-    evaluated: Mapping[str, Mapping[MetricKey, EvaluatedMetric]], primary: Mapping[str, str]
-) -> pd.DataFrame:
-    """P(best) over the shared tasks whose primary metric has replicates in every run."""
-    keys = [("test", ALL, task, "", metric, MODEL) for task, metric in primary.items()]
-    usable = [k for k in keys if all(_replicates(m, k) is not None for m in evaluated.values())]
-    if not usable:
-        return pd.DataFrame(index=list(evaluated))
-    drawn = {name: [_replicates(metrics, k) for k in usable] for name, metrics in evaluated.items()}
-    return best_shares(drawn)  # type: ignore[arg-type]
+def _mean_ranks(estimates: pd.DataFrame, primary: Mapping[str, str], names: Sequence[str]) -> pd.Series:
+    """Mean rank over the tasks whose primary metric every candidate has, best first; NaN without such a task."""
+    rows = estimates[
+        (estimates["role"] == "test") & (estimates["cohort"] == ALL) & (estimates["class"] == "")
+    ]
+    rows = rows[(rows["predictor"] == MODEL) & (rows["metric"] == rows["task"].map(primary))]
+    table = rows.pivot(index="task", columns="method", values="rank").reindex(columns=list(names))
+    means = table.dropna().mean() if len(table.dropna()) else pd.Series(np.nan, index=list(names))
+    return means.rename_axis("method").sort_values(kind="stable", na_position="last")
 
 
-def _replicates(metrics: Mapping[MetricKey, EvaluatedMetric], key: MetricKey) -> np.ndarray | None:
-    one = metrics.get(key)
-    drawn = None if one is None else one.result.estimate.replicates
-    return drawn if drawn is None or key[4] not in LOWER_IS_BETTER else -drawn
+def _overall(
+    evaluated: Mapping[str, Mapping[MetricKey, EvaluatedMetric]],
+    keys: Sequence[MetricKey],
+    alpha: float,
+    seed: int,
+) -> AllPairs | None:
+    """All pairs in the mean over the tasks that every candidate has."""
+    found = [contrasts_of(evaluated, key) for key in keys]
+    whole = [contrasts for names, contrasts in filter(None, found) if len(names) == len(evaluated)]
+    if not whole:
+        return None
+    return compare_all(list(evaluated), {"mean": Contrasts.mean(whole)}, alpha, seed)["mean"]

@@ -7,7 +7,20 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from equipoise.platform.evaluation import influence as influences
 from equipoise.platform.evaluation import metrics
+from equipoise.platform.evaluation.intervals import (
+    AUROC_INFLATION,
+    CONCORDANCE_INFLATION,
+    FISHER,
+    LOG,
+    LOG_REST,
+    LOGIT,
+    PEARSON_INFLATION,
+    PLAIN,
+    Inflation,
+    Scale,
+)
 from equipoise.platform.evaluation.samples import FOLD_MODELS, MODEL, Sample, ScoredPatients
 from equipoise.platform.evaluation.silhouette import DEFINITION, DISTANCES, Distance, silhouette
 
@@ -27,7 +40,10 @@ class MetricDefinition:
 
     ``value(group, weight)`` returns ``[...]``; ``undefined(group)`` returns the reason why the value would be NaN, or
     None. ``interval`` is False for values that are known rather than estimated (baselines, thresholds).
-    ``of_latents``: computed from the inputs of the head, not from scores.
+    ``of_latents``: computed from the inputs of the head, not from scores; its interval is a bootstrap, because the
+    influence of a patient on the distances of the others was never measured.
+    ``influence(group)`` returns ``[N]`` (:mod:`equipoise.platform.evaluation.influence`); None is the leave-one-out
+    jackknife of ``value``. ``scale`` and ``inflation``: see :mod:`equipoise.platform.evaluation.intervals`.
     """
 
     metric: str
@@ -39,6 +55,15 @@ class MetricDefinition:
     interval: bool = True
     of_latents: bool = False
     caution: Callable[[ScoredPatients], str] = field(default=lambda group: "")
+    influence: Callable[[ScoredPatients], Floats] | None = None
+    scale: Scale = PLAIN
+    inflation: Inflation = AUROC_INFLATION
+
+    def influence_of(self, group: ScoredPatients) -> Floats:
+        """Influence ``[N]`` of each patient of the group."""
+        if self.influence is not None:
+            return self.influence(group)
+        return influences.jackknife_influence(lambda w: self.value(group, w), len(group.patient)).influence
 
 
 def metric_definitions(sample: Sample) -> list[MetricDefinition]:
@@ -120,6 +145,37 @@ def empty(group: ScoredPatients) -> str | None:
     return None if len(group.patient) else "no labelled patient"
 
 
+def _auroc(undefined: Callable[[ScoredPatients], str | None], k: int = 0, name: str = "") -> MetricDefinition:
+    return MetricDefinition(
+        "auroc",
+        lambda g, w: metrics.auroc(g.target[:, k], g.score[:, k], w),
+        undefined,
+        k,
+        name,
+        influence=lambda g: influences.auroc_influence(g.target[:, k], g.score[:, k]).influence,
+        scale=LOGIT,
+    )
+
+
+def _auprc(undefined: Callable[[ScoredPatients], str | None], k: int = 0, name: str = "") -> MetricDefinition:
+    return MetricDefinition(
+        "auprc",
+        lambda g, w: metrics.average_precision(g.target[:, k], g.score[:, k], w),
+        undefined,
+        k,
+        name,
+        influence=lambda g: influences.average_precision_influence(g.target[:, k], g.score[:, k]).influence,
+        scale=LOGIT,
+    )
+
+
+def _called(g: ScoredPatients, truth: int) -> Floats:
+    """Influence on the share of patients of a class that are called so at the threshold."""
+    called = g.score[:, 0] >= g.threshold
+    of_class = g.target[:, 0] == truth
+    return influences.mean_influence(called if truth else ~called, of_class).influence
+
+
 def _binary(sample: Sample) -> list[MetricDefinition]:
     def at_threshold(compute: Callable[..., Floats]) -> Callable[[ScoredPatients, ArrayLike | None], Floats]:
         return lambda g, w: compute(g.target[:, 0], g.score[:, 0] >= g.threshold, w)
@@ -135,21 +191,19 @@ def _binary(sample: Sample) -> list[MetricDefinition]:
     def threshold(g: ScoredPatients, _: ArrayLike | None) -> Floats:
         return np.asarray(g.threshold)
 
-    definitions = [
-        MetricDefinition("auroc", lambda g, w: metrics.auroc(g.target[:, 0], g.score[:, 0], w), one_class),
-        MetricDefinition(
-            "auprc", lambda g, w: metrics.average_precision(g.target[:, 0], g.score[:, 0], w), one_class
-        ),
-    ]
+    decision = partial(MetricDefinition, undefined=no_threshold, caution=partly, scale=LOGIT)
+    definitions = [_auroc(one_class), _auprc(one_class)]
     if (
         sample.role != "val"
     ):  # with a threshold chosen on the same patients these values would be too optimistic
         definitions += [
-            MetricDefinition(
-                "balanced_accuracy", at_threshold(metrics.balanced_accuracy), no_threshold, caution=partly
+            decision(
+                "balanced_accuracy",
+                at_threshold(metrics.balanced_accuracy),
+                influence=lambda g: (_called(g, 1) + _called(g, 0)) / 2,
             ),
-            MetricDefinition("sensitivity", at_threshold(metrics.sensitivity), no_threshold, caution=partly),
-            MetricDefinition("specificity", at_threshold(metrics.specificity), no_threshold, caution=partly),
+            decision("sensitivity", at_threshold(metrics.sensitivity), influence=lambda g: _called(g, 1)),
+            decision("specificity", at_threshold(metrics.specificity), influence=lambda g: _called(g, 0)),
             MetricDefinition("threshold", threshold, no_threshold, interval=False, caution=partly),
         ]
     return [*definitions, _constant("auroc", 0.5, one_class), _prevalence(0, "")]
@@ -160,22 +214,18 @@ def _one_class(k: int, name: str) -> list[MetricDefinition]:
         return one_class(g, k)
 
     return [
-        MetricDefinition(
-            "auroc", lambda g, w: metrics.auroc(g.target[:, k], g.score[:, k], w), undefined, k, name
-        ),
-        MetricDefinition(
-            "auprc",
-            lambda g, w: metrics.average_precision(g.target[:, k], g.score[:, k], w),
-            undefined,
-            k,
-            name,
-        ),
+        _auroc(undefined, k, name),
+        _auprc(undefined, k, name),
         MetricDefinition(
             "sensitivity",
             lambda g, w: metrics.sensitivity(g.target[:, k], g.score.argmax(1) == k, w),
             undefined,
             k,
             name,
+            influence=lambda g: (
+                influences.mean_influence(g.score.argmax(1) == k, g.target[:, k] == 1).influence
+            ),
+            scale=LOGIT,
         ),
         _prevalence(k, name),
     ]
@@ -206,10 +256,27 @@ def _regression() -> list[MetricDefinition]:
     trivial = partial(MetricDefinition, predictor="validation mean", interval=False)
     return [
         MetricDefinition(
-            "pearson", lambda g, w: metrics.pearson(g.target[:, 0], g.score[:, 0], w), correlation_undefined
+            "pearson",
+            lambda g, w: metrics.pearson(g.target[:, 0], g.score[:, 0], w),
+            correlation_undefined,
+            influence=lambda g: influences.pearson_influence(g.target[:, 0], g.score[:, 0]).influence,
+            scale=FISHER,
+            inflation=PEARSON_INFLATION,
         ),
-        MetricDefinition("r2", lambda g, w: metrics.r2(g.target[:, 0], g.score[:, 0], w), r2_undefined),
-        MetricDefinition("mae", lambda g, w: metrics.mae(g.target[:, 0], g.score[:, 0], w), empty),
+        MetricDefinition(
+            "r2",
+            lambda g, w: metrics.r2(g.target[:, 0], g.score[:, 0], w),
+            r2_undefined,
+            influence=lambda g: influences.r2_influence(g.target[:, 0], g.score[:, 0]).influence,
+            scale=LOG_REST,
+        ),
+        MetricDefinition(
+            "mae",
+            lambda g, w: metrics.mae(g.target[:, 0], g.score[:, 0], w),
+            empty,
+            influence=lambda g: influences.mean_influence(np.abs(g.target[:, 0] - g.score[:, 0])).influence,
+            scale=LOG,
+        ),
         trivial("r2", of_mean(metrics.r2), without_reference(r2_undefined)),
         trivial("mae", of_mean(metrics.mae), without_reference(empty)),
     ]
@@ -228,6 +295,9 @@ def _survival() -> list[MetricDefinition]:
         lambda g, w: metrics.harrell_c(g.time, g.event, g.score[:, 0], w),
         undefined,
         caution=lambda g: g.scale_note,
+        influence=lambda g: influences.concordance_influence(g.time, g.event, g.score[:, 0]).influence,
+        scale=LOGIT,
+        inflation=CONCORDANCE_INFLATION,
     )
     return [concordance, _constant("c_index", 0.5, undefined)]
 

@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 
 from equipoise.datasets.errors import DataError
-from equipoise.platform.evaluation.evaluate import METRIC_COLUMNS
+from equipoise.platform.evaluation.evaluate import METRIC_COLUMNS, NUMBERS
 from equipoise.platform.evaluation.params import EvaluationParams
 
-_TEXT = [c for c in METRIC_COLUMNS if c not in ("value", "low", "high", "n", "n_pos")]
+_TEXT = [c for c in METRIC_COLUMNS if c not in (*NUMBERS, "n", "n_pos")]
+#: Columns that tables of earlier versions lack: their intervals name no estimand.
+_ADDED = ("low_procedure", "high_procedure", "estimand")
 
 
 def write_metrics(metrics: pd.DataFrame, folder: Path, params: EvaluationParams | None = None) -> list[Path]:
@@ -43,15 +45,17 @@ def read_metrics(path: Path) -> pd.DataFrame:
         If columns are missing.
     """
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    missing = [c for c in METRIC_COLUMNS if c not in table]
+    missing = [c for c in METRIC_COLUMNS if c not in table and c not in _ADDED]
     if missing:
         raise DataError(
             f"metrics lack the columns {', '.join(missing)}", where=str(path), fix="run 'equipoise evaluate'"
         )
     for column in METRIC_COLUMNS:
+        if column not in table:
+            table[column] = ""
         if column not in _TEXT:
             table[column] = table[column].where(table[column] != "").astype(float)
-    return table.astype({"n": "Int64", "n_pos": "Int64"})
+    return table[list(METRIC_COLUMNS)].astype({"n": "Int64", "n_pos": "Int64"})
 
 
 def _plain(value: Any) -> Any:

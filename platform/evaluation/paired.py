@@ -1,11 +1,13 @@
-"""Paired differences between runs on the same patients: DeLong for an AUROC, the paired bootstrap otherwise.
+"""Paired differences between runs on the same patients: influence values, the corrected resampled t over repeats.
 
 A pair of runs is compared patient by patient: same test patients, same folds, same labels, which
-:func:`require_comparable` checks. Bootstrap draws are a function of the seed and the patients, so the
-replicates of two runs match and their difference belongs to one draw of patients.
+:func:`require_comparable` checks. The variance of a difference comes from the differences of the patients' influences
+(:mod:`~equipoise.platform.evaluation.intervals`, :func:`~equipoise.platform.evaluation.intervals.paired_test`), times
+1.5 in a cross-validation, whose patients also trained the other folds. Silhouettes are compared by the paired
+bootstrap: draws are a function of the seed and the patients, so that the replicates of two runs match.
 
-The intervals cover the choice of patients. Training the same method again with another seed would change the
-numbers too; only runs with several seeds show by how much.
+With more than two runs every pair is corrected for all of them
+(:mod:`~equipoise.platform.evaluation.multiple_comparisons`), whichever of them is chosen afterwards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +17,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtri
-from scipy.stats import norm
+from scipy.stats import t as student
 
 from equipoise.datasets.errors import DataError
-from equipoise.platform.evaluation.comparison import holm
 from equipoise.platform.evaluation.estimates import MetricResult, metric_results
 from equipoise.platform.evaluation.evaluate import all_samples
-from equipoise.platform.evaluation.intervals import PairedTest, delong_test, percentile_interval
+from equipoise.platform.evaluation.influence import ENOUGH_REPEATS, CellMean
+from equipoise.platform.evaluation.intervals import (
+    PairedTest,
+    pair_factor,
+    paired_test,
+    percentile_interval,
+)
+from equipoise.platform.evaluation.metric_definitions import LOWER_IS_BETTER
+from equipoise.platform.evaluation.multiple_comparisons import AllPairs, Contrasts, compare_all
 from equipoise.platform.evaluation.params import EvaluationParams
 from equipoise.platform.evaluation.predictions import labelled
 from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS, MODEL, Sample
@@ -33,7 +42,7 @@ MetricKey = tuple[str, str, str, str, str, str]
 
 DIFFERENCE_COLUMNS = (
     "run", "reference", "role", "cohort", "task", "class", "metric", "predictor",
-    "difference", "low", "high", "p", "p_holm", "n", "method", "note",
+    "difference", "low", "high", "p", "p_pairs", "p_joint", "n", "method", "note",
 )  # fmt: skip
 
 
@@ -120,24 +129,42 @@ def difference(
 ) -> tuple[PairedTest, float, float, str, str]:
     """Difference first - second with test, bounds, method and note.
 
-    DeLong's test is used for an AUROC if each patient has one score, from one model (test folds of one repeat) or from
-    the ensemble (external cohorts): folds hold different patients, so their variances add. For all other metrics, and
-    if a fold is too small for DeLong, the paired bootstrap is used: percentile bounds, and p is twice the smaller share
-    of replicates on the other side of 0 (with one added to each count, so that it is never 0).
+    See :func:`~equipoise.platform.evaluation.intervals.paired_test`. Silhouettes: the paired bootstrap, percentile
+    bounds, and p is twice the smaller share of replicates on the other side of 0 (with one added to each count, so
+    that it is never 0).
     """
-    if (exact := _delong(first, second)) is not None:
-        half = float(ndtri(0.5 + confidence / 2)) * exact.se
-        folds = len(first.sample.groups)
-        method = "DeLong" if first.sample.is_ensemble else f"DeLong, mean of {folds} folds"
-        return exact, exact.difference - half, exact.difference + half, method, ""
     a, b = first.result.estimate, second.result.estimate
-    value = a.value - b.value
+    value, nan = a.value - b.value, float("nan")
+    if a.replicates is not None and b.replicates is not None:
+        return _bootstrap_difference(value, a.replicates - b.replicates, confidence)
+    nothing = PairedTest(value, nan, nan, nan)
+    method = "paired influence values"
+    if a.mean is None or b.mean is None:
+        of = first.result if np.isnan(a.value) or a.mean is None else second.result
+        return nothing, nan, nan, method, of.note
+    apart = a.mean.minus(b.mean)
+    if apart is None:
+        return nothing, nan, nan, method, "the two are not estimable in the same folds"
+    fixed = first.sample.is_fixed
+    test = paired_test(apart, fixed=fixed)
+    if np.isnan(test.p):
+        return test, nan, nan, method, f"every patient says {test.difference:.4g}: no variance to test with"
+    quantile = float(ndtri(0.5 + confidence / 2))
+    if not fixed and apart.folds > 1 and apart.repeats >= ENOUGH_REPEATS:
+        count = len(apart.fold_means)
+        method = f"corrected resampled t over {count} folds of {apart.repeats} repeats"
+        quantile = float(student.ppf(0.5 + confidence / 2, count - 1))
+    elif (factor := pair_factor(apart, fixed=fixed)) != 1:
+        method = f"{method}, variance x {factor:g}"
+    half = quantile * test.se
+    return test, test.difference - half, test.difference + half, method, ""
+
+
+def _bootstrap_difference(
+    value: float, drawn: Floats, confidence: float
+) -> tuple[PairedTest, float, float, str, str]:
     nan = float("nan")
     method = "paired bootstrap"
-    if np.isnan(value) or a.replicates is None or b.replicates is None:
-        reason = first.result.note if np.isnan(a.value) else second.result.note
-        return PairedTest(value, nan, nan, nan), nan, nan, method, reason
-    drawn = a.replicates - b.replicates
     known = drawn[~np.isnan(drawn)]
     if not len(known):
         return PairedTest(value, nan, nan, nan), nan, nan, method, "no replicate is defined"
@@ -148,8 +175,96 @@ def difference(
     return PairedTest(value, se, nan, p), bounds.low, bounds.high, method, bounds.note
 
 
+def pairwise(
+    evaluated: Mapping[str, Mapping[MetricKey, EvaluatedMetric]], alpha: float = 0.05, seed: int = 0
+) -> dict[MetricKey, AllPairs]:
+    """Every pair of runs in every metric, corrected for all pairs of a task and for all tasks of the metric jointly.
+
+    Parameters
+    ----------
+    evaluated
+        Run → its estimates (:func:`evaluate_candidate`, the same seed and parameters for all).
+    alpha
+        Family-wise level.
+    seed
+        Of the draws.
+
+    Returns
+    -------
+    Metric key → comparison of the runs that have it with the same folds; none where fewer than two have.
+    """
+    families: dict[tuple[object, ...], dict[MetricKey, tuple[tuple[str, ...], Contrasts]]] = {}
+    for key in dict.fromkeys(key for metrics in evaluated.values() for key in metrics):
+        of_runs = {name: metrics[key] for name, metrics in evaluated.items() if key in metrics}
+        if (made := _contrasts(key, of_runs)) is not None:
+            role, cohort, _, cls, metric, predictor = key
+            family = (role, cohort, cls == "", metric, predictor, made[0])
+            families.setdefault(family, {})[key] = made
+    result: dict[MetricKey, AllPairs] = {}
+    for members in families.values():
+        names = next(iter(members.values()))[0]
+        tasks = {"\x1f".join(key): contrasts for key, (_, contrasts) in members.items()}
+        compared = compare_all(names, tasks, alpha, seed)
+        result |= {key: compared["\x1f".join(key)] for key in members}
+    return result
+
+
+def contrasts_of(
+    evaluated: Mapping[str, Mapping[MetricKey, EvaluatedMetric]], key: MetricKey
+) -> tuple[tuple[str, ...], Contrasts] | None:
+    """Names and contrasts of the runs that have a metric with the same folds; None for fewer than two."""
+    return _contrasts(key, {name: metrics[key] for name, metrics in evaluated.items() if key in metrics})
+
+
+def _contrasts(
+    key: MetricKey, of_runs: Mapping[str, EvaluatedMetric]
+) -> tuple[tuple[str, ...], Contrasts] | None:
+    means: dict[str, CellMean] = {}
+    for name, one in of_runs.items():
+        mean = one.result.estimate.mean
+        if mean is not None and (not means or mean.minus(next(iter(means.values()))) is not None):
+            means[name] = mean
+    if len(means) < 2:
+        return None
+    sample = next(iter(of_runs.values())).sample
+    first = next(iter(means.values()))
+    factor = np.sqrt(pair_factor(first, fixed=sample.is_fixed))
+    sign = -1.0 if key[4] in LOWER_IS_BETTER else 1.0
+    directions = np.stack([sign * factor * mean.directions for mean in means.values()])
+    values = np.array([sign * mean.value for mean in means.values()])
+    return tuple(means), Contrasts(values, directions, _units(sample, first, key), _degrees(sample, first))
+
+
+def _units(sample: Sample, mean: CellMean, key: MetricKey) -> tuple[object, ...]:
+    """What the directions belong to: patients, then repeats, which no other task shares."""
+    size = mean.directions.shape[0]
+    patients = sample.patients
+    if size == len(patients) * mean.repeats:
+        return tuple((s, patient) for s in range(mean.repeats) for patient in patients)
+    return (*((0, patient) for patient in patients), *((key, s) for s in range(size - len(patients))))
+
+
+def _degrees(sample: Sample, mean: CellMean) -> float:
+    """Patients of the rarest class (events; all patients of a regression) less the cells, at least 1."""
+    if sample.kind == "regression":
+        return float(max(1, len(sample.strata) - mean.cells))
+    truth: dict[int, int] = {}
+    for group in sample.groups:
+        if sample.kind == "survival":
+            label = group.event.astype(int)
+        else:
+            label = group.target.argmax(1) if sample.kind == "multiclass" else group.target[:, 0].astype(int)
+        truth.update(zip(group.patient.tolist(), label.tolist(), strict=True))
+    counts = np.unique(list(truth.values()), return_counts=True)[1]
+    rarest = sum(truth.values()) if sample.kind == "survival" else int(counts.min())
+    return float(max(1, rarest - (1 if sample.is_fixed else mean.cells)))
+
+
 def paired_differences(
-    evaluated: Mapping[str, Mapping[MetricKey, EvaluatedMetric]], reference: str, confidence: float
+    evaluated: Mapping[str, Mapping[MetricKey, EvaluatedMetric]],
+    reference: str,
+    confidence: float,
+    pairs: Mapping[MetricKey, AllPairs] | None = None,
 ) -> pd.DataFrame:
     """Differences of every run to a reference run, columns ``DIFFERENCE_COLUMNS``.
 
@@ -161,11 +276,16 @@ def paired_differences(
         Name of the run that the others are compared with.
     confidence
         Level of the intervals.
+    pairs
+        :func:`pairwise` of the same runs; computed if None.
 
     Notes
     -----
-    Holm's correction covers the runs and tasks of one metric within one role, cohort and predictor.
+    ``p`` is that of the pair alone; ``p_pairs`` is corrected for all pairs of runs in the task, ``p_joint`` for all
+    pairs in all tasks of the metric. They hold for any reference, also for one that was chosen by the same results.
+    NaN for silhouettes.
     """
+    pairs = pairwise(evaluated, 1 - confidence) if pairs is None else pairs
     rows = []
     for name, metrics in evaluated.items():
         if name == reference:
@@ -184,34 +304,25 @@ def paired_differences(
             )
             row |= {"run": name, "reference": reference, "difference": test.difference, "low": low}
             row |= {"high": high, "p": test.p, "n": len(mine.sample.strata), "method": method, "note": note}
-            rows.append(row)
+            rows.append(row | _corrected(pairs.get(key), name, reference, test.p))
     table = pd.DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))
-    families = table.groupby(["role", "cohort", "metric", "predictor", table["class"] == ""], sort=False)["p"]
-    return table.assign(p_holm=families.transform(holm).astype(float))
+    return table.astype(dict.fromkeys(("difference", "low", "high", "p", "p_pairs", "p_joint"), float))
+
+
+def _corrected(pairs: AllPairs | None, name: str, reference: str, p: float) -> dict[str, float]:
+    """Corrected p of a pair, not below its own."""
+    if pairs is None or name not in pairs.names or reference not in pairs.names or np.isnan(p):
+        return {"p_pairs": float("nan"), "p_joint": float("nan")}
+    i, j = pairs.names.index(name), pairs.names.index(reference)
+    corrected, joint = float(pairs.p[i, j]), float(pairs.p_joint[i, j])
+    if len(pairs.names) == 2:  # a single pair needs no correction, nor does it in a single task
+        corrected, joint = p, p if joint == corrected else joint
+    return {"p_pairs": max(p, corrected), "p_joint": max(p, corrected, joint)}
 
 
 def _is_estimate(metric: EvaluatedMetric) -> bool:
     """Whether the metric is estimated; thresholds are settings."""
     return metric.result.definition is None or metric.result.definition.interval
-
-
-def _delong(first: EvaluatedMetric, second: EvaluatedMetric) -> PairedTest | None:
-    """DeLong's test if it applies, else None."""
-    sample, result = first.sample, first.result
-    repeated = len({group.repeat for group in sample.groups}) > 1
-    if result.metric != "auroc" or result.column is None or sample.predictor == FOLD_MODELS or repeated:
-        return None
-    tests = []
-    for mine, theirs in zip(sample.groups, second.sample.groups, strict=True):
-        column = result.column
-        tests.append(delong_test(mine.target[:, column], mine.score[:, column], theirs.score[:, column]))
-    if not tests or any(np.isnan(t.se) or np.isnan(t.p) for t in tests):
-        return None
-    mean = float(np.mean([t.difference for t in tests]))
-    se = float(np.sqrt(np.sum([t.se**2 for t in tests]))) / len(tests)
-    if se <= 1e-12:
-        return PairedTest(mean, 0.0, 0.0, 1.0) if abs(mean) < 1e-12 else None
-    return PairedTest(mean, se, mean / se, float(2 * norm.sf(abs(mean / se))))
 
 
 def _labels(predictions: pd.DataFrame, task: str) -> pd.DataFrame:

@@ -39,7 +39,8 @@ class ScoredPatients:
     ``patient [N]`` indexes the sample's patients; ``score`` and ``target`` are ``[N, K]`` with one column per
     class (K = 1 unless multiclass); ``time`` and ``event`` are ``[N]``. ``threshold`` and ``reference`` (the
     mean validation target) are NaN where validation data do not determine them; notes state what was left out.
-    ``latent [N, D]`` is the input of the head, None if it is not known.
+    ``latent [N, D]`` is the input of the head, None if it is not known. ``repeat`` and ``fold`` say whose test patients
+    they are.
     """
 
     name: str
@@ -53,12 +54,13 @@ class ScoredPatients:
     threshold_note: str = ""
     scale_note: str = ""
     repeat: int = 0
+    fold: int = 0
     latent: Floats | None = None
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Input of rows of the metrics table; ``predictor`` is the name in these rows."""
+    """Input of rows of the metrics table; ``predictor`` is the name in these rows, ``patients`` who is indexed."""
 
     task: str
     kind: str
@@ -69,11 +71,17 @@ class Sample:
     groups: tuple[ScoredPatients, ...]
     strata: NDArray[np.int64]
     predictor: str = MODEL
+    patients: tuple[str, ...] = ()
 
     @property
     def is_ensemble(self) -> bool:
-        """One score per patient (external cohorts), so that DeLong applies."""
+        """One score per patient: the mean of the fold models on an external cohort."""
         return self.role == "external" and self.predictor == MODEL
+
+    @property
+    def is_fixed(self) -> bool:
+        """No patient of the sample trained any of the models: their variance is that of the patients alone."""
+        return self.role == "external"
 
 
 def samples(
@@ -222,9 +230,9 @@ def _sample(
         if ensemble_values is not None:
             groups.append(_group("ensemble", rows, classes, patients, ensemble_values))
         else:
-            values = validation.of_fold(fold) | {"repeat": fold[0]}
+            values = validation.of_fold(fold) | {"repeat": fold[0], "fold": fold[1]}
             name = f"{fold[0]}-{fold[1]}"
-            groups.append(_group(name, rows, classes, patients, values, latents=latents, fold=fold))
+            groups.append(_group(name, rows, classes, patients, values, latents=latents, of_fold=fold))
     return Sample(
         task=str(part["task"].iloc[0]),
         kind=kind,
@@ -235,6 +243,7 @@ def _sample(
         groups=tuple(groups),
         strata=_strata(groups, len(patients), kind),
         predictor=predictor,
+        patients=tuple(map(str, patients)),
     )
 
 
@@ -245,7 +254,7 @@ def _group(
     patients: pd.Index,
     values: dict[str, Any],
     latents: _Latents = _Latents({}),  # noqa: B008, never written to
-    fold: tuple[int, int] = (0, 0),
+    of_fold: tuple[int, int] = (0, 0),
 ) -> ScoredPatients:
     of_class = [rows[rows["class"] == c].set_index("patient") for c in classes]
     order = of_class[0].index
@@ -256,7 +265,7 @@ def _group(
         target=np.stack([part["target"].reindex(order).to_numpy(float) for part in of_class], axis=1),
         time=of_class[0]["time"].to_numpy(float),
         event=of_class[0]["event"].to_numpy(float),
-        latent=latents.matrix(fold, order),
+        latent=latents.matrix(of_fold, order),
         **values,
     )
 

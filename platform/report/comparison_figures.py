@@ -48,10 +48,10 @@ def critical_difference_diagram(ranking: Ranking) -> Figure:
         "Mean ranks and critical difference",
         data,
         shape,
-        f"Methods from best to worst by their mean rank over {ranking.blocks} blocks of task and test fold. The bar on "
+        f"Methods from best to worst by their mean rank over {len(ranking.datasets)} independent data sets. The bar on "
         "top is the distance from which two methods differ; methods joined by a bar at the right do not differ "
-        "significantly. Folds share patients, so this is an indication and not a proof.",
-        table.assign(critical_difference=ranking.critical_difference, blocks=ranking.blocks),
+        "significantly.",
+        table.assign(critical_difference=ranking.critical_difference, datasets=len(ranking.datasets)),
         height=130 + 30 * k,
         wide=True,
     )
@@ -75,7 +75,7 @@ def differences_figure(
     minus = [r["difference"] - r["low"] if pd.notna(r["low"]) else None for r in shown]
     hover = [
         f"{text(r['run'])}: {number(r['difference'])} ({interval(r['low'], r['high'])}), "
-        f"{p_value(r['p_holm'])} after Holm"
+        f"{p_value(r['p_pairs'])} over all pairs"
         for r in shown
     ]
     points = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from equipoise.platform.errors import DataError
-from equipoise.platform.evaluation.comparison import ranking_caution
+from equipoise.platform.evaluation.comparison import why_no_ranking
 from equipoise.platform.evaluation.latents import read_fold_latents
 from equipoise.platform.evaluation.leaderboard import Leaderboard, compare
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
@@ -16,8 +16,8 @@ from equipoise.platform.evaluation.paired import Candidate
 from equipoise.platform.evaluation.params import EvaluationParams
 from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.evaluation.samples import ALL, MODEL
-from equipoise.platform.report.formatting import estimate, label, number, p_value, percent
-from equipoise.platform.report.leaderboard_page import leaderboard_page
+from equipoise.platform.report.formatting import count, estimate, label, listed, number
+from equipoise.platform.report.leaderboard_page import leaderboard_page, pairs_caution
 from equipoise.platform.report.page import render_page
 from equipoise.platform.report.run_files import RunFiles
 from equipoise.platform.report.sections.balancing import method_name
@@ -88,10 +88,10 @@ def leaderboard_text(written: WrittenLeaderboard) -> str:
     """The leaderboard as lines for a terminal, with its limits."""
     board = written.board
     columns = [("run", board.order)]
-    if board.ranking is not None:
-        columns.append(("mean rank", [number(board.ranking.mean_ranks[n], 2) for n in board.order]))
-    if "p_best" in board.shares:
-        columns.append(("P(best)", [percent(board.shares.loc[n, "p_best"]) for n in board.order]))
+    columns.append(("mean rank", [number(board.mean_ranks[n], 2) for n in board.order]))
+    if board.overall is not None:
+        may = set(board.overall.best_set)
+        columns.append(("may be best", ["yes" if n in may else "no" for n in board.order]))
     estimates = board.estimates[(board.estimates["class"] == "") & (board.estimates["predictor"] == MODEL)]
     for task, kind in board.tasks.items():
         rows = estimates[(estimates["task"] == task) & (estimates["metric"] == PRIMARY[kind])]
@@ -108,8 +108,12 @@ def leaderboard_text(written: WrittenLeaderboard) -> str:
     ]
     if written.synthetic:
         lines.insert(0, "SYNTHETIC DATA: these numbers say nothing about patients")
-    if board.ranking is not None:
-        lines += [f"Friedman: {p_value(board.ranking.friedman.p)}. {ranking_caution(board.ranking)}"]
+    for task, pairs in board.pairs.items():
+        best = "every run" if len(pairs.best_set) == len(pairs.names) else listed(pairs.best_set, 8)
+        lines.append(
+            f"{task}: {count(pairs.separated)} pairs of runs differ; not excluded as the best: {best}"
+        )
+    lines += [*pairs_caution(board), why_no_ranking(1)]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Analysis of a finished search: ranking of trials and methods, P(best), best so far, failures.
+"""Analysis of a finished search: ranking of trials and methods, which may be the best, failures.
 
 Everything here is a function of ``search/trials.parquet`` (:mod:`~equipoise.platform.search.trial_records`) alone, and
 all of it is inner validation. The metric was maximised over the same folds that are shown, so the value of the winner
@@ -16,7 +16,7 @@ import pandas as pd
 
 from equipoise.datasets.atomic_io import atomic_path
 from equipoise.datasets.errors import DataError
-from equipoise.platform.evaluation.comparison import SCORE_COLUMNS, Ranking, best_shares, ranking
+from equipoise.platform.evaluation.multiple_comparisons import Contrasts, compare_all
 from equipoise.platform.search.params import SCORES
 from equipoise.platform.search.trial_records import FIXED_COLUMNS
 
@@ -27,8 +27,8 @@ LEADING_METRICS = tuple(dict.fromkeys(names[0] for names in SCORES.values()))
 
 WEIGHTING, AGGREGATION = f"{PARAM}balancing.weighting", f"{PARAM}balancing.aggregation"
 
-#: Draws of the bootstrap.
-DRAWS = 2000
+#: Draws of the comparison of all trials, and fewer where there are so many trials that pairs take long.
+DRAWS, FEWER_DRAWS, MANY_TRIALS = 2000, 500, 200
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -104,44 +104,56 @@ def rank_trials(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Trials from best to worst, then those without all folds.
 
     Columns ``rank`` (1 the best, NaN where folds are missing), ``name``, ``method``, ``status``, ``reason``,
-    ``objective``, ``objective_se``, ``p_best``, ``p_top3``, ``rank_low``, ``rank_high``, the rest of the table.
+    ``objective``, ``objective_se``, ``may_be_best``, ``rank_low``, ``rank_high``, the rest of the table.
 
     Parameters
     ----------
     table
         ``trials.parquet``.
     seed
-        Seed of the bootstrap.
+        Of the draws.
     """
     ranked = table["objective"].where(table["status"] == "ok").rank(ascending=False, method="min")
-    shares = best_probabilities(table[table["status"] == "ok"], np.random.default_rng(seed))
-    result = table.assign(rank=ranked, method=method_of(table)).join(shares, on="name")
+    possible = possible_ranks(table[table["status"] == "ok"], seed)
+    result = table.assign(rank=ranked, method=method_of(table)).join(possible, on="name")
     result = result.sort_values(["rank", "index"], kind="stable", na_position="last", ignore_index=True)
-    first = ["rank", "name", "method", "status", "reason", "objective", "objective_se", *shares.columns]
+    first = ["rank", "name", "method", "status", "reason", "objective", "objective_se", *possible.columns]
     columns = [c for c in result if not str(c).startswith("fold") or c == "folds"]
     return result[[*first, *(c for c in columns if c not in first)]]
 
 
-def best_probabilities(done: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """P(best) of finished trials, by name: ``p_best``, ``p_top3``, ``rank_low``, ``rank_high``; NaN for one fold.
+def possible_ranks(done: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """What the folds leave possible, by name: ``may_be_best``, ``rank_low``, ``rank_high``; missing for one fold.
 
-    Bootstrap of residuals: the residuals of the values ``[trials, folds]`` after subtracting the means of trials and
-    of folds are pooled over trials, because the spread of three folds alone is estimated poorly (a trial that leads
-    in all three would be the best with certainty). Draws move every trial's mean by a residual times √(1/K + 1/(K -
-    1)), the factor for K folds whose training parts overlap (Nadeau and Bengio 2003).
+    All pairs of trials are compared at once (:mod:`~equipoise.platform.evaluation.multiple_comparisons`). The error
+    of a trial's mean is pooled over trials, because the spread of three folds alone is estimated poorly: the variance
+    of the residuals of ``[trials, folds]`` after the means of trials and of folds, times 1 / K + 1 / (K - 1), the
+    factor for K folds whose training parts overlap (Nadeau and Bengio 2003).
     """
     values_MK = fold_values(done, objective_name(done))
     values_MK = values_MK[:, ~np.isnan(values_MK).any(axis=0)]
     trials, folds = values_MK.shape
+    index = pd.Index(done["name"].astype(str), name="name")
     if folds < 2 or trials < 2:
-        columns = ["p_best", "p_top3", "rank_low", "rank_high"]
-        return pd.DataFrame(np.nan, index=done["name"], columns=columns)
+        nothing = {"may_be_best": "boolean", "rank_low": "Int64", "rank_high": "Int64"}
+        return pd.DataFrame(
+            {name: pd.array([pd.NA] * len(index), kind) for name, kind in nothing.items()}, index
+        )
     means_M = values_MK.mean(1)
     residuals_MK = values_MK - means_M[:, None] - values_MK.mean(0) + values_MK.mean()
-    freedom = np.sqrt(trials * folds / ((trials - 1) * (folds - 1)))
-    factor = freedom * np.sqrt(1 / folds + 1 / (folds - 1))
-    drawn_MR = means_M[:, None] + factor * rng.choice(residuals_MK.ravel(), (trials, DRAWS))
-    return best_shares({str(name): [row] for name, row in zip(done["name"], drawn_MR, strict=True)})
+    freedom = (trials - 1) * (folds - 1)
+    error = np.sqrt((residuals_MK**2).sum() / freedom * (1 / folds + 1 / (folds - 1)))
+    contrasts = Contrasts(means_M, error * np.eye(trials), tuple(range(trials)), float(freedom))
+    draws = DRAWS if trials <= MANY_TRIALS else FEWER_DRAWS
+    pairs = compare_all(list(index), {"objective": contrasts}, seed=seed, draws=draws)["objective"]
+    return pd.DataFrame(
+        {
+            "may_be_best": pd.array(pairs.may_be_best, "boolean"),
+            "rank_low": pd.array(pairs.rank_low, "Int64"),
+            "rank_high": pd.array(pairs.rank_high, "Int64"),
+        },
+        index,
+    )
 
 
 def rank_methods(table: pd.DataFrame, ranked: pd.DataFrame) -> pd.DataFrame:
@@ -157,8 +169,8 @@ def rank_methods(table: pd.DataFrame, ranked: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     Columns ``method``, ``trials`` and how many of them are ``ok``, ``failed`` and ``pruned``; ``rank_best``,
-    ``rank_q1``, ``rank_median``, ``rank_q3``; ``objective_best``, ``objective_median``; ``p_best``, that of its trials
-    together.
+    ``rank_q1``, ``rank_median``, ``rank_q3``; ``objective_best``, ``objective_median``; ``may_be_best``, the number
+    of its trials that cannot be excluded as the best.
     """
     rows = []
     for method, group in ranked[methods_searched(ranked)].groupby("method", sort=True):
@@ -170,7 +182,7 @@ def rank_methods(table: pd.DataFrame, ranked: pd.DataFrame) -> pd.DataFrame:
             | {"rank_best": done["rank"].min()}
             | dict(zip(("rank_q1", "rank_median", "rank_q3"), quartiles, strict=True))
             | {"objective_best": done["objective"].max(), "objective_median": done["objective"].median()}
-            | {"p_best": done["p_best"].sum(min_count=1)}
+            | {"may_be_best": done["may_be_best"].sum(min_count=1)}
         )
     result = pd.DataFrame(rows)
     return (
@@ -195,26 +207,6 @@ def task_metrics(table: pd.DataFrame) -> dict[str, str]:
         if slash and metric in LEADING_METRICS and table[name].notna().any():
             result[task] = metric
     return result
-
-
-def method_ranking(table: pd.DataFrame) -> Ranking | None:
-    """Mean ranks of methods over (task, inner fold); None with fewer than two methods.
-
-    In every block a method counts with the mean of its finished trials, not with the best of them, so that more trials
-    are no advantage.
-    """
-    named = table.assign(method=method_of)
-    done = named[(named["status"] == "ok") & methods_searched(named)]
-    parts = []
-    for task, metric in task_metrics(done).items():
-        values_MK = fold_values(done, f"val/{task}/{metric}")
-        for k in range(values_MK.shape[1]):
-            rows = pd.DataFrame({"method": done["method"].to_numpy(), "value": values_MK[:, k]})
-            rows = rows.groupby("method", sort=False)["value"].mean().reset_index()
-            parts.append(rows.assign(fold=str(k), task=task, metric=metric)[list(SCORE_COLUMNS)])
-    if not parts:
-        return None
-    return ranking(pd.concat(parts, ignore_index=True), task_metrics(done))
 
 
 def anytime_curve(table: pd.DataFrame) -> pd.DataFrame:

@@ -188,7 +188,9 @@ def _results(
         & (table["class"] == "")
         & (table["metric"] == table["task"].map(leading))
     )
-    kept = table.loc[mask, ["cohort", "task", "metric", "difference", "low", "high", "p", "p_holm", "method"]]
+    kept = table.loc[
+        mask, ["cohort", "task", "metric", "difference", "low", "high", "p", "p_joint", "method"]
+    ]
     return rows, [{key: _json_value(value) for key, value in row.items()} for row in kept.to_dict("records")]
 
 

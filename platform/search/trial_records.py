@@ -21,7 +21,7 @@ column                                    content
 ========================================  ============================================================================
 
 With ``search.seeds`` a fold of patients is trained more than once. Seeds are not samples of patients: values are first
-averaged over the seeds of a fold, and everything that depends on spread (standard errors, P(best), ranks) uses these
+averaged over the seeds of a fold, and everything that depends on spread (standard errors, possible ranks) uses these
 means only. The record holds each training.
 
 Failed trials keep the folds that they finished; only ``ok`` ones have all of them and can be selected.

@@ -2,16 +2,14 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from equipoise.datasets.errors import DataError
-from equipoise.platform.evaluation.comparison import ranking_caution
+from equipoise.platform.evaluation.comparison import why_no_ranking
 from equipoise.platform.report.blocks import Block, Cell, Figures, Heading, Notice, Section, Table, Text
-from equipoise.platform.report.comparison_figures import critical_difference_diagram
 from equipoise.platform.report.entries import SearchSectionParams
 from equipoise.platform.report.formatting import (
     count,
@@ -19,7 +17,6 @@ from equipoise.platform.report.formatting import (
     label,
     number,
     p_value,
-    percent,
     plural,
 )
 from equipoise.platform.report.run_files import RunFiles
@@ -35,7 +32,6 @@ from equipoise.platform.search.analysis import (
     PARAM,
     anytime_curve,
     failures,
-    method_ranking,
     objective_name,
     rank_methods,
     rank_trials,
@@ -67,7 +63,7 @@ def build(run: RunFiles, params: SearchSectionParams) -> Section | None:
     blocks += _unseen(run.folder, prefix)
     methods = rank_methods(table, trials)
     blocks += _settings(table, trials, metric, importances, [str(m) for m in methods.get("method", ())])
-    blocks += _methods(table, methods, prefix)
+    blocks += _methods(methods, prefix)
     blocks += [Heading("Course of the search")]
     curve = anytime_curve(table)
     figures = [best_over_trials(curve, metric_text(metric)), best_over_time(curve, metric_text(metric))]
@@ -107,8 +103,8 @@ def _sentence(trials: pd.DataFrame, metric: str, chosen: str) -> str:
         return f"{text}. It is the study as written."
     if len(first) and math.isfinite(first.iloc[0]["objective"]):
         text += f"; the study as written has {_spread(first.iloc[0])}"
-    if math.isfinite(best["p_best"]):
-        text += f". It is the best with a probability of {percent(best['p_best'])}"
+    if (may := trials["may_be_best"].dropna()).size:
+        text += f". {plural(int(may.sum()), 'trial')} cannot be excluded as the best"
     return f"{text}."
 
 
@@ -132,14 +128,14 @@ def _trial_table(
     rows: list[list[str | Cell]] = []
     for row in shown.to_dict("records"):
         marks = ["chosen"] * (row["name"] == chosen) + ["the study as written"] * (row["index"] == 0)
-        known = math.isfinite(row["p_best"])
+        known = pd.notna(row["may_be_best"])
         rows.append(
             [
                 f"{row['rank']:g}",
                 Cell(row["name"] + (f" ({', '.join(marks)})" if marks else ""), note=values_text(row, names)),
                 _spread(row),
                 Cell(
-                    percent(row["p_best"]),
+                    ("yes" if row["may_be_best"] else "no") if known else "–",
                     note=f"rank {row['rank_low']:g}{_JOINT}{row['rank_high']:g}" if known else "",
                 ),
                 *(number(row[name]) for name in tasks.values()),
@@ -147,17 +143,17 @@ def _trial_table(
             ]
         )
     prefix = "SYNTHETIC-" if run.synthetic else ""
-    columns = ["", "Trial", f"{metric_text(metric)[:1].upper()}{metric_text(metric)[1:]}", "P(best)"]
+    columns = ["", "Trial", f"{metric_text(metric)[:1].upper()}{metric_text(metric)[1:]}", "May be the best"]
     columns += [f"{task}, {label(name.rpartition('/')[2])}" for task, name in tasks.items()]
     folds = int(table["folds"].max())
     return Table(
         [*columns, "CPU s"],
         rows,
         caption=f"The best {min(most, len(done))} of {plural(len(done), 'finished trial')}: mean ± standard error "
-        f"over {plural(folds, 'inner fold')}. P(best) and the 95 % range of the rank: bootstrap of the residuals of "
-        "trial and fold, widened for overlapping training parts. The winner was chosen by these values, which are "
-        "therefore too optimistic for it.",
-        numeric=frozenset([0, *range(2, len(columns) + 1)]),
+        f"over {plural(folds, 'inner fold')}. May be the best, and the ranks that are possible: all pairs of trials "
+        "at the 5 % level, with the error of trial and fold pooled and widened for overlapping training parts. The "
+        "winner was chosen by these values, which are therefore too optimistic for it.",
+        numeric=frozenset([0, 2, *range(4, len(columns) + 1)]),
         download=Download(f"{prefix}search-leaderboard.csv", trials),
     )
 
@@ -238,8 +234,8 @@ def _settings(
     return blocks if len(blocks) > 1 else []
 
 
-def _methods(table: pd.DataFrame, methods: pd.DataFrame, prefix: str) -> list[Block]:
-    """Balancing methods: their table, and the critical difference with its limits."""
+def _methods(methods: pd.DataFrame, prefix: str) -> list[Block]:
+    """Balancing methods: their table, and why there is no test between them."""
     if methods.empty:
         return []
     rows: list[list[str | Cell]] = [
@@ -250,27 +246,21 @@ def _methods(table: pd.DataFrame, methods: pd.DataFrame, prefix: str) -> list[Bl
             interval(m["rank_q1"], m["rank_q3"], 1),
             number(m["objective_best"]),
             number(m["objective_median"]),
-            percent(m["p_best"]),
+            "–" if pd.isna(m["may_be_best"]) else count(m["may_be_best"]),
         ]
         for m in methods.to_dict("records")
     ]
     method_table = Table(
-        ["Method", "Trials", "Median rank", "Middle half", "Best", "Median", "P(best)"],
+        ["Method", "Trials", "Median rank", "Middle half", "Best", "Median", "May be the best"],
         rows,
-        caption="Balancing methods by the ranks of their finished trials; P(best) is the sum over its trials, so a "
-        "method with more trials has more chances.",
+        caption="Balancing methods by the ranks of their finished trials, and how many of their trials cannot be "
+        "excluded as the best: a method with more trials has more chances.",
         numeric=frozenset(range(1, 7)),
         download=Download(f"{prefix}search-methods.csv", methods),
     )
-    blocks: list[Block] = [Heading("Balancing methods"), method_table]
-    if (ranked := method_ranking(table)) is not None:
-        remark = "In every block, a method has the mean of its trials, whose other settings vary at random."
-        diagram = critical_difference_diagram(ranked)
-        blocks += [
-            Figures([replace(diagram, how_to_read=diagram.how_to_read.replace("test fold", "inner fold"))])
-        ]
-        blocks.append(Notice("Limits of this ranking", [ranking_caution(ranked), remark]))
-    return blocks
+    remark = "The other settings of a method's trials vary at random."
+    notice = Notice("Why there is no Friedman test", [why_no_ranking(1), remark], tone="")
+    return [Heading("Balancing methods"), method_table, notice]
 
 
 def _failures(table: pd.DataFrame) -> list[Block]:

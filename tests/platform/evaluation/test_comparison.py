@@ -1,4 +1,4 @@
-"""Ranks, Friedman, Nemenyi, Holm and P(best) against scipy, published numbers and by hand."""
+"""Ranks, Friedman and Nemenyi over independent data sets, against scipy, published numbers and by hand."""
 
 import numpy as np
 import pandas as pd
@@ -7,22 +7,21 @@ import pytest
 from equipoise.datasets.errors import DataError
 from equipoise.platform.evaluation.comparison import (
     SCORE_COLUMNS,
-    best_shares,
-    block_table,
     cliques,
     critical_difference,
+    dataset_table,
     friedman_test,
-    holm,
     ranking,
     ranking_caution,
     ranks,
+    why_no_ranking,
 )
 
 METRIC = {"MSI": "auroc", "LISS": "mae"}
 
 
 def scores(values: dict[str, list[float]], task: str = "MSI", metric: str = "auroc") -> pd.DataFrame:
-    rows = [(m, f"0-{k}", task, metric, v) for m, column in values.items() for k, v in enumerate(column)]
+    rows = [(f"d{k}", m, task, metric, v) for m, column in values.items() for k, v in enumerate(column)]
     return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 
@@ -52,7 +51,7 @@ def test_friedman_without_any_difference_is_not_estimable() -> None:
     assert np.isnan(friedman_test(pd.DataFrame(np.ones((4, 3)))).p)
 
 
-def test_blocks_are_oriented_and_incomplete_ones_named() -> None:
+def test_a_data_set_counts_once_however_many_tasks_it_has() -> None:
     table = pd.concat(
         [
             scores({"a": [0.9, 0.8, np.nan], "b": [0.7, 0.8, 0.6]}),
@@ -60,15 +59,19 @@ def test_blocks_are_oriented_and_incomplete_ones_named() -> None:
             scores({"a": [0.1], "b": [0.2]}, "LISS", "pearson"),
         ]
     )
-    blocks, dropped = block_table(table, METRIC)
-    assert dropped == ("MSI, 0-2",)
-    assert len(blocks) == 3
-    assert ranks(blocks)["a"].tolist() == [1.0, 1.0, 1.5]  # lower error is better; a tie shares
+    datasets, dropped = dataset_table(table, METRIC)
+    assert dropped == ("d2",)
+    assert list(datasets.index) == ["d0", "d1"]
+    assert datasets["a"].tolist() == [
+        1.0,
+        1.5,
+    ]  # first in both tasks of d0 (a lower error is better), a tie in d1
+    assert ranks(-datasets)["a"].tolist() == [1.0, 1.5]
 
 
-def test_two_values_in_a_block_are_refused() -> None:
-    with pytest.raises(DataError, match="two values of 'a' for task MSI, fold 0-0"):
-        block_table(pd.concat([scores({"a": [0.9]}), scores({"a": [0.8]})]), METRIC)
+def test_two_values_of_a_data_set_are_refused() -> None:
+    with pytest.raises(DataError, match="two values of 'a' for task MSI in data set d0"):
+        dataset_table(pd.concat([scores({"a": [0.9]}), scores({"a": [0.8]})]), METRIC)
 
 
 def test_ranking_orders_and_joins_what_cannot_be_told_apart() -> None:
@@ -85,20 +88,41 @@ def test_ranking_orders_and_joins_what_cannot_be_told_apart() -> None:
     assert result is not None
     assert result.mean_ranks.index[-1] == "bad"
     assert result.cliques == (tuple(str(n) for n in result.mean_ranks.index[:2]),)
-    assert (result.blocks, result.tasks, result.folds) == (12, 1, 12)
+    assert len(result.datasets) == 12
     assert result.friedman.p < 0.001
     assert f"{result.critical_difference:.2f} apart" in ranking_caution(result)
-    assert "not independent" in ranking_caution(result)
-    assert ranking(scores({"a": [0.1, 0.2]}), METRIC) is None
+    assert ranking(scores({"a": [0.1, 0.2, 0.3]}), METRIC) is None
 
 
-def test_few_blocks_are_called_coarse() -> None:
+def test_fewer_than_three_data_sets_have_no_ranking_and_the_reason_is_said() -> None:
+    """With two blocks even the largest difference of ranks stays below the critical one."""
     names = {f"m{i}": [float(i), float(i)] for i in range(5)}
-    result = ranking(scores(names), METRIC)
-    assert result is not None
-    assert "coarse" in ranking_caution(result)
-    assert result.critical_difference > 4  # no two of five methods can differ on two blocks
-    assert result.cliques == (("m4", "m3", "m2", "m1", "m0"),)
+    assert ranking(scores(names), METRIC) is None
+    assert critical_difference(5, 2) > 4
+    assert "this is 2 data sets" in why_no_ranking(2)
+    assert "Folds, repeats and tasks share patients" in why_no_ranking(1)
+    assert why_no_ranking(3) == ""
+    three = ranking(scores({name: [*values, values[0]] for name, values in names.items()}), METRIC)
+    assert three is not None
+    assert "coarse" in ranking_caution(three)
+
+
+def test_friedman_over_folds_rejects_equal_methods() -> None:
+    """Why folds are no blocks: five methods that differ by chance on the same 60 patients, 40 studies."""
+    rng = np.random.default_rng(2)
+    false = 0
+    for _ in range(40):
+        y = np.arange(60) % 3 == 0
+        of_method = 0.6 * y + rng.normal(size=(5, 60))  # one score per patient and method: equal methods
+        blocks = []
+        for _ in range(6):
+            fold = np.empty(60, int)
+            fold[y], fold[~y] = rng.permutation(20) % 5, rng.permutation(40) % 5
+            for k in range(5):
+                positive, negative = (of_method[:, (fold == k) & (y == c)] for c in (True, False))
+                blocks.append((positive[:, :, None] > negative[:, None, :]).mean(axis=(1, 2)))
+        false += friedman_test(pd.DataFrame(blocks)).p < 0.05
+    assert false / 40 > 0.3
 
 
 def test_cliques_overlap_and_are_maximal() -> None:
@@ -106,23 +130,3 @@ def test_cliques_overlap_and_are_maximal() -> None:
     assert cliques(means, 1.0) == (("a", "b"), ("b", "c"))
     assert cliques(means, 5.0) == (("a", "b", "c", "d"),)
     assert cliques(means, 0.1) == ()
-
-
-def test_holm_by_hand() -> None:
-    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    result = holm([0.5, np.nan, 0.9, 0.02])
-    np.testing.assert_allclose(result[[0, 2, 3]], [1.0, 1.0, 0.06])
-    assert np.isnan(result[1])
-
-
-def test_best_shares_by_hand() -> None:
-    drawn = {
-        "a": [np.array([3.0, 3.0, 1.0, 2.0]), np.array([3.0, 1.0, 3.0, np.nan])],
-        "b": [np.array([1.0, 1.0, 3.0, 2.0]), np.array([1.0, 3.0, 1.0, 1.0])],
-    }
-    result = best_shares(drawn)
-    # Mean ranks of a: 1, 1.5, 1.5; the replicate without a value is left out, ties share.
-    assert result.loc["a", "p_best"] == pytest.approx((1 + 0.5 + 0.5) / 3)
-    assert result["p_best"].sum() == pytest.approx(1)
-    assert result.loc["a", "rank_low"] < result.loc["b", "rank_low"]
-    assert best_shares({"a": [np.array([np.nan])], "b": [np.array([1.0])]})["p_best"].isna().all()

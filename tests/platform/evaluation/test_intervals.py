@@ -1,15 +1,23 @@
-"""DeLong against its definition, properties of the bootstrap, and intervals that are not estimable."""
+"""DeLong against its definition, factors on the variance, paired tests, and intervals that are not estimable."""
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy.stats import norm
 
+from equipoise.platform.evaluation.influence import Cell, CellMean, auroc_influence
 from equipoise.platform.evaluation.intervals import (
+    CONCORDANCE_INFLATION,
+    FISHER,
+    LOG_REST,
+    LOGIT,
+    PEARSON_INFLATION,
     bootstrap_weights,
+    corrected_t,
     delong,
     delong_interval,
-    delong_test,
+    influence_interval,
+    paired_test,
     percentile_interval,
 )
 
@@ -67,27 +75,123 @@ def test_delong_standard_error_agrees_with_the_bootstrap() -> None:
     assert_allclose(paired, (drawn[0] - drawn[1]).std(), rtol=0.05)
 
 
-def test_paired_test() -> None:
+def mean_of(y: np.ndarray, score: np.ndarray, folds: int = 1, repeats: int = 1) -> CellMean:
+    """Mean AUROC over folds; every repeat assigns the patients to folds again."""
+    cells = []
+    for repeat in range(repeats):
+        rng = np.random.default_rng(repeat)
+        fold = np.empty(len(y), int)
+        for label in (0, 1):
+            index = np.flatnonzero(y == label)
+            fold[index] = rng.permutation(len(index)) % folds
+        for k in range(folds):
+            (index,) = np.nonzero(fold == k)
+            value, influence = auroc_influence(y[index], score[index])
+            cells.append(Cell(float(value), influence, index, repeat, k))
+    mean = CellMean.of(cells, len(y))
+    assert mean is not None
+    return mean
+
+
+def difference_of(
+    y: np.ndarray, first: np.ndarray, second: np.ndarray, folds: int = 1, repeats: int = 1
+) -> CellMean:
+    result = mean_of(y, first, folds, repeats).minus(mean_of(y, second, folds, repeats))
+    assert result is not None
+    return result
+
+
+def test_a_pair_of_fixed_models_is_tested_as_delong_did() -> None:
     y, scores = two_models(2)
     auc, c = delong(y, scores)
-    result = delong_test(y, *scores)
+    result = paired_test(difference_of(y, *scores), fixed=True)
     assert result.difference == pytest.approx(auc[0] - auc[1])
     z = (auc[0] - auc[1]) / np.sqrt(c[0, 0] + c[1, 1] - 2 * c[0, 1])
-    assert result.z == pytest.approx(z)
+    assert result.statistic == pytest.approx(z)
     assert result.p == pytest.approx(2 * norm.sf(abs(z)))
-    assert delong_test(y, scores[1], scores[0]).z == pytest.approx(-z)
+    assert paired_test(difference_of(y, scores[1], scores[0]), fixed=True).statistic == pytest.approx(-z)
+
+
+def test_a_pair_of_cross_validated_models_has_one_and_a_half_times_the_variance() -> None:
+    y, scores = two_models(2, 200)
+    apart = difference_of(y, *scores, folds=5)
+    fixed, crossed = paired_test(apart, fixed=True), paired_test(apart)
+    assert fixed.se == pytest.approx(np.sqrt(apart.variance))
+    assert crossed.se == pytest.approx(np.sqrt(1.5) * fixed.se)
+    assert crossed.p == pytest.approx(2 * norm.sf(abs(crossed.difference / crossed.se)))
+
+
+def test_repeats_take_the_corrected_t() -> None:
+    y, scores = two_models(2, 200)
+    apart = difference_of(y, *scores, folds=5, repeats=3)
+    assert len(apart.fold_means) == 15
+    expected = np.sqrt((1 / 15 + 1 / 4) * apart.fold_means.var(ddof=1))
+    result = paired_test(apart)
+    assert result == corrected_t(apart.fold_means, 0.25)
+    assert (result.difference, result.se) == pytest.approx((apart.value, expected))
 
 
 def test_identical_orders_have_p_one_not_zero_by_zero() -> None:
     y, scores = two_models(3)
-    same = delong_test(y, scores[0], 2 * scores[0] + 1)
+    same = paired_test(difference_of(y, scores[0], 2 * scores[0] + 1))
     assert (same.difference, same.p) == (0, 1)
 
 
 def test_a_sure_difference_without_variance_has_no_p() -> None:
-    result = delong_test([1, 1, 0, 0], [3, 4, 1, 2], [1, 2, 3, 4])
+    y = np.array([1, 1, 0, 0])
+    result = paired_test(difference_of(y, np.array([3, 4, 1, 2]), np.array([1, 2, 3, 4])))
     assert result.difference == 1
     assert np.isnan(result.p)
+
+
+def test_factors_by_the_number_of_folds() -> None:
+    """1.35 and 2 for five folds; the procedure never beyond the factor of Nadeau and Bengio, 1 + K n_te / n_tr."""
+    y, scores = two_models(1, 300)
+    five, two = mean_of(y, scores[0], 5), mean_of(y, scores[0], 2)
+    for mean, models, procedure in ((five, 1.35, 2.0), (two, 2.4, 3.0)):
+        interval = influence_interval(mean, 0.95)
+        slope = 1 / (mean.value * (1 - mean.value))
+        centre = np.log(mean.value / (1 - mean.value))
+        for high, factor in ((interval.high, models), (interval.high_procedure, procedure)):
+            half = norm.ppf(0.975) * np.sqrt(factor * mean.variance) * slope
+            assert high == pytest.approx(1 / (1 + np.exp(-centre - half)))
+    assert CONCORDANCE_INFLATION.factors(five) == (1, 1.25)
+    assert PEARSON_INFLATION.factors(five) == (1.25, 1.5)
+    few = influence_interval(five, 0.95, few=True)
+    assert (few.low, few.high) == (few.low_procedure, few.high_procedure)
+    assert few.low == pytest.approx(influence_interval(five, 0.95).low_procedure)
+
+
+def test_a_single_split_and_an_external_cohort_say_nothing_about_the_procedure() -> None:
+    y, scores = two_models(1, 300)
+    exact = delong_interval(y, scores[0])
+    for interval in (
+        influence_interval(mean_of(y, scores[0]), 0.95),
+        influence_interval(mean_of(y, scores[0]), 0.95, fixed=True),
+    ):
+        assert (interval.low, interval.high) == pytest.approx((exact.low, exact.high))
+        assert np.isnan([interval.low_procedure, interval.high_procedure]).all()
+
+
+def test_repeats_are_never_narrower_than_one() -> None:
+    """Averaging over repeats shrinks the influence of each patient, but not what the patients leave unknown."""
+    y, scores = two_models(1, 300)
+    many = mean_of(y, scores[0], 5, repeats=5)
+    interval = influence_interval(many, 0.95)
+    expected = max(many.variance, (many.by_repeat.mean(0) ** 2).sum() + 4 * many.repeat_means.var(ddof=1))
+    half = norm.ppf(0.975) * np.sqrt(expected) / (many.value * (1 - many.value))
+    assert interval.high == pytest.approx(1 / (1 + np.exp(-np.log(many.value / (1 - many.value)) - half)))
+    assert interval.high_procedure - interval.low_procedure >= interval.high - interval.low
+
+
+@pytest.mark.parametrize(
+    ("scale", "values"), [(LOGIT, (0.2, 0.9)), (FISHER, (-0.5, 0.8)), (LOG_REST, (-3.0, 0.4))]
+)
+def test_scales_go_back_and_have_their_slope(scale: object, values: tuple[float, ...]) -> None:
+    for v in values:
+        assert scale.inverse(scale.forward(v)) == pytest.approx(v)  # type: ignore[attr-defined]
+        step = (scale.forward(v + 1e-6) - scale.forward(v - 1e-6)) / 2e-6  # type: ignore[attr-defined]
+        assert scale.slope(v) == pytest.approx(step, rel=1e-5)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Paired comparisons: DeLong over folds, the paired bootstrap, and runs that cannot be compared."""
+"""Paired comparisons: influence values over folds, repeats, all pairs, and runs that cannot be compared."""
 
 from collections.abc import Callable
 
@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 
 from equipoise.datasets.errors import DataError
-from equipoise.platform.evaluation.intervals import delong_test
+from equipoise.platform.evaluation.intervals import delong
 from equipoise.platform.evaluation.paired import (
     DIFFERENCE_COLUMNS,
     Candidate,
     difference,
     evaluate_candidate,
     paired_differences,
+    pairwise,
     require_comparable,
 )
 from equipoise.platform.evaluation.params import EvaluationParams
@@ -32,54 +33,58 @@ def blurred(rows: pd.DataFrame, noise: float, seed: int = 1) -> pd.DataFrame:
     return rows.assign(score=1 / (1 + np.exp(-np.log(score / (1 - score)) - added)))
 
 
+def delong_difference(target: pd.Series, first: pd.Series, second: pd.Series) -> tuple[float, float]:
+    """Difference of two AUROCs of the same patients and its standard error."""
+    auc, c = delong(target, np.stack([first, second]))
+    return float(auc[0] - auc[1]), float(np.sqrt(c[0, 0] + c[1, 1] - 2 * c[0, 1]))
+
+
 @pytest.fixture
 def two(binary: Rows) -> tuple[Candidate, Candidate]:
     rows = pd.concat([binary("val", n=80), binary("test", n=80), binary("external", n=40, models=4)])
     return Candidate("one", rows), Candidate("other", blurred(rows, 1.5))
 
 
-def test_delong_over_folds_is_the_mean_of_independent_tests(two: tuple[Candidate, Candidate]) -> None:
+def test_folds_test_different_patients_so_their_variances_add(two: tuple[Candidate, Candidate]) -> None:
     evaluated = [evaluate_candidate(c, FAST, 0) for c in two]
     result, low, high, method, _ = difference(evaluated[0][MSI], evaluated[1][MSI], 0.95)
     tests = []
     for k in range(4):
         parts = [c.predictions[c.predictions["role"] == "test"] for c in two]
         a, b = (part[part["fold"] == k] for part in parts)
-        tests.append(delong_test(a["target"], a["score"], b["score"]))
-    assert result.difference == pytest.approx(np.mean([t.difference for t in tests]))
-    assert result.se == pytest.approx(np.sqrt(sum(t.se**2 for t in tests)) / 4)
-    assert result.z == pytest.approx(result.difference / result.se)
+        tests.append(delong_difference(a["target"], a["score"], b["score"]))
+    assert result.difference == pytest.approx(np.mean([d for d, _ in tests]))
+    assert result.se == pytest.approx(np.sqrt(1.5 * sum(se**2 for _, se in tests)) / 4)
+    assert result.statistic == pytest.approx(result.difference / result.se)
     assert (low, high) == pytest.approx(
         (result.difference - 1.96 * result.se, result.difference + 1.96 * result.se), abs=1e-4
     )
-    assert method == "DeLong, mean of 4 folds"
+    assert method == "paired influence values, variance x 1.5"
 
 
-def test_an_ensemble_is_compared_by_delong_once(two: tuple[Candidate, Candidate]) -> None:
+def test_an_ensemble_is_compared_as_two_fixed_models(two: tuple[Candidate, Candidate]) -> None:
     key = ("external", "a", "MSI", "", "auroc", "model")
     evaluated = [evaluate_candidate(c, FAST, 0) for c in two]
     result, _, _, method, _ = difference(evaluated[0][key], evaluated[1][key], 0.95)
     means = [
         c.predictions.query("role == 'external'").groupby("patient")[["score", "target"]].mean() for c in two
     ]
-    assert result == pytest.approx(delong_test(means[0]["target"], means[0]["score"], means[1]["score"]))
-    assert method == "DeLong"
+    expected = delong_difference(means[0]["target"], means[0]["score"], means[1]["score"])
+    assert (result.difference, result.se) == pytest.approx(expected)
+    assert method == "paired influence values"
     each = (*key[:-1], "fold models")
-    assert difference(evaluated[0][each], evaluated[1][each], 0.95)[3] == "paired bootstrap"
+    assert difference(evaluated[0][each], evaluated[1][each], 0.95)[3] == "paired influence values"
 
 
-def test_the_bootstrap_is_paired(two: tuple[Candidate, Candidate]) -> None:
-    """The difference of a run to itself is 0 in every replicate, and to a copy with another scale too."""
+def test_a_change_of_scale_is_no_difference(two: tuple[Candidate, Candidate]) -> None:
     key = (*MSI[:4], "auprc", "model")
     one = two[0]
     squeezed = Candidate("squeezed", one.predictions.assign(score=0.2 + 0.5 * one.predictions["score"]))
     a, b = evaluate_candidate(one, FAST, 3), evaluate_candidate(squeezed, FAST, 3)
-    result, low, high, _, note = difference(a[key], b[key], 0.95)
-    assert result.difference == 0
-    assert result.p == 1
-    assert np.isnan([low, high]).all()
-    assert "every bootstrap replicate gives 0" in note
-    assert difference(a[MSI], b[MSI], 0.95)[0].p == 1
+    for metric in (key, MSI):
+        result, low, high, _, _ = difference(a[metric], b[metric], 0.95)
+        assert (result.difference, result.p) == (0, 1)
+        assert (low, high) == (0, 0)
 
 
 def test_paired_intervals_are_narrower_than_the_two_intervals_suggest(
@@ -93,11 +98,16 @@ def test_paired_intervals_are_narrower_than_the_two_intervals_suggest(
     assert high - low < 0.6 * np.hypot(*widths)
 
 
-def test_several_repeats_take_the_bootstrap(binary: Rows) -> None:
+def test_three_repeats_take_the_corrected_t(binary: Rows) -> None:
     """Repeats test the same patients again: their variances do not add."""
-    rows = pd.concat([binary(n=80).assign(repeat=r) for r in range(2)])
+    from equipoise.platform.evaluation.intervals import corrected_t
+
+    rows = pd.concat([binary(n=80).assign(repeat=r) for r in range(3)])
     evaluated = [evaluate_candidate(Candidate("x", t), FAST, 0) for t in (rows, blurred(rows, 1.0))]
-    assert difference(evaluated[0][MSI], evaluated[1][MSI], 0.95)[3] == "paired bootstrap"
+    result, _, _, method, _ = difference(evaluated[0][MSI], evaluated[1][MSI], 0.95)
+    values = [one[MSI].result.estimate.mean.fold_means for one in evaluated]  # type: ignore[union-attr]
+    assert result == corrected_t(values[0] - values[1], 1 / 3)
+    assert method == "corrected resampled t over 12 folds of 3 repeats"
 
 
 def test_a_clear_difference_is_found_and_corrected(two: tuple[Candidate, Candidate]) -> None:
@@ -108,8 +118,9 @@ def test_a_clear_difference_is_found_and_corrected(two: tuple[Candidate, Candida
     subset = table[(table["role"] == "test") & (table["metric"] == "auroc")].set_index("run")
     assert subset.loc["noise", "high"] < 0
     assert subset.loc["noise", "p"] < 0.01
-    assert subset.loc["noise", "p_holm"] == pytest.approx(2 * subset.loc["noise", "p"])
-    assert subset.loc["near", "p_holm"] == subset.loc["near", "p"] > 0.05
+    assert subset.loc["noise", "p"] <= subset.loc["noise", "p_pairs"] < 0.05
+    assert subset.loc["near", "p_pairs"] >= subset.loc["near", "p"] > 0.05
+    assert (table["p_joint"].dropna() >= table["p_pairs"].dropna()).all()
     assert "threshold" not in set(table["metric"])
     assert set(table["reference"]) == {"one"}
 
@@ -118,7 +129,7 @@ def test_what_is_not_estimable_says_why(two: tuple[Candidate, Candidate]) -> Non
     without = [Candidate(c.name, c.predictions[c.predictions["role"] == "test"]) for c in two]
     table = paired_differences({c.name: evaluate_candidate(c, FAST, 0) for c in without}, "one", 0.95)
     row = table[table["metric"] == "sensitivity"].iloc[0]
-    assert np.isnan([row["difference"], row["p"], row["p_holm"]]).all()
+    assert np.isnan([row["difference"], row["p"], row["p_pairs"], row["p_joint"]]).all()
     assert "validation part lacks a class" in row["note"]
 
 
@@ -133,7 +144,37 @@ def test_survival_and_regression_have_differences_too(survival: Rows, regression
     assert table.loc["mae", "difference"] > 0
     assert table.loc["mae", "low"] > 0
     assert table.loc["c_index", "difference"] < 0
-    assert (table["method"] == "paired bootstrap").all()
+    assert (table["method"] == "paired influence values, variance x 1.5").all()
+
+
+def test_all_pairs_use_the_same_errors_as_a_pair(two: tuple[Candidate, Candidate]) -> None:
+    runs = {"one": two[0], "other": two[1], "near": Candidate("near", blurred(two[0].predictions, 0.3, 4))}
+    evaluated = {n: evaluate_candidate(c, FAST, 0) for n, c in runs.items()}
+    pairs = pairwise(evaluated)
+    for key in (MSI, ("external", "a", "MSI", "", "auroc", "model")):
+        result = pairs[key]
+        test = difference(evaluated["one"][key], evaluated["other"][key], 0.95)[0]
+        assert result.names == ("one", "other", "near")
+        assert result.difference[0, 1] == pytest.approx(test.difference)
+        assert result.se[0, 1] == pytest.approx(test.se)
+        assert result.p[0, 1] >= test.p
+
+
+def test_a_pair_alone_needs_no_correction(two: tuple[Candidate, Candidate]) -> None:
+    evaluated = {c.name: evaluate_candidate(c, FAST, 0) for c in two}
+    table = paired_differences(evaluated, "one", 0.95)
+    known = table.dropna(subset=["p"])
+    assert len(known) > 0
+    pd.testing.assert_series_equal(known["p"], known["p_pairs"], check_names=False)
+    pd.testing.assert_series_equal(known["p"], known["p_joint"], check_names=False)  # there is one task
+
+
+def test_lower_errors_are_better(regression: Rows) -> None:
+    rows = regression(n=80)
+    runs = {"good": rows, "bad": blurred(rows, 4)}
+    evaluated = {n: evaluate_candidate(Candidate(n, r), FAST, 0) for n, r in runs.items()}
+    result = pairwise(evaluated)[("test", "all", "LISS", "", "mae", "model")]
+    assert result.best_set == ["good"]
 
 
 def test_other_patients_folds_or_labels_are_named(two: tuple[Candidate, Candidate]) -> None:

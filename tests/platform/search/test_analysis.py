@@ -1,4 +1,4 @@
-"""Ranking, P(best), methods, best so far, failures: everything from the table of trials."""
+"""Ranking, possible ranks, methods, best so far, failures: everything from the table of trials."""
 
 import importlib.util
 from pathlib import Path
@@ -10,11 +10,9 @@ import pytest
 from equipoise.datasets.errors import DataError
 from equipoise.platform.search.analysis import (
     anytime_curve,
-    best_probabilities,
     failures,
-    method_of,
-    method_ranking,
     objective_name,
+    possible_ranks,
     rank_methods,
     rank_trials,
     read_table,
@@ -52,32 +50,46 @@ def test_the_standing_ranks_whole_trials_and_keeps_the_others(table: pd.DataFram
     assert done["objective"].is_monotonic_decreasing
     assert done["rank"].tolist() == list(range(1, 38))
     assert result["status"].tolist()[-3:] == ["pruned", "failed", "failed"]
-    assert done["p_best"].sum() == pytest.approx(1)
+    assert done["may_be_best"].iloc[0]
+    assert result["may_be_best"].tolist()[-3:] == [pd.NA] * 3
+    assert (done["rank_low"] <= done["rank"]).all()
+    assert (done["rank"] <= done["rank_high"]).all()
     assert not any(str(name).startswith("fold") and name != "folds" for name in result)
 
 
-def test_p_best_follows_the_differences_and_their_noise() -> None:
-    rng = np.random.default_rng(0)
-    apart = of_values([0.9, 0.91, 0.89], [0.5, 0.52, 0.48], [0.51, 0.5, 0.49])
-    assert best_probabilities(apart, rng)["p_best"].tolist() == [1.0, 0.0, 0.0]
+def test_possible_ranks_follow_the_differences_and_their_noise() -> None:
+    apart = possible_ranks(of_values([0.9, 0.91, 0.89], [0.5, 0.52, 0.48], [0.51, 0.5, 0.49]))
+    assert apart["may_be_best"].tolist() == [True, False, False]
+    assert apart["rank_low"].tolist() == [1, 2, 2]
+    assert apart["rank_high"].tolist() == [1, 3, 3]
     # Ahead in all three folds by a tenth of what folds differ by: not certain.
-    near = of_values([0.60, 0.70, 0.80], [0.599, 0.71, 0.769], [0.61, 0.68, 0.78])
-    shares = best_probabilities(near, rng)["p_best"]
-    assert shares.sum() == pytest.approx(1)
-    assert 0.4 < shares["t0"] < 0.95
+    near = possible_ranks(of_values([0.60, 0.70, 0.80], [0.599, 0.71, 0.769], [0.61, 0.68, 0.78]))
+    assert near["may_be_best"].all()
+    assert near["rank_high"].tolist() == [3, 3, 3]
 
 
 def test_what_folds_share_is_no_noise() -> None:
     rng = np.random.default_rng(0)
     shifts = np.array([0.0, 0.1, -0.1])
-    same = of_values(*[(value + shifts).tolist() for value in (0.61, 0.60, 0.59)])
-    assert best_probabilities(same, rng)["p_best"].tolist() == pytest.approx([1.0, 0.0, 0.0])
+    same = of_values(*[(v + shifts + 1e-4 * rng.normal(size=3)).tolist() for v in (0.61, 0.60, 0.59)])
+    assert possible_ranks(same)["may_be_best"].tolist() == [True, False, False]
 
 
-def test_one_fold_says_nothing_about_p_best() -> None:
-    shares = best_probabilities(of_values([0.9], [0.1]), np.random.default_rng(0))
-    assert shares.isna().all().all()
-    assert shares.index.tolist() == ["t0", "t1"]
+def test_equal_trials_are_rarely_told_apart() -> None:
+    """Twelve equal trials on four folds, 60 searches: the best is excluded in about one in twenty, not in most."""
+    rng = np.random.default_rng(1)
+    apart = 0
+    for _ in range(60):
+        fold = rng.normal(size=4)
+        done = of_values(*[(0.7 + 0.05 * fold + 0.03 * rng.normal(size=4)).tolist() for _ in range(12)])
+        apart += bool((possible_ranks(done)["rank_high"] < 12).any())
+    assert apart / 60 < 0.15
+
+
+def test_one_fold_says_nothing_about_ranks() -> None:
+    possible = possible_ranks(of_values([0.9], [0.1]))
+    assert possible.isna().all().all()
+    assert possible.index.tolist() == ["t0", "t1"]
 
 
 def test_methods_are_summed_up(table: pd.DataFrame) -> None:
@@ -86,7 +98,7 @@ def test_methods_are_summed_up(table: pd.DataFrame) -> None:
     assert set(methods["method"]) == set(searched.METHODS)
     assert methods["trials"].sum() == 40
     assert methods["failed"].sum() == 2
-    assert methods["p_best"].sum() == pytest.approx(1)
+    assert methods["may_be_best"].sum() == result["may_be_best"].sum()
     assert methods["rank_median"].is_monotonic_increasing
     best = methods.iloc[0]
     own = result[result["method"] == best["method"]]
@@ -94,32 +106,10 @@ def test_methods_are_summed_up(table: pd.DataFrame) -> None:
     assert best["objective_best"] == own["objective"].where(own["status"] == "ok").max()
 
 
-def test_methods_are_ranked_by_the_mean_of_their_trials(table: pd.DataFrame) -> None:
-    ranking = method_ranking(table)
-    assert ranking is not None
-    assert ranking.blocks == 9
-    assert (ranking.tasks, ranking.folds) == (3, 3)
-    done = table[table["status"] == "ok"]
-    block = done.groupby(method_of(done))["fold0/val/MSI/auroc"].mean()
-    values = pd.concat(
-        [
-            done.groupby(method_of(done))[f"fold{k}/val/{task}/{metric}"].mean().rank(ascending=False)
-            for task, metric in task_metrics(table).items()
-            for k in range(3)
-        ],
-        axis=1,
-    )
-    assert set(block.index) == set(ranking.mean_ranks.index)
-    pd.testing.assert_series_equal(
-        values.mean(axis=1).sort_index(), ranking.mean_ranks.sort_index(), check_names=False
-    )
-
-
 def test_a_search_without_methods_has_no_methods() -> None:
     study = searched.study_of({"space": {"loss_weights": "simplex"}})
     table = trial_table(searched.trials_of(study, 8))
     assert rank_methods(table, rank_trials(table)).empty
-    assert method_ranking(table) is None
     assert {f"param/loss_weights.{task}" for task in ("MSI", "LISS", "OS")} <= set(varied(table))
 
 
