@@ -229,6 +229,7 @@ def balancer(
     seed: int = 0,
     reduce: Callable[[Tensor], Tensor] | None = None,
     workers: int = 1,
+    total_steps: int | None = None,
 ) -> LossBalancer:
     """Balance several losses in one's own training loop.
 
@@ -254,6 +255,8 @@ def balancer(
         Mean of a tensor over workers, for training in several processes.
     workers
         How many processes there are, for ``at: representation``.
+    total_steps
+        Of the whole training, if it is known: weights that are learned then get as far as they need in a short one.
 
     Returns
     -------
@@ -280,7 +283,15 @@ def balancer(
 
     mean = reduce or identity_reduce
     return build_loss_balancer(
-        model, losses, method, main=main, shared=shared, seed=seed, reduce=mean, workers=workers
+        model,
+        losses,
+        method,
+        main=main,
+        shared=shared,
+        seed=seed,
+        reduce=mean,
+        workers=workers,
+        total_steps=total_steps,
     )
 
 

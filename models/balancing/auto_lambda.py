@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equipoise.models.balancing.entries import AutoLambdaParams
 from equipoise.models.balancing.protocol import Feedback, StepContext
-from equipoise.models.balancing.weighting import LearnedVector, Weighting
+from equipoise.models.balancing.weighting import LearnedVector, Weighting, learning_rate
 from equipoise.models.batch import TaskHead
 
 
@@ -44,6 +44,7 @@ class AutoLambda(Weighting):
         ]
         self.primary = torch.tensor(chosen, dtype=torch.float64)
         self.positivity = params.positivity
+        self.lr, self.reach = params.lr, params.reach
         start = torch.tensor(params.init, dtype=torch.float64)
         if self.positivity == "softplus":
             start = torch.log(torch.expm1(start))
@@ -60,7 +61,7 @@ class AutoLambda(Weighting):
         slope = feedback.hypergradient
         if self.positivity == "softplus":
             slope = slope * torch.sigmoid(self.lambdas.values)
-        self.lambdas.step(slope, context.present)
+        self.lambdas.step(slope, context.present, learning_rate(self.lr, self.reach, context))
         if self.positivity == "clamp":
             self.lambdas.assign(self.lambdas.values.clamp(min=0))
 

@@ -171,7 +171,7 @@ class Balancer:
             else:
                 record = self._task_by_task(losses, means, weights, context, closures)
         self.gradients.release_idle()
-        return record
+        return replace(record, loss_weights=weights)
 
     def learn(self, means: Tensor, context: StepContext, record: StepRecord, closures: LossClosures) -> None:
         """Let the weighting learn, if the step took what it learns from; after the optimiser's step."""
@@ -180,6 +180,8 @@ class Balancer:
             return
         if "validation" in needs and record.hypergradient is None:
             return
+        if needs & {"gram", "validation"} and context.total_steps:
+            context = replace(context, total_steps=-(-context.total_steps // self.refresh.every))
         after = closures.second_forward_losses() if "second_forward" in needs else None
         self.weighting.learn(means, context, Feedback(record.gram, record.hypergradient, after))
 

@@ -28,6 +28,8 @@ class WeightingParams(StrictParams):
     neutral: ClassVar[bool] = False
     #: Weights depend on nothing that patients have: neither losses nor gradients.
     fixed: ClassVar[bool] = False
+    #: It learns its weights step by step, so that they can end before they have converged.
+    learns: ClassVar[bool] = False
     #: ``weights`` gives the weight of every task, so that a person or a search can choose them.
     takes_explicit_weights: ClassVar[bool] = False
     #: The method is defined for losses of at least 0 only.
@@ -76,11 +78,19 @@ class GlsParams(WeightingParams):
 class UncertaintyParams(WeightingParams):
     """Parameters of uncertainty weighting."""
 
+    learns: ClassVar[bool] = True
+
     lr: float = Field(
         default=1e-3,
         gt=0,
         description="learning rate of the log variances",
         json_schema_extra={"search": {"loguniform": [1e-4, 1e-1]}},
+    )
+    reach: float = Field(
+        default=8.0,
+        ge=0,
+        description="how far log variances can get in the whole training, at least; "
+        "lr is raised to reach / steps where the training is too short for that; ours, 0 keeps lr",
     )
     init: float = Field(default=-0.7, description="log variance at the start; -0.7 is a weight of 1.007")
 
@@ -88,11 +98,19 @@ class UncertaintyParams(WeightingParams):
 class ImtlLParams(WeightingParams):
     """Parameters of IMTL-L."""
 
+    learns: ClassVar[bool] = True
+
     lr: float = Field(
         default=1e-3,
         gt=0,
         description="learning rate of the log scales",
         json_schema_extra={"search": {"loguniform": [1e-4, 1e-1]}},
+    )
+    reach: float = Field(
+        default=8.0,
+        ge=0,
+        description="how far log scales can get in the whole training, at least; "
+        "lr is raised to reach / steps where the training is too short for that; ours, 0 keeps lr",
     )
 
 
@@ -112,6 +130,7 @@ class DwaParams(WeightingParams):
 class AutoLambdaParams(WeightingParams):
     """Parameters of Auto-Lambda."""
 
+    learns: ClassVar[bool] = True
     needs: ClassVar[Needs] = frozenset({"validation"})
     needs_parameters: ClassVar[str] = (
         "auto_lambda compares training and validation gradients, and the two batches have representations of their own"
@@ -122,6 +141,12 @@ class AutoLambdaParams(WeightingParams):
         gt=0,
         description="learning rate of the weights",
         json_schema_extra={"search": {"loguniform": [1e-5, 1e-2]}},
+    )
+    reach: float = Field(
+        default=1.0,
+        ge=0,
+        description="how far weights can get in the whole training, at least; "
+        "lr is raised to reach / steps where the training is too short for that; ours, 0 keeps lr",
     )
     init: float = Field(default=0.1, gt=0, description="weight of every task at the start")
     positivity: Literal["clamp", "softplus", "unconstrained"] = Field(
@@ -137,6 +162,7 @@ class AutoLambdaParams(WeightingParams):
 class FamoParams(WeightingParams):
     """Parameters of FAMO."""
 
+    learns: ClassVar[bool] = True
     needs: ClassVar[Needs] = frozenset({"second_forward"})
     needs_nonnegative_losses: ClassVar[bool] = True
     whole_objective: ClassVar[str] = (
@@ -181,6 +207,7 @@ class StchParams(WeightingParams):
 class GradNormParams(WeightingParams):
     """Parameters of GradNorm."""
 
+    learns: ClassVar[bool] = True
     needs: ClassVar[Needs] = frozenset({"gram"})
     needs_nonnegative_losses: ClassVar[bool] = True
 

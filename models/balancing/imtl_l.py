@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equipoise.models.balancing.entries import ImtlLParams
 from equipoise.models.balancing.protocol import Feedback, StepContext
-from equipoise.models.balancing.weighting import LearnedVector, Weighting
+from equipoise.models.balancing.weighting import LearnedVector, Weighting, learning_rate
 from equipoise.models.batch import TaskHead
 
 
@@ -25,6 +25,7 @@ class ImtlL(Weighting):
 
     def __init__(self, params: ImtlLParams, heads: Sequence[TaskHead]) -> None:
         super().__init__(params, heads)
+        self.lr, self.reach = params.lr, params.reach
         self.log_scale = LearnedVector([0.0] * len(heads), lr=params.lr)
 
     def weights(self, losses: Tensor, context: StepContext) -> Tensor:
@@ -34,7 +35,7 @@ class ImtlL(Weighting):
     def learn(self, losses: Tensor, context: StepContext, feedback: Feedback) -> None:
         """A step of the log scales."""
         slope = torch.exp(self.log_scale.values) * losses - 1
-        self.log_scale.step(slope, context.present)
+        self.log_scale.step(slope, context.present, learning_rate(self.lr, self.reach, context))
 
     def state_dict(self) -> dict[str, Any]:
         """Log scales and their optimiser."""

@@ -93,6 +93,8 @@ class LossBalancer:
         Mean over workers of a tensor; the identity for a single process.
     workers
         How many workers there are.
+    total_steps
+        Of the whole training, where it is known; weightings that learn take larger steps in a short one.
 
     Raises
     ------
@@ -116,6 +118,7 @@ class LossBalancer:
         seed: int = 0,
         reduce: Reduce = identity_reduce,
         workers: int = 1,
+        total_steps: int | None = None,
     ) -> None:
         self.tasks = tuple(tasks)
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
@@ -124,7 +127,7 @@ class LossBalancer:
             raise ValueError(f"give the module inside {type(model).__name__} (model.module), and reduce=")
         self.model, self.weighting, self.aggregator = model, weighting, aggregator
         self.name, self.rescale, self.seed, self.reduce = name, rescale, seed, reduce
-        self.at, self.workers, self.refresh = at, workers, Refresh(every)
+        self.at, self.workers, self.refresh, self.total_steps = at, workers, Refresh(every), total_steps
         self.epoch = self.steps = 0
         self.record: StepRecord | None = None
         self.nonnegative = nonnegative
@@ -306,7 +309,7 @@ class LossBalancer:
             raise ValueError(
                 f"{self.name} needs losses of at least 0, and that of {', '.join(low)} is negative"
             )
-        context = StepContext(self.tasks, present, self.epoch, self.steps, self.seed, lr)
+        context = StepContext(self.tasks, present, self.epoch, self.steps, self.seed, lr, self.total_steps)
         record = self._balancer.backward(vector, means, context, calls, representation=representation)
         self._sums += torch.stack([means, present.double()]) * present
         self.steps, self.record = self.steps + 1, record

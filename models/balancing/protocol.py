@@ -56,6 +56,9 @@ class StepContext:
         Of the training.
     lr
         Learning rate of this step.
+    total_steps
+        Steps of the whole training, from which learned weightings learn how far they have to get in one; None where
+        nobody knows.
     rows
         For an aggregator: which of the T tasks its t rows belong to.
     cross_gram
@@ -68,6 +71,7 @@ class StepContext:
     step: int
     seed: int = 0
     lr: float = 1e-4
+    total_steps: int | None = None
     rows: tuple[int, ...] = ()
     cross_gram: Tensor | None = None
 

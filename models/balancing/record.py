@@ -23,6 +23,8 @@ class StepRecord:
     gram
         ``[T, T]`` products of the gradients of the unweighted losses, zero rows for absent tasks; None where
         they were not taken.
+    loss_weights
+        ``[T]`` of the weighting alone.
     hypergradient
         ``[T]``, for a weighting that learns from validation.
     """
@@ -30,6 +32,7 @@ class StepRecord:
     weights: Tensor
     gram: Tensor | None = None
     hypergradient: Tensor | None = None
+    loss_weights: Tensor | None = None
 
 
 def cosines(gram: Tensor) -> Tensor:
@@ -46,11 +49,16 @@ class EpochRecord:
     ----------
     tasks
         Names of the T tasks, in the order of the steps' tensors.
+    aggregates
+        Whether an aggregator acts on the weighted gradients, so that the weights of the losses are a record of their
+        own.
     """
 
-    def __init__(self, tasks: Sequence[str]) -> None:
+    def __init__(self, tasks: Sequence[str], *, aggregates: bool = False) -> None:
         count = len(tasks)
         self.tasks = tuple(tasks)
+        self.aggregates = aggregates
+        self.loss_weights = torch.zeros(count, dtype=torch.float64)
         self.weights = torch.zeros(count, dtype=torch.float64)
         self.steps = torch.zeros(count, dtype=torch.float64)
         self.cosine = torch.zeros(count, count, dtype=torch.float64)
@@ -60,6 +68,8 @@ class EpochRecord:
     def add(self, record: StepRecord, present: torch.Tensor) -> None:
         """Add a step to the means."""
         self.weights += torch.where(present, record.weights, 0.0)
+        if record.loss_weights is not None:
+            self.loss_weights += torch.where(present, record.loss_weights, 0.0)
         self.steps += present
         if record.gram is None:
             return
@@ -70,14 +80,17 @@ class EpochRecord:
         self.pairs += known
 
     def row(self) -> dict[str, float]:
-        """``weight/<task>``; for two tasks or more ``conflict_rate`` and ``cosine/<a>|<b>``; NaN where never
-        measured.
+        """``weight/<task>``, and ``loss_weight/<task>`` where an aggregator acts; for two tasks or more
+        ``conflict_rate`` and ``cosine/<a>|<b>``; NaN where never measured.
 
         The conflict rate is the share of (step, pair of tasks) in which two gradients on shared parameters
         had a negative product.
         """
         weights = (self.weights / self.steps).tolist()
         row = {f"weight/{task}": value for task, value in zip(self.tasks, weights, strict=True)}
+        if self.aggregates:
+            own = (self.loss_weights / self.steps).tolist()
+            row |= {f"loss_weight/{task}": value for task, value in zip(self.tasks, own, strict=True)}
         if len(self.tasks) < 2:
             return row
         seen, conflicts = self.pairs.triu(1).sum().item(), self.conflicts.triu(1).sum().item()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equipoise.models.balancing.entries import UncertaintyParams
 from equipoise.models.balancing.protocol import Feedback, StepContext
-from equipoise.models.balancing.weighting import LearnedVector, Weighting
+from equipoise.models.balancing.weighting import LearnedVector, Weighting, learning_rate
 from equipoise.models.batch import TaskHead
 
 
@@ -31,6 +31,7 @@ class Uncertainty(Weighting):
 
     def __init__(self, params: UncertaintyParams, heads: Sequence[TaskHead]) -> None:
         super().__init__(params, heads)
+        self.lr, self.reach = params.lr, params.reach
         self.log_variance = LearnedVector([params.init] * len(heads), lr=params.lr)
 
     def weights(self, losses: Tensor, context: StepContext) -> Tensor:
@@ -40,7 +41,8 @@ class Uncertainty(Weighting):
     def learn(self, losses: Tensor, context: StepContext, feedback: Feedback) -> None:
         """A step of the log variances."""
         slope = 0.5 * (1 - torch.exp(-self.log_variance.values) * losses)
-        self.log_variance.step(slope, context.present)
+        lr = learning_rate(self.lr, self.reach, context)
+        self.log_variance.step(slope, context.present, lr)
 
     def state_dict(self) -> dict[str, Any]:
         """Log variances and their optimiser."""

@@ -67,6 +67,15 @@ def positive(losses: Tensor, method: str) -> Tensor:
     return losses.clamp(min=SMALLEST)
 
 
+def learning_rate(lr: float, reach: float, context: StepContext) -> float:
+    """``lr``, and at least what lets a number that moves by one learning rate in a step come as far as ``reach``.
+
+    Published learning rates of weights are for tens of thousands of steps. In a training of a few hundred they leave
+    weights where they began, which then is equal weighting under another name.
+    """
+    return max(lr, reach / context.total_steps) if context.total_steps else lr
+
+
 class LearnedVector:
     """``[T]`` float64 numbers that Adam moves by given gradients, only those of present tasks.
 
@@ -101,8 +110,13 @@ class LearnedVector:
             for number, value in zip(self._numbers, values, strict=True):
                 number.copy_(value)
 
-    def step(self, gradient: Tensor, present: Tensor) -> None:
-        """One step down ``gradient`` ``[T]`` where ``present``; the rest stays, as does its part of the optimiser."""
+    def step(self, gradient: Tensor, present: Tensor, lr: float | None = None) -> None:
+        """One step down ``gradient`` ``[T]`` where ``present``; the rest stays, as does its part of the optimiser.
+
+        ``lr`` replaces the learning rate.
+        """
+        if lr is not None:
+            self._optimiser.param_groups[0]["lr"] = lr
         for number, slope, here in zip(self._numbers, gradient, present.tolist(), strict=True):
             number.grad = slope.clone() if here else None
         self._optimiser.step()

@@ -83,6 +83,7 @@ def build_loss_balancer(
     seed: int = 0,
     reduce: Reduce = identity_reduce,
     workers: int = 1,
+    total_steps: int | None = None,
 ) -> LossBalancer:
     """The balancer of one's own training loop over any module.
 
@@ -97,7 +98,7 @@ def build_loss_balancer(
         ``weighting_params``, ``aggregation_params``, ``rescale``, ``at`` and ``every``.
     main
         Names of the losses that the others serve, for ``auto_lambda``; the first one if not given.
-    shared, seed, reduce, workers
+    shared, seed, reduce, workers, total_steps
         As in :class:`~equipoise.models.balancing.loss_balancer.LossBalancer`.
 
     Raises
@@ -133,6 +134,7 @@ def build_loss_balancer(
         seed=seed,
         reduce=reduce,
         workers=workers,
+        total_steps=total_steps,
     )
 
 

@@ -34,6 +34,7 @@ from equipoise.platform.training.loop import FitResult, Reporter, fit
 from equipoise.platform.training.params import Recipe, entry_params
 from equipoise.platform.training.predict import Role, predict_with_latents
 from equipoise.platform.training.targets import Targets, fit_targets
+from equipoise.platform.training.weight_convergence import learns_weights, weight_convergence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,6 +149,7 @@ def train_fold(
     model = build_model(recipe.model, recipe.model_params, targets.shape, targets.heads, seed=seed)
     checkpoint = partial / "checkpoint.pt"
     result = fit_recipe(model, targets, train, val, recipe, seed, report, checkpoint)
+    _warn_of_weights(folder.name, recipe, result, [head.name for head in targets.heads])
     config: dict[str, Any] = {
         "format": FORMAT,
         "fold": {"repeat": fold.repeat, "index": fold.index},
@@ -176,6 +178,15 @@ def train_fold(
     (partial / FINGERPRINT_FILE).unlink()
     os.replace(partial, folder)
     return folder
+
+
+def _warn_of_weights(fold: str, recipe: Recipe, result: FitResult, tasks: Sequence[str]) -> None:
+    """Say that learned loss weights stayed where they began, or were still on their way at the end."""
+    method = recipe.balancing.weighting
+    if len(tasks) < 2 or not learns_weights(method):
+        return
+    if problem := weight_convergence(result.history, tasks).problem:
+        log.warning("train fold=%s weights of %s %s in %d epochs", fold, method, problem, len(result.history))
 
 
 def fit_recipe(

@@ -76,6 +76,10 @@ class EpochLog:
         if self._board is None:
             self._board = TensorBoard(self.folder)
         self._board(row)
-        shown = {key: value for key, value in row.items() if not key.startswith(("weight/", "cosine/"))}
+        shown = {
+            key: value
+            for key, value in row.items()
+            if not key.startswith(("weight/", "loss_weight/", "cosine/"))
+        }
         text = " ".join(f"{key}={value:.4g}" for key, value in shown.items())
         log.info("train fold=%s %s", self.name, text)

@@ -115,7 +115,18 @@ def fit(
         lr = learning_rate(params, epoch)
         for settings in state.optimizer.param_groups:
             settings["lr"] = lr
-        steps = Epoch(state, targets, train, val, params, size=size, seed=seed, epoch=epoch, lr=lr)
+        steps = Epoch(
+            state,
+            targets,
+            train,
+            val,
+            params,
+            size=size,
+            seed=seed,
+            epoch=epoch,
+            lr=lr,
+            total_steps=params.epochs * math.ceil(len(train) / size),
+        )
         model.train()
         # Workers that train together draw different dropout masks.
         with seeded(torch_seed(seed, epoch, spawn_key=(group.rank,) if group.rank else ()), state.device):

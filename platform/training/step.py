@@ -71,6 +71,8 @@ class Epoch:
         ``[T]``: gradients are those of ``factor · sum of losses / patients of the batch`` in place of the mean over
         labels; weightings still see the means. For a site of a federation, which knows a part of all labels
         (:mod:`equipoise.platform.federation.objective`).
+    total_steps
+        Of the whole training, for weightings that learn.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Epoch:
         epoch: int,
         lr: float,
         factors: Tensor | None = None,
+        total_steps: int | None = None,
     ) -> None:
         self.state = state
         self.targets = targets
@@ -97,8 +100,9 @@ class Epoch:
         self.epoch = epoch
         self.lr = lr
         self.factors = factors
+        self.total_steps = total_steps
         self.tasks = tuple(head.name for head in targets.heads)
-        self.record = EpochRecord(self.tasks)
+        self.record = EpochRecord(self.tasks, aggregates=state.balancer.aggregator.kind != "none")
         self.total = LossSums(*torch.zeros(2, len(self.tasks), device=state.device))
         self._step = 0
         self._batch: CaseBatch | None = None
@@ -117,7 +121,9 @@ class Epoch:
             raise non_finite(
                 self.epoch, "training", self.targets, means, [self.train.patients[i] for i in rows]
             )
-        context = StepContext(self.tasks, (counts > 0).cpu(), self.epoch, self._step, self.seed, self.lr)
+        context = StepContext(
+            self.tasks, (counts > 0).cpu(), self.epoch, self._step, self.seed, self.lr, self.total_steps
+        )
         probe = self.params.probe and self._step == 0
         losses = self._scaled(losses, counts, len(rows))
         record = state.balancer.backward(losses, means, context, self, probe=probe)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -69,6 +70,8 @@ class StudyJob:
         Patients, targets and settings.
     size
         Patients per step.
+    total_steps
+        Of the client in the whole federation, where the number of rounds is known.
     """
 
     job: LocalJob
@@ -77,6 +80,7 @@ class StudyJob:
     targets: Targets
     params: TrainingParams
     size: int
+    total_steps: int | None = None
 
 
 class LocalSteps(Protocol):
@@ -100,6 +104,8 @@ class StudyTrainer:
         Settings.
     steps
         How the steps are taken: :func:`plain_steps`, or with private gradients.
+    rounds
+        Of the federation, for balancing methods that learn weights; None if it is not known.
     """
 
     def __init__(
@@ -112,6 +118,7 @@ class StudyTrainer:
         training: TrainingParams,
         balancing: BalancingParams,
         steps: LocalSteps,
+        rounds: int | None = None,
     ) -> None:
         self.client_data, self.targets, self.local = dict(client_data), targets, local
         self.declared = self.client_data
@@ -124,7 +131,7 @@ class StudyTrainer:
         self.model = factory().to(self.device)
         self.tasks = tuple(head.name for head in targets.heads)
         self.losses = TaskLosses(targets.heads, targets.class_weights, ties=training.ties).to(self.device)
-        self.training, self.balancing, self.steps = training, balancing, steps
+        self.training, self.balancing, self.steps, self.rounds = training, balancing, steps, rounds
         self.params = training.model_copy(update={"probe": False})
 
     def declare(self, client: str, groups: Sequence[str]) -> ClientManifest:
@@ -143,9 +150,17 @@ class StudyTrainer:
         parts = TrainingState(self.model, self.losses, job.optimizer, balancer, self.device, SINGLE_WORKER)
         size = batch_size(self.local, self.training, self.targets, len(data.train))
         with job.hooked(self.device):
-            passes, losses = self.steps(StudyJob(job, parts, data, self.seen, self.params, size))
+            total = self._total_steps(job, len(data.train), size)
+            passes, losses = self.steps(StudyJob(job, parts, data, self.seen, self.params, size, total))
         rows = zip(self.tasks, losses.means().tolist(), losses.counts.tolist(), strict=True)
         return LocalOutcome(passes, {task: (mean, count) for task, mean, count in rows}, _state_of(balancer))
+
+    def _total_steps(self, job: LocalJob, patients: int, size: int) -> int | None:
+        """Steps of a client that takes part in every round."""
+        if self.rounds is None:
+            return None
+        request = job.context.request
+        return self.rounds * (request.steps or request.epochs * math.ceil(patients / size))
 
 
 def plain_steps(work: StudyJob) -> tuple[int, LossSums]:
@@ -183,6 +198,7 @@ def _pass(work: StudyJob, number: int) -> Epoch:
         epoch=index,
         lr=context.request.lr,
         factors=job.loss_factors([head.name for head in work.parts.losses.heads]),
+        total_steps=work.total_steps,
     )
     context.batch = lambda: epoch.batch
     steps = context.request.steps

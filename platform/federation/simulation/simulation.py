@@ -146,6 +146,7 @@ class Simulation:
             training=self.training,
             balancing=self.balancing,
             steps=privacy.steps or plain_steps,
+            rounds=self.params.rounds,
         )
         threads, min_n = self.training.threads, self.params.min_n
         return ClientSetup(trainer, strategy, privacy, self.params.local, threads, min_n)

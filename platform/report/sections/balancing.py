@@ -24,6 +24,7 @@ from equipoise.platform.report.style import (
     text,
 )
 from equipoise.platform.training.params import BalancingParams
+from equipoise.platform.training.weight_convergence import learns_weights, weight_convergence
 
 _PREFIX = "weight/"
 #: Relative change of a weight below which it counts as constant.
@@ -52,7 +53,35 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
                 tone="muted",
             )
         )
+    if warning := _unconverged(run, histories, tasks):
+        blocks.insert(0, Text(warning, tone="warn"))
     return Section("Balancing", _sentence(run, histories, tasks, cosine), blocks)
+
+
+def _unconverged(run: RunFiles, histories: Mapping[str, pd.DataFrame], tasks: Sequence[str]) -> str:
+    """That learned loss weights did not move or had not settled, and in how many folds; nothing otherwise."""
+    balancing = run.study.get("balancing")
+    weighting = str(balancing.get("weighting", "")) if isinstance(balancing, Mapping) else ""
+    if not learns_weights(weighting):
+        return ""
+    found = [
+        weight_convergence(
+            [{str(k): v for k, v in row.items()} for row in table.to_dict("records")], tasks
+        ).problem
+        for table in histories.values()
+    ]
+    lines = [
+        f"in {found.count(problem)} of {len(found)} folds the weights of {weighting} {problem}"
+        for problem in dict.fromkeys(found)
+        if problem
+    ]
+    if not lines:
+        return ""
+    said = " and ".join(lines)
+    return (
+        f"{said[0].upper()}{said[1:]} before the training ended. What is shown is less than the method: train for more "
+        "epochs, or raise reach or lr in balancing.weighting_params."
+    )
 
 
 def method_name(study: Mapping[str, object]) -> str:

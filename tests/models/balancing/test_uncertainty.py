@@ -51,3 +51,19 @@ def test_agrees_with_torchjd_over_a_run() -> None:
         torch.testing.assert_close(weights, losses.grad, rtol=1e-12, atol=0)
         optimiser.step()
         weighting.learn(losses.detach(), CONTEXT, Feedback())
+
+
+def test_a_short_training_reaches_the_optimum() -> None:
+    """Constant losses of 0.6 and 0.03 have the weights 1/(2L) = 0.83 and 16.7; 256 steps of the published size end at
+    1.25 and 1.30, which is equal weighting under another name."""
+    losses = torch.tensor([0.6, 0.03], dtype=torch.float64)
+    ends = []
+    for total in (256, None):
+        weighting = Uncertainty(UncertaintyParams(), HEADS[:2])
+        present = torch.tensor([True, True])
+        for step in range(256):
+            context = StepContext(("a", "b"), present, 0, step, total_steps=total)
+            weighting.learn(losses, context, Feedback())
+        ends.append(weighting.weights(losses, context).tolist())
+    assert ends[0] == pytest.approx([1 / 1.2, 1 / 0.06], rel=0.05)
+    assert max(ends[1]) < 1.5

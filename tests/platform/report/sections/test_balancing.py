@@ -71,6 +71,22 @@ def test_equal_weights_and_unmeasured_conflicts() -> None:
     assert any(isinstance(b, Text) and "not measured" in b.text for b in section.blocks)
 
 
+def test_weights_that_did_not_arrive_are_said() -> None:
+    still = {"A": [1.0, 1.001, 1.001, 1.002], "B": [1.0, 1.0, 1.0, 1.0]}
+    on_the_way = {"A": [1.0, 2.0, 4.0, 8.0], "B": [1.0, 1.0, 1.0, 1.0]}
+    settled = {"A": [1.0, 3.0, 3.3, 3.3], "B": [1.0, 0.5, 0.45, 0.45]}
+    histories = {str(i): history(w) for i, w in enumerate((still, on_the_way, on_the_way, settled))}
+    for weighting, said in (
+        ("uncertainty", "In 1 of 4 folds the weights of uncertainty did not move and in 2 of 4 folds"),
+        ("dwa", ""),
+    ):
+        run = Run(histories, {"balancing": {"weighting": weighting, "aggregation": "none"}})
+        section = build(run, SectionParams())
+        assert section is not None
+        warnings = [b.text for b in section.blocks if isinstance(b, Text) and b.tone == "warn"]
+        assert [text.startswith(said) for text in warnings] == ([True] if said else [])
+
+
 def test_a_single_task_or_an_older_run_has_no_section() -> None:
     old = pd.DataFrame({"epoch": [1, 2], "train/A": [0.5, 0.4], "monitor": [1.0, 0.9]})
     assert build(Run({"0-0": history({"A": [1.0, 1.0]})}), SectionParams()) is None
