@@ -173,7 +173,9 @@ class Federation:
         elif entry.attribute("asynchronous"):
             one_round = self.asynchronous_round
         for round_ in range(len(history), self.params.rounds):
-            if reason := self.privacy.exhausted():
+            if reason := self.privacy.exhausted() or self.privacy.too_few(self.server.eligible):
+                if not round_:
+                    raise FederationError(f"no round is possible: {reason}", where="federation.privacy")
                 log.warning("the federation ends before round %d: %s", round_ + 1, reason)
                 break
             row = one_round(round_)
@@ -181,6 +183,11 @@ class Federation:
             self._save(history)
             if self.on_round is not None:
                 self.on_round(history[-1])
+        if history and all(row.get("skipped") for row in history) and not self.privacy.every_round:
+            raise FederationError(
+                f"all {len(history)} rounds were skipped: too few clients took part to reveal their sum",
+                fix="let more clients take part in a round, or lower federation.privacy.secure_aggregation.threshold",
+            )
         self._personalise()
         return self._result(manifests, history)
 
@@ -190,6 +197,9 @@ class Federation:
         """All participants train in parallel from the same weights."""
         server, backend = self.server, self.backend
         chosen = self.choose(round_)
+        if reason := self.privacy.too_few(chosen):
+            self.privacy.open_round(round_, chosen)
+            return server.skip_round(round_, reason)
         state, absent = server.open_round(chosen), self.clock.absent(chosen, round_)
         for client, (verdict, reason) in absent.items():
             server.record(state, round_, client, verdict, reason=reason)
@@ -265,6 +275,7 @@ class Federation:
             schedule.vectors.setdefault(version, server.vector)
             schedule.requests += 1
             heapq.heappush(schedule.in_flight, item)
+            state.asked[client] += 1
             self._send_in_flight(item)
 
     def _send_in_flight(self, item: InFlight) -> None:

@@ -140,7 +140,8 @@ class Participation(StrictParams):
     fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the clients in a round; for ``poisson`` the probability of each."""
     min_clients: int = Field(default=1, ge=1)
-    """A round with fewer accepted updates changes nothing; three such rounds in a row are an error."""
+    """A round with fewer accepted updates changes nothing; three such rounds in a row are an error. Not with privacy of
+    clients, where every round takes its noisy step."""
 
 
 class ClockParams(StrictParams):
@@ -257,12 +258,11 @@ class FederationParams(StrictParams):
             server_aggregation=get("server_aggregations", self.server_aggregation),
             strategy=strategy,
             uniform_weights=self.weights == "uniform",
-            norm_bound=self.validation.norm_factor is not None or self.validation.max_norm is not None,
+            norm_factor=self.validation.norm_factor is not None,
+            max_norm=self.validation.max_norm is not None,
+            participation=self.participation.scheme,
+            min_clients=self.participation.min_clients,
             max_share=self.server_aggregation_params.get("max_share"),
         )
-        if self.privacy.client_level and self.participation.scheme != "poisson":
-            reasons.append(
-                "client-level privacy assumes independently drawn clients: write participation: {scheme: poisson}"
-            )
         if reasons:
             raise ValueError("; ".join(reasons))

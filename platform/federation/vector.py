@@ -130,6 +130,14 @@ class Schema:
             mask[segment.span] = segment.trained
         return mask
 
+    @cached_property
+    def frozen(self) -> np.ndarray:
+        """``[P]`` bool, weights that no client ever moves: those that are not trained; statistics do move."""
+        mask = np.zeros(self.size, bool)
+        for segment in self.segments:
+            mask[segment.span] = segment.kind == "weight" and not segment.trained
+        return mask
+
     def mask(self, selectors: Iterable[Selector]) -> np.ndarray:
         """``[P]`` bool, segments that match any of the selectors."""
         wanted, mask = tuple(selectors), np.zeros(self.size, bool)

@@ -70,6 +70,10 @@ class WeightedMean:
             mean[part] = np.divide(sums, weights[group] or 1.0, out=sums)
         return mean
 
+    def withheld(self) -> Mapping[str, str]:
+        """None: every group that was trained has its mean."""
+        return {}
+
     def sums(self) -> np.ndarray:
         """``[P]`` float64 weighted sum."""
         total = np.empty(self.schema.size)

@@ -165,7 +165,8 @@ class ClientRunner:
         delta = context.only_trained(self.schema.difference(self.model, request.vector))
         if self.personal_mask is not None:
             delta[self.personal_mask] = 0
-        if not _moves(delta):  # no batch had a label to learn from, or the gradient is 0: the server is told
+        # No batch had a label to learn from, or the gradient is 0: the server is told, unless it must not know.
+        if not _moves(delta) and not self.setup.privacy.sums_only:
             counts = dict.fromkeys(counts, 0)
         arrays = strategy.on_train_end(context, delta) if fits else {}
         if fits and strategy.personal_strategy is not None:

@@ -9,6 +9,7 @@ are those of dp-accounting, for neighbours that differ by one unit added or remo
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 from collections.abc import Iterator
@@ -68,7 +69,6 @@ class Accountant:
     delta: float
     epsilon: float | None = None
     executed: dict[SampledGaussian, int] = field(default_factory=dict)
-    _renyi: dict[SampledGaussian, NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.delta < 1:
@@ -144,13 +144,8 @@ class Accountant:
         done = {mechanism: steps for mechanism, steps in executed.items() if steps}
         if not done:
             return 0.0
-        total = sum(steps * self._of_one_step(m) for m, steps in sorted(done.items()))
+        total = sum(steps * _renyi(m) for m, steps in sorted(done.items()))
         return float(compute_epsilon(DEFAULT_RDP_ORDERS, total, self.delta)[0])
-
-    def _of_one_step(self, mechanism: SampledGaussian) -> NDArray[np.float64]:
-        if mechanism not in self._renyi:
-            self._renyi[mechanism] = _renyi(mechanism)
-        return self._renyi[mechanism]
 
 
 def noise_for(rate: float, steps: int, epsilon: float, delta: float, *, precision: float = 1e-3) -> float:
@@ -174,6 +169,7 @@ def _event(mechanism: SampledGaussian) -> Any:
     return PoissonSampledDpEvent(mechanism.rate, GaussianDpEvent(mechanism.noise))
 
 
+@functools.lru_cache(maxsize=1024)  # a site's accountant asks for it after every round
 def _renyi(mechanism: SampledGaussian) -> NDArray[np.float64]:
     """Divergences of one step at all orders. The public interface recomputes them for every composition; they are
     additive, so that those of one step suffice, and dp-accounting keeps them in ``_rdp``."""

@@ -1,13 +1,18 @@
 r"""Differential privacy of whole clients: DP-FedAvg (McMahan et al., ICLR 2018, arXiv 1710.06963).
 
-Every client takes part in a round independently with probability q. Its update is scaled down to norm S at most,
-all clients count equally, and Gaussian noise is added to the sum:
+Every client takes part in a round independently with probability q (1 if all take part). Its update is scaled down to
+norm S at most, all clients count equally, and Gaussian noise is added to the sum:
 
 .. math:: \Delta = \frac{1}{q N_g} \Big( \sum_i \min(1, S / \|\Delta_i\|) \Delta_i + \mathcal N(0, (z S)^2) \Big)
 
 The denominator is fixed: dividing by the number of clients that answered would need noise of its own. :math:`N_g`
-is the number of clients that own the group of parameters, which is public. With 6 to 24 hospitals, epsilons of
-clients are too large to mean much; the report says so.
+is the number of clients that own the group of parameters, which is public. Every parameter gets its noise in every
+round, also in one that nobody joined and in a group that no participant owns: a parameter that stands still, or moves
+by an exact sum, would tell who took part.
+
+Neighbours are two federations of the same clients in which the updates of one client are its own or zero. Sampling
+amplifies the guarantee only against an adversary who cannot see who took part (``adversary: models``). With 6 to 24
+hospitals, epsilons of clients are too large to mean much; the report says so.
 """
 
 from __future__ import annotations
@@ -79,7 +84,7 @@ def private_mean(
     total
         ``[P]`` sum of the updates of all clients that answered; 0 if there was none, to which noise is added as well.
     expected
-        q N, or ``[P]`` q N_g of each parameter's group; 0 if no client owns it; it then stays unchanged.
+        q N, or ``[P]`` q N_g of each parameter's group; 0 for parameters that no client can move, which stay.
     """
     noisy = total + noise(total.size, clip, multiplier, seed, round_)
     share = np.broadcast_to(np.asarray(expected, dtype=np.float64), noisy.shape)

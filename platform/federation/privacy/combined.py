@@ -25,13 +25,20 @@ from equipoise.platform.federation.messages import (
 from equipoise.platform.federation.privacy.accountant import Accountant, SampledGaussian
 from equipoise.platform.federation.privacy.client_level import clipped, private_mean
 from equipoise.platform.federation.privacy.fixed_point import FixedPoint, SaturationError
-from equipoise.platform.federation.privacy.mechanism import Accumulator, NoPrivacy, PrivacyMechanism
+from equipoise.platform.federation.privacy.mechanism import (
+    Accumulator,
+    NoPrivacy,
+    PrivacyMechanism,
+    TooFewContributorsError,
+)
 from equipoise.platform.federation.privacy.params import ClientLevelParams, PrivacyParams
 from equipoise.platform.federation.privacy.secure_aggregation import (
+    MIN_CONTRIBUTORS,
     MaskedSum,
     Participant,
     PublicKeys,
     SimulatedClients,
+    enough,
     threshold_of,
 )
 from equipoise.platform.federation.privacy.shamir import Draw
@@ -61,7 +68,7 @@ class CombinedPrivacy:
     uniform
         Whether the study weights all clients equally.
     rate
-        Probability with which a client takes part in a round; needed for privacy of clients.
+        Probability with which a client takes part in a round, 1 if all do; needed for privacy of clients.
 
     Raises
     ------
@@ -83,13 +90,14 @@ class CombinedPrivacy:
     ) -> None:
         if params.client_level is not None and rate is None:
             raise StudyError(
-                "privacy of clients is accounted for Poisson samples of them",
+                "privacy of clients needs the probability with which a client takes part",
                 where="federation.privacy.client_level",
-                fix="write participation: {scheme: poisson, fraction: 0.5}",
+                fix="write participation: {scheme: poisson, fraction: 0.5}, or scheme: all",
             )
         self.params, self.schema, self.seed, self.bits = params, schema, seed, bits
         self.uniform = uniform or params.client_level is not None
         self.rate = rate if params.client_level is not None else None
+        self.every_round = params.client_level is not None
         self.dtype = "uint64" if params.secure_aggregation is not None else "float32"
         self.sums_only = params.secure_aggregation is not None or params.client_level is not None
         self.steps: LocalSteps | None = None
@@ -168,7 +176,8 @@ class CombinedPrivacy:
         for group, span in self.schema.spans:
             if weight := weights.get(group, 0.0):
                 vector[span] = fixed.encode(update.delta[span], weight)
-        participant = Participant(update.client, request.round, self._draw(update.client, request.round))
+        draw = self._draw(update.client, request.round)
+        participant = Participant(update.client, request.round, self.schema.spans, draw)
         return participant.masked(vector.view(np.uint64), keys)
 
     def _draw(self, client: str, round_: int) -> Draw:
@@ -179,14 +188,20 @@ class CombinedPrivacy:
 
     # the server's half
 
+    def too_few(self, clients: Sequence[str]) -> str | None:
+        """With secure aggregation, fewer clients than a revealed sum must have."""
+        if self.params.secure_aggregation is None or len(clients) >= MIN_CONTRIBUTORS:
+            return None
+        return f"{len(clients)} of the {MIN_CONTRIBUTORS} clients that a masked sum must have"
+
     def open_round(self, round_: int, clients: Sequence[str]) -> Mapping[str, Any]:
         """Public keys of the participants, for secure aggregation."""
-        self.round = round_
-        if self.params.secure_aggregation is None:
+        self.round, self._simulated_clients = round_, None
+        if self.params.secure_aggregation is None or self.too_few(clients):
             return {}
         threshold = threshold_of(self.params.secure_aggregation.threshold, len(clients))
         draws = {client: self._draw(client, round_) for client in clients}
-        self._simulated_clients = SimulatedClients(draws, round_, threshold)
+        self._simulated_clients = SimulatedClients(draws, round_, self.schema.spans, threshold)
         keys = {c: [k.box.hex(), k.mask.hex()] for c, k in self._simulated_clients.keys.items()}
         return {SECURE_AGGREGATION: {"keys": keys, "threshold": threshold, "summands": len(clients)}}
 
@@ -197,15 +212,16 @@ class CombinedPrivacy:
             inner = MaskedMean(self, FixedPoint(self.bits, max(len(clients), 1)))
         return inner if self.params.client_level is None else NoisyMean(self, self.params.client_level, inner)
 
-    def close_round(self, round_: int, steps: Mapping[str, int]) -> Mapping[str, float]:
-        """Account for the round and its steps; epsilons for the history, of the worst client if each has one."""
+    def close_round(self, round_: int, asked: Mapping[str, int]) -> Mapping[str, float]:
+        """Account for the round and the steps of all who were asked; epsilons for the history, of the worst client if
+        each has one."""
         figures: dict[str, float] = {}
         if self.clients is not None:
             self.clients.spend(self._of_clients())
             figures["epsilon_clients"] = self.clients.spent()
         if self.params.record_level is not None:
-            for client, taken in steps.items():
-                self.patients[client].spend(self._of_patients(client), taken)
+            for client, requests in asked.items():
+                self.patients[client].spend(self._of_patients(client), requests * self.sampling[client][1])
             figures["epsilon_patients"] = max((a.spent() for a in self.patients.values()), default=0.0)
         return figures
 
@@ -250,9 +266,10 @@ class CombinedPrivacy:
         return self._simulated_clients
 
     def _of_clients(self) -> SampledGaussian:
-        assert self.params.client_level is not None
+        level = self.params.client_level
+        assert level is not None
         assert self.rate is not None
-        return SampledGaussian(self.rate, self.params.client_level.noise)
+        return SampledGaussian(self.rate if level.adversary == "models" else 1.0, level.noise)
 
     def _of_patients(self, client: str) -> SampledGaussian:
         assert self.params.record_level is not None
@@ -260,12 +277,15 @@ class CombinedPrivacy:
 
 
 class MaskedMean:
-    """The mean of masked updates. Clients apply their weights; the server knows the sum of weights from the counts."""
+    """The mean of masked updates. Clients apply their weights; the server knows the sum of weights from the counts.
+
+    A group with fewer contributors than a sum must have stays masked, and is not updated.
+    """
 
     def __init__(self, privacy: CombinedPrivacy, fixed: FixedPoint) -> None:
         self.privacy, self.fixed = privacy, fixed
         self.sum: MaskedSum | None = None
-        self.weights: dict[str, list[float]] = {}
+        self.weights: dict[str, dict[str, float]] = {}
 
     def add(
         self, values: np.ndarray, weights: Mapping[str, float], factor: float = 1.0, *, client: str = ""
@@ -277,19 +297,34 @@ class MaskedMean:
             keys = self.privacy.simulated_clients().keys
             assert self.privacy.params.secure_aggregation is not None
             threshold = threshold_of(self.privacy.params.secure_aggregation.threshold, len(keys))
-            self.sum = MaskedSum(self.privacy.schema.size, keys, threshold, self.privacy.round)
+            schema = self.privacy.schema
+            self.sum = MaskedSum(schema.size, schema.spans, keys, threshold, self.privacy.round)
         self.sum.add(client, values)
         for group, weight in weights.items():
             if weight:
-                self.weights.setdefault(group, []).append(float(weight))
+                self.weights.setdefault(group, {})[client] = float(weight)
 
     def totals(self) -> np.ndarray:
-        """``[P]`` int64 exact weighted sum of the updates of clients that answered."""
+        """``[P]`` int64 exact weighted sum of the updates of clients that answered; 0 in groups that stay masked.
+
+        Raises
+        ------
+        TooFewContributorsError
+            If fewer clients than the threshold answered.
+        """
         if self.sum is None:
             return np.zeros(self.privacy.schema.size, np.int64)
-        return self.sum.unmasked(
-            self.privacy.simulated_clients().reveal(self.sum.survivors, self.sum.dropped)
-        )
+        clients = self.privacy.simulated_clients()
+        return self.sum.unmasked(clients.reveal(self.sum.survivors, self.sum.dropped, self.weights))
+
+    def withheld(self) -> Mapping[str, str]:
+        """Groups with too few contributors."""
+        answered = () if self.sum is None else self.sum.survivors
+        return {
+            group: f"{len(self.weights[group])} of the {MIN_CONTRIBUTORS} contributors that a masked sum must have"
+            for group in self.privacy.schema.groups
+            if self.weights.get(group) and not enough(self.weights[group], answered)
+        }
 
     def sums(self) -> np.ndarray:
         """``[P]`` float64 weighted sum."""
@@ -300,7 +335,7 @@ class MaskedMean:
         schema, total = self.privacy.schema, self.totals()
         mean = np.zeros(schema.size, np.float32)
         for group, span in schema.spans:
-            if weight := math.fsum(self.weights.get(group, ())):
+            if weight := math.fsum(self.weights.get(group, {}).values()):
                 mean[span] = self.fixed.decode(total[span], weight)
         return mean
 
@@ -331,14 +366,25 @@ class NoisyMean:
             )
         self.inner.add(values, weights, client=client)
 
+    def withheld(self) -> Mapping[str, str]:
+        """None: a group whose sum stays masked gets its noise like every other."""
+        return {}
+
     def result(self) -> np.ndarray:
-        """``[P]`` float32."""
+        """``[P]`` float32; noise alone where the sum stays masked."""
         privacy, rate = self.privacy, self.privacy.rate
         assert rate is not None
-        expected = privacy.schema.expand({group: rate * count for group, count in privacy.owners.items()})
+        expected = privacy.schema.expand({g: rate * max(count, 1) for g, count in privacy.owners.items()})
+        expected[privacy.schema.frozen] = 0
         return private_mean(
-            self.inner.sums(), self.params.clip, self.params.noise, expected, privacy.seed, privacy.round
+            self._sums(), self.params.clip, self.params.noise, expected, privacy.seed, privacy.round
         )
+
+    def _sums(self) -> np.ndarray:
+        try:
+            return self.inner.sums()
+        except TooFewContributorsError:
+            return np.zeros(self.privacy.schema.size)
 
 
 def build_privacy(

@@ -17,7 +17,10 @@ def refusals(
     server_aggregation: Entry,
     strategy: Entry,
     uniform_weights: bool,
-    norm_bound: bool,
+    norm_factor: bool = False,
+    max_norm: bool = False,
+    participation: str = "all",
+    min_clients: int = 1,
     max_share: float | None = None,
 ) -> list[str]:
     """Reasons, known without data, why the settings of a federation are incompatible; empty if they are not.
@@ -30,8 +33,10 @@ def refusals(
         Their entries.
     uniform_weights
         Whether all clients count equally.
-    norm_bound
-        Whether the server bounds the norm of single updates.
+    norm_factor, max_norm
+        Whether the server bounds the norm of single updates, by those of other clients or by a number.
+    participation, min_clients
+        How clients are drawn, and the fewest for a step.
     max_share
         Of ``server_aggregation: mean``: a bound on shares needs all updates of a round before they can be summed.
     """
@@ -42,9 +47,16 @@ def refusals(
             "use weights: uniform instead"
         )
     if privacy.secure_aggregation is not None:
-        reasons += _secure(server_aggregation, strategy, norm_bound=norm_bound)
+        reasons += _secure(server_aggregation, strategy, norm_bound=norm_factor or max_norm)
     if privacy.client_level is not None:
         reasons += _client_level(server_aggregation, strategy, uniform_weights=uniform_weights)
+        reasons += _participation(privacy, participation, min_clients)
+        # With secure aggregation a bound is refused already.
+        if norm_factor and privacy.secure_aggregation is None:
+            reasons.append(
+                "with client-level privacy one client's update must not decide about another's, as it would in the "
+                "median norm: write validation: {norm_factor: null}; updates are clipped anyway"
+            )
     if privacy.record_level is not None:
         reasons += _record_level(strategy)
     return reasons
@@ -148,12 +160,39 @@ def _client_level(server_aggregation: Entry, strategy: Entry, *, uniform_weights
         )
     if strategy.attribute("asynchronous"):
         reasons.append(
-            "client-level privacy is accounted for Poisson samples of clients: use a strategy with rounds"
+            "client-level privacy is accounted for rounds, each with its noise: use a strategy with rounds"
         )
     if strategy.attribute("sequential"):
         reasons.append(
             f"{strategy.name} passes one client's weights to the next, without a sum to which noise could be added"
         )
+    return reasons
+
+
+def _participation(privacy: PrivacyParams, participation: str, min_clients: int) -> list[str]:
+    assert privacy.client_level is not None
+    reasons = []
+    if participation not in ("all", "poisson"):
+        reasons.append(
+            f"the step of client-level privacy is divided by the number of clients that is expected, and participation "
+            f"scheme {participation} gives clients different chances: use poisson or all"
+        )
+    if min_clients > 1:
+        reasons.append(
+            "with client-level privacy every round takes its noisy step, whoever took part, since a round that changes "
+            "nothing would tell who did not: leave out participation.min_clients"
+        )
+    if privacy.client_level.adversary == "models":
+        if participation != "poisson":
+            reasons.append(
+                "adversary: models claims that nobody sees who takes part, and without drawing everybody does: write "
+                "participation: {scheme: poisson, fraction: …}"
+            )
+        if privacy.secure_aggregation is not None:
+            reasons.append(
+                "adversary: models claims that nobody sees who takes part, and secure aggregation tells the "
+                "participants of a round each other's keys: use adversary: participation"
+            )
     return reasons
 
 

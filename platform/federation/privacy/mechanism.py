@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from equipoise.platform.errors import FederationError
 from equipoise.platform.federation.aggregation.sums import WeightedMean
 from equipoise.platform.federation.messages import ClientUpdate
 from equipoise.platform.federation.vector import Schema
@@ -19,6 +20,10 @@ from equipoise.platform.federation.vector import Schema
 if TYPE_CHECKING:
     from equipoise.platform.federation.clients.study_trainer import LocalSteps
     from equipoise.platform.federation.messages import ClientManifest, TrainRequest
+
+
+class TooFewContributorsError(FederationError):
+    """A sum stays hidden because too few clients contribute to it (exit code 1)."""
 
 
 class Accumulator(Protocol):
@@ -31,7 +36,17 @@ class Accumulator(Protocol):
         ...
 
     def result(self) -> np.ndarray:
-        """``[P]`` float32, the aggregated update; called once."""
+        """``[P]`` float32, the aggregated update; called once.
+
+        Raises
+        ------
+        TooFewContributorsError
+            If a sum of so few updates may not be known; the round is skipped.
+        """
+        ...
+
+    def withheld(self) -> Mapping[str, str]:
+        """Group → why it is not updated although clients trained it; asked after :meth:`result`."""
         ...
 
 
@@ -47,7 +62,11 @@ class PrivacyMechanism(Protocol):
     dtype
         Type of the vector that leaves a client: ``float32``, or ``uint64`` if it is masked.
     sums_only
-        Whether only the sums of :meth:`accumulator` are protected, so that nothing else may be done with updates.
+        Whether only the sums of :meth:`accumulator` are protected, so that nothing else may be done with updates, and
+        clients do not say whether theirs is 0.
+    every_round
+        Whether the result of the accumulator is released in every round and for every parameter, whoever took part:
+        the server then takes its step without looking at who answered.
     steps
         Takes the steps of a study's local training in place of the plain ones, or None.
     identity
@@ -59,6 +78,7 @@ class PrivacyMechanism(Protocol):
     rate: float | None
     dtype: str
     sums_only: bool
+    every_round: bool
     steps: LocalSteps | None
 
     def register(
@@ -79,6 +99,10 @@ class PrivacyMechanism(Protocol):
         """
         ...
 
+    def too_few(self, clients: Sequence[str]) -> str | None:
+        """At the server: why these clients are too few for a round, which is then skipped; None if they are enough."""
+        ...
+
     def open_round(self, round_: int, clients: Sequence[str]) -> Mapping[str, Any]:
         """At the server, before a round: plain data that is broadcast to the participants."""
         ...
@@ -87,8 +111,15 @@ class PrivacyMechanism(Protocol):
         """At the server: an accumulator for the vectors of these participants."""
         ...
 
-    def close_round(self, round_: int, steps: Mapping[str, int]) -> Mapping[str, float]:
-        """At the server, after a round, with the steps that clients took: figures for the history (epsilon, …)."""
+    def close_round(self, round_: int, asked: Mapping[str, int]) -> Mapping[str, float]:
+        """At the server, after a round: figures for the history (epsilon, …).
+
+        Parameters
+        ----------
+        asked
+            Client → requests that were sent to it. All count, also those whose updates were rejected, came too late or
+            were lost: they left the client, or may have.
+        """
         ...
 
     def exhausted(self) -> str | None:
@@ -112,6 +143,7 @@ class NoPrivacy:
     rate: float | None = None
     dtype = "float32"
     sums_only = False
+    every_round = False
     steps: LocalSteps | None = None
 
     def register(
@@ -125,6 +157,10 @@ class NoPrivacy:
         """Returns the update unchanged."""
         return update
 
+    def too_few(self, clients: Sequence[str]) -> str | None:
+        """Never."""
+        return None
+
     def open_round(self, round_: int, clients: Sequence[str]) -> Mapping[str, Any]:
         """Does nothing."""
         return {}
@@ -133,7 +169,7 @@ class NoPrivacy:
         """The weighted mean."""
         return WeightedMean(schema)
 
-    def close_round(self, round_: int, steps: Mapping[str, int]) -> Mapping[str, float]:
+    def close_round(self, round_: int, asked: Mapping[str, int]) -> Mapping[str, float]:
         """Does nothing."""
         return {}
 

@@ -1,12 +1,14 @@
 """Parameters of privacy in a federation. Light: pydantic only."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from equipoise.datasets.params import StrictParams
 
 
 class ClientLevelParams(StrictParams):
-    """Differential privacy of whole clients (DP-FedAvg)."""
+    """Differential privacy of whole clients (DP-FedAvg): noise in every round, whoever took part."""
 
     clip: float = Field(
         1.0, gt=0, description="largest norm of a client's update; longer ones are scaled down"
@@ -15,6 +17,11 @@ class ClientLevelParams(StrictParams):
         1.0, gt=0, description="standard deviation of the noise on the sum, in units of clip"
     )
     delta: float = Field(1e-3, gt=0, lt=1, description="below 1 / number of clients")
+    adversary: Literal["participation", "models"] = Field(
+        "participation",
+        description="what the adversary sees: the global models of all rounds and who took part in each "
+        "(`participation`, no amplification by sampling), or those models and nothing else (`models`)",
+    )
     epsilon: float | None = Field(None, gt=0, description="budget; the federation ends before it is exceeded")
 
 

@@ -22,6 +22,8 @@ from equipoise.platform.federation.messages import DELTA, ClientUpdate
 
 #: What became of an update.
 VERDICTS = ("accepted", "quarantined", "failed", "late", "benched")
+#: What became of a whole round, or of a group of parameters in it: too few clients to reveal their sum.
+ROUND_VERDICTS = ("skipped", "withheld")
 
 
 class AuditLog:
@@ -85,6 +87,12 @@ class AuditLog:
             row["reason"] = reason
         self.rows.append(row)
 
+    def note(self, round_: int, verdict: str, reason: str) -> None:
+        """Add a row about the round itself: one of :data:`ROUND_VERDICTS`, and why; its client is empty."""
+        if verdict not in ROUND_VERDICTS:
+            raise ValueError(f"{verdict!r} is not one of {', '.join(ROUND_VERDICTS)}")
+        self.rows.append({"round": round_, "client": "", "verdict": verdict, "bytes": 0, "reason": reason})
+
     def close_round(self, round_: int) -> None:
         """Sort the rows of the round by client, whatever the order of arrival, and write them."""
         for row in self.rows[self._settled :]:
@@ -109,10 +117,17 @@ class AuditLog:
             with atomic_path(self.path) as partial:
                 partial.write_text("".join(map(_line, self.rows)), encoding="utf-8")
 
+    def withheld(self) -> dict[str, int]:
+        """Reason → rounds, of rounds that were skipped and groups whose sum was not revealed, for the report."""
+        reasons = (f"{r['verdict']}: {r['reason']}" for r in self.rows if r["verdict"] in ROUND_VERDICTS)
+        return dict(sorted(Counter(reasons).items()))
+
     def totals(self) -> dict[str, dict[str, int]]:
         """Client → bytes and number of each verdict, for the report."""
         totals: dict[str, Counter[str]] = {}
         for row in self.rows:
+            if not row["client"]:
+                continue
             counts = totals.setdefault(row["client"], Counter())
             counts["bytes"] += row["bytes"]
             counts[row["verdict"]] += 1

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -28,7 +28,11 @@ from equipoise.platform.federation.messages import (
 )
 from equipoise.platform.federation.objective import Objective, weight_table
 from equipoise.platform.federation.privacy.fixed_point import SaturationError
-from equipoise.platform.federation.privacy.mechanism import Accumulator, PrivacyMechanism
+from equipoise.platform.federation.privacy.mechanism import (
+    Accumulator,
+    PrivacyMechanism,
+    TooFewContributorsError,
+)
 from equipoise.platform.federation.server.audit_log import AuditLog
 from equipoise.platform.federation.server.validator import ExpectedUpdate, UpdateValidator
 from equipoise.platform.federation.strategies.strategy import (
@@ -67,6 +71,12 @@ class RoundState:
         Clients whose updates are summed in this order; those of others are summed when they arrive.
     held
         Client → its update, until it is summed.
+    asked
+        Client → requests that were sent to it since the last step, whatever became of them.
+    skipped
+        Why the updates may not be summed, if so.
+    withheld
+        Groups of parameters whose sum may not be known.
     """
 
     accumulator: Accumulator | None
@@ -78,6 +88,9 @@ class RoundState:
     verdicts: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     rejected: list[str] = field(default_factory=list)
+    asked: Counter[str] = field(default_factory=Counter)
+    skipped: str | None = None
+    withheld: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def answered(self) -> set[str]:
@@ -161,7 +174,14 @@ class Server:
         """Prepare to receive the replies of these clients, whose updates are summed in this order or as they come."""
         streams = self.server_aggregation.streaming
         accumulator = self.privacy.accumulator(self.schema, clients) if streams else None
-        return RoundState(accumulator, self._sums(), deque(clients if in_order else ()))
+        order = clients if in_order else ()
+        return RoundState(accumulator, self._sums(), deque(order), asked=Counter(order))
+
+    def skip_round(self, round_: int, reason: str) -> dict[str, float]:
+        """Close a round in which nobody is asked, because too few clients would take part."""
+        state = self.open_round([])
+        state.skipped = reason
+        return self.close_round(state, round_)
 
     def receive(self, state: RoundState, reply: Reply, asked: int, round_: int, factor: float = 1.0) -> None:
         """Validate a reply. A valid update is kept for the step, any other reply gets a row in the audit log.
@@ -230,20 +250,27 @@ class Server:
         """
         held = self._without_outliers(state, round_) if state.accumulator is None else []
         before, norm = self.vector if start_vector is None else start_vector, 0.0
-        if len(state.contributions) < self.min_clients:
+        ready = len(state.contributions) >= self.min_clients or self.privacy.every_round
+        aggregated = self._aggregate(state, held) if ready and start_vector is None else None
+        if aggregated is not None or (ready and start_vector is not None):
+            self.idle = 0
+            step = self.vector if aggregated is None else self._step(aggregated, state.withheld)
+            self.vector = self._require_finite(step)
+            norm = norm_of(self.vector - before if aggregated is None else aggregated.vector)
+        else:
             self.vector = before
             self._skip_step(state, round_)
-        else:
-            self.idle = 0
-            aggregated = self._aggregate(state, held) if start_vector is None else None
-            self.vector = self._require_finite(self.vector if aggregated is None else self._step(aggregated))
-            norm = norm_of(self.vector - before if aggregated is None else aggregated.vector)
         # Written over the step before, which nobody needs any more: memory of this size is slow to get.
         self.last_step = np.subtract(self.vector, before, out=self.last_step)
         self.validator.close_round(self.last_step, state.rejected)
+        if state.skipped is not None:
+            self.audit_log.note(round_, "skipped", state.skipped)
+        for group, reason in state.withheld.items():
+            self.audit_log.note(round_, "withheld", f"{group}: {reason}")
         self.audit_log.close_round(round_)
-        steps = {contribution.client: contribution.steps for contribution in state.contributions}
-        figures = dict(self.privacy.close_round(round_, steps))
+        figures = dict(self.privacy.close_round(round_, state.asked))
+        if state.skipped is not None:
+            figures["skipped"] = 1.0
         return self._metrics(state) | figures | {"update_norm": norm}
 
     def state_dict(self) -> dict[str, Any]:
@@ -340,19 +367,27 @@ class Server:
         """Group → weight of the client, whatever an update says of itself."""
         return self.shares[client].weights
 
-    def _aggregate(self, state: RoundState, held: Sequence[HeldUpdate]) -> AggregatedUpdate:
+    def _aggregate(self, state: RoundState, held: Sequence[HeldUpdate]) -> AggregatedUpdate | None:
+        """The aggregated update; None if so few updates may not be summed."""
         if state.accumulator is not None:
-            vector = state.accumulator.result()
+            try:
+                vector = state.accumulator.result()
+            except TooFewContributorsError as error:
+                state.skipped = error.what
+                return None
+            state.withheld = state.accumulator.withheld()
         else:
             updates = [_scaled(update, factor) for update, factor, _ in held]
             weights = weight_table([self._weights(u.client) for u in updates], self.schema.groups)
             vector = self.server_aggregation.aggregate(updates, self.schema, weights)
         contributions = tuple(sorted(state.contributions, key=lambda contribution: contribution.client))
         arrays = {name: total.sums() for name, total in state.arrays.items()}
-        return AggregatedUpdate(vector, contributions, self.population, arrays)
+        expected = self.privacy.rate if self.privacy.every_round else None
+        return AggregatedUpdate(vector, contributions, self.population, arrays, expected)
 
-    def _step(self, aggregated: AggregatedUpdate) -> np.ndarray:
-        """New weights; groups that nobody trained and parameters that stay at clients are unchanged."""
+    def _step(self, aggregated: AggregatedUpdate, withheld: Collection[str] = ()) -> np.ndarray:
+        """New weights; groups that nobody trained or whose sum is not known, and parameters that stay at clients, are
+        unchanged."""
         before = dict(self.state)
         weights = np.asarray(self.strategy.step(self.schema, self.vector, aggregated, self.state), np.float32)
         if not self.schema.learned.all():  # statistics are averaged, whatever the optimiser of the server
@@ -360,6 +395,7 @@ class Server:
             weights[rest] = self.vector[rest] + aggregated.vector[rest]
         trained = [contribution.weights for contribution in aggregated.contributions]
         active = {group for weights_of in trained for group, weight in weights_of.items() if weight > 0}
+        active = set(self.schema.groups) if self.privacy.every_round else active - set(withheld)
         for group, span in self.schema.spans:
             if group not in active:
                 weights[span] = self.vector[span]
@@ -393,6 +429,11 @@ class Server:
         return row
 
     def _skip_step(self, state: RoundState, round_: int) -> None:
+        """Leave the weights as they are. Where single updates must not be known, a round with too few of them is
+        nobody's fault; the engine ends a federation that is left with too few clients."""
+        if self.privacy.too_few(()) is not None:
+            state.skipped = state.skipped or "nobody sent a usable update"
+            return
         self.idle += 1
         if self.idle >= MAX_IDLE_ROUNDS:
             why = [f"{client}: {reason}" for client, reason in sorted(state.reasons.items())]

@@ -220,14 +220,14 @@ def identity_of(
 
 def privacy_of(params: FederationParams, schema: Schema, seed: int) -> PrivacyMechanism:
     """The privacy mechanism of these settings."""
-    drawn = params.participation.scheme == "poisson"
+    rates = {"poisson": params.participation.fraction, "all": 1.0}
     return build_privacy(
         params.privacy,
         schema,
         seed=seed,
         bits=params.fixed_point_bits,
         uniform=params.weights == "uniform",
-        rate=params.participation.fraction if drawn else None,
+        rate=rates.get(params.participation.scheme),
     )
 
 

@@ -51,12 +51,15 @@ class AggregatedUpdate:
         The accepted updates, sorted by client.
     population
         Group → number of clients in the federation that can train it.
+    expected_share
+        Fraction of the clients that take part on average, where who did must not change the step; else None.
     """
 
     vector: np.ndarray
     contributions: tuple[Contribution, ...]
     population: Mapping[str, int]
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    expected_share: float | None = None
 
     def mean(self, group: str, value: Callable[[Contribution], float]) -> float:
         """Weighted mean of a number over the updates that trained a group; 0 if there are none."""
@@ -67,7 +70,9 @@ class AggregatedUpdate:
         return total / weight if weight else 0.0
 
     def share(self, group: str) -> float:
-        """Fraction of the clients able to train a group that trained it in this round."""
+        """Fraction of the clients able to train a group that trained it in this round, or is expected to."""
+        if self.expected_share is not None:
+            return self.expected_share
         present = sum(1 for contribution in self.contributions if contribution.weights.get(group, 0.0) > 0)
         return present / self.population[group] if self.population.get(group) else 0.0
 

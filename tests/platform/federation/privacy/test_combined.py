@@ -105,7 +105,24 @@ def test_masked_federations_are_open_ones_but_for_rounding(uniform: bool, droppe
             plain.add(update.delta, weights_of(update, uniform))
     masked = summed(mechanism, answers, uniform)
     np.testing.assert_array_equal(masked, summed(mechanism, answers[::-1], uniform))
-    np.testing.assert_allclose(masked, plain.result(), rtol=1e-6, atol=1e-9)
+    known = ~SCHEMA.mask(["task:hrd"])  # which one site owns: its sum stays masked
+    np.testing.assert_allclose(masked[known], plain.result()[known], rtol=1e-6, atol=1e-9)
+    assert not masked[~known].any()
+
+
+def test_a_group_of_one_owner_is_not_revealed_and_said() -> None:
+    mechanism = build_privacy(secure_aggregation={"threshold": 0.51})
+    asked = request(mechanism)
+    accumulator = mechanism.accumulator(SCHEMA, list("abcd"))
+    for update in updates():
+        sent = mechanism.privatize(update, asked, weights_of(update))
+        accumulator.add(sent.delta, dict(update.counts), client=update.client)
+    mean = accumulator.result()
+    assert mean[SCHEMA.mask(["shared", "task:msi"])].all()
+    assert not mean[SCHEMA.mask(["task:hrd"])].any()
+    (reason,) = accumulator.withheld().values()
+    assert list(accumulator.withheld()) == ["task:hrd"]
+    assert "1 of the 3 contributors" in reason
 
 
 def test_what_leaves_a_client_is_masked() -> None:
@@ -165,7 +182,10 @@ def test_client_level_clips_adds_noise_once_and_divides_by_what_is_expected(secu
     result = summed(mechanism, answers, uniform=True)
     clip = [u.delta * (0.5 / norm_of(u.delta)) for u in updates()]
     owners = SCHEMA.expand({"shared": 4, "task:msi": 3, "task:hrd": 1})
-    np.testing.assert_allclose(result, np.sum(clip, axis=0) / (0.5 * owners), atol=1e-5)
+    expected = np.sum(clip, axis=0) / (0.5 * owners)
+    expected[SCHEMA.mask(["task:hrd"])] *= not secure  # the sum of one owner stays masked: noise alone
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+    assert result.all()
 
 
 def test_noise_hides_one_client() -> None:
@@ -189,7 +209,8 @@ def test_a_client_that_does_not_clip_or_wants_to_count_more_is_rejected() -> Non
 
 
 def test_rounds_are_counted_and_the_budget_ends_the_federation() -> None:
-    mechanism = build_privacy(rate=0.5, client_level={"clip": 1, "noise": 2.0, "delta": 0.01, "epsilon": 6.0})
+    level = {"clip": 1, "noise": 2.0, "delta": 0.01, "epsilon": 6.0}
+    mechanism = build_privacy(rate=0.5, client_level=level | {"adversary": "models"})
     rounds = 0
     while mechanism.exhausted() is None:
         figures = mechanism.close_round(rounds, {})
@@ -198,13 +219,23 @@ def test_rounds_are_counted_and_the_budget_ends_the_federation() -> None:
     assert figures["epsilon_clients"] <= 6.0 < mechanism.clients.after(SampledGaussian(0.5, 2.0), 1)
     assert "budget of clients" in mechanism.exhausted()
     assert mechanism.tight_epsilons()["clients"] < figures["epsilon_clients"]
-    again = build_privacy(rate=0.5, client_level={"clip": 1, "noise": 2.0, "delta": 0.01, "epsilon": 6.0})
+    again = build_privacy(rate=0.5, client_level=level | {"adversary": "models"})
     again.load_state_dict(json.loads(json.dumps(mechanism.state_dict())))
     assert again.exhausted() == mechanism.exhausted()
 
 
+def test_sampling_amplifies_only_where_participation_is_not_seen() -> None:
+    seen = build_privacy(rate=0.1, client_level={"noise": 2.0, "delta": 0.01})
+    unseen = build_privacy(rate=0.1, client_level={"noise": 2.0, "delta": 0.01, "adversary": "models"})
+    for mechanism in (seen, unseen):
+        mechanism.close_round(0, {})
+    assert seen.clients.executed == {SampledGaussian(1.0, 2.0): 1}
+    assert unseen.clients.executed == {SampledGaussian(0.1, 2.0): 1}
+    assert seen.clients.spent() > 3 * unseen.clients.spent()
+
+
 def test_what_promises_nothing_is_refused() -> None:
-    with pytest.raises(StudyError, match="Poisson"):
+    with pytest.raises(StudyError, match="probability with which a client"):
         build_privacy(client_level={})
     with pytest.raises(StudyError, match="1 / 4 clients"):
         build_privacy(rate=0.5, client_level={"delta": 0.5})

@@ -14,11 +14,11 @@ SECURE = PrivacyParams.model_validate({"secure_aggregation": {}})
 CLIENTS = PrivacyParams.model_validate({"client_level": {}})
 RECORDS = PrivacyParams.model_validate({"record_level": {}})
 ALL = PrivacyParams.model_validate({"secure_aggregation": {}, "client_level": {}, "record_level": {}})
+UNSEEN = PrivacyParams.model_validate({"client_level": {"adversary": "models"}})
 FITS: dict[str, Any] = {
     "server_aggregation": get("server_aggregations", "mean"),
     "strategy": get("strategies", "fedavg"),
     "uniform_weights": True,
-    "norm_bound": False,
 }
 
 
@@ -40,7 +40,12 @@ def test_what_goes_together(privacy: PrivacyParams) -> None:
             for name in entries("server_aggregations")
             if name != "mean"
         ),
-        (SECURE, {"norm_bound": True}, "clients clip their updates themselves"),
+        (SECURE, {"norm_factor": True}, "clients clip their updates themselves"),
+        (SECURE, {"max_norm": True}, "clients clip their updates themselves"),
+        (CLIENTS, {"norm_factor": True}, "must not decide about another's"),
+        (CLIENTS, {"min_clients": 2}, "every round takes its noisy step"),
+        (CLIENTS, {"participation": "size"}, "different chances"),
+        (UNSEEN, {"participation": "all"}, "without drawing everybody does"),
         (SECURE, {"strategy": get("strategies", "fedbuff")}, "masks cancel within a round"),
         (SECURE, {"strategy": get("strategies", "cyclic")}, "nothing to mask"),
         (SECURE, {"strategy": get("strategies", "scaffold")}, "second vector"),
@@ -48,7 +53,7 @@ def test_what_goes_together(privacy: PrivacyParams) -> None:
         (CLIENTS, {"uniform_weights": False}, "use uniform weights"),
         (CLIENTS, {"strategy": get("strategies", "scaffold")}, "second vector"),
         (CLIENTS, {"strategy": get("strategies", "fednova")}, "all have to count equally"),
-        (CLIENTS, {"strategy": get("strategies", "fedbuff")}, "Poisson samples"),
+        (CLIENTS, {"strategy": get("strategies", "fedbuff")}, "rounds, each with its noise"),
         (CLIENTS, {"strategy": get("strategies", "cyclic")}, "without a sum"),
         (SECURE, {"max_share": 0.3}, "only their sum is known"),
         (CLIENTS, {"max_share": 0.3}, "only their sum is known"),
@@ -67,11 +72,21 @@ def test_all_reasons_are_given_at_once() -> None:
                 ALL,
                 **FITS
                 | {"server_aggregation": get("server_aggregations", "krum")}
-                | {"uniform_weights": False, "norm_bound": True},
+                | {"uniform_weights": False, "norm_factor": True},
             )
         )
         == 4
     )
+
+
+def test_amplification_is_not_claimed_where_participants_see_each_other() -> None:
+    privacy = PrivacyParams.model_validate(
+        {"secure_aggregation": {}, "client_level": {"adversary": "models"}}
+    )
+    (refusal,) = refusals(privacy, **FITS | {"participation": "poisson"})
+    assert "each other's keys" in refusal
+    assert refusals(UNSEEN, **FITS | {"participation": "poisson"}) == []
+    assert refusals(CLIENTS, **FITS | {"participation": "poisson", "max_norm": True}) == []
 
 
 def test_params_and_combinations_are_light() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -245,3 +246,14 @@ def test_combinations_that_are_not_defined_are_refused() -> None:
         FederationParams(strategy="cyclic", server_aggregation="median")
     with pytest.raises(ValueError, match="fedbuff"):
         FederationParams(strategy="fedbuff", clock={"deadline": 2})  # type: ignore[arg-type]
+
+
+def test_who_took_part_does_not_change_a_step_that_must_hide_it() -> None:
+    """FedDyn's drift grows by the share of clients that took part; with privacy of clients by the expected one."""
+    state, expected = made("feddyn").init_state(SCHEMA), replace(aggregated(), expected_share=0.4)
+    alone = replace(expected, contributions=())
+    results = [
+        made("feddyn").step(SCHEMA, START.astype(np.float64), a, dict(state)) for a in (expected, alone)
+    ]
+    np.testing.assert_array_equal(*results)
+    assert {a.share(g) for a in (expected, alone) for g in ("shared", "task:a")} == {0.4}
