@@ -62,13 +62,15 @@ class Method(NamedTuple):
     rounds: int = ROUNDS
 
 
+#: As FLamby's servers start and step; Reddi et al. start from the square of tau, with other defaults.
+ADAPTIVE: dict[str, Any] = {"beta2": 0.999, "tau": 1e-8, "initial_second_moment": 0.0}
 METHODS = {
     "fedavg": Method("FedAvg100", "fedavg", {}, 0.1),
     "fedprox": Method("FedProx100", "fedprox", {"mu": 0.1}, 0.1),
     "scaffold": Method("Scaffold100", "scaffold", {"variant": "flamby"}, 0.01),
-    "fedadam": Method("FedAdam100", "fedadam", {"server_lr": 0.1}, 0.01),
-    "fedyogi": Method("FedYogi100", "fedyogi", {"server_lr": 0.1}, 0.01),
-    "fedadagrad": Method("FedAdagrad100", "fedadagrad", {"server_lr": 1.0}, 0.01),
+    "fedadam": Method("FedAdam100", "fedadam", ADAPTIVE | {"server_lr": 0.1}, 0.01),
+    "fedyogi": Method("FedYogi100", "fedyogi", ADAPTIVE | {"server_lr": 0.1}, 0.01),
+    "fedadagrad": Method("FedAdagrad100", "fedadagrad", ADAPTIVE | {"server_lr": 1.0}, 0.01),
     "cyclic": Method(None, "cyclic", {"order": "fixed"}, 0.01),
     "cyclic_30": Method(None, "cyclic", {"order": "fixed"}, 0.01, rounds=30),
 }

@@ -84,16 +84,19 @@ class ScaffoldParams(ServerParams):
 
 
 class AdaptiveParams(StrategyParams):
-    """Parameters of FedAdam, FedYogi and FedAdagrad (Reddi et al. 2021)."""
+    """Parameters of FedAdam, FedYogi and FedAdagrad; defaults of Reddi et al. 2021."""
 
     server_lr: float = Field(default=0.1, gt=0, json_schema_extra={"search": {"loguniform": [1e-3, 1.0]}})
     beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.999, ge=0, lt=1, description="not used by FedAdagrad")
+    beta2: float = Field(default=0.99, ge=0, lt=1, description="not used by FedAdagrad")
     tau: float = Field(
-        default=1e-8,
+        default=1e-3,
         gt=0,
         description="floor of the denominator",
         json_schema_extra={"search": {"loguniform": [1e-8, 1e-2]}},
+    )
+    initial_second_moment: float | None = Field(
+        default=None, ge=0, description="v before the first round; tau squared, as in the paper, if not given"
     )
 
 

@@ -120,13 +120,17 @@ class FederatedStatistics:
         return mean - HALF_WIDTH * spread, 2 * HALF_WIDTH * spread
 
     def edges(self, task: str, bins: int) -> tuple[float, ...]:
-        """Days of the grid that split the events into equal parts."""
+        """Days of the grid that split the events into equal parts.
+
+        They equal those of :func:`~equipoise.datasets.tables.targets.interval_edges` where events are on days of the
+        grid: the next observed day after a quantile, by its rank among the events.
+        """
         events = self.total(lambda rows: _events_by_day(rows, task))["events"]
         if not events.sum():
             return ()
-        passed = np.cumsum(events) / events.sum()
-        at = np.searchsorted(passed, np.arange(1, bins) / bins - 1e-12)
-        edges = np.unique(GRID[np.minimum(at, len(GRID) - 1)])
+        ranks = np.ceil((events.sum() - 1) * (np.arange(1, bins) / bins))
+        at = np.searchsorted(np.cumsum(events), ranks, side="right")
+        edges = np.unique(GRID[np.minimum(at, len(GRID) - 1)])  # counts with noise may end before the last rank
         return tuple(edges[edges > GRID[np.argmax(events > 0)]].tolist())
 
 
@@ -253,5 +257,6 @@ def _description(rows: TrainingRows) -> dict[str, Any]:
 
 def _events_by_day(rows: TrainingRows, task: str) -> Sums:
     days, event = survival_labels(rows, task)
-    at = np.minimum(np.searchsorted(GRID, days[event > 0]), len(GRID) - 1)
+    # The day before, so that an edge and the events that define it are in one interval, as in interval_edges.
+    at = np.maximum(np.searchsorted(GRID, days[event > 0], side="right") - 1, 0)
     return {"events": np.bincount(at, minlength=len(GRID)).astype(np.float64)}

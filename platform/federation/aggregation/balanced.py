@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Balanced:
     r"""Coefficients c of a gram aggregator for the products of weighted updates :math:`w_i \Delta_i`.
 
-    The weights are the sites' shares of patients times their number, 1 on average, or 1 where the study says
+    The weights are the sites' shares of labels times their number, 1 on average, or 1 where the study says
     ``weights: uniform``; without conflicts, ``upgrad`` is the weighted mean. ``scale: shares`` divides by
     :math:`\sum_i |c_i w_i|`: the result is never longer than the longest update. Every block of parameters is
     balanced separately among the sites that trained it, and the guarantees for blocks hold for their sum.

@@ -46,16 +46,20 @@ class FedAvgM(Strategy):
 
 
 class Adaptive(Strategy):
-    """m ← β₁ m + (1 − β₁) Δ, v as in the subclass, w ← w + η m / (√v + τ); no bias correction, m = v = 0 at first.
+    """m ← β₁ m + (1 − β₁) Δ, v as in the subclass, w ← w + η m / (√v + τ); no bias correction, m = 0 at first.
 
-    Reddi et al. 2021, "Adaptive federated optimization" (arXiv 2003.00295), algorithm 2.
+    Reddi et al. 2021, "Adaptive federated optimization" (arXiv 2003.00295), algorithm 2, which asks for v ≥ τ² at
+    first; v is τ² here if the study does not say otherwise. From v = 0 the first step would be η (1 − β₁) / √(1 − β₂)
+    in every coordinate, however small its update.
     """
 
     params: AdaptiveParams
 
     def init_state(self, schema: Schema) -> ServerState:
-        """Moments 0."""
-        return {"first": np.zeros(schema.size), "second": np.zeros(schema.size)}
+        """First moment 0, second moment τ²."""
+        start = self.params.initial_second_moment
+        second = self.params.tau**2 if start is None else start
+        return {"first": np.zeros(schema.size), "second": np.full(schema.size, second)}
 
     def step(
         self, schema: Schema, reference: np.ndarray, aggregated: AggregatedUpdate, state: ServerState

@@ -208,6 +208,30 @@ def test_one_step_is_the_pooled_step(tasks: tuple[Task, ...], params: dict[str, 
     assert cosine == pytest.approx(1, abs=1e-7)
 
 
+def test_cohorts_as_clients_take_the_pooled_stratified_step() -> None:
+    """Of one client that holds all cohorts, and whose Cox loss has the cohorts as strata."""
+    sites = {
+        site: CaseList({c.patient: replace(c, cohort=site) for c in cases}, cases.patients)
+        for site, cases in cohort(ALL).items()
+    }
+    targets = fitted(ALL, sites)
+    everyone = {case.patient: case for cases in sites.values() for case in cases}
+    apart, whole = (
+        federation(sites, targets),
+        federation({"all": CaseList(everyone, tuple(everyone))}, targets),
+    )
+    assert max(distances(apart, step(apart), step(whole)).values()) < CLOSE
+
+
+def test_private_gradients_of_patients_follow_the_same_objective() -> None:
+    """With a clipping norm that no gradient reaches, and next to no noise."""
+    tasks = (MSI, CMS, LF, PFS)
+    sites = cohort(tasks)
+    private = {"record_level": {"clip": 100.0, "noise": 1e-8, "delta": 0.01}}
+    simulation = federation(sites, fitted(tasks, sites), privacy=private)
+    assert max(distances(simulation, step(simulation), pooled_step(simulation, sites)).values()) < CLOSE
+
+
 def test_chosen_weights_of_losses_are_kept() -> None:
     sites, weights = cohort(ALL), {"MSI": 0.5, "CMS": 2.0, "LF": 3.0, "OS": 0.25, "PFS": 1.0}
     balancing = BalancingParams(weighting="static", weighting_params={"weights": weights})

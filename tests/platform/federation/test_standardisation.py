@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from equipoise.datasets.cohorts.cases import Case
 from equipoise.datasets.omics.params import TableParams
 from equipoise.datasets.tables.tasks import RegressionTask, SurvivalTask, Task
 from equipoise.platform.errors import DataError, DataWarning
-from equipoise.platform.federation.standardisation import federated_targets
+from equipoise.platform.federation.standardisation import GRID, federated_targets
 from equipoise.platform.training.batches import CaseList, collate
 from equipoise.platform.training.targets import fit_targets
 
@@ -94,6 +95,24 @@ def test_edges_of_discrete_time_come_from_counts() -> None:
     exact = fit_targets(TASKS, cases.values(), tables=TABLES).heads[0].edges
     assert federated is not None
     assert federated == pytest.approx(exact, rel=0.03)
+
+
+@pytest.mark.parametrize(("count", "bins"), [(7, 2), (40, 4), (61, 7), (400, 10)])
+def test_edges_are_the_central_ones_on_days_of_the_grid(count: int, bins: int) -> None:
+    """Quantiles of tied and of few event times, at every rank."""
+    task = OS.model_copy(update={"bins": bins})
+    for seed in range(4):
+        days = np.random.default_rng(seed).choice(GRID[60:300:7] if seed % 2 else GRID, count)
+        cases = {
+            name: replace(case, targets={"OS": (float(days[i]), float(i % 3 > 0))})
+            for i, (name, case) in enumerate(patients(count, seed).items())
+        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # ties give fewer intervals
+            federated = federated_targets([task], split(cases, 3), min_n=1).heads[0].edges
+            central = fit_targets([task], cases.values()).heads[0].edges
+        assert federated == central
+        assert central
 
 
 def test_counts_of_rna_are_put_on_one_scale() -> None:

@@ -150,9 +150,11 @@ def test_scaffold_as_in_flamby() -> None:
 
 
 @pytest.mark.parametrize("name", ["fedadam", "fedyogi", "fedadagrad"])
-def test_adaptive_servers(name: str) -> None:
-    beta1, beta2, tau, lr = 0.9, 0.99, 1e-3, 0.1
-    m, v, expected = np.zeros(3), np.zeros(3), START.astype(float)
+@pytest.mark.parametrize("start", [None, 0.0, 0.25])
+def test_adaptive_servers(name: str, start: float | None) -> None:
+    """The second moment starts from tau squared, or from what the study says."""
+    beta1, beta2, tau, lr = 0.9, 0.99, 0.3, 0.1
+    m, v, expected = np.zeros(3), np.full(3, 0.09 if start is None else start), START.astype(float)
     for delta in (DELTA.astype(float), -0.5 * DELTA.astype(float)):
         square = delta**2
         m = beta1 * m + (1 - beta1) * delta
@@ -162,7 +164,7 @@ def test_adaptive_servers(name: str) -> None:
             "fedadagrad": v + square,
         }[name]
         expected = expected + lr * m / (np.sqrt(v) + tau)
-    strategy = made(name, server_lr=lr, beta1=beta1, beta2=beta2, tau=tau)
+    strategy = made(name, server_lr=lr, beta1=beta1, beta2=beta2, tau=tau, initial_second_moment=start)
     assert steps_of(strategy, DELTA, np.float32(-0.5) * DELTA)[0] == pytest.approx(expected)
 
 
