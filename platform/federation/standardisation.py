@@ -130,7 +130,9 @@ class FederatedStatistics:
             return ()
         ranks = np.ceil((events.sum() - 1) * (np.arange(1, bins) / bins))
         at = np.searchsorted(np.cumsum(events), ranks, side="right")
-        edges = np.unique(GRID[np.minimum(at, len(GRID) - 1)])  # counts with noise may end before the last rank
+        edges = np.unique(
+            GRID[np.minimum(at, len(GRID) - 1)]
+        )  # counts with noise may end before the last rank
         return tuple(edges[edges > GRID[np.argmax(events > 0)]].tolist())
 
 
