@@ -44,8 +44,8 @@ def forest(
         f"{label(metric)} by {what.replace(' or ', ' and ')}",
         data,
         _layout(names, metric, chance, _limits(shown, chance)),
-        f"Each point is one {what}, the bar its {percent(confidence)} interval (none where it is not "
-        "estimable). "
+        f"Each point is one {what}, the bar its {percent(confidence)} interval for these models (none where "
+        "it is not estimable). "
         f"{'The dotted line is a predictor without information. ' if chance is not None else ''}"
         f"Overlapping bars {overlap}.",
         pd.DataFrame(shown)[["name", "role", "value", "low", "high", "n", "n_pos", "method", "note"]],

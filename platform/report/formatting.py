@@ -67,6 +67,19 @@ def estimate(row: Mapping[str, Any], decimals: int = 3) -> str:
     return f"{number(row['value'], decimals)} ({interval(row['low'], row['high'], decimals)})"
 
 
+def procedure_interval(row: Mapping[str, Any], decimals: int = 3) -> str:
+    """``0.79–0.93``, the bounds for the procedure that trained the models; empty if the row has none."""
+    low, high = (row.get(name) for name in ("low_procedure", "high_procedure"))
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return interval(low, high, decimals)
+
+
+def estimand_of(row: Mapping[str, Any]) -> str:
+    """``these 5 models``: what the interval of a row is for; empty if the row does not say so."""
+    return str(row.get("estimand") or "").partition(";")[0]
+
+
 def p_value(p: float) -> str:
     """``p = 0.032``, ``p < 0.001``."""
     if not math.isfinite(p):

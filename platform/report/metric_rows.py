@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from equipoise.platform.evaluation.metric_definitions import CHANCE_LEVEL
-from equipoise.platform.report.blocks import Cell, Table
-from equipoise.platform.report.formatting import count, estimate, label, number, percent
+from equipoise.platform.report.blocks import Cell, Table, Tone
+from equipoise.platform.report.captions import ESTIMANDS
+from equipoise.platform.report.formatting import count, estimate, label, number, percent, procedure_interval
 from equipoise.platform.report.run_files import RunFiles, Task
 from equipoise.platform.report.style import Download, slug
 
@@ -78,7 +79,7 @@ def metric_table(run: RunFiles, task: Task) -> Table | None:
     return Table(
         columns,
         lines,
-        caption=_counts(rows, datasets),
+        caption=f"{_counts(rows, datasets)} Values: {ESTIMANDS}".strip(),
         numeric=frozenset(range(1, len(columns))),
         footnotes=notes,
         download=Download(f"metrics-{slug(task.name)}.csv", pd.DataFrame(rows)),
@@ -99,7 +100,8 @@ def _value(rows: list[Row], notes: list[str]) -> Cell:
         if row["note"] not in notes:
             notes.append(row["note"])
         mark = str(notes.index(row["note"]) + 1)
-    return Cell(estimate(row), tone="" if pd.notna(row["value"]) else "muted", mark=mark)
+    tone: Tone = "" if pd.notna(row["value"]) else "muted"
+    return Cell(estimate(row), note=procedure_interval(row), tone=tone, mark=mark)
 
 
 def _spread(rows: list[Row], cls: str, metric: str) -> Cell:

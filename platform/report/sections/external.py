@@ -74,7 +74,8 @@ def _models(run: RunFiles, task: Task, metric: str) -> list[Block]:
         "Individual models",
     ]
     caption = (
-        f"{label(metric)} of {task.name} with {percent(run.confidence)} intervals over patients. The ensemble averages "
+        f"{label(metric)} of {task.name} with {percent(run.confidence)} intervals for this ensemble and for these fold "
+        "models on other patients of the cohort; they say nothing about other trainings. The ensemble averages "
         "scores and is evaluated once; the mean evaluates each fold model on every patient and averages the metric."
     )
     return [Table(columns, lines, caption, frozenset([1, 2, 3]))]

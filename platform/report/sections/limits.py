@@ -50,9 +50,9 @@ def limits(run: RunFiles) -> list[str]:
         sentences.append("No external cohort was tested: performance at another hospital is unknown.")
     if run.splits and len({f["repeat"] for f in run.splits}) == 1:
         sentences.append(
-            "Patients were assigned to folds once. Intervals cover the choice of test patients, not another "
-            "assignment, "
-            "another training seed or another hospital."
+            "Patients were assigned to folds once. Intervals for these models cover the choice of test patients; those "
+            "for the procedure also training on other patients. Neither covers another training seed or another "
+            "hospital."
         )
     if run.slides is not None and run.used_slides is not None and len(run.slides):
         lost = 1 - len(run.used_slides) / len(run.slides)
@@ -78,8 +78,7 @@ def _small(run: RunFiles) -> list[str]:
         what = "events" if task.kind == "survival" else "positive patients"
         sentences.append(
             f"{task.name} has {count(row['n_pos'])} {what} in the test folds: intervals are wide, and with "
-            "so few cases "
-            "still somewhat too narrow."
+            "so few cases uncertain themselves."
         )
     return sentences
 

@@ -5,10 +5,24 @@ from typing import Any
 
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
 from equipoise.platform.report.blocks import Block, Cell, Notice, Score, Scores, Section, Table, Text, Tone
-from equipoise.platform.report.captions import compare_with_chance, verdict_caution, verdict_sentence
+from equipoise.platform.report.captions import (
+    ESTIMANDS,
+    compare_with_chance,
+    verdict_caution,
+    verdict_sentence,
+)
 from equipoise.platform.report.drawings import interval_bar
 from equipoise.platform.report.entries import SectionParams
-from equipoise.platform.report.formatting import count, estimate, interval, label, number, percent
+from equipoise.platform.report.formatting import (
+    count,
+    estimand_of,
+    estimate,
+    interval,
+    label,
+    number,
+    percent,
+    procedure_interval,
+)
 from equipoise.platform.report.metric_rows import chance_level, external, first_sentence, fold_count, internal
 from equipoise.platform.report.run_files import RunFiles, Task
 
@@ -50,10 +64,11 @@ def build(run: RunFiles, params: SectionParams) -> Section:
 def _score(run: RunFiles, task: Task, row: dict[str, Any], metric: str, chance: float | None) -> Score:
     is_internal = row["role"] == "test"
     dataset = "Internal, cross-validation test folds" if is_internal else f"External, {row['cohort']}"
-    known = math.isfinite(row["low"])
-    bounds = (
-        f"{percent(run.confidence)} CI {interval(row['low'], row['high'], 2)}" if known else "no interval"
-    )
+    bounds = "no interval"
+    if math.isfinite(row["low"]):
+        bounds = f"{percent(run.confidence)} CI {interval(row['low'], row['high'], 2)}"
+        bounds += f" for {models}" if (models := estimand_of(row)) else ""
+        bounds += f"; {procedure} for the procedure" if (procedure := procedure_interval(row, 2)) else ""
     return Score(
         dataset=dataset,
         metric=f"{label(metric)}, {task.name}",
@@ -94,8 +109,8 @@ def _all_tasks(run: RunFiles) -> Table:
     return Table(
         columns,
         rows,
-        caption="Primary metric of every task. The bar runs from 0 to 1 (correlations: −1 to 1), its tick marks "
-        "a predictor without information.",
+        caption=f"Primary metric of every task; {ESTIMANDS} The bar runs from 0 to 1 (correlations: −1 to 1), its "
+        "tick marks a predictor without information.",
         numeric=frozenset([2, *range(4, 4 + len(cohorts))]),
     )
 
@@ -104,7 +119,7 @@ def _result(row: dict[str, Any] | None, chance: float | None, metric: str) -> li
     if row is None:
         return ["–", "–"]
     tone = _TONES[compare_with_chance(row, chance)]
-    note = first_sentence(row["note"]) if not math.isfinite(row["value"]) else ""
+    note = first_sentence(row["note"]) if not math.isfinite(row["value"]) else procedure_interval(row)
     drawing = interval_bar(row["value"], row["low"], row["high"], chance, _limits(metric))
     return [
         Cell(estimate(row), tone=tone, note=note),

@@ -32,6 +32,17 @@ def test_a_good_result_that_carries_over() -> None:
     )
 
 
+def test_the_estimand_of_each_interval_is_said() -> None:
+    models = "these 5 models; procedure trained on 80 % of the patients"
+    both = row(0.87, 0.82, 0.92, estimand=models, low_procedure=0.8, high_procedure=0.93)
+    assert (
+        "0.87 (95 % CI 0.82–0.92 for these 5 models, 0.80–0.93 for the procedure that trained them)"
+        in sentence(both, [])
+    )
+    one = row(0.87, 0.82, 0.92, estimand="this model", low_procedure=np.nan, high_procedure=np.nan)
+    assert "0.87 (95 % CI 0.82–0.92 for this model), better" in sentence(one, [])
+
+
 def test_a_loss_outside_is_named() -> None:
     text = sentence(row(0.87, 0.82, 0.92), [row(0.7, 0.6, 0.8, cohort="CPTAC")])
     assert "below the internal interval: expect lower performance elsewhere" in text
