@@ -31,6 +31,7 @@ SETTINGS: dict[str, Any] = {
     "training.epochs": 8,
     "training.patience": 8,
     "training.batch": 32,
+    "training.monitor": "val_loss",
     "splits.folds": 3,
 }
 #: Tiles of a patient, drawn once.
