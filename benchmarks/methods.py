@@ -2,7 +2,7 @@
 
 Two questions, one command:
 
-1. **Which method?** {equal, uncertainty, dwa, auto_lambda} x {none, graddrop, pcgrad, cagrad}, a small joint model on
+1. **Which method?** {equal, uncertainty, dwa, auto_lambda} x {none, graddrop, pcgrad, cagrad}, attention pooling on
    MSI, HRD and the five microenvironment scores. Every method has the same budget: per fold the learning rate is chosen
    from the same values by the inner validation patients of that fold, then the fit is repeated with further seeds.
    Every task is also trained alone with the same budget, which is what Δm compares with: the mean over tasks of the
@@ -241,8 +241,8 @@ def grid(runner: Runner, seeds: int) -> dict[str, Any]:
     from equipoise.platform.evaluation.multiple_comparisons import Contrasts, compare_all
     from equipoise.platform.training.weight_convergence import learns_weights, weight_convergence
 
-    alone = {task: ("equal+none", (task,)) for task in TASKS}
-    arms = tuned(runner, {method: (method, ()) for method in METHODS} | alone, seeds)
+    together: dict[str, tuple[str, tuple[str, ...]]] = {method: (method, ()) for method in METHODS}
+    arms = tuned(runner, together | {task: ("equal+none", (task,)) for task in TASKS}, seeds)
     trained = runner(fit for fits in arms.values() for fit in fits)
     single = {task: scores_of(trained, arms[task])[task] for task in TASKS}
     tables = {method: test_rows(trained, arms[method]) for method in METHODS}

@@ -43,7 +43,12 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
     order = [task.name for task in run.tasks if task.name in recorded]
     tasks = [*order, *[task for task in recorded if task not in order]]
     cosine = cosine_matrix(histories, tasks)
-    figures = [weight_curves(histories, tasks), conflict_curve(histories), cosine_figure(cosine)]
+    place = compared_at(run.study)
+    figures = [
+        weight_curves(histories, tasks),
+        conflict_curve(histories, place),
+        cosine_figure(cosine, place),
+    ]
     blocks: list[Block] = [Figures([f for f in figures if f is not None], beside=_table(histories, tasks))]
     if figures[1] is None:
         blocks.append(
@@ -82,6 +87,13 @@ def _unconverged(run: RunFiles, histories: Mapping[str, pd.DataFrame], tasks: Se
         f"{said[0].upper()}{said[1:]} before the training ended. What is shown is less than the method: train for more "
         "epochs, or raise reach or lr in balancing.weighting_params."
     )
+
+
+def compared_at(study: Mapping[str, object]) -> str:
+    """Where gradients of tasks were compared."""
+    balancing = study.get("balancing")
+    at = balancing.get("at") if isinstance(balancing, Mapping) else None
+    return "at the shared representation" if at == "representation" else "on shared parameters"
 
 
 def method_name(study: Mapping[str, object]) -> str:
@@ -208,7 +220,9 @@ def weight_curves(histories: Mapping[str, pd.DataFrame], tasks: Sequence[str]) -
     )
 
 
-def conflict_curve(histories: Mapping[str, pd.DataFrame]) -> Figure | None:
+def conflict_curve(
+    histories: Mapping[str, pd.DataFrame], place: str = "on shared parameters"
+) -> Figure | None:
     """Share of (step, pair of tasks) with opposing gradients over the epochs: mean and range of the folds."""
     table = over_folds(histories, "conflict_rate")
     if table.empty:
@@ -223,7 +237,7 @@ def conflict_curve(histories: Mapping[str, pd.DataFrame]) -> Figure | None:
         "Conflicts between tasks over the epochs",
         data,
         layout("Epoch", "Opposing gradients", yaxis={"range": [-0.02, 1.02], "tickformat": ".0%"}),
-        "Share of training steps and pairs of tasks in which the two gradients on shared parameters had a negative "
+        f"Share of training steps and pairs of tasks in which the two gradients {place} had a negative "
         "product. One half is expected for unrelated directions; far above it, the tasks are in conflict.",
         table,
         height=330,
@@ -247,7 +261,7 @@ def cosine_matrix(histories: Mapping[str, pd.DataFrame], tasks: Sequence[str]) -
     return pd.DataFrame(cosine, index=list(tasks), columns=list(tasks))
 
 
-def cosine_figure(cosine: pd.DataFrame) -> Figure | None:
+def cosine_figure(cosine: pd.DataFrame, place: str = "on shared parameters") -> Figure | None:
     """The matrix as squares with their numbers."""
     values = cosine.to_numpy()
     if np.isnan(values[~np.eye(len(values), dtype=bool)]).all():
@@ -277,7 +291,7 @@ def cosine_figure(cosine: pd.DataFrame) -> Figure | None:
         "Cosines between the gradients of the tasks",
         data,
         shape,
-        "Mean cosine between the gradients of two tasks on shared parameters, over all epochs and folds: 1 is the "
+        f"Mean cosine between the gradients of two tasks {place}, over all epochs and folds: 1 is the "
         "same direction, 0 is orthogonal, below 0 the gradients conflict.",
         table,
         height=max(330, 90 + 44 * len(names)),

@@ -145,7 +145,15 @@ def test_shared_parts_are_shared_and_kept_parts_are_not(federate: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "balancing", ["uncertainty+pcgrad", "dwa+cagrad", "famo", "rlw+upgrad", "auto_lambda"]
+    "balancing",
+    [
+        "uncertainty+pcgrad",
+        "dwa+cagrad",
+        "famo",
+        "rlw+upgrad",
+        "auto_lambda",
+        "equal+mgda at representation every 3",
+    ],
 )
 def test_balancing_works_inside_clients(
     balancing: str, federate: Make, sites: dict[str, CaseList], tmp_path: Path
@@ -157,8 +165,12 @@ def test_balancing_works_inside_clients(
         )
         for site, cases in sites.items()
     }
-    weighting, _, aggregation = balancing.partition("+")
-    params = BalancingParams(weighting=weighting, aggregation=aggregation or "none")
+    method, *cheap = balancing.split()
+    weighting, _, aggregation = method.partition("+")
+    settings = dict(zip(cheap[::2], cheap[1::2], strict=True))
+    params = BalancingParams.model_validate(
+        {"weighting": weighting, "aggregation": aggregation or "none", **settings}
+    )
 
     def run(**extra: Any) -> Any:
         return federate(clients=clients, rounds=2, extra={"balancing": params} | extra).run()

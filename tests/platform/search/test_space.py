@@ -52,6 +52,13 @@ def test_every_combination_that_makes_sense_and_no_other() -> None:
             assert ((weighting, aggregation) in pairs) == (refusal(weighting, aggregation) is None)
 
 
+def test_methods_that_cannot_work_at_the_representation_are_refused_with_the_reason() -> None:
+    made = space(study(balancing={"at": "representation"}))
+    assert {arm.weighting for arm in made.arms} == set(entries("weightings")) - {"auto_lambda"}
+    reasons = dict(made.refused)
+    assert "representations of their own" in reasons["auto_lambda+none"]
+
+
 def test_methods_bring_their_own_parameters() -> None:
     result = space()
     names = {dimension.name for dimension in result.dimensions}

@@ -7,11 +7,12 @@ import sys
 from itertools import product
 
 import pytest
+from pydantic import ValidationError
 
 from equipoise.models.balancing.entries import AGGREGATORS, WEIGHTINGS, AggregatorParams, WeightingParams
 from equipoise.platform.errors import StudyError
 from equipoise.platform.registry import Entry, entries
-from equipoise.platform.training.params import refusal
+from equipoise.platform.training.params import BalancingParams, refusal
 
 WHOLE = {"famo", "gls", "stch"}
 
@@ -83,6 +84,22 @@ def test_what_others_add_is_asked_and_not_looked_up_by_name(monkeypatch) -> None
     assert refusal("static", "picky") is None
     assert refusal("free", "pcgrad") is None
     assert "not free" in (refusal("free", "nash_mtl") or "")
+
+
+def test_what_needs_parameters_or_every_step_is_refused() -> None:
+    at, every = {"at": "representation"}, {"every": 2}
+    kept = [name for name in AGGREGATORS if refusal("equal", name, **at) is None]
+    assert set(AGGREGATORS) - set(kept) == {"db_mtl", "excess_mtl", "sdmgrad"}
+    assert [name for name in WEIGHTINGS if refusal(name, "none", **at)] == ["auto_lambda"]
+    assert {name for name in AGGREGATORS if refusal("equal", name, **every)} == {
+        "graddrop",
+        "db_mtl",
+        "excess_mtl",
+    }
+    with pytest.raises(ValidationError, match="representations of their own"):
+        BalancingParams.model_validate({"weighting": "auto_lambda", "aggregation": "pcgrad", **at})
+    with pytest.raises(ValidationError, match="no coefficients to keep"):
+        BalancingParams.model_validate({"aggregation": "graddrop", **every})
 
 
 def test_unknown_names_are_refused() -> None:

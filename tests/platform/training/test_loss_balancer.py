@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.models.balancing.loss_balancer import LossBalancer, parameters_of
+from equipoise.models.base import SharedRepresentation
 from equipoise.platform.errors import StudyError
 from equipoise.platform.registry import entries
 from equipoise.platform.training.build import build_loss_balancer
@@ -57,6 +58,8 @@ def methods() -> list[str | dict]:
         "uncertainty+pcgrad",
         "auto_lambda+cagrad",
         {"weighting": "dwa", "aggregation": "upgrad", "rescale": "sum_norm"},
+        {"aggregation": "pcgrad", "every": 3},
+        {"weighting": "auto_lambda", "every": 2},
     ]
 
 
@@ -95,6 +98,29 @@ def test_every_method_trains_and_resumes_bit_for_bit(method) -> None:
     train(resumed, again, other, range(10, 20))
     for mine, theirs in zip(again.parameters(), net.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_gradients_at_a_representation_that_is_given_or_the_model_s_own() -> None:
+    """Both ways take the same steps; without a representation the first step says what is missing."""
+    x, y = batches(1)[0]
+    method = {"aggregation": "mgda", "at": "representation"}
+    ends = []
+    for own in (False, True):
+        net = a_net()
+        if own:
+            net.representation = SharedRepresentation()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        balance = build_loss_balancer(net, TASKS, method)
+        for _ in range(3):
+            z = torch.tanh(net.body(x))
+            z = net.representation(z) if own else z
+            losses = [((head(z)[:, 0] - y[:, i]) ** 2).mean() for i, head in enumerate(net.heads)]
+            balance.step(losses, optimizer, **({} if own else {"representation": z}))
+        ends.append([p.detach().clone() for p in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    plain = a_net()
+    with pytest.raises(ValueError, match="write at: parameters"):
+        build_loss_balancer(plain, TASKS, method).backward(losses_of(plain, (x, y)))
 
 
 def test_equal_weights_are_the_plain_loop() -> None:

@@ -61,6 +61,20 @@ def test_the_sentence_says_what_happened() -> None:
     ]
 
 
+def test_figures_say_where_gradients_were_compared() -> None:
+    table = history({"A": [1.0, 1.5], "B": [1.0, 0.5]}, conflict_rate=[0.4, 0.2]).assign(
+        **{"cosine/A|B": -0.2}
+    )
+    for at, said in (
+        ("parameters", "on shared parameters"),
+        ("representation", "at the shared representation"),
+    ):
+        section = build(Run({"0-0": table}, {"balancing": {"weighting": "dwa", "at": at}}), SectionParams())
+        assert section is not None
+        (figures,) = [b for b in section.blocks if isinstance(b, Figures)]
+        assert [said in figure.how_to_read for figure in figures.items[1:]] == [True, True]
+
+
 def test_equal_weights_and_unmeasured_conflicts() -> None:
     same = history({"A": [1.0, 1.0], "B": [1.0, 1.0]}, conflict_rate=[np.nan] * 2)
     section = build(Run({"0-0": same.assign(**{"cosine/A|B": np.nan})}, {}), SectionParams())
