@@ -25,7 +25,7 @@ SETTINGS: dict[str, Any] = {
     "training.patience": 8,
     "training.batch": 32,
     "training.monitor": "val_loss",
-    "splits.folds": 3,
+    "splits.folds": 2,
 }
 #: Tiles of a patient, drawn once.
 TILES = 24

@@ -72,7 +72,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=2, help="seeds of every method")
-    parser.add_argument("--auxiliary-seeds", type=int, default=4, help="seeds of the second question")
+    parser.add_argument("--auxiliary-seeds", type=int, default=3, help="seeds of the second question")
     parser.add_argument("--processes", type=int, default=2, help="fits at a time")
     parser.add_argument("--work", default=None, help="folder of cohorts and fits [a temporary folder]")
     arguments = parser.parse_args()
