@@ -158,7 +158,8 @@ class Balancer:
         counted = tuple(row for row in rows if weights[row] != 0)
         aggregates = self.aggregator.kind != "none" and len(rows) > 1
         if not (aggregates or self.weighting.needs & {"gram", "validation"}):
-            gram = self._probed(losses, rows, representation) if probe and len(rows) > 1 else None
+            seen = self.at == "parameters" or representation is not None  # tasks may share nothing
+            gram = self._probed(losses, rows, representation) if probe and seen and len(rows) > 1 else None
             record = self._in_one_pass(losses, weights, gram)
         elif not self.refresh.due(counted):
             kept = torch.ones_like(weights)

@@ -31,6 +31,9 @@ class CaGrad(Aggregator):
 
     Notes
     -----
+    T, :math:`g_0` and the radius are those of the tasks that are present with a gradient; the balancer hands over no
+    others, and a single one keeps its plain gradient.
+
     Own code: torchjd needs cvxpy, and returns 0 for small gradients. Two tasks have a closed form. For more,
     optimality says that x = s w/‖g_w‖ ≥ 0 fulfils :math:`G x + G 1/T \ge \mu 1`, with equality where x > 0: for a
     given μ a non-negative quadratic programme, whose ‖g_x‖ grows with μ; where the set of positive x is known,

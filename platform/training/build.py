@@ -13,6 +13,7 @@ from torch import nn
 from equipoise.models.balancing.balancer import Balancer
 from equipoise.models.balancing.loss_balancer import LossBalancer
 from equipoise.models.balancing.protocol import GradAggregator, LossWeighting, Reduce, identity_reduce
+from equipoise.models.base import SharedRepresentation
 from equipoise.models.batch import CaseShape, TaskHead
 from equipoise.platform.errors import ResourceError, StudyError
 from equipoise.platform.registry import get
@@ -58,6 +59,14 @@ def build_balancer(
         If the model has no parameters that the method could balance.
     """
     tasks = [head.name for head in heads]
+    if balancing.at == "representation" and not isinstance(
+        getattr(model, "representation", None), SharedRepresentation
+    ):
+        raise StudyError(
+            f"a {type(model).__name__} does not say what its tasks share (SharedRepresentation)",
+            where="balancing.at",
+            fix="write at: parameters",
+        )
     try:
         return Balancer(
             model,

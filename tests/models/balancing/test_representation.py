@@ -23,6 +23,9 @@ from equipoise.models.balancing.none import NoAggregation
 from equipoise.models.balancing.protocol import StepContext
 from equipoise.models.base import SharedRepresentation
 from equipoise.models.batch import TaskHead
+from equipoise.platform.errors import StudyError
+from equipoise.platform.training.build import build_balancer
+from equipoise.platform.training.params import BalancingParams
 
 TASKS = ("task 0", "task 1", "task 2")
 #: Invariant to a common factor of all gradients, which is what one sample through a linear trunk adds.
@@ -183,6 +186,19 @@ def test_what_cannot_work_there_says_why(build: Callable) -> None:
     no_graph.kept.take()  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="write at: parameters"):
         no_graph.backward(losses, losses.detach(), context(), None)  # type: ignore[arg-type]
+
+
+def test_a_model_without_a_representation_is_refused_by_name_and_a_probe_does_without() -> None:
+    heads = [TaskHead(task, "regression", 1) for task in TASKS]
+    bare = Trunk()
+    del bare.representation
+    with pytest.raises(StudyError, match="a Trunk does not say what its tasks share"):
+        build_balancer(BalancingParams(aggregation="mgda", at="representation"), bare, heads)
+    model = Trunk()
+    model.trunk.requires_grad_(False)  # tasks that share nothing that is trained
+    plain = build_balancer(BalancingParams(at="representation"), model, heads)
+    losses = model.losses(torch.randn(2, 4))
+    assert plain.backward(losses, losses.detach(), context(), None, probe=True).gram is None  # type: ignore[arg-type]
 
 
 def test_a_tensor_can_be_given(build: Callable) -> None:
