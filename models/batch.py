@@ -189,6 +189,17 @@ class CaseBatch:
             raise ValueError("a case of the batch has no tile, and the model reads tiles only")
         return self.mask if self.padded else None
 
+    def select(self, rows: Tensor) -> CaseBatch:
+        """The cases at these ``[b]`` positions, padded as they were."""
+        chosen: dict[str, Any] = {"padded": None, "tileless": None}
+        for part in dataclasses.fields(self):
+            value = getattr(self, part.name)
+            if isinstance(value, Tensor):
+                chosen[part.name] = value[rows]
+            elif isinstance(value, Mapping):
+                chosen[part.name] = {name: tensor[rows] for name, tensor in value.items()}
+        return dataclasses.replace(self, **chosen)
+
     def to(self, device: torch.device | str) -> CaseBatch:
         """The same batch on another device; itself if it is there already."""
         if self.bags.device == torch.device(device):

@@ -140,24 +140,32 @@ class ClinicalParams(ModelParams):
 
 
 class OmicsParams(ModelParams):
-    """Parameters of the omics baseline, linear or a self-normalising network."""
+    """Parameters of the omics baseline: linear, a self-normalising network, or a small one with ReLU."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"rna", "cnv", "mutation"})
 
     modalities: tuple[Literal["rna", "cnv", "mutation"], ...] | None = Field(
         None, min_length=1, description="tables to read; all that the cohorts have if not given"
     )
-    network: Literal["linear", "snn"] = Field(
+    network: Literal["linear", "snn", "relu"] = Field(
         "snn",
-        description="linear shares no parameter among tasks",
-        json_schema_extra={"search": {"choice": ["linear", "snn"]}},
+        description="linear shares no parameter among tasks; relu is for few patients",
+        json_schema_extra={"search": {"choice": ["linear", "snn", "relu"]}},
     )
     dim: int = Field(
         256, ge=1, description="width of the layers", json_schema_extra={"search": {"choice": [64, 128, 256]}}
     )
     layers: int = Field(2, ge=1, json_schema_extra={"search": {"choice": [1, 2, 3]}})
     dropout: float = Field(
-        0.25, ge=0, lt=1, description="alpha dropout", json_schema_extra={"search": {"uniform": [0.0, 0.5]}}
+        0.25,
+        ge=0,
+        lt=1,
+        description="behind every layer, alpha dropout for snn",
+        json_schema_extra={"search": {"uniform": [0.0, 0.5]}},
+    )
+    input_dropout: float = Field(0.0, ge=0, lt=1, description="on the columns that a network reads")
+    output_scale: float = Field(
+        1.0, gt=0, description="factor of the heads' initial weights: 0.1 starts near zero"
     )
 
     @property
@@ -252,7 +260,7 @@ ENTRIES = {
         "equipoise.models.tables.model:Clinical",
     ),
     "omics": (
-        "linear or self-normalising network over RNA, CNV and mutation tables (Klambauer et al. 2017)",
+        "linear, self-normalising (Klambauer et al. 2017) or small ReLU network over RNA, CNV and mutation tables",
         OmicsParams,
         "equipoise.models.tables.model:Omics",
     ),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.platform.errors import StudyError
-from equipoise.platform.renamed import current_record
+from equipoise.platform.renamed import current_record, is_as_before
 
 _MOST_SHOWN = 12
 
@@ -31,10 +31,17 @@ def fingerprint(made_from: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """``training.lr: 0.0001 → 0.001`` for every value that differs; a missing key equals None."""
+    """``training.lr: 0.0001 → 0.001`` for every value that differs; a missing key equals None.
+
+    A setting that ``before`` does not know is no difference where its value leaves everything as it was.
+    """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = dict.fromkeys([*before, *now])
-        pairs = [(key, before.get(key), now.get(key)) for key in keys]
+        pairs = [
+            (key, before.get(key), now.get(key))
+            for key in keys
+            if key in before or not is_as_before(path, str(key), now[key])
+        ]
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         pairs = [(i, b, n) for i, (b, n) in enumerate(zip(before, now, strict=True))]
     else:

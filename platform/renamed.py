@@ -19,9 +19,32 @@ RENAMED = {
     "features.region_tiles": "features.chunk_tiles",
 }
 
+#: Settings that the version before did not have → the value with which everything is as it was then. A record without
+#: the key equals one with this value. ``model`` is the section of a study, ``model_params`` that of a recipe.
+ADDED: dict[str, Any] = {
+    "balancing.at": "parameters",
+    "balancing.every": 1,
+    "rna.standardise": "training",
+    "training.members": 1,
+    "model.input_dropout": 0.0,
+    "model.output_scale": 1.0,
+    "model_params.input_dropout": 0.0,
+    "model_params.output_scale": 1.0,
+}
+
 _LAST_NAMES = {old.rpartition(".")[2]: new.rpartition(".")[2] for old, new in RENAMED.items()}
 
 log = logging.getLogger("equipoise")
+
+
+def is_as_before(section: str, key: str, value: Any) -> bool:
+    """Whether a setting that an earlier record of this section lacks has the value that changes nothing.
+
+    >>> is_as_before("tables.rna", "standardise", "training"), is_as_before("training", "members", 5)
+    (True, False)
+    """
+    name = f"{section.rpartition('.')[2]}.{key}"
+    return name in ADDED and ADDED[name] == value
 
 
 def current_key(key: str, where: str = "") -> str:

@@ -90,14 +90,15 @@ class MatrixTransform:
         return replace(self, **{name: getattr(self, name)[kept] for name in names})
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; floats round-trip exactly."""
+        """Plain data; floats round-trip exactly. What a transform does not have is left out."""
         log = self.logarithm
-        logs = {name: _plain(getattr(log, name)) for name in ("share", "floor", "unit")}
         arrays = {
             name: _plain(getattr(self, name)) for name in ("kept", "fill", "low", "high", "shift", "spread")
         }
-        limit = self.limit if np.isfinite(self.limit) else None
-        return {"columns": list(self.columns), "scale": log.scale, **logs, **arrays, "limit": limit}
+        floors = {"floor": _plain(log.floor), "unit": _plain(log.unit)} if log.scale == "log" else {}
+        limit = {"limit": self.limit} if np.isfinite(self.limit) else {}
+        head = {"columns": list(self.columns), "scale": log.scale, "share": _plain(log.share)}
+        return {**head, **arrays, **floors, **limit}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> MatrixTransform:
@@ -108,7 +109,7 @@ class MatrixTransform:
             log,
             kept=np.array(data["kept"], np.intp),
             low=_floats(data["low"], -np.inf),
-            limit=np.inf if data.get("limit") is None else data["limit"],
+            limit=data.get("limit", np.inf),
             **{name: _floats(data[name]) for name in ("fill", "high", "shift", "spread")},
         )
 

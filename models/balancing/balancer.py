@@ -198,7 +198,8 @@ class Balancer:
         """The inverse of :meth:`state_dict`."""
         self.weighting.load_state_dict(state["weighting"])
         self.aggregator.load_state_dict(state["aggregator"])
-        self.refresh.load_state_dict(state["refresh"])
+        if "refresh" in state:  # states of earlier versions took gradients in every step
+            self.refresh.load_state_dict(state["refresh"])
 
     def _probed(self, losses: Tensor, rows: tuple[int, ...], representation: Tensor | None) -> Tensor:
         """``[T, T]`` products for the log alone."""

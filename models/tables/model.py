@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from equipoise.models.base import MultiTaskModel
 from equipoise.models.batch import CaseBatch, CaseShape, TaskHead
 from equipoise.models.entries import ClinicalParams, OmicsParams
+from equipoise.models.tables.relu import ReluNetwork
 from equipoise.models.tables.rows import row_width, tables_of
 from equipoise.models.tables.snn import SelfNormalising
 
@@ -38,9 +40,6 @@ class TableModel(MultiTaskModel):
             raise ValueError("the model reads tables, and the data have none")
         super().__init__(shape, heads)
         self.build_heads(dim)
-        if body is None:  # convex losses need no random start, which a penalty would have to undo first
-            for parameter in self.parameters():
-                nn.init.zeros_(parameter)
         self.widths = dict(shape.omics)
         self.body = body
 
@@ -62,12 +61,12 @@ class Clinical(TableModel):
 
 
 class Omics(TableModel):
-    """Heads linear in all omics tables, or over a self-normalising network that reads them.
+    """Heads linear in all omics tables, or over a network that reads them.
 
     Parameters
     ----------
     params
-        ``network: linear`` shares no parameter among tasks; ``network: snn`` shares the whole network.
+        ``network: linear`` shares no parameter among tasks; ``network: snn`` and ``relu`` share the whole network.
     shape, heads
         As in :class:`TableModel`.
     """
@@ -77,5 +76,14 @@ class Omics(TableModel):
         if params.network == "linear":
             super().__init__(shape, heads, None, width)
         else:
-            body = SelfNormalising(width, params.dim, params.layers, params.dropout)
-            super().__init__(shape, heads, body, params.dim)
+            super().__init__(shape, heads, _network(params, width), params.dim)
+        if params.output_scale != 1:
+            with torch.no_grad():
+                for parameter in self.heads.parameters():
+                    parameter.mul_(params.output_scale)
+
+
+def _network(params: OmicsParams, width: int) -> nn.Module:
+    kind = SelfNormalising if params.network == "snn" else ReluNetwork
+    network = kind(width, params.dim, params.layers, params.dropout)
+    return nn.Sequential(nn.Dropout(params.input_dropout), network) if params.input_dropout else network

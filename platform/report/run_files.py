@@ -165,13 +165,13 @@ class RunFiles:
 
     @cached_property
     def histories(self) -> dict[str, pd.DataFrame]:
-        """Training history by fold name ``<repeat>-<fold>``."""
-        histories = {}
+        """Training history by fold name ``<repeat>-<fold>``, and by ``<repeat>-<fold>, member <k>`` in an ensemble."""
+        histories: dict[str, pd.DataFrame] = {}
         for path in sorted((self.folder / "folds").glob("*/history.csv")):
             name = path.relative_to(self.folder).as_posix()
             table = self._table(name, pd.read_csv, "epoch")
             if table is not None and len(table):
-                histories[path.parent.name] = table
+                histories |= _members(path.parent.name, table)
         return histories
 
     @cached_property
@@ -288,6 +288,16 @@ def _classes(task: dict[str, Any]) -> tuple[str, ...]:
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _members(fold: str, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The history of a fold, or that of each member of its ensemble."""
+    if "member" not in table:
+        return {fold: table}
+    return {
+        f"{fold}, member {int(member) + 1}": part.drop(columns="member").reset_index(drop=True)
+        for member, part in table.groupby("member")
+    }
 
 
 def _yaml(path: Path) -> Any:

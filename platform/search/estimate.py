@@ -84,8 +84,7 @@ def cost_text(score: FoldScore, search_context: SearchContext, folds: int) -> st
     unit = "epochs" if pooled else "rounds"
     key, written = "training.epochs", study.training.epochs
     if study.federation is not None:
-        resolved = study.federation.in_training(study.training)
-        key, written = "federation.rounds", resolved.rounds or study.training.epochs
+        key, written = "federation.rounds", study.federation.rounds
     length = longest_training(search_context.space, key, written)
     one = score.cpu_seconds / max(score.epochs, 1)
     hours = trials * folds * seeds * length * one / 3600

@@ -185,9 +185,9 @@ def _training(study: Study, given: dict[str, Any]) -> list[Dimension]:
         local_lr = _searchable(key, key, type(local).model_fields["lr"], local.lr)
         dimensions += [local_lr] if local_lr is not None else []
     compared = any(task.type == "survival" and task.likelihood == "cox" for task in study.tasks)
-    size = training.batch if training.batch != "auto" else 8 if compared else 1
-    sizes = sorted({max(2 if compared else 1, round(size * factor)) for factor in (0.5, 1, 2)})
-    if not federated_space.uses_client_batches(study):
+    if training.batch != "full" and not federated_space.uses_client_batches(study):
+        size = training.batch if training.batch != "auto" else 8 if compared else 1
+        sizes = sorted({max(2 if compared else 1, round(size * factor)) for factor in (0.5, 1, 2)})
         dimensions.append(Dimension("training.batch", "training.batch", tuple(sizes), default=size))
     if (tiles := training.bag_tiles) is not None:
         values = tuple(sorted({max(1, tiles // 2), tiles, 2 * tiles}))

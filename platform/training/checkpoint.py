@@ -78,7 +78,9 @@ def save(
     """Replace the checkpoint atomically: a reader sees either the old one or the new one."""
     state = {
         "identity": json.dumps(fingerprint),
-        "history": progress.history,
+        "history": json.dumps(
+            progress.history
+        ),  # thousands of numbers, pickled one by one, would take longest
         "best_epoch": progress.best_epoch,
         "best_weights": progress.best_weights,
         "parts": {name: part.state_dict() for name, part in parts.items()},
@@ -105,4 +107,6 @@ def load(path: Path, fingerprint: dict[str, Any], parts: Mapping[str, Stateful])
     )
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
-    return TrainingProgress(state["history"], state["best_epoch"], state["best_weights"])
+    history = state["history"]  # a list in checkpoints of earlier versions
+    rows = json.loads(history) if isinstance(history, str) else history
+    return TrainingProgress(rows, state["best_epoch"], state["best_weights"])

@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from equipoise.models.base import MultiTaskModel
+from equipoise.models.ensemble import Ensemble, Member
 from equipoise.models.seeds import torch_seed
 from equipoise.platform.environment import environment
 from equipoise.platform.errors import DataError, StudyError
@@ -29,6 +30,7 @@ from equipoise.platform.fingerprints import content_hash, differences, fingerpri
 from equipoise.platform.training.batches import CaseList, CaseSource
 from equipoise.platform.training.build import build_model
 from equipoise.platform.training.convergence import convergence_warnings
+from equipoise.platform.training.ensemble import TrainedEnsemble, fit_ensemble
 from equipoise.platform.training.exact import distances, fit_exactly, fits_exactly, is_convex
 from equipoise.platform.training.loop import FitResult, Reporter, fit
 from equipoise.platform.training.params import Recipe, entry_params
@@ -138,18 +140,31 @@ def train_fold(
     partial.mkdir(parents=True, exist_ok=True)
     write_json(partial / FINGERPRINT_FILE, made_from)
     train, val, test = (CaseList(cases, part) for part in (fold.train, fold.val, fold.test))
+    together = recipe.training.members > 1
+    learned = CaseList(cases, (*fold.train, *fold.val)) if together else train
     targets = fit_targets(
         tasks,
-        train,
+        learned,
         class_weights=recipe.training.class_weights,
         scaling=recipe.training.target_scaling,
         tables=recipe.tables,
     )
     seed = fold_seed(recipe.seed, fold)
-    model = build_model(recipe.model, recipe.model_params, targets.shape, targets.heads, seed=seed)
-    checkpoint = partial / "checkpoint.pt"
-    result = fit_recipe(model, targets, train, val, recipe, seed, report, checkpoint)
-    _warn_of_weights(folder.name, recipe, result, [head.name for head in targets.heads])
+    names = [head.name for head in targets.heads]
+    members: TrainedEnsemble | None = None
+    if together:
+        members = fit_ensemble(fit_recipe, recipe, targets, learned, seed=seed, report=report, folder=partial)
+        model: nn.Module = members.model
+        result, fits = members.result, members.results
+    else:
+        model = build_model(recipe.model, recipe.model_params, targets.shape, targets.heads, seed=seed)
+        result = fit_recipe(model, targets, train, val, recipe, seed, report, partial / "checkpoint.pt")
+        fits = (result,)
+    for one in fits:
+        _warn_of_weights(folder.name, recipe, one, names)
+    warnings = dict.fromkeys(
+        text for one in fits for text in convergence_warnings(one, recipe.training, names)
+    )
     config: dict[str, Any] = {
         "format": FORMAT,
         "fold": {"repeat": fold.repeat, "index": fold.index},
@@ -159,12 +174,12 @@ def train_fold(
         "stopped_early": result.stopped_early,
         "exact": result.exact,
         "optimum": None,
-        "warnings": convergence_warnings(result, recipe.training, [head.name for head in targets.heads]),
+        "warnings": list(warnings),
+        **({} if members is None else {"members": members.summaries}),
         "made_by": made_from,
         "made_with": environment(),
     }
-    if is_convex(recipe) and not result.exact:
-        assert isinstance(model, MultiTaskModel)
+    if is_convex(recipe) and not result.exact and isinstance(model, MultiTaskModel):
         found = distances(model, targets, train, val, recipe, seed=seed)
         config["optimum"] = {
             task: {key: None if math.isnan(value) else value for key, value in asdict(distance).items()}
@@ -173,8 +188,9 @@ def train_fold(
     for warning in config["warnings"]:
         log.warning("fold %s: %s", folder.name, warning)
     trained = TrainedFold(model, targets, config)
-    _write(partial, trained, result, val, test)
-    checkpoint.unlink()
+    _write(partial, trained, result, val, test, members)
+    for checkpoint in partial.glob("checkpoint*.pt"):
+        checkpoint.unlink()
     (partial / FINGERPRINT_FILE).unlink()
     os.replace(partial, folder)
     return folder
@@ -263,7 +279,7 @@ def _discard_mismatch(partial: Path, made_from: dict[str, Any]) -> None:
     """Delete an unfinished fold unless it was started with the same settings, patients, labels and slides."""
     from equipoise.datasets.atomic_io import read_json
 
-    if partial.exists() and read_json(partial / FINGERPRINT_FILE) != made_from:
+    if partial.exists() and differences(read_json(partial / FINGERPRINT_FILE, {}), made_from):
         log.warning("%s was started with other data or settings and starts again", partial.name)
         shutil.rmtree(partial)
 
@@ -289,7 +305,10 @@ def load_fold(folder: Path, device: torch.device | None = None) -> TrainedFold:
         )
     targets = Targets.from_json(read_json(folder / "targets.json"))
     made_from = config["made_by"]
-    model = build_model(made_from["model"], made_from["model_params"], targets.shape, targets.heads, seed=0)
+    count = made_from["training"].get("members", 1)
+    kind, settings = made_from["model"], made_from["model_params"]
+    parts = [build_model(kind, settings, targets.shape, targets.heads, seed=0) for _ in range(count)]
+    model = Ensemble(parts) if count > 1 else parts[0]  # type: ignore[arg-type]
     model.load_state_dict(load_file(folder / "model.safetensors"))  # strict: every weight is loaded
     return TrainedFold(model.to(device or "cpu").eval(), targets, config)
 
@@ -319,7 +338,14 @@ def _check_parts(fold: Fold) -> None:
             )
 
 
-def _write(partial: Path, trained: TrainedFold, result: FitResult, val: CaseList, test: CaseList) -> None:
+def _write(
+    partial: Path,
+    trained: TrainedFold,
+    result: FitResult,
+    val: CaseList,
+    test: CaseList,
+    members: TrainedEnsemble | None,
+) -> None:
     import pandas as pd
     from safetensors.torch import save_file
 
@@ -327,8 +353,16 @@ def _write(partial: Path, trained: TrainedFold, result: FitResult, val: CaseList
     from equipoise.platform.evaluation.latents import FOLD_LATENTS, write_latents
     from equipoise.platform.evaluation.predictions import write_predictions
 
-    parts: tuple[tuple[CaseList, Role], ...] = ((val, "val"), (test, "test"))
-    both = [trained.predict_with_latents(cases, role) for cases, role in parts if len(cases)]
+    both = [trained.predict_with_latents(cases, "test") for cases in (test,) if len(cases)]
+    if members is None:
+        both = [trained.predict_with_latents(cases, "val") for cases in (val,) if len(cases)] + both
+    else:  # every validation patient by the member that did not learn from it
+        apart: dict[int, list[str]] = {}
+        for patient in val.patients:
+            apart.setdefault(members.held_out[patient], []).append(patient)
+        for number, patients in sorted(apart.items()):
+            one = replace(trained, model=Member(members.model, number))
+            both.append(one.predict_with_latents(CaseList(val.source, tuple(patients)), "val"))
     predictions, latents = zip(*both, strict=True)
     write_predictions(pd.concat(predictions, ignore_index=True), partial / "preds.parquet")
     write_latents(pd.concat(latents, ignore_index=True), partial / FOLD_LATENTS)
@@ -336,7 +370,8 @@ def _write(partial: Path, trained: TrainedFold, result: FitResult, val: CaseList
     save_file(weights, partial / "model.safetensors")
     write_json(partial / "targets.json", trained.targets.to_json())
     with (partial / "history.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(result.history[0]))
+        # Epochs of a training that an earlier version began have fewer columns.
+        table = csv.DictWriter(file, list(dict.fromkeys(name for row in result.history for name in row)))
         table.writeheader()
         table.writerows(result.history)
     write_json(partial / "config.json", trained.config)

@@ -57,10 +57,10 @@ class EpochLog:
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
         self.name = name
-        self._board: TensorBoard | None = None
+        self._boards: dict[Path, TensorBoard] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "name": self.name, "_board": None}
+        return {"folder": self.folder, "name": self.name, "_boards": {}}
 
     def __enter__(self) -> Self:
         return self
@@ -68,14 +68,15 @@ class EpochLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._board is not None:
-            self._board.__exit__(kind, error, trace)
+        for board in self._boards.values():
+            board.__exit__(kind, error, trace)
 
     def __call__(self, row: dict[str, float]) -> None:
-        """Report one row of the training history."""
-        if self._board is None:
-            self._board = TensorBoard(self.folder)
-        self._board(row)
+        """Report one row of the training history; every member of an ensemble has curves of its own."""
+        folder = self.folder / f"member-{int(row['member']) + 1}" if "member" in row else self.folder
+        if folder not in self._boards:
+            self._boards[folder] = TensorBoard(folder)
+        self._boards[folder](row)
         shown = {
             key: value
             for key, value in row.items()

@@ -21,11 +21,13 @@ from equipoise.models.seeds import torch_seed
 from equipoise.platform.errors import DataError
 from equipoise.platform.evaluation.metrics import auroc, harrell_c, pearson
 from equipoise.platform.training import checkpoint as checkpoints
+from equipoise.platform.training.added_loss import added_loss
 from equipoise.platform.training.batches import CaseList, draw_order
 from equipoise.platform.training.build import build_balancer, pick_device, seeded
 from equipoise.platform.training.distributed import SINGLE_WORKER, WorkerGroup
 from equipoise.platform.training.params import BalancingParams, TrainingParams
-from equipoise.platform.training.predict import Outputs, run_distributed, task_scores
+from equipoise.platform.training.predict import Outputs, task_scores
+from equipoise.platform.training.reader import BatchReader
 from equipoise.platform.training.step import Epoch, TrainingState, non_finite
 from equipoise.platform.training.targets import Targets
 
@@ -103,8 +105,9 @@ def fit(
     """
     check_patients(train, val)
     balancing = balancing or BalancingParams()
-    size = params.batch_for(targets.heads)
-    state = _start(model, targets, params, balancing, group)
+    size = params.batch_for(targets.heads, len(train))
+    reader = BatchReader(targets, train, val)
+    state = _start(model, targets, params, balancing, group, reader)
     val_losses = TaskLosses(targets.heads, targets.class_weights, ties=params.ties)
     fingerprint = checkpoints.training_fingerprint(model, targets, train, val, params, balancing, seed)
     progress = checkpoints.TrainingProgress()
@@ -135,11 +138,13 @@ def fit(
         trained = steps.totals()
         known = torch.where(trained.counts > 0, trained.means(), math.nan)
         state.balancer.weighting.on_epoch_end(known.double().cpu())
-        result = run_distributed(model, targets, val, group)
+        result = reader.outputs(model, val, group)
         validated = val_losses(result.outputs, result.targets, result.label_mask, result.cohort)
         monitor = monitor_value(params.monitor, targets, validated, result)
         if not math.isfinite(monitor):
             raise non_finite(epoch, "validation", targets, validated.means(), val.patients)
+        if params.monitor == "added_loss":
+            monitor = added_loss(val_losses, reader.outputs(model, train, group), result)
         row = history_row(epoch, lr, targets, trained, validated) | {"monitor": monitor}
         progress.add(row | steps.record.row(), model)
         if checkpoint is not None and group.rank == 0:
@@ -178,7 +183,12 @@ def learning_rate(params: TrainingParams, epoch: int) -> float:
 
 
 def _start(
-    model: nn.Module, targets: Targets, params: TrainingParams, balancing: BalancingParams, group: WorkerGroup
+    model: nn.Module,
+    targets: Targets,
+    params: TrainingParams,
+    balancing: BalancingParams,
+    group: WorkerGroup,
+    reader: BatchReader,
 ) -> TrainingState:
     device = pick_device(params.device)
     model.to(device)
@@ -193,6 +203,7 @@ def _start(
         balancer=build_balancer(balancing, model, targets.heads, group.reduce, group.world),
         device=device,
         group=group,
+        reader=reader,
     )
 
 
@@ -240,7 +251,7 @@ def monitor_value(monitor: str, targets: Targets, losses: LossSums, result: Outp
         If validation lacks the labels, events or classes that it needs.
     """
     means, counted = losses.means().tolist(), (losses.counts > 0).tolist()
-    if monitor == "val_loss":
+    if monitor in ("val_loss", "added_loss"):
         if not any(counted):
             raise DataError("no validation patient has a label", fix="raise splits.inner_val")
         return sum(mean for mean, has in zip(means, counted, strict=True) if has)

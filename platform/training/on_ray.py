@@ -80,7 +80,7 @@ def fit_on_workers(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     training = recipe.training
-    size = training.batch_for(targets.heads)
+    size = training.batch_for(targets.heads, len(train))
     if size < training.workers:
         raise StudyError(
             f"{training.workers} workers share batches of {size} patient{'s' if size > 1 else ''}",

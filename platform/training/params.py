@@ -148,9 +148,11 @@ class TrainingParams(StrictParams):
     """Epochs before early stopping may end training."""
     patience: int = Field(default=7, ge=1)
     """Epochs without improvement on inner validation after which training stops."""
-    monitor: Literal["val_loss", "main_loss", "main_metric"] = "val_loss"
+    monitor: Literal["val_loss", "main_loss", "main_metric", "added_loss"] = "val_loss"
     """What inner validation watches: the sum of all task losses, the main task's loss, or its AUROC, Pearson
-    r or C-index (coarse where validation has few positives)."""
+    r or C-index (coarse where validation has few positives). ``added_loss``: as ``val_loss``, but Cox's likelihood of
+    training and validation patients together minus that of training patients, which holds more pairs than that of a
+    handful of events among themselves (Verweij and van Houwelingen 1993)."""
     lr: float = Field(default=1e-4, gt=0, json_schema_extra={"search": {"loguniform": [1e-5, 1e-3]}})
     """Learning rate of AdamW at the start."""
     weight_decay: float = Field(
@@ -159,8 +161,9 @@ class TrainingParams(StrictParams):
     """Decoupled weight decay of AdamW."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate over epochs: half a cosine down to 0, or constant."""
-    batch: int | Literal["auto"] = "auto"
-    """Patients per step. ``auto``: 1, as published, and 8 where Cox's model needs patients to compare."""
+    batch: int | Literal["auto", "full"] = "auto"
+    """Patients per step. ``auto``: 1, as published, and 8 where Cox's model needs patients to compare; ``full``: all
+    training patients, so that an epoch is one step on the exact likelihood."""
     bag_tiles: int | None = Field(default=None, ge=1)
     """Tiles drawn from a bag, again in every training epoch; all if not given. Evaluation uses all tiles."""
     grad_clip: float | None = Field(default=None, gt=0)
@@ -174,6 +177,10 @@ class TrainingParams(StrictParams):
     """Treatment of tied event times in Cox losses."""
     probe: bool = True
     """Log the cosines between task gradients once an epoch, also for methods that do not compute them."""
+    members: int = Field(default=1, ge=1)
+    """Models per fold. With more than one, training and inner validation patients of the fold are split anew into that
+    many parts, with equal shares of events or classes of the main task; every member stops on another part and learns
+    from the rest, and predictions are averaged. Trials of a search and federations train one model."""
     workers: int = Field(default=1, ge=1)
     """Workers that train one fold together, each on its share of every batch."""
     threads: int = Field(default=1, ge=1)
@@ -185,14 +192,14 @@ class TrainingParams(StrictParams):
 
     @model_validator(mode="after")
     def _batch_is_positive(self) -> Self:
-        if self.batch != "auto" and self.batch < 1:
-            raise ValueError(f"batch is a number of patients of 1 or more, or auto, not {self.batch}")
+        if isinstance(self.batch, int) and self.batch < 1:
+            raise ValueError(f"batch is a number of patients of 1 or more, auto or full, not {self.batch}")
         if self.min_epochs > self.epochs:
             raise ValueError(f"min_epochs {self.min_epochs} is more than epochs {self.epochs}")
         return self
 
-    def batch_for(self, heads: "Iterable[TaskHead]") -> int:
-        """Patients per step for these tasks.
+    def batch_for(self, heads: "Iterable[TaskHead]", patients: int) -> int:
+        """Patients per step for these tasks and this many training patients.
 
         Raises
         ------
@@ -203,6 +210,8 @@ class TrainingParams(StrictParams):
         compared = any(head.compares_patients for head in heads)
         if self.batch == "auto":
             return 8 if compared else 1
+        if self.batch == "full":
+            return max(patients, 1)
         if self.batch == 1 and compared:
             raise StudyError(
                 "a survival task cannot learn from batches of one patient: Cox's likelihood compares them",

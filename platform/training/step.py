@@ -19,10 +19,11 @@ from equipoise.models.balancing.record import EpochRecord
 from equipoise.models.batch import CaseBatch
 from equipoise.models.losses import LossSums, TaskLosses
 from equipoise.platform.errors import EquipoiseError
-from equipoise.platform.training.batches import CaseList, collate, draw_tiles
+from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.checkpoint import Stateful
 from equipoise.platform.training.distributed import WorkerGroup, shard
 from equipoise.platform.training.params import TrainingParams
+from equipoise.platform.training.reader import BatchReader
 from equipoise.platform.training.targets import Targets
 
 #: Streams of random draws beside the order of training patients.
@@ -35,7 +36,7 @@ class NonFiniteLossError(EquipoiseError):
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Model, losses, optimiser and balancer of a training, on its device."""
+    """Model, losses, optimiser and balancer of a training, on its device, and what reads its batches."""
 
     model: nn.Module
     losses: TaskLosses
@@ -43,6 +44,7 @@ class TrainingState:
     balancer: Balancer
     device: torch.device
     group: WorkerGroup
+    reader: BatchReader | None = None
 
     @property
     def stateful(self) -> dict[str, Stateful]:
@@ -91,6 +93,7 @@ class Epoch:
         total_steps: int | None = None,
     ) -> None:
         self.state = state
+        self.reader = state.reader or BatchReader(targets)
         self.targets = targets
         self.train = train
         self.val = val
@@ -176,10 +179,8 @@ class Epoch:
     def _read(self, source: CaseList, rows: Sequence[int]) -> CaseBatch:
         """This worker's share of a global batch; without one, a case whose labels nobody sees."""
         local_rows = shard(rows, self.state.group)
-        cases = [source[i] for i in local_rows or rows[:1]]
-        most = self.params.bag_tiles
-        tiles = [draw_tiles(len(case.bag), most, self.seed, self.epoch, case.patient) for case in cases]
-        batch = collate(cases, self.targets, tiles)
+        mine = local_rows or rows[:1]
+        batch = self.reader.read(source, mine, self.params.bag_tiles, self.seed, self.epoch)
         if not local_rows:
             unseen = {task: torch.zeros_like(mask) for task, mask in batch.label_mask.items()}
             batch = dataclasses.replace(batch, label_mask=unseen)

@@ -23,6 +23,21 @@ def test_differences_name_leaves() -> None:
     assert differences({"a": {"b": 1}, "c": [1, 2]}, {"c": [1]}) == ["a: {'b': 1} → None", "c: [1, 2] → [1]"]
 
 
+def test_a_new_setting_that_changes_nothing_is_no_difference() -> None:
+    before = {"training": {"lr": 1e-3}, "tables": {"rna": {"clip": 5.0}}}
+    as_then = {
+        "training": {"lr": 1e-3, "members": 1},
+        "tables": {"rna": {"clip": 5.0, "standardise": "training"}},
+    }
+    assert differences(before, as_then) == []
+    otherwise = as_then | {"training": {"lr": 1e-3, "members": 5}}
+    assert differences(before, otherwise) == ["training.members: None → 5"]
+    assert differences(as_then, before) == [
+        "training.members: 1 → None",
+        "tables.rna.standardise: 'training' → None",
+    ]
+
+
 def test_a_fingerprint_equals_its_stored_form() -> None:
     made_from = fingerprint({"parts": (1, 2), "by": {3: "x"}})
     assert made_from == {"parts": [1, 2], "by": {"3": "x"}}

@@ -215,7 +215,7 @@ def batch_size(local: LocalParams, training: TrainingParams, targets: Targets, c
         compared = any(head.compares_patients for head in targets.heads)
         if compared and not targets.shape.features and training.batch == "auto":
             return count
-        return training.batch_for(targets.heads)
+        return training.batch_for(targets.heads, count)
     return count if local.batch == "full" else local.batch
 
 

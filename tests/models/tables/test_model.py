@@ -57,8 +57,6 @@ def test_shared_and_own_parameters_are_all_parameters_once() -> None:
 
 def test_an_absent_table_is_said_and_not_taken_for_the_mean() -> None:
     model, batch = build("linear").eval(), batch_of()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter)
     there = dataclasses.replace(
         batch, present=batch.present | {"rna": torch.ones(5, dtype=torch.bool)}, padded=None
     )
@@ -115,3 +113,22 @@ def test_a_signal_in_a_table_is_learned() -> None:
             last.sum().backward()
             optimizer.step()
         assert (last < 0.5 * first).all()
+
+
+def test_the_small_network_starts_near_zero_and_drops_columns_in_training_only() -> None:
+    def build(**params: float) -> Omics:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return Omics(
+                OmicsParams(network="relu", dim=8, layers=1, dropout=0, **params),  # type: ignore[arg-type]
+                SHAPE,
+                HEADS,
+            )
+
+    batch = batch_of(200)
+    plain, small = build().eval(), build(output_scale=0.1).eval()
+    for name, out in plain(batch).items():
+        torch.testing.assert_close(small(batch)[name], 0.1 * out)
+    dropping = build(input_dropout=0.5)
+    torch.testing.assert_close(dropping.eval()(batch)["MSI"], plain(batch)["MSI"])
+    assert not torch.allclose(dropping.train()(batch)["MSI"], plain(batch)["MSI"])

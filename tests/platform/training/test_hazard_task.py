@@ -77,7 +77,7 @@ def test_it_learns_in_batches_of_one_and_ranks_patients(make_cases) -> None:
     targets = fit_targets([survival(main=True)], train)
     model = build_model("mean_pool", SMALL, targets.shape, targets.heads, seed=0)
     params = TrainingParams(epochs=8, lr=2e-2, batch="auto", monitor="main_metric")
-    assert params.batch_for(targets.heads) == 1
+    assert params.batch_for(targets.heads, 90) == 1
     fit(model, targets, train, val, params, seed=0)
     table = predict(model, targets, unseen, role="test", repeat=0, fold=0)
     assert np.corrcoef(np.log(table["time"]), table["score"])[0, 1] < -0.6

@@ -16,21 +16,21 @@ from equipoise.platform.training.params import BalancingParams, Recipe, Training
 def test_defaults_are_the_published_settings() -> None:
     params = TrainingParams()
     assert (params.epochs, params.patience, params.lr, params.weight_decay) == (32, 7, 1e-4, 0.01)
-    assert params.batch_for([TaskHead("MSI", "binary", 2), TaskHead("LF", "regression", 1)]) == 1
+    assert params.batch_for([TaskHead("MSI", "binary", 2), TaskHead("LF", "regression", 1)], 90) == 1
 
 
 def test_a_survival_task_needs_patients_to_compare() -> None:
     heads = (TaskHead("MSI", "binary", 2), TaskHead("OS", "survival", 1))
-    assert TrainingParams().batch_for(heads) == 8
-    assert TrainingParams(batch=3).batch_for(heads) == 3
+    assert TrainingParams().batch_for(heads, 90) == 8
+    assert TrainingParams(batch=3).batch_for(heads, 90) == 3
     with pytest.raises(StudyError, match=r"training.batch: a survival task cannot learn from batches of one"):
-        TrainingParams(batch=1).batch_for(heads)
+        TrainingParams(batch=1).batch_for(heads, 90)
 
 
 def test_hazards_learn_from_one_patient_at_a_time() -> None:
     heads = (TaskHead("MSI", "binary", 2), TaskHead("OS", "survival", 3, edges=(100.0, 200.0)))
-    assert TrainingParams().batch_for(heads) == 1
-    assert TrainingParams(batch=1).batch_for(heads) == 1
+    assert TrainingParams().batch_for(heads, 90) == 1
+    assert TrainingParams(batch=1).batch_for(heads, 90) == 1
 
 
 @pytest.mark.parametrize(
@@ -42,9 +42,9 @@ def test_hazards_learn_from_one_patient_at_a_time() -> None:
         (Recipe, {"model": "jont"}, "Did you mean 'joint'"),
         (Recipe, {"model_params": {"layers": 3}}, "Extra inputs"),
         (Recipe, {"model_params": {"dim": 100}}, "not divisible"),
-        (TrainingParams, {"batch": 0}, "1 or more, or auto"),
+        (TrainingParams, {"batch": 0}, "1 or more, auto or full"),
         (TrainingParams, {"epochs": 3, "min_epochs": 4}, "min_epochs 4 is more than epochs 3"),
-        (TrainingParams, {"monitor": "test_loss"}, "'val_loss', 'main_loss' or 'main_metric'"),
+        (TrainingParams, {"monitor": "test_loss"}, "'main_metric' or 'added_loss'"),
         (TrainingParams, {"learning_rate": 1}, "Extra inputs"),
     ],
 )
