@@ -1,12 +1,21 @@
 """Survival from omics of real TCGA patients, federated: six cohorts, and the institutions of one of them.
 
-PORPOISE's tables (RNA z-scores and mutations) of BRCA, GBMLGG, KIRC, KIRP, LUAD and LUSC; a self-normalising network
-with Cox's loss. First every cohort is a client; then GBMLGG alone, every institution of at least 20 patients a client
-(tissue source sites by the GDC's table), the smaller ones together. Five folds of patients; the study goes through the
-product's step ``federate``, with pooled, local and ensemble training beside it on the same folds.
+PORPOISE's tables (RNA z-scores and mutations) of BRCA, GBMLGG, KIRC, KIRP, LUAD and LUSC; a linear Cox model. First
+every cohort is a client; then GBMLGG alone, every institution of at least 20 patients a client (tissue source sites by
+the GDC's table), the smaller ones together. Five folds of patients; the study goes through the step ``federate``,
+with pooled, local and ensemble training beside it on the same folds.
 
-``cohort_fed_c``, ``cohort_local_c``, ``cohort_pooled_c``: unweighted mean over the six cohorts of the C-index in the
-test part of the folds; ``institution_*`` the same over institutions with at least 10 test patients in all.
+Clients take one full-batch step a round, so that a federation descends the partial likelihood stratified by client.
+Penalty and transform of the RNA are chosen inside the training part of every fold, by sums that the sites send about
+their inner validation patients; pooled and local models have the same transform, and are ridge fits whose penalty is
+chosen by inner cross-validation. Ridge and elastic net, pooled and local, stand beside all methods. For the six cohorts
+a second federation chooses among personalised strategies in the same way.
+
+``cohort_fed_c``, ``cohort_local_c``, …: unweighted mean over the six cohorts of the C-index in the test part of the
+folds; ``institution_*`` the same over institutions with at least 10 test patients in all; ``institution_pairs_c`` is
+the concordance over all pairs of patients of one institution and one fold, ``institution_pairs_local_c`` that of local
+models.
+``cohort_personal_c`` is the mean of the personalised models.
 """
 
 from __future__ import annotations
@@ -14,9 +23,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,10 +44,40 @@ from equipoise.platform.study.schema import Study
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 COHORTS = ("BRCA", "GBMLGG", "KIRC", "KIRP", "LUAD", "LUSC")
+#: Method → its name in the figures.
+KEYS = {
+    "federated": "fed", "pooled": "pooled", "local": "local", "ensemble": "ensemble",
+    "pooled ridge": "ridge", "local ridge": "ridge_local",
+    "pooled elastic_net": "elastic_net", "local elastic_net": "elastic_net_local",
+}  # fmt: skip
+#: RNA as it comes, and with the logarithm that undoes the skew of z-scores.
+RNA: dict[str, dict[str, Any]] = {
+    "z": {"transform": "none", "clip_standardised": 5.0},
+    "log": {"transform": "log", "clip_standardised": 5.0},
+}
+
+
+def candidate(rna: str, penalty: float, **settings: Any) -> dict[str, Any]:
+    """Settings to choose among: a transform, a ridge penalty (per event) and what else differs."""
+    return {"tables": {"rna": RNA[rna]}, "local": {"weight_decay": penalty}, **settings}
+
+
+#: One global model.
+GLOBAL = [candidate("z", 10), candidate("log", 3), candidate("log", 10), candidate("log", 30)]
+#: A model per client: near the global one (Ditto), or some steps away from it (fine-tuning).
+PERSONAL = [
+    *(candidate("log", 3, strategy="ditto", strategy_params={"lam": lam}) for lam in (3, 30)),
+    *(candidate("log", 3, strategy="finetune", strategy_params={"steps": n}) for n in (10, 100)),
+]
 
 
 def study_of(
-    data: Path, folder: Path, cohorts: tuple[str, ...], sites: dict[str, Any], asked: argparse.Namespace
+    data: Path,
+    folder: Path,
+    cohorts: tuple[str, ...],
+    sites: dict[str, Any],
+    asked: argparse.Namespace,
+    candidates: Sequence[Mapping[str, Any]],
 ) -> Study:
     """A study of these cohorts."""
 
@@ -64,16 +105,23 @@ def study_of(
         "seed": asked.seed,
         "cohorts": [cohort(name) for name in cohorts],
         "tasks": [{"name": "OS", "type": "survival", **death}],
-        "tables": {"rna": {"genes": 500}},
-        "model": {"kind": "omics", "dim": 64, "layers": 1},
-        "training": {"epochs": 20, "patience": 5, "lr": 5e-4, "batch": 64, "probe": False},
+        "tables": {"rna": RNA["log"]},
+        "model": {"kind": "omics", "network": "linear"},
+        "training": {"batch": 64, "probe": False},
         "splits": {"scheme": "kfold", "folds": 5, "inner_val": 0.15},
         "evaluation": {"bootstrap": 200},
         "federation": {
             "sites": sites,
             "rounds": asked.rounds,
-            "local": {"epochs": 1, "batch": "full", "lr": 5e-4},
-            "evaluation": {"folds": asked.folds},
+            "keep": "last",  # a convex loss: all candidates converge, and their penalty is what is chosen
+            "strategy": "fedavgm",
+            "local": {"optimizer": "sgd", "steps": 1, "batch": "full", "lr": 3e-3, "schedule": "cosine"},
+            "candidates": list(candidates),
+            "evaluation": {
+                "folds": asked.folds,
+                "clean_costs": False,
+                "linear_baselines": ["ridge", "elastic_net"],
+            },
         },
     }
     file = folder / "study.yaml"
@@ -81,49 +129,59 @@ def study_of(
     return load_study(file)
 
 
-def federate(
-    data: Path, cohorts: tuple[str, ...], sites: dict[str, Any], asked: argparse.Namespace
-) -> pd.DataFrame:
+def federate(study: Study, run: Path) -> pd.DataFrame:
     """``sites.csv`` of the study."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        study = study_of(data, folder, cohorts, sites, asked)
-        run = folder / "run"
-        steps.run_steps(study, RunFolder.open(study, str(run), "auto"), ["validate", "extract", "federate"])
-        return pd.read_csv(run / "federated" / "sites.csv", keep_default_na=False, na_values=[""])
+    steps.run_steps(study, RunFolder.open(study, str(run), "auto"), ["validate", "extract", "federate"])
+    return pd.read_csv(run / "federated" / "sites.csv", keep_default_na=False, na_values=[""])
 
 
-def show(table: pd.DataFrame, what: str) -> dict[str, float]:
-    """Print the table; the unweighted means over sites by method."""
-    print(f"\n| {what} | patients | events | {' | '.join(METHODS)} |")
-    print(f"|---|---|---|{'---|' * len(METHODS)}")
+def chosen(run: Path) -> list[dict[str, Any]]:
+    """The settings that every fold has chosen."""
+    facts = [
+        json.loads(path.read_text()) for path in sorted((run / "federated" / "folds").glob("*/facts.json"))
+    ]
+    return [fact["candidates"][fact["chosen"]]["settings"] for fact in facts]
+
+
+def show(table: pd.DataFrame, what: str) -> dict[str, dict[str, float]]:
+    """Print the table; scope → method → value."""
+    methods = [method for method in METHODS if (table["method"] == method).any()]
+    print(f"\n| {what} | patients | events | {' | '.join(methods)} |")
+    print(f"|---|---|---|{'---|' * len(methods)}")
     value = table.set_index(["scope", "client", "method"])["value"].unstack("method")
-    counts = table[table["method"] == "federated"].set_index(["scope", "client"])[["n", "n_pos"]]
+    counts = table[table["method"] == "pooled"].set_index(["scope", "client"])[["n", "n_pos"]]
 
-    def line(name: str, n: Any, events: Any, row: pd.Series) -> None:
-        cells = ["–" if pd.isna(row.get(method)) else f"{row[method]:.3f}" for method in METHODS]
+    def line(name: str, n: Any, events: Any, row: Mapping[str, float]) -> None:
+        cells = ["–" if pd.isna(row.get(method)) else f"{row[method]:.3f}" for method in methods]
         print(f"| {name} | {n} | {events} | {' | '.join(cells)} |")
 
     for key in [key for key in value.index if key[0] == "client"]:
         n, events = counts.loc[key]
-        line(str(key[1]), int(n), int(events), value.loc[key])
-    means = {}
-    for scope, name in (("mean", "mean of sites"), ("weighted", "mean by patients"), ("worst", "worst site")):
-        of_scope = table[table["scope"] == scope].set_index("method")["value"]
-        line(name, "", "", of_scope)
-        if scope == "mean":
-            means = {str(method): float(c) for method, c in of_scope.items()}
-    line("all test patients", "", "", table[table["scope"] == "pooled"].set_index("method")["value"])
-    return means
+        line(str(key[1]), int(n), "" if pd.isna(events) else int(events), value.loc[key].to_dict())
+    names = {
+        "mean": "mean of sites", "weighted": "mean by patients", "worst": "worst site",
+        "pairs": "pairs within sites", "pooled": "all test patients",
+    }  # fmt: skip
+    scopes = {}
+    for scope, name in names.items():
+        scopes[scope] = table[table["scope"] == scope].set_index("method")["value"].to_dict()
+        line(name, "", "", scopes[scope])
+    for row in table[table["method"].str.contains(" - ") & table["scope"].isin(["mean", "pairs"])].to_dict(
+        "records"
+    ):
+        print(
+            f"{row['method']}, {names[row['scope']]}: {row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        )
+    return scopes
 
 
 def main() -> None:
-    """Both federations, their tables, and the figures."""
+    """Both federations and the personalised one, their tables, and the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--data", type=Path, default=SHARED, help="folder with tcga/ and fed/ [../shared/data]"
     )
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--folds", type=int, default=5, help="of five; nothing is kept with fewer")
     parser.add_argument("--seed", type=int, default=2024)
     asked = parser.parse_args()
@@ -139,13 +197,37 @@ def main() -> None:
         "cohort": (COHORTS, {"scheme": "cohort"}),
         "institution": (("GBMLGG",), {"scheme": "institution", "table": str(sources)}),
     }
-    for scheme, (cohorts, sites) in settings.items():
-        table = federate(asked.data, cohorts, sites, asked)
-        means = show(table, scheme)
-        keys = {"federated": "fed", "local": "local", "pooled": "pooled", "ensemble": "ensemble"}
-        figures |= {f"{scheme}_{keys[method]}_c": round(value, 4) for method, value in means.items()}
-        known = table[(table["scope"] == "client") & (table["method"] == "federated")]
-        figures[f"{scheme}_clients"] = len(known)
+    with tempfile.TemporaryDirectory() as temporary:
+        for scheme, (cohorts, sites) in settings.items():
+            folder = Path(temporary) / scheme
+            folder.mkdir()
+            study = study_of(asked.data, folder, cohorts, sites, asked, GLOBAL)
+            table = federate(study, folder / "run")
+            scopes = show(table, scheme)
+            print("chosen:", json.dumps(chosen(folder / "run")))
+            figures |= {
+                f"{scheme}_{key}_c": round(scopes["mean"][method], 4)
+                for method, key in KEYS.items()
+                if method in scopes["mean"]
+            }
+            pairs = {"federated": "", "local": "_local", "pooled": "_pooled", "local ridge": "_ridge_local"}
+            figures |= {
+                f"{scheme}_pairs{key}_c": round(scopes["pairs"][method], 4)
+                for method, key in pairs.items()
+                if method in scopes["pairs"]
+            }
+            known = table[
+                (table["scope"] == "client") & (table["method"] == "federated") & table["value"].notna()
+            ]
+            figures[f"{scheme}_clients"] = len(known)
+        folder = Path(temporary) / "personal"
+        folder.mkdir()
+        cohorts, sites = settings["cohort"]
+        study = study_of(asked.data, folder, cohorts, sites, asked, PERSONAL)
+        reuse(Path(temporary) / "cohort" / "run", folder / "run", study)
+        scopes = show(federate(study, folder / "run"), "cohort, personalised")
+        print("chosen:", json.dumps(chosen(folder / "run")))
+        figures["cohort_personal_c"] = round(scopes["mean"]["federated"], 4)
     figures |= {"rounds": asked.rounds, "folds": asked.folds, "smallest_site": EvaluationParams().min_site}
     figures |= {"seconds": round(time.perf_counter() - started), "load_before": round(load, 1)}
     figures |= {"python": sys.version.split()[0], "torch": version("torch")}
@@ -153,6 +235,14 @@ def main() -> None:
         results = Path(__file__).parent / "results" / "tcga_federation.json"
         results.write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures))
+
+
+def reuse(before: Path, run: Path, study: Study) -> None:
+    """Baselines that are trained already, on the same folds and with the same settings, are not trained again."""
+    RunFolder.open(study, str(run), "auto")
+    for name in ("folds", "federated/folds/pooled", "federated/folds/local", "federated/folds/linear"):
+        if (before / name).exists():
+            shutil.copytree(before / name, run / name)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,9 @@ class TableModel(MultiTaskModel):
             raise ValueError("the model reads tables, and the data have none")
         super().__init__(shape, heads)
         self.build_heads(dim)
+        if body is None:  # convex losses need no random start, which a penalty would have to undo first
+            for parameter in self.parameters():
+                nn.init.zeros_(parameter)
         self.widths = dict(shape.omics)
         self.body = body
 

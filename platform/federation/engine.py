@@ -49,9 +49,12 @@ log = logging.getLogger("equipoise")
 
 #: Called after every round with its row of the history.
 OnRound = Callable[[dict[str, float]], None]
+#: Given global weights ``[P]``, returns what the sites' inner validation says of them: ``val/<task>`` and ``monitor``,
+#: of which smaller is better.
+Validate = Callable[[np.ndarray], Mapping[str, float]]
 #: Stream of random draws of the next client of an asynchronous federation.
 NEXT_CLIENT = 0x4E87
-_STATE, _STEP, _IN_FLIGHT = "state/", "last_step", "flight/"
+_STATE, _STEP, _IN_FLIGHT, _BEST = "state/", "last_step", "flight/", "best"
 
 
 @dataclass(frozen=True, order=True)
@@ -118,6 +121,10 @@ class Federation:
         What a checkpoint must agree with to be continued.
     on_round
         Called after every round, once its checkpoint is written; an exception in it ends the federation.
+    validate
+        Asked after every round; its answer joins the row of the history. With ``params.keep: best`` the weights of the
+        round with the smallest ``monitor`` are kept, and a federation ends after ``params.patience`` rounds without a
+        smaller one. Without it the last round is kept.
     """
 
     def __init__(
@@ -135,8 +142,13 @@ class Federation:
         folder: Path | None = None,
         identity: Mapping[str, Any] | None = None,
         on_round: OnRound | None = None,
+        validate: Validate | None = None,
     ) -> None:
-        self.schema, self.initial, self.backend, self.params = schema, initial, backend, params
+        self.schema, self.initial, self.backend = schema, initial, backend
+        self.params = params if params.rounds is not None else params.in_training()
+        self.rounds = self.params.rounds or 1
+        self.validate = validate
+        self.best_vector = initial
         self.seed, self.lr, self.folder, self.on_round = seed, lr, folder, on_round
         self.identity = dict(identity or {})
         self.strategy = strategy or build_strategy(params)
@@ -172,7 +184,9 @@ class Federation:
             one_round = self.sequential_round
         elif entry.attribute("asynchronous"):
             one_round = self.asynchronous_round
-        for round_ in range(len(history), self.params.rounds):
+        for round_ in range(len(history), self.rounds):
+            if self._out_of_patience(history):
+                break
             if reason := self.privacy.exhausted() or self.privacy.too_few(self.server.eligible):
                 if not round_:
                     raise FederationError(f"no round is possible: {reason}", where="federation.privacy")
@@ -180,6 +194,10 @@ class Federation:
                 break
             row = one_round(round_)
             history.append({"round": float(round_ + 1), "lr": self.learning_rate(round_)} | row)
+            if self.validate is not None:
+                history[-1] |= self.validate(self.server.vector)
+            if self._keeps_best and best_round(history) == round_ + 1:
+                self.best_vector = self.server.vector
             self._save(history)
             if self.on_round is not None:
                 self.on_round(history[-1])
@@ -188,8 +206,19 @@ class Federation:
                 f"all {len(history)} rounds were skipped: too few clients took part to reveal their sum",
                 fix="let more clients take part in a round, or lower federation.privacy.secure_aggregation.threshold",
             )
+        kept = best_round(history) if self._keeps_best else len(history)
+        if kept != len(history):
+            self.server.vector = self.best_vector
         self._personalise()
-        return self._result(manifests, history)
+        return self._result(manifests, history, kept)
+
+    @property
+    def _keeps_best(self) -> bool:
+        return self.params.keep == "best" and self.validate is not None
+
+    def _out_of_patience(self, history: Sequence[Mapping[str, float]]) -> bool:
+        patience = self.params.patience
+        return self._keeps_best and patience is not None and len(history) - best_round(history) >= patience
 
     # rounds; each returns its row of the history
 
@@ -295,9 +324,9 @@ class Federation:
 
     def learning_rate(self, round_: int) -> float:
         """Learning rate of a round."""
-        if self.params.local.schedule == "constant":
+        if self.params.local.schedule != "cosine":
             return self.lr
-        return self.lr * 0.5 * (1 + math.cos(math.pi * round_ / self.params.rounds))
+        return self.lr * 0.5 * (1 + math.cos(math.pi * round_ / self.rounds))
 
     def request(
         self, round_: int, clients: Sequence[str], lr: float, vector: np.ndarray | None = None
@@ -321,9 +350,9 @@ class Federation:
         """Local steps after the last round, whose result stays at the client."""
         if not self.strategy.personal_steps:
             return
-        rounds, steps, waiting = self.params.rounds, self.strategy.personal_steps, set(self.server.eligible)
-        lr = self.learning_rate(rounds - 1)
-        request = TrainRequest(rounds, "personalise", self.seed, lr, 1, steps, self.server.vector)
+        rounds, steps, waiting = self.rounds, self.strategy.personal_steps, set(self.server.eligible)
+        # Not that of the last round: a cosine ends at 0, and clients would stay where they are.
+        request = TrainRequest(rounds, "personalise", self.seed, self.lr, 1, steps, self.server.vector)
         for item in sorted(
             self.schedule.in_flight
         ):  # of an asynchronous strategy: nobody needs these replies
@@ -371,6 +400,7 @@ class Federation:
             {k.removeprefix(prefix): v for k, v in saved.arrays.items() if k.startswith(prefix)}
             for prefix in (_STATE, _IN_FLIGHT)
         )
+        self.best_vector = saved.arrays.get(_BEST, saved.vector)
         self.server.load(saved.vector, state, saved.arrays.get(_STEP), saved.plain["server"])
         self.backend.restore_states(saved.clients)
         vectors = {int(version): vector for version, vector in in_flight.items()}
@@ -388,12 +418,14 @@ class Federation:
         arrays |= {f"{_IN_FLIGHT}{version}": vector for version, vector in self.schedule.vectors.items()}
         if server.last_step is not None:
             arrays[_STEP] = server.last_step
+        if self._keeps_best and best_round(history) != len(history):
+            arrays[_BEST] = self.best_vector
         plain = {"server": server.state_dict(), "agenda": self.schedule.state_dict(), "history": history}
         saved = RoundCheckpoint(len(history), server.vector, arrays, self.backend.client_states(), plain)
         save_checkpoint(self.folder, saved, self.schema, self.identity, keep=self.params.checkpoints)
 
     def _result(
-        self, manifests: Mapping[str, ClientManifest], history: list[dict[str, float]]
+        self, manifests: Mapping[str, ClientManifest], history: list[dict[str, float]], kept: int
     ) -> FederationResult:
         return FederationResult(
             schema=self.schema,
@@ -404,6 +436,7 @@ class Federation:
             audit_log=self.server.audit_log,
             backend=self.backend.name,
             workers=self.backend.workers,
+            kept_round=kept,
         )
 
 
@@ -421,6 +454,14 @@ def objective_of(
         draw=draw_rate(params.participation, sizes),
         length=params.local.length,
     )
+
+
+def best_round(history: Sequence[Mapping[str, float]]) -> int:
+    """The round (from 1) with the smallest ``monitor``, the first of equals; the last one if no round has a value."""
+    known = [
+        (row["monitor"], int(row["round"])) for row in history if not math.isnan(row.get("monitor", math.nan))
+    ]
+    return min(known)[1] if known else len(history)
 
 
 def build_strategy(params: FederationParams) -> Strategy:

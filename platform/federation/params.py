@@ -1,5 +1,7 @@
 """The ``federation:`` section of a study. Light: pydantic only."""
 
+import math
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -8,8 +10,12 @@ from equipoise.datasets.params import StrictParams
 from equipoise.platform.federation.privacy.compatibility import refusals
 from equipoise.platform.federation.privacy.params import PrivacyParams
 from equipoise.platform.registry import Entry, get
-from equipoise.platform.training.params import entry_params
+from equipoise.platform.training.params import TrainingParams, entry_params
 
+#: Sections of the study whose settings a candidate may change.
+OF_RECIPE = ("tables", "training")
+#: Rounds of a federation outside a study.
+DEFAULT_ROUNDS = 20
 #: Settings that do not change the result of a federation of given clients and patients.
 FREE = (
     "backend",
@@ -84,6 +90,9 @@ class PlanParams(StrictParams):
     External cohorts are predicted in the plan ``folds``."""
     folds: int | None = Field(default=None, ge=1)
     """Use only the first folds of each plan, up to this number; all of them if not given."""
+    linear_baselines: list[Literal["ridge", "elastic_net"]] = Field(default_factory=list)
+    """Penalised linear models on the same tables, tiles and folds, fitted exactly with penalties from inner
+    cross-validation: each on all patients together (``pooled ridge``) and at every site alone (``local ridge``)."""
     clean_costs: bool = True
     """Show what each server aggregation costs without an attack; needs one further round of local training."""
 
@@ -105,12 +114,14 @@ class LocalParams(StrictParams):
     """Its state starts afresh in every round, so that nothing of it has to be kept or averaged."""
     lr: float | None = Field(default=None, gt=0, json_schema_extra={"search": {"loguniform": [1e-5, 1e-1]}})
     """Learning rate; that of ``training`` if not given."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate over the rounds: constant, or half a cosine down to 0."""
+    schedule: Literal["constant", "cosine"] | None = None
+    """Learning rate over the rounds: constant, or half a cosine down to 0; that of ``training`` if not given, and
+    constant outside a study."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """Of ``sgd``."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled for ``adamw``, added to the gradient for ``sgd``."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Decoupled for ``adamw``, added to the gradient for ``sgd``. If not given that of ``training`` with ``adamw``, and
+    none with ``sgd`` or outside a study."""
     batch: int | Literal["auto", "full"] = "auto"
     """Patients per step. ``full``: all of the client, so that Cox's risk sets are those of the site. ``auto``: that
     of ``training``, and ``full`` for Cox's model without tiles."""
@@ -178,12 +189,25 @@ class FederationParams(StrictParams):
     """Who the clients are; ``sites: cohort`` in short."""
     evaluation: PlanParams = PlanParams()
     """What is trained, and on which patients it is evaluated."""
-    rounds: int = Field(default=20, ge=1)
-    """Rounds; for an asynchronous strategy, steps of the server."""
+    rounds: int | None = Field(default=None, ge=1)
+    """Rounds at most; for an asynchronous strategy, steps of the server. If not given as many as make the passes of
+    ``training.epochs``, so that federated and pooled training have the same budget; 20 outside a study."""
+    keep: Literal["best", "last"] | None = None
+    """Which weights are used in the end. ``best``: those of the round with the best inner validation, from sums that
+    the sites send, as other trainings keep their best epoch; ``last``: those of the last round. If not given ``best``,
+    but ``last`` under differential privacy, where validation sums would leave without noise, and for strategies that
+    keep parameters at the clients."""
+    patience: int | None = Field(default=None, ge=1)
+    """Rounds without improvement after which a federation that keeps the best round ends; if not given as many as make
+    the passes of ``training.patience``."""
     strategy: str = "fedavg"
     """What clients and server do beyond averaging: ``equipoise ls strategies``."""
     strategy_params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of the strategy."""
+    candidates: list[dict[str, Any]] = Field(default_factory=list)
+    """Settings to choose among inside every fold, by the sums of inner validation that the sites send: each item
+    replaces keys of this section (``strategy``, ``local``, …) and, under ``tables`` and ``training``, of those sections
+    of the study. Pooled and local training of the fold use the ``tables`` and ``training`` that are chosen."""
     server_aggregation: str = "mean"
     """How updates are combined: ``equipoise ls server_aggregations``."""
     server_aggregation_params: dict[str, Any] = Field(default_factory=dict)
@@ -223,6 +247,38 @@ class FederationParams(StrictParams):
     checkpoints: int = Field(default=2, ge=1)
     """Number of round checkpoints kept on disk."""
 
+    def variant(self, candidate: Mapping[str, Any]) -> Self:
+        """The section with the settings of a candidate."""
+        changes = {key: value for key, value in candidate.items() if key not in OF_RECIPE}
+        return type(self).model_validate(
+            merged(self.model_dump(mode="json", exclude={"candidates"}), changes)
+        )
+
+    def in_training(self, training: TrainingParams | None = None) -> Self:
+        """The section with a value for everything that it leaves to ``training``, or to defaults outside a study.
+
+        A pass over the patients of a client counts as an epoch. Rounds measured in steps count as one pass.
+        """
+        local, (passes, _) = self.local, self.local.length
+        if training is None:
+            outside: dict[str, Any] = {"schedule": local.schedule or "constant"}
+            outside["weight_decay"] = local.weight_decay or 0.0
+            update: dict[str, Any] = {"rounds": self.rounds or DEFAULT_ROUNDS, "keep": self.keep or "last"}
+            return self.model_copy(update=update | {"local": local.model_copy(update=outside)})
+        decay = training.weight_decay if local.optimizer == "adamw" else 0.0
+        inside: dict[str, Any] = {
+            "lr": local.lr or training.lr,
+            "schedule": local.schedule or training.schedule,
+        }
+        inside["weight_decay"] = decay if local.weight_decay is None else local.weight_decay
+        update = {
+            "local": local.model_copy(update=inside),
+            "rounds": self.rounds or math.ceil(training.epochs / passes),
+            "keep": self.keep or ("last" if self.privacy.differential else "best"),
+            "patience": self.patience or math.ceil(training.patience / passes),
+        }
+        return self.model_copy(update=update)
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         entry_params("strategies", self.strategy, self.strategy_params, "strategy")
@@ -238,6 +294,12 @@ class FederationParams(StrictParams):
         if self.local.momentum and not strategy.attribute("takes_momentum"):
             raise ValueError(f"{strategy.name} is defined for SGD without momentum")
         self._private(strategy)
+        for candidate in self.candidates:
+            if fixed := sorted({*candidate} & {"sites", "evaluation", "privacy", "candidates", "min_n"}):
+                raise ValueError(f"candidates: {fixed[0]} is the same for all of them")
+            if unknown := sorted({*candidate} - {*type(self).model_fields, *OF_RECIPE}):
+                raise ValueError(f"candidates: no setting {unknown[0]!r}")
+            self.variant(candidate)
         if strategy.attribute("sequential") and self.server_aggregation != type(self)().server_aggregation:
             raise ValueError(
                 f"{strategy.name} passes one model from client to client and aggregates nothing; remove "
@@ -264,5 +326,30 @@ class FederationParams(StrictParams):
             min_clients=self.participation.min_clients,
             max_share=self.server_aggregation_params.get("max_share"),
         )
+        if self.candidates and self.privacy.differential:
+            reasons.append("candidates are chosen by validation losses without noise: leave them out")
+        if self.keep == "best" and self.privacy.differential:
+            reasons.append(
+                "keep: best asks the sites for validation losses in every round, without noise: write keep: last"
+            )
         if reasons:
             raise ValueError("; ".join(reasons))
+
+
+def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with changes; sections are merged key by key, parameters of another method replace those before."""
+    result = dict(settings)
+    for key, value in changes.items():
+        before = result.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping) and not key.endswith("_params"):
+            result[key] = merged(before, value)
+        else:
+            result[key] = value
+    for name in ("strategy", "server_aggregation"):
+        if name in changes and f"{name}_params" not in changes and changes[name] != settings.get(name):
+            result[f"{name}_params"] = {}
+    local = changes.get("local")
+    if isinstance(local, Mapping) and {"epochs", "steps"} & set(local):
+        other = "steps" if "epochs" in local else "epochs"
+        result["local"] = result["local"] | {other: local.get(other)}
+    return result

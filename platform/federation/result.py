@@ -37,6 +37,8 @@ class FederationResult:
         What left each client.
     backend, workers
         Where clients ran.
+    kept_round
+        The round (from 1) whose weights these are; 0 without any round.
     personal
         Client → the weights ``[P]`` it predicts with, for strategies with personal models. Known in a simulation,
         whose driver evaluates them in the clients' place; nothing of that enters training.
@@ -52,6 +54,7 @@ class FederationResult:
     audit_log: AuditLog
     backend: str
     workers: int
+    kept_round: int = 0
     personal: Mapping[str, np.ndarray] = field(default_factory=dict)
     factory: Callable[[], nn.Module] | None = field(default=None, compare=False)
 

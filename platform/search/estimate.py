@@ -84,7 +84,8 @@ def cost_text(score: FoldScore, search_context: SearchContext, folds: int) -> st
     unit = "epochs" if pooled else "rounds"
     key, written = "training.epochs", study.training.epochs
     if study.federation is not None:
-        key, written = "federation.rounds", study.federation.rounds
+        resolved = study.federation.in_training(study.training)
+        key, written = "federation.rounds", resolved.rounds or study.training.epochs
     length = longest_training(search_context.space, key, written)
     one = score.cpu_seconds / max(score.epochs, 1)
     hours = trials * folds * seeds * length * one / 3600

@@ -1,7 +1,7 @@
 """The part of a search space that depends on the federation: strategies and the settings of clients. Light: no torch.
 
 A study with a ``federation`` section is searched as a federation. Its space has other settings than that of training in
-one place: there is no early stopping, and every optimiser starts again in each round.
+one place: a federation is measured in rounds, and every optimiser starts again in each of them.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ LR, BATCH = "federation.local.lr", "federation.local.batch"
 #: Settings of ``training`` that clients ignore → the settings of a federation that replace them.
 REPLACED_BY = {
     "training.epochs": "federation.rounds and federation.local.epochs",
-    "training.min_epochs": "federation.rounds, there is no early stopping",
-    "training.patience": "federation.rounds, there is no early stopping",
-    "training.monitor": "federation.rounds, there is no early stopping",
+    "training.min_epochs": "federation.rounds",
+    "training.patience": "federation.patience",
+    "training.monitor": "federation.keep",
     "training.weight_decay": "federation.local.weight_decay",
     "training.schedule": "federation.local.schedule",
 }
@@ -78,12 +78,13 @@ def extra_dimension(study: Study, name: str) -> Dimension | None:
         return None
     head, _, local = field.partition(".")
     if head == "local" and local in type(params.local).model_fields:
-        default = getattr(params.local, local)
         # What clients use where the section says nothing: the first trial stays the study as written.
-        default = study.training.lr if name == LR and default is None else default
+        default = getattr(params.in_training(study.training).local, local)
         return Dimension(name, name, whole=local in ("epochs", "steps"), default=default)
     if field in _SECTION:
-        return Dimension(name, name, whole=field == "rounds", default=getattr(params, field))
+        return Dimension(
+            name, name, whole=field == "rounds", default=getattr(params.in_training(study.training), field)
+        )
     return None
 
 

@@ -84,7 +84,7 @@ def run_federated_fold(fold: Fold, study: Study, inputs: TrialInputs, folder: Pa
     Parameters
     ----------
     fold
-        Its ``test`` part is scored; ``val`` serves balancing methods that learn on it.
+        Its ``test`` part is scored; ``val`` chooses the round, and serves balancing methods that learn on it.
     study
         With the trial's configuration.
     inputs
@@ -94,7 +94,7 @@ def run_federated_fold(fold: Fold, study: Study, inputs: TrialInputs, folder: Pa
     """
     import torch
 
-    from equipoise.platform.federation.simulation.fold import clients_and_targets
+    from equipoise.platform.federation.simulation.fold import clients_and_targets, validate_in_rounds
     from equipoise.platform.federation.simulation.plans import PlannedFold
     from equipoise.platform.federation.simulation.simulation import from_recipe
     from equipoise.platform.search.scores import fold_scores
@@ -111,12 +111,13 @@ def run_federated_fold(fold: Fold, study: Study, inputs: TrialInputs, folder: Pa
     federation = from_recipe(
         recipe, targets, clients, params, seed=fold_seed(recipe.seed, fold), folder=folder
     )
+    validate_in_rounds(federation, recipe.training)
     result = federation.run()
     return FoldScore(
         fold=fold.name,
         values=fold_scores(targets, outputs_of(result, targets, fold, parts, cases, recipe.training.device)),
         epochs=len(result.history),
-        best_epoch=len(result.history),
+        best_epoch=result.kept_round,
         parameters=sum(parameter.numel() for parameter in result.model.parameters()),
         cpu_seconds=round(time.process_time() - cpu, 3),
         wall_seconds=round(time.perf_counter() - wall, 3),

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from equipoise.platform.errors import ResourceError
+from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.registry import entries, resolve
 from equipoise.platform.search.configuration import config_from_study, merge_config
 from equipoise.platform.search.federated_space import REPLACED_BY
 from equipoise.platform.search.params import MEAN, SCORES
 from equipoise.platform.search.space import LOSS_WEIGHTS, SLOTS, Arm, Config, Dimension, Space
 from equipoise.platform.search.trial_records import FoldScore, Trial, Value
+from equipoise.platform.training.params import TrainingParams
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -189,7 +191,9 @@ def parameters_of(settings: dict[str, Any], config: Config) -> dict[str, Value]:
     constants["training"] = {k: v for k, v in merged["training"].items() if k not in _NOT_LEARNED}
     if merged["federation"] is not None:
         searched |= set(REPLACED_BY)  # clients ignore them
-        constants["federation"] = _federation(merged["federation"])
+        training = TrainingParams.model_validate(merged["training"])
+        section = FederationParams.model_validate(merged["federation"]).in_training(training)
+        constants["federation"] = _federation(section.model_dump(mode="json"))
     methods: dict[str, Any] = {key: balancing[key] for key in ("rescale", "at", "every")}
     for slot, registry in (("weighting", "weightings"), ("aggregation", "aggregators")):
         methods[balancing[slot]] = _complete(registry, balancing[slot], balancing[f"{slot}_params"])

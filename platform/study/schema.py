@@ -234,7 +234,7 @@ def smoke_overrides(study: Study) -> dict[str, Any]:
     if study.search is not None:
         overrides |= {"search.trials": 4 if study.search.population else 2, "search.folds": 2}
     if study.federation is not None:
-        overrides |= {"federation.rounds": min(2, study.federation.rounds), "federation.min_n": 1}
+        overrides |= {"federation.rounds": min(2, study.federation.rounds or 2), "federation.min_n": 1}
         overrides["federation.sites"] = study.federation.sites.model_dump() | {"min_patients": 1}
     return overrides
 

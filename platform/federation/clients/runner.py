@@ -210,14 +210,13 @@ class ClientRunner:
 
     def _optimizer(self, lr: float) -> torch.optim.Optimizer:
         local = self.setup.local
+        decay = local.weight_decay or 0.0
         chosen = [p for p in self.model.parameters() if p.requires_grad]
         for parameter in chosen:
             parameter.grad = None  # of the client before
         if local.optimizer == "adamw":
-            return torch.optim.AdamW(chosen, lr=lr, weight_decay=local.weight_decay, fused=True)
-        return torch.optim.SGD(
-            chosen, lr=lr, momentum=local.momentum, weight_decay=local.weight_decay, fused=True
-        )
+            return torch.optim.AdamW(chosen, lr=lr, weight_decay=decay, fused=True)
+        return torch.optim.SGD(chosen, lr=lr, momentum=local.momentum, weight_decay=decay, fused=True)
 
     def _metrics(self, client: str, outcome: LocalOutcome) -> dict[str, float]:
         """Mean training losses of tasks with enough labelled patients."""

@@ -56,3 +56,8 @@ class PrivacyParams(StrictParams):
     client_level: ClientLevelParams | None = Field(None, description="differential privacy of clients")
     record_level: RecordLevelParams | None = Field(None, description="differential privacy of patients")
     secure_aggregation: SecureAggregationParams | None = Field(None, description="masked sums")
+
+    @property
+    def differential(self) -> bool:
+        """Whether what leaves a client is noised, so that nothing may leave without noise."""
+        return self.client_level is not None or self.record_level is not None

@@ -7,10 +7,11 @@ mean prediction of the local models, which needs one exchange of models and no r
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,13 +22,15 @@ from equipoise.platform.errors import DataError, DataWarning
 from equipoise.platform.evaluation.predictions import kind_of, read_predictions
 from equipoise.platform.evaluation.thresholds import FOLD_KEYS, risk_scales, standardise_risks
 from equipoise.platform.federation.simulation.plans import learnable, train_val_split
-from equipoise.platform.training.crossval import load_fold, train_fold
+from equipoise.platform.training.crossval import TrainedFold, load_fold, train_fold
+from equipoise.platform.training.params import BalancingParams
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from equipoise.platform.training.batches import CaseList, CaseSource
     from equipoise.platform.training.params import Recipe
+    from equipoise.platform.training.predict import Role
 
 log = logging.getLogger("equipoise")
 
@@ -62,21 +65,28 @@ class FoldInputs:
     inner_val: float
 
 
+#: Stands for every task in the reasons of :class:`LocalModels`.
+EVERY_TASK = "all"
+
+
 @dataclass(frozen=True)
 class LocalModels:
     """Local models of a fold.
 
     Parameters
     ----------
-    predictions
-        Client → rows of all test patients, of external ones, and of its own validation patients (by
-        which the ensemble scales risks).
+    own
+        Client → rows of its own test patients, and of its own validation patients (by which the ensemble scales
+        risks).
+    elsewhere
+        Client → rows of the test patients of other sites and of external patients, for the ensemble.
     reasons
-        Client → why it has no local model.
+        Client → task, or :data:`EVERY_TASK` → why it has no local model.
     """
 
-    predictions: dict[str, pd.DataFrame]
-    reasons: dict[str, str]
+    own: dict[str, pd.DataFrame]
+    elsewhere: dict[str, pd.DataFrame]
+    reasons: dict[str, dict[str, str]]
 
 
 def train_pooled(inputs: FoldInputs, fold: Fold, folds: Path) -> pd.DataFrame:
@@ -90,14 +100,17 @@ def train_pooled(inputs: FoldInputs, fold: Fold, folds: Path) -> pd.DataFrame:
         features=inputs.features,
         content_keys=inputs.content_keys,
     )
-    return _predicted(inputs, folder)
+    return _joined([read_predictions(folder / "preds.parquet"), _predicted_elsewhere(inputs, folder)])
 
 
-def train_local(inputs: FoldInputs, fold: Fold, parts: Mapping[str, Fold], folder: Path) -> LocalModels:
-    """A model per client, each evaluated on all test patients.
+def train_local(
+    inputs: FoldInputs, fold: Fold, parts: Mapping[str, Fold], folder: Path, *, elsewhere: bool = True
+) -> LocalModels:
+    """A model per client, evaluated on the client's own test patients; for the ensemble it also predicts the others.
 
     A site splits its own training and validation patients again, stratified on a task that it can learn; tasks
-    that it cannot learn alone are left out of its model.
+    that it cannot learn alone are left out of its model. A patient whose modalities a model does not read gets no
+    prediction by it.
 
     Parameters
     ----------
@@ -107,21 +120,30 @@ def train_local(inputs: FoldInputs, fold: Fold, parts: Mapping[str, Fold], folde
         Client → its part of the fold.
     folder
         Folder of the models, with a folder per client.
+    elsewhere
+        Whether the patients of other sites are predicted, too.
     """
-    predictions, reasons = {}, {}
+    models = LocalModels({}, {}, {})
     table = inputs.patients.set_index("patient", drop=False)
     for client, part in parts.items():
         rows = table.loc[[*part.train, *part.val]].sort_index()
         tasks = tuple(task for task in inputs.tasks if learnable(task, rows))
+        if reasons := {
+            task.name: f"the task cannot be learned from the site's {len(rows)} patients alone"
+            for task in inputs.tasks
+            if task not in tasks
+        }:
+            models.reasons[client] = reasons
         if not tasks or len(rows) < 4:
-            reasons[client] = f"{len(rows)} patients, from which no task can be learned" if not tasks else (
-                f"{len(rows)} patients are too few to split"
-            )  # fmt: skip
+            models.reasons[client] = {
+                EVERY_TASK: f"{len(rows)} patients, "
+                + ("from which no task can be learned" if not tasks else "too few to split")
+            }
             continue
         leading = next((task for task in tasks if task.main), tasks[0])
         seed = [inputs.recipe.seed, fold.repeat, fold.index]
         train, val = train_val_split(rows, leading, inputs.inner_val, seed, child=_client_stream(client))
-        local_fold = Fold(fold.repeat, fold.index, train, val, fold.test)
+        local_fold = Fold(fold.repeat, fold.index, train, val, part.test)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DataWarning)  # expected at small sites
@@ -129,23 +151,39 @@ def train_local(inputs: FoldInputs, fold: Fold, parts: Mapping[str, Fold], folde
                     local_fold, tasks, inputs.cases, inputs.recipe, folder / client_folder(client),
                     features=inputs.features, content_keys=inputs.content_keys,
                 )  # fmt: skip
-                predictions[client] = _predicted(inputs, path)
+                models.own[client] = read_predictions(path / "preds.parquet")
+                others = tuple(patient for patient in fold.test if patient not in set(part.test))
+                if elsewhere:
+                    models.elsewhere[client] = _predicted_elsewhere(inputs, path, others)
         except DataError as error:
-            reasons[client] = error.what
-    for client, reason in reasons.items():
-        log.warning("federate: client %s has no local model: %s", client, reason)
-    return LocalModels(predictions, reasons)
+            models.reasons[client] = {EVERY_TASK: error.what}
+    for client, reasons in models.reasons.items():
+        for task, reason in reasons.items():
+            log.warning("federate: client %s has no local model of %s: %s", client, task, reason)
+    return models
 
 
-def own_predictions(models: LocalModels, parts: Mapping[str, Fold]) -> pd.DataFrame | None:
+#: Penalised linear baseline → its share of L1.
+L1_RATIOS = {"ridge": 0.0, "elastic_net": 0.5}
+
+
+def train_linear(
+    inputs: FoldInputs, fold: Fold, parts: Mapping[str, Fold], name: str, folder: Path
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Predictions of a penalised linear model of all patients together, and of one per site for its own patients."""
+    changes = {"model": "elastic_net", "model_params": {"l1_ratio": L1_RATIOS[name]}}
+    recipe = inputs.recipe.model_copy(update=changes | {"balancing": BalancingParams()})
+    linear = dataclasses.replace(inputs, recipe=recipe)
+    local = train_local(linear, fold, parts, folder / "local", elsewhere=False)
+    return train_pooled(linear, fold, folder / "pooled"), own_predictions(local)
+
+
+def own_predictions(models: LocalModels) -> pd.DataFrame | None:
     """Predictions for each test patient by the model of the patient's own site; None if no site has test patients."""
     import pandas as pd
 
-    parts_of_sites = []
-    for client, rows in models.predictions.items():
-        test_patients = set(parts[client].test)
-        parts_of_sites.append(rows[(rows["role"] == "test") & rows["patient"].isin(test_patients)])
-    table = pd.concat(parts_of_sites, ignore_index=True) if parts_of_sites else None
+    parts = [rows[rows["role"] == "test"] for rows in models.own.values()]
+    table = pd.concat(parts, ignore_index=True) if parts else None
     return table if table is not None and len(table) else None
 
 
@@ -159,7 +197,8 @@ def ensemble_predictions(models: LocalModels) -> pd.DataFrame | None:
     import pandas as pd
 
     scaled = []
-    for rows in models.predictions.values():
+    for client, own in models.own.items():
+        rows = pd.concat([own, models.elsewhere[client]], ignore_index=True)
         for _, of_task in rows.groupby("task", sort=False):
             rows_of_task = of_task[of_task["role"] != "val"]
             if kind_of(of_task) == "survival":
@@ -179,24 +218,46 @@ def client_folder(client: str) -> str:
     return hashlib.blake2b(client.encode(), digest_size=6).hexdigest()
 
 
-def _predicted(inputs: FoldInputs, folder: Path) -> pd.DataFrame:
-    """Validation, test and external rows of a finished fold."""
-    import pandas as pd
-
+def _predicted_elsewhere(inputs: FoldInputs, folder: Path, others: Sequence[str] = ()) -> pd.DataFrame:
+    """Test rows of the other patients that the model of a finished fold can read, and external rows."""
     from equipoise.datasets.atomic_io import read_json, write_json
     from equipoise.platform.evaluation.predictions import write_predictions
+    from equipoise.platform.training.batches import CaseList
     from equipoise.platform.training.build import pick_device
 
-    parts = [read_predictions(folder / "preds.parquet")]
-    if len(inputs.external):
-        cached, cached_patients = folder / "federated_external.parquet", folder / "federated_external.json"
-        wanted = {"patients": {patient: inputs.content_keys[patient] for patient in inputs.external.patients}}
-        if read_json(cached_patients) != wanted:
-            trained = load_fold(folder, pick_device(inputs.recipe.training.device))
-            write_predictions(trained.predict(inputs.external, "external"), cached)
-            write_json(cached_patients, wanted)
-        parts.append(read_predictions(cached))
-    return pd.concat(parts, ignore_index=True)
+    cached, cached_patients = folder / "federated_elsewhere.parquet", folder / "federated_elsewhere.json"
+    external = inputs.external.patients
+    wanted = {"patients": {patient: inputs.content_keys[patient] for patient in (*others, *external)}}
+    if read_json(cached_patients) != wanted:
+        trained = load_fold(folder, pick_device(inputs.recipe.training.device))
+        parts: list[tuple[CaseList, Role]] = [
+            (_readable(CaseList(inputs.cases, tuple(others)), trained), "test"),
+            (_readable(inputs.external, trained), "external"),
+        ]
+        tables = [trained.predict(cases, role) for cases, role in parts if len(cases)]
+        empty = read_predictions(folder / "preds.parquet").iloc[:0]
+        write_predictions(_joined(tables or [empty]), cached)
+        write_json(cached_patients, wanted)
+    return read_predictions(cached)
+
+
+def _readable(cases: CaseList, trained: TrainedFold) -> CaseList:
+    """The cases with something that the model reads."""
+    from equipoise.platform.training.batches import CaseList
+
+    shape = trained.targets.shape
+    kept = (
+        case.patient
+        for case in cases
+        if (shape.features and len(case.bag)) or any(modality in case.omics for modality in shape.omics)
+    )
+    return CaseList(cases.source, tuple(kept))
+
+
+def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat(tables, ignore_index=True)
 
 
 def _client_stream(client: str) -> int:

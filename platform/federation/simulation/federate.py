@@ -11,6 +11,7 @@ aggregations).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,15 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 from equipoise.datasets.atomic_io import atomic_path, read_json, write_json, write_text
 from equipoise.platform.federation.simulation.baselines import (
+    EVERY_TASK,
     FoldInputs,
-    LocalModels,
     ensemble_predictions,
     own_predictions,
+    train_linear,
     train_local,
     train_pooled,
 )
-from equipoise.platform.federation.simulation.evaluation import METHODS, PlanPredictions, site_table
-from equipoise.platform.federation.simulation.fold import FACTS_FILE, federate_fold
+from equipoise.platform.federation.simulation.evaluation import PlanPredictions, site_table
+from equipoise.platform.federation.simulation.fold import FACTS_FILE, chosen_recipe, federate_fold
 from equipoise.platform.federation.simulation.plans import PlannedFold, planned_folds
 from equipoise.platform.federation.simulation.sites import (
     Client,
@@ -109,7 +111,10 @@ def federate(study: Study, params: FederationParams, data: StudyInputs, run: Pat
     records = [(fold, read_json(folder / fold.plan / fold.fold.name / FACTS_FILE)) for fold in folds]
     _write_rounds(records, folder)
     _write_traffic(records, folder)
-    write_json(folder / "setting.json", _setting(params, clients, notes, external, records))
+    write_json(
+        folder / "setting.json",
+        _setting(params.in_training(study.training), clients, notes, external, records),
+    )
     return {
         "clients": len(clients),
         "federations": len(folds),
@@ -140,8 +145,6 @@ def fold_inputs(study: Study, data: StudyInputs) -> FoldInputs:
 
 
 def _without_external(inputs: FoldInputs) -> FoldInputs:
-    import dataclasses
-
     return dataclasses.replace(inputs, external=CaseList(inputs.external.source, ()))
 
 
@@ -178,24 +181,37 @@ def _predict_plan(
     """Predictions of every method over all folds of a plan; ``central`` holds the folds of the pooled model."""
     import pandas as pd
 
-    tables_of: dict[str, list[pd.DataFrame]] = {method: [] for method in METHODS}
-    local: list[LocalModels] = []
+    tables_of: dict[str, list[pd.DataFrame]] = {}
+    no_local: dict[str, dict[str, str]] = {}
     for fold in folds:
         parts = fold.parts(clients)
         log.info("federate plan=%s fold=%s clients=%d", fold.plan, fold.fold.name, len(parts))
-        models = train_local(inputs, fold.fold, parts, folder / "local")
-        tables = {
-            "federated": federate_fold(inputs, fold, parts, params, folder / fold.fold.name, pool=pool),
-            "pooled": train_pooled(inputs, fold.fold, central),
-            "local": own_predictions(models, parts),
+        federated = federate_fold(inputs, fold, parts, params, folder / fold.fold.name, pool=pool)
+        recipe = chosen_recipe(params, inputs.recipe, folder / fold.fold.name)
+        same = dataclasses.replace(inputs, recipe=recipe)  # the baselines have the settings that were chosen
+        models = train_local(same, fold.fold, parts, folder / "local")
+        tables: dict[str, pd.DataFrame | None] = {
+            "federated": federated,
+            "pooled": train_pooled(
+                same, fold.fold, central if recipe == inputs.recipe else folder / "pooled"
+            ),
+            "local": own_predictions(models),
             "ensemble": ensemble_predictions(models),
         }
-        local.append(models)
+        for name in params.evaluation.linear_baselines:
+            pooled, own = train_linear(same, fold.fold, parts, name, folder / "linear" / name)
+            tables |= {f"pooled {name}": pooled, f"local {name}": own}
+        for client in clients:
+            of_client = no_local.setdefault(client.name, {})
+            if client.name not in parts and client.of(fold.fold.test):
+                of_client.setdefault(EVERY_TASK, "the site took no part in the training")
+            for task, reason in models.reasons.get(client.name, {}).items():
+                of_client.setdefault(task, f"fold {fold.fold.name}: {reason}")
         for method, table in tables.items():
             if table is not None:
-                tables_of[method].append(table)
+                tables_of.setdefault(method, []).append(table)
     joined = {method: pd.concat(parts, ignore_index=True) for method, parts in tables_of.items() if parts}
-    return PlanPredictions(joined, local)
+    return PlanPredictions(joined, no_local)
 
 
 def _check_left_out(

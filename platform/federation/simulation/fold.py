@@ -7,10 +7,11 @@ traffic of the clients. A folder with ``facts.json`` is complete and is not trai
 
 from __future__ import annotations
 
-import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,13 @@ from equipoise.datasets.atomic_io import read_json, write_json
 from equipoise.datasets.cohorts.splits import Fold
 from equipoise.platform.federation.clients.study_trainer import ClientData
 from equipoise.platform.federation.messages import ClientManifest
-from equipoise.platform.federation.params import FREE
+from equipoise.platform.federation.params import FREE, OF_RECIPE, merged
 from equipoise.platform.federation.result import FederationResult
 from equipoise.platform.federation.simulation.baselines import FoldInputs
 from equipoise.platform.federation.simulation.clean_costs import clean_costs
 from equipoise.platform.federation.simulation.plans import PlannedFold
 from equipoise.platform.federation.simulation.simulation import Simulation, from_recipe
+from equipoise.platform.federation.simulation.validation import SiteValidation
 from equipoise.platform.federation.standardisation import federated_targets
 from equipoise.platform.fingerprints import content_hash, fingerprint, require_same
 from equipoise.platform.training.batches import CaseList, CaseSource
@@ -31,12 +33,13 @@ from equipoise.platform.training.crossval import fold_seed
 from equipoise.platform.training.targets import Targets
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from equipoise.datasets.tables.tasks import Task
     from equipoise.platform.federation.params import FederationParams
     from equipoise.platform.federation.simulation.ray_backend import WorkerPool
-    from equipoise.platform.training.params import Recipe
+    from equipoise.platform.training.params import Recipe, TrainingParams
 
 log = logging.getLogger("equipoise")
 
@@ -92,31 +95,32 @@ def federate_fold(
             fix="choose another folder with -o to keep both, or remove this one to start again",
         )
         return read_predictions(folder / PREDICTIONS_FILE)
-    clients, targets = clients_and_targets(
-        inputs.tasks, inputs.recipe, inputs.cases, parts, min_n=params.min_n
-    )
+    prepared: dict[str, tuple[dict[str, ClientData], Targets]] = {}
+    trained = []
+    for name, variant, recipe in variants_of(params, inputs.recipe):
+        key = recipe.model_dump_json()
+        if key not in prepared:
+            prepared[key] = clients_and_targets(inputs.tasks, recipe, inputs.cases, parts, min_n=params.min_n)
+        path, label = folder / name, f"{planned.plan} {planned.fold.name} {name}"
+        seed = fold_seed(recipe.seed, planned.fold)
+        trained.append(_train(prepared[key], variant, recipe, seed, path, label, pool))
+    chosen = min(range(len(trained)), key=lambda i: (trained[i].monitor, i))
+    simulation, result, targets = trained[chosen].simulation, trained[chosen].result, trained[chosen].targets
     write_json(folder / "targets.json", targets.to_json())
-    monitor = RoundMonitor(f"{planned.plan} {planned.fold.name}", targets, clients, inputs, folder / "rounds")
-    simulation = from_recipe(
-        inputs.recipe,
-        targets,
-        clients,
-        params,
-        seed=fold_seed(inputs.recipe.seed, planned.fold),
-        folder=folder / "rounds",
-        pool=pool,
-        on_round=monitor,
-    )
-    monitor.simulation = simulation
-    result = simulation.run()
     predictions = _predictions(inputs, targets, planned.fold, parts, result)
     write_predictions(predictions, folder / PREDICTIONS_FILE)
     metadata = {
         "made_by": made_from,
         "left_out": planned.left_out,
-        "history": [row | monitor.rows.get(int(row["round"]), {}) for row in result.history],
+        "history": list(result.history),
+        "kept_round": result.kept_round,
+        "candidates": [
+            {"settings": candidate, "monitor": one.monitor, "kept_round": one.result.kept_round}
+            for candidate, one in zip(params.candidates, trained, strict=bool(params.candidates))
+        ],
+        "chosen": chosen if params.candidates else None,
         "clients": {name: _declared(manifest) for name, manifest in result.manifests.items()},
-        "traffic": result.audit_log.totals(),
+        "traffic": _all_traffic([one.result for one in trained]),
         "benched": sorted(result.excluded),
         "backend": result.backend,
         "workers": result.workers,
@@ -125,6 +129,77 @@ def federate_fold(
     }
     write_json(folder / FACTS_FILE, _without_nan(metadata))
     return read_predictions(folder / PREDICTIONS_FILE)
+
+
+@dataclass(frozen=True)
+class TrainedFederation:
+    """A federation and what the sites' inner validation patients say of the models that they predict with."""
+
+    simulation: Simulation
+    result: FederationResult
+    targets: Targets
+    monitor: float
+
+
+def variants_of(params: FederationParams, recipe: Recipe) -> list[tuple[str, FederationParams, Recipe]]:
+    """Name of a folder, section and recipe of every candidate; those of the study if there is none."""
+    if not params.candidates:
+        return [("rounds", params, recipe)]
+    return [
+        (f"candidate-{i}", params.variant(candidate), recipe_with(recipe, candidate))
+        for i, candidate in enumerate(params.candidates)
+    ]
+
+
+def recipe_with(recipe: Recipe, candidate: Mapping[str, Any]) -> Recipe:
+    """The recipe with the settings of a candidate that are not of the federation."""
+    changes = {key: candidate[key] for key in OF_RECIPE if key in candidate}
+    return type(recipe).model_validate(merged(recipe.model_dump(mode="json"), changes)) if changes else recipe
+
+
+def chosen_recipe(params: FederationParams, recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe that a finished federation has chosen, for its baselines."""
+    chosen = read_json(folder / FACTS_FILE, {}).get("chosen")
+    return recipe if chosen is None else recipe_with(recipe, params.candidates[chosen])
+
+
+def _train(
+    prepared: tuple[dict[str, ClientData], Targets],
+    params: FederationParams,
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    label: str,
+    pool: WorkerPool | None,
+) -> TrainedFederation:
+    """Train one federation; its folder has the checkpoints from which it resumes."""
+    clients, targets = prepared
+    simulation = from_recipe(
+        recipe,
+        targets,
+        clients,
+        params,
+        seed=seed,
+        folder=folder,
+        pool=pool,
+        on_round=RoundLog(label),
+    )
+    validation = validate_in_rounds(simulation, recipe.training)
+    result = simulation.run()
+    monitor = math.inf
+    if validation is not None:
+        seen = validation.monitor(result.personal_model)
+        monitor = seen.get("monitor", math.inf)
+    return TrainedFederation(simulation, result, targets, monitor)
+
+
+def _all_traffic(results: Sequence[FederationResult]) -> dict[str, dict[str, int]]:
+    """Bytes and verdicts of every client over all candidates."""
+    total: dict[str, Counter[str]] = {}
+    for result in results:
+        for client, counts in result.audit_log.totals().items():
+            total.setdefault(client, Counter()).update(counts)
+    return {client: dict(counts) for client, counts in total.items()}
 
 
 def clients_and_targets(
@@ -158,68 +233,38 @@ def clients_and_targets(
     return clients, targets
 
 
-class RoundMonitor:
-    """Called after every round: logs it, and evaluates the new weights on the clients' validation patients.
+class RoundLog:
+    """Called after every round: logs it."""
 
-    A client answers with a loss per task, of at least ``min_n`` patients, as in training; the row holds their mean
-    weighted by patients. Strategies that keep parameters at clients have no global weights to evaluate.
-    """
-
-    def __init__(
-        self, name: str, targets: Targets, clients: Mapping[str, ClientData], inputs: FoldInputs, rounds: Path
-    ) -> None:
-        self.name, self.targets, self.clients, self.rounds = name, targets, clients, rounds
-        self.ties = inputs.recipe.training.ties
-        self.simulation: Simulation | None = None
-        self.path = rounds / "validation.jsonl"
-        # Rounds before an interruption.
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        self.rows: dict[int, dict[str, float]] = {
-            int(row.pop("round")): row for row in map(json.loads, lines)
-        }
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def __call__(self, row: dict[str, float]) -> None:
-        """Evaluate and log one round."""
-        number = int(row["round"])
-        validation = self._validation(number)
-        self.rows[number] = validation
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"round": number} | validation) + "\n")
-        shown = {**row, **validation}
-        log.info(
-            "federate %s %s",
-            self.name,
-            " ".join(f"{key}={value:.4g}" for key, value in shown.items() if not math.isnan(value)),
-        )
+        """Log one round."""
+        shown = " ".join(f"{key}={value:.4g}" for key, value in row.items() if not math.isnan(value))
+        log.info("federate %s %s", self.name, shown)
 
-    def _validation(self, number: int) -> dict[str, float]:
-        import torch
-        from safetensors.numpy import load_file
 
-        from equipoise.models.losses import TaskLosses
-        from equipoise.platform.training.predict import run_model
+def validate_in_rounds(simulation: Simulation, training: TrainingParams) -> SiteValidation | None:
+    """Let the sites' inner validation patients judge every round of a simulation; returns who asks them.
 
-        simulation = self.simulation
-        if simulation is None or simulation.strategy.personal_mask(simulation.schema) is not None:
-            return {}
-        weights = load_file(self.rounds / f"round_{number:06d}" / "global.safetensors")
+    Not under differential privacy, where nothing leaves a site without noise. Strategies that keep parameters at the
+    clients have no global weights to ask about in a round.
+    """
+    if simulation.params.privacy.differential:
+        return None
+    validation = SiteValidation(
+        simulation.targets, simulation.client_data, training, min_n=simulation.params.min_n
+    )
+    if simulation.strategy.personal_mask(simulation.schema) is None:
         model = simulation.factory()
-        simulation.schema.load(model, simulation.schema.from_named(weights))
-        losses = TaskLosses(self.targets.heads, self.targets.class_weights, ties=self.ties)
-        sums: dict[str, list[tuple[float, float]]] = {}
-        for data in self.clients.values():
-            if data.val is None or len(data.val) < simulation.params.min_n:
-                continue
-            result = run_model(model, self.targets, data.val)
-            with torch.inference_mode():
-                seen = losses(result.outputs, result.targets, result.label_mask, result.cohort)
-            for head, total, count in zip(self.targets.heads, seen.sums, seen.counts, strict=True):
-                if count >= simulation.params.min_n:
-                    sums.setdefault(head.name, []).append((float(total), float(count)))
-        return {
-            f"val/{task}": math.fsum(total for total, _ in pairs) / math.fsum(count for _, count in pairs)
-            for task, pairs in sums.items()
-        }
+
+        def validate(vector: np.ndarray) -> dict[str, float]:
+            simulation.schema.load(model, vector)
+            return validation.monitor(lambda client: model)
+
+        simulation.validate = validate
+    return validation
 
 
 def _predictions(

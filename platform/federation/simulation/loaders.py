@@ -166,6 +166,7 @@ def federate_loaders(
         raise StudyError("with loaders, batches are those of the loaders and clients train in this process")
     if given := [name for name in OF_STUDIES if getattr(params, name) != getattr(FederationParams(), name)]:
         raise StudyError(f"{', '.join(given)}: only for federations of a study's patients")
+    params = params.in_training()
     factory = partial(_seeded, model_fn, seed)
     model = factory()
     schema = Schema.of(model, ())

@@ -28,7 +28,7 @@ from equipoise.platform.federation.clients.study_trainer import (
     check_clients,
     plain_steps,
 )
-from equipoise.platform.federation.engine import Federation, OnRound, build_strategy
+from equipoise.platform.federation.engine import Federation, OnRound, Validate, build_strategy
 from equipoise.platform.federation.params import FREE, FederationParams
 from equipoise.platform.federation.participation import sampling_plan
 from equipoise.platform.federation.privacy.combined import build_privacy
@@ -73,7 +73,7 @@ class Simulation:
         Privacy mechanism; that of ``params.privacy`` if not given.
     pool
         Workers to use; if not given, the federation starts workers and shuts them down at its end.
-    folder, validator, on_round
+    folder, validator, on_round, validate
         As for :class:`~equipoise.platform.federation.engine.Federation`.
 
     Raises
@@ -99,8 +99,11 @@ class Simulation:
         validator: UpdateValidator | None = None,
         pool: WorkerPool | None = None,
         on_round: OnRound | None = None,
+        validate: Validate | None = None,
     ) -> None:
+        params = params if params.rounds is not None else params.in_training()
         self.params, self.seed, self.folder, self.on_round = params, seed, folder, on_round
+        self.validate = validate
         self.factory, self.targets, self.pool, self.validator = factory, targets, pool, validator
         self.training, self.balancing = training or TrainingParams(), balancing or BalancingParams()
         self.client_data = {
@@ -133,6 +136,7 @@ class Simulation:
                 folder=self.folder,
                 identity=self._identity(),
                 on_round=self.on_round,
+                validate=self.validate,
             )
             return with_models(federation.run(), backend, self.strategy, self.factory)
 
@@ -207,7 +211,7 @@ def identity_of(
 ) -> dict[str, Any]:
     """The part of a federation's identity that does not depend on its data."""
     settings = params.model_dump(mode="json", exclude=set(FREE))
-    if params.local.schedule == "constant":
+    if params.local.schedule != "cosine":
         settings.pop("rounds")
     return {
         "federation": settings,
@@ -252,7 +256,11 @@ def from_recipe(
     seed: int,
     **options: Any,
 ) -> Simulation:
-    """A federation of a study's model, with initial weights that depend on the seed only; ``options`` as there."""
+    """A federation of a study's model, with initial weights that depend on the seed only; ``options`` as there.
+
+    What the section leaves open (rounds, learning rate, schedule, …) is that of ``training``.
+    """
+    params = params.in_training(recipe.training)
     factory = partial(build_model, recipe.model, recipe.model_params, targets.shape, targets.heads, seed=seed)
     settings: dict[str, Any] = {"training": recipe.training, "balancing": recipe.balancing}
     return Simulation(factory, targets, clients, params, seed=seed, **settings, **options)

@@ -33,7 +33,12 @@ SCOPES = {
     "mean": "mean of sites",
     "weighted": "mean by patients",
     "worst": "worst site",
+    "pairs": "pairs within sites",
 }
+#: Columns of tables after those of :data:`METHODS`, where the study asks for them.
+LINEAR = ("pooled ridge", "local ridge", "pooled elastic_net", "local elastic_net")
+#: Paired differences: value of the column ``method`` → heading.
+DIFFERENCES = {"federated - pooled": "federated − pooled", "federated - local": "federated − local"}
 
 
 def build(run: RunFiles, params: SectionParams) -> Section | None:
@@ -66,7 +71,11 @@ def _key_numbers(files: FederationFiles) -> KeyNumbers:
             KeyNumber(
                 "Strategy", str(params["strategy"]), f"server aggregation {params['server_aggregation']}"
             ),
-            KeyNumber("Rounds", count(params["rounds"]), f"{setting['backend']} backend"),
+            KeyNumber(
+                "Rounds",
+                count(params["rounds"]),
+                f"at most; the {params.get('keep') or 'last'} one is used, {setting['backend']} backend",
+            ),
             KeyNumber("Parameters", count(setting["parameters"]), "in one update"),
             KeyNumber("Traffic", size(sent), "sent by the sites in all federations"),
         ]
@@ -109,49 +118,97 @@ def _plan(run: RunFiles, table: pd.DataFrame, plan: str) -> list[Block]:
         if figure := site_forest(clients, task.name, metric, chance, run.confidence):
             blocks.append(Figures([figure]))
         blocks.append(_overview(of_task, task.name, metric))
+        blocks += _differences(of_task, task.name, metric)
         blocks.append(_by_site(clients, task.name, metric))
     return blocks
 
 
 def _overview(rows: pd.DataFrame, task: str, metric: str) -> Table:
-    """Pooled, mean, weighted and worst, a column per method."""
+    """Pooled, mean, weighted, worst and pairs, a column per method; below, which sites have no value and why."""
     lines: list[list[str | Cell]] = []
+    methods = _methods(rows)
     for scope, name in SCOPES.items():
+        if not (rows["scope"] == scope).any():
+            continue
         cells: list[str | Cell] = [name]
-        for method in METHODS:
+        for method in methods:
             matching = rows[(rows["scope"] == scope) & (rows["method"] == method)].to_dict("records")
             cells.append(_cell(matching[0], scope) if matching else Cell("–", tone="muted"))
         lines.append(cells)
     return Table(
-        ["", *METHODS],
+        ["", *methods],
         lines,
         f"{label(metric)} of {task}: federated training and its baselines",
-        numeric=frozenset(range(1, len(METHODS) + 1)),
+        numeric=frozenset(range(1, len(methods) + 1)),
         footnotes=[
-            "Local models have no value over all test patients: scores of different models are not comparable.",
+            "Local models have no value over all test patients: scores of different models are not comparable. They "
+            "are evaluated on the patients of their own site.",
+            *_missing_sites(rows),
         ],
     )
 
 
+def _missing_sites(rows: pd.DataFrame) -> list[str]:
+    """A sentence for every method that has no value at some site."""
+    means = rows[(rows["scope"] == "mean") & rows["method"].isin(_methods(rows)) & (rows["note"] != "")]
+    return [f"{row['method']}: {row['note']}." for row in means.to_dict("records")]
+
+
+def _differences(rows: pd.DataFrame, task: str, metric: str) -> list[Block]:
+    """Paired differences with their intervals."""
+    names = [name for name in DIFFERENCES if (rows["method"] == name).any()]
+    lines: list[list[str | Cell]] = []
+    for scope, title in SCOPES.items():
+        found = rows[(rows["scope"] == scope) & rows["method"].isin(names)]
+        if found.empty:
+            continue
+        by_method = {row["method"]: row for row in found.to_dict("records")}
+        cells = [
+            _cell(by_method[name], scope) if name in by_method else Cell("–", tone="muted") for name in names
+        ]
+        lines.append([title, *cells])
+    if not lines:
+        return []
+    return [
+        Table(
+            ["", *(DIFFERENCES[name] for name in names)],
+            lines,
+            f"Paired differences in {label(metric)} of {task}",
+            numeric=frozenset(range(1, len(names) + 1)),
+            footnotes=[
+                "Over the sites for which both methods have a value, and the patients that both predict. An interval "
+                "that contains 0 does not tell the methods apart."
+            ],
+        )
+    ]
+
+
 def _cell(row: dict[str, Any], scope: str) -> Cell:
-    note = str(row["client"]) if scope == "worst" else str(row["note"])
+    over_sites = scope in ("mean", "weighted")  # which sites have no value stands below the table
+    note = str(row["client"]) if scope == "worst" else "" if over_sites else str(row["note"])
     return Cell(estimate(row), tone="muted" if pd.isna(row["value"]) else "", note=note)
+
+
+def _methods(rows: pd.DataFrame) -> list[str]:
+    """Columns of a table of methods."""
+    return [*METHODS, *(method for method in LINEAR if (rows["method"] == method).any())]
 
 
 def _by_site(clients: pd.DataFrame, task: str, metric: str) -> Table:
     lines: list[list[str | Cell]] = []
+    methods = _methods(clients)
     for client, rows in clients.groupby("client", sort=True):
         by_method = {row["method"]: row for row in rows.to_dict("records")}
         first = next(iter(by_method.values()))
         cells = [
-            _cell(by_method[m], "client") if m in by_method else Cell("–", tone="muted") for m in METHODS
+            _cell(by_method[m], "client") if m in by_method else Cell("–", tone="muted") for m in methods
         ]
         lines.append([str(client), count(first["n"]), *cells])
     return Table(
-        ["Site", "Test patients", *METHODS],
+        ["Site", "Test patients", *methods],
         lines,
         f"{label(metric)} of {task} by site as a table",
-        numeric=frozenset(range(1, len(METHODS) + 2)),
+        numeric=frozenset(range(1, len(methods) + 2)),
         folded=True,
     )
 

@@ -57,6 +57,8 @@ def test_shared_and_own_parameters_are_all_parameters_once() -> None:
 
 def test_an_absent_table_is_said_and_not_taken_for_the_mean() -> None:
     model, batch = build("linear").eval(), batch_of()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
     there = dataclasses.replace(
         batch, present=batch.present | {"rna": torch.ones(5, dtype=torch.bool)}, padded=None
     )

@@ -21,6 +21,7 @@ from equipoise.platform.evaluation.metrics import auroc
 from equipoise.platform.federation import engine
 from equipoise.platform.federation.clients.study_trainer import ClientData
 from equipoise.platform.federation.result import FederationResult
+from equipoise.platform.federation.simulation.fold import validate_in_rounds
 from equipoise.platform.federation.simulation.simulation import Simulation
 from equipoise.platform.federation.simulation.sites import Client
 from equipoise.platform.federation.standardisation import federated_targets
@@ -101,11 +102,13 @@ def by_hand(
     seed = fold_seed(recipe.seed, fold)
     factory = partial(build_model, recipe.model, recipe.model_params, targets.shape, targets.heads, seed=seed)
     assert study.federation is not None
-    params = study.federation.model_copy(update={"backend": "inline"})
-    result = Simulation(
+    params = study.federation.model_copy(update={"backend": "inline"}).in_training(recipe.training)
+    simulation = Simulation(
         factory, targets, {c: ClientData(of(fold.train, c), of(fold.val, c)) for c in names}, params,
         seed=seed, training=recipe.training, balancing=recipe.balancing,
-    ).run()  # fmt: skip
+    )  # fmt: skip
+    validate_in_rounds(simulation, recipe.training)
+    result = simulation.run()
     tables = [
         predict(result.personal_model(c), targets, of(fold.test, c), role="test", repeat=0, fold=0)
         for c in names
@@ -134,7 +137,7 @@ def test_a_trial_is_the_federation_of_every_fold(
         assert score.values["val/LF/pearson"] == pytest.approx(
             np.corrcoef(lf["target"], lf["score"])[0, 1], abs=1e-6
         )
-        assert (score.epochs, score.best_epoch) == (2, 2)
+        assert (score.epochs, score.best_epoch) == (len(result.history), result.kept_round)
         assert score.parameters == sum(p.numel() for p in result.model.parameters())
         assert [row["train/MSI"] for row in score.history] == [row["loss/MSI"] for row in result.history]
     tags = {point.tag for point in curve_points(trial)}
