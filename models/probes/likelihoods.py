@@ -309,7 +309,8 @@ class Cox:
         self.event = seen[self.order][:, None]
         tied = np.add.reduceat(self.event, self.first, axis=0).max(initial=0) > 1
         self.efron = ties == "efron" and bool(tied)
-        self._spread = (2 * labels + seen).astype(np.int64)
+        # Events of all strata follow one another, so that folds share them evenly over all strata, too.
+        self._spread = (seen * (labels.max(initial=0) + 1) + labels).astype(np.int64)
 
     @property
     def strata(self) -> NDArray[np.int64]:

@@ -31,6 +31,23 @@ class ThresholdParams(StrictParams):
         return self
 
 
+class BaselineParams(StrictParams):
+    """Which linear models stand beside the study's model; ``baselines: false`` switches them off."""
+
+    enabled: bool = Field(default=True, description="fit and show baselines")
+    l1_ratio: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="elastic nets of tables and of the mean tile: 0 is ridge, 1 the lasso",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_flag(cls, value: Any) -> Any:
+        return {"enabled": value} if isinstance(value, bool) else value
+
+
 class EvaluationParams(StrictParams):
     """``evaluation:`` of a study."""
 
@@ -40,6 +57,7 @@ class EvaluationParams(StrictParams):
     min_site: int = Field(
         default=10, ge=1, description="minimum number of labelled patients for a site to get its own metric"
     )
+    baselines: BaselineParams = BaselineParams()
 
 
 class ReportParams(StrictParams):

@@ -15,6 +15,7 @@ import pandas as pd
 import yaml
 
 from equipoise.datasets.errors import DataError
+from equipoise.platform.evaluation.baselines import read_baselines
 from equipoise.platform.evaluation.metrics_table import read_metrics
 from equipoise.platform.evaluation.predictions import kind_of, read_predictions
 from equipoise.platform.renamed import current_record
@@ -199,6 +200,11 @@ class RunFiles:
     def metrics(self) -> pd.DataFrame | None:
         """The metrics table."""
         return self._read("evaluation/metrics.csv", read_metrics)
+
+    @cached_property
+    def baselines(self) -> pd.DataFrame | None:
+        """The table of baselines; None if the study has switched them off."""
+        return self._read("evaluation/baselines.csv", read_baselines)
 
     @cached_property
     def metric_rows(self) -> list[dict[str, Any]]:

@@ -3,11 +3,14 @@
 Tables and inputs are read once, when they are first used: a step that needs no features does not open the store.
 """
 
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from equipoise.datasets.errors import DataWarning
+from equipoise.datasets.omics.params import CLINICAL
 from equipoise.datasets.remote.addresses import is_remote
 from equipoise.platform.registry import get
 from equipoise.platform.run.folder import RunFolder
@@ -60,6 +63,18 @@ class RunContext:
             self._inputs = read_inputs(self.study, self.cohorts, self.store_root)
         return self._inputs
 
+    def with_all_tables(self) -> "StudyInputs":
+        """:attr:`inputs` with every table that the study names, also those that its model does not read."""
+        inputs = self.inputs
+        named: set[str] = {modality for cohort in self.study.cohorts for modality in cohort.omics}
+        named |= {CLINICAL} if self.study.tables.clinical else set()
+        if named <= self.study.reads:
+            return inputs
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # of tables that the model does not read
+            tables = read_cohorts(self.study, frozenset(named) | self.study.reads).omics
+        return replace(inputs, cohorts=replace(inputs.cohorts, omics=tables))
+
     def forget_inputs(self) -> None:
         """Read :attr:`inputs` again when they are next used: the feature store has changed."""
         self._inputs = None
@@ -105,8 +120,8 @@ def content_keys(study: Study, usable: "Cohorts", store: "FeatureStore | None") 
     }
 
 
-def read_cohorts(study: Study) -> "Cohorts":
-    """Read the tables of a study."""
+def read_cohorts(study: Study, reads: frozenset[str] | None = None) -> "Cohorts":
+    """Read the tables of a study: those that its model reads, or those of ``reads``."""
     from equipoise.datasets.cohorts.cohort import excluded_by_subsample, load_cohorts
     from equipoise.datasets.cohorts.sites import SiteScheme
 
@@ -117,7 +132,7 @@ def read_cohorts(study: Study) -> "Cohorts":
         study.columns,
         study.base,
         covariates=study.tables.clinical,
-        reads=study.reads,
+        reads=study.reads if reads is None else reads,
         site_schemes={name: SiteScheme(entry.params, entry.load()) for name, entry in schemes.items()},
     )
     if study.patients_per_site is None:

@@ -20,6 +20,8 @@ from equipoise.platform.run.manifest import is_written_by_extract, write_folds, 
 from equipoise.platform.study.schema import Study
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from equipoise.datasets.cohorts.cohort import Cohorts
     from equipoise.datasets.cohorts.splits import Fold
 
@@ -295,7 +297,33 @@ def evaluate(context: RunContext) -> StepResult:
     vectors = latents.read_fold_latents(fold_folder(folder.folds, fold) for fold in folds)
     metrics = compute(predictions, context.study.evaluation, context.study.seed, vectors)
     write_metrics(metrics, folder.evaluation, context.study.evaluation)
-    return StepResult({"predictions": len(predictions), "metrics": len(metrics)})
+    counts = {"predictions": len(predictions), "metrics": len(metrics)}
+    return StepResult(counts | _baselines(context, folds, predictions))
+
+
+def _baselines(context: RunContext, folds: "Sequence[Fold]", predictions: "pd.DataFrame") -> dict[str, int]:
+    """Fit the baselines of every fold, and set them beside the model's main metrics."""
+    from equipoise.platform.evaluation.baselines import evaluate_baselines, write_baselines
+    from equipoise.platform.training.baselines import MeanTiles, fit_fold_baselines
+    from equipoise.platform.training.build import recipe_of
+
+    study, evaluation = context.study, context.folder.evaluation
+    if not study.evaluation.baselines.enabled:
+        for name in ("baselines.csv", "baselines.parquet"):
+            (evaluation / name).unlink(missing_ok=True)
+        return {}
+    inputs = context.with_all_tables()
+    develop, external = (MeanTiles(inputs.cases(role)) for role in ("develop", "external"))
+    scored = fit_fold_baselines(
+        folds, study.tasks, develop, external, recipe_of(study), study.evaluation.baselines
+    )
+    table = evaluate_baselines(predictions, scored, study.evaluation, study.seed)
+    write_baselines(scored, table, evaluation)
+    whole = table[(table["role"] == "test") & (table["cohort"] == "all")]
+    for task, rows in whole.groupby("task", sort=False):
+        shown = ", ".join(f"{row.predictor} {row.value:.3f}" for row in rows.itertuples())
+        log.info("baselines task=%s %s: %s", task, rows["metric"].iloc[0], shown)
+    return {"baselines": len(scored)}
 
 
 def search(context: RunContext) -> StepResult:

@@ -183,6 +183,20 @@ def predict_with_latents(
 
     targets = targets.with_cohorts_of(cases)
     result = run_model(model, targets, cases, keep_latents=True)
+    vectors = [
+        (info.patient, repeat, fold, role, task, latent.numpy())
+        for task, latents in result.latents.items()
+        for info, latent in zip(result.infos, latents, strict=True)
+    ]
+    rows = prediction_rows(targets, result, role=role, repeat=repeat, fold=fold)
+    predictions = validate(rows, where=f"predictions of fold {repeat}-{fold}, {role}")
+    return predictions, pd.DataFrame(vectors, columns=list(LATENT_COLUMNS))
+
+
+def prediction_rows(targets: Targets, result: Outputs, *, role: Role, repeat: int, fold: int) -> pd.DataFrame:
+    """Outputs as rows of the predictions table, not yet validated; parameters as in :func:`predict_with_latents`."""
+    import pandas as pd
+
     rows = []
     for task in targets.tasks:
         name = task.head.name
@@ -191,13 +205,7 @@ def predict_with_latents(
             key: dict[str, object] = {"patient": info.patient, "cohort": info.cohort, "site": info.site}
             key |= {"repeat": repeat, "fold": fold, "role": role, "task": name}
             rows += [key | row for row in _task_rows(task, score, info.labels.get(name))]
-    vectors = [
-        (info.patient, repeat, fold, role, task, latent.numpy())
-        for task, latents in result.latents.items()
-        for info, latent in zip(result.infos, latents, strict=True)
-    ]
-    predictions = validate(pd.DataFrame(rows), where=f"predictions of fold {repeat}-{fold}, {role}")
-    return predictions, pd.DataFrame(vectors, columns=list(LATENT_COLUMNS))
+    return pd.DataFrame(rows)
 
 
 def predict(

@@ -10,6 +10,7 @@ from equipoise.platform.evaluation.metrics import confusion, prevalence
 from equipoise.platform.evaluation.params import ThresholdParams
 from equipoise.platform.evaluation.predictions import labelled
 from equipoise.platform.evaluation.thresholds import FOLD_KEYS, apply_cutoffs, ensemble, fold_thresholds
+from equipoise.platform.report.baseline_rows import baseline_blocks
 from equipoise.platform.report.blocks import (
     Block,
     Cell,
@@ -51,16 +52,17 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
     for task in tasks:
         blocks.append(Heading(task.name))
         table = metric_table(run, task)
+        baselines = baseline_blocks(run, task)
         if run.predictions is None:
-            blocks += [table] if table else []
+            blocks += [*([table] if table else []), *baselines]
             continue
         rows = run.predictions[run.predictions["task"] == task.name]
         figures = _binary_figures(run, task, rows) if task.kind == "binary" else _class_figures(task, rows)
         decisions = _decisions(run, task, rows)
         if table and len(figures) > 1 and len(decisions) == 1:  # one cohort: both tables fit in a row
-            blocks += [Figures(figures), Tables([table, *decisions])]
+            blocks += [Figures(figures), Tables([table, *decisions]), *baselines]
             continue
-        blocks += figures_with(figures, table)
+        blocks += [*figures_with(figures, table), *baselines]
         blocks += [Tables(decisions)] if decisions else []
     return Section(
         "Classification", "Binary and subtype predictions, by fold and in external cohorts.", blocks

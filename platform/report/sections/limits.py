@@ -3,6 +3,7 @@
 import pandas as pd
 
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
+from equipoise.platform.report.baseline_rows import baseline_limits
 from equipoise.platform.report.blocks import Block, Heading, Notice, Section, Table, Text
 from equipoise.platform.report.captions import FEW_CASES
 from equipoise.platform.report.entries import LimitsParams
@@ -44,6 +45,7 @@ def limits(run: RunFiles) -> list[str]:
                 f"{' and '.join(spoiled)}: what a model of it learns may be the preparation of the table."
             )
     sentences += run.convergence_warnings
+    sentences += baseline_limits(run)
     sentences += _small(run)
     sentences += _sites(run)
     if run.metric_rows and not any(row["role"] == "external" for row in run.metric_rows):

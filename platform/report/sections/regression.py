@@ -5,6 +5,7 @@ import pandas as pd
 
 from equipoise.platform.evaluation.predictions import labelled
 from equipoise.platform.evaluation.thresholds import ensemble
+from equipoise.platform.report.baseline_rows import baseline_blocks
 from equipoise.platform.report.blocks import Block, Heading, Section, figures_with
 from equipoise.platform.report.entries import SectionParams
 from equipoise.platform.report.metric_rows import metric_table
@@ -32,7 +33,7 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
         figures = []
         if run.predictions is not None:
             figures = _figures(task.name, run.predictions[run.predictions["task"] == task.name])
-        blocks += figures_with(figures, metric_table(run, task))
+        blocks += [*figures_with(figures, metric_table(run, task)), *baseline_blocks(run, task)]
     lead = "Predicted quantities. Predicting the mean has an R² near 0; a model with a lower R² is worse than the mean."
     return Section("Regression", lead, blocks)
 

@@ -18,6 +18,7 @@ from equipoise.platform.evaluation.thresholds import (
     risk_scales,
     standardise_risks,
 )
+from equipoise.platform.report.baseline_rows import baseline_blocks
 from equipoise.platform.report.blocks import Block, Cell, Heading, Notice, Section, Table, figures_with
 from equipoise.platform.report.entries import SectionParams
 from equipoise.platform.report.formatting import count, number, p_value, percent
@@ -51,6 +52,7 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
             blocks += _curves(run, task, rows)
         elif table := metric_table(run, task):
             blocks.append(table)
+        blocks += baseline_blocks(run, task)
     lead = "Ranking of patients by predicted risk. The cut-off between the groups is chosen on validation patients."
     return Section("Survival", lead, blocks)
 

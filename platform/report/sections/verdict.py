@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
+from equipoise.platform.report.baseline_rows import baseline_sentence
 from equipoise.platform.report.blocks import Block, Cell, Notice, Score, Scores, Section, Table, Text, Tone
 from equipoise.platform.report.captions import (
     ESTIMANDS,
@@ -51,6 +52,8 @@ def build(run: RunFiles, params: SectionParams) -> Section:
     )
     scores = [_score(run, main, r, metric, chance) for r in [internal_row, *external_rows[:3]] if r]
     blocks.append(Scores(scores))
+    if sentence := baseline_sentence(run, main.name):
+        blocks.append(Text(sentence))
     if caution := verdict_caution(internal_row, external_rows, synthetic=run.synthetic):
         blocks.append(Text(caution, tone="warn"))
     blocks += _warnings(run)

@@ -78,6 +78,10 @@ def test_folds_spread_classes_and_events_of_every_stratum():
         for seen in (0, 1):
             counts = np.bincount(fold[(strata == name) & (seen == EVENTS)], minlength=4)
             assert counts.max() - counts.min() <= 1
+    few = Cox([1.0, 2, 3, 4, 5, 6], [1, 0, 0, 1, 0, 0], ["a", "a", "a", "b", "b", "b"])
+    for seed in range(20):  # one event in each of two strata: one in each of two folds
+        fold = inner_folds(few, np.ones(6), 2, seed)
+        assert fold[0] != fold[3]
     used = np.arange(N) < 60
     fold = inner_folds(Logistic(BINARY), used, 3, seed=1)
     assert (fold[~used] == -1).all()

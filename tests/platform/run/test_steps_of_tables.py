@@ -10,6 +10,7 @@ import pytest
 
 from equipoise.datasets.atomic_io import read_json
 from equipoise.platform.errors import DataError, DataWarning, StudyError
+from equipoise.platform.evaluation.baselines import read_baselines
 from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.run import steps
 from equipoise.platform.run.folder import STEPS, RunFolder
@@ -136,12 +137,18 @@ def test_elastic_net_of_all_tables(root: Path, tmp_path: Path) -> None:
     assert auroc(run, "external") > 0.85
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "a solver found its optimum" in page
+    baselines = read_baselines(run / "evaluation" / "baselines.csv")
+    of_age = baselines[(baselines["predictor"] == "covariate AGE") & (baselines["role"] == "test")]
+    assert of_age[of_age["task"] == "RESPONSE"]["value"].item() > 0.85  # age decides the response
+    assert "Lead of the model" in page
+    assert "The strongest baseline, " in page
     assert "Fits that cannot be taken for converged" not in page
 
 
 def test_a_fit_that_stopped_too_early_is_in_the_report(root: Path, tmp_path: Path) -> None:
-    study = study_of(root, balancing="uncertainty", training={"epochs": 2})
+    study = study_of(root, balancing="uncertainty", training={"epochs": 2}, evaluation__baselines=False)
     run_steps(study, tmp_path / "run")
+    assert not (tmp_path / "run" / "evaluation" / "baselines.csv").exists()
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "Fits that cannot be taken for converged" in page
     assert "the last of 2 epochs was the best" in page
