@@ -115,6 +115,7 @@ def dataset_table(scores: pd.DataFrame, metric_of: Mapping[str, str]) -> tuple[p
     table = table[list(dict.fromkeys(scores["method"]))] if len(table) else table
     incomplete = table.isna().any(axis=1).groupby(level="dataset").any()
     ranked = ranks(table).groupby(level="dataset", sort=False).mean()
+    ranked = ranked.reindex([name for name in dict.fromkeys(scores["dataset"]) if name in ranked.index])
     keep = ~incomplete.reindex(ranked.index).to_numpy(bool) if len(ranked) else []
     return ranked[keep], tuple(str(name) for name in incomplete.index[incomplete])
 
