@@ -1,6 +1,7 @@
 """Baselines beside the scores of a task: a table, and sentences about the strongest of them."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from equipoise.platform.report.blocks import Block, Cell, Table, Tone
@@ -89,6 +90,33 @@ def baseline_limits(run: RunFiles) -> list[str]:
             f"({label(row['metric'])} {number(row['value'] + row['lead'], 2)} against {number(row['value'], 2)})."
         )
     return found
+
+
+def baseline_rows(
+    runs: Mapping[str, RunFiles], datasets: Sequence[tuple[str, str, str]]
+) -> list[list[str | Cell]]:
+    """Grey rows of the leaderboard, one per baseline of the first run that has some.
+
+    Parameters
+    ----------
+    runs
+        Runs on the same patients.
+    datasets
+        (task, role, cohort) of the columns behind rank, name, model and ranking.
+    """
+    first = next((run for run in runs.values() if run.baselines is not None and len(run.baselines)), None)
+    if first is None or first.baselines is None:
+        return []
+    found = {
+        (row["predictor"], row["task"], row["role"], row["cohort"]): row
+        for row in first.baselines.to_dict("records")
+    }
+    rows: list[list[str | Cell]] = []
+    for name in dict.fromkeys(key[0] for key in found):
+        values = [found.get((name, *dataset)) for dataset in datasets]
+        cells = [Cell("–" if row is None else estimate(row), tone="muted") for row in values]
+        rows.append(["", Cell(name, tone="muted", note="baseline"), "", "–", "–", *cells])
+    return rows
 
 
 def _rows(run: RunFiles, task: str) -> list[dict[str, Any]]:

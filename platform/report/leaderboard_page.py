@@ -11,6 +11,7 @@ from equipoise.platform.evaluation.leaderboard import Leaderboard
 from equipoise.platform.evaluation.metric_definitions import CHANCE_LEVEL, PRIMARY
 from equipoise.platform.evaluation.multiple_comparisons import AllPairs
 from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS, MODEL
+from equipoise.platform.report.baseline_rows import baseline_rows
 from equipoise.platform.report.blocks import Block, Cell, Figures, Heading, Notice, Section, Table, Text, Tone
 from equipoise.platform.report.comparison_figures import differences_figure
 from equipoise.platform.report.forest import forest
@@ -93,6 +94,7 @@ def _ranking(board: Leaderboard, runs: Mapping[str, RunFiles], prefix: str) -> S
             rank = "" if pd.isna(row["rank"]) else f"rank {row['rank']:g}"
             cells.append(Cell(estimate(row), note=rank, tone="" if pd.notna(row["value"]) else "muted"))
         rows.append(cells)
+    rows += baseline_rows(runs, datasets)
     level = percent(board.params.confidence)
     columns = ["", "Run", "Balancing, model", "Mean rank", "May be the best"]
     columns += [
@@ -105,7 +107,8 @@ def _ranking(board: Leaderboard, runs: Mapping[str, RunFiles], prefix: str) -> S
         caption="Mean rank in the main metrics of the tasks on the test folds, with the ranks that the comparison of "
         f"all pairs leaves possible. May be the best: not excluded at the {percent(1 - board.params.confidence)} "
         f"level in the mean over the tasks. Metrics with {level} intervals for these models; ranks of external "
-        "cohorts are not part of the mean rank.",
+        "cohorts are not part of the mean rank. Rows in grey without a rank are baselines on the same patients (linear "
+        "models of what is known without the runs' models), computed with the first run that has them.",
         numeric=frozenset([3, *range(5, len(columns))]),
         download=Download(f"{prefix}leaderboard.csv", board.table),
     )
