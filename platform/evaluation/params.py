@@ -42,6 +42,11 @@ class BaselineParams(StrictParams):
         description="elastic nets of tables and of the mean tile: 0 is ridge, 1 the lasso",
     )
 
+    geneicl: Literal["auto"] | bool = Field(
+        default="auto",
+        description="GeneICL on RNA (pip install 'equipoise[geneicl]'); auto: where the package is installed",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _from_flag(cls, value: Any) -> Any:

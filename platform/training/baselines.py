@@ -8,13 +8,16 @@ folds of the training patients:
 * ``class of TASK``: for survival, the true class in another task (grade, subtype),
 * ``covariates and classes``: all of these together, what a score must add to,
 * ``presence of modalities``: only which tables and slides a patient has,
-* ``elastic_net, tables`` and ``elastic_net, mean tile``: everything in the tables, and the mean tile.
+* ``elastic_net, tables`` and ``elastic_net, mean tile``: everything in the tables, and the mean tile,
+* ``geneicl, rna``: a pretrained model of RNA, shown the training patients, where its package is installed
+  (:mod:`equipoise.models.probes.geneicl`). It is no linear model, and it fits nothing.
 
 A baseline is left out where it has nothing to read, or where no column differs among training patients.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,10 +30,12 @@ from equipoise.datasets.omics.fitting import CovariateTransform
 from equipoise.datasets.omics.params import CLINICAL
 from equipoise.models.batch import CaseBatch, TaskHead
 from equipoise.models.entries import ElasticNetParams
+from equipoise.models.probes import geneicl
 from equipoise.models.probes.elastic_net import ElasticNet
 from equipoise.models.probes.heads import likelihood_of
 from equipoise.models.probes.likelihoods import Array
 from equipoise.models.seeds import torch_seed
+from equipoise.platform.errors import ResourceError
 from equipoise.platform.evaluation.params import BaselineParams
 from equipoise.platform.training.batches import CaseList, CaseSource, collate
 from equipoise.platform.training.exact import Design, PenaltyParams, choose
@@ -46,7 +51,7 @@ if TYPE_CHECKING:
     from equipoise.datasets.tables.tasks import Task
 
 #: Beginnings of names, in the order in which baselines are shown.
-ORDER = ("cohort", "covariate ", "class of ", "covariates and classes", "presence", "elastic_net")
+ORDER = ("cohort", "covariate ", "class of ", "covariates and classes", "presence", "elastic_net", "geneicl")
 #: Penalty of columns that are no genes and no tile features, relative to those.
 FACTOR = 0.03
 #: Models with few columns are hardly penalised: a few penalties suffice.
@@ -138,6 +143,7 @@ def fit_baselines(
         if names:
             listed = CaseList(cases, tuple(names))
             parts[role] = _part(model, targets.with_cohorts_of(listed), listed)
+    with_geneicl = "rna" in model.widths and wants_geneicl(params)
     groups = _varying(_groups(model, targets), fitted_on.x)
     outputs: dict[str, dict[Role, dict[str, torch.Tensor]]] = {}
     for index, head in enumerate(targets.heads):
@@ -145,6 +151,9 @@ def fit_baselines(
             scored = _fit(targets, index, name, columns, fitted_on, parts, model, recipe, params, seed)
             for role, out in scored.items():
                 outputs.setdefault(name, {}).setdefault(role, {})[head.name] = out
+        if with_geneicl:
+            for role, out in _in_context(head, fitted_on, parts, model).items():
+                outputs.setdefault("geneicl, rna", {}).setdefault(role, {})[head.name] = out
     tables = {}
     for name in sorted(outputs, key=lambda name: [name.startswith(first) for first in ORDER].index(True)):
         by_role = outputs[name]
@@ -263,6 +272,42 @@ def _for_task(head: TaskHead, groups: Mapping[str, list[int]], targets: Targets)
     ):
         del chosen["elastic_net, tables"]  # the same columns under another name
     return chosen
+
+
+def wants_geneicl(params: BaselineParams) -> bool:
+    """Whether GeneICL is asked for and can run.
+
+    Raises
+    ------
+    ResourceError
+        If it is asked for and its package is not installed.
+    """
+    if params.geneicl is True and not geneicl.is_installed():
+        raise ResourceError(
+            "the baseline GeneICL needs the package geneicl, which is not installed",
+            where="evaluation.baselines.geneicl",
+            fix="pip install 'equipoise[geneicl]', or write geneicl: false",
+        )
+    return params.geneicl is not False and geneicl.is_installed()
+
+
+def _in_context(
+    head: TaskHead, train: _Part, parts: Mapping[Role, _Part], model: ElasticNet
+) -> dict[Role, torch.Tensor]:
+    """Outputs of GeneICL for one task, by role, from the patients with RNA; none where it has no such task."""
+    start = sum(
+        width for name, width in itertools.takewhile(lambda item: item[0] != "rna", model.widths.items())
+    )
+    columns = slice(start, start + model.widths["rna"])
+    has_rna = torch.cat([batch.present["rna"] for batch in train.batches]).numpy()
+    known = (train.stacked("label_mask", head.name) > 0) & has_rna
+    support, target = train.x[known, columns], train.stacked("targets", head.name)[known]
+    if not geneicl.can_predict(head, target):
+        return {}
+    queries = np.concatenate([part.x[:, columns] for part in parts.values()])
+    outputs = torch.from_numpy(geneicl.predict(head, support, target, queries))
+    sizes = [len(part.x) for part in parts.values()]
+    return dict(zip(parts, torch.split(outputs, sizes), strict=True))
 
 
 def _fit(

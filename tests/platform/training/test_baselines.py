@@ -10,9 +10,11 @@ import pytest
 
 from equipoise.datasets.cohorts.cases import Case
 from equipoise.datasets.cohorts.splits import Fold
+from equipoise.models.probes import geneicl
+from equipoise.platform.errors import ResourceError
 from equipoise.platform.evaluation.params import BaselineParams, EvaluationParams
 from equipoise.platform.evaluation.predictions import validate
-from equipoise.platform.training.baselines import MeanTiles, fit_baselines, fit_fold_baselines
+from equipoise.platform.training.baselines import MeanTiles, fit_baselines, fit_fold_baselines, wants_geneicl
 from equipoise.platform.training.params import Recipe
 
 NAMES = tuple(f"P{i:02d}" for i in range(60))
@@ -150,3 +152,29 @@ def test_a_fold_of_one_cohort_and_tables_only(tasks, cases) -> None:
 def test_the_study_key_takes_a_flag() -> None:
     assert not EvaluationParams.model_validate({"baselines": False}).baselines.enabled
     assert EvaluationParams.model_validate({"baselines": {"l1_ratio": 0.5}}).baselines.l1_ratio == 0.5
+
+
+def test_geneicl_says_how_it_is_installed(monkeypatch) -> None:
+    monkeypatch.setattr(geneicl, "is_installed", lambda: False)
+    assert not wants_geneicl(BaselineParams())
+    with pytest.raises(ResourceError, match=r"pip install 'equipoise\[geneicl\]'"):
+        wants_geneicl(BaselineParams(geneicl=True))
+    monkeypatch.setattr(geneicl, "is_installed", lambda: True)
+    assert wants_geneicl(BaselineParams())
+    assert not wants_geneicl(BaselineParams(geneicl=False))
+
+
+def test_geneicl_is_shown_the_rna_of_training_patients_only(tasks, cases, monkeypatch) -> None:
+    """In place of the package: the mean of the support's targets, and what it was shown."""
+    shown = []
+
+    def predict(head, support, target, queries):
+        shown.append((support.shape, len(queries)))
+        return np.full((len(queries), head.outputs), float(np.mean(target)))
+
+    monkeypatch.setattr(geneicl, "is_installed", lambda: True)
+    monkeypatch.setattr(geneicl, "predict", predict)
+    tables = fit_baselines(FOLD, tasks[2:3], cases, RECIPE, BaselineParams())
+    with_rna = sum("rna" in cases[name].omics for name in FOLD.train)
+    assert shown == [((with_rna, 12), len(FOLD.val) + len(FOLD.test))]
+    assert set(tables["geneicl, rna"]["role"]) == {"val", "test"}
