@@ -287,6 +287,11 @@ def _setting(
         "workers": first["workers"],
         "benched": sorted({client for _, record in records for client in record["benched"]}),
         "clean_costs": first["clean_costs"],
+        "optimum": [
+            {"plan": fold.plan, "fold": fold.fold.name, "task": task, **distance}
+            for fold, record in records
+            for task, distance in record.get("optimum", {}).items()
+        ],
         "epsilon": _largest_epsilons([record["history"][-1] for _, record in records if record["history"]]),
     }
 

@@ -11,12 +11,13 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipoise.datasets.atomic_io import read_json, write_json
 from equipoise.datasets.cohorts.splits import Fold
+from equipoise.models.base import MultiTaskModel
 from equipoise.platform.federation.clients.study_trainer import ClientData
 from equipoise.platform.federation.messages import ClientManifest
 from equipoise.platform.federation.params import FREE, OF_RECIPE, merged
@@ -126,6 +127,9 @@ def federate_fold(
         "workers": result.workers,
         "parameters": result.schema.size,
         "clean_costs": clean_costs(simulation, result) if params.evaluation.clean_costs else [],
+        "optimum": _distances(
+            inputs, trained[chosen], chosen_recipe_of(params, inputs.recipe, chosen), parts, planned
+        ),
     }
     write_json(folder / FACTS_FILE, _without_nan(metadata))
     return read_predictions(folder / PREDICTIONS_FILE)
@@ -155,6 +159,11 @@ def recipe_with(recipe: Recipe, candidate: Mapping[str, Any]) -> Recipe:
     """The recipe with the settings of a candidate that are not of the federation."""
     changes = {key: candidate[key] for key in OF_RECIPE if key in candidate}
     return type(recipe).model_validate(merged(recipe.model_dump(mode="json"), changes)) if changes else recipe
+
+
+def chosen_recipe_of(params: FederationParams, recipe: Recipe, chosen: int) -> Recipe:
+    """The recipe with the settings of the chosen candidate; itself without candidates."""
+    return recipe_with(recipe, params.candidates[chosen]) if params.candidates else recipe
 
 
 def chosen_recipe(params: FederationParams, recipe: Recipe, folder: Path) -> Recipe:
@@ -265,6 +274,30 @@ def validate_in_rounds(simulation: Simulation, training: TrainingParams) -> Site
 
         simulation.validate = validate
     return validation
+
+
+def _distances(
+    inputs: FoldInputs,
+    trained: TrainedFederation,
+    recipe: Recipe,
+    parts: Mapping[str, Fold],
+    planned: PlannedFold,
+) -> dict[str, dict[str, float]]:
+    """Task → how far the global weights of a linear model are from the optimum on the pooled training patients.
+
+    Only a simulation can tell, as it can train the pooled baseline; nothing of it enters the federation.
+    """
+    from equipoise.platform.training.exact import distances, is_convex
+
+    model = trained.result.model
+    if not is_convex(recipe) or not isinstance(model, MultiTaskModel):
+        return {}
+    train, val = (
+        CaseList(inputs.cases, tuple(patient for part in parts.values() for patient in getattr(part, name)))
+        for name in ("train", "val")
+    )
+    found = distances(model, trained.targets, train, val, recipe, seed=fold_seed(recipe.seed, planned.fold))
+    return {task: asdict(distance) for task, distance in found.items()}
 
 
 def _predictions(

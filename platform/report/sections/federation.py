@@ -56,6 +56,7 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
     if files.rounds is not None and (figure := round_curves(files.rounds, [task.name for task in run.tasks])):
         blocks.append(Figures([figure]))
     blocks += _costs(files.setting)
+    blocks += _optimum(files.setting)
     blocks += _traffic(files)
     blocks.append(_privacy(files.setting))
     return Section("Federation", "The same model trained across sites that keep their patients.", blocks)
@@ -211,6 +212,32 @@ def _by_site(clients: pd.DataFrame, task: str, metric: str) -> Table:
         numeric=frozenset(range(1, len(methods) + 2)),
         folded=True,
     )
+
+
+def _optimum(setting: dict[str, Any]) -> list[Block]:
+    """How far the global weights of a linear model stayed from its optimum on the pooled training patients."""
+    rows: list[list[str | Cell]] = [
+        [
+            row["plan"],
+            row["fold"],
+            row["task"],
+            *(number(_or_nan(row[key]), 4) for key in ("objective", "train", "val")),
+        ]
+        for row in setting.get("optimum") or []
+    ]
+    if not rows:
+        return []
+    return [
+        Heading("Distance from the optimum"),
+        Table(
+            ["Plan", "Fold", "Task", "Objective above the optimum", "Training loss", "Validation loss"],
+            rows,
+            "The model is linear, so that every task has one optimum on the pooled training patients, which the "
+            "simulation can compute. Objective: training loss and ridge penalty (chosen by inner cross-validation) "
+            "above the least possible. Losses: those of the global weights minus those of the optimum.",
+            numeric=frozenset([3, 4, 5]),
+        ),
+    ]
 
 
 def _costs(setting: dict[str, Any]) -> list[Block]:

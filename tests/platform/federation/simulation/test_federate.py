@@ -92,6 +92,18 @@ def test_every_plan_and_method_has_a_value(run: Path) -> None:
     assert set(external["method"]) == {"federated", "pooled", "local", "ensemble"}
 
 
+def test_a_linear_model_tells_its_distance_from_the_optimum(run: Path) -> None:
+    rows = json.loads((run / "federated" / "setting.json").read_text())["optimum"]
+    facts = json.loads((run / "federated" / "folds" / "0-0" / "facts.json").read_text())
+    assert {row["plan"] for row in rows} == {"folds", "leave_one_site_out"}
+    assert {row["task"] for row in rows} == {"RESPONSE"}
+    assert all(row["objective"] > 0 for row in rows)  # three rounds do not get there
+    assert facts["optimum"]["RESPONSE"] == {
+        key: rows[0][key] for key in ("penalty", "objective", "train", "val")
+    }
+    assert "Distance from the optimum" in (run / "report.html").read_text(encoding="utf-8")
+
+
 def test_left_out_sites_are_evaluated_by_others(run: Path) -> None:
     for index, site in enumerate("ABC"):
         facts = json.loads(
