@@ -377,14 +377,15 @@ def metrics(
     positive
         For a binary task in STAMP's layout: the class whose score counts. Without it both classes get metrics.
     bootstrap, confidence
-        Replicates of the patient bootstrap, and level of the intervals.
+        Draws of the bootstrap of silhouettes, and level of the intervals.
     seed
         Of the bootstrap.
 
     Returns
     -------
-    One row per role, cohort, site, task, class, predictor, metric and fold, with ``value``, ``low``, ``high``, ``n``,
-    ``n_pos``, ``method`` and ``note``. What is not estimable is NaN, and ``note`` says why; operating points need
+    One row per role, cohort, site, task, class, predictor, metric and fold, with ``value``, ``low``, ``high`` (for
+    these models), ``low_procedure``, ``high_procedure`` (for the procedure that trained them), ``n``, ``n_pos``,
+    ``estimand``, ``method`` and ``note``. What is not estimable is NaN, and ``note`` says why; operating points need
     predictions of validation patients, which STAMP's tables do not have.
 
     Raises

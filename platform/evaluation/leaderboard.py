@@ -130,7 +130,7 @@ def compare(
     params
         Bootstrap, confidence and threshold rule, the same for all.
     seed
-        Seed of the bootstrap.
+        Of the draws of all pairs, and of the bootstrap of silhouettes.
     baseline
         Name of a candidate that the others are compared with, in addition to the best.
     first_tasks

@@ -56,7 +56,7 @@ class BaselineParams(StrictParams):
 class EvaluationParams(StrictParams):
     """``evaluation:`` of a study."""
 
-    bootstrap: int = Field(default=2000, ge=50, le=100_000, description="patient bootstrap replicates")
+    bootstrap: int = Field(default=2000, ge=50, le=100_000, description="bootstrap draws of silhouettes")
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0, description="level of every interval")
     threshold: ThresholdParams = ThresholdParams()
     min_site: int = Field(
