@@ -106,6 +106,12 @@ def federate_fold(
         seed = fold_seed(recipe.seed, planned.fold)
         trained.append(_train(prepared[key], variant, recipe, seed, path, label, pool))
     chosen = min(range(len(trained)), key=lambda i: (trained[i].monitor, i))
+    if len(trained) > 1 and math.isinf(trained[chosen].monitor):
+        log.warning(
+            "federate %s %s: no site has %d validation patients with a label, so that nothing can be chosen: the first "
+            "candidate is used",
+            planned.plan, planned.fold.name, params.min_n,
+        )  # fmt: skip
     simulation, result, targets = trained[chosen].simulation, trained[chosen].result, trained[chosen].targets
     write_json(folder / "targets.json", targets.to_json())
     predictions = _predictions(inputs, targets, planned.fold, parts, result)

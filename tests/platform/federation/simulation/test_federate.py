@@ -180,3 +180,27 @@ def test_smoke_keeps_the_scheme(base: Path) -> None:
     assert smoke.federation is not None
     assert (smoke.federation.sites.scheme, smoke.federation.sites.min_patients) == ("tss", 1)
     assert smoke.federation.rounds == 2
+
+
+def test_candidates_are_chosen_by_the_sites_validation_patients(base: Path, tmp_path: Path) -> None:
+    """A step size of nothing loses; the baselines train with the settings that were chosen with the other one."""
+    candidates = [
+        {"local": {"lr": 1e-6}, "training": {"lr": 0.07}},
+        {"strategy": "ditto", "training": {"lr": 0.06}},
+    ]
+    evaluation = {"folds": 1, "clean_costs": False, "linear_baselines": ["ridge"]}
+    changes = {"federation__candidates": candidates, "federation__evaluation": evaluation}
+    changes |= {"splits__inner_val": 0.3}  # six patients at each site may be asked about
+    run_steps(study_of(base, **changes), tmp_path / "run", "validate", "extract", "federate", "report")
+    federated = tmp_path / "run" / "federated"
+    facts = json.loads((federated / "folds" / "0-0" / "facts.json").read_text())
+    assert facts["chosen"] == 1
+    assert [row["settings"] for row in facts["candidates"]] == candidates
+    assert facts["candidates"][1]["monitor"] < facts["candidates"][0]["monitor"]
+    assert facts["traffic"]["A"]["accepted"] == 6, "both candidates, three rounds each"
+    pooled = json.loads((federated / "folds" / "pooled" / "0-0" / "config.json").read_text())
+    assert pooled["made_by"]["training"]["lr"] == 0.06
+    table = sites_of(tmp_path / "run")
+    values = table[(table["scope"] == "mean") & table["task"].eq("RESPONSE")].set_index("method")["value"]
+    assert (values[["federated", "pooled ridge", "local ridge"]] > 0.8).all()
+    assert "pooled ridge" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
