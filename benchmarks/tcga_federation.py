@@ -66,8 +66,8 @@ def candidate(rna: str, penalty: float, **settings: Any) -> dict[str, Any]:
 GLOBAL = [candidate("z", 0.07), candidate("log", 0.02), candidate("log", 0.07), candidate("log", 0.2)]
 #: A model per client: near the global one (Ditto), or some steps away from it (fine-tuning).
 PERSONAL = [
-    *(candidate("log", 0.02, strategy="ditto", strategy_params={"lam": lam}) for lam in (0.02, 0.2)),
-    *(candidate("log", 0.02, strategy="finetune", strategy_params={"steps": n}) for n in (10, 100)),
+    candidate("log", 0.02, strategy="ditto", strategy_params={"lam": 0.02}),
+    *(candidate("log", 0.02, strategy="finetune", strategy_params={"steps": n}) for n in (30, 100)),
 ]
 
 
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=SHARED, help="folder with tcga/ and fed/ [../shared/data]"
     )
-    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--folds", type=int, default=5, help="of five; nothing is kept with fewer")
     parser.add_argument("--seed", type=int, default=2024)
     parser.add_argument("--only", choices=["cohort", "institution"], help="one of the two; nothing is kept")
