@@ -1,22 +1,20 @@
 """Survival from omics of real TCGA patients, federated: six cohorts, and the institutions of one of them.
 
-PORPOISE's tables (RNA z-scores and mutations) of BRCA, GBMLGG, KIRC, KIRP, LUAD and LUSC; a linear Cox model. First
-every cohort is a client; then GBMLGG alone, every institution of at least 20 patients a client (tissue source sites by
-the GDC's table), the smaller ones together. Five folds of patients; the study goes through the step ``federate``,
-with pooled, local and ensemble training beside it on the same folds.
+PORPOISE's tables (RNA z-scores and mutations) of BRCA, GBMLGG, KIRC, KIRP, LUAD and LUSC; a Cox model that is linear in
+mutations and 200 principal components of the RNA. First every cohort is a client; then GBMLGG alone, every institution
+of at least 20 patients a client (tissue source sites by the GDC's table), the smaller ones together. Five folds of
+patients; the study goes through the step ``federate``, with pooled, local and ensemble training on the same folds.
 
 Clients take one full-batch step a round, so that a federation descends the partial likelihood stratified by client.
 Penalty and transform of the RNA are chosen inside the training part of every fold, by sums that the sites send about
-their inner validation patients. Pooled and local models have the same transform, and are ridge fits by a solver, whose penalty
-is chosen by inner cross-validation: ``*_pooled_c`` and ``*_local_c`` are ridge, and stand in the figures under that name,
-too. Elastic nets, pooled and local, stand beside them. For the six cohorts a second federation chooses among personalised
-strategies in the same way.
+their inner validation patients. Pooled and local models have the transform that was chosen, and are ridge fits by a
+solver, whose penalty is chosen by inner cross-validation: their figures stand under ``ridge``, too. Elastic nets,
+pooled and local, stand beside them. For the six cohorts a second federation chooses among personalised strategies.
 
 ``cohort_fed_c``, ``cohort_local_c``, …: unweighted mean over the six cohorts of the C-index in the test part of the
-folds; ``institution_*`` the same over institutions with at least 10 test patients in all; ``institution_pairs_c`` is
+folds; ``institution_*`` the same over institutions with at least 10 test patients in all. ``institution_pairs_c`` is
 the concordance over all pairs of patients of one institution and one fold, ``institution_pairs_local_c`` that of local
-models.
-``cohort_personal_c`` is the mean of the personalised models.
+models. ``cohort_personal_c`` is the mean of the personalised models.
 """
 
 from __future__ import annotations
@@ -184,7 +182,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--folds", type=int, default=5, help="of five; nothing is kept with fewer")
     parser.add_argument("--seed", type=int, default=2024)
-    parser.add_argument("--only", choices=["cohort", "institution"], help="one of the two; nothing is kept")
+    parser.add_argument("--only", choices=["cohort", "institution"], help="one of the two; the other's stay")
     asked = parser.parse_args()
     sources = asked.data / "fed" / "tcga_tss" / "tissueSourceSite.tsv"
     if not (asked.data / "tcga" / "porpoise").is_dir() or not sources.is_file():
@@ -215,7 +213,12 @@ def main() -> None:
             }
             figures |= {f"{scheme}_ridge_c": figures[f"{scheme}_pooled_c"]}
             figures |= {f"{scheme}_ridge_local_c": figures[f"{scheme}_local_c"]}
-            pairs = {"federated": "", "local": "_local", "pooled": "_pooled", "local elastic_net": "_elastic_net_local"}
+            pairs = {
+                "federated": "",
+                "local": "_local",
+                "pooled": "_pooled",
+                "local elastic_net": "_elastic_net_local",
+            }
             figures |= {
                 f"{scheme}_pairs{key}_c": round(scopes["pairs"][method], 4)
                 for method, key in pairs.items()
@@ -235,11 +238,13 @@ def main() -> None:
             print("chosen:", json.dumps(chosen(folder / "run")))
             figures["cohort_personal_c"] = round(scopes["mean"]["federated"], 4)
     figures |= {"rounds": asked.rounds, "folds": asked.folds, "smallest_site": EvaluationParams().min_site}
-    figures |= {"seconds": round(time.perf_counter() - started), "load_before": round(load, 1)}
+    part = "" if asked.only is None else f"{asked.only}_"
+    figures |= {f"{part}seconds": round(time.perf_counter() - started), f"{part}load_before": round(load, 1)}
     figures |= {"python": sys.version.split()[0], "torch": version("torch")}
-    if asked.folds == 5 and asked.only is None:
+    if asked.folds == 5:
         results = Path(__file__).parent / "results" / "tcga_federation.json"
-        results.write_text(json.dumps(figures, indent=1) + "\n")
+        kept = {} if asked.only is None else json.loads(results.read_text())
+        results.write_text(json.dumps(kept | figures, indent=1) + "\n")
     print(json.dumps(figures))
 
 

@@ -309,7 +309,7 @@ class TaskEvaluation:
                 value = math.fsum(
                     w * s.value for w, s in zip(shares, known.values(), strict=True)
                 ) / math.fsum(shares)
-                mean = weighted_mean([site.mean for site in known.values()], shares)
+                mean = weighted_mean(list(known.values()), shares)
                 low, high = bounds(SiteEstimate(value, math.nan, math.nan, n, None, "", mean), confidence)
             rows.append(
                 self._row(method, "test", scope, client, SiteEstimate(value, low, high, n, None, note))

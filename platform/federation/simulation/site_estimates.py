@@ -131,20 +131,34 @@ def pairs_within(rows: pd.DataFrame, confidence: float) -> SiteEstimate | None:
     return SiteEstimate(mean.value, interval.low, interval.high, n, n_pos, interval.note, mean)
 
 
-def weighted_mean(parts: Sequence[CellMean | None], weights: Sequence[float]) -> CellMean | None:
-    """A mean over sites, whose patients are disjoint; None if the influence of some patient cannot be told."""
-    known = [part for part in parts if part is not None]
-    if len(known) < len(parts) or not parts or len({part.repeats for part in known}) > 1:
+def weighted_mean(sites: Sequence[SiteEstimate], weights: Sequence[float]) -> CellMean | None:
+    """A mean over sites, whose patients are disjoint; None if no influence can be told.
+
+    A site whose patients' influence cannot be told (a single event) has the deviation of its value from the mean of the
+    others for it, as a lonely patient has in a mean over folds (:mod:`~equipoise.platform.evaluation.influence`).
+    """
+    total = math.fsum(weights)
+    shares = [weight / total for weight in weights]
+    repeats = {site.mean.repeats for site in sites if site.mean is not None}
+    if len(repeats) != 1 or (len(sites) < 2 and sites[0].mean is None):
         return None
-    shares = [weight / math.fsum(weights) for weight in weights]
-    pairs = list(zip(shares, known, strict=True))
+    (count,) = repeats
+    parts = []
+    for i, (site, share) in enumerate(zip(sites, shares, strict=True)):
+        if site.mean is not None:
+            parts.append(share * site.mean.by_repeat)
+            continue
+        others = [other.value for j, other in enumerate(sites) if j != i]
+        apart = (site.value - math.fsum(others) / len(others)) * math.sqrt((len(sites) - 1) / len(sites))
+        parts.append(np.full((count, 1), share * apart))
+    known = [site.mean for site in sites if site.mean is not None]
     return CellMean(
-        math.fsum(share * part.value for share, part in pairs),
-        np.concatenate([share * part.by_repeat for share, part in pairs], axis=1),
-        np.sum([share * part.repeat_means for share, part in pairs], axis=0),
+        math.fsum(share * site.value for site, share in zip(sites, shares, strict=True)),
+        np.concatenate(parts, axis=1),
+        np.full(count, math.nan),  # a site may lack a repeat
         np.full(1, math.nan),  # sites are tested in different folds
-        max(part.folds for part in known),
-        sum(part.cells for part in known),
+        max(mean.folds for mean in known),
+        sum(mean.cells for mean in known),
     )
 
 

@@ -196,6 +196,30 @@ def test_the_interval_of_the_worst_site_covers_the_smallest_true_value() -> None
     assert own / runs < 0.9
 
 
+def test_a_site_with_one_event_has_its_distance_from_the_others_for_its_influence() -> None:
+    table = survival(1, SITES)
+    lonely = table["patient"].str[0] == "c"
+    table.loc[lonely, "event"] = 0.0
+    table.loc[table.index[lonely][np.argmin(table.loc[lonely, "time"])], "event"] = 1.0
+    made = site_table("folds", PlanPredictions({"federated": table}), OF_SITES, PARAMS, seed=1)
+    made = made[made["method"] == "federated"]
+    of_site = made[made["scope"] == "client"].set_index("client")
+    assert of_site["low"].isna().to_dict() == {"a": False, "b": False, "c": True}
+    variance = 0.0
+    for site in "ab":
+        part = table[table["patient"].str[0] == site]
+        variance += float(
+            (concordance_influence(part["time"], part["event"], part["score"]).influence ** 2).sum()
+        )
+    values = of_site["value"]
+    variance += float((values["c"] - (values["a"] + values["b"]) / 2) ** 2 * 2 / 3)
+    row = made[made["scope"] == "mean"].iloc[0]
+    mean = values.mean()
+    logit = np.log(mean / (1 - mean))
+    half = 1.959964 * np.sqrt(variance / 9) / (mean * (1 - mean))
+    assert row["low"] == pytest.approx(1 / (1 + np.exp(half - logit)), rel=1e-4)
+
+
 def test_tasks_count_their_own_sites() -> None:
     """A task that a single site has keeps its row, although other sites have other tasks in the same role."""
     hrd = rows(perfect(CLIENTS[0])).assign(task="HRD")
