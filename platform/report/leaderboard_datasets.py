@@ -147,9 +147,10 @@ def _mean_ranks(boards: Mapping[str, WrittenLeaderboard]) -> pd.Series:
 def _statement(ranked: Ranking | None, datasets: int) -> str:
     if ranked is None:
         return why_no_ranking(datasets) or "A method lacks a value in too many data sets for a test of ranks."
+    freedom = plural(ranked.friedman.df, "degree")
     return (
-        f"Friedman's test over the data sets: χ² = {number(ranked.friedman.chi2, 2)} with {ranked.friedman.df} "
-        f"degrees of freedom, {p_value(ranked.friedman.p)}. {ranking_caution(ranked)}"
+        f"Friedman's test over the data sets: χ² = {number(ranked.friedman.chi2, 2)} with {freedom} of freedom, "
+        f"{p_value(ranked.friedman.p)}. {ranking_caution(ranked)}"
     )
 
 

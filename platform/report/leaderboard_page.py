@@ -126,7 +126,7 @@ def _rank_cells(board: Leaderboard, name: str) -> list[str | Cell]:
     low, high = board.overall.rank_low[index], board.overall.rank_high[index]
     may = bool(board.overall.may_be_best[index])
     return [
-        Cell(mean, note=f"ranks {low} to {high} possible"),
+        Cell(mean, note=f"rank {low}" if low == high else f"ranks {low} to {high} possible"),
         Cell("yes" if may else "no", tone="good" if may else ""),
     ]
 
@@ -177,9 +177,11 @@ def pairs_caution(board: Leaderboard) -> list[str]:
     for task, pairs in board.pairs.items():
         if pd.notna(smallest := pairs.smallest_detectable):
             n = int(board.estimates.loc[board.estimates["task"] == task, "n"].max())
+            several = len(pairs.names)
+            which = "the two runs" if several == 2 else f"two of these {count(several)} runs"
             lines.append(
-                f"{task}: with {count(n)} patients two of these {count(len(pairs.names))} runs are told apart only "
-                f"if their {label(PRIMARY[board.tasks[task]])} differs by about {number(smallest)} or more."
+                f"{task}: with {count(n)} patients {which} are told apart only if their "
+                f"{label(PRIMARY[board.tasks[task]])} differs by about {number(smallest)} or more."
             )
     if lines:
         lines.append(
