@@ -168,9 +168,8 @@ def choose(runs: Sequence[Path]) -> list[Choice]:
 
 def inner_scores(run: Path) -> dict[str, float]:
     """Fold → ``val/mean``: mean over tasks of AUROC and (r + 1) / 2 of its validation patients."""
-    from equipoise.platform.evaluation.metrics import auroc, pearson
+    from equipoise.platform.evaluation.metrics import auroc, normalised, pearson
     from equipoise.platform.evaluation.predictions import kind_of, read_predictions
-    from equipoise.platform.search.scores import normalised
 
     rows = read_predictions(run / "evaluation" / "predictions.parquet")
     rows = rows[rows["role"] == "val"].dropna(subset=["target"])

@@ -34,7 +34,18 @@ class Confusion(NamedTuple):
     tn: Floats
 
 
-def auroc(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None) -> Floats:
+def normalised(metric: str, value: float) -> float:
+    """A metric scaled to between 0 and 1: AUROC and C-index unchanged, (r + 1) / 2 for Pearson's r.
+
+    >>> normalised("val/LF/pearson", 0.5)
+    0.75
+    """
+    return (value + 1) / 2 if metric.rpartition("/")[2] == "pearson" else value
+
+
+def auroc(
+    target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None, strata: ArrayLike | None = None
+) -> Floats:
     """Area under the ROC curve: the share of (positive, negative) pairs in the right order, ties one half.
 
     Parameters
@@ -45,24 +56,48 @@ def auroc(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None) 
         ``[N]``, higher means more likely positive.
     weight
         ``[..., N]`` multiplicities, or None for one each.
+    strata
+        ``[N]`` labels of strata (cohorts), or None. With strata only pairs within a stratum count, all of them the
+        same, so that large strata weigh more than in a mean over strata.
 
     Returns
     -------
-    ``[...]``; NaN where a class has no weight.
+    ``[...]``; NaN where a class has no weight (in any stratum).
     """
-    positive, negative = _by_score(target, score, weight)
-    below = np.cumsum(negative, axis=-1) - 0.5 * negative
-    pairs = positive.sum(-1) * negative.sum(-1)
-    return _ratio((positive * below).sum(-1), pairs)
+    right: Floats = np.zeros(())
+    pairs: Floats = np.zeros(())
+    for inside in _strata(target, strata):
+        positive, negative = _by_score(*_rows(inside, target, score, weight))
+        below = np.cumsum(negative, axis=-1) - 0.5 * negative
+        right = right + (positive * below).sum(-1)
+        pairs = pairs + positive.sum(-1) * negative.sum(-1)
+    return _ratio(right, pairs)
 
 
-def average_precision(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None) -> Floats:
+def average_precision(
+    target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None, strata: ArrayLike | None = None
+) -> Floats:
     """Area under the precision-recall curve as average precision: the sum of precision times recall gained.
+
+    With ``strata`` the mean over strata that have both classes, weighted by their positives.
 
     Returns
     -------
     ``[...]``; NaN where no positive has weight. A random order scores the prevalence.
     """
+    if strata is None:
+        return _average_precision(target, score, weight)
+    total, positives = np.zeros(()), np.zeros(())
+    for inside in _strata(target, strata):
+        y, w = _arrays(*_rows(inside, target, weight))
+        both = ((w * y).sum(-1) > 0) & ((w * (1 - y)).sum(-1) > 0)
+        share = np.where(both, (w * y).sum(-1), 0)
+        total = total + share * np.nan_to_num(_average_precision(*_rows(inside, target, score, weight)))
+        positives = positives + share
+    return _ratio(total, positives)
+
+
+def _average_precision(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None) -> Floats:
     positive, negative = (part[..., ::-1] for part in _by_score(target, score, weight))
     positives_so_far = np.cumsum(positive, axis=-1)
     precision = _ratio(positives_so_far, positives_so_far + np.cumsum(negative, axis=-1))
@@ -114,11 +149,16 @@ def balanced_accuracy(target: ArrayLike, positive: ArrayLike, weight: ArrayLike 
     return 0.5 * (sensitivity(target, positive, weight) + specificity(target, positive, weight))
 
 
-def pearson(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None) -> Floats:
-    """Correlation of Pearson; NaN if either side is constant."""
+def pearson(
+    target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None, strata: ArrayLike | None = None
+) -> Floats:
+    """Correlation of Pearson; NaN if either side is constant.
+
+    With ``strata``, labels ``[N]``, that of the deviations from the means of the strata.
+    """
     y, w = _arrays(target, weight)
     x = np.asarray(score, float)
-    dy, dx = _centred(y, w), _centred(x, w)
+    dy, dx = _centred(y, w, strata), _centred(x, w, strata)
     spread = np.sqrt((w * dy**2).sum(-1) * (w * dx**2).sum(-1))
     # A constant column leaves rounding noise of the mean behind, not an exact zero.
     noise = 1e-12 * w.sum(-1) * np.abs(y).max(initial=0) * np.abs(x).max(initial=0)
@@ -126,14 +166,16 @@ def pearson(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None
     return np.clip(value, -1, 1)
 
 
-def r2(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None) -> Floats:
+def r2(
+    target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None, strata: ArrayLike | None = None
+) -> Floats:
     """Coefficient of determination, 1 - residual / total sum of squares; below 0 is worse than the mean.
 
-    NaN if the targets do not vary.
+    With ``strata``, labels ``[N]``, the total is that around the means of the strata. NaN if the targets do not vary.
     """
     y, w = _arrays(target, weight)
     residual = (w * (y - np.asarray(score, float)) ** 2).sum(-1)
-    total = (w * _centred(y, w) ** 2).sum(-1)
+    total = (w * _centred(y, w, strata) ** 2).sum(-1)
     noise = (1e-12 * np.abs(y).max(initial=0)) ** 2 * w.sum(-1)
     return 1 - _ratio(residual, np.where(total > noise, total, 0))
 
@@ -243,8 +285,30 @@ def _by_score(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None) -> 
     return np.add.reduceat(w * y, starts, axis=-1), np.add.reduceat(w * (1 - y), starts, axis=-1)
 
 
-def _centred(values: Floats, w: Floats) -> Floats:
-    return values - _ratio((w * values).sum(-1), w.sum(-1))[..., None]
+def _centred(values: Floats, w: Floats, strata: ArrayLike | None = None) -> Floats:
+    """Deviations ``[..., N]`` from the weighted mean (of each stratum); NaN only where nobody has weight."""
+    if strata is None:
+        return values - _ratio((w * values).sum(-1), w.sum(-1))[..., None]
+    centred = np.zeros(np.broadcast_shapes(values.shape, w.shape))
+    for inside in _strata(values, strata):
+        part, weight = values[..., inside], w[..., inside]
+        # A stratum without weight adds nothing.
+        mean = np.nan_to_num(_ratio((weight * part).sum(-1), weight.sum(-1)))
+        centred[..., inside] = part - mean[..., None]
+    return np.asarray(np.where(w.sum(-1, keepdims=True) > 0, centred, np.nan))
+
+
+def _strata(values: ArrayLike, strata: ArrayLike | None) -> list[NDArray[np.bool_] | slice]:
+    """Which patients lie in each stratum; everybody in the only one without strata."""
+    if strata is None:
+        return [slice(None)]
+    labels = np.asarray(strata)
+    return [labels == label for label in np.unique(labels)] if len(labels) else [slice(None)]
+
+
+def _rows(inside: NDArray[np.bool_] | slice, *columns: ArrayLike | None) -> list[Any]:
+    """The columns ``[..., N]`` of the patients of a stratum; None stays None."""
+    return [None if column is None else np.asarray(column)[..., inside] for column in columns]
 
 
 def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Floats:

@@ -147,7 +147,8 @@ def outputs_of(
             run_model(model.to(torch_device), targets, CaseList(cases, patients))
             for model, patients in assignments
             if patients
-        ]
+        ],
+        targets,
     )
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from equipoise.platform.evaluation.metrics import normalised
 from equipoise.platform.search.params import SCORES, SearchParams
-from equipoise.platform.search.scores import normalised
 from equipoise.platform.search.space import LOSS_WEIGHTS, SLOTS, Config, Dimension, Space
 from equipoise.platform.search.trial_records import Trial, Value
 

@@ -7,6 +7,7 @@ rate schedule: both are functions of (seed, epoch), see :mod:`equipoise.platform
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,11 +42,23 @@ class TrainingProgress:
     def add(self, row: dict[str, float], model: nn.Module) -> None:
         """Append an epoch; copy the weights if no earlier epoch was equally good or better."""
         self.history.append(row)
-        if not self.best_epoch or row["monitor"] < self.history[self.best_epoch - 1]["monitor"]:
+        if not self.best_epoch or monitored(row) < monitored(self.history[self.best_epoch - 1]):
             self.best_epoch = len(self.history)
             self.best_weights = {
                 name: value.detach().cpu().clone() for name, value in model.state_dict().items()
             }
+
+
+def monitored(row: Mapping[str, float]) -> tuple[float, float]:
+    """What epochs are ordered by, smaller is better: the monitored value, then the relative loss.
+
+    >>> monitored({"monitor": 0.1, "monitor/mean_loss": 0.8}) < monitored({"monitor": 0.1, "monitor/mean_loss": 0.9})
+    True
+    """
+    loss = row.get(
+        "monitor/mean_loss", math.nan
+    )  # not in rows of earlier versions, nor where nothing can be explained
+    return row["monitor"], 0.0 if math.isnan(loss) else loss
 
 
 def training_fingerprint(

@@ -3,7 +3,7 @@
 Everything random in an epoch (order, tiles, dropout) comes from (seed, epoch), and the learning rate is a
 function of the epoch. A checkpoint therefore holds no generator: an interrupted and resumed training equals
 an uninterrupted one bit for bit on the same machine and number of threads. The loop never sets the number of
-threads; its caller does. The value that inner validation monitors to choose an epoch is defined here, too.
+threads; its caller does. :mod:`equipoise.platform.training.monitor` defines the value by which an epoch is chosen.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from equipoise.models.losses import LossSums, TaskLosses
 from equipoise.models.seeds import torch_seed
 from equipoise.platform.errors import DataError
-from equipoise.platform.evaluation.metrics import auroc, harrell_c, pearson
 from equipoise.platform.training import checkpoint as checkpoints
 from equipoise.platform.training.added_loss import added_loss
 from equipoise.platform.training.batches import CaseList, draw_order
 from equipoise.platform.training.build import build_balancer, pick_device, seeded
 from equipoise.platform.training.distributed import SINGLE_WORKER, WorkerGroup
+from equipoise.platform.training.monitor import ValidationMonitor
 from equipoise.platform.training.params import BalancingParams, TrainingParams
-from equipoise.platform.training.predict import Outputs, task_scores
 from equipoise.platform.training.reader import BatchReader
 from equipoise.platform.training.step import Epoch, TrainingState, non_finite
 from equipoise.platform.training.targets import Targets
@@ -43,7 +42,7 @@ class FitResult:
     ----------
     history
         A row per epoch: ``epoch`` (from 1), ``lr``, ``train/<task>``, ``val/<task>`` (mean losses; NaN
-        without labels), ``monitor`` (smaller is better),
+        without labels), ``monitor`` (smaller is better) and ``monitor/<name>``, what each monitor would have been,
         and the record of balancing (:class:`~equipoise.models.balancing.record.EpochRecord`).
     best_epoch
         The epoch whose weights were kept.
@@ -109,6 +108,7 @@ def fit(
     reader = BatchReader(targets, train, val)
     state = _start(model, targets, params, balancing, group, reader)
     val_losses = TaskLosses(targets.heads, targets.class_weights, ties=params.ties)
+    monitor = ValidationMonitor(params.monitor, targets, val_losses)
     fingerprint = checkpoints.training_fingerprint(model, targets, train, val, params, balancing, seed)
     progress = checkpoints.TrainingProgress()
     if checkpoint is not None and checkpoint.exists():
@@ -139,13 +139,16 @@ def fit(
         known = torch.where(trained.counts > 0, trained.means(), math.nan)
         state.balancer.weighting.on_epoch_end(known.double().cpu())
         result = reader.outputs(model, val, group)
-        validated = val_losses(result.outputs, result.targets, result.label_mask, result.cohort)
-        monitor = monitor_value(params.monitor, targets, validated, result)
-        if not math.isfinite(monitor):
+        validated = monitor.losses_of(result)
+        if not bool(torch.isfinite(validated.means()).all()):
             raise non_finite(epoch, "validation", targets, validated.means(), val.patients)
-        if params.monitor == "added_loss":
-            monitor = added_loss(val_losses, reader.outputs(model, train, group), result)
-        row = history_row(epoch, lr, targets, trained, validated) | {"monitor": monitor}
+        added = (
+            added_loss(val_losses, reader.outputs(model, train, group), result)
+            if params.monitor == "added_loss"
+            else None
+        )
+        row = history_row(epoch, lr, targets, trained, validated)
+        row |= monitor.row(validated, result, first=epoch == 0, added=added)
         progress.add(row | steps.record.row(), model)
         if checkpoint is not None and group.rank == 0:
             checkpoints.save(checkpoint, fingerprint, progress, state.stateful)
@@ -232,59 +235,3 @@ def check_patients(train: CaseList, val: CaseList) -> None:
             )
     if both := sorted(set(train.patients) & set(val.patients)):
         raise DataError(f"patients in both training and validation: {', '.join(both[:5])}")
-
-
-def monitor_value(monitor: str, targets: Targets, losses: LossSums, result: Outputs) -> float:
-    """The monitored value of an epoch; smaller is better.
-
-    Parameters
-    ----------
-    monitor
-        ``val_loss`` sums the mean losses of all tasks with a validation label, ``main_loss`` takes the main
-        task's, ``main_metric`` is minus its AUROC (mean over classes for multiclass), Pearson r or C-index.
-    targets, losses, result
-        Tasks, and losses and outputs of the validation patients.
-
-    Raises
-    ------
-    DataError
-        If validation lacks the labels, events or classes that it needs.
-    """
-    means, counted = losses.means().tolist(), (losses.counts > 0).tolist()
-    if monitor in ("val_loss", "added_loss"):
-        if not any(counted):
-            raise DataError("no validation patient has a label", fix="raise splits.inner_val")
-        return sum(mean for mean, has in zip(means, counted, strict=True) if has)
-    main = targets.main
-    index = targets.heads.index(main)
-    if monitor == "main_loss":
-        value = means[index] if counted[index] else math.nan
-    else:
-        value = -main_metric(targets, result)
-    if math.isnan(value):
-        raise DataError(
-            f"training.monitor: {monitor} cannot be computed: validation lacks labels, events or a class",
-            where=f"task {main.name}",
-            fix="raise splits.inner_val or write training.monitor: val_loss",
-        )
-    return value
-
-
-def main_metric(targets: Targets, result: Outputs) -> float:
-    """AUROC, Pearson r or C-index of the main task over cases with a label; NaN where it does not exist."""
-    task = next(task for task in targets.tasks if task.head == targets.main)
-    mask = result.label_mask[task.head.name]
-    target = _numpy(result.targets[task.head.name][mask])
-    score = task_scores(task, result.outputs[task.head.name][mask])
-    if task.head.kind == "survival":
-        return float(harrell_c(target[:, 0], target[:, 1], score[:, 0]))
-    if task.head.kind == "regression":
-        return float(pearson(target, score[:, 0]))
-    first = 1 if task.head.kind == "binary" else 0
-    each = [float(auroc(target == k + first, score[:, k])) for k in range(score.shape[1])]
-    known = [value for value in each if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
-
-
-def _numpy(values: Tensor):
-    return values.double().numpy()

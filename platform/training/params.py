@@ -148,11 +148,14 @@ class TrainingParams(StrictParams):
     """Epochs before early stopping may end training."""
     patience: int = Field(default=7, ge=1)
     """Epochs without improvement on inner validation after which training stops."""
-    monitor: Literal["val_loss", "main_loss", "main_metric", "added_loss"] = "val_loss"
-    """What inner validation watches: the sum of all task losses, the main task's loss, or its AUROC, Pearson
-    r or C-index (coarse where validation has few positives). ``added_loss``: as ``val_loss``, but Cox's likelihood of
+    monitor: Literal["mean_metric", "mean_loss", "val_loss", "main_loss", "main_metric", "added_loss"] = "mean_metric"
+    """What inner validation watches. ``mean_metric``: the mean over tasks of AUROC, C-index and (Pearson's r + 1) / 2
+    within cohorts; ``mean_loss``: the mean over tasks of the loss relative to that of a constant prediction (also where
+    validation lacks a class); ``val_loss``: the sum of all losses, whatever their units, as other multi-task code does;
+    ``main_loss``, ``main_metric``: the main task alone; ``added_loss``: as ``val_loss``, but Cox's likelihood of
     training and validation patients together minus that of training patients, which holds more pairs than that of a
-    handful of events among themselves (Verweij and van Houwelingen 1993)."""
+    handful of events among themselves (Verweij and van Houwelingen 1993). Equal values are told apart by ``mean_loss``.
+    A federation watches ``val_loss`` in place of metrics of several tasks and of ``mean_loss``: sites send sums."""
     lr: float = Field(default=1e-4, gt=0, json_schema_extra={"search": {"loguniform": [1e-5, 1e-3]}})
     """Learning rate of AdamW at the start."""
     weight_decay: float = Field(

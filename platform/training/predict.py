@@ -43,8 +43,9 @@ class CaseInfo(NamedTuple):
 class Outputs:
     """Outputs for V cases, on the CPU, and the targets to compare them with.
 
-    ``outputs`` are task → ``[V, K]``; ``targets``, ``label_mask`` and ``cohort`` as in
-    :class:`~equipoise.models.batch.CaseBatch`; ``latents`` are task → ``[V, dim]``, empty unless asked for.
+    ``outputs`` are task → ``[V, K]``; ``targets`` and ``label_mask`` as in
+    :class:`~equipoise.models.batch.CaseBatch`; ``cohort`` is ``[V]``, see :func:`cohort_indices`; ``latents`` are
+    task → ``[V, dim]``, empty unless asked for.
     """
 
     infos: tuple[CaseInfo, ...]
@@ -97,8 +98,12 @@ def run_model(
 
 
 def cohort_indices(infos: Sequence[CaseInfo], targets: Targets) -> Tensor:
-    """``[V]`` indices of the cohorts of cases, as in :class:`~equipoise.models.batch.CaseBatch`."""
-    return torch.tensor([targets.cohort_index(info.cohort) for info in infos], dtype=torch.int64)
+    """``[V]`` indices of the cohorts of cases; those that are no training cohorts have negative ones of their own."""
+    others = sorted({info.cohort for info in infos} - set(targets.cohorts))
+    index = {name: k for k, name in enumerate(targets.cohorts)} | {
+        name: -1 - k for k, name in enumerate(others)
+    }
+    return torch.tensor([index[info.cohort] for info in infos], dtype=torch.int64)
 
 
 def run_distributed(model: nn.Module, targets: Targets, cases: CaseList, group: WorkerGroup) -> Outputs:
@@ -112,7 +117,7 @@ def run_distributed(model: nn.Module, targets: Targets, cases: CaseList, group: 
     order = np.argsort(
         np.concatenate([np.arange(len(cases))[k :: group.world] for k in range(len(gathered))])
     )
-    together = joined_outputs(gathered)
+    together = joined_outputs(gathered, targets)
     infos = tuple(together.infos[i] for i in order)
     outputs, truth, labelled = (
         {name: rows[order] for name, rows in part.items()}
@@ -121,14 +126,14 @@ def run_distributed(model: nn.Module, targets: Targets, cases: CaseList, group: 
     return Outputs(infos, outputs, truth, labelled, together.cohort[order])
 
 
-def joined_outputs(parts: Sequence[Outputs]) -> Outputs:
+def joined_outputs(parts: Sequence[Outputs], targets: Targets) -> Outputs:
     """Outputs of several parts of the cases, or of several models, one behind the other."""
     outputs, truth, labelled = (
         {name: torch.cat([getattr(part, kind)[name] for part in parts]) for name in parts[0].outputs}
         for kind in ("outputs", "targets", "label_mask")
     )
     infos = tuple(info for part in parts for info in part.infos)
-    return Outputs(infos, outputs, truth, labelled, torch.cat([part.cohort for part in parts]))
+    return Outputs(infos, outputs, truth, labelled, cohort_indices(infos, targets))
 
 
 def task_scores(task: TaskTarget, out_VK: Tensor) -> np.ndarray:

@@ -102,7 +102,7 @@ class SiteValidation:
 
     def _monitored(self, means: Mapping[str, float]) -> float | None:
         """The sum of the mean losses, or that of the main task; metrics cannot be computed from sums of losses."""
-        if self.training.monitor != "val_loss" and self.targets.main.name in means:
+        if self.training.monitor in ("main_loss", "main_metric") and self.targets.main.name in means:
             return means[self.targets.main.name]
         return math.fsum(means.values()) if means else None
 

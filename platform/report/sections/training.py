@@ -1,4 +1,4 @@
-"""Training: losses over the epochs and the epoch that was kept."""
+"""Training: losses over the epochs, the epoch that was kept, and those that other monitors would have kept."""
 
 import pandas as pd
 
@@ -18,9 +18,12 @@ from equipoise.platform.report.style import (
     text,
 )
 
+#: Columns of the history that describe an epoch on scales of their own.
+_METRIC, _LOSS = "monitor/mean_metric", "monitor/mean_loss"
+
 
 def build(run: RunFiles, params: SectionParams) -> Section:
-    """Curves of all folds: the loss of the main task, and the loss that early stopping monitors."""
+    """Curves of all folds: the loss of the main task, and the value that early stopping monitors."""
     blocks: list[Block] = [*run.missing("folds")]
     if run.convergence_warnings:
         blocks.append(Notice("Fits that cannot be taken for converged", run.convergence_warnings))
@@ -33,6 +36,8 @@ def build(run: RunFiles, params: SectionParams) -> Section:
         if shown := [f for f in figures if f is not None]:
             blocks.append(Figures(shown))
         blocks.append(_table(curves))
+        if sensitivity := monitor_sensitivity(curves):
+            blocks += [Heading("How much depends on the monitor"), sensitivity]
     elif not run.histories and not blocks:
         blocks.append(Text("No fold has written its history yet.", tone="muted"))
     return Section("Training", _lead(run), blocks)
@@ -90,18 +95,70 @@ def _losses(run: RunFiles) -> Figure | None:
 
 
 def _table(histories: dict[str, pd.DataFrame]) -> Table:
-    """Epochs and the lowest monitored loss per fold."""
+    """Epochs and the lowest monitored value per fold."""
     rows: list[list[str | Cell]] = []
     for fold, table in histories.items():
         monitored = table.get("monitor", table.get("val_loss"))
         if monitored is None or monitored.isna().all():
             rows.append([fold, count(len(table)), "–", "–"])
             continue
-        best = int(monitored.idxmin())
+        best = best_epoch(table, str(monitored.name))
         rows.append([fold, count(len(table)), count(table["epoch"].loc[best]), number(monitored.loc[best])])
     return Table(
-        ["Fold", "Epochs", "Epoch kept", "Validation loss at that epoch"], rows, numeric=frozenset([1, 2, 3])
+        ["Fold", "Epochs", "Epoch kept", "Monitored value at that epoch"], rows, numeric=frozenset([1, 2, 3])
     )
+
+
+def best_epoch(table: pd.DataFrame, monitor: str) -> int:
+    """Row of the epoch that a column of the history chooses: its smallest value, then the smallest relative loss."""
+    by = [monitor, *([_LOSS] if _LOSS in table and monitor != _LOSS else [])]
+    order = table[table[monitor].notna()].sort_values(by, na_position="first", kind="stable")
+    return int(order.index[0])
+
+
+def monitor_sensitivity(histories: dict[str, pd.DataFrame]) -> Table | None:
+    """The epoch that every monitor would have kept in each fold, and what the validation patients say there.
+
+    Training ended where the study's own monitor ran out of patience: another one might have gone on.
+    """
+    rows: list[list[str | Cell]] = []
+    names = dict.fromkeys(c for table in histories.values() for c in table if c.startswith("monitor/"))
+    for name in names:
+        kept = [
+            (table, best_epoch(table, name))
+            for table in histories.values()
+            if name in table and table[name].notna().any()
+        ]
+        if not kept:
+            continue
+        own = sum(best == best_epoch(table, "monitor") for table, best in kept)
+        epochs = ", ".join(count(table["epoch"].loc[best]) for table, best in kept)
+        metric, loss = (_mean_at(kept, column) for column in (_METRIC, _LOSS))
+        rows.append(
+            [
+                name.removeprefix("monitor/"),
+                epochs,
+                f"{own} of {len(kept)}",
+                "–" if metric is None else number(1 - metric),
+                "–" if loss is None else number(loss),
+            ]
+        )
+    if not rows:
+        return None
+    columns = [
+        "Monitor",
+        "Epochs it keeps, fold by fold",
+        "As this run",
+        "Mean metric (0 to 1) on validation",
+        "Loss relative to a constant",
+    ]
+    return Table(columns, rows, numeric=frozenset([2, 3, 4]))
+
+
+def _mean_at(kept: list[tuple[pd.DataFrame, int]], column: str) -> float | None:
+    values = [table[column].loc[best] for table, best in kept if column in table]
+    known = [float(value) for value in values if value == value]
+    return sum(known) / len(known) if known else None
 
 
 def loss_curves(histories: dict[str, pd.DataFrame], train: str, val: str, what: str) -> Figure | None:
@@ -140,7 +197,7 @@ def loss_curves(histories: dict[str, pd.DataFrame], train: str, val: str, what: 
 
 
 def monitor_curves(histories: dict[str, pd.DataFrame]) -> Figure | None:
-    """The loss that early stopping monitors, per fold, with the epoch that was kept."""
+    """The value that early stopping monitors, per fold, with the epoch that was kept."""
     data = []
     for index, (fold, table) in enumerate(histories.items()):
         if "monitor" not in table or table["monitor"].isna().all():
@@ -149,7 +206,7 @@ def monitor_curves(histories: dict[str, pd.DataFrame]) -> Figure | None:
         hover = f"fold {text(fold)}, epoch %{{x}}: %{{y:.3f}}<extra></extra>"
         name = f"fold {text(fold)}"
         data.append(line(table["epoch"], table["monitor"], name, colour, 1.6, hovertemplate=hover))
-        best = table.loc[table["monitor"].idxmin()]
+        best = table.loc[best_epoch(table, "monitor")]
         marker = {"color": colour, "size": 9, "symbol": "circle-open", "line": {"width": 2}}
         data.append({"type": "scatter", "mode": "markers", "x": [best["epoch"]], "y": [best["monitor"]],
                      "marker": marker, "showlegend": False, "hovertemplate": hover})  # fmt: skip
@@ -157,9 +214,9 @@ def monitor_curves(histories: dict[str, pd.DataFrame]) -> Figure | None:
         return None
     return Figure(
         "monitor",
-        "Loss monitored by early stopping",
+        "Value monitored by early stopping",
         data,
-        layout("Epoch", "Monitored validation loss"),
+        layout("Epoch", "Monitored value, smaller is better"),
         "One line per fold, over the inner validation patients; the circle is the minimum, the epoch "
         "whose weights were kept. If folds stop at very different epochs, the end of training is partly random.",
         _history_table(histories),

@@ -12,8 +12,7 @@ from equipoise.platform.errors import DataError
 from equipoise.platform.evaluation.predictions import COLUMNS
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
-from equipoise.platform.training.loop import main_metric, monitor_value
-from equipoise.platform.training.predict import Outputs, predict, run_model
+from equipoise.platform.training.predict import predict, run_model
 from equipoise.platform.training.targets import fit_targets
 
 SMALL = {"dim": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
@@ -98,53 +97,3 @@ def test_nobody_to_predict_is_an_error(trained) -> None:
     model, targets, _ = trained
     with pytest.raises(DataError, match="no patient to predict"):
         run_model(model, targets, [])
-
-
-def outputs_for(targets, msi: list[float], label: list[float], known: list[bool]) -> Outputs:
-    logits = torch.stack([torch.zeros(len(msi)), torch.tensor(msi)], dim=1)
-    one_cohort = torch.zeros(len(logits), dtype=torch.int64)
-    return Outputs(
-        (), {"MSI": logits}, {"MSI": torch.tensor(label)}, {"MSI": torch.tensor(known)}, one_cohort
-    )
-
-
-def test_main_metric_is_the_auroc_of_labelled_patients(trained) -> None:
-    _, targets, _ = trained
-    out = outputs_for(targets, [0.1, 0.4, 0.35, 0.8, 9.0], [0, 0, 1, 1, 0], [True, True, True, True, False])
-    assert main_metric(targets, out) == pytest.approx(0.75)
-
-
-@pytest.mark.parametrize(("main", "expected"), [("LF", 1.0), ("OS", 1.0), ("grade", 1.0)])
-def test_main_metric_of_other_kinds(trained, main: str, expected: float) -> None:
-    _, targets, _ = trained
-    tasks = tuple(
-        dataclasses.replace(t, head=dataclasses.replace(t.head, main=t.head.name == main))
-        for t in targets.tasks
-    )
-    targets = dataclasses.replace(targets, tasks=tasks)
-    out = {
-        "LF": torch.tensor([[0.1], [0.2], [0.3]]),
-        "OS": torch.tensor([[3.0], [2.0], [1.0]]),
-        "grade": 4 * torch.eye(3),
-    }
-    label = {
-        "LF": torch.tensor([1.0, 2.0, 3.0]),
-        "OS": torch.tensor([[1.0, 1.0], [2.0, 1.0], [3.0, 0.0]]),
-        "grade": torch.tensor([0.0, 1.0, 2.0]),
-    }
-    mask = {name: torch.ones(3, dtype=torch.bool) for name in out}
-    assert main_metric(
-        targets, Outputs((), out, label, mask, torch.zeros(3, dtype=torch.int64))
-    ) == pytest.approx(expected)
-
-
-def test_a_metric_without_both_classes_is_an_error(trained) -> None:
-    from equipoise.models.losses import LossSums
-
-    _, targets, _ = trained
-    out = outputs_for(targets, [0.1, 0.4], [0, 0], [True, True])
-    losses = LossSums(torch.zeros(4), torch.ones(4))
-    with pytest.raises(DataError, match=r"task MSI: training\.monitor: main_metric cannot be computed"):
-        monitor_value("main_metric", targets, losses, out)
-    with pytest.raises(DataError, match="no validation patient has a label"):
-        monitor_value("val_loss", targets, LossSums(torch.zeros(4), torch.zeros(4)), out)

@@ -144,6 +144,25 @@ def test_training_curves() -> None:
     assert training.monitor_curves({"0-0": history.drop(columns="monitor")}) is None
 
 
+def test_the_monitors_of_a_history_say_which_epochs_they_keep() -> None:
+    first = pd.DataFrame({"epoch": [1, 2, 3], "monitor": [0.2, 0.1, 0.1], "monitor/mean_metric": [0.2, 0.1, 0.1],
+                          "monitor/mean_loss": [0.9, 0.8, 0.7], "monitor/val_loss": [3.0, 4.0, 5.0]})  # fmt: skip
+    second = first.assign(
+        **{"monitor/val_loss": [3.0, 2.0, 4.0], "monitor/mean_metric": np.nan, "monitor": [3, 2, 4]}
+    )
+    table = training.monitor_sensitivity({"0-0": first, "0-1": second})
+    assert table is not None
+    assert table.rows == [
+        ["mean_metric", "3", "1 of 1", "0.900", "0.700"],
+        ["mean_loss", "3, 3", "1 of 2", "0.900", "0.700"],
+        ["val_loss", "1, 2", "1 of 2", "0.800", "0.850"],
+    ]
+    watched = training.monitor_curves({"0-0": first})
+    assert watched is not None
+    assert watched.data[1]["x"] == [3]  # equal values are told apart by the relative loss, as training does
+    assert training.monitor_sensitivity({"0-0": first[["epoch", "monitor"]]}) is None
+
+
 def test_synthetic_figures_carry_the_word_inside_and_in_the_file_name() -> None:
     figure = Figure("roc", "ROC", [], layout("x", "y"), "", pd.DataFrame({"a": [1]}))
     marked = figure.spec(synthetic=True)["layout"]["annotations"]
