@@ -28,7 +28,8 @@ from equipoise.models.probes.selection import Choice, choose_penalty
 from equipoise.platform.registry import get
 from equipoise.platform.training import checkpoint as checkpoints
 from equipoise.platform.training.batches import CaseList, collate
-from equipoise.platform.training.loop import FitResult, Reporter, check_patients, history_row, monitor_value
+from equipoise.platform.training.loop import FitResult, Reporter, check_patients, history_row
+from equipoise.platform.training.monitor import ValidationMonitor
 from equipoise.platform.training.params import BalancingParams, Recipe, TrainingParams, entry_params
 from equipoise.platform.training.predict import run_model
 from equipoise.platform.training.targets import Targets
@@ -149,8 +150,9 @@ def _solve(
     losses = TaskLosses(targets.heads, targets.class_weights, ties=recipe.training.ties)
     seen, held = run_model(model, targets, train), run_model(model, targets, val)
     trained, validated = (losses(r.outputs, r.targets, r.label_mask, r.cohort) for r in (seen, held))
-    monitor = monitor_value(recipe.training.monitor, targets, validated, held)
-    return history_row(0, math.nan, targets, trained, validated) | {"monitor": monitor} | row
+    monitor = ValidationMonitor(recipe.training.monitor, targets, losses)
+    watched = monitor.row(validated, held, first=True)
+    return history_row(0, math.nan, targets, trained, validated) | watched | row
 
 
 def design_of(model: MultiTaskModel, targets: Targets, cases: CaseList, params: TrainingParams) -> Design:
