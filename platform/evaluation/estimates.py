@@ -26,12 +26,14 @@ from equipoise.platform.evaluation.metric_definitions import (
     metric_definitions,
 )
 from equipoise.platform.evaluation.params import EvaluationParams
-from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS, MODEL, Sample, ScoredPatients
+from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS, MODEL, POOLED, Sample, ScoredPatients
 
 Floats = NDArray[np.float64]
 
 #: Positives or events per fold below which the factors on the variance were not measured.
 FEW = 5
+#: Parts that a note names.
+_SHOWN = 10
 #: Number of weights that are held as float64 at once.
 _BLOCK = 2_000_000
 
@@ -124,10 +126,11 @@ def _estimate(sample: Sample, definition: MetricDefinition, params: EvaluationPa
     note = ""
     if failed:
         example, reason = next(iter(failed.items()))
-        note = (
-            f"mean of {len(used)} of {len(sample.groups)} folds; not estimable in {', '.join(failed)} "
-            f"({example}: {reason})"
+        parts = f"parts (fold and {' and '.join(sample.within)})" if sample.within else "folds"
+        shown = ", ".join(list(failed)[:_SHOWN]) + (
+            f" and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
         )
+        note = f"mean of {len(used)} of {len(sample.groups)} {parts}; not estimable in {shown} ({example}: {reason})"
     values = [float(definition.value(g, None)) for g in used]
     value = float(np.mean(values))
     if not definition.interval:
@@ -298,7 +301,7 @@ def _small_folds(sample: Sample, column: int | None) -> list[str]:
     for group in sample.groups:
         fold = (group.repeat, group.fold)
         counts[fold] = counts.get(fold, 0) + (positives(sample, group, column) or 0)
-        names.setdefault(fold, group.name)
+        names.setdefault(fold, "ensemble" if sample.is_ensemble else group.fold_name)
     return [names[fold] for fold, count in counts.items() if count < FEW]
 
 
@@ -317,13 +320,16 @@ def _cautions(sample: Sample, definition: MetricDefinition) -> list[str]:
 
 def _how(sample: Sample) -> str:
     """How the value is made."""
+    within = f"; within {' and '.join(sample.within)}, then the mean" if sample.within else ""
+    within = "; pooled over cohorts" if sample.cohort == POOLED else within
+    count = len({g.fold_name for g in sample.groups})
     if sample.is_ensemble:
         what = "standardised log risk" if sample.kind == "survival" else "score"
-        return f"mean {what} of the fold models"
+        return f"mean {what} of the fold models{within}"
     if sample.predictor == FOLD_MODELS:
-        models = "fold model" if len(sample.groups) == 1 else "fold models"
-        return f"mean of {len(sample.groups)} {models}, each on every patient"
-    return f"mean of {len(sample.groups)} folds"
+        models = "fold model" if count == 1 else "fold models"
+        return f"mean of {count} {models}, each on every patient{within}"
+    return f"mean of {count} folds{within}"
 
 
 def _estimand(sample: Sample, mean: CellMean | None = None) -> str:

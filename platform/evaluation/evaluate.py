@@ -24,11 +24,22 @@ from equipoise.platform.evaluation.intervals import ConfidenceInterval
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
 from equipoise.platform.evaluation.params import EvaluationParams
 from equipoise.platform.evaluation.predictions import ROLES, validate
-from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS, MODEL, Sample, samples
+from equipoise.platform.evaluation.samples import (
+    ALL,
+    FOLD_MODELS,
+    MODEL,
+    POOLED,
+    Sample,
+    ScoredPatients,
+    samples,
+    strata_of,
+)
 
 #: Columns of the metrics table. ``class`` is empty for the task as a whole; ``predictor`` is ``model``,
 #: ``fold models`` (external cohorts) or a baseline; ``fold`` is ``all``, or ``<repeat>-<fold>`` for a fold's
-#: own value; ``n_pos`` counts positives or events.
+#: own value; ``n_pos`` counts positives or events. ``cohort`` is ``all`` for the mean of the values within cohorts (or
+#: what ``evaluation.within`` names), ``pooled`` for the value over the patients of all cohorts together, and the
+#: name of a cohort. With a single cohort ``all`` is that cohort, and there is no ``pooled``.
 METRIC_COLUMNS = (
     "role", "cohort", "site", "task", "kind", "class", "predictor", "metric", "fold",
     "value", "low", "high", "low_procedure", "high_procedure", "n", "n_pos", "estimand", "method", "note",
@@ -78,7 +89,8 @@ def all_samples(
     for role in ROLES:
         for task, of_task in table.groupby("task", sort=True):
             task_latents = None if latents is None else latents[latents["task"] == task]
-            yield from samples(of_task, role, params, task_latents)
+            strata = strata_of(table, params.within, str(task))
+            yield from samples(of_task, role, params, task_latents, strata)
 
 
 def _evaluate_sample(sample: Sample, params: EvaluationParams, seed: int) -> list[dict]:
@@ -110,26 +122,45 @@ def _evaluate_sample(sample: Sample, params: EvaluationParams, seed: int) -> lis
 def _fold_rows(sample: Sample, result: MetricResult) -> list[dict]:
     """The value of each fold, without interval, to show the spread."""
     definition = result.definition
-    everyone = sample.cohort == ALL or sample.predictor == FOLD_MODELS
+    everyone = sample.cohort in (ALL, POOLED) or sample.predictor == FOLD_MODELS
     if definition is None or not everyone or sample.is_ensemble or definition.predictor != MODEL:
         return []
     rows = []
-    for group in sample.groups:
-        reason = definition.undefined(group)
+    for fold, cells in _by_fold(sample).items():
+        reasons = [definition.undefined(cell) for cell in cells]
+        values = [
+            float(definition.value(cell, None))
+            for cell, reason in zip(cells, reasons, strict=True)
+            if not reason
+        ]
         rows.append(
             _row(
                 sample,
                 metric=definition.metric,
                 predictor=result.predictor,
                 class_name=definition.class_name,
-                fold=group.name,
-                value=float("nan") if reason else float(definition.value(group, None)),
+                fold=fold,
+                value=float(np.mean(values)) if values else float("nan"),
                 interval=ConfidenceInterval(float("nan"), float("nan"), "one fold"),
-                note=f"not estimable: {reason}" if reason else "",
-                counts=Counts(len(group.patient), positives(sample, group, definition.column)),
+                note="" if values else f"not estimable: {reasons[0]}",
+                counts=_fold_counts(sample, cells, definition.column),
             )
         )
     return rows
+
+
+def _by_fold(sample: Sample) -> dict[str, list[ScoredPatients]]:
+    """The groups of each fold: one, or one per stratum."""
+    folds: dict[str, list[ScoredPatients]] = {}
+    for group in sample.groups:
+        folds.setdefault(group.fold_name, []).append(group)
+    return folds
+
+
+def _fold_counts(sample: Sample, cells: list[ScoredPatients], column: int | None) -> "Counts":
+    counts = [positives(sample, cell, column) for cell in cells]
+    known = [count for count in counts if count is not None]
+    return Counts(sum(len(cell.patient) for cell in cells), sum(known) if known else None)
 
 
 def _row(

@@ -191,8 +191,10 @@ def fold_scores(evaluated: Mapping[str, Mapping[MetricKey, EvaluatedMetric]]) ->
                 continue
             for group in sample.groups:
                 value = float("nan") if definition.undefined(group) else float(definition.value(group, None))
-                rows.append((name, group.name, task, metric, value))
-    table = pd.DataFrame(rows, columns=list(FOLD_COLUMNS))
+                rows.append((name, group.fold_name, task, metric, definition.class_name, value))
+    table = pd.DataFrame(rows, columns=[*FOLD_COLUMNS[:-1], "class", "value"])
+    # A fold is the mean of its cohorts that have a value, for each class.
+    table = table.groupby([*FOLD_COLUMNS[:-1], "class"], sort=False)["value"].mean().reset_index()
     of_fold = table.groupby(list(FOLD_COLUMNS[:-1]), sort=False)["value"]
     return of_fold.agg(lambda values: values.mean(skipna=False)).reset_index()
 

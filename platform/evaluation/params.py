@@ -59,6 +59,11 @@ class EvaluationParams(StrictParams):
     bootstrap: int = Field(default=2000, ge=50, le=100_000, description="bootstrap draws of silhouettes")
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0, description="level of every interval")
     threshold: ThresholdParams = ThresholdParams()
+    within: list[str] = Field(
+        default=["cohort"],
+        description="what patients are compared within before the values are averaged: cohort, site, or the name of a "
+        "binary or multiclass task, whose classes are then strata of all other tasks; [] pools everybody",
+    )
     min_site: int = Field(
         default=10, ge=1, description="minimum number of labelled patients for a site to get its own metric"
     )

@@ -1,12 +1,15 @@
 """Subsets of the predictions table that get metrics: a task in a role, for a cohort, a site or all patients.
 
-A sample holds groups: one per fold in cross-validation (raw scores of different models are never pooled). An
+A sample holds groups: one per fold in cross-validation (raw scores of different models are never pooled). Patients of
+several cohorts are compared within their cohort: the sample of all patients has a group per fold and cohort, and beside
+it stands the sample ``pooled``, in which the cohorts of a fold are one group. What else patients are compared within,
+such as the classes of a task, is chosen by ``evaluation.within``. An
 external cohort is two samples: the ensemble, a single group with the mean score of all fold models, and the
 fold models themselves, one group per model with every patient of the cohort.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equipoise.datasets.errors import DataError
 from equipoise.platform.evaluation.params import EvaluationParams
 from equipoise.platform.evaluation.predictions import kind_of, labelled
 from equipoise.platform.evaluation.thresholds import (
@@ -25,7 +29,8 @@ from equipoise.platform.evaluation.thresholds import (
     standardise_risks,
 )
 
-ALL = "all"
+#: ``cohort`` of samples of all patients: compared within their strata, and all together.
+ALL, POOLED = "all", "pooled"
 #: Predictors of the metrics table that are not baselines: the model (for an external cohort: the ensemble of the
 #: fold models), and the individual fold models.
 MODEL, FOLD_MODELS = "model", "fold models"
@@ -40,7 +45,7 @@ class ScoredPatients:
     class (K = 1 unless multiclass); ``time`` and ``event`` are ``[N]``. ``threshold`` and ``reference`` (the
     mean validation target) are NaN where validation data do not determine them; notes state what was left out.
     ``latent [N, D]`` is the input of the head, None if it is not known. ``repeat`` and ``fold`` say whose test patients
-    they are.
+    they are; ``strata [N]`` number the strata (cohorts) of the patients, None if they are all of one.
     """
 
     name: str
@@ -56,11 +61,20 @@ class ScoredPatients:
     repeat: int = 0
     fold: int = 0
     latent: Floats | None = None
+    strata: NDArray[np.int64] | None = None
+
+    @property
+    def fold_name(self) -> str:
+        """``<repeat>-<fold>``, the same for all strata of a fold."""
+        return f"{self.repeat}-{self.fold}"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Input of rows of the metrics table; ``predictor`` is the name in these rows, ``patients`` who is indexed."""
+    """Input of rows of the metrics table; ``predictor`` is the name in these rows, ``patients`` who is indexed.
+
+    ``within`` names what the groups of a fold are strata of, such as the cohort; empty if a fold is one group.
+    """
 
     task: str
     kind: str
@@ -72,6 +86,7 @@ class Sample:
     strata: NDArray[np.int64]
     predictor: str = MODEL
     patients: tuple[str, ...] = ()
+    within: tuple[str, ...] = ()
 
     @property
     def is_ensemble(self) -> bool:
@@ -84,10 +99,56 @@ class Sample:
         return self.role == "external"
 
 
+def strata_of(table: pd.DataFrame, within: Sequence[str], task: str) -> pd.DataFrame:
+    """Strata of the patients of a task, one column each, with the patients as index.
+
+    Parameters
+    ----------
+    table
+        The predictions table.
+    within
+        ``cohort``, ``site`` or names of classification tasks; that of the task itself does not count.
+    task
+        The task whose patients are compared within them.
+
+    Raises
+    ------
+    DataError
+        If a name is neither.
+    """
+    patients = table.drop_duplicates("patient").set_index("patient")
+    columns: dict[str, pd.Series] = {}
+    for name in within:
+        if name in ("cohort", "site"):
+            columns[name] = patients[name].astype(str)
+        elif name != task:
+            rows = table[table["task"] == name]
+            if rows.empty or kind_of(rows) not in ("binary", "multiclass"):
+                known = table.groupby("task", sort=True).filter(
+                    lambda r: kind_of(r) in ("binary", "multiclass")
+                )
+                raise DataError(
+                    f"there is no classification task {name!r}",
+                    where="evaluation.within",
+                    fix=f"write cohort, site or one of: {', '.join(sorted(known['task'].unique())) or 'no task'}",
+                )
+            positive = rows[rows["target"] == 1].drop_duplicates("patient").set_index("patient")["class"]
+            negative = rows[rows["target"] == 0].drop_duplicates("patient").set_index("patient")["class"]
+            labels = positive.reindex(patients.index)
+            if kind_of(rows) == "binary":
+                labels = labels.fillna(("not " + negative.astype(str)).reindex(patients.index))
+            columns[name] = labels.fillna(f"no {name}").astype(str)
+    return pd.DataFrame(columns, index=patients.index)
+
+
 def samples(
-    rows: pd.DataFrame, role: str, params: EvaluationParams, latents: pd.DataFrame | None = None
+    rows: pd.DataFrame,
+    role: str,
+    params: EvaluationParams,
+    latents: pd.DataFrame | None = None,
+    strata: pd.DataFrame | None = None,
 ) -> Iterator[Sample]:
-    """Samples of one task in one role: all patients, then each cohort, then each site.
+    """Samples of one task in one role: all patients, the same pooled, then each cohort, then each site.
 
     Parameters
     ----------
@@ -99,14 +160,19 @@ def samples(
         How the threshold is chosen.
     latents
         Rows of the latents table of the same task.
+    strata
+        Result of :func:`strata_of`; by cohort alone if None.
     """
     kind = kind_of(rows)
+    strata = strata_of(rows, ["cohort"], "") if strata is None else strata
     part = rows[rows["role"] == role]
     if part.empty:
         return
     validation = _Validation.of(rows, kind, params)
     role_latents = _Latents.of(latents, role)
-    make_sample = partial(_sample, kind=kind, role=role, validation=validation, latents=role_latents)
+    make_sample = partial(
+        _sample, kind=kind, role=role, validation=validation, latents=role_latents, strata=strata
+    )
     if role != "external":
         yield from _subsets(part, role, make_sample)
         return
@@ -120,7 +186,10 @@ def _subsets(part: pd.DataFrame, role: str, make_sample: Callable[..., Sample]) 
     """All patients, cohorts and sites of one role."""
     cohorts = sorted(part["cohort"].unique())
     if role != "external" or len(cohorts) > 1:
-        yield make_sample(part, cohort=ALL, site=ALL)
+        everybody = make_sample(part, cohort=ALL, site=ALL)
+        yield everybody
+        if everybody.within and role != "val":
+            yield make_sample(part, cohort=POOLED, site=ALL)
     if role == "val":
         return
     for cohort in cohorts:
@@ -217,22 +286,35 @@ def _sample(
     site: str,
     validation: _Validation,
     latents: _Latents,
+    strata: pd.DataFrame,
     predictor: str = MODEL,
     ensemble_values: dict[str, Any] | None = None,
 ) -> Sample:
-    """A sample; ``ensemble_values`` are the values of the ensemble, whose rows are one group."""
+    """A sample; ``ensemble_values`` are the values of the ensemble, whose rows are one group (or one per stratum)."""
     classes = tuple(sorted(part["class"].unique()))
     known = part[labelled(part)]
     patients = pd.Index(known["patient"].unique())
+    own = strata.reindex(patients)
+    own = own[[name for name in own if own[name].nunique() > 1]]
+    cells, numbers = _numbered(own)
+    split = len(cells) > 1 and cohort != POOLED and site == ALL
     groups = []
     for key, rows in known.groupby(FOLD_KEYS, sort=True):
         fold = (int(key[0]), int(key[1]))
         if ensemble_values is not None:
-            groups.append(_group("ensemble", rows, classes, patients, ensemble_values))
+            name, values = "ensemble", ensemble_values
         else:
             values = validation.of_fold(fold) | {"repeat": fold[0], "fold": fold[1]}
             name = f"{fold[0]}-{fold[1]}"
-            groups.append(_group(name, rows, classes, patients, values, latents=latents, of_fold=fold))
+        of_row = numbers[patients.get_indexer(rows["patient"])]
+        for number, label in enumerate(cells) if split else ():
+            cell = rows[of_row == number]
+            if len(cell):
+                named = f"{name} {label}"
+                groups.append(_group(named, cell, classes, patients, values, latents=latents, of_fold=fold))
+        if not split:
+            group = _group(name, rows, classes, patients, values, latents=latents, of_fold=fold)
+            groups.append(replace(group, strata=numbers[group.patient] if len(cells) > 1 else None))
     return Sample(
         task=str(part["task"].iloc[0]),
         kind=kind,
@@ -244,7 +326,17 @@ def _sample(
         strata=_strata(groups, len(patients), kind),
         predictor=predictor,
         patients=tuple(map(str, patients)),
+        within=tuple(own) if split else (),
     )
+
+
+def _numbered(strata: pd.DataFrame) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of the combinations of strata that occur, sorted, and the number of that of each patient."""
+    if not strata.shape[1]:
+        return [""], np.zeros(len(strata), np.int64)
+    joined = strata.astype(str).agg(", ".join, axis=1)
+    names, numbers = np.unique(joined.to_numpy(str), return_inverse=True)
+    return names.tolist(), numbers.astype(np.int64)
 
 
 def _group(

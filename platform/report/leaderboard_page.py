@@ -10,7 +10,7 @@ from equipoise.platform.evaluation.comparison import why_no_ranking
 from equipoise.platform.evaluation.leaderboard import Leaderboard
 from equipoise.platform.evaluation.metric_definitions import CHANCE_LEVEL, PRIMARY
 from equipoise.platform.evaluation.multiple_comparisons import AllPairs
-from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS, MODEL
+from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS, MODEL, POOLED
 from equipoise.platform.report.baseline_rows import baseline_rows
 from equipoise.platform.report.blocks import Block, Cell, Figures, Heading, Notice, Section, Table, Text, Tone
 from equipoise.platform.report.comparison_figures import differences_figure
@@ -421,7 +421,7 @@ def _primary(board: Leaderboard) -> list[Row]:
 def _dataset(role: str, cohort: str) -> str:
     if role == "test":
         return "test folds" if cohort == ALL else f"test folds, {cohort}"
-    return "all external" if cohort == ALL else f"external {cohort}"
+    return {ALL: "all external", POOLED: "all external, pooled"}.get(cohort, f"external {cohort}")
 
 
 def _row_name(row: Row, several: bool) -> str:

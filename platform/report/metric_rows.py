@@ -16,6 +16,9 @@ from equipoise.platform.report.style import Download, slug
 #: A row of the metrics table.
 Row = dict[str, Any]
 
+#: Values of ``cohort`` that stand for all cohorts: the mean of the values within them, and all patients together.
+TOGETHER = ("all", "pooled")
+
 #: Metrics in the order in which a table shows them.
 ORDER = (
     "auroc", "auprc", "balanced_accuracy", "sensitivity", "specificity", "threshold",
@@ -39,7 +42,7 @@ def internal(run: RunFiles, task: str, metric: str) -> Row | None:
 def external(run: RunFiles, task: str, metric: str) -> list[Row]:
     """One row per external cohort."""
     rows = pick(run.metric_rows, role="external", task=task, metric=metric)
-    return [row for row in rows if row["cohort"] != "all"]
+    return [row for row in rows if row["cohort"] not in TOGETHER]
 
 
 def fold_count(run: RunFiles, task: str) -> int:
@@ -61,8 +64,9 @@ def metric_table(run: RunFiles, task: Task) -> Table | None:
     computed = {(r["class"], r["metric"]) for r in rows if r["predictor"] == "model" and r["fold"] == "all"}
     if not computed:
         return None
-    cohorts = sorted({r["cohort"] for r in rows if r["role"] == "external"} - {"all"})
-    datasets = [("test", "all"), *[("external", c) for c in cohorts]]
+    cohorts = sorted({r["cohort"] for r in rows if r["role"] == "external"} - {*TOGETHER})
+    pooled = any(r["role"] == "test" and r["cohort"] == "pooled" for r in rows)
+    datasets = [("test", "all"), *[("test", "pooled")] * pooled, *[("external", c) for c in cohorts]]
     notes: list[str] = []
     lines = []
     for cls in sorted({cls for cls, _ in computed}):
@@ -70,11 +74,13 @@ def metric_table(run: RunFiles, task: Task) -> Table | None:
             cells: list[str | Cell] = [f"{label(metric)}, {cls}" if cls else label(metric)]
             for role, cohort in datasets:
                 cells.append(_value(pick(rows, role=role, cohort=cohort, cls=cls, metric=metric), notes))
-                if role == "test":
+                if (role, cohort) == ("test", "all"):
                     cells += [_spread(rows, cls, metric), _baseline(_trivial(rows, cls, metric))]
             lines.append(cells)
     level = f"{percent(run.confidence)} CI"
-    columns = ["Metric", f"Test folds ({level})", "Folds, min–max", "Trivial predictor"]
+    test = f"Test folds, mean within {_within(run)} ({level})" if pooled else f"Test folds ({level})"
+    columns = ["Metric", test, "Folds, min–max", "Trivial predictor"]
+    columns += [f"Test folds, pooled ({level})"] * pooled
     columns += [f"External {c} ({level})" for c in cohorts]
     return Table(
         columns,
@@ -84,6 +90,12 @@ def metric_table(run: RunFiles, task: Task) -> Table | None:
         footnotes=notes,
         download=Download(f"metrics-{slug(task.name)}.csv", pd.DataFrame(rows)),
     )
+
+
+def _within(run: RunFiles) -> str:
+    """What the study compares patients within."""
+    evaluation = run.study.get("evaluation") or {}
+    return " and ".join(evaluation.get("within") or ["cohort"])
 
 
 def first_sentence(note: str) -> str:
@@ -106,7 +118,8 @@ def _value(rows: list[Row], notes: list[str]) -> Cell:
 
 def _spread(rows: list[Row], cls: str, metric: str) -> Cell:
     same = [r for r in rows if r["role"] == "test" and r["metric"] == metric and r["class"] == cls]
-    values = [r["value"] for r in same if r["fold"] != "all" and pd.notna(r["value"])]
+    same = [r for r in same if r["cohort"] == "all" and r["fold"] != "all"]
+    values = [r["value"] for r in same if pd.notna(r["value"])]
     return Cell(f"{number(min(values))} to {number(max(values))}" if len(values) > 1 else "–", tone="muted")
 
 
@@ -130,6 +143,8 @@ def _counts(rows: list[Row], datasets: list[tuple[str, str]]) -> str:
         if matching:
             row = matching[0]
             positives = "" if pd.isna(row["n_pos"]) else f", {_positives(row)}"
+            if cohort == "pooled":  # the same patients
+                continue
             where = "Test folds" if role == "test" else cohort
             parts.append(f"{where}: {count(row['n'])} labelled patients{positives}")
     return "; ".join(parts) + "." if parts else ""

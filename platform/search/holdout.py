@@ -152,7 +152,7 @@ def _results(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """First metrics of every task on unseen patients, and the winner's paired differences in them."""
     from equipoise.platform.evaluation.paired import Candidate, evaluate_candidate, paired_differences
-    from equipoise.platform.evaluation.samples import ALL, MODEL
+    from equipoise.platform.evaluation.samples import ALL, MODEL, POOLED
 
     unseen = {
         name: table[table["role"].isin(("val", "external"))] for name, table in predictions.items()
@@ -165,7 +165,12 @@ def _results(
     rows = []
     for name, results in evaluated.items():
         for (_, cohort, task, of_class, metric, predictor), one in results.items():
-            if cohort != ALL and predictor == MODEL and not of_class and metric == leading[task]:
+            if (
+                cohort not in (ALL, POOLED)
+                and predictor == MODEL
+                and not of_class
+                and metric == leading[task]
+            ):
                 interval = one.result.interval
                 rows.append(
                     {
@@ -183,7 +188,7 @@ def _results(
         return rows, []
     table = paired_differences(evaluated, default, study.evaluation.confidence)
     mask = (
-        (table["cohort"] != ALL)
+        ~table["cohort"].isin((ALL, POOLED))
         & (table["predictor"] == MODEL)
         & (table["class"] == "")
         & (table["metric"] == table["task"].map(leading))

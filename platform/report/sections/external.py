@@ -3,7 +3,7 @@
 import pandas as pd
 
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
-from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS
+from equipoise.platform.evaluation.samples import ALL, FOLD_MODELS, POOLED
 from equipoise.platform.report.blocks import Block, Cell, Figures, Heading, Section, Table, Text
 from equipoise.platform.report.entries import SectionParams
 from equipoise.platform.report.forest import forest
@@ -88,8 +88,11 @@ def _rows(rows: list[Row], task: str, metric: str) -> list[Row]:
     primary = [r for r in primary if r["fold"] == "all" and r["class"] == "" and r["role"] != "val"]
     for role, everyone in (("test", "All test folds"), ("external", "All external cohorts")):
         part = [r for r in primary if r["role"] == role]
-        ordered += [{**r, "name": everyone} for r in part if r["cohort"] == "all"]
-        for cohort in sorted({r["cohort"] for r in part} - {"all"}):
+        several = any(r["cohort"] == POOLED for r in part)
+        within = f"{everyone}, mean within cohorts" if several else everyone
+        ordered += [{**r, "name": within} for r in part if r["cohort"] == ALL]
+        ordered += [{**r, "name": f"{everyone}, pooled"} for r in part if r["cohort"] == POOLED]
+        for cohort in sorted({r["cohort"] for r in part} - {ALL, POOLED}):
             of_cohort = [r for r in part if r["cohort"] == cohort]
             ordered += [{**r, "name": cohort} for r in of_cohort if r["site"] == "all"]
             sites = sorted((r for r in of_cohort if r["site"] != "all"), key=lambda r: -int(r["n"]))
