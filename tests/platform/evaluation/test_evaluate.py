@@ -70,7 +70,7 @@ def test_external_cohorts_are_apart_and_together_only_if_several(binary: Rows) -
     metrics = evaluate(one, FAST)
     assert set(metrics["cohort"]) == {"x"}
     metrics = evaluate(pd.concat([one, binary("external", cohort="y", prefix="q")]), FAST)
-    assert set(metrics["cohort"]) == {"x", "y", "all"}
+    assert set(metrics["cohort"]) == {"x", "y", "all", "pooled"}
 
 
 def test_thresholds_are_those_of_the_folds_validation_patients(binary: Rows) -> None:

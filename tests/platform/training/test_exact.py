@@ -158,7 +158,8 @@ def test_a_case_without_tiles_has_the_mean_tile(tasks, cohort) -> None:
 
 def test_balanced_fits_keep_the_loop_and_tell_their_distance(tasks, cohort, tmp_path) -> None:
     train, val = parts_of(cohort)
-    recipe = Recipe(model="clinical", tables=TABLES, balancing="uncertainty", training={"epochs": 2})
+    two = {"epochs": 2, "monitor": "val_loss"}
+    recipe = Recipe(model="clinical", tables=TABLES, balancing="uncertainty", training=two)
     assert not fits_exactly(recipe)
     fold = Fold(0, 0, train.patients, val.patients[:8], val.patients[8:])
     keys = dict.fromkeys(cohort, "")
