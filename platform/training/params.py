@@ -148,7 +148,9 @@ class TrainingParams(StrictParams):
     """Epochs before early stopping may end training."""
     patience: int = Field(default=7, ge=1)
     """Epochs without improvement on inner validation after which training stops."""
-    monitor: Literal["mean_metric", "mean_loss", "val_loss", "main_loss", "main_metric", "added_loss"] = "mean_metric"
+    monitor: Literal["mean_metric", "mean_loss", "val_loss", "main_loss", "main_metric", "added_loss"] = (
+        "mean_metric"
+    )
     """What inner validation watches. ``mean_metric``: the mean over tasks of AUROC, C-index and (Pearson's r + 1) / 2
     within cohorts; ``mean_loss``: the mean over tasks of the loss relative to that of a constant prediction (also where
     validation lacks a class); ``val_loss``: the sum of all losses, whatever their units, as other multi-task code does;
