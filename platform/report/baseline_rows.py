@@ -23,7 +23,7 @@ def baseline_blocks(run: RunFiles, task: Task) -> list[Block]:
     if not names:
         return []
     datasets = [("test", "all"), *sorted({(r["role"], r["cohort"]) for r in rows if r["role"] == "external"})]
-    datasets = [d for d in datasets if d != ("external", "all")]
+    datasets = [d for d in datasets if d != ("external", "all") and d[1] != "pooled"]
     level = f"{percent(run.confidence)} CI"
     columns = ["Baseline"]
     for role, cohort in datasets:

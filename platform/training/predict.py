@@ -126,14 +126,18 @@ def run_distributed(model: nn.Module, targets: Targets, cases: CaseList, group: 
     return Outputs(infos, outputs, truth, labelled, together.cohort[order])
 
 
-def joined_outputs(parts: Sequence[Outputs], targets: Targets) -> Outputs:
-    """Outputs of several parts of the cases, or of several models, one behind the other."""
+def joined_outputs(parts: Sequence[Outputs], targets: Targets | None = None) -> Outputs:
+    """Outputs of several parts of the cases, or of several models, one behind the other.
+
+    ``targets`` number the cohorts again, where those that are no training cohorts may differ from part to part.
+    """
     outputs, truth, labelled = (
         {name: torch.cat([getattr(part, kind)[name] for part in parts]) for name in parts[0].outputs}
         for kind in ("outputs", "targets", "label_mask")
     )
     infos = tuple(info for part in parts for info in part.infos)
-    return Outputs(infos, outputs, truth, labelled, cohort_indices(infos, targets))
+    cohort = torch.cat([part.cohort for part in parts]) if targets is None else cohort_indices(infos, targets)
+    return Outputs(infos, outputs, truth, labelled, cohort)
 
 
 def task_scores(task: TaskTarget, out_VK: Tensor) -> np.ndarray:
