@@ -219,13 +219,13 @@ def _federations() -> Iterable[Case]:
     )
 
     secure, no_bound = {"secure_aggregation": {}}, {"norm_factor": None}
-    clients = {"client_level": {"clip": 0.5, "noise": 1.0, "delta": 0.01}}
+    clients = {"client_level": {"clip": 0.5, "noise": 1.0, "delta": 0.01}, "statistics": "public"}
     poisson = {"weights": "uniform", "participation": {"scheme": "poisson", "fraction": 0.8}}
     drawn = {f"federation__{key}": value for key, value in (poisson | {"validation": no_bound}).items()}
     yield federation("secure_aggregation", federation__privacy=secure, federation__validation=no_bound)
     yield federation("client_level", federation__privacy=clients, **drawn)
     yield federation("secure_client_level", federation__privacy=secure | clients, **drawn)
-    patients = {"record_level": {"clip": 1.0, "noise": 1.0, "delta": 0.05}}
+    patients = {"record_level": {"clip": 1.0, "noise": 1.0, "delta": 0.05}, "statistics": "public"}
     yield federation("record_level", federation__privacy=patients, tasks=two)
 
     yield federation("balancing", balancing="uncertainty+pcgrad", model=JOINT)

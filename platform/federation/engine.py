@@ -370,6 +370,8 @@ class Federation:
     def _server(self, manifests: Mapping[str, ClientManifest]) -> Server:
         params = self.params
         path = None if self.folder is None else self.folder / "ledger.jsonl"
+        # Without a file nobody reads the hashes; those of updates without noise would confirm a guess of them.
+        hashes = path is not None and not (self.privacy.every_round and self.privacy.dtype == "float32")
         name, values = params.server_aggregation, params.server_aggregation_params
         aggregation = get("server_aggregations", name)
         return Server(
@@ -379,7 +381,7 @@ class Federation:
             server_aggregation=aggregation.load()(aggregation.params.model_validate(values), seed=self.seed),
             privacy=self.privacy,
             validator=self.validator,
-            audit_log=AuditLog(path, hashes=path is not None),  # without a file nobody reads the hashes
+            audit_log=AuditLog(path, hashes=hashes),
             manifests=manifests,
             seed=self.seed,
             objective=objective_of(

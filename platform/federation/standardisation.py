@@ -30,8 +30,11 @@ from equipoise.datasets.omics.statistics import (
     shares_from_sums,
 )
 from equipoise.datasets.tables.tasks import Task
-from equipoise.platform.errors import DataError
+from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.federation.messages import pack, unpack
+from equipoise.platform.federation.privacy.compatibility import statistics_refusals
+from equipoise.platform.federation.privacy.noised_statistics import noised_rows
+from equipoise.platform.federation.privacy.params import NoisedStatistics
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.statistics import Query, TrainingRows, survival_labels
 from equipoise.platform.training.targets import Targets, targets_from_statistics
@@ -55,6 +58,8 @@ def federated_targets(
     scaling: Literal["minmax", "standard"] = "minmax",
     tables: TableParams | None = None,
     min_n: int = 5,
+    noised: NoisedStatistics | None = None,
+    seed: int = 0,
 ) -> Targets:
     """Fit what :func:`~equipoise.platform.training.targets.fit_targets` fits, without any row leaving its site.
 
@@ -66,6 +71,12 @@ def federated_targets(
         Name → training patients.
     min_n
         Fewest patients of a site whose sums are used.
+    noised
+        Noise and public ranges: sites then answer once, with noisy sums
+        (:mod:`~equipoise.platform.federation.privacy.noised_statistics`), and all is fitted from those. None sends
+        exact sums.
+    seed
+        Of the noise.
 
     Raises
     ------
@@ -76,6 +87,10 @@ def federated_targets(
     rows = {name: TrainingRows.of(cases, tasks) for name, cases in clients.items() if len(cases) >= min_n}
     if not rows:
         raise DataError(f"no client has {min_n} training patients", where="federated standardisation")
+    if noised is not None:
+        if refusals := statistics_refusals(noised, tasks, tables or TableParams()):
+            raise StudyError("; ".join(refusals), where="federation.privacy.statistics")
+        rows = {c: noised_rows(own, tasks, noised, seed=seed, client=c) for c, own in rows.items()}
     return targets_from_statistics(
         tasks, FederatedStatistics(rows), class_weights=class_weights, scaling=scaling, tables=tables
     )

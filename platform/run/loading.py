@@ -39,10 +39,14 @@ def search_problems(study: Study) -> list[str]:
 
 
 def federation_problems(study: Study) -> list[str]:
-    """Why clients of the federation cannot balance tasks as the study says; empty without the section."""
+    """Why clients of the federation cannot work as the study says; empty without the section."""
     if study.federation is None:
         return []
-    from equipoise.platform.search.federated_space import method_refusal
+    from equipoise.platform.federation.privacy.compatibility import balancing_refusals, statistics_refusals
+    from equipoise.platform.federation.privacy.params import NoisedStatistics
 
-    reason = method_refusal(study, study.balancing.weighting, study.balancing.aggregation)
-    return [f"federation: {reason}"] if reason else []
+    privacy = study.federation.privacy
+    reasons = balancing_refusals(privacy, study.balancing.weighting, study.balancing.aggregation)[:1]
+    if isinstance(privacy.statistics, NoisedStatistics):
+        reasons += statistics_refusals(privacy.statistics, study.tasks, study.tables)
+    return [f"federation: {reason}" for reason in reasons]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from equipoise.platform.federation.privacy.compatibility import record_level_refusals
+from equipoise.platform.federation.privacy.compatibility import balancing_refusals
 from equipoise.platform.registry import entries, get, nearest
 from equipoise.platform.search.configuration import merge_federation_config
 from equipoise.platform.search.params import Range
@@ -132,9 +132,9 @@ def searchable_strategies(
 
 def method_refusal(study: Study, weighting: str, aggregation: str) -> str | None:
     """Why clients of this federation cannot balance like this; None if they can."""
-    if study.federation is None or study.federation.privacy.record_level is None:
+    if study.federation is None:
         return None
-    refusals = record_level_refusals((), (), weighting=weighting, aggregation=aggregation)
+    refusals = balancing_refusals(study.federation.privacy, weighting, aggregation)
     return refusals[0] if refusals else None
 
 

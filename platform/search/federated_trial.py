@@ -106,7 +106,9 @@ def run_federated_fold(fold: Fold, study: Study, inputs: TrialInputs, folder: Pa
     recipe, cases = recipe_of(study), inputs.cases
     torch.set_num_threads(recipe.training.threads)
     parts = PlannedFold("folds", fold).parts(inputs.clients)
-    clients, targets = clients_and_targets(study.tasks, recipe, cases, parts, min_n=study.federation.min_n)
+    clients, targets = clients_and_targets(
+        study.tasks, recipe, cases, parts, study.federation, seed=fold_seed(recipe.seed, fold)
+    )
     params = study.federation.model_copy(update={"backend": "inline"})
     federation = from_recipe(
         recipe, targets, clients, params, seed=fold_seed(recipe.seed, fold), folder=folder

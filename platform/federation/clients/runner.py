@@ -126,7 +126,8 @@ class ClientRunner:
 
     def join(self) -> list[ClientManifest]:
         """The manifests of all clients."""
-        self.manifests = {c: self.trainer.declare(c, self.schema.groups) for c in self.clients}
+        declared = (self.trainer.declare(c, self.schema.groups) for c in self.clients)
+        self.manifests = {m.client: self.setup.privacy.declare(m) for m in declared}
         return list(self.manifests.values())
 
     def train(
@@ -140,6 +141,8 @@ class ClientRunner:
             return update.to_parts(), after.to_bytes()
         except Exception as error:  # a failure at one site must not end the federation
             reason = str(error) if isinstance(error, EquipoiseError) else f"{type(error).__name__}: {error}"
+            if self.setup.privacy.differential:  # the text and the traceback may quote a patient's values
+                return pack_failure(type(error).__name__, ""), b""
             return pack_failure(reason, traceback.format_exc()), b""
         finally:
             torch.set_num_threads(before)

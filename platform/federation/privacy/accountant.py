@@ -12,7 +12,7 @@ import contextlib
 import functools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,6 +146,33 @@ class Accountant:
             return 0.0
         total = sum(steps * _renyi(m) for m, steps in sorted(done.items()))
         return float(compute_epsilon(DEFAULT_RDP_ORDERS, total, self.delta)[0])
+
+
+def together(states: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Epsilon of several federations over the same clients and patients, one after the other.
+
+    Parameters
+    ----------
+    states
+        Of every federation, ``clients`` (the state of an account, or None) and ``patients`` (client → state).
+
+    Returns
+    -------
+    ``clients`` and ``patients`` → epsilon; of the client whose patients have the largest one.
+    """
+    accounts: dict[tuple[str, str], Accountant] = {}
+    for state in states:
+        rows = {("patients", client): row for client, row in state["patients"].items()}
+        if state["clients"] is not None:
+            rows["clients", ""] = state["clients"]
+        for key, row in rows.items():
+            account = accounts.setdefault(key, Accountant(row["delta"]))
+            for mechanism, steps in Accountant.from_state(dict(row)).executed.items():
+                account.spend(mechanism, steps)
+    result: dict[str, float] = {}
+    for (unit, _), account in accounts.items():
+        result[unit] = max(result.get(unit, 0.0), account.spent())
+    return result
 
 
 def noise_for(rate: float, steps: int, epsilon: float, delta: float, *, precision: float = 1e-3) -> float:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.platform.errors import StudyError
+from equipoise.platform.federation.privacy.noise import noise_source
 
 Vector = NDArray[np.float32]
 
@@ -63,10 +64,12 @@ def clipped(delta: Vector, clip: float, *, fraction_bits: int | None = None) -> 
     return (delta * np.float64(factor)).astype(np.float32), factor
 
 
-def noise(size: int, clip: float, multiplier: float, seed: int, round_: int) -> NDArray[np.float64]:
-    """``[P]`` draws of N(0, (zS)²), a function of (seed, round); in a real federation the seed is secret."""
-    rng = np.random.default_rng(np.random.SeedSequence([seed, round_, NOISE]))
-    return rng.normal(0.0, multiplier * clip, size)
+def noise(
+    total: NDArray[np.float64], clip: float, multiplier: float, seed: int, round_: int
+) -> NDArray[np.float64]:
+    """``[P]`` draws of N(0, (zS)²) for a sum, a function of (seed, round, sum)
+    (:func:`~equipoise.platform.federation.privacy.noise.noise_source`)."""
+    return noise_source(seed, round_, NOISE, data=total).normal(0.0, multiplier * clip, total.size)
 
 
 def private_mean(
@@ -86,6 +89,6 @@ def private_mean(
     expected
         q N, or ``[P]`` q N_g of each parameter's group; 0 for parameters that no client can move, which stay.
     """
-    noisy = total + noise(total.size, clip, multiplier, seed, round_)
+    noisy = total + noise(total, clip, multiplier, seed, round_)
     share = np.broadcast_to(np.asarray(expected, dtype=np.float64), noisy.shape)
     return np.divide(noisy, share, out=np.zeros_like(noisy), where=share > 0).astype(np.float32)

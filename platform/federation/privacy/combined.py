@@ -31,7 +31,13 @@ from equipoise.platform.federation.privacy.mechanism import (
     PrivacyMechanism,
     TooFewContributorsError,
 )
-from equipoise.platform.federation.privacy.params import ClientLevelParams, PrivacyParams
+from equipoise.platform.federation.privacy.noised_statistics import noised_manifest
+from equipoise.platform.federation.privacy.params import (
+    ClientLevelParams,
+    NoisedStatistics,
+    PrivacyParams,
+    RecordLevelParams,
+)
 from equipoise.platform.federation.privacy.secure_aggregation import (
     MIN_CONTRIBUTORS,
     MaskedSum,
@@ -98,6 +104,7 @@ class CombinedPrivacy:
         self.uniform = uniform or params.client_level is not None
         self.rate = rate if params.client_level is not None else None
         self.every_round = params.client_level is not None
+        self.differential = params.client_level is not None or params.record_level is not None
         self.dtype = "uint64" if params.secure_aggregation is not None else "float32"
         self.sums_only = params.secure_aggregation is not None or params.client_level is not None
         self.steps: LocalSteps | None = None
@@ -141,11 +148,16 @@ class CombinedPrivacy:
             _require_delta(record.delta, most, "patients of a client", "record_level")
             self.sampling = dict(sampling)
             known = self.patients
-            self.patients = {
-                c: known.get(c, Accountant(record.delta, record.epsilon)) for c in sorted(sampling)
-            }
+            self.patients = {c: known.get(c) or self._account(record) for c in sorted(sampling)}
 
     # the client's half
+
+    def declare(self, manifest: ClientManifest) -> ClientManifest:
+        """With noise on the counts, if the study asks for it."""
+        statistics = self.params.statistics
+        if not isinstance(statistics, NoisedStatistics):
+            return manifest
+        return noised_manifest(manifest, statistics, seed=self.seed)
 
     def privatize(
         self, update: ClientUpdate, request: TrainRequest, weights: Mapping[str, float]
@@ -264,6 +276,13 @@ class CombinedPrivacy:
         if self._simulated_clients is None:
             raise FederationError("a masked sum was requested before the round was opened")
         return self._simulated_clients
+
+    def _account(self, record: RecordLevelParams) -> Accountant:
+        """The account of a site's patients, with what was spent before training: on sums, and on declared counts."""
+        account = Accountant(record.delta, record.epsilon)
+        if isinstance(statistics := self.params.statistics, NoisedStatistics):
+            account.spend(SampledGaussian(1.0, statistics.noise), 2)
+        return account
 
     def _of_clients(self) -> SampledGaussian:
         level = self.params.client_level

@@ -6,9 +6,14 @@ Strategies and server aggregations say what they can and need (:meth:`equipoise.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from equipoise.platform.federation.privacy.params import PrivacyParams
+from equipoise.platform.federation.privacy.params import NoisedStatistics, PrivacyParams
 from equipoise.platform.registry import Entry, entries, get
+
+if TYPE_CHECKING:
+    from equipoise.datasets.omics.params import TableParams
+    from equipoise.datasets.tables.tasks import Task
 
 
 def refusals(
@@ -59,7 +64,61 @@ def refusals(
             )
     if privacy.record_level is not None:
         reasons += _record_level(strategy)
+    return reasons + _statistics(privacy)
+
+
+def balancing_refusals(privacy: PrivacyParams, weighting: str, aggregation: str) -> list[str]:
+    """Reasons why clients cannot balance tasks with this method."""
+    if privacy.record_level is None:
+        return []
+    return record_level_refusals((), (), weighting=weighting, aggregation=aggregation)
+
+
+def statistics_refusals(
+    statistics: NoisedStatistics, tasks: Sequence[Task], tables: TableParams
+) -> list[str]:
+    """Reasons why tables and tasks of a study cannot be fitted from noised sums."""
+    wanted = [task.name for task in tasks if task.type == "regression"]
+    wanted += [f"clinical.{c.column}" for c in tables.clinical if c.type == "number"]
+    reasons = [
+        f"noised sums need the public range of {name}: write privacy: {{statistics: {{bounds: {{{name}: [lowest, "
+        "highest]}}}"
+        for name in wanted
+        if name not in statistics.bounds and name.partition(".")[0] not in statistics.bounds
+    ]
+    if "rna" in statistics.bounds and tables.rna.transform != "none":
+        reasons.append(
+            f"noised sums are of RNA as the table holds it, and transform: {tables.rna.transform} needs the values of "
+            "single patients: bring the table to its scale and write tables: {rna: {transform: none}}"
+        )
+    for name in ("rna", "cnv", "mutation"):
+        if getattr(tables, name).components is not None:
+            reasons.append(
+                f"components of {name} need products of columns, which noised sums do not hold: leave out "
+                f"tables.{name}.components"
+            )
     return reasons
+
+
+def _statistics(privacy: PrivacyParams) -> list[str]:
+    """What leaves before training: declared public, or noised."""
+    noised = isinstance(privacy.statistics, NoisedStatistics)
+    if privacy.statistics is None and (privacy.client_level or privacy.record_level):
+        more = " or {noise: 1, bounds: {…}}" if privacy.client_level is None else ""
+        return [
+            "sites send counts of labels and sums for scalers before training, and exact ones reveal patients: say "
+            f"what becomes of them, privacy: {{statistics: public}}{more}"
+        ]
+    if noised and privacy.client_level is not None:
+        return [
+            "noise on counts and sums hides patients, not clients: with client_level write "
+            "privacy: {statistics: public}"
+        ]
+    if noised and privacy.record_level is None:
+        return [
+            "noise on counts and sums is counted by record_level: add it, or leave out privacy.statistics"
+        ]
+    return []
 
 
 def record_level_refusals(

@@ -67,6 +67,9 @@ class PrivacyMechanism(Protocol):
     every_round
         Whether the result of the accumulator is released in every round and for every parameter, whoever took part:
         the server then takes its step without looking at who answered.
+    differential
+        Whether privacy is promised of everything that leaves: losses on validation patients and texts of failures then
+        do not leave.
     steps
         Takes the steps of a study's local training in place of the plain ones, or None.
     identity
@@ -79,12 +82,17 @@ class PrivacyMechanism(Protocol):
     dtype: str
     sums_only: bool
     every_round: bool
+    differential: bool
     steps: LocalSteps | None
 
     def register(
         self, manifests: Mapping[str, ClientManifest], sampling: Mapping[str, tuple[float, int]]
     ) -> None:
         """At the server, once: the manifests, and client → sampling rate of patients and steps of a round."""
+        ...
+
+    def declare(self, manifest: ClientManifest) -> ClientManifest:
+        """At the client, once: what it declares of its patients, as it may leave the client."""
         ...
 
     def privatize(
@@ -144,12 +152,17 @@ class NoPrivacy:
     dtype = "float32"
     sums_only = False
     every_round = False
+    differential = False
     steps: LocalSteps | None = None
 
     def register(
         self, manifests: Mapping[str, ClientManifest], sampling: Mapping[str, tuple[float, int]]
     ) -> None:
         """Does nothing."""
+
+    def declare(self, manifest: ClientManifest) -> ClientManifest:
+        """Returns the manifest unchanged."""
+        return manifest
 
     def privatize(
         self, update: ClientUpdate, request: TrainRequest, weights: Mapping[str, float]

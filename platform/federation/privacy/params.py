@@ -1,8 +1,9 @@
 """Parameters of privacy in a federation. Light: pydantic only."""
 
-from typing import Literal
+import math
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from equipoise.datasets.params import StrictParams
 
@@ -50,12 +51,40 @@ class SecureAggregationParams(StrictParams):
     )
 
 
+#: Name of a regression task, a table or ``<table>.<column>`` → public range of its values.
+Bounds = dict[str, tuple[float, float]]
+
+
+class NoisedStatistics(StrictParams):
+    """Sums and counts that sites send before training, with noise: counted in the budget of their patients."""
+
+    noise: float = Field(
+        gt=0, description="standard deviation of the noise, in units of what one patient can add"
+    )
+    bounds: Bounds = Field(
+        default_factory=dict,
+        description="public range of every regression task, table or <table>.<column>, known without the data",
+    )
+
+    @model_validator(mode="after")
+    def _ranges_are_ranges(self) -> Self:
+        for name, (low, high) in self.bounds.items():
+            if not -math.inf < low < high < math.inf:
+                raise ValueError(f"bounds: {name}: {low:g} to {high:g} is not a range")
+        return self
+
+
 class PrivacyParams(StrictParams):
     """Protection of clients and patients; by default none beyond that only updates leave a client."""
 
     client_level: ClientLevelParams | None = Field(None, description="differential privacy of clients")
     record_level: RecordLevelParams | None = Field(None, description="differential privacy of patients")
     secure_aggregation: SecureAggregationParams | None = Field(None, description="masked sums")
+    statistics: Literal["public"] | NoisedStatistics | None = Field(
+        None,
+        description="what becomes of the counts of labels and the sums for scalers that sites send before training: "
+        "declared public, or noised and counted; needed with client_level and record_level",
+    )
 
     @property
     def differential(self) -> bool:

@@ -29,6 +29,7 @@ from equipoise.platform.federation.clients.study_trainer import StudyJob
 from equipoise.platform.federation.participation import sampling_plan
 from equipoise.platform.federation.privacy.accountant import Accountant, SampledGaussian
 from equipoise.platform.federation.privacy.compatibility import record_level_refusals
+from equipoise.platform.federation.privacy.noise import noise_source
 from equipoise.platform.federation.privacy.params import RecordLevelParams
 from equipoise.platform.training.batches import collate, draw_tiles
 
@@ -97,8 +98,9 @@ class PrivateTrainer:
             task_weights={head.name: w * f for head, w, f in zip(heads, weights, factors, strict=True)},
             chunk=self.params.chunk,
         )
+        names = np.frombuffer("\n".join(work.data.train.patients).encode(), np.uint8)
         for index in range(steps_planned):
-            rng = np.random.default_rng(np.random.SeedSequence([job.seed, index, PRIVATE]))
+            rng = noise_source(job.seed, index, PRIVATE, data=names)
             steps.backward(steps.draw(rng), lambda rows, i=index: _read(work, rows, i), rng)  # type: ignore[misc]
             parts.optimizer.step()
             job.context.steps += 1
@@ -183,7 +185,8 @@ class PrivateSteps:
         read
             Reads the cases of some rows onto the model's device; called for ``chunk`` rows at a time.
         rng
-            For the noise; seeded by a secret in a real federation.
+            For the noise, which depends on the sum as well
+            (:func:`~equipoise.platform.federation.privacy.noise.noise_source`); a secret in a real federation.
 
         Raises
         ------
@@ -197,7 +200,8 @@ class PrivateSteps:
         for start in range(0, len(rows), self.chunk):
             gradients_BP = self._gradients(read(rows[start : start + self.chunk]))
             total += clipped_sum(gradients_BP, self.clip).cpu()
-        total += torch.from_numpy(rng.normal(0.0, self.mechanism.noise * self.clip, size))
+        source = noise_source(int(rng.integers(2**63)), data=total.numpy())
+        total += torch.from_numpy(source.normal(0.0, self.mechanism.noise * self.clip, size))
         total /= self.mechanism.rate * self.patients
         offset = 0
         for parameter in parameters.values():

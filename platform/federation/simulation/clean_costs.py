@@ -47,8 +47,11 @@ def clean_costs(simulation: Simulation, result: FederationResult) -> list[dict[s
     Returns
     -------
     Records ``server_aggregation``, ``distance`` (in norms of the mean), ``cosine``, ``length`` and ``note`` (why an
-    aggregation cannot be used), in the order of the registry; NaN is None. Empty if no client answers.
+    aggregation cannot be used), in the order of the registry; NaN is None. Empty if no client answers, or if privacy
+    forbids a look at single updates.
     """
+    if simulation.privacy.sums_only or simulation.privacy.differential:
+        return []  # single updates without noise are what the study hides
     updates, weights = honest_updates(simulation, result)
     if not updates:
         return []

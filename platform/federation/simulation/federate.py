@@ -14,12 +14,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipoise.datasets.atomic_io import atomic_path, read_json, write_json, write_text
+from equipoise.platform.federation.privacy.accountant import together
+from equipoise.platform.federation.privacy.statement import PrivacySpending, privacy_statement
 from equipoise.platform.federation.simulation.baselines import (
     EVERY_TASK,
     FoldInputs,
@@ -111,10 +114,11 @@ def federate(study: Study, params: FederationParams, data: StudyInputs, run: Pat
     records = [(fold, read_json(folder / fold.plan / fold.fold.name / FACTS_FILE)) for fold in folds]
     _write_rounds(records, folder)
     _write_traffic(records, folder)
-    write_json(
-        folder / "setting.json",
-        _setting(params.in_training(study.training), clients, notes, external, records),
+    setting = _setting(params.in_training(study.training), clients, notes, external, records)
+    setting["privacy_statement"] = privacy_statement(
+        params, _spent(records, len(clients), searched=study.search is not None)
     )
+    write_json(folder / "setting.json", setting)
     return {
         "clients": len(clients),
         "federations": len(folds),
@@ -294,6 +298,22 @@ def _setting(
         ],
         "epsilon": _largest_epsilons([record["history"][-1] for _, record in records if record["history"]]),
     }
+
+
+def _spent(records: FoldRecords, clients: int, *, searched: bool) -> PrivacySpending:
+    """What all federations of the run spent and withheld."""
+    states = [record["privacy"] for _, record in records if record.get("privacy")]
+    alone = [together([state]) for state in states]
+    largest = {
+        unit: max(epsilons.get(unit, 0.0) for epsilons in alone)
+        for unit in dict.fromkeys(unit for epsilons in alone for unit in epsilons)
+    }
+    withheld: Counter[str] = Counter()
+    for _, record in records:
+        withheld.update(record.get("withheld") or {})
+    return PrivacySpending(
+        clients, len(records), largest, together(states), dict(sorted(withheld.items())), searched
+    )
 
 
 def _largest_epsilons(last_rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

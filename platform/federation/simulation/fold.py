@@ -21,6 +21,7 @@ from equipoise.models.base import MultiTaskModel
 from equipoise.platform.federation.clients.study_trainer import ClientData
 from equipoise.platform.federation.messages import ClientManifest
 from equipoise.platform.federation.params import FREE, OF_RECIPE, merged
+from equipoise.platform.federation.privacy.params import NoisedStatistics
 from equipoise.platform.federation.result import FederationResult
 from equipoise.platform.federation.simulation.baselines import FoldInputs
 from equipoise.platform.federation.simulation.clean_costs import clean_costs
@@ -99,11 +100,10 @@ def federate_fold(
     prepared: dict[str, tuple[dict[str, ClientData], Targets]] = {}
     trained = []
     for name, variant, recipe in variants_of(params, inputs.recipe):
-        key = recipe.model_dump_json()
+        key, seed = recipe.model_dump_json(), fold_seed(recipe.seed, planned.fold)
         if key not in prepared:
-            prepared[key] = clients_and_targets(inputs.tasks, recipe, inputs.cases, parts, min_n=params.min_n)
+            prepared[key] = clients_and_targets(inputs.tasks, recipe, inputs.cases, parts, params, seed=seed)
         path, label = folder / name, f"{planned.plan} {planned.fold.name} {name}"
-        seed = fold_seed(recipe.seed, planned.fold)
         trained.append(_train(prepared[key], variant, recipe, seed, path, label, pool))
     chosen = min(range(len(trained)), key=lambda i: (trained[i].monitor, i))
     if len(trained) > 1 and math.isinf(trained[chosen].monitor):
@@ -136,6 +136,8 @@ def federate_fold(
         "optimum": _distances(
             inputs, trained[chosen], chosen_recipe_of(params, inputs.recipe, chosen), parts, planned
         ),
+        "withheld": result.audit_log.withheld(),
+        "privacy": simulation.privacy.state_dict(),
     }
     write_json(folder / FACTS_FILE, _without_nan(metadata))
     return read_predictions(folder / PREDICTIONS_FILE)
@@ -218,7 +220,13 @@ def _all_traffic(results: Sequence[FederationResult]) -> dict[str, dict[str, int
 
 
 def clients_and_targets(
-    tasks: Sequence[Task], recipe: Recipe, cases: CaseSource, parts: Mapping[str, Fold], *, min_n: int
+    tasks: Sequence[Task],
+    recipe: Recipe,
+    cases: CaseSource,
+    parts: Mapping[str, Fold],
+    params: FederationParams,
+    *,
+    seed: int,
 ) -> tuple[dict[str, ClientData], Targets]:
     """The clients of a fold with their training and validation patients, and targets from sums that they send.
 
@@ -230,9 +238,12 @@ def clients_and_targets(
         Cases of all patients.
     parts
         Client → its patients.
-    min_n
-        Fewest patients from which a scalar that leaves a client may be computed.
+    params
+        The ``federation`` section: whose sums are used, and whether noise is on them.
+    seed
+        Of that noise.
     """
+    statistics = params.privacy.statistics
     clients = {
         name: ClientData(CaseList(cases, part.train), CaseList(cases, part.val))
         for name, part in parts.items()
@@ -243,7 +254,9 @@ def clients_and_targets(
         class_weights=recipe.training.class_weights,
         scaling=recipe.training.target_scaling,
         tables=recipe.tables,
-        min_n=min_n,
+        min_n=params.min_n,
+        noised=statistics if isinstance(statistics, NoisedStatistics) else None,
+        seed=seed,
     )
     return clients, targets
 

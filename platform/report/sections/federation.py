@@ -301,36 +301,13 @@ def _traffic(files: FederationFiles) -> list[Block]:
 
 
 def _privacy(setting: dict[str, Any]) -> Notice:
-    """What is protected and what is not."""
-    params = setting.get("federation") or {}
-    privacy = params.get("privacy") or {}
-    lines = [
-        "Only differences of weights, counts of patients and mean losses of at least "
-        f"{params.get('min_n', '–')} patients left a site; no row of a table and no tile did.",
-        "This is a simulation on one machine or cluster: whoever can read its memory can read all patient data.",
+    """The privacy statement that the federation wrote."""
+    lines = setting.get("privacy_statement") or [
+        "This run holds no privacy statement: it was made by an earlier version, or is not complete. Nothing is "
+        "promised."
     ]
-    enabled = {name: values for name, values in privacy.items() if values}
-    if not enabled:
-        lines.append(
-            "No differential privacy and no secure aggregation: updates can reveal information about single patients. "
-            "Sites that need more write federation: {privacy: …}."
-        )
-    if level := enabled.get("client_level"):
-        clients = len(setting.get("clients", ()))
-        lines.append(
-            f"Differential privacy of whole sites: clip {level['clip']:g}, noise {level['noise']:g}, delta "
-            f"{level['delta']:g}. With {clients} sites such an epsilon says little about a single hospital."
-        )
-    if level := enabled.get("record_level"):
-        lines.append(
-            f"Differential privacy of patients within each site: clip {level['clip']:g}, noise {level['noise']:g}, "
-            f"delta {level['delta']:g}; every site accounts for the steps that it took."
-        )
-    if enabled.get("secure_aggregation"):
-        lines.append("Secure aggregation: the server saw masked updates and their sum, and no single update.")
-    for name, value in (setting.get("epsilon") or {}).items():
-        lines.append(f"Privacy budget spent: epsilon {number(value)} ({name}).")
-    return Notice("Privacy", lines, tone="warn" if not enabled else "")
+    privacy = (setting.get("federation") or {}).get("privacy") or {}
+    return Notice("Privacy", [str(line) for line in lines], tone="" if any(privacy.values()) else "warn")
 
 
 def size(value: int) -> str:

@@ -22,7 +22,7 @@ search:
 federation:
   strategy: fedavg
   local: {optimizer: sgd, lr: 0.1, steps: 1}
-  privacy: {record_level: {}}
+  privacy: {record_level: {}, statistics: public}
 """
 
 

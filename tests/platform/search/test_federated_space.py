@@ -66,7 +66,7 @@ def test_strategies_are_those_that_the_federation_accepts() -> None:
     named = space(**{"federation.strategy": ["fedavg", "fedper"]})
     assert strategies(named) == ["fedavg", "fedper"]
     assert "fedbn" in strategies(space(study({"strategy": "fedbn"})))
-    private = space(study({"privacy": {"record_level": {"noise": 1.0}}}))
+    private = space(study({"privacy": {"record_level": {"noise": 1.0}, "statistics": "public"}}))
     assert "moon compares the features of patients" in dict(private.refused_strategies)["moon"]
     assert {(arm.weighting, arm.aggregation) for arm in private.arms} == {
         ("equal", "none"),

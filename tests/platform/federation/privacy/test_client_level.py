@@ -34,11 +34,19 @@ def test_bits_too_coarse_for_the_clip_are_refused() -> None:
         clipped(np.ones(100_000, np.float32), 0.01, fraction_bits=8)
 
 
-def test_noise_is_of_the_promised_size_and_a_function_of_seed_and_round() -> None:
-    draws = noise(20_000, 0.5, 2.0, seed=1, round_=3)
+def test_noise_is_of_the_promised_size_and_a_function_of_seed_round_and_sum() -> None:
+    total = np.zeros(20_000)
+    draws = noise(total, 0.5, 2.0, seed=1, round_=3)
     assert draws.std() == pytest.approx(1.0, rel=0.03)
-    np.testing.assert_array_equal(draws, noise(20_000, 0.5, 2.0, seed=1, round_=3))
-    assert not np.array_equal(draws, noise(20_000, 0.5, 2.0, seed=1, round_=4))
+    np.testing.assert_array_equal(draws, noise(total, 0.5, 2.0, seed=1, round_=3))
+    assert not np.array_equal(draws, noise(total, 0.5, 2.0, seed=1, round_=4))
+
+
+def test_two_runs_with_one_seed_do_not_differ_by_what_a_client_adds() -> None:
+    """Noise that depends on the seed alone cancels in their difference."""
+    total, added = np.zeros(1000), np.full(1000, 0.01)
+    one, other = (private_mean(t, 1.0, 1.0, 1.0, seed=1, round_=0) for t in (total, total + added))
+    assert np.std(other - one) == pytest.approx(np.sqrt(2), rel=0.1)
 
 
 def test_the_denominator_is_fixed_and_groups_without_owners_stay() -> None:

@@ -5,16 +5,19 @@ import sys
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from equipoise.platform.federation.privacy.compatibility import refusals
 from equipoise.platform.federation.privacy.params import PrivacyParams
 from equipoise.platform.registry import entries, get
 
 SECURE = PrivacyParams.model_validate({"secure_aggregation": {}})
-CLIENTS = PrivacyParams.model_validate({"client_level": {}})
-RECORDS = PrivacyParams.model_validate({"record_level": {}})
-ALL = PrivacyParams.model_validate({"secure_aggregation": {}, "client_level": {}, "record_level": {}})
-UNSEEN = PrivacyParams.model_validate({"client_level": {"adversary": "models"}})
+CLIENTS = PrivacyParams.model_validate({"client_level": {}, "statistics": "public"})
+RECORDS = PrivacyParams.model_validate({"record_level": {}, "statistics": "public"})
+ALL = PrivacyParams.model_validate(
+    {"secure_aggregation": {}, "client_level": {}, "record_level": {}, "statistics": "public"}
+)
+UNSEEN = PrivacyParams.model_validate({"client_level": {"adversary": "models"}, "statistics": "public"})
 FITS: dict[str, Any] = {
     "server_aggregation": get("server_aggregations", "mean"),
     "strategy": get("strategies", "fedavg"),
@@ -81,12 +84,32 @@ def test_all_reasons_are_given_at_once() -> None:
 
 def test_amplification_is_not_claimed_where_participants_see_each_other() -> None:
     privacy = PrivacyParams.model_validate(
-        {"secure_aggregation": {}, "client_level": {"adversary": "models"}}
+        {"secure_aggregation": {}, "client_level": {"adversary": "models"}, "statistics": "public"}
     )
     (refusal,) = refusals(privacy, **FITS | {"participation": "poisson"})
     assert "each other's keys" in refusal
     assert refusals(UNSEEN, **FITS | {"participation": "poisson"}) == []
     assert refusals(CLIENTS, **FITS | {"participation": "poisson", "max_norm": True}) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"record_level": {}}, "exact ones reveal patients"),
+        ({"client_level": {}}, "statistics: public"),
+        ({"client_level": {}, "statistics": {"noise": 1}}, "hides patients, not clients"),
+        ({"secure_aggregation": {}, "statistics": {"noise": 1}}, "counted by record_level"),
+    ],
+)
+def test_what_leaves_before_training_is_stated(settings: dict[str, Any], reason: str) -> None:
+    (refusal,) = refusals(PrivacyParams.model_validate(settings), **FITS)
+    assert reason in refusal
+    noised = PrivacyParams.model_validate(
+        {"record_level": {}, "statistics": {"noise": 1, "bounds": {"LF": [0, 1]}}}
+    )
+    assert refusals(noised, **FITS) == []
+    with pytest.raises(ValidationError, match="is not a range"):
+        PrivacyParams.model_validate({"statistics": {"noise": 1, "bounds": {"LF": [1, 1]}}})
 
 
 def test_params_and_combinations_are_light() -> None:

@@ -39,7 +39,7 @@ COUNTS = {
 }
 #: What client d adds, far longer than the clipping norm.
 OF_D = np.array([30.0, 0, 0, 40.0, 0], np.float32)
-TRIALS, ROUNDS = 240, 3
+TRIALS, ROUNDS = 200, 3
 
 
 def manifest_of(client: str) -> ClientManifest:
@@ -96,7 +96,7 @@ def run(
             "weights": "uniform",
             "participation": {"scheme": "poisson", "fraction": fraction},
             "validation": {"norm_factor": None},
-            "privacy": {"client_level": dict(level)},
+            "privacy": {"client_level": dict(level), "statistics": "public"},
             "exclude_after": 1000,
         }
     )
@@ -184,6 +184,6 @@ def test_the_attack_refutes_a_head_that_moves_exactly_when_its_owner_took_part()
     """The same attack on steps that are taken for those who answered only: the claim is refuted."""
     level = {"clip": 1.0, "noise": 10.0, "delta": 0.01}
     found, claimed = attack(level, 0.4, old=True)
-    assert claimed < 1 < 2.5 < found
+    assert claimed < 1 < 2 < found
     found, claimed = attack(level, 0.4)
     assert found < claimed

@@ -41,7 +41,7 @@ def test_masked_sums_are_the_sums(federate: Make) -> None:
 
 
 def test_noise_is_added_and_counted(federate: Make) -> None:
-    private = {"client_level": {"clip": 0.5, "noise": 1.0, "delta": 0.01}}
+    private = {"client_level": {"clip": 0.5, "noise": 1.0, "delta": 0.01}, "statistics": "public"}
     settings = {"weights": "uniform", "participation": {"scheme": "poisson", "fraction": 0.9}}
     settings |= {"validation": OPEN_GATE}
     open_, noisy = (federate(**ONE_STEP, **settings, **extra).run() for extra in ({}, {"privacy": private}))
@@ -52,7 +52,10 @@ def test_noise_is_added_and_counted(federate: Make) -> None:
 
 
 def test_a_budget_ends_the_federation(federate: Make) -> None:
-    private = {"client_level": {"clip": 0.5, "noise": 1.0, "delta": 0.01, "epsilon": 12.0}}
+    private = {
+        "client_level": {"clip": 0.5, "noise": 1.0, "delta": 0.01, "epsilon": 12.0},
+        "statistics": "public",
+    }
     settings = ONE_STEP | {"rounds": 50, "weights": "uniform", "validation": OPEN_GATE}
     result = federate(**settings, participation={"scheme": "poisson", "fraction": 0.9}, privacy=private).run()
     assert 0 < len(result.history) < 50
@@ -82,7 +85,7 @@ def test_a_round_that_nobody_joined_is_noisy_like_every_other(federate: Make) ->
         weights="uniform",
         participation={"scheme": "poisson", "fraction": 0.3},
         validation=OPEN_GATE,
-        privacy={"client_level": {"clip": 1, "noise": 10.0, "delta": 1e-2}},
+        privacy={"client_level": {"clip": 1, "noise": 10.0, "delta": 1e-2}, "statistics": "public"},
         extra={"on_round": lambda row: seen.append(server().vector.copy())},
     )
     engines: list[Federation] = []
@@ -140,7 +143,11 @@ def test_small_samples_are_skipped_and_a_federation_without_any_sum_is_an_error(
         federate(**settings, **one_each).run()
     with pytest.raises(FederationError, match="no round is possible: 2 of the 3"):
         federate(**settings, clients={name: sites[name] for name in "AB"}).run()
-    with_noise = {"client_level": {"clip": 0.5, "noise": 1.0, "delta": 0.01}, "secure_aggregation": {}}
+    with_noise: dict[str, Any] = {
+        "client_level": {"clip": 0.5, "noise": 1.0, "delta": 0.01},
+        "secure_aggregation": {},
+    }
+    with_noise["statistics"] = "public"
     chosen = {"participation": {"scheme": "poisson", "fraction": 0.3}, "weights": "uniform"}
     result = federate(**settings | {"privacy": with_noise}, **chosen).run()
     assert any(row.get("skipped") for row in result.history)
@@ -149,4 +156,4 @@ def test_small_samples_are_skipped_and_a_federation_without_any_sum_is_an_error(
 
 def test_cox_cannot_be_made_private_by_patient(federate: Make) -> None:
     with pytest.raises(StudyError, match="OS"):
-        federate(**ONE_STEP, privacy={"record_level": {}})
+        federate(**ONE_STEP, privacy={"record_level": {}, "statistics": "public"})

@@ -148,7 +148,7 @@ def test_what_cannot_be_done_is_refused() -> None:
     with pytest.raises(DataError, match="no batch"):
         run({"A": DataLoader(TensorDataset(torch.zeros(1, 3), torch.zeros(1)), batch_size=2, drop_last=True)})
     with pytest.raises(StudyError, match="privacy of patients"):
-        run(privacy={"record_level": {"delta": 0.01}})
+        run(privacy={"record_level": {"delta": 0.01}, "statistics": "public"})
     with pytest.raises(StudyError, match="batches are those of the loaders"):
         run(backend="ray")
     with pytest.raises(StudyError, match="sites, timeout_s: only for"):
