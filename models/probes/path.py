@@ -12,9 +12,9 @@ factor of column j (Zou and Hastie, J. R. Stat. Soc. B 67, 2005; Friedman, Hasti
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -70,16 +70,56 @@ class Path:
         return LinearFit(self.weights[penalty, use], self.intercepts[penalty, use])
 
 
-class Step(NamedTuple):
-    """Models of one penalty: weights ``[F, p, K]`` and intercepts ``[F, K]`` for F sets of cases."""
+@dataclass(frozen=True)
+class Step:
+    """Models of one penalty for F sets of cases.
+
+    Attributes
+    ----------
+    penalty
+        :math:`\\lambda`.
+    outputs
+        ``[n, K, F]`` outputs of every model for all rows.
+    """
 
     penalty: float
-    weights: Array
-    intercepts: Array
+    outputs: Array
+    _weights: Callable[[], tuple[Array, Array]]
+
+    @cached_property
+    def models(self) -> tuple[Array, Array]:
+        """Weights ``[F, p, K]`` and intercepts ``[F, K]``; a ridge computes them only when they are asked for."""
+        return self._weights()
 
     def fit(self, use: int = 0) -> LinearFit:
         """The model of one set of cases."""
-        return LinearFit(self.weights[use], self.intercepts[use])
+        weights, intercepts = self.models
+        return LinearFit(weights[use], intercepts[use])
+
+
+class Standardised:
+    """Inputs of mean 0 and sd 1, and the space of their cases: what all ridges over the same columns share.
+
+    Parameters
+    ----------
+    x
+        ``[n, p]`` finite inputs.
+    factors
+        ``[p]`` above 0; 1 if not given.
+    """
+
+    def __init__(self, x: ArrayLike, factors: ArrayLike | None = None) -> None:
+        self.x, self.factors = _checked_inputs(x, factors)
+        # The loss of such columns is better conditioned; the penalty stays that of the given columns.
+        self.shift = self.x.mean(axis=0)
+        spread = self.x.std(axis=0)
+        self.spread = np.where(spread > 1e-12 * np.maximum(1.0, np.abs(self.shift)), spread, 1.0)
+        self.rows = (self.x - self.shift) / self.spread
+
+    @cached_property
+    def space(self) -> RowSpace:
+        """Coordinates of a ridge whose penalty is that of the given columns."""
+        return RowSpace(self.rows, self.factors / self.spread**2)
 
 
 def penalty_grid(
@@ -115,7 +155,7 @@ def penalty_grid(
 
 
 def fit_path(
-    x: ArrayLike,
+    x: ArrayLike | Standardised,
     likelihood: Likelihood,
     penalties: ArrayLike,
     *,
@@ -130,13 +170,13 @@ def fit_path(
     )
     return Path(
         np.array([step.penalty for step in steps]),
-        np.stack([step.weights for step in steps]),
-        np.stack([step.intercepts for step in steps]),
+        np.stack([step.models[0] for step in steps]),
+        np.stack([step.models[1] for step in steps]),
     )
 
 
 def walk_path(
-    x: ArrayLike,
+    x: ArrayLike | Standardised,
     likelihood: Likelihood,
     penalties: ArrayLike,
     *,
@@ -152,6 +192,7 @@ def walk_path(
     ----------
     x
         ``[n, p]`` finite inputs. Columns are penalised as they are: standardise them first.
+        :class:`Standardised` inputs, which have their factors, are prepared once for several calls.
     likelihood
         The loss with its targets (:mod:`equipoise.models.probes.likelihoods`).
     penalties
@@ -172,32 +213,29 @@ def walk_path(
     ValueError
         If inputs are not finite, or shapes, penalties, factors or ``l1_ratio`` make no sense.
     """
-    x, factors, use = _checked(x, factors, use, likelihood)
+    inputs = x if isinstance(x, Standardised) else Standardised(x, factors)
+    use = _checked_use(len(inputs.x), use, likelihood)
     values = np.sort(np.asarray(penalties, np.float64).ravel())[::-1]
     if not 0 <= l1_ratio <= 1 or not len(values) or values[-1] < 0:
         raise ValueError(
             f"l1_ratio is between 0 and 1 and penalties are 0 or more, not {l1_ratio} and {values}"
         )
-    # The loss of columns of mean 0 and sd 1 is better conditioned; the penalty stays that of the given columns.
-    shift = x.mean(axis=0)
-    spread = x.std(axis=0)
-    spread = np.where(spread > 1e-12 * np.maximum(1.0, np.abs(shift)), spread, 1.0)
-    standard = (x - shift) / spread
-    l1, l2 = l1_ratio * factors / spread, (1 - l1_ratio) * factors / spread**2
-    begin = None
-    if start is not None:
-        w = np.repeat((start.weights * spread[:, None])[:, :, None], use.shape[1], axis=2)
-        begin = Weights(
-            w, np.repeat((start.intercept + shift @ start.weights)[:, None], use.shape[1], axis=1)
-        )
     steps = (
-        _l1_steps(standard, likelihood, use, values, l1, l2, tolerance, begin)
+        _l1_steps(inputs, likelihood, use, values, l1_ratio, tolerance, start)
         if l1_ratio
-        else _ridge_steps(standard, likelihood, use, values, l2, tolerance)
+        else _ridge_steps(inputs, likelihood, use, values, tolerance)
     )
-    for penalty, weights in zip(values.tolist(), steps, strict=True):
-        w, b = (weights.w / spread[:, None, None]).transpose(2, 0, 1), weights.b.T
-        yield Step(penalty, w, b - np.einsum("fpk,p->fk", w, shift) if likelihood.intercept else b.copy())
+    for penalty, (outputs, weights) in zip(values.tolist(), steps, strict=True):
+        yield Step(penalty, outputs, partial(_of_given_columns, inputs, likelihood, weights))
+
+
+def _of_given_columns(
+    inputs: Standardised, likelihood: Likelihood, weights: Callable[[], Weights]
+) -> tuple[Array, Array]:
+    """Weights ``[F, p, K]`` and intercepts ``[F, K]`` of the columns as they were given."""
+    found = weights()
+    w, b = (found.w / inputs.spread[:, None, None]).transpose(2, 0, 1), found.b.T
+    return w, b - np.einsum("fpk,p->fk", w, inputs.shift) if likelihood.intercept else b.copy()
 
 
 def optimality_residual(
@@ -218,25 +256,38 @@ def optimality_residual(
 
 
 def _checked(x, factors, use, likelihood: Likelihood) -> tuple[Array, Array, Array]:
+    x, factors = _checked_inputs(x, factors)
+    return x, factors, _checked_use(len(x), use, likelihood)
+
+
+def _checked_inputs(x: ArrayLike, factors: ArrayLike | None) -> tuple[Array, Array]:
     x = np.asarray(x, np.float64)
     if x.ndim != 2 or not np.isfinite(x).all():
         raise ValueError(f"inputs are [cases, columns] without gaps; shape {x.shape}")
     factors = np.ones(x.shape[1]) if factors is None else np.asarray(factors, np.float64)
     if factors.shape != (x.shape[1],) or not (factors > 0).all():
         raise ValueError(f"{x.shape[1]} factors above 0 are needed")
-    use = np.ones((len(x), 1)) if use is None else np.asarray(use, np.float64)
+    return x, factors
+
+
+def _checked_use(rows: int, use: ArrayLike | None, likelihood: Likelihood) -> Array:
+    use = np.ones((rows, 1)) if use is None else np.asarray(use, np.float64)
     use = use[:, None] if use.ndim == 1 else use
-    if len(use) != len(x) or not np.isin(use, (0, 1)).all():
-        raise ValueError(f"use has {len(x)} rows of 0 and 1")
+    if len(use) != rows or not np.isin(use, (0, 1)).all():
+        raise ValueError(f"use has {rows} rows of 0 and 1")
     if not likelihood.counts(use).all():
         raise ValueError("a set of cases has no label (no event under Cox's model) to fit a model on")
-    return x, factors, use
+    return use
 
 
-def _ridge_steps(x, likelihood, use, penalties, l2, tolerance) -> Iterator[Weights]:
+#: Outputs ``[n, K, F]`` of the models of a penalty, and their weights for the standardised columns.
+_Solved = tuple[Array, Callable[[], Weights]]
+
+
+def _ridge_steps(inputs: Standardised, likelihood, use, penalties, tolerance) -> Iterator[_Solved]:
     """All penalties and sets at once, in the space of the cases."""
     count, sets = len(penalties), use.shape[1]
-    space = RowSpace(x, l2)
+    space = inputs.space
     each = np.repeat(penalties, sets)
     rank, outputs = space.z.shape[1], likelihood.outputs
     solved = minimise(
@@ -247,15 +298,30 @@ def _ridge_steps(x, likelihood, use, penalties, l2, tolerance) -> Iterator[Weigh
         Weights.zeros(rank, outputs, len(each)),
         tolerance=tolerance,
     )
+    eta = outputs_of(space.z, solved)
     for i in range(count):
-        part = solved.take(np.arange(i * sets, (i + 1) * sets))
-        yield Weights(space.weights(part.w), part.b)
+        models = np.arange(i * sets, (i + 1) * sets)
+        yield eta[..., models], partial(_from_space, space, solved.take(models))
 
 
-def _l1_steps(x, likelihood, use, penalties, l1, l2, tolerance, start: Weights | None) -> Iterator[Weights]:
+def _from_space(space: RowSpace, part: Weights) -> Weights:
+    return Weights(space.weights(part.w), part.b)
+
+
+def _l1_steps(
+    inputs: Standardised, likelihood, use, penalties, l1_ratio, tolerance, start: LinearFit | None
+) -> Iterator[_Solved]:
     """One penalty after the other, each from the solution of the one before."""
-    p, sets, outputs = x.shape[1], use.shape[1], likelihood.outputs
-    now = start or Weights(np.zeros((p, outputs, sets)), null_model(likelihood, use, tolerance))
+    x, sets = inputs.rows, use.shape[1]
+    l1, l2 = l1_ratio * inputs.factors / inputs.spread, (1 - l1_ratio) * inputs.factors / inputs.spread**2
+    if start is None:
+        now = Weights(
+            np.zeros((x.shape[1], likelihood.outputs, sets)), null_model(likelihood, use, tolerance)
+        )
+    else:
+        w, b = start.weights * inputs.spread[:, None], start.intercept + inputs.shift @ start.weights
+        now = Weights(np.repeat(w[:, :, None], sets, axis=2), np.repeat(b[:, None], sets, axis=1))
+        now.b = now.b if likelihood.intercept else np.zeros_like(now.b)
     slope = backward(x, likelihood.at(outputs_of(x, now), use).gradient)
     # A path begins where all weights are zero; a start given is taken to be the model of the first penalty.
     previous = penalties[0] if start else (np.abs(slope).max(axis=(1, 2)) / l1).max(initial=0.0)
@@ -269,13 +335,15 @@ def _l1_steps(x, likelihood, use, penalties, l1, l2, tolerance, start: Weights |
                 x[:, at], likelihood, use, l1_part, l2_part, now.rows(at), tolerance=tolerance
             )
             now.w[at], now.b = solved.w, solved.b
-            slope = backward(x, likelihood.at(outputs_of(x[:, at], solved), use).gradient)
+            eta = outputs_of(x[:, at], solved)
+            slope = backward(x, likelihood.at(eta, use).gradient)
             beyond = np.abs(slope).max(axis=(1, 2)) - penalty * l1 > tolerance
             if not (beyond & ~looked_at).any():
                 break
             looked_at |= beyond
         previous = penalty
-        yield Weights(now.w, now.b)
+        kept = Weights(now.w.copy(), now.b.copy())
+        yield eta, lambda kept=kept: kept  # type: ignore[misc]
 
 
 def null_model(likelihood: Likelihood, use: Array, tolerance: float = 1e-9) -> Array:

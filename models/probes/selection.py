@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from equipoise.models.probes.likelihoods import Array, Likelihood
-from equipoise.models.probes.path import LinearFit, Step, null_model, penalty_grid, walk_path
+from equipoise.models.probes.path import LinearFit, Standardised, Step, null_model, penalty_grid, walk_path
 
 #: Penalties beyond the best one so far that are still tried; the rest of an L1 path only overfits, slowly.
 PATIENCE = 4
@@ -70,7 +70,7 @@ def inner_folds(likelihood: Likelihood, rows: ArrayLike, folds: int, seed: int) 
 
 
 def choose_penalty(
-    x: ArrayLike,
+    x: ArrayLike | Standardised,
     likelihood: Likelihood,
     *,
     l1_ratio: float,
@@ -104,58 +104,55 @@ def choose_penalty(
     ValueError
         If a fold leaves no label (no event) to fit on; use fewer folds.
     """
-    x = np.asarray(x, np.float64)
-    rows = np.ones(len(x)) if use is None else np.asarray(use, np.float64)
+    inputs = x if isinstance(x, Standardised) else Standardised(x, factors)
+    count = len(inputs.x)
+    rows = np.ones(count) if use is None else np.asarray(use, np.float64)
     fold = (
         inner_folds(likelihood, rows, folds, seed) if isinstance(folds, int) else np.asarray(folds, np.int64)
     )
     sets = np.stack([rows * (fold != k) for k in range(fold.max() + 1)] + [rows], axis=1)
     if penalties is None:
-        penalties = penalty_grid(x, likelihood, l1_ratio=l1_ratio, factors=factors, use=rows)
+        penalties = penalty_grid(inputs.x, likelihood, l1_ratio=l1_ratio, factors=inputs.factors, use=rows)
     tried = np.sort(np.asarray(penalties, np.float64).ravel())[::-1]
-    steps = walk_path(
-        x, likelihood, tried, l1_ratio=l1_ratio, factors=factors, use=sets, tolerance=max(tolerance, 1e-4)
-    )
+    # A ridge converges quadratically, so that its models of all cases are accurate at once.
+    rough = max(tolerance, 1e-4) if l1_ratio else tolerance
     scores: list[float] = []
-    everyone = sets.shape[1] - 1
-    best = 0
-    for step in steps:
-        scores.append(_held_out(x, likelihood, sets, step))
-        if int(np.argmin(scores)) == len(scores) - 1:
-            best, start = len(scores) - 1, step.fit(everyone)
-        elif l1_ratio and len(scores) - 1 - best >= PATIENCE:
+    best: Step | None = None
+    for step in walk_path(inputs, likelihood, tried, l1_ratio=l1_ratio, use=sets, tolerance=rough):
+        scores.append(_held_out(likelihood, sets, step.outputs))
+        at = int(np.argmin(scores))
+        if at == len(scores) - 1:
+            best = step
+        elif l1_ratio and len(scores) - 1 - at >= PATIENCE:
             break
-    (last,) = walk_path(
-        x,
-        likelihood,
-        tried[best : best + 1],
-        l1_ratio=l1_ratio,
-        factors=factors,
-        use=rows,
-        tolerance=tolerance,
-        start=start,
-    )
+    assert best is not None
+    fit = best.fit(sets.shape[1] - 1)
+    if l1_ratio:
+        again = walk_path(
+            inputs, likelihood, [best.penalty], l1_ratio=l1_ratio, use=rows, tolerance=tolerance, start=fit
+        )
+        fit = next(again).fit()
+    best_index = int(np.argmin(scores))
     return Choice(
-        penalty=float(tried[best]),
-        fit=last.fit(),
+        penalty=best.penalty,
+        fit=fit,
         penalties=tried[: len(scores)],
         scores=np.array(scores),
         null_score=null_score(likelihood, sets),
-        at_edge=best == len(tried) - 1,
+        at_edge=best_index == len(tried) - 1,
     )
 
 
 def null_score(likelihood: Likelihood, sets: Array) -> float:
     """Cross-validated loss of a model without any column; ``sets`` are the folds' cases and, last, all cases."""
     intercepts = null_model(likelihood, sets)
-    step = Step(np.inf, np.zeros((sets.shape[1], 0, likelihood.outputs)), intercepts.T)
-    return _held_out(np.zeros((len(sets), 0)), likelihood, sets, step)
+    return _held_out(likelihood, sets, np.broadcast_to(intercepts, (len(sets), *intercepts.shape)))
 
 
-def _held_out(x: Array, likelihood: Likelihood, sets: Array, step: Step) -> float:
-    """Loss of all cases minus that of the fitted ones, over folds, per case or event."""
+def _held_out(likelihood: Likelihood, sets: Array, outputs: Array) -> float:
+    """Loss of all cases minus that of the fitted ones, over folds, per case or event; ``outputs`` are ``[n, K, F]``."""
     fitted, everyone = sets[:, :-1], sets[:, -1:]
-    eta = np.stack([step.fit(k).outputs(x) for k in range(fitted.shape[1])], axis=2)
+    eta = outputs[..., : fitted.shape[1]]
     whole = np.repeat(everyone, fitted.shape[1], axis=1)
     total = likelihood.at(eta, whole).value * likelihood.counts(whole)
     inside = likelihood.at(eta, fitted).value * likelihood.counts(fitted)

@@ -76,7 +76,7 @@ def evaluate_baselines(
 def _main_metrics(
     predictions: pd.DataFrame, params: EvaluationParams, seed: int
 ) -> Iterator[tuple[_Key, EvaluatedMetric]]:
-    for sample in all_samples(predictions, params):
+    for sample in all_samples(predictions.assign(site=ALL), params):  # sites get no row of their own
         if sample.role == "val" or sample.site != ALL or sample.predictor != MODEL:
             continue
         for result in metric_results(sample, params, seed, [PRIMARY[sample.kind]]):

@@ -21,6 +21,7 @@ import itertools
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,7 +56,7 @@ ORDER = ("cohort", "covariate ", "class of ", "covariates and classes", "presenc
 #: Penalty of columns that are no genes and no tile features, relative to those.
 FACTOR = 0.03
 #: Models with few columns are hardly penalised: a few penalties suffice.
-FEW_COLUMNS, FEW_PENALTIES = 40, 6
+FEW_COLUMNS, FEW_PENALTIES, PENALTIES = 40, 6, 10
 
 
 class MeanTiles(Mapping[str, "Case"]):
@@ -146,9 +147,10 @@ def fit_baselines(
     with_geneicl = "rna" in model.widths and wants_geneicl(params)
     groups = _varying(_groups(model, targets), fitted_on.x)
     outputs: dict[str, dict[Role, dict[str, torch.Tensor]]] = {}
-    for index, head in enumerate(targets.heads):
+    designs = _Designs(fitted_on, targets, model, recipe)
+    for head in targets.heads:
         for name, columns in _for_task(head, groups, targets).items():
-            scored = _fit(targets, index, name, columns, fitted_on, parts, model, recipe, params, seed)
+            scored = _fit(designs.of(columns, strata=name != "cohort"), head, columns, parts, params, seed)
             for role, out in scored.items():
                 outputs.setdefault(name, {}).setdefault(role, {})[head.name] = out
         if with_geneicl:
@@ -310,41 +312,55 @@ def _in_context(
     return dict(zip(parts, torch.split(outputs, sizes), strict=True))
 
 
+class _Designs:
+    """Training rows of groups of columns: prepared once for all tasks that read the same group."""
+
+    def __init__(self, train: _Part, targets: Targets, model: ElasticNet, recipe: Recipe) -> None:
+        self._train = train
+        cohorts = [batch.cohort for batch in train.batches if batch.cohort is not None]
+        self._known, self._likelihoods, self._plain = {}, {}, {}
+        for head in targets.heads:
+            known = train.stacked("label_mask", head.name) > 0
+            make = partial(
+                likelihood_of,
+                target=train.stacked("targets", head.name),
+                class_weights=targets.class_weights.get(head.name),
+                ties=recipe.training.ties,
+                cohort=torch.cat(cohorts).numpy(),
+            )
+            likelihood = make(head)
+            if likelihood.counts(known[:, None].astype(float))[0]:
+                self._known[head.name], self._likelihoods[head.name] = known, likelihood
+                self._plain[head.name] = make(replace(head, stratified=False))
+        self._penal = np.full(train.x.shape[1], FACTOR)
+        self._penal[: model.row_width] = np.where(model.factors == 1, 1.0, FACTOR)
+        self._made: dict[tuple[int, ...], Design] = {}
+
+    def of(self, columns: list[int], *, strata: bool) -> Design:
+        """Rows of these columns; without strata, for what strata would take away: the cohort itself."""
+        x = self._train.x[:, columns]
+        if not strata:
+            return Design(x, np.ones(len(columns)), None, self._plain, self._known)
+        key = tuple(columns)
+        if key not in self._made:
+            factors = None if len(columns) <= FEW_COLUMNS else self._penal[columns]
+            self._made[key] = Design(x, np.ones(len(columns)), factors, self._likelihoods, self._known)
+        return self._made[key]
+
+
 def _fit(
-    targets: Targets,
-    index: int,
-    name: str,
+    design: Design,
+    head: TaskHead,
     columns: list[int],
-    train: _Part,
     parts: Mapping[Role, _Part],
-    model: ElasticNet,
-    recipe: Recipe,
     params: BaselineParams,
     seed: int,
 ) -> dict[Role, torch.Tensor]:
     """Outputs of one baseline for one task, by role; none where the task cannot be learned."""
-    head = targets.heads[index]
-    if name == "cohort":
-        head = replace(head, stratified=False)  # strata would take away what it is about
-    known = train.stacked("label_mask", head.name) > 0
-    cohorts = [batch.cohort for batch in train.batches if batch.cohort is not None]
-    likelihood = likelihood_of(
-        head,
-        train.stacked("targets", head.name),
-        class_weights=targets.class_weights.get(head.name),
-        ties=recipe.training.ties,
-        cohort=torch.cat(cohorts).numpy(),
-    )
-    if not likelihood.counts(known[:, None].astype(float))[0]:
+    if head.name not in design.likelihoods:
         return {}
-    penal = np.full(train.x.shape[1], FACTOR)
-    penal[: model.row_width] = np.where(model.factors == 1, 1.0, FACTOR)
     few = len(columns) <= FEW_COLUMNS
-    factors = None if few else penal[columns]
-    design = Design(
-        train.x[:, columns], np.ones(len(columns)), factors, {head.name: likelihood}, {head.name: known}
-    )
-    settings = PenaltyParams(0.0 if few else params.l1_ratio, penalties=FEW_PENALTIES if few else 20)
+    settings = PenaltyParams(0.0 if few else params.l1_ratio, penalties=FEW_PENALTIES if few else PENALTIES)
     fit = choose(design, head.name, settings, seed).fit
     result: dict[Role, torch.Tensor] = {}
     for role, part in parts.items():

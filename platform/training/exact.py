@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from equipoise.models.entries import ElasticNetParams
 from equipoise.models.losses import TaskLosses
 from equipoise.models.probes.heads import likelihood_of, read_head, smallest_group, write_head
 from equipoise.models.probes.likelihoods import Array, Likelihood
-from equipoise.models.probes.path import LinearFit, fit_path, penalty_grid
+from equipoise.models.probes.path import LinearFit, Standardised, fit_path, penalty_grid
 from equipoise.models.probes.selection import Choice, choose_penalty
 from equipoise.platform.registry import get
 from equipoise.platform.training import checkpoint as checkpoints
@@ -67,6 +68,11 @@ class Design:
     factors: Array | None
     likelihoods: dict[str, Likelihood]
     known: dict[str, np.ndarray]
+
+    @cached_property
+    def inputs(self) -> Standardised:
+        """The rows, prepared once for all tasks."""
+        return Standardised(self.x, self.factors)
 
 
 def is_balanced(balancing: BalancingParams) -> bool:
@@ -203,13 +209,17 @@ def choose(design: Design, task: str, params: PenaltyParams, seed: int) -> Choic
     likelihood, known = design.likelihoods[task], design.known[task]
     folds = min(params.folds, smallest_group(likelihood, known))
     use = known.astype(float)
-    common = {"l1_ratio": params.l1_ratio, "factors": design.factors, "use": use}
+    l1_ratio, factors = params.l1_ratio, design.factors
     if folds < 2:
-        top = penalty_grid(design.x, likelihood, count=1, **common)  # type: ignore[arg-type]
-        fit = fit_path(design.x, likelihood, top, **common).fit(0)  # type: ignore[arg-type]
+        top = penalty_grid(design.x, likelihood, l1_ratio=l1_ratio, factors=factors, use=use, count=1)
+        fit = fit_path(design.inputs, likelihood, top, l1_ratio=l1_ratio, use=use).fit(0)
         return Choice(float(top[0]), fit, top, np.array([math.nan]), math.nan, at_edge=False)
-    grid = penalty_grid(design.x, likelihood, count=params.penalties, **common)  # type: ignore[arg-type]
-    return choose_penalty(design.x, likelihood, penalties=grid, folds=folds, seed=seed, **common)  # type: ignore[arg-type]
+    grid = penalty_grid(
+        design.x, likelihood, l1_ratio=l1_ratio, factors=factors, use=use, count=params.penalties
+    )
+    return choose_penalty(
+        design.inputs, likelihood, l1_ratio=l1_ratio, penalties=grid, use=use, folds=folds, seed=seed
+    )
 
 
 @dataclass(frozen=True)
