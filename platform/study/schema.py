@@ -145,6 +145,7 @@ class Study(StrictParams):
             *_missing_modalities(self),
             *_explicit_weight_problems(self),
             *_exact_fit_problems(self),
+            *_per_cohort_problems(self),
         ]
         problems += _search_problems(self)
         checks: Sequence[StudyCheck] = (info.context or {}).get(_CHECKS, ())
@@ -267,6 +268,15 @@ def _exact_fit_problems(study: Study) -> list[str]:
             "omics with network: linear, or mean_pool with layers: 0"
         )
     return problems
+
+
+def _per_cohort_problems(study: Study) -> list[str]:
+    """Problems of tables that are standardised per cohort, from rows that a federation does not bring together."""
+    if study.federation is None or study.tables.rna.standardise == "training":
+        return []
+    return [
+        "tables.rna.standardise: a federation standardises over the patients of all clients: write training"
+    ]
 
 
 def _search_problems(study: Study) -> list[str]:

@@ -7,10 +7,12 @@ import json
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from equipoise.datasets.omics.params import TableParams
 from equipoise.datasets.tables.tasks import RegressionTask
 from equipoise.platform.errors import DataError
+from equipoise.platform.study.schema import Study
 from equipoise.platform.training.build import build_model
 from equipoise.platform.training.predict import predict
 from equipoise.platform.training.targets import Targets, fit_targets
@@ -62,3 +64,17 @@ def test_patients_of_training_cohorts_are_prepared_as_in_training(cases) -> None
     assert targets.with_cohorts_of(cases[:2]).tables == targets.tables
     plain = fit_targets([LF], cases)
     assert plain.with_cohorts_of([moved(cases[0], "SYN-X")]) is plain
+
+
+def test_a_federation_refuses_it_before_it_starts() -> None:
+    study = {
+        "version": 1,
+        "name": "s",
+        "cohorts": [{"name": "A", "role": "develop", "clinical": "a.csv", "omics": {"rna": "r.csv"}}],
+        "tasks": [{"name": "LF", "type": "regression", "column": "LF"}],
+        "tables": {"rna": {"standardise": "per_cohort"}},
+        "model": {"kind": "omics"},
+    }
+    assert Study.model_validate(study).tables.rna.standardise == "per_cohort"
+    with pytest.raises(ValidationError, match="a federation standardises over the patients of all clients"):
+        Study.model_validate(study | {"federation": {"sites": {"scheme": "cohort"}}})
