@@ -296,7 +296,6 @@ def _setting(
             for fold, record in records
             for task, distance in record.get("optimum", {}).items()
         ],
-        "epsilon": _largest_epsilons([record["history"][-1] for _, record in records if record["history"]]),
     }
 
 
@@ -314,9 +313,3 @@ def _spent(records: FoldRecords, clients: int, *, searched: bool) -> PrivacySpen
     return PrivacySpending(
         clients, len(records), largest, together(states), dict(sorted(withheld.items())), searched
     )
-
-
-def _largest_epsilons(last_rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The largest epsilon of any federation, by name of the column."""
-    names = dict.fromkeys(name for row in last_rows for name in row if name.startswith("epsilon"))
-    return {name: max(row[name] for row in last_rows if row.get(name) is not None) for name in names}

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from equipoise.platform.errors import DataError, StudyError
+from equipoise.platform.federation.privacy.accountant import together
 from equipoise.platform.run import steps
 from equipoise.platform.run.folder import RunFolder
 from equipoise.platform.run.loading import load_study
@@ -204,3 +205,31 @@ def test_candidates_are_chosen_by_the_sites_validation_patients(base: Path, tmp_
     values = table[(table["scope"] == "mean") & table["task"].eq("RESPONSE")].set_index("method")["value"]
     assert (values[["federated", "pooled ridge", "local ridge"]] > 0.8).all()
     assert "pooled ridge" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_private_federation_says_what_was_spent_in_all_folds(base: Path, tmp_path: Path) -> None:
+    """Both folds train on the same patients: their budgets add up, and the report says so."""
+    privacy = {
+        "record_level": {"clip": 1.0, "noise": 1.0, "delta": 0.01},
+        "statistics": {"noise": 3.0, "bounds": {"clinical.AGE": [20, 100]}},
+    }
+    study = study_of(
+        base, federation__privacy=privacy, federation__rounds=2, federation__evaluation={"plans": ["folds"]}
+    )
+    run_steps(study, tmp_path / "run", "validate", "extract", "federate", "report")
+    folder = tmp_path / "run" / "federated"
+    facts = [json.loads((folder / "folds" / name / "facts.json").read_text()) for name in ("0-0", "0-1")]
+    assert not [key for one in facts for row in one["history"] for key in row if "/" in key]
+    assert all(one["clean_costs"] == [] for one in facts)
+    alone = [together([one["privacy"]])["patients"] for one in facts]
+    both = together([one["privacy"] for one in facts])["patients"]
+    assert max(alone) < both < sum(alone) + 1e-9
+    for one in facts:
+        for account in one["privacy"]["patients"].values():
+            assert [1.0, 3.0, 2] in account["executed"]  # the sums, and the counts
+    statement = "\n".join(json.loads((folder / "setting.json").read_text())["privacy_statement"])
+    assert f"epsilon {max(alone):.3g} at delta 0.01" in statement
+    assert f"{both:.3g} for all 2 federations" in statement
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Not covered by the guarantee" in page
+    assert f"{both:.3g} for all 2 federations" in page
