@@ -315,7 +315,7 @@ def _few(sample: Sample, definition: MetricDefinition) -> str:
 
 
 def _cautions(sample: Sample, definition: MetricDefinition) -> list[str]:
-    return sorted({definition.caution(g) for g in sample.groups})
+    return [*sorted({definition.caution(g) for g in sample.groups}), definition.remark(sample.groups)]
 
 
 def _how(sample: Sample) -> str:

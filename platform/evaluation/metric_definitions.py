@@ -1,6 +1,6 @@
 """Definitions of the metrics of each kind of task: how to compute them on a group, and when they are undefined."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from equipoise.platform.evaluation import influence as influences
-from equipoise.platform.evaluation import metrics
+from equipoise.platform.evaluation import metrics, survival_scores
 from equipoise.platform.evaluation.intervals import (
     AUROC_INFLATION,
     CONCORDANCE_INFLATION,
@@ -29,7 +29,10 @@ Floats = NDArray[np.float64]
 #: The main metric of a kind of task, used in summaries, forest plots and the verdict.
 PRIMARY = {"binary": "auroc", "multiclass": "auroc", "regression": "pearson", "survival": "c_index"}
 #: Value of a predictor without information, where it does not depend on the data.
-CHANCE_LEVEL = {"auroc": 0.5, "balanced_accuracy": 0.5, "pearson": 0.0, "r2": 0.0, "c_index": 0.5}
+CHANCE_LEVEL = {
+    "auroc": 0.5, "balanced_accuracy": 0.5, "pearson": 0.0, "r2": 0.0,
+    "c_index": 0.5, "c_stratified": 0.5, "c_uno": 0.5, "auc_dynamic": 0.5,
+}  # fmt: skip
 #: Metrics for which lower is better.
 LOWER_IS_BETTER = frozenset({"mae"})
 
@@ -43,7 +46,8 @@ class MetricDefinition:
     ``of_latents``: computed from the inputs of the head, not from scores; its interval is a bootstrap, because the
     influence of a patient on the distances of the others was never measured.
     ``influence(group)`` returns ``[N]`` (:mod:`equipoise.platform.evaluation.influence`); None is the leave-one-out
-    jackknife of ``value``. ``scale`` and ``inflation``: see :mod:`equipoise.platform.evaluation.intervals`.
+    jackknife of ``value``. ``remark(groups)`` is said about all groups
+    together. ``scale`` and ``inflation``: see :mod:`equipoise.platform.evaluation.intervals`.
     """
 
     metric: str
@@ -58,6 +62,7 @@ class MetricDefinition:
     influence: Callable[[ScoredPatients], Floats] | None = None
     scale: Scale = PLAIN
     inflation: Inflation = AUROC_INFLATION
+    remark: Callable[[Sequence[ScoredPatients]], str] = field(default=lambda groups: "")
 
     def influence_of(self, group: ScoredPatients) -> Floats:
         """Influence ``[N]`` of each patient of the group."""
@@ -84,7 +89,7 @@ def _of_scores(sample: Sample) -> list[MetricDefinition]:
         of_classes = [m for k, name in enumerate(sample.classes) for m in _one_class(k, name)]
         share = 1 / len(sample.classes)
         return [*of_classes, _constant("auroc", 0.5, empty), _constant("balanced_accuracy", share, empty)]
-    return _regression() if sample.kind == "regression" else _survival()
+    return _regression() if sample.kind == "regression" else _survival(sample)
 
 
 def _silhouettes(sample: Sample) -> list[MetricDefinition]:
@@ -282,7 +287,7 @@ def _regression() -> list[MetricDefinition]:
     ]
 
 
-def _survival() -> list[MetricDefinition]:
+def _survival(sample: Sample) -> list[MetricDefinition]:
     def undefined(g: ScoredPatients) -> str | None:
         if not (g.event == 1).any():
             return f"no event among {len(g.event)} patients"
@@ -290,6 +295,29 @@ def _survival() -> list[MetricDefinition]:
             return "no comparable pair of patients"
         return None
 
+    def weighted(compute: Callable[[ScoredPatients], influences.Influence]) -> partial[MetricDefinition]:
+        """A metric of the weighted pairs of patients whose event was seen; it takes no weights of patients."""
+
+        def undefined_here(g: ScoredPatients) -> str | None:
+            reason = undefined(g)
+            nothing = "no pair of patients is comparable before most are censored"
+            return reason or (nothing if np.isnan(compute(g).value) else None)
+
+        return partial(
+            MetricDefinition,
+            value=lambda g, w: compute(g).value,
+            undefined=undefined_here,
+            influence=lambda g: compute(g).influence,
+            scale=LOGIT,
+            inflation=CONCORDANCE_INFLATION,
+        )
+
+    uno = weighted(
+        lambda g: survival_scores.uno_c(
+            g.time, g.event, g.score[:, 0], survival_scores.horizon(g.time, g.event)
+        )
+    )
+    dynamic = weighted(lambda g: survival_scores.mean_dynamic_auc(g.time, g.event, g.score[:, 0]))
     concordance = MetricDefinition(
         "c_index",
         lambda g, w: metrics.harrell_c(g.time, g.event, g.score[:, 0], w),
@@ -298,8 +326,38 @@ def _survival() -> list[MetricDefinition]:
         influence=lambda g: influences.concordance_influence(g.time, g.event, g.score[:, 0]).influence,
         scale=LOGIT,
         inflation=CONCORDANCE_INFLATION,
+        remark=_ties,
     )
-    return [concordance, _constant("c_index", 0.5, undefined)]
+    definitions = [concordance, uno("c_uno"), dynamic("auc_dynamic")]
+    if any(g.strata is not None for g in sample.groups):
+        definitions.append(_stratified_concordance())
+    return [*definitions, _constant("c_index", 0.5, undefined)]
+
+
+def _stratified_concordance() -> MetricDefinition:
+    def undefined(g: ScoredPatients) -> str | None:
+        nothing = np.isnan(metrics.harrell_c(g.time, g.event, g.score[:, 0], strata=g.strata))
+        return "no comparable pair of patients within a stratum" if nothing else None
+
+    return MetricDefinition(
+        "c_stratified",
+        lambda g, w: metrics.harrell_c(g.time, g.event, g.score[:, 0], w, g.strata),
+        undefined,
+        influence=lambda g: (
+            influences.concordance_influence(g.time, g.event, g.score[:, 0], g.strata).influence
+        ),
+        scale=LOGIT,
+        inflation=CONCORDANCE_INFLATION,
+    )
+
+
+def _ties(groups: Sequence[ScoredPatients]) -> str:
+    """Share of comparable pairs that are tied in risk, if there are any."""
+    pairs = [metrics.concordance(g.time, g.event, g.score[:, 0]) for g in groups]
+    comparable, tied = (sum(float(getattr(p, name)) for p in pairs) for name in ("comparable", "tied"))
+    return (
+        f"{tied / comparable:.1%} of the comparable pairs are tied in risk and count one half" if tied else ""
+    )
 
 
 def _prevalence(k: int, name: str) -> MetricDefinition:

@@ -16,6 +16,9 @@ LABELS = {
     "r2": "R²",
     "mae": "MAE",
     "c_index": "Harrell C",
+    "c_stratified": "C, pairs within strata",
+    "c_uno": "Uno C",
+    "auc_dynamic": "Time-dependent AUC",
     "silhouette_cosine": "Silhouette, cosine",
     "silhouette_euclidean": "Silhouette, Euclidean",
 }

@@ -22,7 +22,8 @@ TOGETHER = ("all", "pooled")
 #: Metrics in the order in which a table shows them.
 ORDER = (
     "auroc", "auprc", "balanced_accuracy", "sensitivity", "specificity", "threshold",
-    "pearson", "r2", "mae", "c_index", "silhouette_cosine", "silhouette_euclidean",
+    "pearson", "r2", "mae", "c_index", "c_stratified", "c_uno", "auc_dynamic",
+    "silhouette_cosine", "silhouette_euclidean",
 )  # fmt: skip
 
 

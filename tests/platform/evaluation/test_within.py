@@ -197,3 +197,39 @@ def test_leaderboards_rank_by_the_value_within_cohorts() -> None:
     assert rows["all", "cohort"] < rows["all", "weak"]
     folds = board.scores[(board.scores["task"] == "MSI") & (board.scores["metric"] == "auroc")]
     assert set(folds["fold"]) == {"0-0", "0-1", "0-2"}
+
+
+def test_pairs_within_cohorts_and_weighted_concordances_stand_beside_the_pooled_c() -> None:
+    from equipoise.platform.evaluation.survival_scores import horizon, mean_dynamic_auc, uno_c
+
+    rows = predictions("signal")
+    rows["score"] = rows["score"].where(rows["task"] != "OS", rows["score"].round(1))
+    table = evaluate(rows, PARAMS)
+    test = rows[(rows["role"] == "test") & (rows["task"] == "OS")]
+    folds = [part for _, part in test.groupby("fold")]
+    stratified, tied, comparable = [], 0.0, 0.0
+    for fold in folds:
+        right = pairs = 0.0
+        for _, part in fold.groupby("cohort"):
+            t, e, r = (part[name].to_numpy(float) for name in ("time", "event", "score"))
+            pair = (e[:, None] == 1) & ((t[:, None] < t) | ((t[:, None] == t) & (e == 0)))
+            right += (pair * ((r[:, None] > r) + 0.5 * (r[:, None] == r))).sum()
+            pairs += pair.sum()
+            tied += (pair & (r[:, None] == r)).sum()
+        comparable += pairs
+        stratified.append(right / pairs)
+    assert value_of(table, "pooled", "OS", "c_stratified")["value"] == pytest.approx(np.mean(stratified))
+    assert (
+        f"{tied / comparable:.1%} of the comparable pairs are tied"
+        in value_of(table, "all", "OS", "c_index")["note"]
+    )
+    columns = [[fold[name].to_numpy(float) for name in ("time", "event", "score")] for fold in folds]
+    uno = [float(uno_c(t, e, r, horizon(t, e)).value) for t, e, r in columns]
+    assert value_of(table, "pooled", "OS", "c_uno")["value"] == pytest.approx(np.mean(uno))
+    dynamic = [float(mean_dynamic_auc(*fold).value) for fold in columns]
+    headline = value_of(table, "pooled", "OS", "auc_dynamic")
+    assert headline["value"] == pytest.approx(np.mean(dynamic))
+    assert headline["low"] < headline["value"] < headline["high"]
+    knows = evaluate(predictions("cohort"), PARAMS)
+    assert value_of(knows, "pooled", "OS", "c_stratified")["value"] == 0.5
+    assert value_of(knows, "all", "OS", "c_uno")["value"] == pytest.approx(0.5)
