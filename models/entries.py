@@ -1,10 +1,20 @@
 """Models a study can name, with their parameters and search ranges, without importing torch."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from equipoise.models.params import StrictParams
+
+
+class Penalty(NamedTuple):
+    """How a solver penalises the heads of a linear model."""
+
+    #: 0 is ridge, 1 the lasso.
+    l1_ratio: float = 0.0
+    #: Inner folds on which the penalty is chosen, and penalties that are tried.
+    folds: int = 4
+    penalties: int = 20
 
 
 class ModelParams(StrictParams):
@@ -20,6 +30,11 @@ class ModelParams(StrictParams):
     def convex(self) -> bool:
         """Whether the model is linear with these parameters, so that a solver finds its optimum."""
         return self.fit == "exact"
+
+    @property
+    def penalty(self) -> Penalty:
+        """How the solver penalises a linear model: ridge, unless the model has parameters for it."""
+        return Penalty()
 
 
 class JointParams(ModelParams):
@@ -198,6 +213,11 @@ class ElasticNetParams(ModelParams):
     )
     folds: int = Field(4, ge=2, description="inner folds on which the penalty is chosen")
     penalties: int = Field(20, ge=1, description="penalties that are tried")
+
+    @property
+    def penalty(self) -> Penalty:
+        """As the parameters say."""
+        return Penalty(self.l1_ratio, self.folds, self.penalties)
 
 
 class ConcatParams(ModelParams):

@@ -30,16 +30,16 @@ import torch
 from equipoise.datasets.omics.fitting import CovariateTransform
 from equipoise.datasets.omics.params import CLINICAL
 from equipoise.models.batch import CaseBatch, TaskHead
-from equipoise.models.entries import ElasticNetParams
+from equipoise.models.entries import Penalty
 from equipoise.models.probes import geneicl
-from equipoise.models.probes.elastic_net import ElasticNet
 from equipoise.models.probes.heads import likelihood_of
 from equipoise.models.probes.likelihoods import Array
+from equipoise.models.probes.rows import LinearRows
 from equipoise.models.seeds import torch_seed
 from equipoise.platform.errors import ResourceError
 from equipoise.platform.evaluation.params import BaselineParams
 from equipoise.platform.training.batches import CaseList, CaseSource, collate
-from equipoise.platform.training.exact import Design, PenaltyParams, choose
+from equipoise.platform.training.exact import Design, choose
 from equipoise.platform.training.params import Recipe
 from equipoise.platform.training.predict import CaseInfo, Outputs, Role, prediction_rows
 from equipoise.platform.training.targets import Targets, fit_targets
@@ -133,7 +133,7 @@ def fit_baselines(
         scaling=recipe.training.target_scaling,
         tables=recipe.tables,
     )
-    model = ElasticNet(ElasticNetParams.model_validate({}), targets.shape, targets.heads).eval()
+    model = LinearRows(targets.shape, targets.heads, FACTOR).eval()
     model.prepare([collate([case], targets) for case in train])
     fitted_on = _part(model, targets, train)
     roles: tuple[tuple[Role, Sequence[str]], ...] = (
@@ -193,7 +193,7 @@ def fit_fold_baselines(
     }
 
 
-def _part(model: ElasticNet, targets: Targets, cases: CaseList) -> _Part:
+def _part(model: LinearRows, targets: Targets, cases: CaseList) -> _Part:
     """The row of the elastic net, then cohorts, then the true classes of classification tasks."""
     batches = [collate([case], targets) for case in cases]
     first = targets.heads[0].name
@@ -213,7 +213,7 @@ def _classified(targets: Targets) -> list[TaskHead]:
     return [head for head in targets.heads if head.kind in ("binary", "multiclass")]
 
 
-def _groups(model: ElasticNet, targets: Targets) -> dict[str, list[int]]:
+def _groups(model: LinearRows, targets: Targets) -> dict[str, list[int]]:
     """Baseline → its columns in the rows of :func:`_part`."""
     groups: dict[str, list[int]] = {}
     at = 0
@@ -294,7 +294,7 @@ def wants_geneicl(params: BaselineParams) -> bool:
 
 
 def _in_context(
-    head: TaskHead, train: _Part, parts: Mapping[Role, _Part], model: ElasticNet
+    head: TaskHead, train: _Part, parts: Mapping[Role, _Part], model: LinearRows
 ) -> dict[Role, torch.Tensor]:
     """Outputs of GeneICL for one task, by role, from the patients with RNA; none where it has no such task."""
     start = sum(
@@ -315,7 +315,7 @@ def _in_context(
 class _Designs:
     """Training rows of groups of columns: prepared once for all tasks that read the same group."""
 
-    def __init__(self, train: _Part, targets: Targets, model: ElasticNet, recipe: Recipe) -> None:
+    def __init__(self, train: _Part, targets: Targets, model: LinearRows, recipe: Recipe) -> None:
         self._train = train
         cohorts = [batch.cohort for batch in train.batches if batch.cohort is not None]
         self._known, self._likelihoods, self._plain = {}, {}, {}
@@ -360,7 +360,7 @@ def _fit(
     if head.name not in design.likelihoods:
         return {}
     few = len(columns) <= FEW_COLUMNS
-    settings = PenaltyParams(0.0 if few else params.l1_ratio, penalties=FEW_PENALTIES if few else PENALTIES)
+    settings = Penalty(0.0 if few else params.l1_ratio, penalties=FEW_PENALTIES if few else PENALTIES)
     fit = choose(design, head.name, settings, seed).fit
     result: dict[Role, torch.Tensor] = {}
     for role, part in parts.items():

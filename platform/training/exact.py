@@ -20,7 +20,7 @@ import torch
 
 from equipoise.models.base import MultiTaskModel
 from equipoise.models.batch import CaseBatch
-from equipoise.models.entries import ElasticNetParams
+from equipoise.models.entries import Penalty
 from equipoise.models.losses import TaskLosses
 from equipoise.models.probes.heads import likelihood_of, read_head, smallest_group, write_head
 from equipoise.models.probes.likelihoods import Array, Likelihood
@@ -34,15 +34,6 @@ from equipoise.platform.training.monitor import ValidationMonitor
 from equipoise.platform.training.params import BalancingParams, Recipe, TrainingParams, entry_params
 from equipoise.platform.training.predict import run_model
 from equipoise.platform.training.targets import Targets
-
-
-@dataclass(frozen=True)
-class PenaltyParams:
-    """How a linear model is penalised: the defaults are those of models that have no such parameters."""
-
-    l1_ratio: float = 0.0
-    folds: int = 4
-    penalties: int = 20
 
 
 @dataclass(frozen=True)
@@ -91,12 +82,10 @@ def fits_exactly(recipe: Recipe) -> bool:
     return is_convex(recipe) and not is_balanced(recipe.balancing)
 
 
-def penalty_params(recipe: Recipe) -> PenaltyParams:
+def penalty_of(recipe: Recipe) -> Penalty:
     """Penalty of a recipe's model."""
-    params = entry_params("models", recipe.model, recipe.model_params)
-    if isinstance(params, ElasticNetParams):
-        return PenaltyParams(params.l1_ratio, params.folds, params.penalties)
-    return PenaltyParams()
+    found = getattr(entry_params("models", recipe.model, recipe.model_params), "penalty", None)
+    return found if isinstance(found, Penalty) else Penalty()
 
 
 def fit_exactly(
@@ -142,9 +131,7 @@ def _solve(
     row: dict[str, float] = {}
     for head, layer in zip(targets.heads, model.heads, strict=True):
         choice = (
-            choose(design, head.name, penalty_params(recipe), seed)
-            if head.name in design.likelihoods
-            else None
+            choose(design, head.name, penalty_of(recipe), seed) if head.name in design.likelihoods else None
         )
         width, outputs = len(design.spread), 1 if head.kind == "binary" else head.outputs
         fit = LinearFit(np.zeros((width, outputs)), np.zeros(outputs)) if choice is None else choice.fit
@@ -201,7 +188,7 @@ def _design(
     return Design(x / spread, spread, model.factors, likelihoods, known)
 
 
-def choose(design: Design, task: str, params: PenaltyParams, seed: int) -> Choice:
+def choose(design: Design, task: str, params: Penalty, seed: int) -> Choice:
     """Penalty and fit of one task, in the units of ``design.x``.
 
     Where labels are too few for inner folds the largest penalty is taken, and scores are NaN.
@@ -252,7 +239,7 @@ def distances(
     for head, layer in zip(targets.heads, model.heads, strict=True):
         if head.name not in design.likelihoods:
             continue
-        choice = choose(design, head.name, penalty_params(recipe), seed)
+        choice = choose(design, head.name, penalty_of(recipe), seed)
         now = read_head(layer, head)  # type: ignore[arg-type]
         now = LinearFit(now.weights * design.spread[:, None], now.intercept)
         factors = np.ones(design.x.shape[1]) if design.factors is None else design.factors
