@@ -24,6 +24,9 @@ RENAMED = {
 ADDED: dict[str, Any] = {
     "balancing.at": "parameters",
     "balancing.every": 1,
+    "federation.candidates": [],
+    "federation.keep": "last",
+    "weighting_params.reach": 0,
     "rna.standardise": "training",
     "training.members": 1,
     "model.input_dropout": 0.0,

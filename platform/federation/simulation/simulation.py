@@ -213,6 +213,8 @@ def identity_of(
     settings = params.model_dump(mode="json", exclude=set(FREE))
     if params.local.schedule != "cosine":
         settings.pop("rounds")
+    if params.keep == "last":  # then nothing ends a federation early
+        settings.pop("patience")
     return {
         "federation": settings,
         "schema": schema.hash,

@@ -34,8 +34,11 @@ def test_an_interrupted_run_goes_on(
 ) -> None:
     base = tmp_path / "study"
     shutil.copytree(archive, base)
-    # The default of that version, which is another one by now.
-    study = load_study(base / "study.yaml", {"training.monitor": "val_loss"})
+    # The defaults of that version, which are others by now.
+    balancing = {"weighting": "uncertainty", "aggregation": "pcgrad", "weighting_params": {"reach": 0}}
+    federation = {"federation.keep": "last", "federation.local.schedule": "constant"}
+    then = {"training.monitor": "val_loss", "balancing": balancing} | federation
+    study = load_study(base / "study.yaml", then)
     run = base / "run"
     finished = run / "folds" / "0-0" / "model.safetensors"
     before = finished.stat().st_mtime_ns
@@ -58,6 +61,8 @@ def test_an_interrupted_run_goes_on(
         pd.read_parquet(run / "evaluation" / "predictions.parquet"),
         pd.read_parquet(archive / "expected" / "predictions.parquet"),
     )
+    # Local models are judged on their own patients by now, and are trained again.
+    shutil.rmtree(run / "federated" / "folds" / "local")
     with caplog.at_level("INFO", logger="equipoise"):
         run_steps("federate")
     assert "continuing after round 2" in caplog.text
