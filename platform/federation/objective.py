@@ -44,6 +44,9 @@ from equipoise.platform.federation.messages import ClientManifest, GroupWeights,
 from equipoise.platform.federation.participation import sampling_plan
 from equipoise.platform.federation.vector import SHARED
 
+#: The weighting of clients under which each counts once, whatever its patients; no weighting of losses.
+ALL_CLIENTS_EQUAL: Weighting = "equal"
+
 
 class ClientShare(NamedTuple):
     """A client's part of the objective.
@@ -146,7 +149,7 @@ class Objective:
         """Weight of a client in a group, before the correction for unequal probabilities."""
         if not (manifest.learns if group == SHARED else manifest.counts.get(group)):
             return 0.0
-        if self.totals.weighting == "equal":
+        if self.totals.weighting == ALL_CLIENTS_EQUAL:
             return 1.0
         if self.totals.weighting == "steps":
             return float(sampling_plan(manifest.n, manifest.batch, self.epochs, self.steps)[1])
