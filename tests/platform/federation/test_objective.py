@@ -237,7 +237,7 @@ def test_private_gradients_of_patients_follow_the_same_objective() -> None:
     """With a clipping norm that no gradient reaches, and next to no noise."""
     tasks = (MSI, CMS, LF, PFS)
     sites = cohort(tasks)
-    private = {"record_level": {"clip": 100.0, "noise": 1e-8, "delta": 0.01}}
+    private = {"record_level": {"clip": 100.0, "noise": 1e-8, "delta": 0.01}, "statistics": "public"}
     simulation = federation(sites, fitted(tasks, sites), privacy=private)
     assert max(distances(simulation, step(simulation), pooled_step(simulation, sites)).values()) < CLOSE
 
