@@ -42,7 +42,9 @@ def test_what_the_section_leaves_open_is_that_of_training() -> None:
 
 
 def test_nothing_is_selected_under_differential_privacy() -> None:
-    private = {"privacy": {"record_level": {"clip": 1.0, "noise": 1.0, "delta": 1e-3}}}
+    private = {
+        "privacy": {"statistics": "public", "record_level": {"clip": 1.0, "noise": 1.0, "delta": 1e-3}}
+    }
     assert section(**private).in_training(TrainingParams()).keep == "last"
     with pytest.raises(ValidationError, match="without noise: write keep: last"):
         section(**private, keep="best")
