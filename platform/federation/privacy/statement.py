@@ -72,7 +72,8 @@ def _what_left(params: FederationParams) -> str:
     if not private:
         rounds += (
             f" and mean training losses of at least {params.min_n} patients; after the round, all sites may have sent "
-            f"losses of the new model on at least {params.min_n} of their validation patients"
+            f"losses of the new model on at least {params.min_n} of their validation patients (of Cox's model of "
+            "tables: what these add to the likelihood of their training patients)"
         )
     failures = (
         "a site that failed sent the kind of error only"
