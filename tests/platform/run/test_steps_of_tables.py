@@ -112,7 +112,9 @@ def test_covariates_alone(root: Path, tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_omics_alone_with_genes_that_an_external_cohort_lacks(root: Path, tmp_path: Path) -> None:
-    study = study_of(root, model={"kind": "omics", "dim": 16}, training__lr=0.01)
+    study = study_of(
+        root, model={"kind": "omics", "dim": 16}, training__lr=0.01, training__monitor="val_loss"
+    )
     run_steps(study, tmp_path / "run")
     run = tmp_path / "run"
     notes = "\n".join(read_json(run / "manifest" / "notes.json"))
