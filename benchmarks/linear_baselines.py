@@ -48,7 +48,7 @@ from equipoise.platform.run.table_checks import tables_with_batches
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
 from equipoise.platform.training.crossval import train_fold
-from equipoise.platform.training.exact import choose, penalty_params, prepared_design
+from equipoise.platform.training.exact import choose, penalty_of, prepared_design
 from equipoise.platform.training.params import Recipe, TrainingParams
 from equipoise.platform.training.predict import run_model, task_scores
 from equipoise.platform.training.targets import fit_targets
@@ -170,7 +170,7 @@ def linear_risks(recipe: Recipe, task: Any, cases: dict[str, Case], fold: Fold) 
     targets = fit_targets([task], train, tables=recipe.tables)
     model: Any = build_model(recipe.model, recipe.model_params, targets.shape, targets.heads, seed=0)
     design = prepared_design(model, targets, train, recipe.training)
-    choice = choose(design, task.name, penalty_params(recipe), recipe.seed)
+    choice = choose(design, task.name, penalty_of(recipe), recipe.seed)
     weights = dataclasses.replace(choice.fit, weights=choice.fit.weights / design.spread[:, None])
     write_head(model.heads[0], targets.heads[0], weights)
     scores = task_scores(targets.tasks[0], run_model(model, targets, test).outputs[task.name])
