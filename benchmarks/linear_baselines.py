@@ -7,11 +7,11 @@ come from inner folds, the network's epochs from its members' held-out parts.
 
 ``gbmlgg_all_c``: elastic net on RNA, CNV, mutations, age, sex and histology. ``kirc_rna_c``: elastic net on RNA alone.
 ``clinical_minus_lifelines``: largest distance over cohorts between the mean C-index of the model ``clinical`` (age and
-sex) and lifelines' unpenalised ``CoxPHFitter`` on the same columns. ``network_minus_ridge`` and ``network_worst``:
-mean and smallest difference over cohorts between the network (ensemble of inner folds, full-batch Cox) and ridge on the
-same RNA. ``seconds_per_fold``: CPU seconds of the slowest cohort for all fits of a fold, on one
-thread. ``batch_*``: whether the table of RNA carries its batch. ``gbmlgg_within_*``: C-index among patients of one
-class, GBM or LGG, where knowing the class helps nobody.
+sex) and lifelines' ``CoxPHFitter`` on the same columns with the same penalty; without any penalty it stands beside.
+``network_minus_ridge`` and ``network_worst``: mean and smallest difference over cohorts between the network (ensemble
+of inner folds, full-batch Cox) and ridge on the same RNA. ``seconds_per_fold``: CPU seconds of the slowest cohort for
+all fits of a fold, on one thread. ``batch_*``: whether the table of RNA carries its batch. ``gbmlgg_within_*``: C-index
+among patients of one class, GBM or LGG, where knowing the class helps nobody.
 """
 
 from __future__ import annotations
@@ -164,8 +164,16 @@ def part_of(cases: dict[str, Case], patients: Sequence[str]) -> CaseList:
     return CaseList(cases, tuple(p for p in patients if p in cases))
 
 
-def linear_risks(recipe: Recipe, task: Any, cases: dict[str, Case], fold: Fold) -> dict[str, float]:
-    """Patient → risk in the test part, by the exact fit on all other patients of the fold."""
+@dataclasses.dataclass(frozen=True)
+class LinearFold:
+    """An exact fit on a fold: patient → risk in the test part, and the penalty that was chosen."""
+
+    risks: dict[str, float]
+    penalty: float
+
+
+def linear_fold(recipe: Recipe, task: Any, cases: dict[str, Case], fold: Fold) -> LinearFold:
+    """The exact fit on all patients of the fold but those of its test part."""
     train, test = part_of(cases, (*fold.train, *fold.val)), part_of(cases, fold.test)
     targets = fit_targets([task], train, tables=recipe.tables)
     model: Any = build_model(recipe.model, recipe.model_params, targets.shape, targets.heads, seed=0)
@@ -174,7 +182,7 @@ def linear_risks(recipe: Recipe, task: Any, cases: dict[str, Case], fold: Fold) 
     weights = dataclasses.replace(choice.fit, weights=choice.fit.weights / design.spread[:, None])
     write_head(model.heads[0], targets.heads[0], weights)
     scores = task_scores(targets.tasks[0], run_model(model, targets, test).outputs[task.name])
-    return dict(zip(test.patients, scores[:, 0].tolist(), strict=True))
+    return LinearFold(dict(zip(test.patients, scores[:, 0].tolist(), strict=True)), choice.penalty)
 
 
 def network_risks(task: Any, cases: dict[str, Case], fold: Fold, folder: Path) -> dict[str, float]:
@@ -189,32 +197,33 @@ def network_risks(task: Any, cases: dict[str, Case], fold: Fold, folder: Path) -
 
 
 def lifelines_risks(
-    task: Any, cases: dict[str, Case], fold: Fold, covariates: Sequence[dict[str, str]]
+    task: Any, cases: dict[str, Case], fold: Fold, covariates: Sequence[dict[str, str]], penalty: float
 ) -> dict[str, float]:
-    """Patient → risk by lifelines on the columns that the model ``clinical`` reads, without a penalty.
+    """Patient → risk by lifelines on the columns that the model ``clinical`` reads.
 
-    One column of each category is left out: with all of them the columns would add up to a constant.
+    Without a penalty one column of each category is left out: all of them add up to a constant.
     """
     from lifelines import CoxPHFitter
 
     train, test = part_of(cases, (*fold.train, *fold.val)), part_of(cases, fold.test)
-    tables = TableParams.model_validate({"clinical": list(covariates)})
-    targets = fit_targets([task], train, tables=tables)
+    targets = fit_targets([task], train, tables=TableParams.model_validate({"clinical": list(covariates)}))
     transform = targets.tables["clinical"]
     names = list(transform.names)
     first = [next((n for n in names if n.startswith(f"{c['column']}=")), "") for c in covariates]
-    kept = [n for n in names if n not in first]
+    kept = names if penalty else [n for n in names if n not in first]
 
     def frame(part: CaseList) -> pd.DataFrame:
         rows = [transform.apply(case.omics["clinical"], tuple(case.columns["clinical"])) for case in part]  # type: ignore[index]
         return pd.DataFrame(np.stack(rows).astype(float), columns=names)[kept]
 
-    learned = frame(train).assign(
-        **dict(zip(("time", "event"), np.array([c.targets[task.name] for c in train], float).T, strict=True))
-    )
+    columns = frame(train)
+    days, event = np.array([case.targets[task.name] for case in train], float).T
+    # lifelines takes means over patients where the product takes them over events, and penalises standardised columns.
+    of_lifelines = penalty * event.sum() / len(event) / columns.var(ddof=1).to_numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rare classes: lifelines warns of columns that hardly vary
-        fitted = CoxPHFitter(penalizer=1e-6).fit(learned, "time", "event")
+        fitted = CoxPHFitter(penalizer=of_lifelines if penalty else 1e-6)
+        fitted.fit(columns.assign(time=days, event=event), "time", "event")
     risk = fitted.predict_log_partial_hazard(frame(test)).to_numpy()
     return dict(zip(test.patients, risk.tolist(), strict=True))
 
@@ -239,8 +248,10 @@ class Scores:
         return float(np.nanmean(self.by_method[method]))
 
 
-def cohort_scores(data: Path, name: str, folder: Path, folds: int, groups: dict[str, set[str]]) -> Scores:
-    """All methods on one cohort."""
+def cohort_scores(
+    data: Path, name: str, folder: Path, folds: int, groups: dict[str, set[str]], part: str
+) -> Scores:
+    """The methods of a part on one cohort."""
     cohorts = cohorts_of(data, [name], folder)
     reader, task = CaseReader(cohorts, None, role="develop"), cohorts.tasks[0]
     cases = {patient: reader[patient] for patient in cohorts.patients["patient"]}
@@ -254,17 +265,20 @@ def cohort_scores(data: Path, name: str, folder: Path, folds: int, groups: dict[
     scores = Scores(cases)
     for fold in folds_of(data, name, list(cases))[:folds]:
         started = time.process_time()
-        found = {
-            "elastic net": linear_risks(elastic_net(["rna"], 0.5), task, rna, fold),
-            "ridge": linear_risks(elastic_net(["rna"], 0.0), task, rna, fold),
-            "network": network_risks(task, rna, fold, folder / name),
-            "clinical": linear_risks(exact, task, clinical, fold),
-        }
-        if name == "GBMLGG":
-            found["all"] = linear_risks(everything, task, cases, fold)
-            found["age and class"] = linear_risks(age, task, clinical, fold)
+        own = linear_fold(exact, task, clinical, fold)
+        found = {"clinical": own.risks}
+        if part == "all":
+            found |= {
+                "elastic net": linear_fold(elastic_net(["rna"], 0.5), task, rna, fold).risks,
+                "ridge": linear_fold(elastic_net(["rna"], 0.0), task, rna, fold).risks,
+                "network": network_risks(task, rna, fold, folder / name),
+            }
+        if part == "all" and name == "GBMLGG":
+            found["all"] = linear_fold(everything, task, cases, fold).risks
+            found["age and class"] = linear_fold(age, task, clinical, fold).risks
         scores.seconds.append(time.process_time() - started)
-        found["lifelines"] = lifelines_risks(task, clinical, fold, both)
+        found["lifelines"] = lifelines_risks(task, clinical, fold, both, own.penalty)
+        found["lifelines unpenalised"] = lifelines_risks(task, clinical, fold, both, 0.0)
         for method, risks in found.items():
             scores.add(method, risks)
             for group, members in groups.items():
@@ -275,11 +289,18 @@ def cohort_scores(data: Path, name: str, folder: Path, folds: int, groups: dict[
 
 
 def figures_of(scores: dict[str, Scores]) -> dict[str, Any]:
-    """The keys of the benchmark."""
-    gap = {name: s.mean("network") - s.mean("ridge") for name, s in scores.items()}
+    """The keys of the benchmark for which there are scores."""
     clinical = {name: s.mean("clinical") - s.mean("lifelines") for name, s in scores.items()}
-    figures: dict[str, Any] = {
-        "clinical_minus_lifelines": max(clinical.values(), key=abs),
+    figures: dict[str, Any] = {"clinical_minus_lifelines": max(clinical.values(), key=abs)}
+    methods = ("elastic net", "ridge", "network", "clinical", "lifelines", "lifelines unpenalised")
+    figures["cohorts"] = {
+        name: {method.replace(" ", "_"): s.mean(method) for method in methods if method in s.by_method}
+        for name, s in scores.items()
+    }
+    if not all("network" in s.by_method for s in scores.values()):
+        return figures
+    gap = {name: s.mean("network") - s.mean("ridge") for name, s in scores.items()}
+    figures |= {
         "network_minus_ridge": float(np.mean(list(gap.values()))),
         "network_worst": min(gap.values()),
         "seconds_per_fold": max(float(np.mean(s.seconds)) for s in scores.values()),
@@ -294,10 +315,6 @@ def figures_of(scores: dict[str, Scores]) -> dict[str, Any]:
                 figures[key] = glioma.mean(f"{method} within {group}")
     if "KIRC" in scores:
         figures["kirc_rna_c"] = scores["KIRC"].mean("elastic net")
-    methods = ("elastic net", "ridge", "network", "clinical", "lifelines")
-    figures["cohorts"] = {
-        name: {method.replace(" ", "_"): s.mean(method) for method in methods} for name, s in scores.items()
-    }
     return figures
 
 
@@ -306,6 +323,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=SHARED, help="folder with tcga/ [../shared/data]")
     parser.add_argument("--folds", type=int, default=5, help="of five; nothing is kept with fewer")
+    parser.add_argument(
+        "--part",
+        choices=("all", "clinical"),
+        default="all",
+        help="clinical: this model and lifelines alone, within two minutes; other figures that are kept stay",
+    )
     parser.add_argument("--cohorts", nargs="*", default=list(COHORTS), help="nothing is kept with fewer")
     asked = parser.parse_args()
     if not (asked.data / "tcga" / "porpoise").is_dir():
@@ -320,14 +343,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         flags: dict[str, bool] = {}
-        for table, names in TABLES.items():
+        for table, names in TABLES.items() if asked.part == "all" else ():
             found = tables_with_batches(cohorts_of(asked.data, names, folder))
             flags[f"batch_{table}"] = any(one.modality == "rna" for one in found)
             print(f"{table}: {'; '.join(one.sentence for one in found) or 'no table carries its batch'}")
         scores = {}
         for name in asked.cohorts:
             groups = glioma_classes(asked.data) if name == "GBMLGG" else {}
-            scores[name] = cohort_scores(asked.data, name, folder, asked.folds, groups)
+            scores[name] = cohort_scores(asked.data, name, folder, asked.folds, groups, asked.part)
     figures = figures_of(scores) | flags
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
     rounded["cohorts"] = {
@@ -344,7 +367,10 @@ def main() -> None:
     }
     if asked.folds == 5 and set(asked.cohorts) == set(COHORTS):
         results = Path(__file__).parent / "results" / "linear_baselines.json"
-        results.write_text(json.dumps(record, indent=2) + "\n")
+        kept = json.loads(results.read_text()) if asked.part != "all" and results.exists() else {}
+        rows = {name: kept.get("cohorts", {}).get(name, {}) | row for name, row in rounded["cohorts"].items()}
+        times = {key: kept[key] for key in ("seconds", "load_before") if key in kept}
+        results.write_text(json.dumps(kept | record | {"cohorts": rows} | times, indent=2) + "\n")
     print(json.dumps(record))
 
 
