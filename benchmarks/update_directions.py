@@ -65,7 +65,10 @@ def leave_one_out_gains(
     server_aggregation: ServerAggregation,
     evaluate: Callable[[Vector], Mapping[str, float]],
 ) -> dict[str, dict[str, float]]:
-    """Client → site → gain of a score when the client is left out; gains at most other sites indicate harm.
+    """Client → site → gain of a score when the client is left out; gains at most other sites can indicate harm.
+
+    After a single round from a zero start they are noise: the mean of all points the same way with or without one site,
+    and a C-index sees only the direction. There the cosine tells (:func:`directions`).
 
     Parameters
     ----------
