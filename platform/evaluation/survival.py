@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import chi2 as chi2_distribution
 
 Floats = NDArray[np.float64]
 
@@ -65,6 +66,34 @@ def median_survival(curve: SurvivalCurve) -> float:
 def median_follow_up(time: ArrayLike, event: ArrayLike) -> float:
     """Median of the censoring distribution (reverse Kaplan-Meier); NaN if it is not reached."""
     return median_survival(kaplan_meier(time, 1 - np.asarray(event, float)))
+
+
+def stratified_log_rank(time: ArrayLike, event: ArrayLike, group: ArrayLike, strata: ArrayLike) -> LogRank:
+    """Log-rank test of equal hazards in two groups within strata: sums of O - E and of variances over the strata.
+
+    Source: Kalbfleisch and Prentice (2002), section 1.5. NaN if no stratum has an event with both groups at risk.
+    """
+    t, e = np.asarray(time, float), np.asarray(event, float) == 1
+    labels, group_of = np.unique(np.asarray(group), return_inverse=True)
+    if len(labels) > 2:
+        raise ValueError(f"the stratified test compares two groups, not {len(labels)}")
+    stratum = np.asarray(strata)
+    difference = variance = 0.0
+    for label in np.unique(stratum):
+        inside = stratum == label
+        at, high = t[inside], group_of[inside] == 1
+        times, place = np.unique(at, return_inverse=True)
+        deaths = np.bincount(place, e[inside])
+        deaths_high = np.bincount(place, e[inside] & high)
+        n = np.cumsum(np.bincount(place)[::-1])[::-1]
+        n_high = np.cumsum(np.bincount(place, high, minlength=len(times))[::-1])[::-1]
+        share = n_high / n
+        difference += float((deaths_high - deaths * share).sum())
+        variance += float((deaths * share * (1 - share) * (n - deaths) / np.maximum(n - 1, 1)).sum())
+    if len(labels) < 2 or variance <= 0:
+        return LogRank(float("nan"), max(len(labels) - 1, 0), float("nan"))
+    chi2 = difference**2 / variance
+    return LogRank(chi2, 1, float(chi2_distribution.sf(chi2, 1)))
 
 
 def log_rank(time: ArrayLike, event: ArrayLike, group: ArrayLike) -> LogRank:

@@ -16,6 +16,7 @@ import yaml
 
 from equipoise.datasets.errors import DataError
 from equipoise.platform.evaluation.baselines import read_baselines
+from equipoise.platform.evaluation.cox_table import read_cox_table
 from equipoise.platform.evaluation.metrics_table import read_metrics
 from equipoise.platform.evaluation.predictions import kind_of, read_predictions
 from equipoise.platform.renamed import current_record
@@ -205,6 +206,11 @@ class RunFiles:
     def baselines(self) -> pd.DataFrame | None:
         """The table of baselines; None if the study has switched them off."""
         return self._read("evaluation/baselines.csv", read_baselines)
+
+    @cached_property
+    def cox(self) -> pd.DataFrame | None:
+        """Hazard ratios of predicted risks; None without a survival task."""
+        return self._read("evaluation/cox.csv", read_cox_table)
 
     @cached_property
     def metric_rows(self) -> list[dict[str, Any]]:

@@ -298,7 +298,19 @@ def evaluate(context: RunContext) -> StepResult:
     metrics = compute(predictions, context.study.evaluation, context.study.seed, vectors)
     write_metrics(metrics, folder.evaluation, context.study.evaluation)
     counts = {"predictions": len(predictions), "metrics": len(metrics)}
+    _cox_table(context, predictions)
     return StepResult(counts | _baselines(context, folds, predictions))
+
+
+def _cox_table(context: RunContext, predictions: "pd.DataFrame") -> None:
+    """Hazard ratios of the predicted risk, adjusted for the study's covariates; no file without a survival task."""
+    from equipoise.platform.evaluation.cox_table import cox_table, write_cox_table
+
+    study, evaluation = context.study, context.folder.evaluation
+    (evaluation / "cox.csv").unlink(missing_ok=True)
+    if any(task.type == "survival" for task in study.tasks):
+        covariates = context.with_all_tables().cohorts.omics.get("clinical")
+        write_cox_table(cox_table(predictions, covariates, study.evaluation.confidence), evaluation)
 
 
 def _baselines(context: RunContext, folds: "Sequence[Fold]", predictions: "pd.DataFrame") -> dict[str, int]:

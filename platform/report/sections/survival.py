@@ -1,16 +1,18 @@
-"""Survival tasks: Kaplan-Meier curves of predicted-risk groups and Harrell's C."""
+"""Survival tasks: Kaplan-Meier curves of predicted-risk groups, concordances, and Cox models of the risk."""
 
 import numpy as np
 import pandas as pd
 
 from equipoise.platform.evaluation.predictions import labelled
 from equipoise.platform.evaluation.survival import (
+    LogRank,
     SurvivalCurve,
     kaplan_meier,
     log_rank,
     median_follow_up,
     median_survival,
     number_at_risk,
+    stratified_log_rank,
 )
 from equipoise.platform.evaluation.thresholds import (
     apply_cutoffs,
@@ -52,6 +54,8 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
             blocks += _curves(run, task, rows)
         elif table := metric_table(run, task):
             blocks.append(table)
+        if hazards := _hazard_ratios(run, task):
+            blocks.append(hazards)
         blocks += baseline_blocks(run, task)
     lead = "Ranking of patients by predicted risk. The cut-off between the groups is chosen on validation patients."
     return Section("Survival", lead, blocks)
@@ -98,7 +102,7 @@ def _curves(run: RunFiles, task: Task, rows: pd.DataFrame) -> list[Block]:
 
 
 def _summary(dataset: str, groups: pd.DataFrame) -> list[list[str | Cell]]:
-    test = log_rank(groups["time"], groups["event"], groups["positive"])
+    test = risk_group_test(groups)
     lines: list[list[str | Cell]] = []
     for name, high in (("low risk", False), ("high risk", True)):
         part = groups[groups["positive"] == high]
@@ -113,6 +117,54 @@ def _summary(dataset: str, groups: pd.DataFrame) -> list[list[str | Cell]]:
             ]
         )
     return lines
+
+
+def risk_group_test(groups: pd.DataFrame) -> LogRank:
+    """Log-rank test of low against high risk, within cohorts where there are several."""
+    if "cohort" in groups and groups["cohort"].nunique() > 1:
+        return stratified_log_rank(groups["time"], groups["event"], groups["positive"], groups["cohort"])
+    return log_rank(groups["time"], groups["event"], groups["positive"])
+
+
+def _hazard_ratios(run: RunFiles, task: Task) -> Table | None:
+    """Cox models of the predicted risk, alone and beside the study's covariates."""
+    rows = [] if run.cox is None else run.cox[run.cox["task"] == task.name].to_dict("records")
+    if not rows:
+        return None
+    lines: list[list[str | Cell]] = []
+    notes: list[str] = []
+    for row in rows:
+        if row["note"] and row["note"] not in notes:
+            notes.append(row["note"])
+        mark = str(notes.index(row["note"]) + 1) if row["note"] else ""
+        known = row["hr"] == row["hr"]
+        ratio = f"{number(row['hr'], 2)} ({number(row['low'], 2)} to {number(row['high'], 2)})"
+        lines.append(
+            [
+                "test folds" if row["role"] == "test" else "external cohorts",
+                row["model"],
+                f"{row['term']}, per SD" if row["unit"] == "SD" else row["term"],
+                Cell(ratio if known else "not estimable", tone="" if known else "muted", mark=mark),
+                p_value(row["p"]) if known else "–",
+                count(row["n"]),
+                count(row["events"]),
+            ]
+        )
+    columns = [
+        "",
+        "Cox model",
+        "Term",
+        f"Hazard ratio ({percent(run.confidence)} CI)",
+        "p",
+        "Patients",
+        "Events",
+    ]
+    strata = " Baseline hazards are those of each cohort." if any(row["strata"] for row in rows) else ""
+    caption = (
+        "Whether the predicted risk is an independent predictor: its hazard ratio alone, and beside the study's "
+        f"covariates.{strata} Intervals are for these models on these patients."
+    )
+    return Table(columns, lines, caption, frozenset(range(3, 7)), footnotes=notes)
 
 
 def _months(days: float | None) -> Cell:
@@ -160,12 +212,13 @@ def kaplan_meier_figure(groups: pd.DataFrame, task: str, dataset: str, confidenc
         steps = {"survival": curve.survival, "low": curve.low, "high": curve.high}
         tables.append(pd.DataFrame({"group": name, f"time_{unit}": curve.time / per, **steps}))
         tables.append(pd.DataFrame({"group": name, f"time_{unit}": ticks, "at_risk": at}))
-    test = log_rank(groups["time"], groups["event"], groups["positive"])
+    test = risk_group_test(groups)
+    within = " within cohorts" if "cohort" in groups and groups["cohort"].nunique() > 1 else ""
     return Figure(
         slug("kaplan-meier", task, dataset),
         f"Kaplan–Meier by predicted risk, {dataset}",
         data,
-        _layout(unit, longest, step, f"log-rank {p_value(test.p)}"),
+        _layout(unit, longest, step, f"log-rank{within} {p_value(test.p)}"),
         "Patients above the median predicted risk of the validation patients (never of these patients) form "
         "the "
         "high-risk group. Curves that separate early and stay separate mean that the prediction distinguishes courses; "

@@ -10,6 +10,7 @@ from equipoise.platform.evaluation.survival import (
     median_follow_up,
     median_survival,
     number_at_risk,
+    stratified_log_rank,
 )
 
 # Freireich et al., Blood 21 (1963): weeks in remission of acute leukaemia, 6-MP against placebo; 0 is censored.
@@ -91,3 +92,37 @@ def test_bounds_where_the_scale_does_not_reach() -> None:
     assert curve.low[:2].tolist() == [1, 1]
     assert curve.survival[-1] == 0
     assert np.isnan([curve.low[-1], curve.high[-1]]).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_stratified_log_rank_sums_over_strata(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    group, stratum = rng.integers(0, 2, 90), rng.integers(0, 3, 90)
+    time = np.ceil(rng.exponential(20 / (1 + group + stratum)))
+    event = rng.random(90) < 0.65
+    difference = variance = 0.0
+    for k in range(3):
+        for t in np.unique(time[event & (stratum == k)]):
+            at_risk = (time >= t) & (stratum == k)
+            dead = (time == t) & event & (stratum == k)
+            n, n1, d, d1 = (
+                at_risk.sum(),
+                (at_risk & (group == 1)).sum(),
+                dead.sum(),
+                (dead & (group == 1)).sum(),
+            )
+            difference += d1 - d * n1 / n
+            variance += d * n1 / n * (1 - n1 / n) * (n - d) / max(n - 1, 1)
+    test = stratified_log_rank(time, event, group, stratum)
+    assert test.chi2 == pytest.approx(difference**2 / variance)
+    whole = stratified_log_rank(time, event, group, np.zeros(90))
+    assert whole == pytest.approx(log_rank(time, event, group))
+
+
+def test_groups_that_are_the_strata_have_no_stratified_test() -> None:
+    time, event = np.arange(1.0, 21), np.ones(20)
+    group = np.r_[np.zeros(10), np.ones(10)]
+    assert log_rank(time, event, group).p < 0.001
+    assert np.isnan(stratified_log_rank(time, event, group, group).p)
+    with pytest.raises(ValueError, match="two groups, not 3"):
+        stratified_log_rank(time, event, np.arange(20) % 3, group)
