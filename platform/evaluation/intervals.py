@@ -117,7 +117,10 @@ FISHER = Scale(
 LOG = Scale("log", lambda v: float(np.log(v)), lambda z: float(np.exp(z)), lambda v: 1 / v)
 #: For R², which is at most 1: the log of the share of variance that is left.
 LOG_REST = Scale(
-    "log(1 - R²)", lambda v: float(-np.log(1 - v)), lambda z: float(1 - np.exp(-z)), lambda v: 1 / (1 - v)
+    "log(1 - R²)",
+    lambda v: float(-np.log1p(-v)),
+    lambda z: float(-np.expm1(min(-z, 700.0))),
+    lambda v: 1 / (1 - v),
 )
 #: For everything else.
 PLAIN = Scale("plain", float, float, lambda v: 1.0)

@@ -38,7 +38,9 @@ cloud, schema_of, update, weights_of = (
 )
 
 RULES = list(entries("server_aggregations"))
-GRAM = ["upgrad", "mgda", "cagrad", "pcgrad", "gradvac", "imtl_g", "nash_mtl", "fairgrad", "aligned_mtl"]
+GRAM = [
+    "upgrad", "mgda", "cagrad", "conicgrad", "pcgrad", "gradvac", "imtl_g", "nash_mtl", "fairgrad", "aligned_mtl",
+]  # fmt: skip
 
 
 def rule_of(name: str, seed: int = 0, **params: object) -> ServerAggregation:
