@@ -134,7 +134,7 @@ def _fit(
         f"fewer than {ENOUGH_EVENTS} events per term: unstable" if events < ENOUGH_EVENTS * len(unit) else ""
     )
     reason = "" if events and spread[RISK] > 0 else "no event, or every patient has the same risk"
-    fitted = None if reason else _lifelines(patients, scaled, confidence, several=several)
+    fitted = None if reason else fit_cox(patients, scaled, confidence, several=several)
     if fitted is None:
         reason = reason or "the fit did not converge"
     for position, name in enumerate(terms):
@@ -145,10 +145,22 @@ def _fit(
         yield base | values | {"term": name, "unit": unit[name], "note": said}
 
 
-def _lifelines(
+def fit_cox(
     patients: pd.DataFrame, terms: pd.DataFrame, confidence: float, *, several: bool
 ) -> np.ndarray | None:
-    """``[terms, 4]`` hazard ratio, bounds and p; None without convergence."""
+    """Cox's model through lifelines, Efron's ties.
+
+    Parameters
+    ----------
+    patients
+        Columns ``time``, ``event``, ``cohort``; rows as in ``terms``, whose columns are the covariates.
+    several
+        A baseline hazard per cohort.
+
+    Returns
+    -------
+    ``[terms, 4]`` hazard ratio, bounds and p; None without convergence.
+    """
     from lifelines import CoxPHFitter
     from lifelines.exceptions import ConvergenceError, ConvergenceWarning
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from equipoise.platform.evaluation import influence as influences
 from equipoise.platform.evaluation import metrics, survival_scores
+from equipoise.platform.evaluation.calibration import PredictedSurvival
 from equipoise.platform.evaluation.intervals import (
     AUROC_INFLATION,
     CONCORDANCE_INFLATION,
@@ -34,7 +35,7 @@ CHANCE_LEVEL = {
     "c_index": 0.5, "c_stratified": 0.5, "c_uno": 0.5, "auc_dynamic": 0.5,
 }  # fmt: skip
 #: Metrics for which lower is better.
-LOWER_IS_BETTER = frozenset({"mae"})
+LOWER_IS_BETTER = frozenset({"mae", "ibs"})
 
 
 @dataclass(frozen=True)
@@ -331,7 +332,7 @@ def _survival(sample: Sample) -> list[MetricDefinition]:
     definitions = [concordance, uno("c_uno"), dynamic("auc_dynamic")]
     if any(g.strata is not None for g in sample.groups):
         definitions.append(_stratified_concordance())
-    return [*definitions, _constant("c_index", 0.5, undefined)]
+    return [*definitions, *_integrated_brier(sample), _constant("c_index", 0.5, undefined)]
 
 
 def _stratified_concordance() -> MetricDefinition:
@@ -349,6 +350,34 @@ def _stratified_concordance() -> MetricDefinition:
         scale=LOGIT,
         inflation=CONCORDANCE_INFLATION,
     )
+
+
+def _integrated_brier(sample: Sample) -> list[MetricDefinition]:
+    """Integrated Brier score of the calibrated risks, and of Kaplan-Meier; none on validation patients."""
+    if any(g.survival is None for g in sample.groups):
+        return []
+
+    def predicted(g: ScoredPatients) -> PredictedSurvival:
+        assert g.survival is not None
+        return g.survival
+
+    def until(groups: Sequence[ScoredPatients]) -> str:
+        ends = sorted({round(predicted(g).until) for g in groups if predicted(g).undefined is None})
+        span = " to ".join(str(end) for end in [*ends[:1], *ends[1:][-1:]])
+        return f"survival up to {span} days, calibrated on the validation patients" if ends else ""
+
+    ibs = partial(
+        MetricDefinition,
+        "ibs",
+        undefined=lambda g: predicted(g).undefined,
+        caution=lambda g: predicted(g).note,
+        remark=until,
+        scale=LOG,
+    )
+    return [
+        ibs(lambda g, w: predicted(g).brier[0].value, influence=lambda g: predicted(g).brier[0].influence),
+        ibs(lambda g, w: predicted(g).brier[1].value, predictor="Kaplan-Meier", interval=False),
+    ]
 
 
 def _ties(groups: Sequence[ScoredPatients]) -> str:

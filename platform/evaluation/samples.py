@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from equipoise.datasets.errors import DataError
+from equipoise.platform.evaluation.calibration import PredictedSurvival, SurvivalModels
 from equipoise.platform.evaluation.params import EvaluationParams
 from equipoise.platform.evaluation.predictions import kind_of, labelled
 from equipoise.platform.evaluation.thresholds import (
@@ -45,7 +46,8 @@ class ScoredPatients:
     class (K = 1 unless multiclass); ``time`` and ``event`` are ``[N]``. ``threshold`` and ``reference`` (the
     mean validation target) are NaN where validation data do not determine them; notes state what was left out.
     ``latent [N, D]`` is the input of the head, None if it is not known. ``repeat`` and ``fold`` say whose test patients
-    they are; ``strata [N]`` number the strata (cohorts) of the patients, None if they are all of one.
+    they are; ``strata [N]`` number the strata (cohorts) of the patients, None if they are all of one. ``survival``
+    predicts their survival from the risks, None of other kinds of tasks and of validation patients.
     """
 
     name: str
@@ -62,6 +64,7 @@ class ScoredPatients:
     fold: int = 0
     latent: Floats | None = None
     strata: NDArray[np.int64] | None = None
+    survival: PredictedSurvival | None = None
 
     @property
     def fold_name(self) -> str:
@@ -170,9 +173,9 @@ def samples(
         return
     validation = _Validation.of(rows, kind, params)
     role_latents = _Latents.of(latents, role)
-    make_sample = partial(
-        _sample, kind=kind, role=role, validation=validation, latents=role_latents, strata=strata
-    )
+    survival = SurvivalModels.of(rows, role) if kind == "survival" and role != "val" else None
+    shared = {"kind": kind, "role": role, "validation": validation, "strata": strata, "survival": survival}
+    make_sample = partial(_sample, latents=role_latents, **shared)
     if role != "external":
         yield from _subsets(part, role, make_sample)
         return
@@ -289,6 +292,7 @@ def _sample(
     strata: pd.DataFrame,
     predictor: str = MODEL,
     ensemble_values: dict[str, Any] | None = None,
+    survival: SurvivalModels | None = None,
 ) -> Sample:
     """A sample; ``ensemble_values`` are the values of the ensemble, whose rows are one group (or one per stratum)."""
     classes = tuple(sorted(part["class"].unique()))
@@ -303,17 +307,23 @@ def _sample(
         fold = (int(key[0]), int(key[1]))
         if ensemble_values is not None:
             name, values = "ensemble", ensemble_values
+            models = None
         else:
             values = validation.of_fold(fold) | {"repeat": fold[0], "fold": fold[1]}
             name = f"{fold[0]}-{fold[1]}"
+            models = [fold]
+        predict = None if survival is None else partial(survival.of_patients, folds=models)
+        make = partial(
+            _group, classes=classes, patients=patients, values=values, latents=latents, predict=predict
+        )
         of_row = numbers[patients.get_indexer(rows["patient"])]
         for number, label in enumerate(cells) if split else ():
             cell = rows[of_row == number]
             if len(cell):
                 named = f"{name} {label}"
-                groups.append(_group(named, cell, classes, patients, values, latents=latents, of_fold=fold))
+                groups.append(make(named, cell, of_fold=fold))
         if not split:
-            group = _group(name, rows, classes, patients, values, latents=latents, of_fold=fold)
+            group = make(name, rows, of_fold=fold)
             groups.append(replace(group, strata=numbers[group.patient] if len(cells) > 1 else None))
     return Sample(
         task=str(part["task"].iloc[0]),
@@ -347,6 +357,7 @@ def _group(
     values: dict[str, Any],
     latents: _Latents = _Latents({}),  # noqa: B008, never written to
     of_fold: tuple[int, int] = (0, 0),
+    predict: Callable[[pd.Index], PredictedSurvival] | None = None,
 ) -> ScoredPatients:
     of_class = [rows[rows["class"] == c].set_index("patient") for c in classes]
     order = of_class[0].index
@@ -358,6 +369,7 @@ def _group(
         time=of_class[0]["time"].to_numpy(float),
         event=of_class[0]["event"].to_numpy(float),
         latent=latents.matrix(of_fold, order),
+        survival=None if predict is None else predict(order),
         **values,
     )
 

@@ -19,6 +19,7 @@ LABELS = {
     "c_stratified": "C, pairs within strata",
     "c_uno": "Uno C",
     "auc_dynamic": "Time-dependent AUC",
+    "ibs": "Integrated Brier score (lower is better)",
     "silhouette_cosine": "Silhouette, cosine",
     "silhouette_euclidean": "Silhouette, Euclidean",
 }

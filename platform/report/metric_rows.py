@@ -22,7 +22,7 @@ TOGETHER = ("all", "pooled")
 #: Metrics in the order in which a table shows them.
 ORDER = (
     "auroc", "auprc", "balanced_accuracy", "sensitivity", "specificity", "threshold",
-    "pearson", "r2", "mae", "c_index", "c_stratified", "c_uno", "auc_dynamic",
+    "pearson", "r2", "mae", "c_index", "c_stratified", "c_uno", "auc_dynamic", "ibs",
     "silhouette_cosine", "silhouette_euclidean",
 )  # fmt: skip
 
