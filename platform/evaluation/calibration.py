@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from equipoise.platform.evaluation.cox_table import ENOUGH_EVENTS, fit_cox
 from equipoise.platform.evaluation.influence import Influence
 from equipoise.platform.evaluation.predictions import labelled
+from equipoise.platform.evaluation.survival import kaplan_meier
 from equipoise.platform.evaluation.survival_scores import horizon, integrated_brier
 from equipoise.platform.evaluation.thresholds import FOLD_KEYS
 
@@ -39,25 +40,10 @@ def breslow(time: ArrayLike, event: ArrayLike, log_hazard: ArrayLike, at: ArrayL
     >>> breslow([1, 2, 3], [1, 0, 1], [0, 0, 0], [0.5, 1, 3]).round(3).tolist()
     [0.0, 0.333, 1.333]
     """
-    distinct, steps = _hazards(time, event, np.exp(log_hazard))
-    return np.r_[0.0, np.cumsum(steps)][np.searchsorted(distinct, np.asarray(at, float), side="right")]
-
-
-def product_limit(time: ArrayLike, event: ArrayLike, at: ArrayLike) -> Floats:
-    """Kaplan-Meier probability to live longer than each time of ``at``.
-
-    >>> product_limit([1, 2, 3], [1, 0, 1], [0.5, 1, 3]).round(3).tolist()
-    [1.0, 0.667, 0.0]
-    """
-    distinct, steps = _hazards(time, event, np.ones(len(np.asarray(time))))
-    return np.r_[1.0, np.cumprod(1 - steps)][np.searchsorted(distinct, np.asarray(at, float), side="right")]
-
-
-def _hazards(time: ArrayLike, event: ArrayLike, weight: Floats) -> tuple[Floats, Floats]:
-    """Distinct times, and at each the events over the weight of those at risk."""
     distinct, place = np.unique(np.asarray(time, float), return_inverse=True)
-    at_risk = np.cumsum(np.bincount(place, weight)[::-1])[::-1]
-    return distinct, np.bincount(place, np.asarray(event, float)) / at_risk
+    at_risk = np.cumsum(np.bincount(place, np.exp(log_hazard))[::-1])[::-1]
+    steps = np.bincount(place, np.asarray(event, float)) / at_risk
+    return np.r_[0.0, np.cumsum(steps)][np.searchsorted(distinct, np.asarray(at, float), side="right")]
 
 
 @dataclass(frozen=True)
@@ -96,7 +82,8 @@ class Calibration:
             here = cohort == label if own else slice(None)
             fitted = self._patients(label) if own else slice(None)
             time, event = self.time[fitted], self.event[fitted]
-            reference[here] = product_limit(time, event, at)
+            curve = kaplan_meier(time, event)
+            reference[here] = curve.survival[np.searchsorted(curve.time, at, side="right") - 1]
             if not self._spread:
                 of_model[here] = reference[here]
                 continue

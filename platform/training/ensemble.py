@@ -150,7 +150,7 @@ def stratified_parts(cases: CaseList, targets: Targets, count: int, seed: int) -
     strata = _strata(cases, targets)
     rng = np.random.default_rng(np.random.SeedSequence([seed, count]))
     order = rng.permutation(len(cases))
-    # Sorted by stratum and dealt in turn, consecutive strata go on where the one before ended.
+    # Sorted by stratum and assigned in turn, consecutive strata go on where the one before ended.
     order = order[np.argsort(strata[order], kind="stable")]
     parts = np.empty(len(cases), int)
     parts[order] = np.arange(len(cases)) % count

@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from lifelines import KaplanMeierFitter
 from numpy.testing import assert_allclose
 
-from equipoise.platform.evaluation.calibration import Calibration, PredictedSurvival, breslow, product_limit
+from equipoise.platform.evaluation.calibration import Calibration, PredictedSurvival, breslow
 from equipoise.platform.evaluation.evaluate import evaluate
 from equipoise.platform.evaluation.params import EvaluationParams
 from equipoise.platform.evaluation.predictions import COLUMNS
-from equipoise.platform.evaluation.survival import kaplan_meier
 from equipoise.platform.evaluation.survival_scores import horizon, integrated_brier
 
 Floats = np.ndarray
@@ -82,10 +82,13 @@ def test_the_calibration_is_that_of_lifelines(strata: str) -> None:
 
 
 def test_the_reference_is_that_of_lifelines() -> None:
-    time, event, _ = simulated(0)
+    time, event, risk = simulated(0)
     time = np.ceil(time / 30)  # many ties
-    curve = kaplan_meier(time, event)
-    assert_allclose(product_limit(time, event, curve.time), curve.survival, atol=1e-12)
+    at = np.r_[0.5, np.unique(time), time.max() + 1]
+    calibration = Calibration(time, event, risk, np.full(len(time), "a"))
+    _, reference = calibration.survival(risk[:2], np.full(2, "a"), at)
+    expected = KaplanMeierFitter().fit(time, event).predict(at).to_numpy()
+    assert_allclose(reference, np.tile(expected, (2, 1)), atol=1e-12)
 
 
 def test_a_case_by_hand() -> None:
