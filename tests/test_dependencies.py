@@ -12,7 +12,6 @@ import pytest
 #: Declared, and not imported by name: reason.
 NOT_IMPORTED = {
     "openslide-bin": "brings the compiled library that openslide-python loads",
-    "scanpy": "single-cell references of the RNA encoders, which are not built yet",
 }
 #: Imported, and part of a distribution that a declared one always brings.
 BROUGHT = {"pydantic_core": "pydantic"}
