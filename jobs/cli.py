@@ -4,6 +4,10 @@ The module of a command is imported when the command is called; ``equipoise --he
 and imports none of them.
 """
 
+import atexit
+import contextlib
+import logging
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -35,15 +39,37 @@ def main() -> None:
     """Entry point of ``equipoise``."""
     arguments = sys.argv[1:]
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    if name in JOBS:
-        _app({name: JOBS[name]})(arguments, prog_name="equipoise")
-    else:
-        _app(JOBS)(arguments, prog_name="equipoise")
+    _run({name: JOBS[name]} if name in JOBS else JOBS, arguments)
 
 
 def run_module(name: str) -> None:
     """Entry point of ``python -m equipoise.jobs.<name>``."""
-    _app({name: JOBS[name]})([name, *sys.argv[1:]], prog_name="equipoise")
+    _run({name: JOBS[name]}, [name, *sys.argv[1:]])
+
+
+def _run(jobs: dict[str, str], arguments: list[str]) -> None:
+    """Run a command; the process then ends with its exit code, whatever the threads of native libraries do.
+
+    Arrow's pool may still be starting a thread while its destructor runs, and the C++ runtime then aborts a process
+    that has done all its work ("terminate called without an active exception", in three of a hundred short commands).
+    What is registered first with :mod:`atexit` runs last, after the clean-up of every library.
+    """
+    ended = [1]
+    atexit.register(lambda: _leave(ended[0]))
+    try:
+        _app(jobs)(arguments, prog_name="equipoise")
+    except SystemExit as end:
+        ended[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+
+
+def _leave(code: int) -> None:
+    """End the process now, without destructors of native libraries."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed, or a pipe that nobody reads
+            stream.flush()
+    os._exit(code)
 
 
 def _app(jobs: dict[str, str]) -> typer.Typer:

@@ -125,7 +125,7 @@ class Index:
         if content is None:
             return cls()
         try:
-            table = pq.read_table(pa.BufferReader(content))
+            table = pq.ParquetFile(pa.BufferReader(content)).read()
             missing = [name for name in SCHEMA.names if name not in table.column_names]
             for name in missing:  # written by an older minor version
                 kind, empty = _COLUMNS[name]

@@ -58,6 +58,24 @@ def test_light_commands_leave_heavy_packages_alone(arguments: list[str], tmp_pat
     assert json.loads(done.stdout.strip().splitlines()[-1]) == [0, []], done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(("arguments", "code"), [(["ls", "splits"], 0), (["ls", "nothing"], 2)])
+def test_a_library_that_aborts_in_its_destructor_changes_no_exit_code(arguments: list[str], code: int) -> None:
+    program = (
+        "import atexit, ctypes, sys\n"
+        "from equipoise.jobs.cli import main\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.__cxa_atexit(libc.abort, None, None)\n"  # as the destructor of a static C++ object
+        f"sys.argv = ['equipoise', *{arguments!r}]\n"
+        "import equipoise.jobs.ls\n"
+        "run = equipoise.jobs.cli._app\n"
+        "equipoise.jobs.cli._app = lambda jobs: (atexit.register(print, 'cleaned up'), run(jobs))[1]\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.endswith("cleaned up\n"), "clean-up of Python libraries still runs"
+
+
 @pytest.mark.parametrize("name", sorted(JOBS))
 def test_every_job_has_both_doors(name: str) -> None:
     from importlib import import_module
