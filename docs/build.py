@@ -92,7 +92,7 @@ def _attributes(kind: str) -> list[str]:
             comment += f" {line[7:].strip()}"
         elif declared:
             value = getattr(base, declared[1])
-            shown = ", ".join(value) if isinstance(value, frozenset) else value
+            shown = ", ".join(sorted(value)) if isinstance(value, frozenset) else value
             shown = "none" if value is None or shown in ("", ()) else shown
             rows.append(f"| `{declared[1]}` | {shown} | {comment.strip()} |")
             comment = ""

@@ -25,6 +25,7 @@ from equipoise.platform.errors import StudyError
 KINDS = {
     "encoders": "equipoise.models.encoders.entries:ENTRIES",
     "slide_encoders": "equipoise.models.slide_encoders.entries:ENTRIES",
+    "rna_encoders": "equipoise.models.rna.entries:ENTRIES",
     "models": "equipoise.models.entries:ENTRIES",
     "weightings": "equipoise.models.balancing.entries:WEIGHTINGS",
     "aggregators": "equipoise.models.balancing.entries:AGGREGATORS",
@@ -42,6 +43,7 @@ KINDS = {
 BASES = {
     "encoders": "equipoise.models.encoders.entries:EncoderParams",
     "slide_encoders": "equipoise.models.slide_encoders.entries:SlideEncoderParams",
+    "rna_encoders": "equipoise.models.rna.entries:RnaEncoderParams",
     "models": "equipoise.models.entries:ModelParams",
     "weightings": "equipoise.models.balancing.entries:WeightingParams",
     "aggregators": "equipoise.models.balancing.entries:AggregatorParams",

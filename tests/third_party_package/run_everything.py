@@ -60,11 +60,20 @@ def run_slides(folder: Path) -> None:
     run_steps(study, RunFolder.open(study, str(folder / "run"), "auto"), ("extract", "train", "evaluate"))
 
 
+def encode_profiles() -> None:
+    """Two profiles through the package's RNA encoder."""
+    entry = get("rna_encoders", "ranks")
+    profiles = np.arange(12, dtype=np.float32).reshape(2, 6)
+    encoder = entry.load()(entry.params())
+    assert encoder.encode(profiles, list("abcdef"), kind="counts", seed=0).shape == (2, 3)
+
+
 if __name__ == "__main__":
     tables, slides = Path(sys.argv[1]) / "tables", Path(sys.argv[1]) / "slides"
     tables.mkdir()
     slides.mkdir()
     run_tables(tables)
     run_slides(slides)
+    encode_profiles()
     page = (tables / "run" / "report.html").read_text(encoding="utf-8")
     print(json.dumps({"used": sorted(USED), "greeted": "A sentence of another package." in page}))

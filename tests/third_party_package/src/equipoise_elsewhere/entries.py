@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from equipoise.datasets.params import SiteParams
 from equipoise.models.balancing.entries import AggregatorParams, WeightingParams
 from equipoise.models.encoders.entries import EncoderParams
+from equipoise.models.rna.entries import RnaEncoderParams
 from equipoise.models.slide_encoders.entries import SlideEncoderParams
 from equipoise.platform.federation.entries import AggregationParams, StrategyParams
 from equipoise.platform.federation.simulation.entries import ClientSchemeParams
@@ -47,6 +48,7 @@ class ByInitialParams(ClientSchemeParams):
 
 MEAN_COLOUR = ("mean of the three channels", EncoderParams, f"{HERE}:MeanColour")
 EXTREMES = ("largest and smallest feature", SlideEncoderParams, f"{HERE}:Extremes")
+RANKS = ("share of genes that are lower, averaged over thirds", RnaEncoderParams, f"{HERE}:Ranks")
 TANH_TABLE = ("one small layer over the covariates", TanhParams, f"{HERE}:TanhTable")
 INVERSE_LOSS = ("weights are inverse losses", InverseLossParams, f"{HERE}:InverseLoss")
 FIRST_HALVES = ("every gradient counts half of the one before", AggregatorParams, f"{HERE}:FirstHalves")
