@@ -59,7 +59,9 @@ def test_light_commands_leave_heavy_packages_alone(arguments: list[str], tmp_pat
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["ls", "splits"], 0), (["ls", "nothing"], 2)])
-def test_a_library_that_aborts_in_its_destructor_changes_no_exit_code(arguments: list[str], code: int) -> None:
+def test_a_library_that_aborts_in_its_destructor_changes_no_exit_code(
+    arguments: list[str], code: int
+) -> None:
     program = (
         "import atexit, ctypes, sys\n"
         "from equipoise.jobs.cli import main\n"
