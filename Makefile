@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo showcase test lint format bench docs clean
+.PHONY: setup demo showcase test test-slow lint format bench docs clean
 
 setup: $(READY)
 
@@ -27,7 +27,11 @@ showcase: $(READY)
 	$(BIN)/equipoise demo --preset $(or $(PRESET),showcase) --out showcase
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+# What takes more than half a minute: killed processes, bags of 50,000 tiles, 500 clients, submitted jobs.
+test-slow: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

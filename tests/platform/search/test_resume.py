@@ -90,6 +90,7 @@ def check(command: list[str], out: Path, study: Study, total: int) -> None:
     assert len({str(trial.config) for trial in expected}) > total // 2
 
 
+@pytest.mark.slow
 def test_random_search_on_ray_killed_twice(make_study: Make, bags: Path, tmp_path: Path) -> None:
     import ray
 

@@ -88,6 +88,7 @@ def run_poisoned(search_context: SearchContext, folder: Path) -> list[Trial]:
     return read_trials(trials_folder(folder))
 
 
+@pytest.mark.slow
 def test_poison_ends_in_records_and_good_trials_are_whole(make_search: Make, tmp_path: Path) -> None:
     search_context = make_search(trials=8, trial_time_limit_s=20, max_fail=0.5)
     trials = run_poisoned(search_context, tmp_path / "search")

@@ -50,6 +50,7 @@ def killing_cases(source: dict[str, Any], marker: Path, at: int) -> Any:
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_a_killed_worker_changes_nothing(ray_session: None, tasks, make_cases, tmp_path: Path) -> None:
     cases = make_cases(16)
     patients = tuple(cases)
