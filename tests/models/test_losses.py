@@ -206,6 +206,51 @@ def test_extreme_scores_stay_finite(ties: str) -> None:
     assert torch.isfinite(s.grad).all()
 
 
+@pytest.mark.parametrize("ties", ["efron", "breslow"])
+@pytest.mark.parametrize("size", [5.0, 400.0, 5000.0])
+def test_scores_of_any_size_equal_sixty_digits(ties: str, size: float) -> None:
+    import mpmath
+
+    rng = np.random.default_rng(9)
+    s, t = rng.uniform(-size, size, 60), rng.integers(1, 9, 60).astype(float)
+    e = (rng.random(60) < 0.7).astype(float)
+    score = torch.tensor(s, requires_grad=True)
+    loss = cox_partial_likelihood(score, torch.tensor(t), torch.tensor(e), ties=ties)  # type: ignore[arg-type]
+    loss.backward()
+    with mpmath.workdps(60):
+        # exp(±5000) is a number of 2,172 digits, which 60-digit floats hold; each digit they cut is far below float64.
+        exp = [mpmath.exp(mpmath.mpf(x)) for x in s]
+        total, gradient = mpmath.mpf(0), [mpmath.mpf(0)] * 60
+        for time in np.unique(t[e == 1]):
+            dead = [i for i in range(60) if t[i] == time and e[i]]
+            at_risk = [i for i in range(60) if t[i] >= time]
+            for rank in range(len(dead)):
+                share = mpmath.mpf(rank) / len(dead) if ties == "efron" else mpmath.mpf(0)
+                sum_ = mpmath.fsum(exp[i] for i in at_risk) - share * mpmath.fsum(exp[i] for i in dead)
+                total += mpmath.log(sum_) - mpmath.mpf(s[dead[rank]])
+                gradient[dead[rank]] -= 1
+                for i in at_risk:
+                    gradient[i] += exp[i] * (1 - share * (i in dead)) / sum_
+        expected, by_patient = float(total), [float(g) for g in gradient]
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    assert score.grad is not None
+    assert score.grad.tolist() == pytest.approx(by_patient, rel=1e-9, abs=1e-12)
+
+
+def test_single_precision_scores_are_summed_in_double() -> None:
+    x, t, e = tied_survival(3000, seed=6)
+    single = torch.tensor(x[:, 0], dtype=torch.float32, requires_grad=True)
+    double = single.detach().double().requires_grad_()
+    losses = [cox_partial_likelihood(s, torch.tensor(t), torch.tensor(e)) for s in (single, double)]
+    assert losses[0].dtype == torch.float32
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=6e-8)  # half a unit in the last place
+    for loss in losses:
+        loss.backward()
+    assert single.grad is not None
+    assert double.grad is not None
+    torch.testing.assert_close(single.grad.double(), double.grad, rtol=6e-8, atol=0)
+
+
 def test_a_censored_case_in_a_tied_group_without_weight_gives_no_nan() -> None:
     # The tied events hold all of the risk set in floating point: log1p(-1) lurks for the censored case.
     s = torch.tensor([50.0, 50.0, -80.0], requires_grad=True)
@@ -330,3 +375,37 @@ def test_balanced_weights_average_one_over_cases() -> None:
     assert weights[2] * 1 == pytest.approx(weights[0] * 30)
     with pytest.raises(ValueError, match="without training cases"):
         balanced_weights([3, 0])
+
+
+#: Age and sex (a gap in sex is the mode) at lifelines' Efron estimates, and (age - 60) / 10, of PORPOISE's patients in
+#: whole months: log likelihoods (Efron, Breslow) by lifelines, and summed losses of the fixed score.
+PORPOISE = {
+    "kirc": ((-464.0620365269, -464.5236405613), (486.0358776296, 486.7189736100), (345, 105)),
+    "gbmlgg": ((-948.7979165070, -950.8464476555), (967.0383198673, 969.8394232177), (569, 98)),
+}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", PORPOISE)
+def test_real_patients_in_whole_months_are_lifelines(shared_data, name: str) -> None:
+    import pandas as pd
+    from lifelines import CoxPHFitter
+
+    at_estimate, of_age, (patients, times) = PORPOISE[name]
+    file = shared_data / "tcga" / "porpoise" / f"tcga_{name}_all_clean.csv.zip"
+    columns = ["case_id", "age", "is_female", "survival_months", "censorship"]
+    rows = pd.read_csv(file, usecols=columns).drop_duplicates("case_id")
+    rows["T"], rows["E"] = np.floor(rows["survival_months"]) + 1, 1.0 - rows["censorship"]
+    rows["is_female"] = rows["is_female"].fillna(rows["is_female"].mode()[0])
+    assert (len(rows), rows["T"].nunique()) == (patients, times)
+    t, e = (torch.tensor(rows[c].to_numpy(float)) for c in ("T", "E"))
+    fitted = CoxPHFitter().fit(rows[["age", "is_female", "T", "E"]], "T", "E")
+    scores = {
+        "estimate": torch.tensor(rows[["age", "is_female"]].to_numpy(float) @ fitted.params_.to_numpy()),
+        "age": torch.tensor((rows["age"].to_numpy(float) - 60) / 10),
+    }
+    expected = {"estimate": [-value for value in at_estimate], "age": list(of_age)}
+    for kind, score in scores.items():
+        losses = [cox_partial_likelihood(score, t, e, ties=ties).item() for ties in ("efron", "breslow")]
+        assert losses == pytest.approx(expected[kind], abs=2e-9), kind
+    assert -fitted.log_likelihood_ == pytest.approx(-at_estimate[0], abs=2e-9)
