@@ -104,6 +104,10 @@ class MultiTaskModel(nn.Module):
         """One vector ``[B, dim]`` per task, from the tiles that exist."""
         raise NotImplementedError
 
+    def rows(self, batch: CaseBatch) -> Tensor:
+        """``[B, p]`` what a solver fits the heads of a linear model on: what they read, the same for every task."""
+        return self.latents(batch)[self.task_heads[0].name]
+
     def outputs(self, latents: dict[str, Tensor]) -> dict[str, Tensor]:
         """Apply the heads to what :meth:`latents` returned."""
         return {

@@ -198,6 +198,12 @@ class ElasticNetParams(ModelParams):
     modalities: tuple[Literal["wsi", "clinical", "rna", "cnv", "mutation"], ...] | None = Field(
         None, min_length=1, description="what to read; all that the study has if not given"
     )
+    fusion: Literal["early", "late"] = Field(
+        "early",
+        description="early: one model of all columns; late: one of each modality, summed with weights that inner folds "
+        "choose",
+        json_schema_extra={"search": {"choice": ["early", "late"]}},
+    )
     l1_ratio: float = Field(
         0.5,
         ge=0,
@@ -287,7 +293,7 @@ ENTRIES = {
     "elastic_net": (
         "linear in tables and the mean tile, fitted exactly with ridge or L1 penalties (Zou and Hastie 2005)",
         ElasticNetParams,
-        "equipoise.models.probes.elastic_net:ElasticNet",
+        "equipoise.models.probes.elastic_net:elastic_net",
     ),
     "concat": (
         "slides and tables, one encoder each, concatenated; learned tokens for what is missing",

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from equipoise.models.batch import CaseShape, TaskHead
 from equipoise.models.entries import ElasticNetParams
+from equipoise.models.probes.late_rows import LateRows
 from equipoise.models.probes.rows import LinearRows
 
 
-class ElasticNet(LinearRows):
-    """:class:`~equipoise.models.probes.rows.LinearRows` with the parameters of a study."""
-
-    def __init__(self, params: ElasticNetParams, shape: CaseShape, heads: Sequence[TaskHead]) -> None:
-        super().__init__(shape, heads, params.clinical_factor)
+def elastic_net(params: ElasticNetParams, shape: CaseShape, heads: Sequence[TaskHead]) -> LinearRows:
+    """One linear model of all modalities, or with ``fusion: late`` one of each and the weights of their sum."""
+    kind = LateRows if params.fusion == "late" else LinearRows
+    return kind(shape, heads, params.clinical_factor)

@@ -46,13 +46,18 @@ class LinearRows(MultiTaskModel):
         self.row_width = row_width(self.widths) + shape.features + (self._marks_tileless and 1)
         if not self.row_width:
             raise ValueError("the data have neither tiles nor tables")
-        self.build_heads(self.row_width)
+        self.build_heads(self.head_width)
         self.register_buffer("tile_mean", torch.zeros(shape.features))
         self.register_buffer("tile_spread", torch.ones(shape.features))
 
     @property
     def _marks_tileless(self) -> bool:
         return bool(self.features and self.widths)
+
+    @property
+    def head_width(self) -> int:
+        """What a head reads: the row."""
+        return self.row_width
 
     def pool(self, batch: CaseBatch) -> Sequence[Tensor]:
         """The same row for every task."""

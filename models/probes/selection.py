@@ -36,6 +36,11 @@ class Choice:
         The score of a model without any column, on the same folds.
     at_edge
         Whether the smallest penalty of the grid was best, so that a wider grid could be better.
+    fold
+        ``[n]`` inner fold of each case; those that are not held out have -1.
+    outputs
+        ``[n, K, F + 1]`` outputs at the chosen penalty of the models that leave out one inner fold each, and last
+        of the one of all training cases.
     """
 
     penalty: float
@@ -44,6 +49,8 @@ class Choice:
     scores: Array
     null_score: float
     at_edge: bool
+    fold: NDArray[np.int64]
+    outputs: Array
 
 
 def inner_folds(likelihood: Likelihood, rows: ArrayLike, folds: int, seed: int) -> NDArray[np.int64]:
@@ -140,6 +147,8 @@ def choose_penalty(
         scores=np.array(scores),
         null_score=null_score(likelihood, sets),
         at_edge=best_index == len(tried) - 1,
+        fold=np.where(rows > 0, fold, -1),
+        outputs=best.outputs,
     )
 
 

@@ -64,8 +64,12 @@ def _losses(result: FitResult, task: str) -> list[float]:
 
 def _about_penalty(row: Mapping[str, float], task: str) -> str:
     """What is to be said of the penalty of a task that a solver fitted."""
-    penalty, gain = (row.get(f"{key}/{task}", math.nan) for key in ("penalty", "gain"))
-    if math.isnan(penalty):
+    gain = row.get(f"gain/{task}", math.nan)
+    of_modalities = [value for key, value in row.items() if key.startswith(f"penalty/{task}/")]
+    if of_modalities:  # a late fusion
+        if all(math.isnan(value) for value in of_modalities):
+            return f"{task}: no modality has enough labels for inner folds; nothing was fitted"
+    elif math.isnan(row.get(f"penalty/{task}", math.nan)):
         return f"{task}: no training patient has a label (an event); nothing was fitted"
     if math.isnan(gain):
         return f"{task}: too few labels to choose a penalty by inner folds; the largest was taken"

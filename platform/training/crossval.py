@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from equipoise.platform.training.batches import CaseList, CaseSource
 from equipoise.platform.training.build import build_model
 from equipoise.platform.training.convergence import convergence_warnings
 from equipoise.platform.training.ensemble import TrainedEnsemble, fit_ensemble
-from equipoise.platform.training.exact import distances, fit_exactly, fits_exactly, is_convex
+from equipoise.platform.training.exact import distances, fit_exactly, fits_exactly, is_convex, refit
 from equipoise.platform.training.loop import FitResult, Reporter, fit
 from equipoise.platform.training.params import Recipe, entry_params
 from equipoise.platform.training.predict import Role, predict_with_latents
@@ -188,7 +188,15 @@ def train_fold(
     for warning in config["warnings"]:
         log.warning("fold %s: %s", folder.name, warning)
     trained = TrainedFold(model, targets, config)
-    _write(partial, trained, result, val, test, members)
+    predictions = [*_held_out(trained, val, members)]
+    if members is None and result.exact and len(val):
+        assert isinstance(model, MultiTaskModel)
+        everyone = CaseList(cases, (*fold.train, *fold.val))
+        refit(model, targets, everyone, recipe, result.history[0])
+        config["refit"] = len(everyone)
+    if len(test):
+        predictions.append(trained.predict_with_latents(test, "test"))
+    _write(partial, trained, result, predictions)
     for checkpoint in partial.glob("checkpoint*.pt"):
         checkpoint.unlink()
     (partial / FINGERPRINT_FILE).unlink()
@@ -338,13 +346,27 @@ def _check_parts(fold: Fold) -> None:
             )
 
 
+def _held_out(
+    trained: TrainedFold, val: CaseList, members: TrainedEnsemble | None
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Predictions and latents of validation patients, by a model that did not learn from them."""
+    if members is None:
+        if len(val):
+            yield trained.predict_with_latents(val, "val")
+        return
+    apart: dict[int, list[str]] = {}
+    for patient in val.patients:
+        apart.setdefault(members.held_out[patient], []).append(patient)
+    for number, patients in sorted(apart.items()):
+        one = replace(trained, model=Member(members.model, number))
+        yield one.predict_with_latents(CaseList(val.source, tuple(patients)), "val")
+
+
 def _write(
     partial: Path,
     trained: TrainedFold,
     result: FitResult,
-    val: CaseList,
-    test: CaseList,
-    members: TrainedEnsemble | None,
+    both: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
 ) -> None:
     import pandas as pd
     from safetensors.torch import save_file
@@ -353,16 +375,6 @@ def _write(
     from equipoise.platform.evaluation.latents import FOLD_LATENTS, write_latents
     from equipoise.platform.evaluation.predictions import write_predictions
 
-    both = [trained.predict_with_latents(cases, "test") for cases in (test,) if len(cases)]
-    if members is None:
-        both = [trained.predict_with_latents(cases, "val") for cases in (val,) if len(cases)] + both
-    else:  # every validation patient by the member that did not learn from it
-        apart: dict[int, list[str]] = {}
-        for patient in val.patients:
-            apart.setdefault(members.held_out[patient], []).append(patient)
-        for number, patients in sorted(apart.items()):
-            one = replace(trained, model=Member(members.model, number))
-            both.append(one.predict_with_latents(CaseList(val.source, tuple(patients)), "val"))
     predictions, latents = zip(*both, strict=True)
     write_predictions(pd.concat(predictions, ignore_index=True), partial / "preds.parquet")
     write_latents(pd.concat(latents, ignore_index=True), partial / FOLD_LATENTS)

@@ -5,6 +5,10 @@ penalty (the elastic net's, for a model that has one) is chosen by inner cross-v
 (:mod:`equipoise.models.probes.selection`); inner validation patients stay out and are only scored, as everywhere. Where
 tasks are balanced or patients are spread over clients the training loop fits the model, and :func:`distances` say how
 far it stayed from the optimum.
+
+Penalties, and the weights of a late fusion, are chosen on the training patients, and the inner validation patients are
+scored by the fit that never saw them. Before test patients are predicted, :func:`refit` fits the heads again on both at
+the chosen penalties: a solver needs no patients to stop on.
 """
 
 from __future__ import annotations
@@ -17,15 +21,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from equipoise.models.base import MultiTaskModel
 from equipoise.models.batch import CaseBatch
 from equipoise.models.entries import Penalty
 from equipoise.models.losses import TaskLosses
 from equipoise.models.probes.heads import likelihood_of, read_head, smallest_group, write_head
+from equipoise.models.probes.late import fit_one, fuse_late
+from equipoise.models.probes.late_rows import LateRows
 from equipoise.models.probes.likelihoods import Array, Likelihood
-from equipoise.models.probes.path import LinearFit, Standardised, fit_path, penalty_grid
-from equipoise.models.probes.selection import Choice, choose_penalty
+from equipoise.models.probes.path import LinearFit, Standardised, fit_path, penalty_grid, walk_path
+from equipoise.models.probes.selection import Choice, choose_penalty, inner_folds
 from equipoise.platform.registry import get
 from equipoise.platform.training import checkpoint as checkpoints
 from equipoise.platform.training.batches import CaseList, collate
@@ -52,6 +59,8 @@ class Design:
         Task → its loss; without a task that has no label (no event).
     known
         Task → ``[n]`` whether the label is known.
+    present
+        ``[n, M]`` which modalities a case has, for a model that fits them apart.
     """
 
     x: Array
@@ -59,6 +68,7 @@ class Design:
     factors: Array | None
     likelihoods: dict[str, Likelihood]
     known: dict[str, np.ndarray]
+    present: np.ndarray | None = None
 
     @cached_property
     def inputs(self) -> Standardised:
@@ -104,8 +114,9 @@ def fit_exactly(
     Returns
     -------
     FitResult
-        Its history has one row, with ``penalty/<task>``, and ``gain/<task>``: how much lower the cross-validated
-        loss is than that of a model without columns.
+        Its history has one row, with ``penalty/<task>`` (of a late fusion ``penalty/<task>/<modality>`` and
+        ``weight/<task>/<modality>``, the weights of a patient who has them all), and ``gain/<task>``: how much lower
+        the cross-validated loss is than that of a model without columns.
     """
     check_patients(train, val)
     fingerprint = checkpoints.training_fingerprint(
@@ -129,23 +140,107 @@ def _solve(
 ) -> dict[str, float]:
     design = prepared_design(model, targets, train, recipe.training)
     row: dict[str, float] = {}
-    for head, layer in zip(targets.heads, model.heads, strict=True):
-        choice = (
-            choose(design, head.name, penalty_of(recipe), seed) if head.name in design.likelihoods else None
-        )
-        width, outputs = len(design.spread), 1 if head.kind == "binary" else head.outputs
-        fit = LinearFit(np.zeros((width, outputs)), np.zeros(outputs)) if choice is None else choice.fit
-        write_head(layer, head, LinearFit(fit.weights / design.spread[:, None], fit.intercept))  # type: ignore[arg-type]
-        row[f"penalty/{head.name}"] = math.nan if choice is None else choice.penalty
-        row[f"gain/{head.name}"] = (
-            math.nan if choice is None else choice.null_score - float(choice.scores.min())
-        )
+    for index in range(len(targets.heads)):
+        fit_head = _fit_late if isinstance(model, LateRows) else _fit_early
+        row |= fit_head(model, design, index, penalty_of(recipe), seed)
     losses = TaskLosses(targets.heads, targets.class_weights, ties=recipe.training.ties)
     seen, held = run_model(model, targets, train), run_model(model, targets, val)
     trained, validated = (losses(r.outputs, r.targets, r.label_mask, r.cohort) for r in (seen, held))
     monitor = ValidationMonitor(recipe.training.monitor, targets, losses)
     watched = monitor.row(validated, held, first=True)
     return history_row(0, math.nan, targets, trained, validated) | watched | row
+
+
+def _fit_early(
+    model: MultiTaskModel, design: Design, index: int, params: Penalty, seed: int
+) -> dict[str, float]:
+    """Penalty and optimum of one task, over all columns."""
+    head = model.task_heads[index]
+    if head.name not in design.likelihoods:
+        outputs = 1 if head.kind == "binary" else head.outputs
+        _write(model, design, index, LinearFit(np.zeros((design.x.shape[1], outputs)), np.zeros(outputs)))
+        return {f"penalty/{head.name}": math.nan, f"gain/{head.name}": math.nan}
+    choice = choose(design, head.name, params, seed)
+    _write(model, design, index, choice.fit)
+    gain = choice.null_score - float(choice.scores.min())
+    return {f"penalty/{head.name}": choice.penalty, f"gain/{head.name}": gain}
+
+
+def _write(model: MultiTaskModel, design: Design, index: int, fit: LinearFit) -> None:
+    layer: nn.Linear = model.heads[index]  # type: ignore[assignment]
+    raw = LinearFit(fit.weights / design.spread[:, None], fit.intercept)
+    write_head(layer, model.task_heads[index], raw)
+
+
+def _fit_late(model: LateRows, design: Design, index: int, params: Penalty, seed: int) -> dict[str, float]:
+    """Penalties, optima and weights of one task, modality by modality."""
+    name, names = model.task_heads[index].name, model.modalities
+    if name not in design.likelihoods:
+        return {f"penalty/{name}/{m}": math.nan for m in names} | {f"gain/{name}": math.nan}
+    likelihood, known = design.likelihoods[name], design.known[name]
+    assert design.present is not None
+    fusion = fuse_late(
+        [design.x[:, columns] for columns in model.blocks.values()],
+        [model.factors[columns] for columns in model.blocks.values()],
+        design.present,
+        likelihood,
+        known,
+        inner_folds(likelihood, known, max(1, min(params.folds, smallest_group(likelihood, known))), seed),
+        l1_ratio=params.l1_ratio,
+        penalties=params.penalties,
+    )
+    model.write(index, fusion)
+    row = {f"penalty/{name}/{m}": penalty for m, penalty in zip(names, fusion.penalties, strict=True)}
+    row |= {f"weight/{name}/{m}": float(w) for m, w in zip(names, fusion.weights[-1], strict=True)}
+    return row | {f"gain/{name}": fusion.gain}
+
+
+def refit(
+    model: MultiTaskModel, targets: Targets, cases: CaseList, recipe: Recipe, row: Mapping[str, float]
+) -> None:
+    """Fit the heads again on more patients, at the penalties and with the weights that were chosen before.
+
+    Parameters
+    ----------
+    model, targets
+        After :func:`fit_exactly`; transforms of tables and the mean tile stay those of its training patients.
+    cases
+        The training patients and those of inner validation.
+    recipe
+        As of the first fit.
+    row
+        The row of its history.
+    """
+    design, params = design_of(model, targets, cases, recipe.training), penalty_of(recipe)
+    for index, head in enumerate(targets.heads):
+        if head.name not in design.likelihoods:
+            continue
+        likelihood, known = design.likelihoods[head.name], design.known[head.name]
+        if isinstance(model, LateRows):
+            assert design.present is not None
+            fits = []
+            for m, (name, columns) in enumerate(model.blocks.items()):
+                x, penalty = design.x[:, columns], row[f"penalty/{head.name}/{name}"]
+                if math.isnan(penalty):
+                    fits.append(
+                        LinearFit(np.zeros((x.shape[1], likelihood.outputs)), np.zeros(likelihood.outputs))
+                    )
+                    continue
+                use = known & design.present[:, m]
+                fits.append(fit_one(x, model.factors[columns], likelihood, use, penalty, params.l1_ratio))
+            model.write_fits(index, fits)
+        elif not math.isnan(penalty := row[f"penalty/{head.name}"]):
+            now = read_head(model.heads[index], head)  # type: ignore[arg-type]
+            start = LinearFit(now.weights * design.spread[:, None], now.intercept)
+            steps = walk_path(
+                design.inputs,
+                likelihood,
+                [penalty],
+                l1_ratio=params.l1_ratio,
+                use=known.astype(float),
+                start=start,
+            )
+            _write(model, design, index, next(steps).fit())
 
 
 def design_of(model: MultiTaskModel, targets: Targets, cases: CaseList, params: TrainingParams) -> Design:
@@ -165,9 +260,10 @@ def prepared_design(
 def _design(
     model: MultiTaskModel, targets: Targets, batches: Sequence[CaseBatch], params: TrainingParams
 ) -> Design:
-    name = targets.heads[0].name
     with torch.no_grad():
-        x = torch.cat([model.latents(batch)[name] for batch in batches]).double().numpy()
+        x = torch.cat([model.rows(batch) for batch in batches]).double().numpy()
+        late = isinstance(model, LateRows)
+        present = torch.cat([model.presence(batch) for batch in batches]).numpy() if late else None
     spread = np.ones(x.shape[1])
     if not model.rows_are_standardised:
         values = x.std(axis=0)
@@ -185,7 +281,7 @@ def _design(
         )
         if likelihood.counts(mask[:, None].astype(float))[0] > 0:
             likelihoods[head.name], known[head.name] = likelihood, mask
-    return Design(x / spread, spread, model.factors, likelihoods, known)
+    return Design(x / spread, spread, model.factors, likelihoods, known, present)
 
 
 def choose(design: Design, task: str, params: Penalty, seed: int) -> Choice:
@@ -200,7 +296,8 @@ def choose(design: Design, task: str, params: Penalty, seed: int) -> Choice:
     if folds < 2:
         top = penalty_grid(design.x, likelihood, l1_ratio=l1_ratio, factors=factors, use=use, count=1)
         fit = fit_path(design.inputs, likelihood, top, l1_ratio=l1_ratio, use=use).fit(0)
-        return Choice(float(top[0]), fit, top, np.array([math.nan]), math.nan, at_edge=False)
+        nowhere, everyone = np.full(len(use), -1), fit.outputs(design.x)[:, :, None]
+        return Choice(float(top[0]), fit, top, np.array([math.nan]), math.nan, False, nowhere, everyone)
     grid = penalty_grid(
         design.x, likelihood, l1_ratio=l1_ratio, factors=factors, use=use, count=params.penalties
     )

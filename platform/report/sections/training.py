@@ -51,19 +51,28 @@ def _lead(run: RunFiles) -> str:
 def _penalties(histories: dict[str, pd.DataFrame]) -> Table:
     """Penalties of folds that a solver fitted."""
     rows: list[list[str | Cell]] = []
+    parts = ("penalty", "weight", "gain", "train", "val")
     for fold, table in histories.items():
         row = table.iloc[0]
-        for column in [c for c in table if c.startswith("penalty/")]:
-            task = column.removeprefix("penalty/")
-            figures = (row.get(f"{part}/{task}") for part in ("penalty", "gain", "train", "val"))
-            rows.append([fold, task, *(number(figure, 4) for figure in figures)])
-    return Table(
-        ["Fold", "Task", "Penalty", "Gain", "Training loss", "Validation loss"],
-        rows,
+        names = [c.partition("/")[2] for c in table if c.startswith(("penalty/", "gain/"))]
+        for name in dict.fromkeys(names):
+            keys = [f"{part}/{name}" for part in parts]
+            rows.append([fold, name, *(number(row[key], 4) if key in row else "–" for key in keys)])
+    late = any(column.startswith("weight/") for table in histories.values() for column in table)
+    headers = ["Fold", "Task", "Penalty", "Weight", "Gain", "Training loss", "Validation loss"]
+    caption = (
         "The model is linear: a solver found its optimum, at the penalty that inner cross-validation on the training "
-        "patients chose. Gain: how much lower the cross-validated loss is than that of a model without any column.",
-        numeric=frozenset([2, 3, 4, 5]),
+        "patients chose. Gain: how much lower the cross-validated loss is than that of a model without any column."
     )
+    if late:
+        caption += (
+            " Every modality of a task has a model of its own; weight: of its outputs, in standard deviations, in the "
+            "sum for patients who have all modalities."
+        )
+    else:
+        headers.remove("Weight")
+        rows = [[*row[:3], *row[4:]] for row in rows]
+    return Table(headers, rows, caption, numeric=frozenset(range(2, len(headers))))
 
 
 def _optimum(run: RunFiles) -> list[Block]:
