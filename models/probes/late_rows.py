@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from equipoise.models.batch import CaseBatch, CaseShape, TaskHead
 from equipoise.models.probes.heads import write_head
@@ -28,6 +28,7 @@ class LateRows(LinearRows):
     """
 
     weights: Tensor
+    _owner: Tensor
 
     def __init__(self, shape: CaseShape, heads: Sequence[TaskHead], clinical_factor: float) -> None:
         widths = {**shape.omics, **({WSI: shape.features} if shape.features else {})}
@@ -59,11 +60,11 @@ class LateRows(LinearRows):
         """A row per task."""
         row_BW = self.rows(batch)
         pattern_B = self.patterns(batch)
-        indicator_BP = torch.nn.functional.one_hot(pattern_B, 1 << len(self.modalities)).to(row_BW)
+        indicator_BP = nn.functional.one_hot(pattern_B, 1 << len(self.modalities)).to(row_BW)
         result = []
         for weights_PM in self.weights:
             gates_BM = weights_PM[pattern_B]
-            ended_BM = torch.nn.functional.pad(gates_BM, (0, 1))  # 0 for columns of no modality
+            ended_BM = nn.functional.pad(gates_BM, (0, 1))  # 0 for columns of no modality
             result.append(torch.cat([row_BW * ended_BM[:, self._owner], gates_BM, indicator_BP], dim=1))
         return result
 
@@ -88,7 +89,8 @@ class LateRows(LinearRows):
 
     def write_fits(self, task: int, fits: Sequence[LinearFit], intercepts: np.ndarray | None = None) -> None:
         """Replace the models of the modalities, and the intercepts of the patterns where they are given."""
-        layer, head = self.heads[task], self.task_heads[task]
+        layer: nn.Linear = self.heads[task]  # type: ignore[assignment]
+        head = self.task_heads[task]
         count, outputs = len(self.modalities), fits[0].weights.shape[1]
         row = np.zeros((self.row_width, outputs))
         for columns, fit in zip(self.blocks.values(), fits, strict=True):
@@ -97,4 +99,4 @@ class LateRows(LinearRows):
             kept = layer.weight.detach()[:, self.row_width + count :].T.double().numpy()
             intercepts = kept[:, 1:] - kept[:, :1] if head.kind == "binary" else kept
         table = np.concatenate([row, [fit.intercept for fit in fits], intercepts])
-        write_head(layer, head, LinearFit(table, np.zeros(outputs)))  # type: ignore[arg-type]
+        write_head(layer, head, LinearFit(table, np.zeros(outputs)))

@@ -141,8 +141,11 @@ def _solve(
     design = prepared_design(model, targets, train, recipe.training)
     row: dict[str, float] = {}
     for index in range(len(targets.heads)):
-        fit_head = _fit_late if isinstance(model, LateRows) else _fit_early
-        row |= fit_head(model, design, index, penalty_of(recipe), seed)
+        params = penalty_of(recipe)
+        if isinstance(model, LateRows):
+            row |= _fit_late(model, design, index, params, seed)
+        else:
+            row |= _fit_early(model, design, index, params, seed)
     losses = TaskLosses(targets.heads, targets.class_weights, ties=recipe.training.ties)
     seen, held = run_model(model, targets, train), run_model(model, targets, val)
     trained, validated = (losses(r.outputs, r.targets, r.label_mask, r.cohort) for r in (seen, held))
@@ -262,8 +265,9 @@ def _design(
 ) -> Design:
     with torch.no_grad():
         x = torch.cat([model.rows(batch) for batch in batches]).double().numpy()
-        late = isinstance(model, LateRows)
-        present = torch.cat([model.presence(batch) for batch in batches]).numpy() if late else None
+        present = None
+        if isinstance(model, LateRows):
+            present = torch.cat([model.presence(batch) for batch in batches]).numpy()
     spread = np.ones(x.shape[1])
     if not model.rows_are_standardised:
         values = x.std(axis=0)
