@@ -7,12 +7,15 @@ implemented by :mod:`equipoise.datasets.tables.reading`, :mod:`~equipoise.datase
 :mod:`equipoise.datasets.tables.tasks`.
 """
 
+import math
 import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Modality = Literal["rna", "cnv", "mutation"]
+#: What RNA values are: read counts; abundances (TPM, FPKM, CPM); logarithms of either; z-scores.
+ExpressionKind = Literal["counts", "tpm", "log", "zscore"]
 
 
 class StrictParams(BaseModel):
@@ -85,6 +88,33 @@ class OmicsSource(TableSource):
 
     suffix: str | None = None
     """Keep only columns that end like this, without the ending (PORPOISE: ``_rnaseq``, ``_cnv``)."""
+    kind: ExpressionKind | None = None
+    """What RNA values are: ``counts`` of reads, ``tpm`` (or FPKM, CPM), ``log`` of one of them, or ``zscore``. Values
+    that contradict it are refused; detected, and said, if not given or ``auto``."""
+    log_base: Literal[2, 10, "e"] | None = None
+    """Base of the logarithm of ``kind: log``: needed where abundances are, as by most encoders of RNA."""
+    pseudocount: float = Field(default=1.0, gt=0)
+    """What was added before that logarithm: 1 of log2(TPM + 1), 0.001 in tables of UCSC Xena."""
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _auto_is_none(cls, value: Any) -> Any:
+        return None if value == "auto" else value
+
+    @model_validator(mode="after")
+    def _logarithm_is_declared(self) -> Self:
+        if self.kind != "log" and (self.log_base is not None or self.pseudocount != 1):
+            raise ValueError(
+                "'log_base' and 'pseudocount' describe logarithms: write kind: log, or leave them out"
+            )
+        if self.pseudocount != 1 and self.log_base is None:
+            raise ValueError("'pseudocount' needs the base of the logarithm: write log_base: 2 (or e, or 10)")
+        return self
+
+    @property
+    def base(self) -> float | None:
+        """Base of the logarithm as a number."""
+        return math.e if self.log_base == "e" else self.log_base
 
 
 # The identity validators tell the JSON schema that a plain path is welcome; the models coerce it themselves.
@@ -214,6 +244,13 @@ class CohortSource(StrictParams):
     """Where a patient's site comes from."""
     columns: Columns | None = None
     """Column names of this cohort; what is not given here comes from the study's ``columns``."""
+
+    @model_validator(mode="after")
+    def _only_rna_has_a_kind(self) -> Self:
+        for modality, source in self.omics.items():
+            if source.kind is not None and modality != "rna":
+                raise ValueError(f"'kind' describes RNA: leave it out of {modality}")
+        return self
 
     @model_validator(mode="after")
     def _slides_dir_needs_slides(self) -> Self:

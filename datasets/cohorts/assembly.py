@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equipoise.datasets.cohorts.cohort_tables import RawCohort, lost_zeros, name_slides
+from equipoise.datasets.cohorts.cohort_tables import RawCohort, name_slides
 from equipoise.datasets.cohorts.flow import Flow
-from equipoise.datasets.errors import DataError
-from equipoise.datasets.omics.alignment import align
 from equipoise.datasets.omics.covariates import covariate_table
-from equipoise.datasets.omics.matrix import read_matrix
 from equipoise.datasets.omics.params import CLINICAL, Covariate
-from equipoise.datasets.params import Columns
 from equipoise.datasets.tables.plausibility import check_plausible
 from equipoise.datasets.tables.reading import table_label
 from equipoise.datasets.tables.targets import EncodedTask, encode
@@ -176,81 +171,6 @@ def label_gaps(patients: pd.DataFrame, encoded: Sequence[EncodedTask]) -> pd.Dat
         if patient in task.reasons
     ]
     return pd.DataFrame(rows, columns=["cohort", "patient", "task", "reason"], dtype=object)
-
-
-def load_omics(
-    cohorts: Sequence[RawCohort],
-    columns: Columns | None,
-    base: Path,
-    reads: frozenset[str] | None = None,
-    labels: Iterable[str] = (),
-) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Modality → matrix over all cohorts, with the genes that every development cohort's matrix has.
-
-    Parameters
-    ----------
-    cohorts, columns, base
-        As in :func:`~equipoise.datasets.cohorts.cohort.load_cohorts`.
-    reads
-        Modalities to read, all if ``None``.
-    labels
-        Columns that tasks predict, which no matrix may hold.
-
-    Raises
-    ------
-    DataError
-        If a matrix holds no patient of its cohort or a column that a task predicts, or the matrices share no
-        gene.
-    """
-    parts: dict[str, dict[str, pd.DataFrame]] = {}
-    notes = []
-    for raw in cohorts:
-        cohort_columns = (raw.source.columns or Columns()).or_else(columns)
-        for name, source in raw.source.omics.items():
-            modality: str = name
-            if reads is not None and modality not in reads:
-                continue
-            matrix = read_matrix(source, base, cohort_columns)
-            if leaked := sorted(set(matrix.columns) & set(labels)):
-                raise DataError(
-                    f"the {modality} matrix holds column {leaked[0]!r}, which a task predicts: that is leakage",
-                    where=f"cohort {raw.source.name!r}, {table_label(source)}",
-                    fix="name the ending of the gene columns (suffix: _rnaseq), or 'rename' a gene of that name",
-                )
-            known = matrix.index.intersection(raw.labels.index, sort=False)
-            zeros = lost_zeros(matrix.index, raw.labels.index)
-            if known.empty:
-                turned = (
-                    " (patients are in the columns: transpose the table)"
-                    if set(matrix.columns) & set(raw.labels.index)
-                    else ""
-                )
-                raise DataError(
-                    f"no patient of the {modality} matrix is in the clinical table{turned}: "
-                    f"{', '.join(map(repr, matrix.index[:3]))} there, "
-                    f"{', '.join(map(repr, raw.labels.index[:3]))} here",
-                    where=f"cohort {raw.source.name!r}, {table_label(source)}",
-                    fix=f"{zeros}: a spreadsheet has cut zeros off; save that column as text"
-                    if zeros
-                    else "make the patient keys of both tables equal, letter by letter",
-                )
-            if zeros:
-                notes.append(f"cohort {raw.source.name}: of the {modality} matrix, {zeros}")
-            strangers = len(matrix) - len(known)
-            if strangers or len(known) < len(raw.labels):
-                notes.append(
-                    f"cohort {raw.source.name}: {modality} of {len(known)} of {len(raw.labels)} patients"
-                    + (f"; {strangers} rows belong to nobody" if strangers else "")
-                )
-            parts.setdefault(modality, {})[raw.source.name] = matrix.loc[known]
-    omics: dict[str, pd.DataFrame] = {}
-    develop = frozenset(raw.source.name for raw in cohorts if raw.source.role == "develop")
-    for modality, matrices in parts.items():
-        aligned, more = align(modality, matrices, develop)
-        notes += more
-        if aligned is not None:
-            omics[modality] = aligned
-    return omics, notes
 
 
 def load_covariates(

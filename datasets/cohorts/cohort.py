@@ -8,7 +8,7 @@ differently.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from equipoise.datasets.cohorts.assembly import (
     encode_all,
     label_gaps,
     load_covariates,
-    load_omics,
     patient_table,
     run_flow,
     select_patients,
@@ -33,8 +32,10 @@ from equipoise.datasets.cohorts.checks import (
 )
 from equipoise.datasets.cohorts.cohort_tables import read_cohort
 from equipoise.datasets.cohorts.flow import STATUS_STAGE, Flow, exclusion_table
+from equipoise.datasets.cohorts.omics_tables import load_omics
 from equipoise.datasets.cohorts.sites import SCHEMES, SiteScheme
 from equipoise.datasets.errors import DataError
+from equipoise.datasets.omics.expression import Expression
 from equipoise.datasets.omics.params import CLINICAL, Covariate
 from equipoise.datasets.params import CohortSource, Columns
 from equipoise.datasets.tables.tasks import Task
@@ -72,6 +73,8 @@ class Cohorts:
         Remarks for terminal and report.
     tables_suffice
         Whether a patient without a slide can be learned from, by a row in one of the tables.
+    expression
+        Cohort → what its RNA values are, declared or detected.
     """
 
     tasks: tuple[Task, ...]
@@ -83,6 +86,7 @@ class Cohorts:
     flow: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
     tables_suffice: bool = False
+    expression: Mapping[str, Expression] = field(default_factory=dict)
 
     def with_slide_status(self, index: pd.DataFrame) -> Cohorts:
         """Leave out slides that extraction could not use, and patients that have nothing else.
@@ -232,15 +236,15 @@ def load_cohorts(
     notes += absent_columns(raw, tasks)
     encoded = [encode_all(task, raw) for task in tasks]
     clinical, clinical_notes = load_covariates(raw, covariates)
-    omics, omics_notes = load_omics(raw, columns, base, reads, predicted)
-    omics = clinical | omics
+    read = load_omics(raw, columns, base, reads, predicted)
+    omics = clinical | read.tables
     suffice = reads is not None and reads != {"wsi"}
     flows = run_flow(raw, encoded, omics if suffice else None)
     flow = _by_cohort(row for cohort in flows for row in cohort.counts)
     patients = patient_table(raw, encoded, flows)
     names = [source.name for source in sources]
     refuse_empty(patients, flow, names, learning=False)
-    notes += clinical_notes + omics_notes
+    notes += clinical_notes + read.notes
     notes += unit_notes(patients, tasks) + survival_notes(tasks)
     return Cohorts(
         tasks=tuple(tasks),
@@ -252,6 +256,7 @@ def load_cohorts(
         flow=flow,
         notes=tuple(notes),
         tables_suffice=suffice,
+        expression=read.expression,
     )
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equipoise.datasets.errors import DataError, DataWarning
-from equipoise.datasets.omics.logarithms import scale_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,8 +48,7 @@ def align(
     Warns
     -----
     DataWarning
-        If an external cohort lacks more than a tenth of the columns, or its RNA is on another scale than that of
-        development.
+        If an external cohort lacks more than a tenth of the columns.
     """
     import pandas as pd
 
@@ -84,27 +82,11 @@ def align(
             notes.append(note)
             if missing > MAX_MISSING_SHARE * len(columns):
                 warnings.warn(note, DataWarning, stacklevel=2)
-    if modality == "rna":
-        notes += _other_scales(matrices, development[0])
     if gaps:
         notes.append(f"{modality}: {gaps} single values are missing (NaN)")
     parts = [matrix.reindex(columns=columns).to_numpy(np.float32) for matrix in matrices.values()]
     patients = pd.Index([p for matrix in matrices.values() for p in matrix.index], name="patient")
     return pd.DataFrame(np.concatenate(parts), index=patients, columns=columns), notes
-
-
-def _other_scales(matrices: Mapping[str, pd.DataFrame], first: str) -> list[str]:
-    """Warnings for cohorts whose values look as if they needed another logarithm: clipped, they would say nothing."""
-    scales = {name: scale_of(matrix.to_numpy(np.float32)) for name, matrix in matrices.items()}
-    notes = [
-        f"cohort {name}: rna values look as if they needed the transform {scale}, those of {first} {scales[first]}; "
-        "all cohorts must be on one scale"
-        for name, scale in scales.items()
-        if scale != scales[first]
-    ]
-    for note in notes:
-        warnings.warn(note, DataWarning, stacklevel=3)
-    return notes
 
 
 def row_digests(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:

@@ -70,7 +70,8 @@ def common_scale(scales: dict[str, Scale], where: str) -> Scale:
     Parameters
     ----------
     scales
-        Name of a group (a cohort or a client) → what its values need (:func:`scale_of`).
+        Name of a group (a cohort or a client) → what its values need
+        (:func:`~equipoise.datasets.omics.expression.scale_of`).
     where
         For the message.
 
@@ -86,14 +87,6 @@ def common_scale(scales: dict[str, Scale], where: str) -> Scale:
     raise DataError(
         f"the values are on different scales: {seen}",
         where=where,
-        fix="bring the tables to one scale, or name it if it is one after all "
-        f"(tables: {{rna: {{transform: {max(kinds, key=kinds.count)}}}}})",
+        fix="bring the tables to one scale, or declare what they hold (omics: {rna: {path: …, kind: …}}), or name the "
+        f"transform (tables: {{rna: {{transform: {max(kinds, key=kinds.count)}}}}})",
     )
-
-
-def scale_of(rows: np.ndarray) -> Scale:
-    """The logarithm that these values look as if they needed."""
-    values = rows[~np.isnan(rows)]
-    if not len(values) or values.min() < 0 or values.max() <= LARGEST_LOG:
-        return "none"
-    return "log_cpm" if np.array_equal(values, np.floor(values)) else "log1p"

@@ -5,12 +5,29 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from equipoise.datasets.params import Labels, StrictParams
+from equipoise.datasets.params import ExpressionKind, Labels, StrictParams
 
 #: Modalities that are omics, in the order in which models see them.
 OMICS = ("rna", "cnv", "mutation")
 #: Covariates of the clinical table, as a modality.
 CLINICAL = "clinical"
+
+#: Kinds of RNA values that may be added up.
+LINEAR_KINDS: frozenset[ExpressionKind] = frozenset({"counts", "tpm"})
+#: Kind of RNA values → the logarithm that they need before a model learns from them.
+SCALES: dict[ExpressionKind, Literal["log_cpm", "log1p", "none"]] = {
+    "counts": "log_cpm",
+    "tpm": "log1p",
+    "log": "none",
+    "zscore": "none",
+}
+#: Kinds of RNA values in messages.
+LONG_NAMES: dict[ExpressionKind, str] = {
+    "counts": "counts",
+    "tpm": "abundances (TPM, FPKM or CPM)",
+    "log": "logarithms",
+    "zscore": "z-scores",
+}
 
 Genes = Annotated[int, Field(ge=1)]
 

@@ -14,7 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from equipoise.datasets.omics.logarithms import Scale, scale_of
+from equipoise.datasets.omics.expression import scale_of
+from equipoise.datasets.omics.logarithms import Scale
 
 #: Name → array. Sums of several groups are added name by name.
 Sums = dict[str, np.ndarray]

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from equipoise.datasets.omics.logarithms import Scale, scale_of
+from equipoise.datasets.omics.expression import scale_of
+from equipoise.datasets.omics.logarithms import Scale
 from equipoise.datasets.omics.params import TableParams
 from equipoise.datasets.omics.quantiles import order_statistic_from_counts
 from equipoise.datasets.omics.statistics import (

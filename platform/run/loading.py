@@ -8,6 +8,7 @@ at once, each with its line.
 from pathlib import Path
 from typing import Any
 
+from equipoise.datasets.omics.resolution import resolve_tables
 from equipoise.platform.study.schema import Study, read_study
 
 
@@ -48,5 +49,6 @@ def federation_problems(study: Study) -> list[str]:
     privacy = study.federation.privacy
     reasons = balancing_refusals(privacy, study.balancing.weighting, study.balancing.aggregation)[:1]
     if isinstance(privacy.statistics, NoisedStatistics):
-        reasons += statistics_refusals(privacy.statistics, study.tasks, study.tables)
+        tables = resolve_tables(study.tables, study.cohorts)
+        reasons += statistics_refusals(privacy.statistics, study.tasks, tables)
     return [f"federation: {reason}" for reason in reasons]

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from equipoise.datasets.omics.params import CLINICAL, OMICS, TableParams
+from equipoise.datasets.omics.resolution import transform_problems
 from equipoise.datasets.params import CohortSource, Columns, StrictParams
 from equipoise.datasets.tables.tasks import Task
 from equipoise.platform.cluster.params import RayOptions
@@ -146,6 +147,7 @@ class Study(StrictParams):
             *_explicit_weight_problems(self),
             *_exact_fit_problems(self),
             *_per_cohort_problems(self),
+            *transform_problems(self.tables, self.cohorts),
         ]
         problems += _search_problems(self)
         checks: Sequence[StudyCheck] = (info.context or {}).get(_CHECKS, ())

@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from equipoise.datasets.omics.resolution import resolve_tables
 from equipoise.models.balancing.balancer import Balancer
 from equipoise.models.balancing.loss_balancer import LossBalancer
 from equipoise.models.balancing.protocol import GradAggregator, LossWeighting, Reduce, identity_reduce
@@ -181,6 +182,6 @@ def recipe_of(study: Study) -> Recipe:
         model_params=params,
         balancing=study.balancing,
         training=study.training,
-        tables=study.tables,
+        tables=resolve_tables(study.tables, study.cohorts),
         seed=study.seed,
     )

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.omics.logarithms import common_scale, scale_of
+from equipoise.datasets.omics.expression import scale_of
+from equipoise.datasets.omics.logarithms import common_scale
 from equipoise.datasets.omics.statistics import LocalTable
 from equipoise.datasets.omics.transforms import MatrixTransform, fit_matrix
 

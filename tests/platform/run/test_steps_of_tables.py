@@ -16,6 +16,7 @@ from equipoise.platform.run import steps
 from equipoise.platform.run.folder import STEPS, RunFolder
 from equipoise.platform.run.loading import load_study
 from equipoise.platform.study.schema import Study
+from equipoise.platform.training.build import recipe_of
 from equipoise.platform.training.crossval import load_fold
 
 STUDY = """\
@@ -173,6 +174,77 @@ def test_one_modality_of_several(root: Path) -> None:
     cohorts = steps.read_cohorts(study_of(root, model=model, cohorts__1__omics={"mutation": "e_mut.csv"}))
     assert list(cohorts.omics) == ["mutation"]
     assert len(cohorts.patients) == 110
+
+
+def declared(**rna: object) -> dict[str, object]:
+    return {
+        "model": {"kind": "omics", "modalities": ["rna"], "dim": 4},
+        "cohorts__0__omics": {"rna": {"path": "a_rna.csv", **rna}},
+    }
+
+
+def test_a_declared_kind_of_rna_decides_how_it_is_transformed(root: Path) -> None:
+    study = study_of(root, **declared(kind="counts"))
+    cohorts = steps.read_cohorts(study)
+    assert recipe_of(study).tables.rna.transform == "log_cpm"
+    assert cohorts.expression["A"].declared
+    assert "rna of A, E: counts (declared for A; E: they look like it)" in cohorts.notes
+    study = study_of(root, **declared(kind="tpm"))
+    assert recipe_of(study).tables.rna.transform == "log1p"
+    with pytest.warns(DataWarning, match=r"cohort 'A', a_rna\.csv: .*are they counts"):
+        steps.read_cohorts(study)
+    # Without a declaration the values decide, patient by patient of a fold; the notes say what they look like.
+    study = study_of(root, **declared(kind="auto"))
+    assert recipe_of(study).tables.rna.transform == "auto"
+    assert (
+        "rna of A, E: the values look like counts; declare them with kind: counts"
+        in steps.read_cohorts(study).notes
+    )
+    study = study_of(root, **declared(kind="counts"), tables__rna={"transform": "none"})
+    assert recipe_of(study).tables.rna.transform == "none"
+
+
+def test_a_declared_kind_that_the_values_contradict_is_refused(root: Path) -> None:
+    with pytest.raises(DataError, match="no value is negative") as error:
+        steps.read_cohorts(study_of(root, **declared(kind="zscore")))
+    assert error.value.where == "cohort 'A', a_rna.csv"
+    with pytest.raises(DataError, match=r"values are above 50.* \(a\d+, G\d+\)"):
+        steps.read_cohorts(study_of(root, **declared(kind="log", log_base=2)))
+    with pytest.raises(StudyError, match="log_cpm is for counts .* write transform: auto, log or none"):
+        study_of(root, **declared(kind="zscore"), tables__rna={"transform": "log_cpm"})
+    with pytest.raises(StudyError, match="'kind' describes RNA: leave it out of mutation"):
+        study_of(root, cohorts__0__omics={"mutation": {"path": "a_mut.csv", "kind": "counts"}})
+
+
+def test_clipping_is_fitted_on_training_patients(root: Path, tmp_path: Path) -> None:
+    base = tmp_path / "study"
+    shutil.copytree(root, base)
+    settings = {"tables__rna": {"transform": "none"}, "training__epochs": 1, "training__min_epochs": 1}
+    fences = []
+    rna = pd.read_csv(base / "a_rna.csv").astype({"G3": float})
+    row = 10
+    for outlier in (None, 1e6):
+        if outlier:
+            rna.loc[row, "G3"] = outlier
+        rna.to_csv(base / "a_rna.csv", index=False)
+        run = tmp_path / f"run{outlier}"
+        run_steps(study_of(base, **declared(), **settings), run, "validate", "extract", "train")
+        of_folds = {name: load_fold(run / "folds" / name) for name in ("0-0", "0-1")}
+        fences.append({name: fold.targets.tables["rna"] for name, fold in of_folds.items()})
+    plain, with_outlier = fences
+    patient = rna.loc[row, "PATIENT"]
+    tested = {
+        name: patient
+        in set(read_predictions(run / "folds" / name / "preds.parquet").query("role == 'test'")["patient"])
+        for name in plain
+    }
+    assert sorted(tested.values()) == [False, True]
+    for name, is_test in tested.items():
+        assert (plain[name] == with_outlier[name]) == is_test
+        gene = with_outlier[name].names.index("G3")
+        values = rna.drop(columns="PATIENT").loc[row].to_numpy(np.float32)
+        columns = tuple(rna.columns[1:])
+        assert with_outlier[name].apply(values, columns)[gene] < 10  # 1e6 would be thousands of spreads
 
 
 def test_changed_tables_change_what_was_learned_from(root: Path, tmp_path: Path) -> None:
