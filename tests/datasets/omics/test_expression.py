@@ -36,7 +36,7 @@ def test_values_are_what_they_look_like_and_no_contradiction_of_it(kind: str) ->
     assert detect_kind(EXAMPLES[kind]) == kind
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_kind(EXAMPLES[kind], kind)  # type: ignore[arg-type]
+        check_kind(EXAMPLES[kind], kind)
 
 
 @pytest.mark.parametrize(
