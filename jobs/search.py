@@ -1,11 +1,14 @@
 """``equipoise search``: balancing method, loss weights, architecture and optimisation settings of a study."""
 
+import logging
 from typing import Annotated, Any
 
 import typer
 
 from equipoise.jobs.options import StudyOptions, study_job
 from equipoise.jobs.outcome import JobResult
+
+log = logging.getLogger("equipoise")
 
 
 @study_job
@@ -23,6 +26,11 @@ def search(
     study = options.study(overrides)
     if study.search is None:  # a study without the section is searched with the defaults
         study = options.study({"search": {}} | overrides)
+        assert study.search is not None
+        log.info(
+            "no search section in the study: %d trials over the default space (--trials N, --dry-run shows it)",
+            study.search.trials,
+        )
     if options.dry_run:
         from equipoise.platform.run.steps import describe_search
 

@@ -27,8 +27,8 @@ def record(study: Study, folder: RunFolder) -> None:
     """
     inputs = input_hashes(study)
     earlier = read_json(folder.provenance / "inputs.json")
-    if earlier is not None and earlier != inputs:
-        changed = sorted(name for name in {*earlier, *inputs} if earlier.get(name) != inputs.get(name))
+    # A table that only a newer version records was compared with nothing; the study itself is compared elsewhere.
+    if changed := sorted(name for name, old in (earlier or {}).items() if inputs.get(name) != old):
         raise DataError(
             f"changed since this run began: {', '.join(changed)}",
             where=str(folder.root),
@@ -65,6 +65,8 @@ def input_hashes(study: Study) -> dict[str, str]:
         )
         if path is not None
     ]
+    if study.federation is not None and study.federation.sites.table is not None:
+        named.append(study.federation.sites.table)
     return {
         path: hashlib.sha256(locate(path, study.base).read_bytes()).hexdigest()
         for path in dict.fromkeys(named)

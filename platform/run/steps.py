@@ -367,9 +367,21 @@ def federate(context: RunContext) -> StepResult:
 
 
 def report(context: RunContext) -> StepResult:
-    """Write ``report.html`` from the run folder and nothing else."""
+    """Write ``report.html`` from the run folder and nothing else.
+
+    Raises
+    ------
+    DataError
+        If no other step has written anything there.
+    """
     from equipoise.platform.report.page import write_report
 
+    if not context.folder.manifest.is_dir() and not context.folder.search.is_dir():
+        raise DataError(
+            "nothing to report: no step has run in this folder",
+            where=str(context.folder.root),
+            fix="equipoise run, or name the folder of a run with -o",
+        )
     return StepResult({"report": str(write_report(context.folder.root))})
 
 

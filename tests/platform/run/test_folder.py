@@ -6,6 +6,7 @@ import pytest
 
 from equipoise.datasets.atomic_io import read_json
 from equipoise.platform.errors import DataError, StudyError
+from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.run.folder import RunFolder, StepResult
 from equipoise.platform.run.loading import load_study
 from equipoise.platform.run.provenance import record
@@ -83,6 +84,18 @@ def test_changed_tables_are_noticed(tmp_path: Path, study: Study) -> None:
     (tmp_path / "a.csv").write_text("PATIENT,MSI\np1,MSS\n")
     with pytest.raises(DataError, match=r"changed since this run began: a\.csv"):
         record(study, folder)
+
+
+def test_the_table_of_sites_is_an_input(tmp_path: Path, study: Study) -> None:
+    (tmp_path / "tss.csv").write_text("code,institution\nAA,Here\n")
+    federation = {"sites": {"scheme": "institution", "table": "tss.csv"}, "strategy": "fedavg"}
+    federated = study.model_copy(update={"federation": FederationParams.model_validate(federation)})
+    folder = RunFolder(tmp_path / "run")
+    record(study, folder)  # a version that did not look at the table
+    record(federated, folder)
+    (tmp_path / "tss.csv").write_text("code,institution\nAA,Elsewhere\n")
+    with pytest.raises(DataError, match=r"changed since this run began: tss\.csv"):
+        record(federated, folder)
 
 
 def test_provenance_says_code_packages_and_inputs(tmp_path: Path, study: Study) -> None:

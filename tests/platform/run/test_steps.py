@@ -228,3 +228,8 @@ def test_killed_at_random_moments_gives_the_same_predictions(tiny: Path, tmp_pat
     one = read_predictions(calm / "run" / "evaluation" / "predictions.parquet")
     other = read_predictions(run / "evaluation" / "predictions.parquet")
     pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_a_folder_in_which_nothing_ran_has_no_report(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing to report"):
+        steps.run_steps(load_study(tiny / "study.yaml"), RunFolder(tmp_path / "empty"), ["report"])
