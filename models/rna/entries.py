@@ -1,8 +1,8 @@
 """RNA encoders a study can name, without importing one."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from equipoise.models.params import StrictParams
 
@@ -42,10 +42,56 @@ class PcaParams(FolderParams):
     """
 
 
+class NetworkParams(FolderParams):
+    """Parameters of an encoder that is a network."""
+
+    gpus: ClassVar[float] = 1.0
+
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: a GPU where one is visible"
+    )
+    batch: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="samples per pass through the network; more are padded to the longest, which changes last bits",
+    )
+
+
+class ScGptParams(NetworkParams):
+    """Parameters of scGPT: the folder is that of the published checkpoint."""
+
+    paths: ClassVar[tuple[str, ...]] = ("folder", "panel")
+
+    policy: Literal["draws", "panel", "all"] = Field(
+        default="draws",
+        description="genes of a profile that the network sees: draws: the mean over several random draws of max_length "
+        "genes; panel: those of a file; all: every expressed gene at once",
+    )
+    draws: int = Field(
+        default=8, ge=1, le=256, description="of policy draws; published is 1, at random at every call"
+    )
+    max_length: int = Field(
+        default=1200, ge=2, description="of policy draws: tokens of a draw, <cls> included"
+    )
+    panel: str | None = Field(default=None, description="of policy panel: file with one gene symbol a line")
+
+    @model_validator(mode="after")
+    def _panel_belongs_to_its_policy(self) -> Self:
+        if (self.panel is not None) != (self.policy == "panel"):
+            raise ValueError("a panel is for policy: panel, which needs one")
+        return self
+
+
 ENTRIES: dict[str, tuple[str, type[RnaEncoderParams], str]] = {
     "pca": (
         "principal components of log1p expression in a reference (not the study's patients: tables.rna.components)",
         PcaParams,
         "equipoise.models.rna.pca:PcaEncoder",
+    ),
+    "scgpt": (
+        "scGPT from its official folder (args.json, vocab.json, best_model.pt): transformer over binned genes, 512-d",
+        ScGptParams,
+        "equipoise.models.rna.scgpt:ScGpt",
     ),
 }
