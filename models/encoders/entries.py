@@ -4,7 +4,8 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field, create_model
 
-from equipoise.models.encoders.cards import CARDS, ModelCard
+from equipoise.models.encoders.card import ModelCard
+from equipoise.models.encoders.cards import CARDS
 from equipoise.models.params import StrictParams
 
 
@@ -44,6 +45,11 @@ class TrainedParams(EncoderParams):
     gpus: ClassVar[float] = 1.0
 
     weights: str | None = Field(default=None, description="file or folder with the weights")
+    sha256: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of a weights file of your own, where it is not the published one",
+    )
     precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto", description="of matrix products; auto: as published on a GPU, float32 on a CPU"
     )

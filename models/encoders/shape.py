@@ -82,3 +82,38 @@ class VitShape:
     def dim(self) -> int:
         """Length of the pooled vector."""
         return self.width * (2 if self.pooling == "token_and_mean" else 1)
+
+
+@dataclass(frozen=True)
+class ProjectionShape:
+    """Two linear layers with GELU between them, on the pooled vector; the result has length 1.
+
+    Attributes
+    ----------
+    dim
+        Outputs of both layers.
+    """
+
+    dim: int
+
+
+@dataclass(frozen=True)
+class PoolerShape:
+    """One learned query that attends to all tokens (CoCa, Yu et al., arXiv 2205.01917), then a LayerNorm.
+
+    Attributes
+    ----------
+    dim, heads
+        Length of the query and of the vector; heads of the attention.
+    biased
+        Layers of the attention with biases under the names of torch's ``MultiheadAttention``, or without under
+        ``to_q``, ``to_kv`` and ``to_out``.
+    """
+
+    dim: int
+    biased: bool
+    heads: int = 8
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise ValueError(f"{self.heads} heads cannot share a width of {self.dim}")

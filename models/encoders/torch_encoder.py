@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from equipoise.models.encoders.cards import Fit, Precision, Triple
+from equipoise.models.encoders.card import Fit, Precision, Triple
 from equipoise.models.encoders.protocol import Identity, require_tiles
 from equipoise.models.encoders.weights import digest, digest_unloaded, load_weights
 
@@ -40,38 +40,38 @@ class Preparation:
     mean, std
         Per channel, of pixels between 0 and 1.
     fit
-        How a tile of another side becomes the input: resized with antialiasing, or cropped at the centre.
+        How a tile is resized, with antialiasing.
+    crop_from
+        Side that every tile is resized to before the input is cut out of its centre; ``None``: tiles are resized to
+        the input.
     """
 
     px: int
     mean: Triple
     std: Triple
     fit: Fit
+    crop_from: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.crop_from is not None and self.crop_from < self.px:
+            raise ValueError(f"an input of {self.px} px cannot be cut out of {self.crop_from} px")
 
     def __call__(self, tiles: Tensor) -> Tensor:
-        """uint8 ``[B, H, W, 3]`` to float32 ``[B, 3, px, px]`` on the same device.
-
-        Raises
-        ------
-        ValueError
-            If the middle is to be cut out of a tile that is too small.
-        """
+        """uint8 ``[B, H, W, 3]`` to float32 ``[B, 3, px, px]`` on the same device."""
         pixels = tiles.permute(0, 3, 1, 2).float() / 255
-        if pixels.shape[2:] != (self.px, self.px):
-            pixels = self._fitted(pixels)
+        side = self.px if self.crop_from is None else self.crop_from
+        if pixels.shape[2:] != (side, side):
+            pixels = functional.interpolate(
+                pixels, (side, side), mode=self.fit, align_corners=False, antialias=True
+            ).clamp(0, 1)  # bicubic overshoots at edges; images cannot
+        edge = (side - self.px) // 2
+        pixels = pixels[:, :, edge : edge + self.px, edge : edge + self.px]
         mean, std = (torch.tensor(v, device=tiles.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return (pixels - mean) / std
 
-    def _fitted(self, pixels: Tensor) -> Tensor:
-        height, width = pixels.shape[2:]
-        if self.fit != "crop":
-            side = (self.px, self.px)
-            pixels = functional.interpolate(pixels, side, mode=self.fit, align_corners=False, antialias=True)
-            return pixels.clamp(0, 1)  # bicubic overshoots at edges; images cannot
-        top, left = (height - self.px) // 2, (width - self.px) // 2
-        if min(top, left) < 0:
-            raise ValueError(f"tiles of {width} x {height} px are smaller than the input of {self.px} px")
-        return pixels[:, :, top : top + self.px, left : left + self.px]
+    def to_dict(self) -> dict[str, Any]:
+        """What is set, for a hash: a setting that does not apply leaves it as it was before there was one."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -252,5 +252,5 @@ def _hash(
     identity: dict[str, Any], preparation: Preparation, precisions: tuple[Precision, Precision], weights: str
 ) -> str:
     """Of everything that decides the vectors; ``weights`` is their digest."""
-    about = {"version": VERSION, "preparation": asdict(preparation), "precision": list(precisions)}
+    about = {"version": VERSION, "preparation": preparation.to_dict(), "precision": list(precisions)}
     return hashlib.sha256(json.dumps([identity, about, weights], sort_keys=True).encode()).hexdigest()

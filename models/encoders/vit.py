@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from equipoise.models.encoders.card import Regrid
 from equipoise.models.encoders.shape import VitShape
 
 _EPSILON = 1e-6  # of every LayerNorm, as in timm and DINOv2
@@ -154,11 +155,11 @@ class LayerScale(nn.Module):
         return x_BTD * self.gamma
 
 
-def resized_positions(positions: Tensor, grid: int, prefix: int) -> Tensor:
+def regridded_positions(positions: Tensor, grid: int, prefix: int, regrid: Regrid) -> Tensor:
     """Position embeddings ``[1, prefix + n * n, D]`` for a grid of ``grid`` x ``grid`` patches.
 
-    Bicubic without antialiasing, as DINOv2 and the ``Dinov2Model`` of transformers do it at every call; rows of the
-    prefix are kept.
+    Rows of the prefix are kept, the others are interpolated as those did it who published the encoder; what each word
+    means stands with :data:`~equipoise.models.encoders.card.Regrid`. Positions of the right grid stay untouched.
 
     Raises
     ------
@@ -172,5 +173,9 @@ def resized_positions(positions: Tensor, grid: int, prefix: int) -> Tensor:
     if side == grid:
         return positions
     plane = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    plane = functional.interpolate(plane, size=(grid, grid), mode="bicubic", align_corners=False)
+    if regrid == "dinov2":
+        factor = (grid + 0.1) / side
+        plane = functional.interpolate(plane, scale_factor=(factor, factor), mode="bicubic")
+    else:
+        plane = functional.interpolate(plane, size=(grid, grid), mode="bicubic", antialias=regrid == "timm")
     return torch.cat([prefix_part.float(), plane.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)

@@ -1,25 +1,27 @@
 """Locate weights on this machine, read them, and check that they belong to the encoder.
 
 Nothing here opens a connection: weights come from a path that the study names or from what the Hugging Face tools have
-downloaded before. Files are read as tensors and nothing else (safetensors, or ``torch.load(weights_only=True)``).
+downloaded before. A file has to have the digest of the published one. It is read as tensors and nothing else
+(safetensors, or ``torch.load(weights_only=True)``).
 
 Messages of two lines: what is wrong, then what to do.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from equipoise.models.encoders.cards import ModelCard
+    from equipoise.models.encoders.card import ModelCard
 
-#: Names of weights files in a folder, the preferred first.
+#: Names of weights files in a folder, the preferred first; the name of the published file goes before them.
 FILES = ("model.safetensors", "pytorch_model.bin")
 _SAFE, _TORCH = (".safetensors",), (".bin", ".pt", ".pth")
 _SHOWN = 4
@@ -58,22 +60,27 @@ def find_hub_weights(
         If the cache holds several versions and none of them is the current one.
     """
     if weights is not None:
-        return find_local_weights(card.name, weights)
+        return find_local_weights(card.name, weights, _names(card))
     cache = hub_cache(environ)
     path = _in_cache(cache, card)
     if path is not None:
         return path
     terms = f"accept the terms at https://huggingface.co/{card.hub}, then `hf auth login` and "
     raise FileNotFoundError(
-        f"the weights of encoder {card.name!r} are not on this machine: no {' or '.join(FILES)} of {card.hub} "
-        f"below {cache}\n"
-        f"{terms if card.gated else ''}`hf download {card.hub}`; or name a file or folder: "
+        f"the weights of encoder {card.name!r} are not on this machine: no {' or '.join(_names(card))} of "
+        f"{card.hub} below {cache}\n"
+        f"{terms if card.gated else ''}`hf download {card.hub} {card.file}`; or name a file or folder: "
         "features: {encoder_params: {weights: PATH}}"
     )
 
 
-def find_local_weights(name: str, weights: str) -> Path:
-    """The weights file that a path means: the file itself, or the one in a folder.
+def _names(card: ModelCard) -> tuple[str, ...]:
+    """Names of the file, the published one first; each once."""
+    return tuple(dict.fromkeys((card.file, *FILES)))
+
+
+def find_local_weights(name: str, weights: str, files: Sequence[str] = FILES) -> Path:
+    """The weights file that a path means: the file itself, or the first of ``files`` in a folder.
 
     Raises
     ------
@@ -83,10 +90,10 @@ def find_local_weights(name: str, weights: str) -> Path:
     path = Path(weights).expanduser()
     if path.is_file():
         return path
-    for file in FILES:
+    for file in files:
         if (path / file).is_file():
             return path / file
-    what = f"the folder has no {' or '.join(FILES)}" if path.is_dir() else "there is no such file or folder"
+    what = f"the folder has no {' or '.join(files)}" if path.is_dir() else "there is no such file or folder"
     raise FileNotFoundError(
         f"weights of encoder {name!r}: {path}: {what}\ncorrect `weights` in features.encoder_params "
         "(an absolute path: workers may run in another folder)"
@@ -102,7 +109,7 @@ def _in_cache(cache: Path, card: ModelCard) -> Path | None:
             continue
         paths = {}
         for snapshot in sorted(model.glob("snapshots/*")):
-            files = [snapshot / file for file in FILES if (snapshot / file).is_file()]
+            files = [snapshot / file for file in _names(card) if (snapshot / file).is_file()]
             if files:
                 paths[snapshot.name] = files[0]
         main = model / "refs" / "main"
@@ -119,8 +126,45 @@ def _in_cache(cache: Path, card: ModelCard) -> Path | None:
     return None
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def check_file(path: Path, wanted: str | None, name: str) -> None:
+    """Compare the SHA-256 of a file with that of the published one, before anything in it is interpreted.
+
+    Parameters
+    ----------
+    path
+        The file.
+    wanted
+        The digest; ``None``: none is known, and any file will do.
+    name
+        Of the encoder, for the message.
+
+    Raises
+    ------
+    ValueError
+        If it is another file, with how to use it all the same.
+    """
+    if wanted is None:
+        return
+    with path.open("rb") as file:
+        value = hashlib.file_digest(file, "sha256").hexdigest()
+    if value != wanted:
+        raise ValueError(
+            f"{path}: this is not the weights file of encoder {name!r} and was not opened: its SHA-256 is {value}, "
+            f"not {wanted}\n"
+            "download the published file again; if you mean this file, say so: "
+            f"features: {{encoder_params: {{sha256: {value}}}}}"
+        )
+
+
+def read_weights(path: Path, nested: Sequence[str] = ()) -> dict[str, Tensor]:
     """Tensors of a file by name, on the CPU and mapped into memory where the format allows it.
+
+    Parameters
+    ----------
+    path
+        The file.
+    nested
+        Keys that lead to the tensors in a file of dictionaries; what lies beside them is not looked at.
 
     Raises
     ------
@@ -142,6 +186,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # both libraries raise a dozen kinds for damaged files
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"{path}: cannot be read as weights: {reason}\ndownload the file again") from error
+    for key in nested:
+        if not isinstance(state, dict) or key not in state:
+            raise ValueError(f"{path}: has no {'.'.join(nested)}\nname the published weights file")
+        state = state[key]
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise ValueError(f"{path}: holds other things than named tensors\nname the published weights file")
     return state
@@ -221,8 +269,6 @@ def digest_unloaded(network: nn.Module, state: Mapping[str, Tensor], where: str)
 
 def _digest(named: Iterable[tuple[str, Tensor]]) -> str:
     """Of tensors in the order of their names."""
-    import hashlib
-
     total = hashlib.sha256()
     for name, tensor in named:
         total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())

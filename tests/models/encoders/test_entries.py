@@ -88,6 +88,12 @@ def test_every_card_has_its_own_pairs() -> None:
         ("virchow2", 2.0, 224, True),
         ("h_optimus_0", 0.25, 224, False),
         ("gigapath", 0.5, 256, True),
+        ("gigapath", 0.5, 224, False),
+        ("lunit_vits8", 0.25, 224, True),
+        ("gpfm", 0.25, 512, True),
+        ("gpfm", 0.5, 224, False),
+        ("conch_v1_5", 0.5, 512, True),
+        ("conch_v1_5", 0.5, 256, False),
         ("ctranspath", 256 / 224, 224, True),
         ("ctranspath", 0.25, 224, False),
     ],
@@ -126,6 +132,7 @@ def test_the_page_is_true_to_the_registry(root: Path) -> None:
     for name, (dim, pairs, _, weights, licence) in rows.items():
         params: Any = ENTRIES[name][1]
         wanted = ", ".join(f"{px} at {mpp:.4g}" for mpp, px in params.pairings)
+        wanted += f" ({CARDS[name].basis})" if name in CARDS else ""
         assert pairs == (wanted or f"any from {params.min_tile_px} px")
         if name in CARDS:
             card = CARDS[name]

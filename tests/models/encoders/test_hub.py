@@ -1,5 +1,7 @@
 """Small random weights through the whole way that real ones take."""
 
+import hashlib
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from equipoise.models.encoders import entries as encoder_entries
-from equipoise.models.encoders.cards import CARDS, ModelCard
+from equipoise.models.encoders.card import ModelCard
+from equipoise.models.encoders.cards import CARDS
 from equipoise.models.encoders.entries import HubParams, hub_params
 from equipoise.models.encoders.hub import HubEncoder
+from equipoise.models.encoders.torch_encoder import Preparation
 from equipoise.models.encoders.vit import VisionTransformer
 from equipoise.platform import registry
 from equipoise.platform.errors import ResourceError
@@ -23,7 +27,12 @@ from equipoise.platform.extraction.params import ExtractionParams
 def small(name: str) -> ModelCard:
     """A card with everything as published but the size of its transformer."""
     card = CARDS[name]
-    return replace(card, shape=replace(card.shape, width=48, depth=2, heads=4, mlp=96))
+    shape = replace(card.shape, width=48, depth=2, heads=4, mlp=96)
+    return replace(card, shape=shape, sha256=None)
+
+
+#: Their files have the names of our networks.
+PLAIN = [name for name, card in CARDS.items() if card.layout == "timm" and card.head is None]
 
 
 def random_state(card: ModelCard, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -41,7 +50,7 @@ def tiles(count: int, px: int = 224) -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (count, px, px, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", [name for name, card in CARDS.items() if card.layout == "timm"])
+@pytest.mark.parametrize("name", PLAIN)
 def test_round_trip(name: str, tmp_path: Path) -> None:
     card = small(name)
     state = random_state(card)
@@ -52,46 +61,14 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     assert encoder.dim == card.dim
     assert encoder.hash == again.hash  # the numbers count, not the file
     assert HubEncoder.identify(params_for(card, tmp_path)).hash == encoder.hash
-    batch = tiles(3)
+    batch = tiles(3, card.pairings[0][1])
     network = VisionTransformer(card.shape)
     network.load_state_dict(state)
-    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in card.normalisation)
+    prepare = Preparation(224, *card.normalisation, card.fit, card.crop_from)  # has its own tests
     with torch.inference_mode():
-        wanted = network((torch.from_numpy(batch).permute(0, 3, 1, 2) / 255 - mean) / std).half().numpy()
+        wanted = network(prepare(torch.from_numpy(batch))).half().numpy()
     np.testing.assert_array_equal(encoder(batch), wanted)
     np.testing.assert_array_equal(again(batch), wanted)
-
-
-def test_dinov2_layout_with_positions_of_another_size(tmp_path: Path) -> None:
-    """Midnight's file holds positions for 518 px."""
-    card = small("midnight")
-    shape = replace(card.shape, image=518)
-    state = {}
-    for name, tensor in random_state(replace(card, shape=shape)).items():
-        for ours, theirs in (
-            ("blocks.", "encoder.layer."),
-            ("attn.proj", "attention.output.dense"),
-            ("mlp.fc1", "mlp.weights_in"),
-            ("mlp.fc2", "mlp.weights_out"),
-            ("ls1.gamma", "layer_scale1.lambda1"),
-            ("ls2.gamma", "layer_scale2.lambda1"),
-            ("cls_token", "embeddings.cls_token"),
-            ("pos_embed", "embeddings.position_embeddings"),
-            ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
-        ):
-            name = name.replace(ours, theirs)
-        if name.startswith("norm."):
-            name = f"layer{name}"
-        if ".attn.qkv." in name:
-            for part, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                state[name.replace("attn.qkv", f"attention.attention.{part}")] = third.clone()
-        else:
-            state[name] = tensor
-    assert state["embeddings.position_embeddings"].shape[1] == 1370
-    save_file(state | {"embeddings.mask_token": torch.zeros(1, 48)}, tmp_path / "model.safetensors")
-    vectors = HubEncoder(params_for(card, tmp_path))(tiles(2))
-    assert vectors.shape == (2, 96)
-    assert np.abs(vectors).max() > 0
 
 
 def test_vectors_do_not_depend_on_neighbours(tmp_path: Path) -> None:
@@ -107,13 +84,15 @@ def test_vectors_do_not_depend_on_neighbours(tmp_path: Path) -> None:
 
 
 def test_tiles_of_256_px(tmp_path: Path) -> None:
+    """GigaPath looks at the middle of a tile, UNI at all of it."""
     for name in ("uni", "gigapath"):
         card = small(name)
         save_file(random_state(card), tmp_path / f"{name}.safetensors")
         encoder = HubEncoder(params_for(card, tmp_path / f"{name}.safetensors"))
         batch = tiles(2, 256)
-        cut = encoder(np.ascontiguousarray(batch[:, 16:240, 16:240]))
-        assert np.array_equal(encoder(batch), cut) == (name == "gigapath")
+        framed = np.zeros_like(batch)
+        framed[:, 16:240, 16:240] = batch[:, 16:240, 16:240]
+        assert np.array_equal(encoder(batch), encoder(framed)) == (name == "gigapath")
 
 
 def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
@@ -122,8 +101,34 @@ def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
         ValueError, match=r"1 missing \(reg_token\); 1 of another shape \(pos_embed \[1, 257, 48\]"
     ):
         HubEncoder(params_for(small("virchow2"), tmp_path))
-    with pytest.raises(ValueError, match=r"3 of another shape \(patch_embed\.proj\.weight"):
-        HubEncoder(params_for(small("phikon_v2"), tmp_path))
+    with pytest.raises(ValueError, match=r"of another shape \(pos_embed .*patch_embed\.proj\.weight"):
+        HubEncoder(params_for(small("gigapath"), tmp_path))
+
+
+def test_another_file_than_the_published_one_is_not_opened(tmp_path: Path) -> None:
+    file = tmp_path / "pytorch_model.bin"
+    torch.save(random_state(small("uni")), file)
+    value = hashlib.sha256(file.read_bytes()).hexdigest()
+    card = replace(small("uni"), sha256=CARDS["uni"].sha256)
+    for use in (HubEncoder, HubEncoder.identify):
+        with pytest.raises(
+            ValueError, match=rf"'uni' and was not opened: its SHA-256 is {value}.*56ef09b4"
+        ) as e:
+            use(params_for(card, tmp_path))
+        assert f"encoder_params: {{sha256: {value}}}" in str(e.value)
+        file.write_bytes(file.read_bytes())
+    named = HubEncoder(params_for(card, tmp_path, sha256=value))
+    published = HubEncoder(params_for(replace(card, sha256=value), tmp_path))
+    assert named.hash == published.hash  # the numbers count, not how they were admitted
+    with pytest.raises(ValueError, match="was not opened"):
+        HubEncoder(params_for(card, tmp_path, sha256="0" * 64))
+
+
+def test_every_card_knows_its_file() -> None:
+    digests = {card.sha256 for card in CARDS.values()}
+    assert len(digests) == len(CARDS)
+    assert all(re.fullmatch("[0-9a-f]{64}", str(digest)) for digest in digests)
+    assert all(card.file.endswith((".safetensors", ".bin", ".pt", ".pth")) for card in CARDS.values())
 
 
 def test_precision_and_seed_enter_the_hash(tmp_path: Path) -> None:

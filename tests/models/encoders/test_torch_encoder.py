@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.encoders.cards import IMAGENET, Fit, Triple
+from equipoise.models.encoders.card import Fit, Triple
+from equipoise.models.encoders.cards import IMAGENET
 from equipoise.models.encoders.protocol import Encoder
 from equipoise.models.encoders.torch_encoder import Preparation, TorchEncoder
 
@@ -74,10 +75,21 @@ def test_larger_tiles_are_resized_or_cut() -> None:
         assert (
             resized - by_four
         ).abs().mean() < 0.08  # antialiased: near the mean of the pixels it stands for
-    cut = Preparation(16, *AS_IT_IS, "crop")(batch)
+    cut = Preparation(16, *AS_IT_IS, "bicubic", crop_from=32)(batch)
     assert torch.equal(cut, batch[:, 8:24, 8:24].permute(0, 3, 1, 2) / 255)
-    with pytest.raises(ValueError, match="12 x 12 px are smaller"):
-        Preparation(16, MEAN, STD, "crop")(batch[:, :12, :12])
+    with pytest.raises(ValueError, match="16 px cannot be cut out of 12 px"):
+        Preparation(16, MEAN, STD, "bicubic", crop_from=12)
+
+
+def test_resized_before_the_border_is_cut_off() -> None:
+    """A tile of the input's own side loses its border, too: only the central 90 % are seen, enlarged."""
+    ramp = np.broadcast_to(np.linspace(0, 255, 224), (224, 224)).round().astype(np.uint8)
+    batch = torch.from_numpy(np.repeat(ramp[None, ..., None], 3, axis=3))
+    seen = Preparation(224, *AS_IT_IS, "bicubic", crop_from=248)(batch)
+    assert seen.shape == (1, 3, 224, 224)
+    # Pixel x of 224 lies at (x + 12 + 0.5) * 224 / 248 - 0.5 of the tile.
+    centre = (np.arange(224) + 12.5) * 224 / 248 - 0.5
+    np.testing.assert_allclose(seen[0, 0, 100].numpy(), centre / 223, atol=0.003)
 
 
 def test_a_checkerboard_resizes_to_grey() -> None:
@@ -102,7 +114,7 @@ def test_hash_tells_what_decides_the_vectors(change: dict[str, Any]) -> None:
 
 def test_hash_forgets_how_it_was_run() -> None:
     assert encoder(batch_size=7, device="auto").hash == encoder().hash
-    other = TorchEncoder(Middle(), Preparation(16, MEAN, STD, "crop"), 3, {"encoder": "x"})
+    other = TorchEncoder(Middle(), Preparation(16, MEAN, STD, "bicubic", 24), 3, {"encoder": "x"})
     assert other.hash != encoder().hash
 
 

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from equipoise.models.encoders.card import Regrid
 from equipoise.models.encoders.cards import CARDS
+from equipoise.models.encoders.hub import card_network
 from equipoise.models.encoders.shape import VitShape
-from equipoise.models.encoders.vit import VisionTransformer, resized_positions
+from equipoise.models.encoders.vit import VisionTransformer, regridded_positions
 
 #: Published parameter counts, without the mask tokens that only training uses (1024 of Phikon-v2, 1536 of Midnight)
-#: and with Midnight's positions for 224 px (its file has those for 518 px: 1113 more).
+#: with Midnight's and kaiko's positions for 224 px (their files have those for 518 px: 1113 more), and without the
+#: class token's position of Hibou, which is added to the token.
 COUNTS = {
     "uni": 303_350_784,
     "uni2_h": 681_394_176,
@@ -25,7 +28,27 @@ COUNTS = {
     "gigapath": 1_134_953_984,
     "phikon_v2": 303_351_808 - 1024,
     "midnight": 1_136_480_768 - 1536 - 1113 * 1536,
+    "kaiko_vitl14": 304_370_688 - 1113 * 1024,
+    "lunit_vits8": 21_670_272,
+    "phikon": 85_798_656,
+    "hibou_b": 85_740_288 - 768,
+    "hibou_l": 303_658_240 - 1024,
+    "h0_mini": 85_739_520,
+    "openmidnight": 1_134_774_272,
 }
+
+#: Of those without a published count, by hand: a block of width D and hidden H has 4 D D + 4 D for the attention,
+#: 2 D H + H + D for the perceptron and 4 D of norms (2 D more with LayerScale); then patches, tokens and the last norm.
+BLOCKS_LARGE = 24 * (12 * 1024**2 + 13 * 1024 + 2 * 1024)
+COUNTS |= {
+    "gpfm": BLOCKS_LARGE + 3 * 14 * 14 * 1024 + 1024 + 1024 + 257 * 1024 + 2 * 1024,
+    "keep": BLOCKS_LARGE + 3 * 16 * 16 * 1024 + 1024 + 1024 + 197 * 1024 + 2 * 1024
+    + 1024 * 768 + 768 + 768 * 768 + 768,
+    "conch": 12 * (12 * 768**2 + 13 * 768) + 3 * 16 * 16 * 768 + 768 + 768 + 785 * 768 + 2 * 768
+    + 512 + 512 * 512 + 2 * 512 * 768 + 3 * 512 + 512 * 512 + 512 + 2 * 512 + 2 * 768 + 2 * 512,
+    "conch_v1_5": BLOCKS_LARGE + 3 * 16 * 16 * 1024 + 1024 + 1024 + 785 * 1024 + 2 * 1024
+    + 768 + 768 * 768 + 2 * 768 * 1024 + 768 * 768 + 2 * 768 + 2 * 1024 + 2 * 768,
+}  # fmt: skip
 
 SMALL = VitShape(width=48, depth=2, heads=4, patch=8, mlp=96, image=32)
 VARIANTS = {
@@ -55,12 +78,8 @@ def images(shape: VitShape, count: int = 3) -> Tensor:
 @pytest.mark.parametrize("name", list(CARDS))
 def test_parameters_of_published_models(name: str) -> None:
     with torch.device("meta"):
-        network = VisionTransformer(CARDS[name].shape)
-    count = sum(parameter.numel() for parameter in network.parameters())
-    if name in COUNTS:
-        assert count == COUNTS[name]
-    else:  # kaiko's ViT-L/14: DINOv2's 304 M with positions for 224 px
-        assert count == pytest.approx(304e6, rel=0.005)
+        network = card_network(CARDS[name])
+    assert sum(parameter.numel() for parameter in network.parameters()) == COUNTS[name]
 
 
 BLOCK = {
@@ -230,12 +249,66 @@ def test_impossible_measures(change: dict[str, int], says: str) -> None:
 
 def test_positions_are_resized_and_the_prefix_is_not() -> None:
     positions = torch.randn(1, 1 + 37 * 37, 6, generator=torch.Generator().manual_seed(2))
-    resized = resized_positions(positions, 16, prefix=1)
+    resized = regridded_positions(positions, 16, 1, "transformers")
     assert resized.shape == (1, 257, 6)
     assert torch.equal(resized[:, 0], positions[:, 0])
     plane = positions[0, 1:, 3].view(1, 1, 37, 37)
     wanted = functional.interpolate(plane, size=(16, 16), mode="bicubic", align_corners=False)
     torch.testing.assert_close(resized[0, 1:, 3], wanted.flatten())
-    assert resized_positions(positions, 37, prefix=1) is positions
-    with pytest.raises(ValueError, match="no square"):
-        resized_positions(positions[:, :-1], 16, prefix=1)
+    for regrid in WORDS:
+        assert regridded_positions(positions, 37, 1, regrid) is positions
+        with pytest.raises(ValueError, match="no square"):
+            regridded_positions(positions[:, :-1], 16, 1, regrid)
+
+
+def cubic(x: float, a: float) -> float:
+    """Keys' kernel of bicubic interpolation."""
+    x = abs(x)
+    if x <= 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+
+def interpolation(side: int, grid: int, regrid: Regrid) -> Tensor:
+    """Weights ``[grid, side]`` of each old position in each new one along an axis, written out.
+
+    torch takes Keys' a = -0.75 without and -0.5 with antialiasing, which widens the kernel by the factor of shrinking.
+    """
+    scale = side / (grid + 0.1) if regrid == "dinov2" else side / grid
+    weights = torch.zeros(grid, side, dtype=torch.float64)
+    for new in range(grid):
+        centre = (new + 0.5) * scale - 0.5
+        if regrid == "timm":
+            wide = max(scale, 1.0)
+            for old in range(side):
+                if abs(old - centre) < 2 * wide:
+                    weights[new, old] = cubic((old - centre) / wide, -0.5)
+            weights[new] /= weights[new].sum()
+        else:
+            for old in range(math.floor(centre) - 1, math.floor(centre) + 3):
+                weights[new, min(max(old, 0), side - 1)] += cubic(old - centre, -0.75)
+    return weights
+
+
+WORDS: tuple[Regrid, ...] = ("timm", "transformers", "dinov2")
+
+
+@pytest.mark.parametrize("regrid", WORDS)
+@pytest.mark.parametrize(("side", "grid"), [(37, 16), (14, 28)])
+def test_interpolation_of_positions_by_hand(regrid: Regrid, side: int, grid: int) -> None:
+    table = torch.randn(1, side * side, 5, generator=torch.Generator().manual_seed(side))
+    axis = interpolation(side, grid, regrid)
+    plane = table[0].double().view(side, side, 5)
+    wanted = torch.einsum("ra,cb,abd->rcd", axis, axis, plane).reshape(1, grid * grid, 5)
+    got = regridded_positions(table, grid, 0, regrid)
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(("side", "grid"), [(37, 16), (14, 28)])
+def test_interpolation_of_positions_equals_timm(side: int, grid: int) -> None:
+    timm_or_skip()
+    from timm.layers import resample_abs_pos_embed  # pyright: ignore[reportMissingImports]
+
+    table = torch.randn(1, side * side, 5, generator=torch.Generator().manual_seed(side))
+    wanted = resample_abs_pos_embed(table, [grid, grid], num_prefix_tokens=0)
+    assert torch.equal(regridded_positions(table, grid, 0, "timm"), wanted)

@@ -49,10 +49,10 @@ def test_place_of_the_cache(environ: dict[str, str], folder: str) -> None:
 def test_found_in_the_cache(tmp_path: Path) -> None:
     environ = {"HF_HOME": str(tmp_path)}
     in_cache(tmp_path, "MahmoodLab/UNI2-h", "0", "pytorch_model.bin")  # another model of similar name
-    snapshot = in_cache(tmp_path, "MahmoodLab/uni", "1", "config.json", "pytorch_model.bin")
-    assert find_hub_weights(UNI, environ=environ) == snapshot / "pytorch_model.bin"
-    (snapshot / "model.safetensors").symlink_to("../../blobs/100")
-    assert find_hub_weights(UNI, environ=environ).name == "model.safetensors"
+    snapshot = in_cache(tmp_path, "MahmoodLab/uni", "1", "config.json", "model.safetensors")
+    assert find_hub_weights(UNI, environ=environ) == snapshot / "model.safetensors"
+    (snapshot / "pytorch_model.bin").symlink_to("../../blobs/100")
+    assert find_hub_weights(UNI, environ=environ).name == "pytorch_model.bin"  # the published one goes first
 
 
 def test_the_current_version_counts(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_named_path_wins_and_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         find_hub_weights(UNI, str(own), environ)
     own.mkdir()
-    with pytest.raises(FileNotFoundError, match=r"folder has no model\.safetensors or pytorch_model\.bin"):
+    with pytest.raises(FileNotFoundError, match=r"folder has no pytorch_model\.bin or model\.safetensors"):
         find_hub_weights(UNI, str(own), environ)
     (own / "pytorch_model.bin").touch()
     assert find_hub_weights(UNI, str(own), environ) == own / "pytorch_model.bin"
