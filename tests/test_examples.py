@@ -34,6 +34,33 @@ def examples(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_slides_and_omics_become_risks(root: Path, tmp_path: Path, ray_session: None) -> None:
+    from equipoise.datasets.synthetic import generate
+    from equipoise.datasets.synthetic.catalogue import resolve_preset
+
+    whole = resolve_preset("halves")
+    few = {"patients": 14, "side_um": 512.0}
+    small = whole.model_copy(
+        update={
+            "cohorts": tuple(c.model_copy(update=few) for c in whole.cohorts),
+            "knobs": whole.knobs.model_copy(update={"missing_rna": 0.4}),
+        }
+    )
+    file = Path(shutil.copy(root / "examples" / "path_gptomic.yaml", tmp_path))
+    for job in generate.plan(small, 1):
+        generate.write_patient(job, tmp_path / "halves")
+    generate.write_tables(small, 1, tmp_path / "halves")
+    study = load_study(file, smoke_overrides(load_study(file)))
+    result = steps.run_steps(study, RunFolder.open(study, str(tmp_path / "run"), "auto"), STEPS)
+    assert "SYNTHETIC" in Path(result.report).read_text(encoding="utf-8")
+    tested = read_predictions(tmp_path / "run" / "evaluation" / "predictions.parquet").query("role == 'test'")
+    rna = pd.read_parquet(tmp_path / "halves" / "syn-luad-a" / "omics" / "rna.parquet")
+    slides = pd.read_csv(tmp_path / "halves" / "syn-luad-a" / "slides.csv")
+    assert not set(tested["patient"]) <= set(rna["PATIENT"])  # patients without RNA are predicted, too
+    assert set(tested["patient"]) & set(slides["PATIENT"])
+    assert tested["score"].nunique() > 1
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_example_runs_under_smoke(examples: Path, tmp_path: Path, ray_session: None, name: str) -> None:
     file = examples / f"{name}.yaml"

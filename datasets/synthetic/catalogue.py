@@ -154,10 +154,31 @@ PRESETS_BY_NAME: dict[str, Preset] = {
                 patience=12,
                 batch=8,
                 hrd=True,
-                omics=True,
+                reads=("wsi", "rna"),
                 rounds=12,
                 trials=12,
                 note="Every step: cross-validation, a federation of five cohorts that lack tasks and RNA, a search.",
+            ),
+        ),
+        Preset(
+            name="halves",
+            cohorts=(_plan("syn-luad-a", 240, 768),),
+            # Half of the variance of the log hazard is in the slide alone, half in omics alone.
+            knobs=Knobs(
+                b_shared=0,
+                b_image=1.4,
+                b_omics=1.4,
+                rho_image=0.97,
+                rho_omics=0.85,
+                image_contrast=2.5,
+                missing_rna=0.15,
+                missing_label=0.02,
+            ),
+            study=StudyDefaults(
+                tasks="survival",
+                reads=("wsi", "rna", "cnv", "mutation"),
+                batch=32,
+                note="Survival half in the slide, half in omics: fusion has something to gain here by construction.",
             ),
         ),
         Preset(

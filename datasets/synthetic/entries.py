@@ -24,6 +24,11 @@ PRESETS: dict[str, tuple[str, type[BaseModel], str]] = {
         PresetOptions,
         _PRESET,
     ),
+    "halves": (
+        "240 patients, 0.77 mm slides; survival half in the slide, half in omics: image-omics fusion",
+        PresetOptions,
+        _PRESET,
+    ),
     "giga": ("1 mosaic slide of 1.7 gigapixels: for sharding and back-pressure", PresetOptions, _PRESET),
     "bench": ("5 sites x 400 patients as feature bags without pixels (.h5)", PresetOptions, _PRESET),
     "faults": ("2 small sites in which every known fault happens once", PresetOptions, _PRESET),

@@ -42,7 +42,8 @@ def draw_morphology(rng: np.random.Generator, latents: Latents, cancer: str, kno
     """Tissue of one patient; every parameter is a monotone function of one blurred latent."""
     of, seen = CANCERS[cancer], observe(rng, latents, knobs.rho_image)
     eps = rng.standard_normal(2)
-    immune, proliferation, image = seen["immune"], seen["proliferation"], seen["image_only"]
+    immune, proliferation = seen["immune"], seen["proliferation"]
+    image = knobs.image_contrast * seen["image_only"]
     return Morphology(
         stroma=_clip(sigmoid(-0.65 + 0.75 * (seen["stroma"] + of.stroma)), 0.08, 0.80),
         grade=sigmoid(-0.4 + 1.3 * (seen["grade"] + of.grade)),

@@ -63,6 +63,13 @@ class Knobs(StrictParams):
     b_shared: float = Field(default=0.80, description="log hazard per sd of what image and omics both show")
     b_omics: float = Field(default=1.05, description="log hazard per sd of what only omics show")
     b_image: float = Field(default=0.65, description="log hazard per sd of what only the slide shows")
+    # Absent from manifests and fingerprints at its default, so that cohorts from before it keep their bytes.
+    image_contrast: float = Field(
+        default=1.0,
+        ge=0,
+        exclude_if=lambda contrast: contrast == 1,
+        description="factor of what only the slide shows, on the logarithm of gland spacing and epithelial height",
+    )
     missing_slide: Share = Field(default=0.04, description="share of patients without a slide")
     missing_rna: Share = Field(default=0.08, description="share of patients without expression")
     missing_label: Share = Field(default=0.10, description="share of missing values of each clinical label")
@@ -144,8 +151,13 @@ class StudyDefaults(StrictParams):
     batch: int = Field(default=4, description="few patients: small steps, many of them")
     bag_tiles: int = Field(default=16, description="tiles sampled in every epoch, against memorising bags")
     bootstrap: int = 500
+    tasks: Literal["labels", "survival"] = Field(
+        default="labels", description="MSI, scores of the microenvironment and survival, or survival alone"
+    )
     hrd: bool = Field(default=False, description="predict HRD, too")
-    omics: bool = Field(default=False, description="read tiles and RNA, not tiles alone")
+    reads: tuple[Literal["wsi", "rna", "cnv", "mutation"], ...] = Field(
+        default=("wsi",), description="modalities of the model; with several it fuses them"
+    )
     rounds: int = Field(default=0, ge=0, description="of a federation of the cohorts; 0: none")
     trials: int = Field(default=0, ge=0, description="of a search; 0: none")
     note: str = Field(default="", description="what a reader of the study should know")

@@ -13,17 +13,6 @@ def study_yaml(preset: str | Preset, seed: int) -> str:
     defaults = preset.study
     cohorts = "\n".join(_cohort(cohort, preset) for cohort in preset.cohorts)
     note = f"# {defaults.note}\n" if defaults.note else ""
-    scores = "\n".join(f"  - {{name: {name}, type: regression, column: {name}}}" for name in TME)
-    main = "  - {name: MSI, type: binary, column: MSI, positive: MSI-H, negative: [MSS], main: true}\n"
-    survival = """
-  - name: OS
-    type: survival
-    time: {column: OS_DAYS, unit: days}
-    event: {column: OS_EVENT, event_value: "1"}"""
-    if sum(cohort.patients for cohort in preset.cohorts) == 1:
-        main = survival = ""  # one patient has one label of each task: such a preset is for extraction
-    hrd = "- {name: HRD, type: binary, column: HRD, positive: HRD, negative: [HRP]}"
-    main, hint = (f"{main}  {hrd}\n", "") if defaults.hrd else (main, f"  # {hrd}\n")
     return f"""\
 # SYNTHETIC cohorts, preset {preset.name}, seed {seed}: generated tissue and data of no patient.
 {note}# Check with `equipoise validate -c study.yaml`, run with `equipoise run -c study.yaml`.
@@ -36,10 +25,7 @@ cohorts:
 {cohorts}
 
 tasks:
-{main}  # Microenvironment scores: lymphocytes, leukocyte and stromal fraction, proliferation, heterogeneity.
-{scores}{survival}
-  # More columns to predict:
-{hint}  # - {{name: GRADE, type: multiclass, column: GRADE, classes: [G1, G2, G3]}}
+{_tasks(preset)}
 
 features:
 {_source(preset)}
@@ -64,14 +50,40 @@ evaluation: {{bootstrap: {defaults.bootstrap}}}
 {_federation(defaults)}{_search(defaults)}"""
 
 
+_SURVIVAL = """\
+  - name: OS
+    type: survival
+    time: {column: OS_DAYS, unit: days}
+    event: {column: OS_EVENT, event_value: "1"}"""
+
+
+def _tasks(preset: Preset) -> str:
+    """Survival alone; or MSI, the scores of the microenvironment and survival."""
+    defaults = preset.study
+    if defaults.tasks == "survival":
+        return _SURVIVAL
+    scores = "\n".join(f"  - {{name: {name}, type: regression, column: {name}}}" for name in TME)
+    main = "  - {name: MSI, type: binary, column: MSI, positive: MSI-H, negative: [MSS], main: true}\n"
+    survival = f"\n{_SURVIVAL}"
+    if sum(cohort.patients for cohort in preset.cohorts) == 1:
+        main = survival = ""  # one patient has one label of each task: such a preset is for extraction
+    hrd = "- {name: HRD, type: binary, column: HRD, positive: HRD, negative: [HRP]}"
+    main, hint = (f"{main}  {hrd}\n", "") if defaults.hrd else (main, f"  # {hrd}\n")
+    return f"""\
+{main}  # Microenvironment scores: lymphocytes, leukocyte and stromal fraction, proliferation, heterogeneity.
+{scores}{survival}
+  # More columns to predict:
+{hint}  # - {{name: GRADE, type: multiclass, column: GRADE, classes: [G1, G2, G3]}}"""
+
+
 def _model(defaults: StudyDefaults) -> str:
-    """Tiles alone, or tiles and RNA of patients who have them."""
-    if defaults.omics:
-        return """\
-tables: {rna: {genes: 200}}        # the most variable genes of the training patients
+    """Tiles alone, or tiles and omics of patients who have them."""
+    if defaults.reads != ("wsi",):
+        return f"""\
+tables: {{rna: {{genes: 200}}}}        # the most variable genes of the training patients
 model:
   kind: concat                     # equipoise ls models; a modality that a patient lacks is learned around
-  modalities: [wsi, rna]"""
+  modalities: [{", ".join(defaults.reads)}]"""
     return f"""\
 model:
   kind: joint                      # equipoise ls models

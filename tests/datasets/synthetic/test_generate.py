@@ -24,6 +24,7 @@ from equipoise.datasets.synthetic.generate import (
     write_tables,
 )
 from equipoise.datasets.synthetic.layout import MASK_CLASSES
+from equipoise.datasets.synthetic.params import Knobs
 from equipoise.datasets.synthetic.slide import sha256
 from equipoise.datasets.tables.tasks import Task
 
@@ -64,6 +65,15 @@ def test_only_whole_slides_of_the_very_job_are_done(tiny, tmp_path, monkeypatch)
     assert not is_done(job, tmp_path)
     path.unlink()
     assert not is_done(job, tmp_path)
+
+
+def test_a_knob_at_its_default_changes_nothing_that_was_written_before_it():
+    # Written by the release before the knob image_contrast; a slide of another fingerprint would be drawn again.
+    assert plan("tiny", 7)[0].fingerprint() == (
+        "86ee3e4b1b44d505554b31d8f92a362df42bb7e4abfa7786d123117ada31189a"
+    )
+    assert "image_contrast" not in Knobs().model_dump()
+    assert Knobs(image_contrast=2).model_dump()["image_contrast"] == 2
 
 
 def test_a_failure_leaves_nothing_behind(tiny, tmp_path, monkeypatch):

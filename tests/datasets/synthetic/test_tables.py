@@ -50,6 +50,27 @@ def test_scores_measure_the_latents(truth):
     assert ((truth.label_MSI == "MSI-H") == truth.msi).all()
 
 
+def test_halves_puts_half_of_the_hazard_into_each_modality():
+    preset = PRESETS_BY_NAME["halves"]
+    (cohort,) = preset.cohorts
+    tables = build_tables(cohort.model_copy(update={"patients": 900}), preset.knobs, 5)
+    truth = tables.truth.set_index("PATIENT")
+    parts = ["image_only", "omics_only", "label_AGE"]
+    rows = np.column_stack([truth[parts], np.ones(len(truth))])
+    weights, unexplained, *_ = np.linalg.lstsq(rows, truth["log_hazard"], rcond=None)
+    np.testing.assert_allclose(weights[:3], [1.4, 1.4, 0.02], rtol=1e-9)
+    assert unexplained.max() < 1e-18  # nothing else is in the hazard
+    # Neither modality sees the other half.
+    counts = tables.omics["rna"].set_index("PATIENT")
+    log_rna = np.log1p(counts.div(counts.sum(axis=1), axis=0) * 1e6)
+    seen = log_rna[list(PROGRAMMES["EMT"])].mean(axis=1)
+    assert seen.corr(truth["omics_only"]) > 0.7
+    assert abs(seen.corr(truth["image_only"])) < 0.12  # 3.4 standard errors
+    assert truth["morphology_epi_um"].corr(truth["image_only"], method="spearman") < -0.9
+    assert abs(truth["morphology_epi_um"].corr(truth["omics_only"])) < 0.12
+    assert 0.1 < 1 - len(counts) / len(truth) < 0.2  # patients without RNA
+
+
 def test_survival_has_its_three_sources(truth):
     def c(risk: pd.Series) -> float:
         return concordance_index(truth.label_OS_DAYS, -risk, truth.label_OS_EVENT)
