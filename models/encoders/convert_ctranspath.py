@@ -1,9 +1,9 @@
-"""Convert the official CTransPath checkpoint to safetensors, once.
+"""Convert an official CTransPath checkpoint, the first one or that of CHIEF, to safetensors, once.
 
     python -m equipoise.models.encoders.convert_ctranspath ctranspath.pth ctranspath.safetensors
 
-The checkpoint is a pickle, and a pickle can run any code: it is opened only if its SHA-256 is that of the published
-file.
+The checkpoint is a pickle, and a pickle can run any code: it is opened only if its SHA-256 is that of a published
+file. The digest goes into the converted file, which thus says which of the two it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,26 +19,27 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from equipoise.models.encoders.ctranspath import SwinTransformer
+from equipoise.models.encoders.entries import ChiefCTransPathParams, CTransPathParams
 from equipoise.models.encoders.weights import load_weights
 
-#: Of the file that the authors published.
-OFFICIAL = "7c998680060c8743551a412583fac689db43cec07053b72dfec6dcd810113539"
+#: Of the files that the authors published, by name.
+OFFICIAL = dict(params.checkpoint for params in (CTransPathParams, ChiefCTransPathParams))
 
 #: Tables that follow from the layout, stored beside the weights.
 _DERIVED = (".relative_position_index", ".attn_mask")
 
 
-def convert(source: Path, target: Path, sha256: str = OFFICIAL) -> None:
+def convert(source: Path, target: Path, official: Mapping[str, str] = OFFICIAL) -> None:
     """Check, open, compare with the network and write.
 
     Parameters
     ----------
     source
-        ``ctranspath.pth`` as published: ``{"model": names to tensors}``.
+        A checkpoint as published: names to tensors, or these under ``"model"``.
     target
         The safetensors file to write, atomically.
-    sha256
-        What the source's digest has to be.
+    official
+        Names and digests of the published files: the source's digest has to be one of them.
 
     Raises
     ------
@@ -49,13 +50,16 @@ def convert(source: Path, target: Path, sha256: str = OFFICIAL) -> None:
     """
     with source.open("rb") as file:
         value = hashlib.file_digest(file, "sha256").hexdigest()
-    if value != sha256:
+    if value not in official.values():
+        known = ", ".join(f"{digest} ({file})" for file, digest in official.items())
         raise ValueError(
-            f"{source}: this is not the published checkpoint and was not opened: its SHA-256 is {value}, not {sha256}\n"
-            "download ctranspath.pth as https://github.com/Xiyue-Wang/TransPath says"
+            f"{source}: this is no published checkpoint and was not opened: its SHA-256 is {value}, not {known}\n"
+            f"download ctranspath.pth as {CTransPathParams.source} says, or CHIEF_CTransPath.pth as "
+            f"{ChiefCTransPathParams.source}"
         )
-    # Safe: the digest above is that of the published file.
-    state: dict[str, Tensor] = torch.load(source, map_location="cpu", weights_only=False)["model"]
+    # Safe: the digest above is that of a published file.
+    state: dict[str, Tensor] = torch.load(source, map_location="cpu", weights_only=False)
+    state = state.get("model", state)  # type: ignore[assignment]
     weights = {name: tensor for name, tensor in state.items() if not name.endswith(_DERIVED)}
     network = SwinTransformer()
     load_weights(network, weights, str(source))
@@ -70,9 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m equipoise.models.encoders.convert_ctranspath",
-        description="Convert the official CTransPath checkpoint (checked by its SHA-256) to safetensors.",
+        description="Convert an official CTransPath checkpoint (checked by its SHA-256) to safetensors.",
     )
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="ctranspath.pth as published")
+    parser.add_argument(
+        "source", type=Path, metavar="SOURCE", help="ctranspath.pth or CHIEF_CTransPath.pth as published"
+    )
     parser.add_argument("target", type=Path, metavar="TARGET", help="safetensors file to write")
     options = parser.parse_args(arguments)
     try:

@@ -3,21 +3,25 @@
 Written from the papers (Wang et al., Medical Image Analysis 81, 2022; Liu et al., arXiv 2103.14030: windows, shifts,
 relative positions; Xiao et al., arXiv 2106.14881: stem), with the parameter names of the official checkpoint. The
 checkpoint is a pickle under GPL-3.0 and is converted once, see
-:mod:`equipoise.models.encoders.convert_ctranspath`.
+:mod:`equipoise.models.encoders.convert_ctranspath`. CHIEF (Wang et al., Nature 634, 2024) has other weights for it: its
+slide encoder is of no use with the features of the first ones.
 
 Shapes: B tiles, H x W patches, C channels, T patches of a window.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
 from equipoise.models.encoders.cards import IMAGENET
 from equipoise.models.encoders.entries import CTransPathParams
 from equipoise.models.encoders.torch_encoder import EncoderSpec, Preparation, PretrainedEncoder
-from equipoise.models.encoders.weights import find_local_weights, read_weights
+from equipoise.models.encoders.weights import check_file, find_local_weights, read_weights
 
 PX = 224
 WIDTH, DEPTHS, HEADS, WINDOW = 96, (2, 2, 6, 2), (3, 6, 12, 24), 7
@@ -36,19 +40,24 @@ class CTransPath(PretrainedEncoder):
     @staticmethod
     def spec(params: CTransPathParams) -> EncoderSpec:
         """The network and the file of its weights."""
+        name, (file, checkpoint) = params.encoder, params.checkpoint
         if params.weights is None:
             raise FileNotFoundError(
-                "the weights of encoder 'ctranspath' are not named\n"
-                "download ctranspath.pth as https://github.com/Xiyue-Wang/TransPath says, run "
-                "`python -m equipoise.models.encoders.convert_ctranspath ctranspath.pth ctranspath.safetensors` "
-                "once and write features: {encoder_params: {weights: PATH/ctranspath.safetensors}}"
+                f"the weights of encoder {name!r} are not named\n"
+                f"download {file} as {params.source} says, run "
+                f"`python -m equipoise.models.encoders.convert_ctranspath {file} {name}.safetensors` "
+                f"once and write features: {{encoder_params: {{weights: PATH/{name}.safetensors}}}}"
             )
-        path = find_local_weights("ctranspath", params.weights)
+        path = find_local_weights(name, params.weights)
         if path.suffix == ".pth":
             raise ValueError(
                 f"{path}: the official checkpoint has to be converted once\n"
                 f"`python -m equipoise.models.encoders.convert_ctranspath {path} {path.with_suffix('.safetensors')}`"
             )
+        if params.sha256 is None:
+            require_converted(path, checkpoint, name)
+        else:
+            check_file(path, params.sha256, name)
         network = SwinTransformer()
         return EncoderSpec(
             network,
@@ -56,11 +65,39 @@ class CTransPath(PretrainedEncoder):
             str(path),
             Preparation(PX, *IMAGENET, fit="bilinear"),
             network.dim,
-            {"encoder": "ctranspath"},
+            {"encoder": name},
             precision="float16" if params.precision == "auto" else params.precision,
             on_cpu="float32" if params.precision == "auto" else params.precision,
             batch_size=params.batch_size,
             device=params.device,
+        )
+
+
+def require_converted(path: Path, checkpoint: str, name: str) -> None:
+    """Check that a file was converted from a certain checkpoint: two of them fit the same network.
+
+    Raises
+    ------
+    ValueError
+        If it is of another checkpoint, or does not say of which.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            found = (file.metadata() or {}).get("source_sha256")
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path}: cannot be read as weights: {error}\nconvert the checkpoint again"
+        ) from error
+    if found != checkpoint:
+        told = (
+            f"was converted from the checkpoint {found}"
+            if found
+            else "does not say what it was converted from"
+        )
+        raise ValueError(
+            f"{path}: {told}, encoder {name!r} needs {checkpoint}\n"
+            "convert the published checkpoint with `python -m equipoise.models.encoders.convert_ctranspath`, or name "
+            "your own file by its digest: features: {encoder_params: {sha256: …}}"
         )
 
 

@@ -73,6 +73,26 @@ class CTransPathParams(TrainedParams):
 
     pairings: ClassVar[tuple[tuple[float, int], ...]] = ((1.0, 224), (0.5, 224), (256 / 224, 224))
     gpus: ClassVar[float] = 0.25
+    #: Name in a study.
+    encoder: ClassVar[str] = "ctranspath"
+    #: Name and SHA-256 of the published checkpoint, and where to get it.
+    checkpoint: ClassVar[tuple[str, str]] = (
+        "ctranspath.pth",
+        "7c998680060c8743551a412583fac689db43cec07053b72dfec6dcd810113539",
+    )
+    source: ClassVar[str] = "https://github.com/Xiyue-Wang/TransPath"
+
+
+class ChiefCTransPathParams(CTransPathParams):
+    """Parameters of the tile encoder of CHIEF: the network of CTransPath with other weights."""
+
+    pairings: ClassVar[tuple[tuple[float, int], ...]] = ((1.0, 256),)
+    encoder: ClassVar[str] = "chief_ctranspath"
+    checkpoint: ClassVar[tuple[str, str]] = (
+        "CHIEF_CTransPath.pth",
+        "1646f23001214f74cf432ef0e80b808ee6605143802ae6ed53a87564ddc4924a",
+    )
+    source: ClassVar[str] = "https://github.com/hms-dbmi/CHIEF"
 
 
 def hub_params(card: ModelCard) -> type[HubParams]:
@@ -97,6 +117,11 @@ ENTRIES: dict[str, tuple[str, type[BaseModel], str]] = {
     "ctranspath": (
         "CTransPath: Swin-T with convolutional stem, 768-d; checkpoint to be converted once",
         CTransPathParams,
+        "equipoise.models.encoders.ctranspath:CTransPath",
+    ),
+    "chief_ctranspath": (
+        "tile encoder of CHIEF: CTransPath with other weights, 768-d; checkpoint to be converted once",
+        ChiefCTransPathParams,
         "equipoise.models.encoders.ctranspath:CTransPath",
     ),
     **{

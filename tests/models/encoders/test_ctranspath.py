@@ -19,7 +19,7 @@ from equipoise.models.encoders.ctranspath import (
     window_partition,
     window_reverse,
 )
-from equipoise.models.encoders.entries import CTransPathParams
+from equipoise.models.encoders.entries import ChiefCTransPathParams, CTransPathParams
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +165,16 @@ def test_places_and_regions() -> None:
     assert same.sum() == (4 * 4) ** 2 + 2 * (4 * 3) ** 2 + (3 * 3) ** 2
 
 
-def test_convert_then_encode(official: tuple[Path, str], network: SwinTransformer, tmp_path: Path) -> None:
+def test_convert_then_encode(
+    official: tuple[Path, str],
+    network: SwinTransformer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     source, sha256 = official
     target = tmp_path / "ctranspath.safetensors"
-    convert(source, target, sha256)
+    convert(source, target, {"small": sha256})
+    monkeypatch.setattr(CTransPathParams, "checkpoint", ("small", sha256))
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
     with safe_open(target, "pt") as file:
         assert set(file.keys()) == set(network.state_dict())
@@ -194,7 +200,9 @@ def test_another_file_is_not_even_opened(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(ValueError, match="was not opened: its SHA-256 is"):
         convert(source, tmp_path / "out.safetensors")
     assert main([str(source), str(tmp_path / "out.safetensors")]) == 3
-    assert "7c998680060c8743551a412583fac689db43cec07053b72dfec6dcd810113539" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "7c998680060c8743551a412583fac689db43cec07053b72dfec6dcd810113539 (ctranspath.pth)" in said
+    assert "1646f23001214f74cf432ef0e80b808ee6605143802ae6ed53a87564ddc4924a (CHIEF_CTransPath.pth)" in said
     assert main([str(tmp_path / "absent.pth"), str(tmp_path / "out.safetensors")]) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["ctranspath.pth"]
 
@@ -203,7 +211,7 @@ def test_a_checkpoint_of_another_network_is_not_converted(tmp_path: Path) -> Non
     source = tmp_path / "other.pth"
     torch.save({"model": {"head.weight": torch.zeros(1)}}, source)
     with pytest.raises(ValueError, match=r"1 not expected \(head\.weight\)"):
-        convert(source, tmp_path / "out.safetensors", hashlib.sha256(source.read_bytes()).hexdigest())
+        convert(source, tmp_path / "out.safetensors", {"x": hashlib.sha256(source.read_bytes()).hexdigest()})
     assert not (tmp_path / "out.safetensors").exists()
 
 
@@ -214,6 +222,43 @@ def test_weights_that_cannot_be_used(official: tuple[Path, str], tmp_path: Path)
         CTransPath(CTransPathParams(weights=str(tmp_path / "absent.safetensors")))
     with pytest.raises(ValueError, match=r"converted once\n.*convert_ctranspath"):
         CTransPath(CTransPathParams(weights=str(official[0])))
-    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    file = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(1)}, file, {"source_sha256": CTransPathParams.checkpoint[1]})
     with pytest.raises(ValueError, match="not the weights of this encoder"):
         CTransPath(CTransPathParams(weights=str(tmp_path)))
+    file.write_bytes(b"cut")
+    with pytest.raises(ValueError, match="cannot be read as weights"):
+        CTransPath(CTransPathParams(weights=str(tmp_path)))
+
+
+def test_the_two_checkpoints_are_not_taken_for_each_other(network: SwinTransformer, tmp_path: Path) -> None:
+    """They fit the same network, so only the digest tells them apart."""
+    assert ChiefCTransPathParams.checkpoint[1] != CTransPathParams.checkpoint[1]
+    files = {}
+    for params in (CTransPathParams, ChiefCTransPathParams):
+        files[params] = tmp_path / f"{params.encoder}.safetensors"
+        save_file(network.state_dict(), files[params], {"source_sha256": params.checkpoint[1]})
+    hashes = {CTransPath.identify(params(weights=str(file))).hash for params, file in files.items()}
+    assert len(hashes) == 2  # features of both do not share a store, whatever their numbers
+    with pytest.raises(ValueError, match=r"from the checkpoint 1646f2.*'ctranspath' needs 7c9986"):
+        CTransPath.identify(CTransPathParams(weights=str(files[ChiefCTransPathParams])))
+    with pytest.raises(ValueError, match=r"from the checkpoint 7c9986.*'chief_ctranspath' needs 1646f2"):
+        CTransPath.identify(ChiefCTransPathParams(weights=str(files[CTransPathParams])))
+    own = tmp_path / "own.safetensors"
+    save_file(network.state_dict(), own)
+    with pytest.raises(ValueError, match=r"does not say what it was converted from.*\n.*sha256"):
+        CTransPath.identify(CTransPathParams(weights=str(own)))
+    value = hashlib.sha256(own.read_bytes()).hexdigest()
+    known = CTransPath.identify(CTransPathParams(weights=str(own), sha256=value))
+    assert known.hash in hashes
+    with pytest.raises(ValueError, match="was not opened"):
+        CTransPath.identify(CTransPathParams(weights=str(own), sha256="0" * 64))
+
+
+def test_a_checkpoint_without_the_outer_dictionary(network: SwinTransformer, tmp_path: Path) -> None:
+    source = tmp_path / "flat.pth"
+    torch.save(network.state_dict(), source)
+    value = hashlib.sha256(source.read_bytes()).hexdigest()
+    convert(source, tmp_path / "out.safetensors", {"flat.pth": value})
+    with safe_open(tmp_path / "out.safetensors", "pt") as file:
+        assert file.metadata() == {"source_sha256": value}

@@ -96,6 +96,8 @@ def test_every_card_has_its_own_pairs() -> None:
         ("conch_v1_5", 0.5, 256, False),
         ("ctranspath", 256 / 224, 224, True),
         ("ctranspath", 0.25, 224, False),
+        ("chief_ctranspath", 1.0, 256, True),
+        ("chief_ctranspath", 0.5, 224, False),
     ],
 )
 def test_pairs_of_known_encoders(name: str, mpp: float, px: int, fits: bool) -> None:
