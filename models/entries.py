@@ -1,6 +1,7 @@
 """Models a study can name, with their parameters and search ranges, without importing torch."""
 
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -25,6 +26,9 @@ class ModelParams(StrictParams):
     #: ``epochs``: the training loop fits the model; ``exact``: only a solver of convex problems does, so that balancing
     #: methods and federations, which work step by step, have nothing to act on.
     fit: ClassVar[Literal["epochs", "exact"]] = "epochs"
+    #: Parameters that name an entry of another registry: parameter → kind. The entry's own parameters stand beside it
+    #: under ``<parameter>_params``, and the model is built with a maker of each as a keyword argument.
+    components: ClassVar[Mapping[str, str]] = {}
 
     @property
     def convex(self) -> bool:
@@ -259,6 +263,57 @@ class ConcatParams(ModelParams):
     )
 
 
+class GptomicParams(ModelParams):
+    """Parameters of stage 2 of Path-GPTOmic; sizes of the omics branch as published where they are."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"wsi", "clinical", "rna", "cnv", "mutation"})
+    components: ClassVar[Mapping[str, str]] = {
+        "image": "models",
+        "fusion": "fusions",
+        "modulation": "modulations",
+    }
+
+    modalities: tuple[Literal["wsi", "clinical", "rna", "cnv", "mutation"], ...] | None = Field(
+        None, min_length=1, description="what to read; all that the study has if not given"
+    )
+    image: str = Field("abmil", description="model of slides whose vectors are the image branch")
+    image_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    dim: int = Field(
+        128,
+        ge=1,
+        description="width of the omics branch",
+        json_schema_extra={"search": {"choice": [32, 64, 128]}},
+    )
+    layers: int = Field(
+        3,
+        ge=1,
+        description="layers of the MLP over RNA and the SNN",
+        json_schema_extra={"search": {"choice": [1, 2, 3]}},
+    )
+    snn_layers: int = Field(2, ge=1, description="layers of the SNN over CNV and mutations")
+    dropout: float = Field(
+        0.25,
+        ge=0,
+        lt=1,
+        description="in the omics branch, behind every layer",
+        json_schema_extra={"search": {"uniform": [0.0, 0.5]}},
+    )
+    input_dropout: float = Field(0.0, ge=0, lt=1, description="on what the MLP reads")
+    output_scale: float = Field(
+        1.0, gt=0, description="factor of the heads' initial weights: 0.1 starts near zero"
+    )
+    fusion: str = Field(
+        "concat", description="how the branches become one prediction (`equipoise ls fusions`)"
+    )
+    fusion_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the fusion")
+    modulation: str = Field(
+        "gradmod", description="how their training is kept in balance (`equipoise ls modulations`)"
+    )
+    modulation_params: dict[str, Any] = Field(
+        default_factory=dict, description="parameters of the modulation"
+    )
+
+
 ENTRIES = {
     "joint": (
         "transformer over all tiles with one learned token per task (2024)",
@@ -299,5 +354,10 @@ ENTRIES = {
         "slides and tables, one encoder each, concatenated; learned tokens for what is missing",
         ConcatParams,
         "equipoise.models.tables.concat:Concat",
+    ),
+    "gptomic": (
+        "branches of slides and omics whose training is kept in balance (Path-GPTOmic 2024)",
+        GptomicParams,
+        "equipoise.models.gptomic.model:Gptomic",
     ),
 }

@@ -8,6 +8,8 @@ neither moves nor dilutes parameters that only that task or modality uses:
 - ``modality:<name>``: clients whose labelled patients have the modality;
 - ``absent:<name>``: the token learned in place of a modality, clients with patients that lack it.
 
+A name of several modalities, ``rna+cnv``, stands for patients that have any of them.
+
 Its kind is ``weight``, ``norm`` (parameters and statistics of normalisation layers) or ``buffer``.
 """
 
@@ -228,6 +230,9 @@ def _groups(model: nn.Module, tasks: Sequence[str]) -> dict[int, str]:
             groups |= {id(value): f"modality:{name}" for value in state}
         if isinstance(tokens, nn.ParameterDict):
             groups |= {id(value): f"absent:{name}" for name, value in tokens.items()}
+    if hasattr(parts, "modality_groups"):
+        for group, state in parts.modality_groups():
+            groups |= {id(value): group for value in state}
     if hasattr(parts, "task_parameters"):
         owners: dict[int, set[str]] = {}
         for task in tasks:

@@ -33,7 +33,12 @@ from equipoise.platform.registry import entries, get
 from equipoise.platform.renamed import current_key, current_study
 from equipoise.platform.search.params import SearchParams, metric_problem
 from equipoise.platform.study.messages import describe_errors, duplicate_keys
-from equipoise.platform.training.params import BalancingParams, TrainingParams, entry_params
+from equipoise.platform.training.params import (
+    BalancingParams,
+    TrainingParams,
+    entry_params,
+    with_components,
+)
 
 if TYPE_CHECKING:
     from equipoise.datasets.cohorts.splits import SplitScheme
@@ -144,6 +149,7 @@ class Study(StrictParams):
             *_site_problems(self.cohorts),
             *_leaking_covariates(self.tables, self.tasks),
             *_missing_modalities(self),
+            *_component_problems(self),
             *_explicit_weight_problems(self),
             *_exact_fit_problems(self),
             *_per_cohort_problems(self),
@@ -253,6 +259,18 @@ def _explicit_weight_problems(study: Study) -> list[str]:
         f"balancing.weighting_params.weights: one weight for each of {', '.join(names)} is needed, "
         f"given are {', '.join(weights) or 'none'}"
     ]
+
+
+def _component_problems(study: Study) -> list[str]:
+    """Problems of the entries that a model is made of, and of their parameters."""
+    try:
+        with_components(get("models", study.model.kind), study.model)
+    except ValidationError as error:
+        return [
+            f"model.{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_url=False)
+        ]
+    return []
 
 
 def _exact_fit_problems(study: Study) -> list[str]:

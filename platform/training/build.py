@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,10 +30,31 @@ def build_model(
 ) -> nn.Module:
     """A model of the registry with initial weights that depend on nothing but the seed.
 
-    Modules of torch draw from its global generator; it is seeded here and its state is restored afterwards.
+    Modules of torch draw from its global generator; it is seeded here and its state is restored afterwards. A model of
+    components gets a maker of each by keyword.
+
+    Raises
+    ------
+    StudyError
+        If a model of components does not fit the data or the tasks.
     """
+    entry, own = get("models", name), entry_params("models", name, params)
+    makers = {
+        field: _maker(kind, getattr(own, field), getattr(own, f"{field}_params"))
+        for field, kind in getattr(entry.params, "components", {}).items()
+    }
     with seeded(seed, torch.device("cpu")):
-        return get("models", name).load()(entry_params("models", name, params), shape, heads)
+        try:
+            return entry.load()(own, shape, heads, **makers)
+        except ValueError as error:
+            if not makers:
+                raise
+            raise StudyError(f"{name}: {error}", where="model") from error
+
+
+def _maker(kind: str, name: str, params: dict[str, Any]) -> Callable[..., Any]:
+    """Makes the object behind an entry, which gets its parameters first."""
+    return partial(get(kind, name).load(), entry_params(kind, name, params))
 
 
 @contextmanager

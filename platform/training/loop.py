@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from equipoise.models.gptomic.protocol import BranchedModel
 from equipoise.models.losses import LossSums, TaskLosses
 from equipoise.models.seeds import torch_seed
 from equipoise.platform.errors import DataError
@@ -24,8 +25,10 @@ from equipoise.platform.training.added_loss import added_loss
 from equipoise.platform.training.batches import CaseList, draw_order
 from equipoise.platform.training.build import build_balancer, pick_device, seeded
 from equipoise.platform.training.distributed import SINGLE_WORKER, WorkerGroup
-from equipoise.platform.training.monitor import ValidationMonitor
+from equipoise.platform.training.modulation import BranchView, balanced_heads, parameter_groups
+from equipoise.platform.training.monitor import LEADING, ValidationMonitor, metrics_of
 from equipoise.platform.training.params import BalancingParams, TrainingParams
+from equipoise.platform.training.predict import Outputs
 from equipoise.platform.training.reader import BatchReader
 from equipoise.platform.training.step import Epoch, TrainingState, non_finite
 from equipoise.platform.training.targets import Targets
@@ -43,7 +46,9 @@ class FitResult:
     history
         A row per epoch: ``epoch`` (from 1), ``lr``, ``train/<task>``, ``val/<task>`` (mean losses; NaN
         without labels), ``monitor`` (smaller is better) and ``monitor/<name>``, what each monitor would have been,
-        and the record of balancing (:class:`~equipoise.models.balancing.record.EpochRecord`).
+        and the record of balancing (:class:`~equipoise.models.balancing.record.EpochRecord`). For a model with branches
+        ``rho/<branch>``, ``coefficient/<branch>`` (:mod:`equipoise.platform.training.modulation`) and
+        ``c/<task>/<branch>`` (:func:`validation_outputs`).
     best_epoch
         The epoch whose weights were kept.
     stopped_early
@@ -138,7 +143,7 @@ def fit(
         trained = steps.totals()
         known = torch.where(trained.counts > 0, trained.means(), math.nan)
         state.balancer.weighting.on_epoch_end(known.double().cpu())
-        result = reader.outputs(model, val, group)
+        result, branch_row = validation_outputs(model, targets, val, reader, group)
         validated = monitor.losses_of(result)
         if not bool(torch.isfinite(validated.means()).all()):
             raise non_finite(epoch, "validation", targets, validated.means(), val.patients)
@@ -149,7 +154,7 @@ def fit(
         )
         row = history_row(epoch, lr, targets, trained, validated)
         row |= monitor.row(validated, result, first=epoch == 0, added=added)
-        progress.add(row | steps.record.row(), model)
+        progress.add(row | steps.record.row() | steps.branch_row() | branch_row, model)
         if checkpoint is not None and group.rank == 0:
             checkpoints.save(checkpoint, fingerprint, progress, state.stateful)
         if report is not None:
@@ -201,9 +206,11 @@ def _start(
         losses=losses.to(device),
         # Fused: one kernel for all parameters, also on CPU.
         optimizer=torch.optim.AdamW(
-            model.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True
+            parameter_groups(model), lr=params.lr, weight_decay=params.weight_decay, fused=True
         ),
-        balancer=build_balancer(balancing, model, targets.heads, group.reduce, group.world),
+        balancer=build_balancer(
+            balancing, model, balanced_heads(model, targets.heads), group.reduce, group.world
+        ),
         device=device,
         group=group,
         reader=reader,
@@ -217,8 +224,30 @@ def history_row(
     row: dict[str, float] = {"epoch": epoch + 1, "lr": lr}
     for part, losses in (("train", trained), ("val", validated)):
         values = torch.where(losses.counts > 0, losses.means(), math.nan).tolist()
-        row |= {f"{part}/{head.name}": value for head, value in zip(targets.heads, values, strict=True)}
+        # Losses of tasks that branches add stand behind those of the study.
+        row |= {f"{part}/{head.name}": value for head, value in zip(targets.heads, values, strict=False)}
     return row
+
+
+def validation_outputs(
+    model: nn.Module, targets: Targets, val: CaseList, reader: BatchReader, group: WorkerGroup
+) -> tuple[Outputs, dict[str, float]]:
+    """Outputs for validation patients and, for a model with branches, how well each branch alone predicts them.
+
+    The row has ``c/<task>/<branch>``, Harrell's C of survival tasks, and ``<metric>/<task>/<branch>`` of the leading
+    metric of others, over the patients that have the branch.
+    """
+    if not isinstance(model, BranchedModel):
+        return reader.outputs(model, val, group), {}
+    view = BranchView(model, targets.heads)
+    result, branches = view.split(reader.outputs(view, val, group))
+    row = {}
+    for name, outputs in branches.items():
+        for head, metrics in zip(targets.heads, metrics_of(targets, outputs).values(), strict=True):
+            metric = LEADING[head.kind]
+            key = "c" if head.kind == "survival" else metric
+            row[f"{key}/{head.name}/{name}"] = metrics[metric]
+    return result, row
 
 
 def _out_of_patience(progress: checkpoints.TrainingProgress, params: TrainingParams) -> bool:

@@ -9,7 +9,7 @@ from pydantic_core import InitErrorDetails
 from equipoise.datasets.omics.params import TableParams
 from equipoise.datasets.params import StrictParams
 from equipoise.platform.errors import StudyError
-from equipoise.platform.registry import entries, get, nearest
+from equipoise.platform.registry import Entry, entries, get, nearest
 
 if TYPE_CHECKING:
     from equipoise.models.batch import TaskHead
@@ -39,7 +39,7 @@ def entry_params(kind: str, name: str, values: dict[str, Any], key: str | None =
             raise ValueError(str(unknown)) from unknown
         raise ValidationError.from_exception_data(kind, [_problem((key,), name, str(unknown))]) from unknown
     if key is None:
-        return entry.params.model_validate(values)
+        return with_components(entry, entry.params.model_validate(values))
     try:
         return entry.params.model_validate(values)
     except ValidationError as error:
@@ -57,6 +57,28 @@ def entry_params(kind: str, name: str, values: dict[str, Any], key: str | None =
                     InitErrorDetails(type=item["type"], loc=loc, input=item["input"], ctx=item.get("ctx", {}))
                 )
         raise ValidationError.from_exception_data(kind, problems) from error
+
+
+def with_components(entry: Entry, params: BaseModel) -> BaseModel:
+    """Parameters of an entry, those of the entries that it names
+    (:attr:`~equipoise.models.entries.ModelParams.components`) validated and complete with their defaults.
+
+    Raises
+    ------
+    ValueError
+        If one of them is unknown, cannot take that part, or has an invalid parameter.
+    """
+    complete: dict[str, Any] = {}
+    components = getattr(entry.params, "components", {})
+    for field, kind in components.items():
+        name, own = getattr(params, field), f"{field}_params"
+        inner = entry_params(kind, name, getattr(params, own), field)
+        if kind == "models" and get(kind, name).attribute("reads") != {"wsi"}:
+            reads = ", ".join(sorted(get(kind, name).attribute("reads")))
+            text = f"{name} is no model of slides: it reads {reads}"
+            raise ValidationError.from_exception_data(kind, [_problem((field,), name, text)])
+        complete[own] = inner.model_dump()
+    return params.model_copy(update=complete) if complete else params
 
 
 def _problem(loc: tuple[str | int, ...], given: Any, text: str) -> InitErrorDetails:

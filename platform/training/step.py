@@ -22,6 +22,7 @@ from equipoise.platform.errors import EquipoiseError
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.checkpoint import Stateful
 from equipoise.platform.training.distributed import WorkerGroup, shard
+from equipoise.platform.training.modulation import balanced_heads, epoch_modulation
 from equipoise.platform.training.params import TrainingParams
 from equipoise.platform.training.reader import BatchReader
 from equipoise.platform.training.targets import Targets
@@ -102,9 +103,13 @@ class Epoch:
         self.seed = seed
         self.epoch = epoch
         self.lr = lr
-        self.factors = factors
         self.total_steps = total_steps
-        self.tasks = tuple(head.name for head in targets.heads)
+        self.tasks = tuple(head.name for head in balanced_heads(state.model, targets.heads))
+        # The tasks that branches add have the labels of the study's, branch by branch.
+        self.factors = None if factors is None else factors.repeat(len(self.tasks) // len(factors))
+        self.modulation = epoch_modulation(
+            state.model, targets, params, state.group, state.device, seed=seed, epoch=epoch
+        )
         self.record = EpochRecord(self.tasks, aggregates=state.balancer.aggregator.kind != "none")
         self.total = LossSums(*torch.zeros(2, len(self.tasks), device=state.device))
         self._step = 0
@@ -117,7 +122,7 @@ class Epoch:
         if "second_forward" in state.balancer.weighting.needs:
             self._dropout = _generator_state(state.device)
         self._batch = self._read(self.train, rows)
-        sums = self._sums(self._batch)
+        sums, terms = self._sums(self._batch)
         losses, counts = self._share(sums)
         means = state.group.reduce(losses.detach().clone()).double().cpu()
         if not bool(torch.isfinite(means).all()):
@@ -128,11 +133,12 @@ class Epoch:
             self.tasks, (counts > 0).cpu(), self.epoch, self._step, self.seed, self.lr, self.total_steps
         )
         probe = self.params.probe and self._step == 0
-        losses = self._scaled(losses, counts, len(rows))
+        losses = self._scaled(losses if terms is None else losses + terms, counts, len(rows))
         record = state.balancer.backward(losses, means, context, self, probe=probe)
-        if self.params.grad_clip is not None:
-            nn.utils.clip_grad_norm_(state.model.parameters(), self.params.grad_clip)
-        state.optimizer.step()
+        with self._slowing():
+            if self.params.grad_clip is not None:
+                nn.utils.clip_grad_norm_(state.model.parameters(), self.params.grad_clip)
+            state.optimizer.step()
         state.balancer.learn(means, context, record, self)
         self.record.add(record, context.present)
         self.total = LossSums(self.total.sums + sums.sums.detach(), self.total.counts + sums.counts.detach())
@@ -149,7 +155,7 @@ class Epoch:
         assert self._batch is not None
         assert self._dropout is not None
         with torch.no_grad(), _generators_at(self._dropout, self.state.device):
-            losses, _ = self._share(self._sums(self._batch))
+            losses, _ = self._share(self._sums(self._batch)[0])
         return self.state.group.reduce(losses).double().cpu()
 
     def validation_losses(self) -> Tensor:
@@ -157,20 +163,25 @@ class Epoch:
         batch = self._read(self.val, self._draw(len(self.val), VALIDATION))
         self.state.model.eval()
         try:
-            return self._share(self._sums(batch))[0]
+            return self._share(self._sums(batch)[0])[0]
         finally:
             self.state.model.train()
 
     def sample_losses(self, index: int) -> Tensor:
         """``[T]`` losses of training patients drawn for this step and index."""
         rows = self._draw(len(self.train), SAMPLE + index)
-        losses, counts = self._share(self._sums(self._read(self.train, rows)))
-        return self._scaled(losses, counts, len(rows))
+        sums, terms = self._sums(self._read(self.train, rows))
+        losses, counts = self._share(sums)
+        return self._scaled(losses if terms is None else losses + terms, counts, len(rows))
 
     def totals(self) -> LossSums:
-        """Loss sums and label counts of the epoch, over all workers."""
+        """Loss sums and label counts of the epoch, over all workers, of every task of the balancing method."""
         group = self.state.group
         return LossSums(group.total(self.total.sums), group.total(self.total.counts))
+
+    def branch_row(self) -> dict[str, float]:
+        """What happened between the branches of the model, for the history; empty without branches."""
+        return {} if self.modulation is None else self.modulation.row()
 
     def _draw(self, count: int, stream: int) -> list[int]:
         sequence = np.random.SeedSequence([self.seed, self.epoch, self._step, stream])
@@ -186,10 +197,21 @@ class Epoch:
             batch = dataclasses.replace(batch, label_mask=unseen)
         return batch.to(self.state.device)
 
-    def _sums(self, batch: CaseBatch) -> LossSums:
+    def _slowing(self) -> contextlib.AbstractContextManager[None]:
+        """In which the optimiser steps: branches of the model may be slowed."""
+        if self.modulation is None:
+            return contextlib.nullcontext()
+        return self.modulation.slowing(self.batch, self.state.optimizer, self._step)
+
+    def _sums(self, batch: CaseBatch) -> tuple[LossSums, Tensor | None]:
+        """Loss sums of all tasks, and what a modulation of branches adds to their losses."""
+        branches = self.modulation
         with _autocast(self.params.amp, self.state.device):
-            outputs = self.state.model(batch)
-        return self.state.losses(outputs, batch.targets, batch.label_mask, batch.cohort)
+            outputs = self.state.model(batch) if branches is None else branches.forward(batch)
+        sums = self.state.losses(outputs, batch.targets, batch.label_mask, batch.cohort)
+        if branches is None:
+            return sums, None
+        return branches.with_branch_tasks(sums, batch), branches.terms(batch)
 
     def _share(self, sums: LossSums) -> tuple[Tensor, Tensor]:
         """``[T]`` losses whose mean over workers is the mean over cases, and ``[T]`` counts of all workers."""

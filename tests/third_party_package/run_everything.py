@@ -51,7 +51,14 @@ def run_slides(folder: Path) -> None:
     overrides = {
         "features.encoder": "mean_colour",
         "features.slide_encoder": "extremes",
-        "model": {"kind": "mean_pool", "dim": 4},
+        "model": {
+            "kind": "gptomic",
+            "image": "mean_pool",
+            "image_params": {"dim": 4},
+            "dim": 4,
+            "fusion": "mean_branch",
+            "modulation": "halve",
+        },
         "tasks": [{"name": "LF", "type": "regression", "column": "LF", "main": True}],
     }
     study = load_study(file, overrides)

@@ -37,6 +37,7 @@ from equipoise.platform.federation.params import LocalParams
 from equipoise.platform.federation.privacy.mechanism import PrivacyMechanism
 from equipoise.platform.federation.strategies.strategy import PERSONAL_MODEL, PERSONAL_PART, Strategy
 from equipoise.platform.federation.vector import Schema
+from equipoise.platform.training.modulation import parameter_groups
 
 STATE_KIND = "state"
 #: Name of the trainer's memory among the arrays of a client's state; it holds the state of balancing.
@@ -214,8 +215,8 @@ class ClientRunner:
     def _optimizer(self, lr: float) -> torch.optim.Optimizer:
         local = self.setup.local
         decay = local.weight_decay or 0.0
-        chosen = [p for p in self.model.parameters() if p.requires_grad]
-        for parameter in chosen:
+        chosen = parameter_groups(self.model)
+        for parameter in self.model.parameters():
             parameter.grad = None  # of the client before
         if local.optimizer == "adamw":
             return torch.optim.AdamW(chosen, lr=lr, weight_decay=decay, fused=True)

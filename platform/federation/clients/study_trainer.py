@@ -28,6 +28,7 @@ from equipoise.platform.registry import get
 from equipoise.platform.training.batches import CaseList, draw_order
 from equipoise.platform.training.build import build_balancer, pick_device
 from equipoise.platform.training.distributed import SINGLE_WORKER
+from equipoise.platform.training.modulation import balanced_heads
 from equipoise.platform.training.params import BalancingParams, TrainingParams
 from equipoise.platform.training.statistics import is_missing
 from equipoise.platform.training.step import Epoch, TrainingState
@@ -144,7 +145,8 @@ class StudyTrainer:
     def train(self, job: LocalJob) -> LocalOutcome:
         """Train on the client's patients."""
         data = self.client_data[job.client]
-        balancer = build_balancer(self.balancing, self.model, self.targets.heads)
+        heads = balanced_heads(self.model, self.targets.heads)
+        balancer = build_balancer(self.balancing, self.model, heads)
         if job.memory:
             balancer.load_state_dict(torch.load(io.BytesIO(job.memory), weights_only=True))
         parts = TrainingState(self.model, self.losses, job.optimizer, balancer, self.device, SINGLE_WORKER)
@@ -152,7 +154,8 @@ class StudyTrainer:
         with job.hooked(self.device):
             total = self._total_steps(job, len(data.train), size)
             passes, losses = self.steps(StudyJob(job, parts, data, self.seen, self.params, size, total))
-        rows = zip(self.tasks, losses.means().tolist(), losses.counts.tolist(), strict=True)
+        # Losses of tasks that branches of the model add stay at the client.
+        rows = zip(self.tasks, losses.means().tolist(), losses.counts.tolist(), strict=False)
         return LocalOutcome(passes, {task: (mean, count) for task, mean, count in rows}, _state_of(balancer))
 
     def _total_steps(self, job: LocalJob, patients: int, size: int) -> int | None:
@@ -261,17 +264,20 @@ def declare(
     counts = dict.fromkeys(groups, 0)
     read = [name for kind, _, name in (group.partition(":") for group in counts) if kind == "modality"]
     flags += [
-        f"{name}: no patient has it" for name in read if not any(name in known for _, known in patients)
+        f"{name}: no patient has it"
+        for name in dict.fromkeys(part for group in read for part in group.split("+"))
+        if not any(name in known for _, known in patients)
     ]
     for known, modalities in patients:
         tasks_here = known & learnable
         for group in counts if tasks_here else ():
             kind, _, name = group.partition(":")
+            has = any(part in modalities for part in name.split("+"))
             counts[group] += {
                 SHARED: True,
                 "task": name in tasks_here,
-                "modality": name in modalities,
-                "absent": hides_modalities or name not in modalities,
+                "modality": has,
+                "absent": hides_modalities or not has,
             }[kind]
     tasks = [head.name for head in targets.heads]
     survival = [head.name for head in targets.heads if head.kind == "survival"]

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from equipoise.datasets.params import SiteParams
 from equipoise.models.balancing.entries import AggregatorParams, WeightingParams
 from equipoise.models.encoders.entries import EncoderParams
+from equipoise.models.gptomic.entries import FusionParams, ModulationParams
 from equipoise.models.rna.entries import RnaEncoderParams
 from equipoise.models.slide_encoders.entries import SlideEncoderParams
 from equipoise.platform.federation.entries import AggregationParams, StrategyParams
@@ -20,6 +21,14 @@ class TanhParams(BaseModel):
     reads: ClassVar[frozenset[str]] = frozenset({"clinical"})
 
     dim: int = Field(4, ge=1)
+
+
+class MeanBranchParams(FusionParams):
+    dim: int = Field(4, ge=1)
+
+
+class HalveParams(ModulationParams):
+    slows: ClassVar[bool] = True
 
 
 class InverseLossParams(WeightingParams):
@@ -50,6 +59,8 @@ MEAN_COLOUR = ("mean of the three channels", EncoderParams, f"{HERE}:MeanColour"
 EXTREMES = ("largest and smallest feature", SlideEncoderParams, f"{HERE}:Extremes")
 RANKS = ("share of genes that are lower, averaged over thirds", RnaEncoderParams, f"{HERE}:Ranks")
 TANH_TABLE = ("one small layer over the covariates", TanhParams, f"{HERE}:TanhTable")
+MEAN_BRANCH = ("mean of projected branches", MeanBranchParams, f"{HERE}:MeanBranch")
+HALVE = ("half the learning rate for every branch above a ratio of 1", HalveParams, f"{HERE}:Halve")
 INVERSE_LOSS = ("weights are inverse losses", InverseLossParams, f"{HERE}:InverseLoss")
 FIRST_HALVES = ("every gradient counts half of the one before", AggregatorParams, f"{HERE}:FirstHalves")
 PATIENT_BUFFER = ("steps when the buffer is full", PatientBufferParams, f"{HERE}:PatientBuffer")

@@ -8,6 +8,7 @@ from torch import nn
 
 from equipoise.models.balancing.protocol import Aggregator
 from equipoise.models.balancing.weighting import Weighting, positive
+from equipoise.models.gptomic.modulations import Modulation
 from equipoise.models.tables.model import TableModel
 from equipoise.models.tables.rows import row_width
 from equipoise.platform.federation.aggregation.protocol import StatelessAggregation
@@ -62,6 +63,31 @@ class TanhTable(TableModel):
         USED.add("models")
         body = nn.Sequential(nn.Linear(row_width(shape.omics), params.dim), nn.Tanh())
         super().__init__(shape, heads, body, params.dim)
+
+
+class MeanBranch(nn.Module):
+    per_task = False
+
+    def __init__(self, params, widths):
+        super().__init__()
+        self.params = params
+        self.layers = nn.ModuleDict({name: nn.Linear(width, params.dim) for name, width in widths.items()})
+
+    def width(self, head):
+        return self.params.dim
+
+    def columns(self, head):
+        return {}
+
+    def forward(self, vectors, present, scores):
+        USED.add("fusions")
+        return torch.stack([layer(vectors[name]) for name, layer in self.layers.items()]).mean(dim=0)
+
+
+class Halve(Modulation):
+    def coefficient(self, ratio):
+        USED.add("modulations")
+        return 0.5 if ratio > 1 else 1.0
 
 
 class InverseLoss(Weighting):
