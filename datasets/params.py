@@ -83,11 +83,21 @@ class TableSource(StrictParams):
         return {"path": data} if isinstance(data, str) else data
 
 
+# The identity validators tell the JSON schema that a plain path is welcome; the models coerce it themselves.
+TableField = Annotated[TableSource, BeforeValidator(lambda v: v, json_schema_input_type=str | TableSource)]
+
+
 class OmicsSource(TableSource):
     """A matrix of patients x genes."""
 
     suffix: str | None = None
     """Keep only columns that end like this, without the ending (PORPOISE: ``_rnaseq``, ``_cnv``)."""
+    gene_table: TableField | None = None
+    """Table that names of genes are looked up in, so that earlier symbols, aliases and Ensembl ids become today's
+    symbols: HGNC's ``hgnc_complete_set.txt``, or one with such columns. Columns that become one gene are added up
+    (counts and abundances), averaged (logarithms, z-scores, copy numbers), or 1 where one of them is (mutations)."""
+    unknown_genes: Literal["keep", "drop"] = "keep"
+    """What becomes of names that ``gene_table`` does not know, or that stand for several genes."""
     kind: ExpressionKind | None = None
     """What RNA values are: ``counts`` of reads, ``tpm`` (or FPKM, CPM), ``log`` of one of them, or ``zscore``. Values
     that contradict it are refused; detected, and said, if not given or ``auto``."""
@@ -95,6 +105,12 @@ class OmicsSource(TableSource):
     """Base of the logarithm of ``kind: log``: needed where abundances are, as by most encoders of RNA."""
     pseudocount: float = Field(default=1.0, gt=0)
     """What was added before that logarithm: 1 of log2(TPM + 1), 0.001 in tables of UCSC Xena."""
+
+    @model_validator(mode="after")
+    def _unknown_to_a_table(self) -> Self:
+        if self.unknown_genes == "drop" and self.gene_table is None:
+            raise ValueError("'unknown_genes' needs 'gene_table': the table that does not know them")
+        return self
 
     @field_validator("kind", mode="before")
     @classmethod
@@ -117,8 +133,6 @@ class OmicsSource(TableSource):
         return math.e if self.log_base == "e" else self.log_base
 
 
-# The identity validators tell the JSON schema that a plain path is welcome; the models coerce it themselves.
-TableField = Annotated[TableSource, BeforeValidator(lambda v: v, json_schema_input_type=str | TableSource)]
 OmicsField = Annotated[OmicsSource, BeforeValidator(lambda v: v, json_schema_input_type=str | OmicsSource)]
 
 

@@ -75,6 +75,9 @@ class Cohorts:
         Whether a patient without a slide can be learned from, by a row in one of the tables.
     expression
         Cohort → what its RNA values are, declared or detected.
+    gene_names
+        Columns cohort, modality, name, symbol, change, result: names of genes that are others in ``omics``, or that a
+        table of names does not know; ``None`` without omics.
     """
 
     tasks: tuple[Task, ...]
@@ -87,6 +90,7 @@ class Cohorts:
     notes: tuple[str, ...] = ()
     tables_suffice: bool = False
     expression: Mapping[str, Expression] = field(default_factory=dict)
+    gene_names: pd.DataFrame | None = None
 
     def with_slide_status(self, index: pd.DataFrame) -> Cohorts:
         """Leave out slides that extraction could not use, and patients that have nothing else.
@@ -257,6 +261,7 @@ def load_cohorts(
         notes=tuple(notes),
         tables_suffice=suffice,
         expression=read.expression,
+        gene_names=read.gene_names if read.tables else None,
     )
 
 

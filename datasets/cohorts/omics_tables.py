@@ -1,4 +1,4 @@
-"""Omics matrices of all cohorts: read, held against the clinical tables, their RNA of one kind, aligned by gene."""
+"""Omics matrices of all cohorts: read, held against the clinical tables, one column per gene, aligned by gene."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from equipoise.datasets.cohorts.cohort_tables import RawCohort, lost_zeros
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.omics.alignment import align
 from equipoise.datasets.omics.expression import Expression, consistency_notes, expression_of
+from equipoise.datasets.omics.gene_symbols import COLUMNS, GeneTable, changes_note, harmonised, rule_for
 from equipoise.datasets.omics.matrix import read_matrix
 from equipoise.datasets.params import Columns, OmicsSource
 from equipoise.datasets.tables.reading import table_label
@@ -31,12 +32,15 @@ class OmicsTables:
         Modality → float32 [patients, genes] over all cohorts, with the genes that every development cohort has.
     expression
         Cohort → what its RNA is.
+    gene_names
+        Columns cohort, modality, name, symbol, change, result: names of genes that are others in the tables.
     notes
         Remarks for terminal and report.
     """
 
     tables: dict[str, pd.DataFrame]
     expression: Mapping[str, Expression]
+    gene_names: pd.DataFrame
     notes: list[str]
 
 
@@ -64,9 +68,14 @@ def load_omics(
         If a matrix holds no patient of its cohort or a column that a task predicts, the matrices share no gene, or
         RNA is of another kind than declared, or of several kinds.
     """
+    import pandas as pd
+
     parts: dict[str, dict[str, pd.DataFrame]] = {}
     expression: dict[str, Expression] = {}
+    gene_names = [pd.DataFrame(columns=["cohort", "modality", *COLUMNS], dtype=object)]
+    gene_tables: dict[str, GeneTable] = {}
     notes: list[str] = []
+    labels = set(labels)
     for raw in cohorts:
         cohort_columns = (raw.source.columns or Columns()).or_else(columns)
         for name, source in raw.source.omics.items():
@@ -80,6 +89,10 @@ def load_omics(
             notes += more
             if modality == "rna":
                 expression[raw.source.name] = _expression(matrix, source, where)
+            matrix, changes, note = _harmonised(matrix, modality, raw, expression, gene_tables, base)
+            _refuse_labels(matrix, modality, labels, where)
+            gene_names.append(changes)
+            notes += [note] if note else []
             parts.setdefault(modality, {})[raw.source.name] = matrix
     tables: dict[str, pd.DataFrame] = {}
     develop = frozenset(raw.source.name for raw in cohorts if raw.source.role == "develop")
@@ -90,7 +103,31 @@ def load_omics(
             tables[modality] = aligned
     if "rna" in tables:
         notes += consistency_notes(expression, develop)
-    return OmicsTables(tables, expression, notes)
+    return OmicsTables(tables, expression, pd.concat(gene_names, ignore_index=True), notes)
+
+
+def _harmonised(
+    matrix: pd.DataFrame,
+    modality: str,
+    raw: RawCohort,
+    expression: Mapping[str, Expression],
+    gene_tables: dict[str, GeneTable],
+    base: Path,
+) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """One column per gene, what changed, and a note on it; ``gene_tables`` holds those that were read."""
+    name, source = raw.source.name, raw.source.omics[modality]  # type: ignore[index]
+    table = None
+    if source.gene_table is not None:
+        key = source.gene_table.model_dump_json()
+        if key not in gene_tables:
+            gene_tables[key] = GeneTable.read(source.gene_table, base)
+        table = gene_tables[key]
+    kind = expression[name].kind if modality == "rna" else None
+    matrix, changes = harmonised(matrix, table, rule_for(modality, kind), source.unknown_genes)
+    note = changes_note(changes, name, modality, table.label if table else None)
+    changes.insert(0, "cohort", name)
+    changes.insert(1, "modality", modality)
+    return matrix, changes, note
 
 
 def _expression(matrix: pd.DataFrame, source: OmicsSource, where: str) -> Expression:
@@ -98,8 +135,8 @@ def _expression(matrix: pd.DataFrame, source: OmicsSource, where: str) -> Expres
     return expression_of(matrix.to_numpy(np.float32), source, where=where, patients=patients, genes=genes)
 
 
-def _refuse_labels(matrix: pd.DataFrame, modality: str, labels: Iterable[str], where: str) -> None:
-    if leaked := sorted(set(matrix.columns) & set(labels)):
+def _refuse_labels(matrix: pd.DataFrame, modality: str, labels: set[str], where: str) -> None:
+    if leaked := sorted(set(matrix.columns) & labels):
         raise DataError(
             f"the {modality} matrix holds column {leaked[0]!r}, which a task predicts: that is leakage",
             where=where,

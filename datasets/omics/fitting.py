@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from equipoise.datasets.errors import DataWarning
-from equipoise.datasets.omics.components import ComponentTransform, fit_components
+from equipoise.datasets.omics.components import ComponentTransform, fit_components, fit_set_scores
+from equipoise.datasets.omics.gene_sets import GeneSets, within
 from equipoise.datasets.omics.logarithms import common_scale
 from equipoise.datasets.omics.params import CLINICAL, Covariate, OmicsParams, RnaParams, TableParams
 from equipoise.datasets.omics.per_cohort import CohortTransforms, fit_matrix_per_cohort
@@ -216,7 +217,11 @@ def _fit(modality: str, table: TableSums, params: TableParams) -> TableTransform
         return fit_covariates(table, params.clinical)
     settings: OmicsParams = getattr(params, modality)
     if isinstance(settings, RnaParams):
-        fitted = _fit_rna(modality, table, settings)
+        chosen = settings.gene_sets
+        sets = None if chosen is None else within(chosen.sets, table.columns, chosen.min_genes)
+        fitted = _fit_rna(modality, table, settings, sets)
+        if chosen is not None and sets is not None and chosen.use == "scores" and fitted.names:
+            return fit_set_scores(table, fitted, sets)
     else:
         fitted = fit_matrix(table, standardise=modality != "mutation", max_columns=settings.genes)
     if settings.components is None or not fitted.names:
@@ -224,13 +229,16 @@ def _fit(modality: str, table: TableSums, params: TableParams) -> TableTransform
     return fit_components(table, fitted, settings.components)
 
 
-def _fit_rna(modality: str, table: TableSums, settings: RnaParams) -> MatrixTransform | CohortTransforms:
+def _fit_rna(
+    modality: str, table: TableSums, settings: RnaParams, sets: GeneSets | None
+) -> MatrixTransform | CohortTransforms:
     scale = common_scale(table.scales(), modality) if settings.transform == "auto" else settings.transform
     options: dict[str, Any] = {
         "scale": scale,
         "clip": settings.clip,
         "limit": settings.clip_standardised,
         "max_columns": settings.genes,
+        "wanted": None if sets is None else frozenset(gene for genes in sets.values() for gene in genes),
     }
     if settings.standardise == "per_cohort":
         return fit_matrix_per_cohort(table, **options)

@@ -1,9 +1,9 @@
 """Parameters of input tables in a study: covariates, and how omics are prepared. Light: pydantic only."""
 
 from collections import Counter
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from equipoise.datasets.params import ExpressionKind, Labels, StrictParams
 
@@ -61,6 +61,38 @@ class OmicsParams(StrictParams):
     all scores are divided by the standard deviation of the first, so that later ones stay small."""
 
 
+class GeneSetParams(StrictParams):
+    """Gene sets as a choice of columns; a path alone keeps their genes."""
+
+    file: str | None = None
+    """GMT file, or table with one column per set (SurvPath), relative to the study file."""
+    sets: dict[str, list[str]] = Field(default={})
+    """Sets in place of a file: name and genes."""
+    use: Literal["genes", "scores"] = "genes"
+    """``genes``: the genes of the sets are the columns. ``scores``: every set is a column, the mean of its genes after
+    their standardisation, divided by its standard deviation among training patients."""
+    min_genes: Genes = 1
+    """Sets of which the table has fewer genes are left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, data: Any) -> Any:
+        return {"file": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _file_or_sets(self) -> Self:
+        if (self.file is None) == (not self.sets):
+            raise ValueError("gene sets come from a file or stand under 'sets': give one of the two")
+        if empty := [name for name, genes in self.sets.items() if not genes]:
+            raise ValueError(f"gene set {empty[0]!r} has no gene")
+        return self
+
+
+GeneSetField = Annotated[
+    GeneSetParams, BeforeValidator(lambda v: v, json_schema_input_type=str | GeneSetParams)
+]
+
+
 class RnaParams(OmicsParams):
     """How RNA becomes input."""
 
@@ -77,6 +109,16 @@ class RnaParams(OmicsParams):
     """Mean, standard deviation and everything before them from all training patients, or for every cohort from its own
     (labels are not looked at). An external cohort is then prepared from its own patients, so that the score of one
     of them depends on the others."""
+    gene_sets: GeneSetField | None = None
+    """Columns by gene set: only the genes of these sets, or a score per set."""
+
+    @model_validator(mode="after")
+    def _scores_are_columns(self) -> Self:
+        if self.gene_sets is not None and self.gene_sets.use == "scores" and (self.components or self.genes):
+            raise ValueError(
+                "scores of gene sets are the columns: leave out 'genes' and 'components', or write use: genes"
+            )
+        return self
 
 
 class TableParams(StrictParams):

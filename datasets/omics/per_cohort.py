@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,7 +11,13 @@ import numpy as np
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.omics.logarithms import Scale
 from equipoise.datasets.omics.statistics import LocalTable, TableSums
-from equipoise.datasets.omics.transforms import MatrixTransform, WholeFit, fit_all_columns, most_variable
+from equipoise.datasets.omics.transforms import (
+    MatrixTransform,
+    WholeFit,
+    among,
+    fit_all_columns,
+    most_variable,
+)
 
 #: Fewest patients of a cohort from which it is standardised.
 MIN_PATIENTS = 10
@@ -106,6 +112,7 @@ def fit_matrix_per_cohort(
     clip: float | None = None,
     limit: float | None = None,
     max_columns: int | None = None,
+    wanted: Collection[str] | None = None,
 ) -> CohortTransforms:
     """One transform per cohort, fitted on its training patients alone; all of them keep the same columns.
 
@@ -117,7 +124,7 @@ def fit_matrix_per_cohort(
     parts = {name: _fit_all(part, settings) for name, part in sorted(table.cohorts_apart().items())}
     varies = np.any([part.varies for part in parts.values()], axis=0)
     spread = np.sqrt(np.mean([part.spread**2 for part in parts.values()], axis=0))
-    kept = most_variable(varies, spread, max_columns)
+    kept = most_variable(varies & among(table.columns, wanted), spread, max_columns)
     return CohortTransforms({name: _of_one_cohort(part, kept) for name, part in parts.items()}, settings)
 
 

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from equipoise.datasets.omics.params import LONG_NAMES, SCALES, TableParams
 from equipoise.datasets.params import CohortSource, ExpressionKind
 
 
-def resolve_tables(tables: TableParams, sources: Sequence[CohortSource]) -> TableParams:
-    """The same parameters with the transform of the declared kind of RNA in place of ``auto``.
+def resolve_tables(tables: TableParams, sources: Sequence[CohortSource], base: Path) -> TableParams:
+    """The same parameters without anything that only the study's files say.
 
-    Development cohorts that declare different kinds are refused when they are read
-    (:func:`~equipoise.datasets.omics.expression.consistency_notes`).
+    The transform of the declared kind of RNA stands in place of ``auto`` (development cohorts that declare different
+    kinds are refused when they are read, :func:`~equipoise.datasets.omics.expression.consistency_notes`), and gene sets
+    in place of their file.
+
+    Raises
+    ------
+    DataError
+        If the file of gene sets cannot be read.
     """
+    update: dict[str, Any] = {}
     kind = _declared_kind(sources)
-    if kind is None or tables.rna.transform != "auto":
-        return tables
-    return tables.model_copy(update={"rna": tables.rna.model_copy(update={"transform": SCALES[kind]})})
+    if kind is not None and tables.rna.transform == "auto":
+        update["transform"] = SCALES[kind]
+    chosen = tables.rna.gene_sets
+    if chosen is not None and chosen.file is not None:
+        from equipoise.datasets.omics.gene_sets import read_gene_sets
+
+        sets = {name: list(genes) for name, genes in read_gene_sets(chosen.file, base).items()}
+        update["gene_sets"] = chosen.model_copy(update={"file": None, "sets": sets})
+    return tables.model_copy(update={"rna": tables.rna.model_copy(update=update)}) if update else tables
 
 
 def transform_problems(tables: TableParams, sources: Sequence[CohortSource]) -> list[str]:

@@ -9,7 +9,7 @@ chosen.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -129,6 +129,7 @@ def fit_matrix(
     standardise: bool = True,
     limit: float | None = None,
     max_columns: int | None = None,
+    wanted: Collection[str] | None = None,
 ) -> MatrixTransform:
     """Fit on training patients.
 
@@ -147,6 +148,8 @@ def fit_matrix(
         Largest size of a standardised value; no limit if not given.
     max_columns
         Keep this many columns, those of largest variance inside the fence; all if not given.
+    wanted
+        Names of the columns that may be kept; all if not given. The others still count for library sizes.
 
     Raises
     ------
@@ -154,7 +157,8 @@ def fit_matrix(
         If values are negative where a logarithm of counts or abundances is due.
     """
     whole = fit_all_columns(table, scale, clip, standardise, limit)
-    return whole.transform.restricted(most_variable(whole.varies, whole.spread, max_columns))
+    varies = whole.varies & among(table.columns, wanted)
+    return whole.transform.restricted(most_variable(varies, whole.spread, max_columns))
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,11 @@ def fit_logarithm(table: TableSums, scale: Scale) -> Logarithm:
             scale, floor=floor.astype(np.float32), unit=(quartile - floor + LEAST_UNIT).astype(np.float32)
         )
     return Logarithm(scale)
+
+
+def among(columns: Sequence[str], wanted: Collection[str] | None) -> np.ndarray:
+    """Whether each of the columns is among those that may be kept."""
+    return np.array([wanted is None or name in wanted for name in columns], bool)
 
 
 def most_variable(varies: np.ndarray, spread: np.ndarray, count: int | None) -> np.ndarray:

@@ -124,6 +124,8 @@ def read_cohorts(study: Study, reads: frozenset[str] | None = None) -> "Cohorts"
     """Read the tables of a study: those that its model reads, or those of ``reads``."""
     from equipoise.datasets.cohorts.cohort import excluded_by_subsample, load_cohorts
     from equipoise.datasets.cohorts.sites import SiteScheme
+    from equipoise.datasets.omics.gene_sets import overlap_note
+    from equipoise.datasets.omics.resolution import resolve_tables
 
     schemes = {cohort.site.scheme: get("sites", cohort.site.scheme) for cohort in study.cohorts}
     cohorts = load_cohorts(
@@ -135,6 +137,10 @@ def read_cohorts(study: Study, reads: frozenset[str] | None = None) -> "Cohorts"
         reads=study.reads if reads is None else reads,
         site_schemes={name: SiteScheme(entry.params, entry.load()) for name, entry in schemes.items()},
     )
+    chosen = resolve_tables(study.tables, study.cohorts, study.base).rna.gene_sets
+    if chosen is not None and "rna" in cohorts.omics:
+        note = overlap_note(chosen.sets, list(cohorts.omics["rna"].columns), chosen.min_genes)
+        cohorts = replace(cohorts, notes=(*cohorts.notes, note))
     if study.patients_per_site is None:
         return cohorts
     left_out = excluded_by_subsample(cohorts.patients, study.patients_per_site, study.main_task)

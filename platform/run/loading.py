@@ -49,6 +49,6 @@ def federation_problems(study: Study) -> list[str]:
     privacy = study.federation.privacy
     reasons = balancing_refusals(privacy, study.balancing.weighting, study.balancing.aggregation)[:1]
     if isinstance(privacy.statistics, NoisedStatistics):
-        tables = resolve_tables(study.tables, study.cohorts)
+        tables = resolve_tables(study.tables, study.cohorts, study.base)
         reasons += statistics_refusals(privacy.statistics, study.tasks, tables)
     return [f"federation: {reason}" for reason in reasons]

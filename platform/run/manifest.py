@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from equipoise.datasets.atomic_io import atomic_path, write_json
+from equipoise.datasets.omics.gene_symbols import FILE as GENE_NAMES_FILE
 from equipoise.platform.errors import DataError
 from equipoise.platform.run.folder import RunFolder
 from equipoise.platform.run.table_checks import FILE as BATCHES_FILE
@@ -23,13 +24,16 @@ log = logging.getLogger("equipoise")
 
 
 def write_manifest(folder: RunFolder, cohorts: "Cohorts", slides: "pd.DataFrame") -> None:
-    """Write included patients, all slides with their status, exclusions, flow and notes under ``manifest/``."""
+    """Write patients, all slides with their status, exclusions, names of genes, flow and notes under ``manifest/``."""
     manifest = folder.manifest
     for name, table in (("patients", cohorts.patients), ("slides", slides)):
         with atomic_path(manifest / f"{name}.parquet") as path:
             table.to_parquet(path, index=False)
     with atomic_path(manifest / "exclusions.csv") as path:
         cohorts.exclusions.to_csv(path, index=False)
+    if cohorts.gene_names is not None:
+        with atomic_path(manifest / GENE_NAMES_FILE) as path:
+            cohorts.gene_names.to_csv(path, index=False)
     write_json(manifest / "flow.json", cohorts.flow)
     write_json(manifest / "notes.json", list(cohorts.notes))
 

@@ -204,6 +204,6 @@ def recipe_of(study: Study) -> Recipe:
         model_params=params,
         balancing=study.balancing,
         training=study.training,
-        tables=resolve_tables(study.tables, study.cohorts),
+        tables=resolve_tables(study.tables, study.cohorts, study.base),
         seed=study.seed,
     )

@@ -91,6 +91,11 @@ def statistics_refusals(
             f"noised sums are of RNA as the table holds it, and transform: {tables.rna.transform} needs the values of "
             "single patients: bring the table to its scale and write tables: {rna: {transform: none}}"
         )
+    if tables.rna.gene_sets is not None and tables.rna.gene_sets.use == "scores":
+        reasons.append(
+            "scores of gene sets need products of columns, which noised sums do not hold: write "
+            "tables: {rna: {gene_sets: {use: genes}}}"
+        )
     for name in ("rna", "cnv", "mutation"):
         if getattr(tables, name).components is not None:
             reasons.append(

@@ -216,6 +216,32 @@ def test_a_declared_kind_that_the_values_contradict_is_refused(root: Path) -> No
         study_of(root, cohorts__0__omics={"mutation": {"path": "a_mut.csv", "kind": "counts"}})
 
 
+def test_genes_that_cohorts_name_differently_are_aligned(root: Path, tmp_path: Path) -> None:
+    base = tmp_path / "study"
+    shutil.copytree(root, base)
+    original = pd.read_csv(base / "e_rna.csv")
+    external = original.rename(columns={"G3": "OLD3"}).assign(G5B=1)
+    external.to_csv(base / "e_rna.csv", index=False)
+    genes = [f"G{i}" for i in range(40)]
+    earlier = {"G3": "OLD3", "G5": "G5A|G5B"}
+    table = pd.DataFrame({"symbol": genes, "prev_symbol": [earlier.get(gene, "") for gene in genes]})
+    table.to_csv(base / "genes.csv", index=False)
+    omics = {"rna": {"path": "e_rna.csv", "gene_table": "genes.csv", "kind": "counts"}}
+    study = study_of(base, **declared(kind="counts"), cohorts__1__omics=omics)
+    run_steps(study, tmp_path / "run", "validate")
+    cohorts = steps.read_cohorts(study)
+    rows = cohorts.omics["rna"].loc[external["PATIENT"]]
+    np.testing.assert_array_equal(rows["G3"], original["G3"])
+    np.testing.assert_array_equal(rows["G5"], external["G5"] + 1)  # two columns of one gene: counts add up
+    listed = pd.read_csv(tmp_path / "run" / "manifest" / "gene_names.csv")
+    assert listed.to_numpy().tolist() == [
+        ["E", "rna", "OLD3", "G3", "previous symbol", "renamed"],
+        ["E", "rna", "G5B", "G5", "previous symbol", "merged by sum"],
+        ["E", "rna", "G5", "G5", "same gene", "merged by sum"],
+    ]
+    assert any(note.startswith("cohort E: rna genes by genes.csv: 1 renamed") for note in cohorts.notes)
+
+
 def test_clipping_is_fitted_on_training_patients(root: Path, tmp_path: Path) -> None:
     base = tmp_path / "study"
     shutil.copytree(root, base)
