@@ -146,6 +146,19 @@ def test_the_logarithm_above_the_floor_and_components_come_from_sums() -> None:
     assert np.abs(np.corrcoef(np.concatenate(scores, axis=1).T)[[0, 1], [2, 3]]).min() > 0.999
 
 
+def test_scores_of_gene_sets_come_from_sums() -> None:
+    cases = patients(90)
+    sets = {"sets": {"first": ["0", "2"], "second": ["1", "2"]}, "use": "scores"}
+    tables = TableParams.model_validate({"rna": {"gene_sets": sets, "transform": "none", "clip": None}})
+    federated = federated_targets(TASKS, split(cases, 4), tables=tables).tables["rna"]
+    central = fit_targets(TASKS, cases.values(), tables=tables).tables["rna"]
+    assert federated.names == central.names == ("first", "second")
+    rows = [(case.omics["rna"], ("0", "1", "2")) for case in cases.values()]
+    np.testing.assert_allclose(
+        [federated.apply(*row) for row in rows], [central.apply(*row) for row in rows], atol=1e-4
+    )
+
+
 def test_what_a_federation_does_not_fit_is_refused() -> None:
     clients = split(patients(30), 2)
     tables = TableParams.model_validate({"rna": {"standardise": "per_cohort"}})

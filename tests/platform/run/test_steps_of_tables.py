@@ -242,6 +242,24 @@ def test_genes_that_cohorts_name_differently_are_aligned(root: Path, tmp_path: P
     assert any(note.startswith("cohort E: rna genes by genes.csv: 1 renamed") for note in cohorts.notes)
 
 
+def test_gene_sets_of_a_study(root: Path, tmp_path: Path) -> None:
+    base = tmp_path / "study"
+    shutil.copytree(root, base)
+    (base / "sets.gmt").write_text("burden\t\tG0\tG1\nrest\t\tG2\tG3\tELSEWHERE\nfew\t\tG9\tOTHER\n")
+    settings = {"tables__rna": {"gene_sets": {"file": "sets.gmt", "use": "scores", "min_genes": 2}}}
+    study = study_of(base, **declared(), **settings)
+    run_steps(study, tmp_path / "run", "validate", "extract", "train")
+    notes = read_json(tmp_path / "run" / "manifest" / "notes.json")
+    assert any(
+        note.startswith("gene sets: 2 sets; 5 of their 7 genes are in the rna table of 40") for note in notes
+    )
+    fold = load_fold(tmp_path / "run" / "folds" / "0-0")
+    assert fold.targets.tables["rna"].names == ("burden", "rest")
+    assert fold.targets.shape.omics == {"rna": 2}
+    with pytest.raises(DataError, match="no such file"):
+        recipe_of(study_of(base, **declared(), tables__rna={"gene_sets": "set.gmt"}))
+
+
 def test_clipping_is_fitted_on_training_patients(root: Path, tmp_path: Path) -> None:
     base = tmp_path / "study"
     shutil.copytree(root, base)
