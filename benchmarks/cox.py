@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.models.losses import Ties, cox_partial_likelihood
+from equipoise.models.cox import Ties, cox_partial_likelihood
 
 PATIENTS = 5000
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

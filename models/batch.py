@@ -129,6 +129,9 @@ class CaseBatch:
     cohort
         ``[B]`` int64 index of the cohort, the stratum of a stratified Cox loss; -1 if it is none of the training
         cohorts. None: not said.
+    position
+        ``[B]`` int64, which training patient each case is, for a
+        :class:`~equipoise.models.score_memory.ScoreMemory`. None: not said.
     padded
         Whether any tile is missing in ``mask``. Worked out here, once and where the tensors are made, because
         asking a GPU would stall it in every step.
@@ -150,6 +153,7 @@ class CaseBatch:
     label_mask: Mapping[str, Tensor]
     site: Tensor
     cohort: Tensor | None = None
+    position: Tensor | None = None
     padded: bool | None = None
     tileless: bool | None = None
 
@@ -163,8 +167,7 @@ class CaseBatch:
                 f"coords {tuple(self.coords.shape)}"
             )
         parts = [("site", self.site)]
-        if self.cohort is not None:
-            parts.append(("cohort", self.cohort))
+        parts += [(n, v) for n, v in (("cohort", self.cohort), ("position", self.position)) if v is not None]
         for part in (self.omics, self.present, self.targets, self.label_mask):
             parts += part.items()
         if wrong := [name for name, tensor in parts if tensor.shape[0] != b]:

@@ -7,15 +7,15 @@ data parallel run, can then be combined without weighting a case by the size of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from equipoise.models.batch import TaskHead
+from equipoise.models.cox import Ties, cox_partial_likelihood
 from equipoise.models.hazards import hazard_nll, interval_of
-
-Ties = Literal["efron", "breslow"]
+from equipoise.models.score_memory import ScoreMemory
 
 #: Concatenates the rows of all workers, gradients flowing back to one's own rows; the identity for one worker.
 Gather = Callable[[Tensor], Tensor]
@@ -56,6 +56,9 @@ class TaskLosses(nn.Module):
         How tied event times are treated in Cox losses.
     gather
         Brings the risk sets of all workers together.
+    memory
+        Scores of all training patients, whom Cox losses of training patients then compare with; without it with those
+        of their batch.
 
     Raises
     ------
@@ -71,11 +74,13 @@ class TaskLosses(nn.Module):
         *,
         ties: Ties = "efron",
         gather: Gather = identity_gather,
+        memory: ScoreMemory | None = None,
     ) -> None:
         super().__init__()
         self.heads = tuple(heads)
         self.ties: Ties = ties
         self.gather = gather
+        self.memory = memory
         weights = dict(class_weights or {})
         for index, head in enumerate(self.heads):
             weight = weights.pop(head.name, None)
@@ -102,6 +107,7 @@ class TaskLosses(nn.Module):
         targets: Mapping[str, Tensor],
         label_mask: Mapping[str, Tensor],
         cohort: Tensor | None = None,
+        position: Tensor | None = None,
     ) -> LossSums:
         """Loss sums and label counts of all tasks.
 
@@ -113,6 +119,8 @@ class TaskLosses(nn.Module):
             As in :class:`~equipoise.models.batch.CaseBatch`. Targets must be finite where masked, too.
         cohort
             ``[B]`` indices of cohorts, as there; only stratified heads need it.
+        position
+            ``[B]`` which training patients these are, as there; needed for the memory to be used.
 
         Raises
         ------
@@ -124,9 +132,9 @@ class TaskLosses(nn.Module):
             out, target, mask = (part[head.name] for part in (outputs, targets, label_mask))
             out = out if out.dtype == torch.float64 else out.float()  # half precision stops at the heads
             if head.compares_patients:
-                stratum = _strata_of(head, cohort, mask)
-                rows = torch.cat([out, target.to(out), torch.stack([mask, stratum], dim=1).to(out)], dim=1)
-                total, count = self._cox(self.gather(rows))
+                labels = [mask, _strata_of(head, cohort, mask)] + ([] if position is None else [position])
+                rows = torch.cat([out, target.to(out), torch.stack(labels, dim=1).to(out)], dim=1)
+                total, count = self._cox(head.name, self.gather(rows))
             else:
                 total, count = (self._per_case(index, out, target) * mask).sum(), mask.sum().to(out)
             sums.append(total)
@@ -141,8 +149,10 @@ class TaskLosses(nn.Module):
             return hazard_nll(out, interval_of(target[:, 0], getattr(self, f"edges_{index}")), target[:, 1])
         return _entropy(out, target, getattr(self, f"class_weight_{index}"))
 
-    def _cox(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        risk, days, event, _, stratum = rows[rows[:, 3] > 0].unbind(dim=1)
+    def _cox(self, task: str, rows: Tensor) -> tuple[Tensor, Tensor]:
+        risk, days, event, _, stratum, *position = rows[rows[:, 3] > 0].unbind(dim=1)
+        if position and self.memory is not None and task in self.memory:
+            return self.memory.loss(task, risk, position[0].detach().long())
         days, event, stratum = days.detach(), event.detach(), stratum.detach()
         return cox_partial_likelihood(risk, days, event, ties=self.ties, strata=stratum), event.sum()
 
@@ -164,88 +174,6 @@ def _entropy(out_BK: Tensor, target_B: Tensor, weight_K: Tensor | None) -> Tenso
 
 def _squared(out_B1: Tensor, target_B: Tensor) -> Tensor:
     return (out_B1[:, 0] - target_B.to(out_B1)).square()
-
-
-def cox_partial_likelihood(
-    log_risk: Tensor, time: Tensor, event: Tensor, *, ties: Ties = "efron", strata: Tensor | None = None
-) -> Tensor:
-    r"""Negative log partial likelihood of Cox's model, summed over events.
-
-    With tied events :math:`D_t` (d of them) and risk set :math:`R_t = \{j: t_j \ge t\}`, Efron (1977):
-
-    .. math:: \sum_t \Big[ \sum_{l=0}^{d-1} \log\Big(\sum_{R_t} e^{s_j} - \tfrac{l}{d} \sum_{D_t} e^{s_j}\Big)
-              - \sum_{i \in D_t} s_i \Big]
-
-    Breslow (1974) leaves out the term in l/d. Without ties both are Cox's (1972). With strata the risk set of an
-    event is its own stratum's, and the sum runs over all strata (Kalbfleisch and Prentice, "The Statistical Analysis
-    of Failure Time Data", 2002, section 4.4): baseline hazards may differ in any way between them.
-
-    Parameters
-    ----------
-    log_risk
-        ``[n]`` scores s; higher means earlier events.
-    time
-        ``[n]`` follow-up times in any unit.
-    event
-        ``[n]`` 1 where the event was seen, 0 where censored.
-    ties
-        ``"efron"`` or ``"breslow"``.
-    strata
-        ``[n]`` stratum of every case, as any numbers; None for a single one.
-
-    Returns
-    -------
-    Tensor
-        Scalar of the dtype of ``log_risk`` (float32 for half precision), with gradient; 0 without events or cases.
-
-    Notes
-    -----
-    O(n log n), no loop over times or strata. Risk sets are cumulative log-sum-exps from the longest follow-up down; the
-    tied sums enter only as a ratio to their risk set, which lies in [0, 1], so that scores of any size are
-    safe. Sums run over thousands of patients and are taken in float64 whatever the scores are.
-    """
-    if ties not in ("efron", "breslow"):
-        raise ValueError(f"ties must be 'efron' or 'breslow', not {ties!r}")
-    if len(log_risk) == 0:
-        return log_risk.sum()
-    order = torch.argsort(time, descending=True, stable=True)
-    if strata is not None:
-        order = order[torch.argsort(strata[order], stable=True)]
-    s, e = log_risk[order].double(), event[order].double()
-    group = _runs(time[order])
-    if strata is not None:
-        stratum = _runs(strata[order])
-        group = _runs(group + stratum)  # both rise by 0 or 1 from case to case: equal sums, equal pairs
-    sizes = group.bincount()
-    last = sizes.cumsum(0) - 1  # tied cases stand together: the risk set of a group ends at its last member
-    cumulative = torch.logcumsumexp(s, dim=0) if strata is None else _logcumsumexp_within(s, stratum)
-    log_at_risk = cumulative[last][group]
-    terms = log_at_risk - s
-    if ties == "efron" and len(sizes) < len(s):
-        tied = torch.zeros(len(sizes), dtype=s.dtype, device=s.device)
-        deaths = tied.scatter_add(0, group, e)
-        share = tied.scatter_add(0, group, e * (s - log_at_risk).exp())[group]
-        before = e.cumsum(0) - e  # events in front of a case; minus those in front of its group = its rank l
-        rank = e * (before - before[last - sizes + 1][group])
-        terms = terms + torch.log1p(-rank / deaths[group].clamp(min=1) * share)
-    return (e * terms).sum().to(torch.promote_types(log_risk.dtype, torch.float32))
-
-
-def _runs(values: Tensor) -> Tensor:
-    """Number of the run of equal neighbours that each value lies in, from 0."""
-    return torch.unique_consecutive(values, return_inverse=True)[1]
-
-
-def _logcumsumexp_within(s: Tensor, stratum: Tensor) -> Tensor:
-    """Cumulative log-sum-exps that start anew with every stratum; ``stratum`` numbers consecutive cases from 0."""
-    sizes = stratum.bincount()
-    if len(sizes) == 1:
-        return torch.logcumsumexp(s, dim=0)
-    place = torch.arange(len(s), device=s.device) - (sizes.cumsum(0) - sizes)[stratum]
-    blank = s.new_full(
-        (len(sizes), int(sizes.max())), -torch.inf
-    )  # padding stands behind the cases: never read
-    return torch.logcumsumexp(blank.index_put((stratum, place), s), dim=1)[stratum, place]
 
 
 def balanced_weights(counts: Sequence[int]) -> list[float]:

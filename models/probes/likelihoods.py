@@ -269,7 +269,7 @@ class Cox:
     strata
         ``[n]`` labels of strata: only cases of one stratum are compared. One stratum if not given.
     ties
-        ``efron`` or ``breslow``, as in :func:`~equipoise.models.losses.cox_partial_likelihood`.
+        ``efron`` or ``breslow``, as in :func:`~equipoise.models.cox.cox_partial_likelihood`.
 
     Notes
     -----

@@ -51,4 +51,9 @@ def federation_problems(study: Study) -> list[str]:
     if isinstance(privacy.statistics, NoisedStatistics):
         tables = resolve_tables(study.tables, study.cohorts, study.base)
         reasons += statistics_refusals(privacy.statistics, study.tasks, tables)
+    if study.training.risk_sets == "memory":
+        reasons.append(
+            "sites keep no scores between rounds, and training.risk_sets: memory compares with them: write batch, and "
+            "federation.local.batch: full for the likelihood of all patients of a site"
+        )
     return [f"federation: {reason}" for reason in reasons]

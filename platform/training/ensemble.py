@@ -6,7 +6,7 @@ inside one fold: every training patient takes part, and a member's chance choice
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,9 @@ from equipoise.platform.training.build import build_model
 from equipoise.platform.training.loop import FitResult, Reporter
 from equipoise.platform.training.params import Recipe
 from equipoise.platform.training.predict import run_model
+from equipoise.platform.training.strata import strata_of
 from equipoise.platform.training.targets import Targets
 
-#: Parts into which a regression target is cut to be spread over members.
-QUANTILES = 4
 #: Fits one member: model, targets, training patients, validation patients, recipe, seed, report, checkpoint.
 FitMember = Callable[[nn.Module, Targets, CaseList, CaseList, Recipe, int, Reporter | None, Path], FitResult]
 
@@ -134,7 +133,7 @@ def _report(report: Reporter, member: int, row: dict[str, float]) -> None:
 def stratified_parts(cases: CaseList, targets: Targets, count: int, seed: int) -> np.ndarray:
     """[n] which of ``count`` parts each patient belongs to; sizes and shares of every stratum differ by at most one.
 
-    Strata are the cohort, and within it events, classes or quarters of the main task; who has no label is a stratum.
+    Strata are those of :func:`~equipoise.platform.training.strata.strata_of`.
 
     Raises
     ------
@@ -147,7 +146,7 @@ def stratified_parts(cases: CaseList, targets: Targets, count: int, seed: int) -
             where="training.members",
             fix="write fewer members",
         )
-    strata = _strata(cases, targets)
+    strata = strata_of(cases, targets)
     rng = np.random.default_rng(np.random.SeedSequence([seed, count]))
     order = rng.permutation(len(cases))
     # Sorted by stratum and assigned in turn, consecutive strata go on where the one before ended.
@@ -155,23 +154,3 @@ def stratified_parts(cases: CaseList, targets: Targets, count: int, seed: int) -
     parts = np.empty(len(cases), int)
     parts[order] = np.arange(len(cases)) % count
     return parts
-
-
-def _strata(cases: CaseList, targets: Targets) -> np.ndarray:
-    main = next(task for task in targets.tasks if task.head == targets.main)
-    read = [(case.cohort, main.encode(case.targets.get(main.head.name))) for case in cases]
-    if main.head.kind == "regression":
-        values = np.array([np.nan if value is None else value for _, value in read], float)
-        known = values[~np.isnan(values)]
-        cuts = np.quantile(known, np.arange(1, QUANTILES) / QUANTILES) if len(known) else np.empty(0)
-        labels = np.where(np.isnan(values), -1, np.searchsorted(cuts, values)).tolist()
-    elif main.head.kind == "survival":
-        labels = [-1 if value is None else int(value[1]) for _, value in read]  # type: ignore[index]
-    else:
-        labels = [-1 if value is None else int(value) for _, value in read]  # type: ignore[arg-type]
-    return _codes([(cohort, label) for (cohort, _), label in zip(read, labels, strict=True)])
-
-
-def _codes(keys: Sequence[tuple[str, int]]) -> np.ndarray:
-    position = {key: i for i, key in enumerate(sorted(set(keys)))}
-    return np.array([position[key] for key in keys])

@@ -18,6 +18,7 @@ from torch import nn
 
 from equipoise.models.gptomic.protocol import BranchedModel
 from equipoise.models.losses import LossSums, TaskLosses
+from equipoise.models.score_memory import ScoreMemory
 from equipoise.models.seeds import torch_seed
 from equipoise.platform.errors import DataError
 from equipoise.platform.training import checkpoint as checkpoints
@@ -31,6 +32,7 @@ from equipoise.platform.training.params import BalancingParams, TrainingParams
 from equipoise.platform.training.predict import Outputs
 from equipoise.platform.training.reader import BatchReader
 from equipoise.platform.training.step import Epoch, TrainingState, non_finite
+from equipoise.platform.training.strata import draw_stratified_order, strata_of
 from equipoise.platform.training.targets import Targets
 
 #: Called after every epoch with its row of the history.
@@ -111,13 +113,17 @@ def fit(
     balancing = balancing or BalancingParams()
     size = params.batch_for(targets.heads, len(train))
     reader = BatchReader(targets, train, val)
-    state = _start(model, targets, params, balancing, group, reader)
+    state = _start(model, targets, params, balancing, group, reader, steps=math.ceil(len(train) / size))
+    strata = strata_of(train, targets) if params.order == "stratified" else None
     val_losses = TaskLosses(targets.heads, targets.class_weights, ties=params.ties)
     monitor = ValidationMonitor(params.monitor, targets, val_losses)
     fingerprint = checkpoints.training_fingerprint(model, targets, train, val, params, balancing, seed)
     progress = checkpoints.TrainingProgress()
     if checkpoint is not None and checkpoint.exists():
         progress = checkpoints.load(checkpoint, fingerprint, state.stateful)
+    elif (memory := state.losses.memory) is not None:
+        before = reader.outputs(model, train, group)
+        memory.start(targets.heads, before.outputs, before.targets, before.label_mask, before.cohort)
     while len(progress.history) < params.epochs and not _out_of_patience(progress, params):
         epoch = len(progress.history)
         lr = learning_rate(params, epoch)
@@ -138,7 +144,11 @@ def fit(
         model.train()
         # Workers that train together draw different dropout masks.
         with seeded(torch_seed(seed, epoch, spawn_key=(group.rank,) if group.rank else ()), state.device):
-            for rows in draw_order(len(train), size, seed, epoch):
+            for rows in (
+                draw_order(len(train), size, seed, epoch)
+                if strata is None
+                else draw_stratified_order(strata, size, seed, epoch)
+            ):
                 steps.step(rows)
         trained = steps.totals()
         known = torch.where(trained.counts > 0, trained.means(), math.nan)
@@ -197,10 +207,20 @@ def _start(
     balancing: BalancingParams,
     group: WorkerGroup,
     reader: BatchReader,
+    *,
+    steps: int,
 ) -> TrainingState:
     device = pick_device(params.device)
     model.to(device)
-    losses = TaskLosses(targets.heads, targets.class_weights, ties=params.ties, gather=group.gather)
+    compared = any(head.compares_patients for head in targets.heads)
+    memory = (
+        ScoreMemory(steps, ties=params.ties, device=device)
+        if params.risk_sets == "memory" and compared
+        else None
+    )
+    losses = TaskLosses(
+        targets.heads, targets.class_weights, ties=params.ties, gather=group.gather, memory=memory
+    )
     return TrainingState(
         model=model,
         losses=losses.to(device),

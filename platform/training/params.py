@@ -191,6 +191,13 @@ class TrainingParams(StrictParams):
     batch: int | Literal["auto", "full"] = "auto"
     """Patients per step. ``auto``: 1, as published, and 8 where Cox's model needs patients to compare; ``full``: all
     training patients, so that an epoch is one step on the exact likelihood."""
+    risk_sets: Literal["batch", "memory"] = "batch"
+    """Whom Cox's likelihood compares a patient with. ``batch``: the patients of the same step; ``memory``: all training
+    patients, those outside the step by their last known score, so that a step on few patients follows the gradient of
+    the full likelihood. Nothing else changes: tasks without Cox's model, ``batch: full``. Not in federations."""
+    order: Literal["shuffled", "stratified"] = "shuffled"
+    """Order of training patients. ``stratified``: shuffled such that every batch holds its share of each cohort and,
+    within it, of the events or classes of the main task."""
     bag_tiles: int | None = Field(default=None, ge=1)
     """Tiles drawn from a bag, again in every training epoch; all if not given. Evaluation uses all tiles."""
     grad_clip: float | None = Field(default=None, gt=0)

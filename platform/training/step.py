@@ -50,7 +50,12 @@ class TrainingState:
     @property
     def stateful(self) -> dict[str, Stateful]:
         """Everything whose state belongs in a checkpoint."""
-        return {"model": self.model, "optimizer": self.optimizer, "balancer": self.balancer}
+        parts: dict[str, Stateful] = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "balancer": self.balancer,
+        }
+        return parts if self.losses.memory is None else parts | {"scores": self.losses.memory}
 
 
 class Epoch:
@@ -123,6 +128,8 @@ class Epoch:
             self._dropout = _generator_state(state.device)
         self._batch = self._read(self.train, rows)
         sums, terms = self._sums(self._batch)
+        if state.losses.memory is not None:
+            state.losses.memory.keep()
         losses, counts = self._share(sums)
         means = state.group.reduce(losses.detach().clone()).double().cpu()
         if not bool(torch.isfinite(means).all()):
@@ -195,6 +202,8 @@ class Epoch:
         if not local_rows:
             unseen = {task: torch.zeros_like(mask) for task, mask in batch.label_mask.items()}
             batch = dataclasses.replace(batch, label_mask=unseen)
+        if source is self.train and self.state.losses.memory is not None:
+            batch = dataclasses.replace(batch, position=torch.tensor(mine))
         return batch.to(self.state.device)
 
     def _slowing(self) -> contextlib.AbstractContextManager[None]:
@@ -208,7 +217,7 @@ class Epoch:
         branches = self.modulation
         with _autocast(self.params.amp, self.state.device):
             outputs = self.state.model(batch) if branches is None else branches.forward(batch)
-        sums = self.state.losses(outputs, batch.targets, batch.label_mask, batch.cohort)
+        sums = self.state.losses(outputs, batch.targets, batch.label_mask, batch.cohort, batch.position)
         if branches is None:
             return sums, None
         return branches.with_branch_tasks(sums, batch), branches.terms(batch)

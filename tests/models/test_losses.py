@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from equipoise.models.batch import TaskHead
-from equipoise.models.losses import TaskLosses, balanced_weights, cox_partial_likelihood
+from equipoise.models.cox import cox_partial_likelihood
+from equipoise.models.losses import TaskLosses, balanced_weights
 
 HEADS = (
     TaskHead("MSI", "binary", 2, main=True),

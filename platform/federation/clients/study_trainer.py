@@ -32,6 +32,7 @@ from equipoise.platform.training.modulation import balanced_heads
 from equipoise.platform.training.params import BalancingParams, TrainingParams
 from equipoise.platform.training.statistics import is_missing
 from equipoise.platform.training.step import Epoch, TrainingState
+from equipoise.platform.training.strata import draw_stratified_order, strata_of
 from equipoise.platform.training.targets import Targets
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class StudyJob:
         Patients per step.
     total_steps
         Of the client in the whole federation, where the number of rounds is known.
+    strata
+        Of the client's training patients, where ``training.order`` mixes them evenly.
     """
 
     job: LocalJob
@@ -82,6 +85,7 @@ class StudyJob:
     params: TrainingParams
     size: int
     total_steps: int | None = None
+    strata: np.ndarray | None = None
 
 
 class LocalSteps(Protocol):
@@ -134,6 +138,7 @@ class StudyTrainer:
         self.losses = TaskLosses(targets.heads, targets.class_weights, ties=training.ties).to(self.device)
         self.training, self.balancing, self.steps, self.rounds = training, balancing, steps, rounds
         self.params = training.model_copy(update={"probe": False})
+        self._strata_of: dict[str, np.ndarray] = {}
 
     def declare(self, client: str, groups: Sequence[str]) -> ClientManifest:
         """Counts of the client's patients."""
@@ -153,10 +158,20 @@ class StudyTrainer:
         size = batch_size(self.local, self.training, self.targets, len(data.train))
         with job.hooked(self.device):
             total = self._total_steps(job, len(data.train), size)
-            passes, losses = self.steps(StudyJob(job, parts, data, self.seen, self.params, size, total))
+            passes, losses = self.steps(
+                StudyJob(job, parts, data, self.seen, self.params, size, total, self._strata(job.client))
+            )
         # Losses of tasks that branches of the model add stay at the client.
         rows = zip(self.tasks, losses.means().tolist(), losses.counts.tolist(), strict=False)
         return LocalOutcome(passes, {task: (mean, count) for task, mean, count in rows}, _state_of(balancer))
+
+    def _strata(self, client: str) -> np.ndarray | None:
+        """Strata of a client's training patients, read once."""
+        if self.training.order != "stratified":
+            return None
+        if client not in self._strata_of:
+            self._strata_of[client] = strata_of(self.declared[client].train, self.targets)
+        return self._strata_of[client]
 
     def _total_steps(self, job: LocalJob, patients: int, size: int) -> int | None:
         """Steps of a client that takes part in every round."""
@@ -206,7 +221,12 @@ def _pass(work: StudyJob, number: int) -> Epoch:
     context.batch = lambda: epoch.batch
     steps = context.request.steps
     left = None if steps is None else steps - context.steps
-    for rows in itertools.islice(draw_order(len(data.train), work.size, job.seed, index), left):
+    order = (
+        draw_order(len(data.train), work.size, job.seed, index)
+        if work.strata is None
+        else draw_stratified_order(work.strata, work.size, job.seed, index)
+    )
+    for rows in itertools.islice(order, left):
         epoch.step(rows)
         context.steps += 1
     return epoch

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from equipoise.models.batch import TaskHead
-from equipoise.models.losses import TaskLosses, cox_partial_likelihood
+from equipoise.models.cox import cox_partial_likelihood
+from equipoise.models.losses import TaskLosses
 from equipoise.models.probes.likelihoods import Cox, Hazards, Logistic, Softmax, SquaredError
 
 N, MODELS = 50, 3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from equipoise.models.losses import cox_partial_likelihood
+from equipoise.models.cox import cox_partial_likelihood
 from equipoise.models.probes.likelihoods import Cox, Logistic, SquaredError
 from equipoise.models.probes.path import fit_path
 from equipoise.models.probes.selection import choose_penalty, inner_folds

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from equipoise.models.losses import cox_partial_likelihood
+from equipoise.models.cox import cox_partial_likelihood
 from equipoise.platform.evaluation.cox_table import RISK, cox_table, read_cox_table, write_cox_table
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from equipoise.datasets.cohorts.cases import Case
 from equipoise.datasets.omics.fitting import columns_of
 from equipoise.datasets.tables.tasks import RegressionTask, SurvivalTask
-from equipoise.models.losses import cox_partial_likelihood
+from equipoise.models.cox import cox_partial_likelihood
 from equipoise.platform.federation.clients.study_trainer import ClientData
 from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.federation.simulation.simulation import Simulation

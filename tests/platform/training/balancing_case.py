@@ -43,6 +43,9 @@ CHEAP = [
     "auto_lambda+gradvac@parameters:2",
 ]
 
+#: Methods whose Cox likelihood compares with all training patients, in a stratified order.
+REMEMBERED = ["equal+none%memory", "auto_lambda+pcgrad%memory"]
+
 
 def methods() -> list[str]:
     """Every weighting alone, every aggregator alone, and the paper's grid."""
@@ -53,12 +56,12 @@ def methods() -> list[str]:
     names = [f"{w}+none" for w in weightings] + [f"equal+{a}" for a in aggregators]
     names += ["+".join(cell) for cell in grid] + ["imtl_l+imtl_g"]
     kept = [name for name in dict.fromkeys(names) if refusal(*name.split("+")) is None]
-    return kept + CHEAP
+    return kept + CHEAP + REMEMBERED
 
 
 def balancing_of(name: str) -> BalancingParams:
-    """The method with its required parameters; ``<method>@<place>:<every>``."""
-    method, _, cheap = name.partition("@")
+    """The method with its required parameters; ``<method>@<place>:<every>%<risk sets>``."""
+    method, _, cheap = name.partition("%")[0].partition("@")
     place, _, every = cheap.partition(":")
     weighting, aggregation = method.split("+")
     return BalancingParams(
@@ -120,6 +123,8 @@ def train(
     model = build_model("joint", small, targets.shape, targets.heads, seed=1)
     # A smooth monitor: metrics of six patients may change with the last digit of a score.
     params = TrainingParams(epochs=2, lr=1e-3, batch=4, patience=9, device="cpu", monitor="val_loss")
+    if risk_sets := name.partition("%")[2]:
+        params = params.model_copy(update={"risk_sets": risk_sets, "order": "stratified"})
     result = fit(
         model,
         targets,

@@ -12,7 +12,8 @@ import torch
 
 from equipoise.datasets.cohorts.splits import Fold
 from equipoise.datasets.tables.tasks import SurvivalTask
-from equipoise.models.losses import TaskLosses, cox_partial_likelihood
+from equipoise.models.cox import cox_partial_likelihood
+from equipoise.models.losses import TaskLosses
 from equipoise.platform.errors import StudyError
 from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.report.run_files import RunFiles
