@@ -98,8 +98,18 @@ def elastic_net(
     )
 
 
-def cohorts_of(data: Path, names: Sequence[str], folder: Path) -> Cohorts:
-    """Patients, survival, omics and covariates of these cohorts, as a study reads them."""
+def cohorts_of(
+    data: Path,
+    names: Sequence[str],
+    folder: Path,
+    *,
+    covariates: Sequence[dict[str, Any]] | None = None,
+    clinical: Path | None = None,
+) -> Cohorts:
+    """Patients, survival, omics and covariates of these cohorts, as a study reads them.
+
+    ``clinical`` is a table with more covariates than PORPOISE's own, and ``covariates`` are those to read.
+    """
 
     def cohort(name: str) -> dict[str, Any]:
         table = str(data / "tcga" / "porpoise" / f"tcga_{name.lower()}_all_clean.csv.zip")
@@ -110,7 +120,7 @@ def cohorts_of(data: Path, names: Sequence[str], folder: Path) -> Cohorts:
             for modality, suffix in suffixes.items()
             if any(column.endswith(suffix) for column in header)
         }
-        return {"name": name, "role": "develop", "clinical": table, "omics": omics}
+        return {"name": name, "role": "develop", "clinical": str(clinical or table), "omics": omics}
 
     # PORPOISE's censorship: 1 is censored, 0 has died.
     death = {
@@ -123,7 +133,7 @@ def cohorts_of(data: Path, names: Sequence[str], folder: Path) -> Cohorts:
         "name": "linear-baselines",
         "cohorts": [cohort(name) for name in names],
         "tasks": [{"name": TASK, "type": "survival", **death}],
-        "tables": {"clinical": covariates_of(names)},
+        "tables": {"clinical": list(covariates or covariates_of(names))},
         "model": {"kind": "elastic_net", "modalities": reads},
     }
     file = folder / f"{'-'.join(names)}.yaml"
@@ -185,15 +195,17 @@ def linear_fold(recipe: Recipe, task: Any, cases: dict[str, Case], fold: Fold) -
     return LinearFold(dict(zip(test.patients, scores[:, 0].tolist(), strict=True)), choice.penalty)
 
 
-def network_risks(task: Any, cases: dict[str, Case], fold: Fold, folder: Path) -> dict[str, float]:
-    """Patient → risk in the test part, by the ensemble of the product's training."""
+def trained_fold(
+    recipe: Recipe, task: Any, cases: dict[str, Case], fold: Fold, folder: Path
+) -> tuple[Path, dict[str, float]]:
+    """Folder of a fold of the product's training, and patient → risk in its test part."""
     parts = [part_of(cases, part).patients for part in (fold.train, fold.val, fold.test)]
     kept = Fold(fold.repeat, fold.index, *parts)
     keys = dict.fromkeys(cases, "")
-    path = train_fold(kept, [task], cases, NETWORK, folder, features="no tiles", content_keys=keys)
+    path = train_fold(kept, [task], cases, recipe, folder, features="no tiles", content_keys=keys)
     table = read_predictions(path / "preds.parquet")
     rows = table[table["role"] == "test"]
-    return dict(zip(rows["patient"], rows["score"], strict=True))
+    return path, dict(zip(rows["patient"], rows["score"], strict=True))
 
 
 def lifelines_risks(
@@ -271,7 +283,7 @@ def cohort_scores(
             found |= {
                 "elastic net": linear_fold(elastic_net(["rna"], 0.5), task, rna, fold).risks,
                 "ridge": linear_fold(elastic_net(["rna"], 0.0), task, rna, fold).risks,
-                "network": network_risks(task, rna, fold, folder / name),
+                "network": trained_fold(NETWORK, task, rna, fold, folder / name)[1],
             }
         if part == "all" and name == "GBMLGG":
             found["all"] = linear_fold(everything, task, cases, fold).risks
