@@ -1,4 +1,8 @@
-"""Writes ``docs/reference.md`` from the code: study sections, registries, commands. A test holds it up to date."""
+"""Writes ``docs/reference.md`` from the code and the tables of other pages from measured results.
+
+Study sections, registries and commands stand on the reference page; :mod:`docs.tables` has the tables. A test holds
+both up to date.
+"""
 
 import inspect
 import re
@@ -104,3 +108,8 @@ def _attributes(kind: str) -> list[str]:
 if __name__ == "__main__":
     TARGET.write_text(text(), encoding="utf-8")
     print(f"wrote {TARGET}")
+    from docs.tables import pages, with_tables
+
+    for page in pages():
+        page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+        print(f"wrote the tables of {page}")

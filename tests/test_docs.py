@@ -21,11 +21,25 @@ API_SECTIONS = (
 )
 
 
-def test_reference_page_is_up_to_date(root: Path) -> None:
-    spec = importlib.util.spec_from_file_location("docs_build", root / "docs" / "build.py")
+def module_of(root: Path, name: str):
+    """A module of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", root / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_reference_page_is_up_to_date(root: Path) -> None:
+    module = module_of(root, "build")
     assert module.TARGET.read_text(encoding="utf-8") == module.text(), "run `make docs`"
+
+
+def test_tables_of_pages_are_those_of_the_results(root: Path) -> None:
+    tables = module_of(root, "tables")
+    assert root / "docs" / "path-gptomic.md" in tables.pages()
+    for page in tables.pages():
+        text = page.read_text(encoding="utf-8")
+        assert tables.with_tables(text) == text, f"run `make docs`: {page.name}"
 
 
 def test_reference_page_names_every_option(root: Path) -> None:
