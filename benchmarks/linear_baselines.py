@@ -39,7 +39,7 @@ from equipoise.datasets.cohorts.cases import Case, CaseReader
 from equipoise.datasets.cohorts.cohort import Cohorts
 from equipoise.datasets.cohorts.splits import Fold
 from equipoise.datasets.omics.params import TableParams
-from equipoise.models.probes.heads import write_head
+from equipoise.models.base import MultiTaskModel
 from equipoise.platform.evaluation.metrics import harrell_c
 from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.run.context import read_cohorts
@@ -48,10 +48,10 @@ from equipoise.platform.run.table_checks import tables_with_batches
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
 from equipoise.platform.training.crossval import train_fold
-from equipoise.platform.training.exact import choose, penalty_of, prepared_design
+from equipoise.platform.training.exact import fit_heads
 from equipoise.platform.training.params import Recipe, TrainingParams
 from equipoise.platform.training.predict import run_model, task_scores
-from equipoise.platform.training.targets import fit_targets
+from equipoise.platform.training.targets import Targets, fit_targets
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 COHORTS = ("BRCA", "GBMLGG", "KIRC", "KIRP", "LUAD", "LUSC")
@@ -176,23 +176,33 @@ def part_of(cases: dict[str, Case], patients: Sequence[str]) -> CaseList:
 
 @dataclasses.dataclass(frozen=True)
 class LinearFold:
-    """An exact fit on a fold: patient → risk in the test part, and the penalty that was chosen."""
+    """An exact fit on a fold: patient → risk in the test part, how it was fitted, and the fit itself."""
 
     risks: dict[str, float]
-    penalty: float
+    row: dict[str, float]
+    model: MultiTaskModel
+    targets: Targets
+
+    @property
+    def penalty(self) -> float:
+        """The penalty that was chosen."""
+        return self.row[f"penalty/{TASK}"]
+
+    def predict(self, cases: CaseList) -> dict[str, float]:
+        """Patient → risk."""
+        out = run_model(self.model, self.targets, cases).outputs[TASK]
+        scores = task_scores(self.targets.tasks[0], out)
+        return dict(zip(cases.patients, scores[:, 0].tolist(), strict=True))
 
 
 def linear_fold(recipe: Recipe, task: Any, cases: dict[str, Case], fold: Fold) -> LinearFold:
     """The exact fit on all patients of the fold but those of its test part."""
-    train, test = part_of(cases, (*fold.train, *fold.val)), part_of(cases, fold.test)
+    train = part_of(cases, (*fold.train, *fold.val))
     targets = fit_targets([task], train, tables=recipe.tables)
     model: Any = build_model(recipe.model, recipe.model_params, targets.shape, targets.heads, seed=0)
-    design = prepared_design(model, targets, train, recipe.training)
-    choice = choose(design, task.name, penalty_of(recipe), recipe.seed)
-    weights = dataclasses.replace(choice.fit, weights=choice.fit.weights / design.spread[:, None])
-    write_head(model.heads[0], targets.heads[0], weights)
-    scores = task_scores(targets.tasks[0], run_model(model, targets, test).outputs[task.name])
-    return LinearFold(dict(zip(test.patients, scores[:, 0].tolist(), strict=True)), choice.penalty)
+    row = fit_heads(model, targets, train, recipe, recipe.seed)
+    fitted = LinearFold({}, row, model, targets)
+    return dataclasses.replace(fitted, risks=fitted.predict(part_of(cases, fold.test)))
 
 
 def trained_fold(

@@ -25,9 +25,12 @@ from equipoise.datasets.cohorts.splits import Fold
 
 #: Of MCAT's repository: attention over tiles, no omics.
 IMAGE_MODEL = "AMILsm_nll_surv_a0.0_5foldcv_gc32_sig"
-STAGE = {"ajcc_pathologic_stage": "stage", "ajcc_pathologic_m": "stage_m", "ajcc_pathologic_n": "stage_n"}
-#: Values that stand for an unknown stage.
-UNKNOWN = ["MX", "NX"]
+#: Column of ModalTune's lists → covariate, and what its values are as numbers; others are unknown.
+STAGE = {
+    "ajcc_pathologic_stage": ("stage", {"Stage I": 1, "Stage II": 2, "Stage III": 3, "Stage IV": 4}),
+    "ajcc_pathologic_m": ("metastasis", {"M0": 0, "M1": 1}),
+    "ajcc_pathologic_n": ("nodes", {"N0": 0, "N1": 1}),
+}
 #: Tables of a cohort, beside tiles.
 OMICS = ("rna", "cnv", "mutation")
 
@@ -91,9 +94,7 @@ def read_patients(data: Path, name: str, folder: Path) -> Patients:
     clinical = None
     if name == "KIRC":
         clinical = _with_stage(data, folder)
-        covariates = covariates + [
-            {"column": c, "type": "category", "missing": UNKNOWN} for c in STAGE.values()
-        ]
+        covariates = covariates + [{"column": name, "type": "number"} for name, _ in STAGE.values()]
     cohorts = cohorts_of(data, [name], folder, covariates=covariates, clinical=clinical)
     reader = CaseReader(cohorts, None, role="develop")
     cases = {patient: reader[patient] for patient in cohorts.patients["patient"]}
@@ -129,8 +130,8 @@ def _with_stage(data: Path, folder: Path) -> Path:
             known.setdefault(row["case_submitter_id"], row)
     table = pd.read_csv(data / "tcga" / "porpoise" / "tcga_kirc_all_clean.csv.zip")
     table = table[[c for c in table if not c.endswith(("_rnaseq", "_cnv", "_mut"))]]
-    for column, name in STAGE.items():
-        table[name] = [known[p][column] for p in table["case_id"]]
+    for column, (name, numbers) in STAGE.items():
+        table[name] = [numbers.get(known[p][column], np.nan) for p in table["case_id"]]
     target = folder / "kirc-with-stage.csv"
     table.to_csv(target, index=False)
     return target

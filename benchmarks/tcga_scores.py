@@ -125,7 +125,7 @@ class Scores:
         """Harrell's and Uno's C: mean and standard deviation of folds, interval of these models, of the procedure."""
         result: dict[str, Any] = {}
         for metric in ("harrell", "uno"):
-            mean = self.mean(folds, metric, among)  # type: ignore[arg-type]
+            mean = self.mean(folds, metric, among)
             bounds = influence_interval(mean, 0.95, LOGIT, CONCORDANCE_INFLATION)
             result[metric] = {
                 "c": mean.value,

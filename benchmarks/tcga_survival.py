@@ -27,6 +27,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.linear_baselines import NETWORK, RNA, SHARED, trained_fold
+from benchmarks.linear_baselines import NETWORK, RNA, SHARED, linear_fold, trained_fold
 from benchmarks.tcga_cases import OMICS, Patients, hidden, hypal_risks, read_patients
 from benchmarks.tcga_scores import FoldRisks, RowStore, Scores, weighted_sum
-from equipoise.datasets.cohorts.cases import Case
 from equipoise.datasets.cohorts.splits import Fold
 from equipoise.datasets.omics.params import TableParams
 from equipoise.models.probes import geneicl
 from equipoise.models.probes.likelihoods import Cox
 from equipoise.models.probes.selection import inner_folds
-from equipoise.platform.evaluation.metrics import harrell_c
 from equipoise.platform.training.batches import CaseList, collate
-from equipoise.platform.training.crossval import load_fold
+from equipoise.platform.training.exact import fits_exactly
 from equipoise.platform.training.params import Recipe
 from equipoise.platform.training.targets import fit_targets
 
@@ -156,14 +155,14 @@ class Cohort:
                 "chosen",
                 str(fold.index),
                 settings,
-                lambda fold=fold: FoldRisks({}, notes=self._inner(fold, names)),
+                partial(self._inner, fold, names),
             )
             chosen.append(max(names, key=kept.notes.__getitem__))
             print(f"{self.patients.name} fold {fold.index}: {kept.notes}", flush=True)
         return chosen
 
-    def _inner(self, fold: Fold, names: Sequence[str]) -> dict[str, float]:
-        """Method → mean C-index over inner folds."""
+    def _inner(self, fold: Fold, names: Sequence[str]) -> FoldRisks:
+        """Its notes: method → mean C-index over inner folds."""
         everyone = np.array([*fold.train, *fold.val], object)
         days, event = np.array([self.patients.labels[p] for p in everyone], float).T
         part = inner_folds(Cox(days, event), np.ones(len(everyone)), INNER_FOLDS, seed=fold.index)
@@ -180,9 +179,8 @@ class Cohort:
             )
             for name in names:
                 found = self._fit(self.methods[name], inner, f"inner-{name}").risks
-                own = np.array([self.patients.labels[p] for p in found], float).T
-                values[name].append(float(harrell_c(*own, list(found.values()))))
-        return {name: float(np.mean(of)) for name, of in values.items()}
+                values[name].append(self.scores.mean([found]).value)
+        return FoldRisks({}, notes={name: float(np.mean(of)) for name, of in values.items()})
 
     def _fold(self, name: str, fold: Fold) -> FoldRisks:
         method = self.methods[name]
@@ -197,36 +195,28 @@ class Cohort:
         )
 
     def _fit(self, method: Method, fold: Fold, name: str) -> FoldRisks:
-        cases = self.patients.only(method.modalities)
-        path, risks = trained_fold(
-            method.recipe, self.patients.task, cases, fold, self.folder / self.patients.name / name
-        )
-        trained = load_fold(path)
-
-        def predict(of: Mapping[str, Case], names: Sequence[str]) -> dict[str, float]:
-            rows = trained.predict(CaseList(of, tuple(names)), "test")
-            return dict(zip(rows["patient"], rows["score"].astype(float), strict=True))
-
+        cases, task = self.patients.only(method.modalities), self.patients.task
+        if not fits_exactly(method.recipe):
+            folder = self.folder / self.patients.name / name
+            return FoldRisks(trained_fold(method.recipe, task, cases, fold, folder)[1])
+        fitted = linear_fold(method.recipe, task, cases, fold)
         scale: tuple[float, ...] = ()
         if method.keeps_scale:
-            seen = list(predict(cases, (*fold.train, *fold.val)).values())
+            seen = list(fitted.predict(CaseList(cases, (*fold.train, *fold.val))).values())
             scale = float(np.mean(seen)), float(np.std(seen))
-        variants = {
-            variant: predict({p: hidden(cases[p], HIDDEN[variant]) for p in fold.test}, fold.test)
-            for variant in method.variants
-        }
-        weights = {
-            column.removeprefix(f"weight/{self.patients.task.name}/"): value
-            for column, value in _history(path).items()
-            if column.startswith("weight/")
-        }
-        return FoldRisks({p: float(r) for p, r in risks.items()}, scale, variants, {"weights": weights})
+        variants = {}
+        for variant in method.variants:
+            bare = {p: hidden(cases[p], HIDDEN[variant]) for p in fold.test}
+            variants[variant] = fitted.predict(CaseList(bare, fold.test))
+        prefix = f"weight/{task.name}/"
+        weights = {k.removeprefix(prefix): v for k, v in fitted.row.items() if k.startswith(prefix)}
+        return FoldRisks(fitted.risks, scale, variants, {"weights": weights})
 
     def geneicl(self) -> None:
         """GeneICL on RNA, where it is installed or its rows are kept."""
         folds = []
         for fold in self.patients.folds:
-            make = lambda fold=fold: self._in_context(fold)  # noqa: E731
+            make = partial(self._in_context, fold)
             folds.append(self.store.get(self.patients.name, "geneicl", str(fold.index), {"rna": "z"}, make))
         self.rows["geneicl, rna"] = folds
         self._say("geneicl, rna", 0.0)
@@ -260,12 +250,6 @@ class Cohort:
             | {"minus_clinical": self.scores.difference(self.risks(name), self.risks("clinical"))}
             for name in self.rows
         }
-
-
-def _history(folder: Path) -> dict[str, float]:
-    import pandas as pd
-
-    return {str(k): float(v) for k, v in pd.read_csv(folder / "history.csv").iloc[-1].items()}
 
 
 def gbmlgg_figures(cohort: Cohort, data: Path) -> dict[str, Any]:
@@ -395,7 +379,9 @@ def main() -> None:
     if not prepared(asked):
         return
     started, load = time.perf_counter(), os.getloadavg()[0]
-    store, figures, tables = RowStore(asked.rows), {}, {}
+    store = RowStore(asked.rows)
+    figures: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for name in COHORTS:
             patients = read_patients(asked.data, name, Path(temporary))

@@ -138,20 +138,27 @@ def fit_exactly(
 def _solve(
     model: MultiTaskModel, targets: Targets, train: CaseList, val: CaseList, recipe: Recipe, seed: int
 ) -> dict[str, float]:
-    design = prepared_design(model, targets, train, recipe.training)
-    row: dict[str, float] = {}
-    for index in range(len(targets.heads)):
-        params = penalty_of(recipe)
-        if isinstance(model, LateRows):
-            row |= _fit_late(model, design, index, params, seed)
-        else:
-            row |= _fit_early(model, design, index, params, seed)
+    row = fit_heads(model, targets, train, recipe, seed)
     losses = TaskLosses(targets.heads, targets.class_weights, ties=recipe.training.ties)
     seen, held = run_model(model, targets, train), run_model(model, targets, val)
     trained, validated = (losses(r.outputs, r.targets, r.label_mask, r.cohort) for r in (seen, held))
     monitor = ValidationMonitor(recipe.training.monitor, targets, losses)
     watched = monitor.row(validated, held, first=True)
     return history_row(0, math.nan, targets, trained, validated) | watched | row
+
+
+def fit_heads(
+    model: MultiTaskModel, targets: Targets, train: CaseList, recipe: Recipe, seed: int
+) -> dict[str, float]:
+    """Put the optimum on training patients into the heads; penalties, weights and gains as :func:`fit_exactly` says."""
+    design, params = prepared_design(model, targets, train, recipe.training), penalty_of(recipe)
+    row: dict[str, float] = {}
+    for index in range(len(targets.heads)):
+        if isinstance(model, LateRows):
+            row |= _fit_late(model, design, index, params, seed)
+        else:
+            row |= _fit_early(model, design, index, params, seed)
+    return row
 
 
 def _fit_early(
