@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from equipoise.datasets.errors import DataError
+from equipoise.datasets.omics.expression import to_linear
+from equipoise.datasets.omics.logarithms import LARGEST_LOG
 from equipoise.datasets.params import TableSource
 from equipoise.datasets.suggestions import nearest
 from equipoise.datasets.tables.reading import MISSING, read_table
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 #: ``counts``: whole numbers; ``tpm``: other linear abundances (CPM, TPM); ``log``: log(1 + abundance); ``auto``: whole
 #: numbers are counts, and a file that scanpy's ``log1p`` has marked holds logarithms of the base that it names.
 CellKind = Literal["auto", "counts", "tpm", "log"]
-#: Largest logarithm to any base from 2: e to this power is beyond every count.
-_LARGEST_LOG = 50.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +235,7 @@ def _linear(
                 f"a base belongs to logarithms, and the values are of kind {kind!r}", where=str(path)
             )
         return matrix, f"kind {kind}"
-    if len(values) and values.max() > _LARGEST_LOG:
+    if len(values) and values.max() > LARGEST_LOG:
         raise DataError(
             f"declared as logarithms, but there are values of {values.max():.4g}",
             where=str(path),
@@ -246,7 +246,7 @@ def _linear(
     if not base > 1:
         raise DataError(f"the base of a logarithm is above 1, not {base}", where=str(path))
     linear = matrix.copy()
-    linear.data = np.expm1(values.astype(np.float64) * math.log(base)).astype(np.float32)
+    linear.data = to_linear(values, "log", base)
     return linear, f"kind log, base {'e' if base == math.e else f'{base:g}'}, undone"
 
 
