@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
-from equipoise.datasets.omics.single_cell import SingleCells, pseudo_bulk, read_single_cells
+from equipoise.datasets.omics.single_cell import SingleCells, hold_out, pseudo_bulk, read_single_cells
 from equipoise.models.gptomic.mixup import mix, mixed_labels, mixture_weights, recovery
 from equipoise.models.gptomic.params import AdapterParams, MixupParams
 from equipoise.models.gptomic.smoothing import train_adapter
@@ -74,16 +74,6 @@ def packaged_cells() -> SingleCells:
     return read_single_cells(path, "bulk_labels", kind="log", layer="raw").with_equal_totals()
 
 
-def split_cells(cells: SingleCells, seed: int) -> tuple[SingleCells, SingleCells]:
-    """Training and held-out cells, split within every type; two of a type at least are held out."""
-    rng = np.random.default_rng([seed, 1])
-    held_out = np.zeros(len(cells.labels), bool)
-    for kind in range(len(cells.types)):
-        members = rng.permutation(np.flatnonzero(cells.labels == kind))
-        held_out[members[: max(2, round(HELD_OUT * len(members)))]] = True
-    return cells.subset(~held_out), cells.subset(held_out)
-
-
 def components_of(train: SingleCells, folder: Path) -> PcaEncoder:
     """The stand-in for a frozen encoder."""
     values = train.values.toarray()
@@ -111,7 +101,7 @@ class Split:
     @classmethod
     def of(cls, cells: SingleCells, seed: int, folder: Path, encoder: RnaEncoder | None = None) -> Split:
         """Split, fit the components if no encoder is given, and encode the pseudo-bulk samples."""
-        train, held_out = split_cells(cells, seed)
+        train, held_out = hold_out(cells, HELD_OUT, seed, least=2)
         encoder = encoder or components_of(train, folder / f"components-{seed}")
         tests = {}
         for size in SIZES:
@@ -171,8 +161,8 @@ def table_of(splits: Sequence[Split], methods: Sequence[str]) -> dict[str, dict[
         row: dict[str, Any] = {key: float(np.mean([r[key] for r in rows])) for key in rows[0]}
         row["r_of_splits"] = by_split[name].tolist()
         if len(splits) > 1:
-            row["against_none"] = interval(by_split[name] - by_split["none"])
-            row["against_dirichlet"] = interval(by_split[name] - by_split["Dirichlet"])
+            others = [other for other in ("none", "Dirichlet") if other != name]
+            row |= {f"against_{o.lower()}": interval(by_split[name] - by_split[o]) for o in others}
         table[name] = row
     return table
 

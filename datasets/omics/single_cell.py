@@ -334,6 +334,39 @@ def _without_empty(cells: SingleCells, path: Path) -> SingleCells:
     )
 
 
+def hold_out(cells: SingleCells, share: float, seed: int, least: int = 1) -> tuple[SingleCells, SingleCells]:
+    """Training and held-out cells, split at random within every type.
+
+    Parameters
+    ----------
+    cells
+        Labelled.
+    share
+        Part of every type's cells that is held out.
+    seed
+        Of the split.
+    least
+        Cells of a type that are held out at least, as long as one stays for training.
+
+    Raises
+    ------
+    DataError
+        If cells of fewer than two types can be held out.
+    """
+    rng = np.random.default_rng([seed, 1])
+    chosen = np.zeros(len(cells.labels), bool)
+    for kind in range(len(cells.types)):
+        of_type = rng.permutation(np.flatnonzero(cells.labels == kind))
+        count = min(max(least, round(share * len(of_type))), len(of_type) - 1)
+        chosen[of_type[: max(count, 0)]] = True
+    if len(np.unique(cells.labels[chosen])) < 2:
+        raise DataError(
+            "fewer than two cell types have two cells, so that none can be held out",
+            fix="use a larger reference",
+        )
+    return cells.subset(~chosen), cells.subset(chosen)
+
+
 def pseudo_bulk(
     cells: SingleCells, samples: int, *, seed: int, size: int = 100, concentration: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:

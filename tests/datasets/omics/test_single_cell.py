@@ -9,7 +9,7 @@ from scipy.io import mmwrite
 from scipy.sparse import csr_matrix
 
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.omics.single_cell import SingleCells, pseudo_bulk, read_single_cells
+from equipoise.datasets.omics.single_cell import SingleCells, hold_out, pseudo_bulk, read_single_cells
 
 COUNTS = np.array([[0, 3, 1], [2, 0, 0], [5, 1, 9], [1, 0, 4]], np.float32)
 TYPES = ["B", "T", "B", "T"]
@@ -155,6 +155,20 @@ def test_pseudo_bulk_is_seeded_and_draws_no_absent_type():
     assert (few.max(1) > 0.95).mean() > 0.7
     with pytest.raises(DataError, match="cells with a type"):
         pseudo_bulk(cells.subset(np.zeros(3, bool)), 2, seed=0)
+
+
+def test_cells_are_held_out_within_types():
+    cells = of_types([0] * 50 + [1] * 10 + [2] * 2 + [3], 4)
+    numbered = SingleCells(
+        csr_matrix(np.arange(1, 64, dtype=np.float32)[:, None]), ("A",), cells.types, cells.labels
+    )
+    train, held_out = hold_out(numbered, 0.3, seed=0, least=2)
+    assert np.bincount(held_out.labels, minlength=4).tolist() == [15, 3, 1, 0]
+    both = np.concatenate([train.values.toarray().ravel(), held_out.values.toarray().ravel()])
+    assert sorted(both) == list(range(1, 64))
+    assert (hold_out(numbered, 0.3, seed=0)[1].values != hold_out(numbered, 0.3, seed=1)[1].values).nnz > 0
+    with pytest.raises(DataError, match="fewer than two cell types"):
+        hold_out(of_types([0] * 5 + [1], 2), 0.3, seed=0)
 
 
 def test_equal_totals_and_digest():
