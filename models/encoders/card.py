@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from equipoise.models.encoders.shape import PoolerShape, ProjectionShape, VitShape
 
@@ -80,6 +80,9 @@ class ModelCard:
     nested: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     drops: tuple[str, ...] = ()
+
+    #: Where a study sets its parameters.
+    section: ClassVar[str] = "encoder_params"
 
     @property
     def dim(self) -> int:

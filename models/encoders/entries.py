@@ -58,11 +58,21 @@ class TrainedParams(EncoderParams):
         default="auto", description="auto: a GPU where one is visible"
     )
 
+    @property
+    def weights_sha256(self) -> str | None:
+        """SHA-256 of the weights file that these parameters admit; ``None``: any."""
+        return self.sha256
+
 
 class HubParams(TrainedParams):
     """Parameters of an encoder from the Hugging Face hub; without ``weights`` its local cache is searched."""
 
     card: ClassVar[ModelCard]
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Of the file that the study names by its digest, else of the published one."""
+        return self.sha256 or self.card.sha256
 
 
 class CTransPathParams(TrainedParams):
@@ -81,6 +91,11 @@ class CTransPathParams(TrainedParams):
         "7c998680060c8743551a412583fac689db43cec07053b72dfec6dcd810113539",
     )
     source: ClassVar[str] = "https://github.com/Xiyue-Wang/TransPath"
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Of the file that the study names by its digest, else of the checkpoint before its conversion."""
+        return self.sha256 or self.checkpoint[1]
 
 
 class ChiefCTransPathParams(CTransPathParams):

@@ -31,7 +31,7 @@ class HubEncoder(PretrainedEncoder):
         """The card's transformer and the file of its weights."""
         card = params.card
         path = find_hub_weights(card, params.weights)
-        check_file(path, params.sha256 or card.sha256, card.name)
+        check_file(path, params.weights_sha256, card.name)
         try:
             state = to_card(read_weights(path, card.nested), card)
         except ValueError as error:

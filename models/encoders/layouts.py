@@ -12,6 +12,7 @@ from torch import Tensor
 
 from equipoise.models.encoders.card import ModelCard
 from equipoise.models.encoders.vit import regridded_positions
+from equipoise.models.encoders.weights import renamed
 
 #: What is packed into one layer, in this order.
 _QKV = ("query", "key", "value")
@@ -60,10 +61,7 @@ def to_card(state: dict[str, Tensor], card: ModelCard) -> dict[str, Tensor]:
     ValueError
         If a block has some of its queries, keys and values only, or positions to be interpolated are no square grid.
     """
-    kept: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if not name.startswith(card.drops):
-            kept[_renamed(name, card.renames)] = tensor
+    kept = renamed(state, card.renames, card.drops)
     prefix = "trunk." if card.head is not None else ""
     trunk = {name.removeprefix(prefix): t for name, t in kept.items() if name.startswith(prefix)}
     rest = {name: tensor for name, tensor in kept.items() if not name.startswith(prefix)}
@@ -71,13 +69,6 @@ def to_card(state: dict[str, Tensor], card: ModelCard) -> dict[str, Tensor]:
     if "pos_embed" in trunk:
         trunk |= _positions(trunk, card)
     return {f"{prefix}{name}": tensor for name, tensor in trunk.items()} | rest
-
-
-def _renamed(name: str, renames: tuple[tuple[str, str], ...]) -> str:
-    for theirs, ours in renames:
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    return name
 
 
 def from_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -95,7 +86,7 @@ def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     ValueError
         If a block has some of its queries, keys and values only.
     """
-    renamed: dict[str, Tensor] = {}
+    ours: dict[str, Tensor] = {}
     packs: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         match = _IN_BLOCK.fullmatch(name)
@@ -103,14 +94,14 @@ def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if part in _PACKED:
             packs.setdefault(f"blocks.{block}.attn.qkv{kind}", {})[_PACKED[part]] = tensor
         elif part in _BLOCK:
-            renamed[f"blocks.{block}.{_BLOCK[part]}{kind}"] = tensor
+            ours[f"blocks.{block}.{_BLOCK[part]}{kind}"] = tensor
         else:
-            renamed[_TOP.get(name, name)] = tensor
+            ours[_TOP.get(name, name)] = tensor
     for name, parts in packs.items():
         if set(parts) != set(_QKV):
             raise ValueError(f"{name} needs {', '.join(_QKV)}; the file has {', '.join(sorted(parts))}")
-        renamed[name] = torch.cat([parts[part] for part in _QKV])
-    return renamed
+        ours[name] = torch.cat([parts[part] for part in _QKV])
+    return ours
 
 
 def from_dinov2(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,12 +14,34 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from equipoise.models.encoders.card import ModelCard
+
+class HubFile(Protocol):
+    """A card, as far as finding its weights goes: of a tile encoder or of a slide encoder.
+
+    Attributes
+    ----------
+    name, hub, file, gated
+        As of :class:`~equipoise.models.encoders.card.ModelCard`.
+    section
+        Where a study sets parameters of this kind of encoder, for messages.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def hub(self) -> str: ...
+    @property
+    def file(self) -> str: ...
+    @property
+    def gated(self) -> bool: ...
+    @property
+    def section(self) -> str: ...
+
 
 #: Names of weights files in a folder, the preferred first; the name of the published file goes before them.
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -39,7 +61,7 @@ def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def find_hub_weights(
-    card: ModelCard, weights: str | None = None, environ: Mapping[str, str] = os.environ
+    card: HubFile, weights: str | None = None, environ: Mapping[str, str] = os.environ
 ) -> Path:
     """The weights file of a hub encoder.
 
@@ -60,7 +82,7 @@ def find_hub_weights(
         If the cache holds several versions and none of them is the current one.
     """
     if weights is not None:
-        return find_local_weights(card.name, weights, _names(card))
+        return find_local_weights(card.name, weights, _names(card), card.section)
     cache = hub_cache(environ)
     path = _in_cache(cache, card)
     if path is not None:
@@ -70,16 +92,18 @@ def find_hub_weights(
         f"the weights of encoder {card.name!r} are not on this machine: no {' or '.join(_names(card))} of "
         f"{card.hub} below {cache}\n"
         f"{terms if card.gated else ''}`hf download {card.hub} {card.file}`; or name a file or folder: "
-        "features: {encoder_params: {weights: PATH}}"
+        f"features: {{{card.section}: {{weights: PATH}}}}"
     )
 
 
-def _names(card: ModelCard) -> tuple[str, ...]:
+def _names(card: HubFile) -> tuple[str, ...]:
     """Names of the file, the published one first; each once."""
     return tuple(dict.fromkeys((card.file, *FILES)))
 
 
-def find_local_weights(name: str, weights: str, files: Sequence[str] = FILES) -> Path:
+def find_local_weights(
+    name: str, weights: str, files: Sequence[str] = FILES, section: str = "encoder_params"
+) -> Path:
     """The weights file that a path means: the file itself, or the first of ``files`` in a folder.
 
     Raises
@@ -95,12 +119,12 @@ def find_local_weights(name: str, weights: str, files: Sequence[str] = FILES) ->
             return path / file
     what = f"the folder has no {' or '.join(files)}" if path.is_dir() else "there is no such file or folder"
     raise FileNotFoundError(
-        f"weights of encoder {name!r}: {path}: {what}\ncorrect `weights` in features.encoder_params "
+        f"weights of encoder {name!r}: {path}: {what}\ncorrect `weights` in features.{section} "
         "(an absolute path: workers may run in another folder)"
     )
 
 
-def _in_cache(cache: Path, card: ModelCard) -> Path | None:
+def _in_cache(cache: Path, card: HubFile) -> Path | None:
     """The file of the current snapshot, or of the only one."""
     wanted = f"models--{card.hub.replace('/', '--')}".lower()  # the hub does not tell capitals apart
     models = sorted(cache.glob("models--*"))
@@ -119,14 +143,14 @@ def _in_cache(cache: Path, card: ModelCard) -> Path | None:
         if len(paths) > 1:
             raise ValueError(
                 f"the cache holds {len(paths)} versions of {card.hub} and none of them is marked as current: {model}\n"
-                "name one: features: {encoder_params: {weights: FOLDER OF A SNAPSHOT}}"
+                f"name one: features: {{{card.section}: {{weights: FOLDER OF A SNAPSHOT}}}}"
             )
         if paths:
             return next(iter(paths.values()))
     return None
 
 
-def check_file(path: Path, wanted: str | None, name: str) -> None:
+def check_file(path: Path, wanted: str | None, name: str, section: str = "encoder_params") -> None:
     """Compare the SHA-256 of a file with that of the published one, before anything in it is interpreted.
 
     Parameters
@@ -135,8 +159,8 @@ def check_file(path: Path, wanted: str | None, name: str) -> None:
         The file.
     wanted
         The digest; ``None``: none is known, and any file will do.
-    name
-        Of the encoder, for the message.
+    name, section
+        Of the encoder and its parameters in a study, for the message.
 
     Raises
     ------
@@ -152,7 +176,7 @@ def check_file(path: Path, wanted: str | None, name: str) -> None:
             f"{path}: this is not the weights file of encoder {name!r} and was not opened: its SHA-256 is {value}, "
             f"not {wanted}\n"
             "download the published file again; if you mean this file, say so: "
-            f"features: {{encoder_params: {{sha256: {value}}}}}"
+            f"features: {{{section}: {{sha256: {value}}}}}"
         )
 
 
@@ -193,6 +217,31 @@ def read_weights(path: Path, nested: Sequence[str] = ()) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise ValueError(f"{path}: holds other things than named tensors\nname the published weights file")
     return state
+
+
+def renamed(
+    state: Mapping[str, Tensor], renames: Iterable[tuple[str, str]], drops: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """Tensors under other names.
+
+    Parameters
+    ----------
+    state
+        Names to tensors.
+    renames
+        Prefixes and what stands for them; the first that fits counts, once.
+    drops
+        Prefixes of names that are left out. Names that nothing fits stay as they are.
+    """
+    renames = tuple(renames)
+    return {_renamed(name, renames): t for name, t in state.items() if not name.startswith(drops)}
+
+
+def _renamed(name: str, renames: Iterable[tuple[str, str]]) -> str:
+    for theirs, ours in renames:
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name
 
 
 def load_weights(network: nn.Module, state: dict[str, Tensor], where: str) -> None:

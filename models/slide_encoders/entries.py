@@ -1,21 +1,22 @@
 """Slide encoders a study can name, without importing one."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, create_model, model_validator
 
 from equipoise.models.params import StrictParams
+from equipoise.models.slide_encoders.card import SLIDE_CARDS, Pairing, SlideCard, TileFeatures
 
 
 class SlideEncoderParams(StrictParams):
     """Base of every slide encoder's parameters.
 
-    An encoder with trained weights is meant for the features of certain tile encoders: with others nothing fails, but
-    the vectors are useless. It lists these encoders, and a study with another one is refused.
+    An encoder with trained weights is meant for certain tile features: with others nothing fails, but the vectors are
+    useless. It lists them, and a study with others is refused.
     """
 
-    #: Tile encoders whose features it takes; empty: any.
-    tile_encoders: ClassVar[tuple[str, ...]] = ()
+    #: Tile features that it takes, by tile encoder, resolution, tile size, length and weights; empty: any.
+    pairings: ClassVar[tuple[Pairing, ...]] = ()
     #: GPUs per worker that the encoder is meant for; 0: runs on CPUs.
     gpus: ClassVar[float] = 0.0
 
@@ -34,25 +35,81 @@ class MeanStdParams(SlideEncoderParams):
         return self
 
 
+class RandomTransformerParams(SlideEncoderParams):
+    """Parameters of the transformer with random weights."""
+
+    seed: int = Field(
+        default=0, ge=0, description="which random weights; vectors of different seeds do not mix"
+    )
+    width: int = Field(default=192, ge=16, le=1024, multiple_of=16, description="width of a token")
+    depth: int = Field(default=4, ge=1, le=24, description="number of stages")
+    heads: Literal[1, 2, 4, 8] = Field(default=4, description="heads of each attention")
+
+
+class GatedAttentionParams(SlideEncoderParams):
+    """Parameters of a slide encoder with gated attention and published weights."""
+
+    card: ClassVar[SlideCard]
+
+    weights: str | None = Field(default=None, description="file or folder with the weights")
+    sha256: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of a weights file of your own, where it is not the published one",
+    )
+
+
+def gated_attention_params(card: SlideCard) -> type[GatedAttentionParams]:
+    """The parameter model of one card."""
+    model = create_model(
+        f"{card.name}_params", __base__=GatedAttentionParams, __module__=__name__, __doc__=card.line
+    )
+    model.card = card
+    model.pairings = (card.pairing,)
+    return model
+
+
 ENTRIES: dict[str, tuple[str, type[SlideEncoderParams], str]] = {
     "mean_std": (
         "mean, standard deviation and quantiles of every tile feature; no weights, CPU, deterministic; a baseline",
         MeanStdParams,
         "equipoise.models.slide_encoders.mean_std:MeanStd",
     ),
+    "random_transformer": (
+        "a small transformer over tiles and their places, random weights of a fixed seed, in stages; a baseline",
+        RandomTransformerParams,
+        "equipoise.models.slide_encoders.random_transformer:RandomTransformer",
+    ),
+    **{
+        name: (
+            card.line,
+            gated_attention_params(card),
+            "equipoise.models.slide_encoders.gated_attention:GatedAttentionEncoder",
+        )
+        for name, card in SLIDE_CARDS.items()
+    },
 }
 
 
-def check_tile_encoder(name: str, params: type[BaseModel], tile_encoder: str) -> None:
+def check_tiles(name: str, params: type[BaseModel], tiles: TileFeatures) -> None:
     """Refuse tile features that a slide encoder was not made for.
+
+    Parameters
+    ----------
+    name
+        The slide encoder's name, for the message.
+    params
+        Its parameter model.
+    tiles
+        What the study asks for, or what a store holds.
 
     Raises
     ------
     ValueError
-        With the tile encoders that it knows.
+        With the differences from the pairing that comes nearest.
     """
-    known = getattr(params, "tile_encoders", ())
-    if known and tile_encoder not in known:
-        raise ValueError(
-            f"slide encoder {name!r} was made for features of {', '.join(known)}, not of {tile_encoder}"
-        )
+    known: tuple[Pairing, ...] = getattr(params, "pairings", ())
+    differences = [pairing.differences(tiles) for pairing in known]
+    if known and all(differences):
+        nearest = min(differences, key=lambda found: (any(" of " in part for part in found), len(found)))
+        raise ValueError(f"slide encoder {name!r} was made for {'; '.join(nearest)}")

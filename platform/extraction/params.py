@@ -6,7 +6,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from equipoise.datasets.params import StrictParams
 from equipoise.models.encoders.entries import check_pairing
-from equipoise.models.slide_encoders.entries import check_tile_encoder
+from equipoise.models.slide_encoders.card import TileFeatures
+from equipoise.models.slide_encoders.entries import check_tiles
 from equipoise.platform.errors import StudyError
 from equipoise.platform.registry import Entry, get
 
@@ -103,19 +104,6 @@ class ExtractionParams(StrictParams):
         return data | {"encoder": IMPORTED}
 
     @model_validator(mode="after")
-    def _slide_encoder_fits(self) -> "ExtractionParams":
-        if self.slide_encoder is None:
-            if self.slide_encoder_params:
-                raise ValueError("slide_encoder_params needs slide_encoder")
-            return self
-        entry = _checked(
-            "slide_encoders", self.slide_encoder, self.slide_encoder_params, "slide_encoder_params"
-        )
-        if self.imported is None:  # the encoder of imported features is checked when they are read
-            check_tile_encoder(entry.name, entry.params, self.encoder)
-        return self
-
-    @model_validator(mode="after")
     def _encoder_fits(self) -> "ExtractionParams":
         if self.imported is not None:
             # Compared with the defaults, not with model_fields_set: a study written out in full must read back.
@@ -136,6 +124,25 @@ class ExtractionParams(StrictParams):
         entry = _checked("encoders", self.encoder, self.encoder_params, "encoder_params")
         check_pairing(self.encoder, entry.params, self.mpp, self.tile_px)
         return self
+
+    @model_validator(mode="after")
+    def _slide_encoder_fits(self) -> "ExtractionParams":
+        if self.slide_encoder is None:
+            if self.slide_encoder_params:
+                raise ValueError("slide_encoder_params needs slide_encoder")
+            return self
+        entry = _checked(
+            "slide_encoders", self.slide_encoder, self.slide_encoder_params, "slide_encoder_params"
+        )
+        if self.imported is None:  # the encoder of imported features is checked when they are read
+            check_tiles(entry.name, entry.params, self.tile_features())
+        return self
+
+    def tile_features(self) -> TileFeatures:
+        """The tile features that the study asks for; those of imported files stand in their store."""
+        params = get("encoders", self.encoder).params.model_validate(self.encoder_params)
+        sha256 = getattr(params, "weights_sha256", None)
+        return TileFeatures(self.encoder, self.mpp, self.tile_px, sha256=sha256)
 
 
 def _checked(kind: str, name: str, given: dict[str, Any], section: str) -> Entry:

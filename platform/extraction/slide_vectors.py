@@ -22,8 +22,8 @@ from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.datasets.store.index import RESULT_COLUMNS
 from equipoise.datasets.store.spec import SPEC_FILE, StoreSpec
 from equipoise.datasets.store.staging import Staging
-from equipoise.models.slide_encoders.entries import check_tile_encoder
-from equipoise.models.slide_encoders.protocol import SlideEncoder
+from equipoise.models.slide_encoders.card import TileFeatures
+from equipoise.models.slide_encoders.entries import check_tiles
 from equipoise.platform.errors import ResourceError, StudyError
 from equipoise.platform.extraction.chunks import Row
 from equipoise.platform.extraction.encoders import load_encoder
@@ -35,6 +35,8 @@ from equipoise.platform.registry import get
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from equipoise.models.slide_encoders.protocol import SlideEncoder
 
 #: Statuses of failures in this stage, as opposed to failures of the tiles.
 _STAGE_FAILURES = ("error", "quarantined")
@@ -126,13 +128,16 @@ def vectors_spec(params: ExtractionParams, tiles: StoreSpec) -> StoreSpec:
     name = str(params.slide_encoder)
     encoder = load_slide_encoder(params)
     try:
-        check_tile_encoder(name, get("slide_encoders", name).params, tiles.encoder)
+        # The store's name of an encoder says nothing of its weights; the study's does, if they were extracted by it.
+        sha256 = None if params.imported is not None else params.tile_features().sha256
+        found = TileFeatures(tiles.encoder, tiles.mpp, tiles.tile_px, tiles.dim, sha256)
+        check_tiles(name, get("slide_encoders", name).params, found)
         dim = encoder.dim(tiles.dim)
     except ValueError as error:
         raise StudyError(str(error), where="features.slide_encoder") from error
     return StoreSpec(
         encoder=f"{tiles.encoder}-{name}",
-        encoder_hash=encoder.hash,
+        encoder_hash=encoder.fingerprint,
         dim=dim,
         mpp=tiles.mpp,
         tile_px=tiles.tile_px,
@@ -172,10 +177,14 @@ class SlideEncodingStage:
     """
 
     def __init__(self, params: ExtractionParams, staging: Staging, tiles: str) -> None:
+        from equipoise.models.slide_encoders.protocol import encode_slide
+
+        self._encode = encode_slide
         self._staging = staging
         self._tiles = FeatureStore.open(tiles)
+        self._extent_um = self._tiles.spec.mpp * self._tiles.spec.tile_px
         self._encoder = load_slide_encoder(params)
-        if self._encoder.hash != staging.spec.encoder_hash:
+        if self._encoder.fingerprint != staging.spec.encoder_hash:
             raise ResourceError(
                 f"this machine has another slide encoder {params.slide_encoder!r} than the driver",
                 fix="put the same weights file and the same release of Equipoise on all machines",
@@ -194,7 +203,8 @@ class SlideEncodingStage:
                 bag, corners = self._tiles.read(row["tiles"])
                 n, metadata = len(bag), self._tiles.status(row["tiles"])
                 before = time.perf_counter()
-                vector = self._encoder(bag, (corners * row["mpp"]).astype(np.float32))
+                corners_um = (corners * row["mpp"]).astype(np.float32)
+                vector = self._encode(self._encoder, bag, corners_um, self._extent_um)
                 encoding = time.perf_counter() - before
                 kept = {name: metadata[name] for name in RESULT_COLUMNS if metadata[name] == metadata[name]}
                 result = {**kept, "n": 1, "attempts": 1}

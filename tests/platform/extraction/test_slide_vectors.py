@@ -8,11 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
+from torch import Tensor
 
 from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.datasets.store.maintenance import verify_store
+from equipoise.models.slide_encoders.card import Pairing
 from equipoise.models.slide_encoders.entries import MeanStdParams
 from equipoise.models.slide_encoders.mean_std import MeanStd
+from equipoise.models.slide_encoders.protocol import SlideTiles, SlideTokens, encode_slide
 from equipoise.platform.errors import StudyError
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.pipeline import extract
@@ -63,7 +66,9 @@ def test_one_row_per_slide(
     for row in summary.index[summary.index["status"] == "ok"].itertuples():
         bag, corners = tiles.read(row.slide)
         vector, origin = store.read(row.slide)
-        np.testing.assert_array_equal(vector, encoder(bag, corners.astype(np.float32))[None])
+        extent = params.mpp * params.tile_px
+        wanted = encode_slide(encoder, bag, corners.astype(np.float32), extent)
+        np.testing.assert_array_equal(vector, wanted[None])
         assert origin.tolist() == [[0, 0]]
     errors = summary.index.set_index("slide")["error"]
     assert errors["missing.svs"].startswith("no such file")
@@ -119,17 +124,46 @@ def test_slides_that_get_tiles_later(
 def test_a_bag_that_cannot_be_encoded_is_a_row(
     slides: pd.DataFrame, wish: ExtractionParams, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: MeanStd, bag: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    def fail(self: MeanStd, state: SlideTokens) -> Tensor:
         raise MemoryError("too many tiles")
 
     with monkeypatch.context() as patch:
-        patch.setattr(MeanStd, "__call__", fail)
+        patch.setattr(MeanStd, "readout", fail)
         broken = obtain_features(slides.iloc[:1], wish, root, root, workers=0)
     assert broken.index["status"].tolist() == ["error"]
     assert broken.index["error"][0] == "MemoryError: too many tiles"
     assert obtain_features(slides.iloc[:1], wish, root, root, workers=0).tried == 0
     retry = wish.model_copy(update={"retry": True})
     assert obtain_features(slides.iloc[:1], retry, root, root, workers=0).counts == {"ok": 1}
+
+
+def test_corners_and_side_of_a_tile_are_in_um(
+    slides: pd.DataFrame,
+    params: ExtractionParams,
+    wish: ExtractionParams,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The store has corners in pixels of the slide; where a slide has 0.25 um/px, its tiles of 56 um are 224 px."""
+    seen: list[SlideTiles] = []
+    stem = MeanStd.stem
+
+    def look(self: MeanStd, tiles: SlideTiles) -> SlideTokens:
+        seen.append(tiles)
+        return stem(self, tiles)
+
+    monkeypatch.setattr(MeanStd, "stem", look)
+    obtain_features(slides.iloc[:1], wish, root, root, workers=0)
+    tiles = open_features(params, root, root, slides.iloc[:1])
+    (index,) = tiles.index().query("status == 'ok'").itertuples()
+    (given,) = seen
+    assert given.extent.tolist() == [pytest.approx(params.mpp * params.tile_px)]
+    _, corners = tiles.read(index.slide)
+    np.testing.assert_allclose(given.corners[0].numpy(), corners * index.mpp, rtol=1e-6)
+    steps = np.diff(np.unique(given.corners[0, :, 0].numpy()))
+    assert len(steps) > 0
+    in_tiles = steps / given.extent.item()
+    np.testing.assert_allclose(in_tiles, in_tiles.round(), atol=0.02)  # tiles lie side by side
 
 
 def test_where_the_study_names_one_store(slides: pd.DataFrame, wish: ExtractionParams, root: Path) -> None:
@@ -151,7 +185,7 @@ def test_what_the_study_may_say(slides: pd.DataFrame, wish: ExtractionParams, ro
         with pytest.raises(ValidationError, match=says):
             ExtractionParams.model_validate(given)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MeanStdParams, "tile_encoders", ("uni",))
+        patch.setattr(MeanStdParams, "pairings", (Pairing("uni"),))
         with pytest.raises(StudyError, match="made for features of uni, not of handcrafted"):
             obtain_features(slides.iloc[:1], wish, root, root, workers=0)
         with pytest.raises(ValidationError, match="made for features of uni"):

@@ -9,6 +9,7 @@ from torch import nn
 from equipoise.models.balancing.protocol import Aggregator
 from equipoise.models.balancing.weighting import Weighting, positive
 from equipoise.models.gptomic.modulations import Modulation
+from equipoise.models.slide_encoders.protocol import WithoutStages
 from equipoise.models.tables.model import TableModel
 from equipoise.models.tables.rows import row_width
 from equipoise.platform.federation.aggregation.protocol import StatelessAggregation
@@ -29,16 +30,17 @@ class MeanColour:
         return (tiles.mean(axis=(1, 2)) / 255).astype(np.float16)
 
 
-class Extremes:
+class Extremes(WithoutStages):
     def __init__(self, params):
-        self.hash = hashlib.sha256(b"extremes 1").hexdigest()
+        self.fingerprint = hashlib.sha256(b"extremes 1").hexdigest()
 
     def dim(self, tile_dim):
         return 2 * tile_dim
 
-    def __call__(self, bag, coords):
+    def readout(self, state):
         USED.add("slide_encoders")
-        return np.concatenate([bag.max(axis=0), bag.min(axis=0)])
+        bags = [tokens[mask] for tokens, mask in zip(state.tokens, state.token_mask, strict=True)]
+        return torch.stack([torch.cat([bag.amax(0), bag.amin(0)]) for bag in bags])
 
 
 class Ranks:
