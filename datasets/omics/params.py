@@ -1,11 +1,12 @@
 """Parameters of input tables in a study: covariates, and how omics are prepared. Light: pydantic only."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from equipoise.datasets.params import ExpressionKind, Labels, StrictParams
+from equipoise.datasets.params import CohortSource, ExpressionKind, Labels, StrictParams
 
 #: Modalities that are omics, in the order in which models see them.
 OMICS = ("rna", "cnv", "mutation")
@@ -139,3 +140,21 @@ class TableParams(StrictParams):
         if twice := [column for column, count in counts.items() if count > 1]:
             raise ValueError(f"column {twice[0]!r} stands {counts[twice[0]]} times under clinical: keep one")
         return self
+
+
+def transform_problems(tables: TableParams, sources: Sequence[CohortSource]) -> list[str]:
+    """A transform that contradicts the declared kind of RNA, as a line of a study's problems."""
+    kind = declared_kind(sources)
+    if kind not in ("log", "zscore") or tables.rna.transform not in ("log_cpm", "log1p"):
+        return []
+    remedy = "auto, log or none" if kind == "zscore" else "auto or none"
+    return [
+        f"tables.rna.transform: {tables.rna.transform} is for counts and abundances, and the cohorts declare "
+        f"{LONG_NAMES[kind]} (kind: {kind}): write transform: {remedy}"
+    ]
+
+
+def declared_kind(sources: Sequence[CohortSource]) -> ExpressionKind | None:
+    """The first kind that a development cohort declares."""
+    kinds = [s.omics["rna"].kind for s in sources if s.role == "develop" and "rna" in s.omics]
+    return next((kind for kind in kinds if kind is not None), None)

@@ -20,8 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from equipoise.datasets.omics.params import CLINICAL, OMICS, TableParams
-from equipoise.datasets.omics.resolution import transform_problems
+from equipoise.datasets.omics.params import CLINICAL, OMICS, TableParams, transform_problems
 from equipoise.datasets.params import CohortSource, Columns, StrictParams
 from equipoise.datasets.tables.tasks import Task
 from equipoise.platform.cluster.params import RayOptions
