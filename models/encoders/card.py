@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -83,6 +84,16 @@ class ModelCard:
 
     #: Where a study sets its parameters.
     section: ClassVar[str] = "encoder_params"
+    #: Read from a file, unknown keys are refused.
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"a SHA-256 has 64 hexadecimal digits, not {self.sha256!r}")
+        if min(side for _, side in self.pairings) < 1 or min(mpp for mpp, _ in self.pairings) <= 0:
+            raise ValueError(f"pairings are um/px and px, not {self.pairings}")
+        if self.crop_from is not None and self.crop_from < self.shape.image:
+            raise ValueError(f"an input of {self.shape.image} px cannot be cut out of {self.crop_from} px")
 
     @property
     def dim(self) -> int:

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, Field, PrivateAttr, create_model, model_validator
 
 from equipoise.models.encoders.card import ModelCard
 from equipoise.models.encoders.cards import CARDS
@@ -23,6 +23,10 @@ class EncoderParams(StrictParams):
     min_tile_px: ClassVar[int] = 32
     #: GPUs per worker that the encoder is meant for; 0: runs on CPUs.
     gpus: ClassVar[float] = 0.0
+
+    def admitted(self) -> tuple[tuple[float, int], ...]:
+        """:attr:`pairings`, unless the parameters themselves say which pairs there are."""
+        return self.pairings
 
 
 class HandcraftedParams(EncoderParams):
@@ -73,6 +77,36 @@ class HubParams(TrainedParams):
     def weights_sha256(self) -> str | None:
         """Of the file that the study names by its digest, else of the published one."""
         return self.sha256 or self.card.sha256
+
+
+class CardFileParams(TrainedParams):
+    """Parameters of a vision transformer that a file describes; see ``docs/encoders.md``."""
+
+    description: str = Field(description="YAML or JSON file that describes the encoder")
+    weights: str = Field(description="file or folder with the weights")
+
+    _card: ModelCard = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _read(self) -> "CardFileParams":
+        from equipoise.models.encoders.card_file import read_card
+
+        object.__setattr__(self, "_card", read_card(self.description))
+        return self
+
+    @property
+    def card(self) -> ModelCard:
+        """What the file says."""
+        return self._card
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Of the file that the study names by its digest, else of the one that the description names."""
+        return self.sha256 or self.card.sha256
+
+    def admitted(self) -> tuple[tuple[float, int], ...]:
+        """The pairs of the description."""
+        return self.card.pairings
 
 
 class CTransPathParams(TrainedParams):
@@ -143,10 +177,15 @@ ENTRIES: dict[str, tuple[str, type[BaseModel], str]] = {
         name: (card.line, hub_params(card), "equipoise.models.encoders.hub:HubEncoder")
         for name, card in CARDS.items()
     },
+    "from_description": (
+        "a vision transformer of your own, described by a YAML or JSON file: no code needed",
+        CardFileParams,
+        "equipoise.models.encoders.hub:HubEncoder",
+    ),
 }
 
 
-def check_pairing(name: str, params: type[BaseModel], mpp: float, tile_px: int) -> None:
+def check_pairing(name: str, params: BaseModel | type[BaseModel], mpp: float, tile_px: int) -> None:
     """Refuse a resolution and tile size that an encoder was not made for.
 
     Parameters
@@ -154,7 +193,7 @@ def check_pairing(name: str, params: type[BaseModel], mpp: float, tile_px: int) 
     name
         The encoder's name, for the message.
     params
-        Its parameter model.
+        Its parameters; their model alone, if the pairs depend on nothing that a study sets.
     mpp, tile_px
         What the study asks for.
 
@@ -166,7 +205,7 @@ def check_pairing(name: str, params: type[BaseModel], mpp: float, tile_px: int) 
     smallest = getattr(params, "min_tile_px", 1)
     if tile_px < smallest:
         raise ValueError(f"encoder {name!r} needs tiles of at least {smallest} px, not {tile_px}")
-    pairings = getattr(params, "pairings", ())
+    pairings = params.admitted() if isinstance(params, EncoderParams) else getattr(params, "pairings", ())
     if pairings and not any(abs(m / mpp - 1) <= 0.02 and px == tile_px for m, px in pairings):
         known = ", ".join(f"{m:g} um/px with {px} px" for m, px in pairings)
         raise ValueError(f"encoder {name!r} was made for {known}, not for {mpp:g} um/px with {tile_px} px")

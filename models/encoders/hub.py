@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from equipoise.models.encoders.card import ModelCard
-from equipoise.models.encoders.entries import HubParams
+from equipoise.models.encoders.entries import CardFileParams, HubParams
 from equipoise.models.encoders.heads import HeadedTransformer
 from equipoise.models.encoders.layouts import to_card
 from equipoise.models.encoders.torch_encoder import EncoderSpec, Preparation, PretrainedEncoder
@@ -23,11 +23,11 @@ class HubEncoder(PretrainedEncoder):
     Parameters
     ----------
     params
-        Parameters of one encoder; their class names the card.
+        Parameters of one encoder: their class names the card, or they name a file that describes it.
     """
 
     @staticmethod
-    def spec(params: HubParams) -> EncoderSpec:
+    def spec(params: HubParams | CardFileParams) -> EncoderSpec:
         """The card's transformer and the file of its weights."""
         card = params.card
         path = find_hub_weights(card, params.weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 #: How the tokens of a tile become its vector: the class token, the mean of the patch tokens, or both joined.
 Pooling = Literal["token", "mean", "token_and_mean"]
@@ -39,6 +39,8 @@ class VitShape:
     ValueError
         If the numbers cannot belong together.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # where read from a file
 
     width: int
     depth: int
@@ -94,6 +96,8 @@ class ProjectionShape:
         Outputs of both layers.
     """
 
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # where read from a file
+
     dim: int
 
 
@@ -109,6 +113,8 @@ class PoolerShape:
         Layers of the attention with biases under the names of torch's ``MultiheadAttention``, or without under
         ``to_q``, ``to_kv`` and ``to_out``.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # where read from a file
 
     dim: int
     biased: bool

@@ -122,7 +122,7 @@ class ExtractionParams(StrictParams):
         if self.encoder == IMPORTED:
             raise ValueError("encoder 'imported' needs 'imported': a folder of .h5 files or a feature store")
         entry = _checked("encoders", self.encoder, self.encoder_params, "encoder_params")
-        check_pairing(self.encoder, entry.params, self.mpp, self.tile_px)
+        check_pairing(self.encoder, entry.params.model_validate(self.encoder_params), self.mpp, self.tile_px)
         return self
 
     @model_validator(mode="after")
