@@ -144,6 +144,17 @@ class ChiefCTransPathParams(CTransPathParams):
     source: ClassVar[str] = "https://github.com/hms-dbmi/CHIEF"
 
 
+class T2TViTParams(TrainedParams):
+    """Parameters of T2T-ViT-14 with weights of ImageNet: a region of any size is resized to 224 px."""
+
+    min_tile_px: ClassVar[int] = 224
+    gpus: ClassVar[float] = 0.25
+
+    tokens: Literal["performer", "transformer"] = Field(
+        default="performer", description="attention in the tokens-to-token module: T2T-ViT-14 or T2T-ViT_t-14"
+    )
+
+
 def hub_params(card: ModelCard) -> type[HubParams]:
     """The parameter model of one card."""
     model = create_model(f"{card.name}_params", __base__=HubParams, __module__=__name__, __doc__=card.line)
@@ -172,6 +183,11 @@ ENTRIES: dict[str, tuple[str, type[BaseModel], str]] = {
         "tile encoder of CHIEF: CTransPath with other weights, 768-d; checkpoint to be converted once",
         ChiefCTransPathParams,
         "equipoise.models.encoders.ctranspath:CTransPath",
+    ),
+    "t2t_vit_14": (
+        "T2T-ViT-14 of ImageNet over regions of interest, 384-d; the frozen image branch of Path-GPTOmic",
+        T2TViTParams,
+        "equipoise.models.encoders.t2t_vit:T2TViT14",
     ),
     **{
         name: (card.line, hub_params(card), "equipoise.models.encoders.hub:HubEncoder")

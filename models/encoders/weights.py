@@ -14,7 +14,7 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,7 +45,7 @@ class HubFile(Protocol):
 
 #: Names of weights files in a folder, the preferred first; the name of the published file goes before them.
 FILES = ("model.safetensors", "pytorch_model.bin")
-_SAFE, _TORCH = (".safetensors",), (".bin", ".pt", ".pth")
+_SAFE, _TORCH = (".safetensors",), (".bin", ".pt", ".pth", ".tar")  # .tar: of torch, many are .pth.tar
 _SHOWN = 4
 
 
@@ -195,6 +195,22 @@ def read_weights(path: Path, nested: Sequence[str] = ()) -> dict[str, Tensor]:
     ValueError
         If the file holds anything else, is damaged or of an unknown kind.
     """
+    state = read_tensors(path)
+    for key in nested:
+        if not isinstance(state, dict) or key not in state:
+            raise ValueError(f"{path}: has no {'.'.join(nested)}\nname the published weights file")
+        state = state[key]
+    return require_tensors(state, path)
+
+
+def read_tensors(path: Path) -> Any:
+    """Contents of a file: tensors by name, or dictionaries of them; on the CPU, mapped where the format allows it.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or of an unknown kind, or would have to run code.
+    """
     import torch
     from safetensors.torch import load_file
 
@@ -206,14 +222,16 @@ def read_weights(path: Path, nested: Sequence[str] = ()) -> dict[str, Tensor]:
         if path.suffix in _SAFE:
             return load_file(path)
         mapped = zipfile.is_zipfile(path)  # what torch wrote before 1.6 cannot be mapped
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # both libraries raise a dozen kinds for damaged files
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"{path}: cannot be read as weights: {reason}\ndownload the file again") from error
-    for key in nested:
-        if not isinstance(state, dict) or key not in state:
-            raise ValueError(f"{path}: has no {'.'.join(nested)}\nname the published weights file")
-        state = state[key]
+
+
+def require_tensors(state: Any, path: Path) -> dict[str, Tensor]:
+    """The same, if it is a dictionary of tensors; raises :class:`ValueError` otherwise."""
+    import torch
+
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise ValueError(f"{path}: holds other things than named tensors\nname the published weights file")
     return state

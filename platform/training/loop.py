@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -117,7 +118,9 @@ def fit(
     strata = strata_of(train, targets) if params.order == "stratified" else None
     val_losses = TaskLosses(targets.heads, targets.class_weights, ties=params.ties)
     monitor = ValidationMonitor(params.monitor, targets, val_losses)
-    fingerprint = checkpoints.training_fingerprint(model, targets, train, val, params, balancing, seed)
+    fingerprint: dict[str, Any] = {}
+    if checkpoint is not None:
+        fingerprint = checkpoints.training_fingerprint(model, targets, train, val, params, balancing, seed)
     progress = checkpoints.TrainingProgress()
     if checkpoint is not None and checkpoint.exists():
         progress = checkpoints.load(checkpoint, fingerprint, state.stateful)
