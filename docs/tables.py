@@ -95,5 +95,40 @@ def tcga_survival() -> str:
     return markdown(headers, rows)
 
 
+def difference_of(row: Mapping[str, Any], key: str) -> list[str]:
+    """A paired difference and its interval; empty for the row that the others are compared with."""
+    apart = row.get(key)
+    return [signed(apart["difference"]), interval(apart["low"], apart["high"], signed)] if apart else ["", ""]
+
+
+def mixup() -> str:
+    """Every way of training an adapter, on pseudo-bulk of real cells."""
+    found = result("mixup")
+    if found is None:
+        return not_measured("mixup")
+    rows = []
+    for name, row in found["methods"].items():
+        scores = [share(row[key]) for key in ("r_100", "r_10", "r_1", "type_r", "tv_100")]
+        rows.append([name, *scores, *difference_of(row, "against_none")])
+    headers = ["trained on", "r, 100 cells", "10 cells", "1 cell", "r by type", "TV", "− none", "95 %"]
+    return markdown(headers, rows)
+
+
+def mixup_survival() -> str:
+    """What adapters do to the C-index of built-in cohorts."""
+    found = result("mixup_survival")
+    if found is None:
+        return not_measured("mixup_survival")
+    rows = []
+    for name, row in found["rows"].items():
+        scores = [share(row["c"]), share(row.get("r_100"))]
+        rows.append([name, *scores, *difference_of(row, "against_encoder_alone")])
+    return markdown(["SYNTHETIC", "C", "r, 100 cells", "C − encoder alone", "95 %"], rows)
+
+
 #: Name in a page → its table.
-TABLES: dict[str, Callable[[], str]] = {"tcga_survival": tcga_survival}
+TABLES: dict[str, Callable[[], str]] = {
+    "tcga_survival": tcga_survival,
+    "mixup": mixup,
+    "mixup_survival": mixup_survival,
+}
