@@ -106,6 +106,7 @@ class Gptomic(MultiTaskModel):
                 }
             )
         self.adds_tasks = bool(getattr(settings[1], "adds_tasks", False))
+        self.balances = self.own_weight > 0 or not getattr(settings[1], "neutral", False)
         extra = 0 if self.clinical is None else self.clinical.width
         self.heads = nn.ModuleList(nn.Linear(self.fusion.width(head) + extra, head.outputs) for head in heads)
         with torch.no_grad():

@@ -99,11 +99,14 @@ class BranchedModel(Protocol):
         Weight of the losses of the branches' own heads; 0 without such heads.
     adds_tasks
         Whether these losses are tasks of the balancing method, named by :func:`branch_task`, and no terms.
+    balances
+        Whether training differs from that of the fused loss alone.
     """
 
     modulation: BranchModulation
     own_loss: float
     adds_tasks: bool
+    balances: bool
 
     def branches(self) -> dict[str, list[nn.Parameter]]:
         """Branch → its parameters, without those of fusion and heads; only branches that have some."""

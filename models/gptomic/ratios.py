@@ -95,7 +95,8 @@ def task_ratios(kind: str, values: Mapping[str, Tensor]) -> dict[str, float]:
         return {first: ratio, second: 1 / ratio if ratio else math.inf}
     logs = {branch: log_evidence(kind, rows) for branch, rows in values.items()}
     total, others = sum(logs.values()), len(logs) - 1
-    return {branch: math.exp(min(own - (total - own) / others, 700.0)) for branch, own in logs.items()}
+    lags = {branch: own - (total - own) / others for branch, own in logs.items()}
+    return {branch: math.exp(min(max(lag, -700.0), 700.0)) for branch, lag in lags.items()}
 
 
 def mean_ratios(kind: str, tasks: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -108,6 +109,6 @@ def mean_ratios(kind: str, tasks: Sequence[Mapping[str, float]]) -> dict[str, fl
         elif kind == "as_printed":
             found[branch] = sum(known) / len(known)
         else:
-            logs = [math.log(max(ratio, 1e-300)) for ratio in known]
+            logs = [math.log(ratio) for ratio in known]
             found[branch] = math.exp(sum(logs) / len(logs))
     return found

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.datasets.atomic_io import atomic_path
+from equipoise.models.gptomic.protocol import BranchedModel
 from equipoise.platform.fingerprints import content_hash, require_same
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.params import BalancingParams, TrainingParams
@@ -74,7 +75,12 @@ def training_fingerprint(
     fixed = targets.training_json()
     # A table has thousands of numbers; their hash is enough to notice a change.
     fixed["tables"] = {name: content_hash([json.dumps(table)]) for name, table in fixed["tables"].items()}
-    return {
+    branches = (
+        {"modulation": f"{type(model.modulation).__name__} with {model.modulation.params!r}"}
+        if isinstance(model, BranchedModel)
+        else {}
+    )
+    return branches | {
         "model": f"{type(model).__name__} with parameters {[list(p.shape) for p in model.parameters()]}",
         "targets": fixed,
         "training patients": content_hash(train.patients),

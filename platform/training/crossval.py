@@ -33,6 +33,7 @@ from equipoise.platform.training.convergence import convergence_warnings
 from equipoise.platform.training.ensemble import TrainedEnsemble, fit_ensemble
 from equipoise.platform.training.exact import distances, fit_exactly, fits_exactly, is_convex, refit
 from equipoise.platform.training.loop import FitResult, Reporter, fit
+from equipoise.platform.training.modulation import modulation_warnings
 from equipoise.platform.training.params import Recipe, entry_params
 from equipoise.platform.training.predict import Role, predict_with_latents
 from equipoise.platform.training.targets import Targets, fit_targets
@@ -163,7 +164,12 @@ def train_fold(
     for one in fits:
         _warn_of_weights(folder.name, recipe, one, names)
     warnings = dict.fromkeys(
-        text for one in fits for text in convergence_warnings(one, recipe.training, names)
+        text
+        for one in fits
+        for text in (
+            *convergence_warnings(one, recipe.training, names),
+            *modulation_warnings(recipe, one.history),
+        )
     )
     config: dict[str, Any] = {
         "format": FORMAT,

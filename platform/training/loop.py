@@ -159,7 +159,9 @@ def fit(
         result, branch_row = validation_outputs(model, targets, val, reader, group)
         validated = monitor.losses_of(result)
         if not bool(torch.isfinite(validated.means()).all()):
-            raise non_finite(epoch, "validation", targets, validated.means(), val.patients)
+            raise non_finite(
+                epoch, "validation", steps.tasks[: len(targets.heads)], validated.means(), val.patients
+            )
         added = (
             added_loss(val_losses, reader.outputs(model, train, group), result)
             if params.monitor == "added_loss"

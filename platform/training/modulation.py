@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +24,18 @@ from equipoise.models.gptomic.protocol import BranchedModel, BranchForward, Obje
 from equipoise.models.gptomic.ratios import log_likelihoods, mean_ratios, task_ratios
 from equipoise.models.losses import LossSums, TaskLosses
 from equipoise.models.seeds import torch_seed
+from equipoise.platform.registry import get
 from equipoise.platform.training.distributed import WorkerGroup
+from equipoise.platform.training.params import Recipe, TrainingParams, entry_params
 from equipoise.platform.training.predict import Outputs
 from equipoise.platform.training.targets import Targets
 
-if TYPE_CHECKING:
-    from equipoise.platform.training.params import TrainingParams
-
 #: Key of an optimiser's parameter group that holds the parameters of a branch.
 BRANCH = "branch"
+#: Columns of the history: ratio and coefficient of a branch.
+RHO, COEFFICIENT = "rho/", "coefficient/"
+#: Mean coefficients above this in every epoch change nothing that could be measured.
+HARDLY = 0.99
 #: Stream of the noise of gradients.
 NOISE = 0x06E
 
@@ -91,6 +94,7 @@ class EpochModulation:
         ).to(device)
         self.slowed = tuple(model.branches())
         self._forward: BranchForward | None = None
+        self._ratios: dict[str, float] = {}
         self._rows: list[dict[str, float]] = []
 
     def forward(self, batch: CaseBatch) -> dict[str, Tensor]:
@@ -138,21 +142,22 @@ class EpochModulation:
             for name, outputs in forward.own.items()
         ]
 
-    @contextmanager
-    def slowing(self, batch: CaseBatch, optimizer: torch.optim.Optimizer, step: int) -> Iterator[None]:
-        """Ratios and coefficients of a step, in force between its gradient and the end of the optimiser's step.
+    def observe(self, batch: CaseBatch) -> None:
+        """Take the ratios of the step from the last forward pass, that of its batch; balancing may need others."""
+        self._ratios = self.ratios(batch)
 
-        Call after the backward pass of the batch.
-        """
-        ratios = self.ratios(batch)
+    @contextmanager
+    def slowing(self, optimizer: torch.optim.Optimizer, step: int) -> Iterator[None]:
+        """The coefficients of a step, in force between its gradient and the end of the optimiser's step."""
+        ratios = self._ratios
         modulation = self.model.modulation
         acts = modulation.acts(self.epoch)
         coefficients = {
             name: modulation.coefficient(ratio) if acts else 1.0 for name, ratio in ratios.items()
         }
         self._rows.append(
-            {f"rho/{name}": ratio for name, ratio in ratios.items()}
-            | {f"coefficient/{name}": value for name, value in coefficients.items()}
+            {f"{RHO}{name}": ratio for name, ratio in ratios.items()}
+            | {f"{COEFFICIENT}{name}": value for name, value in coefficients.items()}
         )
         noise = modulation.noise and acts
         if not noise and all(value == 1 for value in coefficients.values()):
@@ -207,7 +212,7 @@ class EpochModulation:
             known = [step[key] for step in self._rows if math.isfinite(step[key])]
             if not known:
                 row[key] = math.nan
-            elif key.startswith("rho/") and min(known) > 0:
+            elif key.startswith(RHO) and min(known) > 0:
                 row[key] = math.exp(sum(map(math.log, known)) / len(known))
             else:
                 row[key] = sum(known) / len(known)
@@ -335,3 +340,36 @@ def epoch_modulation(
     if not isinstance(model, BranchedModel):
         return None
     return EpochModulation(model, targets, params, group, device, seed=seed, epoch=epoch)
+
+
+def modulation_warnings(recipe: Recipe, history: Sequence[Mapping[str, float]]) -> list[str]:
+    """A sentence if the modulation of a model slowed no branch, so that its result is that of no modulation.
+
+    Parameters
+    ----------
+    recipe
+        Model and parameters of the fit.
+    history
+        Its epochs.
+    """
+    components = get("models", recipe.model).attribute("components")
+    fields = [field for field, kind in components.items() if kind == "modulations"]
+    params = entry_params("models", recipe.model, recipe.model_params)
+    names = [getattr(params, field) for field in fields]
+    slowing = [name for name in names if get("modulations", name).attribute("slows")]
+    keys = [key for key in (history[0] if history else {}) if key.startswith(COEFFICIENT)]
+    lowest = min((row[key] for row in history for key in keys), default=math.nan)
+    if not slowing or not keys or lowest < HARDLY:
+        return []
+    branches = " and ".join(key.removeprefix(COEFFICIENT) for key in keys)
+    ratios = [row[f"{RHO}{key.removeprefix(COEFFICIENT)}"] for row in history for key in keys]
+    known = [ratio for ratio in ratios if not math.isnan(ratio)]
+    why = (
+        f"the mean ratio was at most {max(known):.3g}"
+        if known
+        else "no ratio was known, for want of a second branch"
+    )
+    return [
+        f"modulation {' and '.join(slowing)} hardly acted: the coefficients of {branches} never fell below {HARDLY:g} "
+        f"({why}), so that the model is that of modulation: none"
+    ]

@@ -128,13 +128,15 @@ class Epoch:
             self._dropout = _generator_state(state.device)
         self._batch = self._read(self.train, rows)
         sums, terms = self._sums(self._batch)
+        if self.modulation is not None:
+            self.modulation.observe(self._batch)
         if state.losses.memory is not None:
             state.losses.memory.keep()
         losses, counts = self._share(sums)
         means = state.group.reduce(losses.detach().clone()).double().cpu()
         if not bool(torch.isfinite(means).all()):
             raise non_finite(
-                self.epoch, "training", self.targets, means, [self.train.patients[i] for i in rows]
+                self.epoch, "training", self.tasks, means, [self.train.patients[i] for i in rows]
             )
         context = StepContext(
             self.tasks, (counts > 0).cpu(), self.epoch, self._step, self.seed, self.lr, self.total_steps
@@ -210,7 +212,7 @@ class Epoch:
         """In which the optimiser steps: branches of the model may be slowed."""
         if self.modulation is None:
             return contextlib.nullcontext()
-        return self.modulation.slowing(self.batch, self.state.optimizer, self._step)
+        return self.modulation.slowing(self.state.optimizer, self._step)
 
     def _sums(self, batch: CaseBatch) -> tuple[LossSums, Tensor | None]:
         """Loss sums of all tasks, and what a modulation of branches adds to their losses."""
@@ -235,12 +237,10 @@ class Epoch:
 
 
 def non_finite(
-    epoch: int, part: str, targets: Targets, means: Tensor, patients: Sequence[str]
+    epoch: int, part: str, tasks: Sequence[str], means: Tensor, patients: Sequence[str]
 ) -> NonFiniteLossError:
     """The error that names epoch, tasks and patients."""
-    bad = [
-        head.name for head, mean in zip(targets.heads, means.tolist(), strict=True) if not math.isfinite(mean)
-    ]
+    bad = [task for task, mean in zip(tasks, means.tolist(), strict=True) if not math.isfinite(mean)]
     shown = ", ".join(patients[:8]) + (f" and {len(patients) - 8} more" if len(patients) > 8 else "")
     return NonFiniteLossError(
         f"the {part} loss of {', '.join(bad)} is not a number or infinite; patients: {shown}",

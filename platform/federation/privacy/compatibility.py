@@ -132,6 +132,7 @@ def record_level_refusals(
     *,
     weighting: str = "equal",
     aggregation: str = "none",
+    balances_branches: bool = False,
 ) -> list[str]:
     """Reasons, known from model and tasks, why differential privacy of patients is impossible.
 
@@ -143,8 +144,15 @@ def record_level_refusals(
         Names of modules that normalise over the patients of a batch.
     weighting, aggregation
         The balancing method inside clients.
+    balances_branches
+        Whether the model keeps its branches in balance, by coefficients or by losses of their own.
     """
     reasons = []
+    if balances_branches:
+        reasons.append(
+            "the balance between branches looks at all patients of a step, and private gradients are those of the "
+            "fused loss of single patients: write modulation: none, and another fusion than late"
+        )
     if cox_tasks:
         reasons.append(
             f"record-level privacy bounds what one patient adds to a gradient, and Cox's likelihood of "

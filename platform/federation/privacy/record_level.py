@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from equipoise.models.balancing.protocol import StepContext
 from equipoise.models.batch import CaseBatch, TaskHead
+from equipoise.models.gptomic.protocol import BranchedModel
 from equipoise.models.losses import LossSums, TaskLosses
 from equipoise.platform.errors import StudyError
 from equipoise.platform.federation.clients.study_trainer import StudyJob
@@ -52,13 +53,15 @@ def check_supported(
     Raises
     ------
     StudyError
-        With all reasons: Cox's likelihood, batch normalisation, balancing that uses losses or gradients.
+        With all reasons: Cox's likelihood, batch normalisation, balancing that uses losses or gradients, of tasks or of
+        branches.
     """
     reasons = record_level_refusals(
         [head.name for head in heads if head.compares_patients],
         [name for name, module in model.named_modules() if isinstance(module, MIXING)],
         weighting=weighting,
         aggregation=aggregation,
+        balances_branches=isinstance(model, BranchedModel) and model.balances,
     )
     if reasons:
         raise StudyError("; ".join(reasons), where="federation.privacy.record_level")

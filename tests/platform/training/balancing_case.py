@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from equipoise.platform.training.build import build_model
 from equipoise.platform.training.distributed import SINGLE_WORKER, WorkerGroup
 from equipoise.platform.training.loop import Reporter, fit
 from equipoise.platform.training.params import BalancingParams, TrainingParams, refusal
-from equipoise.platform.training.targets import fit_targets
+from equipoise.platform.training.targets import Targets, fit_targets
 
 TASKS = (
     BinaryTask(name="MSI", column="MSI", positive="MSI-H", negative="MSS", main=True),
@@ -45,6 +46,17 @@ CHEAP = [
 
 #: Methods whose Cox likelihood compares with all training patients, in a stratified order.
 REMEMBERED = ["equal+none%memory", "auto_lambda+pcgrad%memory"]
+
+#: Fusion, modulation and their parameters of a model with branches, and the balancing method.
+MODULATED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "gradmod": ("concat", {}, "equal+none"),
+    "update": ("concat", {"acts_on": "update", "ratio": "geometric"}, "equal+none"),
+    "ogm_ge": ("kronecker", {}, "equal+none"),
+    "aux_losses": ("late", {}, "uncertainty+none"),
+    "tasks": ("attention", {"enter": "tasks"}, "uncertainty+pcgrad"),
+    "rank_distillation": ("concat", {}, "equal+none"),
+    "memory": ("concat", {"weight": 0.3}, "equal+none"),
+}
 
 
 def methods() -> list[str]:
@@ -120,10 +132,63 @@ def train(
         "feedforward": 8,
         "dropout": 0.0,
     }
-    model = build_model("joint", small, targets.shape, targets.heads, seed=1)
+    return _fitted(
+        "joint",
+        small,
+        targets,
+        train,
+        val,
+        balancing_of(name),
+        group,
+        report,
+        checkpoint,
+        name.partition("%")[2],
+    )
+
+
+def train_branches(name: str, group: WorkerGroup = SINGLE_WORKER) -> dict[str, Any]:
+    """The same with a model of branches, a table of RNA that every fourth patient lacks, and a modulation."""
+    rng = np.random.default_rng(2)
+    everyone = {
+        patient: replace(case, omics={"rna": rng.normal(size=4).astype(np.float32)} if i % 4 else {})
+        for i, (patient, case) in enumerate(cases().items())
+    }
+    patients = tuple(everyone)
+    train, val = CaseList(everyone, patients[:13]), CaseList(everyone, patients[13:])
+    targets = fit_targets(TASKS, train)
+    fusion, params, balancing = MODULATED[name]
+    entry = {"update": "gradmod", "tasks": "aux_losses", "memory": "aux_losses"}.get(name, name)
+    small = {
+        "image": "mean_pool",
+        "image_params": {"dim": 5, "dropout": 0.0},
+        "dim": 5,
+        "layers": 1,
+        "dropout": 0.0,
+        "fusion": fusion,
+        "fusion_params": {"dropout": 0.0} if fusion in ("kronecker", "attention") else {},
+        "modulation": entry,
+        "modulation_params": params,
+    }
+    risk_sets = "memory" if name == "memory" else ""
+    return _fitted("gptomic", small, targets, train, val, balancing_of(balancing), group, risk_sets=risk_sets)
+
+
+def _fitted(
+    kind: str,
+    small: dict[str, Any],
+    targets: Targets,
+    train: CaseList,
+    val: CaseList,
+    balancing: BalancingParams,
+    group: WorkerGroup,
+    report: Reporter | None = None,
+    checkpoint: Path | None = None,
+    risk_sets: str = "",
+) -> dict[str, Any]:
+    model = build_model(kind, small, targets.shape, targets.heads, seed=1)
     # A smooth monitor: metrics of six patients may change with the last digit of a score.
     params = TrainingParams(epochs=2, lr=1e-3, batch=4, patience=9, device="cpu", monitor="val_loss")
-    if risk_sets := name.partition("%")[2]:
+    if risk_sets:
         params = params.model_copy(update={"risk_sets": risk_sets, "order": "stratified"})
     result = fit(
         model,
@@ -132,7 +197,7 @@ def train(
         val,
         params,
         seed=3,
-        balancing=balancing_of(name),
+        balancing=balancing,
         group=group,
         report=report,
         checkpoint=checkpoint,
@@ -149,6 +214,8 @@ def _main(rank: int, folder: Path) -> None:
     for name in methods():
         result = train(name, group)
         torch.save(result, folder / f"{name}-{rank}.pt")
+    for name in MODULATED:
+        torch.save(train_branches(name, group), folder / f"branches-{name}-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 

@@ -6,11 +6,14 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-COX_BIAS = "heads.2.bias"
+COX_BIASES = ("heads.2.bias", "own_heads.image.2.bias", "own_heads.omics.2.bias")
+#: A softmax does not see a constant.
+NO_GRADIENT = ("in_proj_bias", "attention.score.bias")
 SCRIPT = Path(__file__).with_name("balancing_case.py")
 _spec = importlib.util.spec_from_file_location("balancing_case", SCRIPT)
 assert _spec is not None
@@ -34,12 +37,23 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("method", balancing_case.methods())
 def test_two_workers_equal_one(two_workers: Path, method: str) -> None:
-    one = balancing_case.train(method)
+    check(balancing_case.train(method), two_workers, method)
+
+
+@pytest.mark.parametrize("name", list(balancing_case.MODULATED))
+def test_two_workers_equal_one_where_branches_are_slowed(two_workers: Path, name: str) -> None:
+    one = balancing_case.train_branches(name)
+    assert {"rho/image", "coefficient/omics", "c/OS/omics"} <= set(one["history"][0])
+    check(one, two_workers, f"branches-{name}")
+
+
+def check(one: dict[str, Any], two_workers: Path, method: str) -> None:
+    """Weights and history of two workers beside those of one."""
     first, second = (torch.load(two_workers / f"{method}-{rank}.pt", weights_only=True) for rank in range(2))
     assert len(one["weights"]) > 0
     for name, value in one["weights"].items():
         assert torch.equal(first["weights"][name], second["weights"][name]), name
-        if name.endswith("in_proj_bias") or name == COX_BIAS:
+        if name.endswith(NO_GRADIENT) or name in COX_BIASES:
             continue  # no gradient but rounding, which Adam magnifies: a key's bias, a log risk's constant
         torch.testing.assert_close(first["weights"][name], value, rtol=1e-4, atol=1e-5, msg=name)
     assert len(one["history"]) > 0

@@ -35,6 +35,12 @@ MODELS = {
     "mean_pool": {"dim": 8, "dropout": 0.0},
     "omics": {"dim": 8, "dropout": 0.0},
     "concat": {"dim": 8, "hidden": 4, "dropout": 0.0},
+    "gptomic": {
+        "dim": 8,
+        "dropout": 0.0,
+        "image_params": {"dim": 8, "hidden": 4, "dropout": 0.0},
+        "modulation": "none",
+    },
     "joint": {
         "dim": 12,
         "heads": 2,
@@ -219,3 +225,22 @@ def test_cox_and_batch_norm_are_refused_with_a_way_out() -> None:
     check_supported(
         nn.Sequential(nn.Linear(2, 2), nn.GroupNorm(1, 2), nn.LayerNorm(2)), HEADS, weighting="static"
     )
+
+
+@pytest.mark.parametrize(
+    ("fusion", "modulation", "refused"),
+    [
+        ("concat", "none", False),
+        ("concat", "gradmod", True),
+        ("late", "none", True),
+        ("concat", "aux_losses", True),
+    ],
+)
+def test_a_balance_between_branches_is_refused(fusion: str, modulation: str, refused: bool) -> None:
+    parts = {"fusion": fusion, "modulation": modulation, "dim": 3, "image_params": {"dim": 3, "hidden": 2}}
+    model = build_model("gptomic", parts, CaseShape(4, {"rna": 3}), HEADS, seed=0)
+    if refused:
+        with pytest.raises(StudyError, match="balance between branches looks at all patients of a step"):
+            check_supported(model, HEADS)
+    else:
+        check_supported(model, HEADS)
