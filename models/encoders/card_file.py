@@ -1,8 +1,8 @@
 """A tile encoder described by a file of the user: the card of a vision transformer, as YAML or JSON.
 
 The file is data: names, numbers and lists, read with the safe loader. It can describe what
-:class:`~equipoise.models.encoders.card.ModelCard` can; unknown keys are refused. Anything else needs code, which comes in
-a package through the entry point group ``equipoise.encoders``.
+:class:`~equipoise.models.encoders.card.ModelCard` can; unknown keys are refused. Anything else needs code, which comes
+in a package through the entry point group ``equipoise.encoders``.
 """
 
 from __future__ import annotations

@@ -72,9 +72,9 @@ class Pairing:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SlideCard:
-    """One slide encoder with gated attention (Ilse et al., arXiv 1802.04712) and published weights.
+    """One slide encoder with published weights.
 
     Attributes
     ----------
@@ -89,11 +89,7 @@ class SlideCard:
         Licence of the weights; whether terms have to be accepted first.
     pairing
         The tile features it takes; their ``dim`` is the input's width.
-    hidden, attention
-        Widths of the layer before the attention and of the attention itself.
-    pools
-        What the attention's weights average: the hidden vectors, or the tile features themselves.
-    renames, drops
+    nested, renames, drops
         As of :class:`~equipoise.models.encoders.card.ModelCard`.
     """
 
@@ -106,10 +102,8 @@ class SlideCard:
     licence: str
     gated: bool
     pairing: Pairing
-    hidden: int
-    attention: int
-    pools: Literal["hidden", "tiles"]
-    renames: tuple[tuple[str, str], ...]
+    nested: tuple[str, ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()
     drops: tuple[str, ...] = ()
 
     #: Where a study sets its parameters.
@@ -118,7 +112,7 @@ class SlideCard:
     @property
     def dim(self) -> int:
         """Length of a slide's vector."""
-        return self.hidden if self.pools == "hidden" else self.tile_dim
+        raise NotImplementedError
 
     @property
     def tile_dim(self) -> int:
@@ -128,23 +122,66 @@ class SlideCard:
         return self.pairing.dim
 
 
+@dataclass(frozen=True, kw_only=True)
+class GatedAttentionCard(SlideCard):
+    """A slide encoder with gated attention (Ilse et al., arXiv 1802.04712).
+
+    Attributes
+    ----------
+    hidden, attention
+        Widths of the layer before the attention and of the attention itself.
+    pools
+        What the attention's weights average: the hidden vectors, or the tile features themselves.
+    """
+
+    hidden: int
+    attention: int
+    pools: Literal["hidden", "tiles"]
+
+    @property
+    def dim(self) -> int:
+        """Length of what is averaged."""
+        return self.hidden if self.pools == "hidden" else self.tile_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongNetCard(SlideCard):
+    """A slide encoder with dilated attention.
+
+    Attributes
+    ----------
+    width, depth, heads, mlp
+        Width of a token, number of layers, heads of each attention, hidden width of a perceptron.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp: int
+
+    @property
+    def dim(self) -> int:
+        """Width of a token."""
+        return self.width
+
+
 def _tiles(encoder: str, mpp: float, tile_px: int, *aliases: str) -> Pairing:
     """A pairing with the published weights of a tile encoder."""
     card = CARDS[encoder]
     return Pairing(encoder, mpp, tile_px, card.dim, card.sha256, aliases)
 
 
-def _feather(name: str, hub: str, sha256: str, pairing: Pairing) -> SlideCard:
-    return SlideCard(
-        name,
-        f"FEATHER (Mahmood Lab): gated attention over {pairing.encoder} tiles, pre-trained on 108 classes, 512-d",
-        f"MahmoodLab/{hub}",
-        f"https://huggingface.co/MahmoodLab/{hub}",
-        "model.safetensors",
-        sha256,
-        "CC-BY-NC-ND 4.0",
-        True,
-        pairing,
+def _feather(name: str, hub: str, sha256: str, pairing: Pairing) -> GatedAttentionCard:
+    return GatedAttentionCard(
+        name=name,
+        line=f"FEATHER (Mahmood Lab): gated attention over {pairing.encoder} tiles, pre-trained on 108 classes, 512-d",
+        hub=f"MahmoodLab/{hub}",
+        source=f"https://huggingface.co/MahmoodLab/{hub}",
+        file="model.safetensors",
+        sha256=sha256,
+        licence="CC-BY-NC-ND 4.0",
+        gated=True,
+        pairing=pairing,
         hidden=512,
         attention=384,
         pools="hidden",
@@ -152,48 +189,75 @@ def _feather(name: str, hub: str, sha256: str, pairing: Pairing) -> SlideCard:
     )
 
 
-_CARDS = (
-    _feather(
-        "feather_conch_v1_5",
-        "abmil.base.conch_v15.pc108-24k",
-        "08a40daa9e00cca62c65d26f00f7765f5c1b2fe58532806aeda521cb1bc8a708",
-        _tiles("conch_v1_5", 0.5, 512, "conch_v15"),
-    ),
-    _feather(
-        "feather_uni2_h",
-        "abmil.base.uni_v2.pc108-24k",
-        "d9c2612d55615999043539f6abc4fe44902ed1680fdbfb3bc81f6b2915ba451d",
-        _tiles("uni2_h", 0.5, 256, "uni_v2"),
-    ),
-    _feather(
-        "feather_uni",
-        "abmil.base.uni.pc108-24k",
-        "19b7edb4582ea534f63c74b8b83735c0529388d1b8f26945786cce9d0b4aea19",
-        _tiles("uni", 0.5, 256, "uni_v1"),
-    ),
-    SlideCard(
-        "chief",
-        "CHIEF: gated attention that averages the tiles of its own CTransPath, 768-d",
-        "",
-        "https://github.com/hms-dbmi/CHIEF",
-        "CHIEF_pretraining.pth",
-        "6a46d200b32a65e5ce4774611b889b5f1bbf7a39f9111321a2a1b5dbdb9996b8",
-        "AGPL-3.0",
-        False,
-        Pairing(
-            "chief_ctranspath",
-            1.0,
-            256,
-            768,
-            "1646f23001214f74cf432ef0e80b808ee6605143802ae6ed53a87564ddc4924a",
+#: Slide encoders with gated attention by their names.
+GATED_ATTENTION: dict[str, GatedAttentionCard] = {
+    card.name: card
+    for card in (
+        _feather(
+            "feather_conch_v1_5",
+            "abmil.base.conch_v15.pc108-24k",
+            "08a40daa9e00cca62c65d26f00f7765f5c1b2fe58532806aeda521cb1bc8a708",
+            _tiles("conch_v1_5", 0.5, 512, "conch_v15"),
         ),
-        hidden=512,
-        attention=256,
-        pools="tiles",
-        renames=(("attention_net.0.", "embed."), ("attention_net.3.", "attention.")),
-        drops=("classifiers.", "att_head.", "text_to_vision.", "organ_embedding"),
-    ),
-)
+        _feather(
+            "feather_uni2_h",
+            "abmil.base.uni_v2.pc108-24k",
+            "d9c2612d55615999043539f6abc4fe44902ed1680fdbfb3bc81f6b2915ba451d",
+            _tiles("uni2_h", 0.5, 256, "uni_v2"),
+        ),
+        _feather(
+            "feather_uni",
+            "abmil.base.uni.pc108-24k",
+            "19b7edb4582ea534f63c74b8b83735c0529388d1b8f26945786cce9d0b4aea19",
+            _tiles("uni", 0.5, 256, "uni_v1"),
+        ),
+        GatedAttentionCard(
+            name="chief",
+            line="CHIEF: gated attention that averages the tiles of its own CTransPath, 768-d",
+            hub="",
+            source="https://github.com/hms-dbmi/CHIEF",
+            file="CHIEF_pretraining.pth",
+            sha256="6a46d200b32a65e5ce4774611b889b5f1bbf7a39f9111321a2a1b5dbdb9996b8",
+            licence="AGPL-3.0",
+            gated=False,
+            pairing=Pairing(
+                "chief_ctranspath",
+                1.0,
+                256,
+                768,
+                "1646f23001214f74cf432ef0e80b808ee6605143802ae6ed53a87564ddc4924a",
+            ),
+            hidden=512,
+            attention=256,
+            pools="tiles",
+            renames=(("attention_net.0.", "embed."), ("attention_net.3.", "attention.")),
+            drops=("classifiers.", "att_head.", "text_to_vision.", "organ_embedding"),
+        ),
+    )
+}
+
+#: Slide encoders with dilated attention by their names.
+LONGNET: dict[str, LongNetCard] = {
+    card.name: card
+    for card in (
+        LongNetCard(
+            name="gigapath_slide",
+            line="Prov-GigaPath slide encoder: LongNet with 12 layers of dilated attention, 768-d",
+            hub="prov-gigapath/prov-gigapath",
+            source="https://huggingface.co/prov-gigapath/prov-gigapath",
+            file="slide_encoder.pth",
+            sha256="04194a4c393e6a713b144356791c0d2e27ca769ee50c6e111fd6abc1f17ed551",
+            licence="Apache 2.0, with restrictions in the card",
+            gated=True,
+            pairing=_tiles("gigapath", 0.5, 256),
+            nested=("model",),
+            width=768,
+            depth=12,
+            heads=16,
+            mlp=3072,
+        ),
+    )
+}
 
 #: Every card by its name.
-SLIDE_CARDS: dict[str, SlideCard] = {card.name: card for card in _CARDS}
+SLIDE_CARDS: dict[str, SlideCard] = {**GATED_ATTENTION, **LONGNET}

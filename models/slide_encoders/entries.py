@@ -1,11 +1,19 @@
 """Slide encoders a study can name, without importing one."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
 from equipoise.models.params import StrictParams
-from equipoise.models.slide_encoders.card import SLIDE_CARDS, Pairing, SlideCard, TileFeatures
+from equipoise.models.slide_encoders.card import (
+    GATED_ATTENTION,
+    LONGNET,
+    GatedAttentionCard,
+    LongNetCard,
+    Pairing,
+    SlideCard,
+    TileFeatures,
+)
 
 
 class SlideEncoderParams(StrictParams):
@@ -46,10 +54,8 @@ class RandomTransformerParams(SlideEncoderParams):
     heads: Literal[1, 2, 4, 8] = Field(default=4, description="heads of each attention")
 
 
-class GatedAttentionParams(SlideEncoderParams):
-    """Parameters of a slide encoder with gated attention and published weights."""
-
-    card: ClassVar[SlideCard]
+class PublishedParams(SlideEncoderParams):
+    """Parameters of a slide encoder with published weights."""
 
     weights: str | None = Field(default=None, description="file or folder with the weights")
     sha256: str | None = Field(
@@ -59,12 +65,39 @@ class GatedAttentionParams(SlideEncoderParams):
     )
 
 
-def gated_attention_params(card: SlideCard) -> type[GatedAttentionParams]:
-    """The parameter model of one card."""
-    model = create_model(
-        f"{card.name}_params", __base__=GatedAttentionParams, __module__=__name__, __doc__=card.line
+class GatedAttentionParams(PublishedParams):
+    """Parameters of a slide encoder with gated attention."""
+
+    card: ClassVar[GatedAttentionCard]
+
+
+class LongNetParams(PublishedParams):
+    """Parameters of a slide encoder with dilated attention.
+
+    The published readouts differ. Class token with the final norm is that of the authors' page, without it that of
+    their pipeline; in a demonstration they prefer the mean, because the class token was not trained.
+    """
+
+    card: ClassVar[LongNetCard]
+    gpus: ClassVar[float] = 1.0
+
+    readout: Literal["mean", "class_token"] = Field(
+        default="mean", description="mean of the tiles' tokens, or the class token"
     )
-    model.card = card
+    final_norm: bool = Field(default=False, description="apply the encoder's last norm before the readout")
+    layers: int = Field(default=12, ge=1, le=12, description="how many layers run; TRIDENT reads after 11")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: a GPU where one is visible"
+    )
+
+
+P = TypeVar("P", bound=PublishedParams)
+
+
+def params_of(card: SlideCard, base: type[P]) -> type[P]:
+    """The parameter model of one card."""
+    model = create_model(f"{card.name}_params", __base__=base, __module__=__name__, __doc__=card.line)
+    model.card = card  # type: ignore[attr-defined]
     model.pairings = (card.pairing,)
     return model
 
@@ -83,10 +116,18 @@ ENTRIES: dict[str, tuple[str, type[SlideEncoderParams], str]] = {
     **{
         name: (
             card.line,
-            gated_attention_params(card),
+            params_of(card, GatedAttentionParams),
             "equipoise.models.slide_encoders.gated_attention:GatedAttentionEncoder",
         )
-        for name, card in SLIDE_CARDS.items()
+        for name, card in GATED_ATTENTION.items()
+    },
+    **{
+        name: (
+            card.line,
+            params_of(card, LongNetParams),
+            "equipoise.models.slide_encoders.longnet:LongNetEncoder",
+        )
+        for name, card in LONGNET.items()
     },
 }
 

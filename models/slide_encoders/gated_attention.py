@@ -9,21 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.encoders.weights import (
-    check_file,
-    digest,
-    find_hub_weights,
-    load_weights,
-    read_weights,
-    renamed,
-)
-from equipoise.models.slide_encoders.card import SlideCard
+from equipoise.models.slide_encoders.card import GatedAttentionCard
 from equipoise.models.slide_encoders.entries import GatedAttentionParams
+from equipoise.models.slide_encoders.pretrained import load_published
 from equipoise.models.slide_encoders.protocol import SlideTiles, SlideTokens
 
 #: Raise when the same weights would give other numbers: it enters the fingerprint.
@@ -47,17 +39,14 @@ class GatedAttentionEncoder:
     """
 
     stages = 0
+    device = "cpu"
 
     def __init__(self, params: GatedAttentionParams) -> None:
-        card = params.card
-        path = _find(card, params.weights)
-        check_file(path, params.sha256 or card.sha256, card.name, card.section)
+        self._card = card = params.card
         self.network = GatedAttentionNetwork(card)
-        load_weights(self.network, renamed(read_weights(path), card.renames, card.drops), str(path))
-        self.network.eval().requires_grad_(False)
-        self._card = card
+        weights = load_published(self.network, card, params.weights, params.sha256)
         about = {"encoder": card.name, "version": _VERSION, "pools": card.pools}
-        total = json.dumps([about, digest(self.network)], sort_keys=True)
+        total = json.dumps([about, weights], sort_keys=True)
         self.fingerprint = hashlib.sha256(total.encode()).hexdigest()
 
     def dim(self, tile_dim: int) -> int:
@@ -92,7 +81,7 @@ class GatedAttentionNetwork(nn.Module):
         Widths.
     """
 
-    def __init__(self, card: SlideCard) -> None:
+    def __init__(self, card: GatedAttentionCard) -> None:
         super().__init__()
         self.embed = nn.Linear(card.tile_dim, card.hidden)
         self.attention = nn.ModuleDict(
@@ -113,12 +102,3 @@ class GatedAttentionNetwork(nn.Module):
         scores = self.attention["attention_c"](gates)[..., 0].masked_fill(~mask_BN, -torch.inf)
         values_BNV = values_BNV.masked_fill(~mask_BN[..., None], 0.0)  # 0 times NaN would be NaN
         return torch.einsum("bn,bnv->bv", scores.softmax(1), values_BNV)
-
-
-def _find(card: SlideCard, weights: str | None) -> Path:
-    if weights is None and not card.hub:
-        raise FileNotFoundError(
-            f"the weights of slide encoder {card.name!r} are not named\n"
-            f"get {card.file} as {card.source} says and write features: {{{card.section}: {{weights: PATH}}}}"
-        )
-    return find_hub_weights(card, weights)

@@ -91,10 +91,15 @@ class SlideEncoder(Protocol):
         Hexadecimal digest of everything that decides the vectors: definition, parameters, weights.
     stages
         Number of stages; 0: readout follows the stem.
+    device
+        Where it expects the tiles.
     """
 
     fingerprint: str
     stages: int
+
+    @property
+    def device(self) -> str: ...
 
     def dim(self, tile_dim: int) -> int:
         """Length E of a vector for tile features of length D.
@@ -123,6 +128,7 @@ class WithoutStages:
     """Base of slide encoders that pool the tile features as they are: only ``readout`` is left to write."""
 
     stages = 0
+    device = "cpu"
 
     def stem(self, tiles: SlideTiles) -> SlideTokens:
         """The features themselves."""
@@ -172,16 +178,15 @@ def encode_slide(
         )
     bag = np.require(bag, requirements=("C", "W"))  # torch wants memory that may be written to
     corners = np.require(corners, requirements=("C", "W"))
+    device = encoder.device
     with torch.inference_mode():
-        vector = run_encoder(
-            encoder,
-            SlideTiles(
-                torch.from_numpy(bag)[None],
-                torch.ones(1, len(bag), dtype=torch.bool),
-                torch.from_numpy(corners)[None],
-                torch.tensor([extent_um], dtype=torch.float32),
-            ),
+        tiles = SlideTiles(
+            torch.from_numpy(bag)[None].to(device),
+            torch.ones(1, len(bag), dtype=torch.bool, device=device),
+            torch.from_numpy(corners)[None].to(device),
+            torch.tensor([extent_um], dtype=torch.float32, device=device),
         )
+        vector = run_encoder(encoder, tiles)
     stored = vector[0].to(torch.float16).cpu().numpy()
     if not np.isfinite(stored).all():
         raise ValueError("the slide encoder gave numbers beyond float16, or none")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 
 import numpy as np
 import torch
@@ -21,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equipoise.models.slide_encoders.entries import RandomTransformerParams
+from equipoise.models.slide_encoders.positions import sines_and_cosines
 from equipoise.models.slide_encoders.protocol import SlideTiles, SlideTokens
 
 #: Raise with every change of the numbers: it enters the fingerprint, and with it the address of every store.
 _VERSION = 1
-_BASE = 10000.0  # of the wavelengths of positions
 _MLP = 4  # hidden width of a perceptron in widths of a token
 
 
@@ -41,7 +40,7 @@ class RandomTransformer(nn.Module):
     def __init__(self, params: RandomTransformerParams) -> None:
         super().__init__()
         self.params = params
-        self.stages = params.depth
+        self.stages, self.device = params.depth, "cpu"
         about = json.dumps(["random_transformer", _VERSION, params.model_dump()], sort_keys=True)
         self.fingerprint = hashlib.sha256(about.encode()).hexdigest()
         rng = np.random.default_rng([params.seed, 0])
@@ -126,9 +125,7 @@ def positions(tiles: SlideTiles, width: int) -> Tensor:
     corners, mask = tiles.corners.float(), tiles.mask[..., None]
     first = corners.masked_fill(~mask, torch.inf).amin(1, keepdim=True)
     places = ((corners - first) / tiles.extent[:, None, None]).masked_fill(~mask, 0.0)
-    wave = torch.arange(width // 4, device=corners.device, dtype=torch.float32)
-    angles = places[..., (1, 0), None] * torch.exp(-math.log(_BASE) * wave / (width // 4))
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(2)
+    return sines_and_cosines(places.flip(-1), width)
 
 
 def _norm(x_BTW: Tensor) -> Tensor:

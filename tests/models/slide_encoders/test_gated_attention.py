@@ -11,24 +11,24 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from equipoise.models.slide_encoders.card import SLIDE_CARDS, SlideCard
-from equipoise.models.slide_encoders.entries import gated_attention_params
+from equipoise.models.slide_encoders.card import GATED_ATTENTION, GatedAttentionCard
+from equipoise.models.slide_encoders.entries import GatedAttentionParams, params_of
 from equipoise.models.slide_encoders.gated_attention import GatedAttentionEncoder, GatedAttentionNetwork
 from equipoise.models.slide_encoders.protocol import encode_slide
 
 DIM, HIDDEN, ATTENTION = 12, 10, 6
-FEATHER = [name for name, card in SLIDE_CARDS.items() if card.pools == "hidden"]
+FEATHER = [name for name, card in GATED_ATTENTION.items() if card.pools == "hidden"]
 
 
-def small(name: str) -> SlideCard:
+def small(name: str) -> GatedAttentionCard:
     """A card with everything as published but the sizes and the digest of the file."""
-    card = SLIDE_CARDS[name]
+    card = GATED_ATTENTION[name]
     return replace(card, pairing=replace(card.pairing, dim=DIM), hidden=HIDDEN, attention=ATTENTION)
 
 
 def published(name: str) -> dict[str, Tensor]:
     """Random tensors under the names of the published files, written down from public descriptions."""
-    if SLIDE_CARDS[name].pools == "hidden":
+    if GATED_ATTENTION[name].pools == "hidden":
         embed, attention, more = "model.patch_embed.0", "model.global_attn", {}
     else:
         embed, attention = "attention_net.0", "attention_net.3"
@@ -45,17 +45,17 @@ def published(name: str) -> dict[str, Tensor]:
 
 def written(name: str, folder: Path, state: dict[str, Tensor] | None = None) -> Any:
     """Parameters for a file in the folder, which is the card's published one."""
-    file = folder / SLIDE_CARDS[name].file
+    file = folder / GATED_ATTENTION[name].file
     (save_file if file.suffix == ".safetensors" else torch.save)(state or published(name), file)
     card = replace(small(name), sha256=hashlib.sha256(file.read_bytes()).hexdigest())
-    return gated_attention_params(card)(weights=str(folder))
+    return params_of(card, GatedAttentionParams)(weights=str(folder))
 
 
 def slide(n: int = 7) -> tuple[np.ndarray, np.ndarray]:
     return np.random.default_rng(1).normal(size=(n, DIM)).astype(np.float16), np.zeros((n, 2), np.float32)
 
 
-@pytest.mark.parametrize("name", list(SLIDE_CARDS))
+@pytest.mark.parametrize("name", list(GATED_ATTENTION))
 def test_from_file_to_vector(name: str, tmp_path: Path) -> None:
     """Against the paper's equation in float64, tile by tile."""
     state, (bag, corners) = published(name), slide()
@@ -90,7 +90,7 @@ def test_from_file_to_vector(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_sizes_of_the_published_ones(name: str, dim: int, count: int) -> None:
-    card = SLIDE_CARDS[name]
+    card = GATED_ATTENTION[name]
     with torch.device("meta"):
         network = GatedAttentionNetwork(card)
     width, attention = card.tile_dim, card.attention
@@ -117,7 +117,7 @@ def test_identity_follows_the_weights(tmp_path: Path) -> None:
 
 def test_weights_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
-    feather = gated_attention_params(SLIDE_CARDS["feather_uni"])
+    feather = params_of(GATED_ATTENTION["feather_uni"], GatedAttentionParams)
     with pytest.raises(
         FileNotFoundError, match=r"(?s)accept the terms at .*/MahmoodLab/abmil.*slide_encoder_params"
     ):
@@ -125,7 +125,7 @@ def test_weights_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(
         FileNotFoundError, match=r"(?s)'chief' are not named\n.*CHIEF_pretraining\.pth.*weights: PATH"
     ):
-        GatedAttentionEncoder(gated_attention_params(SLIDE_CARDS["chief"])())
+        GatedAttentionEncoder(params_of(GATED_ATTENTION["chief"], GatedAttentionParams)())
     written("feather_uni", tmp_path)
     with pytest.raises(
         ValueError, match=r"'feather_uni' and was not opened.*\n.*slide_encoder_params: \{sha256"

@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from equipoise.models.slide_encoders.card import SLIDE_CARDS, Pairing
+from equipoise.models.slide_encoders.card import GATED_ATTENTION, Pairing
 from equipoise.models.slide_encoders.entries import (
     ENTRIES,
+    GatedAttentionParams,
     MeanStdParams,
     RandomTransformerParams,
     SlideEncoderParams,
-    gated_attention_params,
+    params_of,
 )
 from equipoise.models.slide_encoders.gated_attention import GatedAttentionEncoder, GatedAttentionNetwork
 from equipoise.models.slide_encoders.mean_std import MeanStd
@@ -51,12 +52,12 @@ def padded(fill: float, dim: int = DIM) -> SlideTiles:
 
 def feather(folder: Path) -> SlideEncoder:
     """With random weights, out of a file."""
-    card = replace(SLIDE_CARDS["feather_uni"], pairing=Pairing("uni", dim=DIM), renames=())
+    card = replace(GATED_ATTENTION["feather_uni"], pairing=Pairing("uni", dim=DIM), renames=())
     torch.manual_seed(0)
     file = folder / card.file
     save_file(GatedAttentionNetwork(card).state_dict(), file)
     card = replace(card, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
-    return GatedAttentionEncoder(gated_attention_params(card)(weights=str(file)))
+    return GatedAttentionEncoder(params_of(card, GatedAttentionParams)(weights=str(file)))
 
 
 MAKE: dict[str, Any] = {
