@@ -235,7 +235,7 @@ def lifelines_risks(
     kept = names if penalty else [n for n in names if n not in first]
 
     def frame(part: CaseList) -> pd.DataFrame:
-        rows = [transform.apply(case.omics["clinical"], tuple(case.columns["clinical"])) for case in part]  # type: ignore[index]
+        rows = [transform.apply(case.omics["clinical"], tuple(case.columns["clinical"])) for case in part]
         return pd.DataFrame(np.stack(rows).astype(float), columns=names)[kept]
 
     columns = frame(train)
@@ -374,7 +374,7 @@ def main() -> None:
             groups = glioma_classes(asked.data) if name == "GBMLGG" else {}
             scores[name] = cohort_scores(asked.data, name, folder, asked.folds, groups, asked.part)
     figures = figures_of(scores) | flags
-    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
+    rounded: dict[str, Any] = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
     rounded["cohorts"] = {
         name: {method: round(c, 4) for method, c in row.items()} for name, row in figures["cohorts"].items()
     }

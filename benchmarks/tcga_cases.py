@@ -1,4 +1,4 @@
-"""Real TCGA patients for the benchmarks of survival: PORPOISE's tables, stages of KIRC, published image risks.
+"""Real TCGA patients for the benchmarks of survival: PORPOISE's tables, stages, published image risks.
 
 A published risk of an image model becomes a bag with one tile of width 1, which a model reads like any slide. The
 risk of every patient is out of fold, but the model that gave it was trained on the other folds: among its training
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,15 @@ from equipoise.datasets.cohorts.splits import Fold
 
 #: Of MCAT's repository: attention over tiles, no omics.
 IMAGE_MODEL = "AMILsm_nll_surv_a0.0_5foldcv_gc32_sig"
-#: Column of ModalTune's lists → covariate, and what its values are as numbers; others are unknown.
+#: Cohort → name of ModalTune's lists of cases that have its stages; gliomas have none.
+STAGED = {"KIRC": "rcc", "KIRP": "rcc", "BRCA": "brca", "LUAD": "nsclc", "LUSC": "nsclc"}
+#: Column of those lists → covariate, and the pattern whose group is its number.
 STAGE = {
-    "ajcc_pathologic_stage": ("stage", {"Stage I": 1, "Stage II": 2, "Stage III": 3, "Stage IV": 4}),
-    "ajcc_pathologic_m": ("metastasis", {"M0": 0, "M1": 1}),
-    "ajcc_pathologic_n": ("nodes", {"N0": 0, "N1": 1}),
+    "ajcc_pathologic_stage": ("stage", r"Stage (IV|I{1,3})"),
+    "ajcc_pathologic_m": ("metastasis", r"c?M([01])"),
+    "ajcc_pathologic_n": ("nodes", r"N([0-3])"),
 }
+NUMBERS = {"I": 1, "II": 2, "III": 3, "IV": 4}
 #: Tables of a cohort, beside tiles.
 OMICS = ("rna", "cnv", "mutation")
 
@@ -92,8 +96,8 @@ def read_patients(data: Path, name: str, folder: Path) -> Patients:
     """A cohort of PORPOISE with everything that is known of it."""
     covariates: list[dict[str, Any]] = covariates_of([name])
     clinical = None
-    if name == "KIRC":
-        clinical = _with_stage(data, folder)
+    if name in STAGED:
+        clinical = _with_stage(data, name, folder)
         covariates = covariates + [{"column": name, "type": "number"} for name, _ in STAGE.values()]
     cohorts = cohorts_of(data, [name], folder, covariates=covariates, clinical=clinical)
     reader = CaseReader(cohorts, None, role="develop")
@@ -120,18 +124,28 @@ def hypal_risks(data: Path, name: str) -> dict[str, float]:
     return dict(zip(table["patient_id"], table["mean_hazard"].astype(float), strict=True))
 
 
-def _with_stage(data: Path, folder: Path) -> Path:
-    """PORPOISE's table of KIRC with stage, M and N from ModalTune's lists of cases."""
+def stage_number(text: Any, pattern: str) -> float:
+    """1 to 4 for a stage, the digit for M and N; NaN for what is unknown (MX, NX, Stage X) or missing.
+
+    >>> [stage_number(text, STAGE["ajcc_pathologic_stage"][1]) for text in ("Stage IIIA", "Stage IV", "Stage X")]
+    [3.0, 4.0, nan]
+    """
+    found = re.match(pattern, text) if isinstance(text, str) else None
+    return float(NUMBERS.get(found[1], found[1])) if found else float("nan")
+
+
+def _with_stage(data: Path, name: str, folder: Path) -> Path:
+    """PORPOISE's clinical columns of a cohort with stage, M and N from ModalTune's lists of cases."""
     known: dict[str, dict[str, Any]] = {}
     for part in ("train", "val", "test"):
-        with gzip.open(data / "tcga" / "modaltune" / f"{part}_rcc_cls_feat.json.gz") as file:
+        with gzip.open(data / "tcga" / "modaltune" / f"{part}_{STAGED[name]}_cls_feat.json.gz") as file:
             rows: Sequence[dict[str, Any]] = json.load(file)["data"]
         for row in rows:
             known.setdefault(row["case_submitter_id"], row)
-    table = pd.read_csv(data / "tcga" / "porpoise" / "tcga_kirc_all_clean.csv.zip")
+    table = pd.read_csv(data / "tcga" / "porpoise" / f"tcga_{name.lower()}_all_clean.csv.zip")
     table = table[[c for c in table if not c.endswith(("_rnaseq", "_cnv", "_mut"))]]
-    for column, (name, numbers) in STAGE.items():
-        table[name] = [numbers.get(known[p][column], np.nan) for p in table["case_id"]]
-    target = folder / "kirc-with-stage.csv"
+    for column, (covariate, pattern) in STAGE.items():
+        table[covariate] = [stage_number(known.get(p, {}).get(column), pattern) for p in table["case_id"]]
+    target = folder / f"{name.lower()}-with-stage.csv"
     table.to_csv(target, index=False)
     return target

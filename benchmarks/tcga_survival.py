@@ -99,6 +99,7 @@ def methods_of(patients: Patients) -> dict[str, Method]:
         "late elastic net, rna + clinical": Method(
             penalised(every, fusion="late", **mixed), ("clinical", "rna")
         ),
+        "late ridge, omics": Method(penalised(every, fusion="late", **ridge), OMICS, True),
         "elastic net, omics + clinical": Method(penalised(every, **mixed), with_omics),
         "late ridge, omics + clinical": Method(penalised(every, fusion="late", **ridge), with_omics, True),
         "network, omics + clinical": Method(network(every), with_omics),
