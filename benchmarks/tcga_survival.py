@@ -77,6 +77,14 @@ def network(covariates: Sequence[Mapping[str, Any]], seed: int = 1) -> Recipe:
     return NETWORK.model_copy(update={"tables": tables, "seed": seed})
 
 
+def self_normalising() -> Recipe:
+    """A self-normalising network of genes as they are, sizes and rates near those of Pathomic Fusion."""
+    tables = TableParams.model_validate({"rna": {"transform": "none", "clip_standardised": 5}})
+    training = NETWORK.training.model_copy(update={"lr": 2e-3, "weight_decay": 5e-4, "members": 1})
+    params = {"network": "snn", "dim": 64, "layers": 3, "dropout": 0.25}
+    return Recipe(model="omics", model_params=params, training=training, tables=tables, seed=1)
+
+
 def methods_of(patients: Patients) -> dict[str, Method]:
     """Rows that are fitted on a cohort, by name."""
     every = patients.covariates
@@ -93,6 +101,7 @@ def methods_of(patients: Patients) -> dict[str, Method]:
         "ridge, rna": Method(penalised(every, **ridge), ("rna",)),
         "elastic net, rna": Method(penalised(every, **mixed), ("rna",)),
         "network, rna": Method(network(every), ("rna",)),
+        "snn, omics": Method(self_normalising(), OMICS),
         "ridge, rna + clinical": Method(penalised(every, **ridge), ("clinical", "rna")),
         "elastic net, rna + clinical": Method(penalised(every, **mixed), ("clinical", "rna")),
         "late ridge, rna + clinical": Method(penalised(every, fusion="late", **ridge), ("clinical", "rna")),

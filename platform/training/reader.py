@@ -1,7 +1,8 @@
-"""Batches of a training. Cases without tiles are read, transformed and stacked once, not in every epoch.
+"""Batches of a training. Cases with one tile or none are read, transformed and stacked once, not in every epoch.
 
-A table has the same row in every epoch, so that a full-batch training of a small network costs little more than its
-arithmetic. Bags stay in the store: they are large, and other tiles are drawn in every epoch.
+A table has the same row in every epoch, and so has the one vector of a slide encoder: a full-batch training of a small
+network costs little more than its arithmetic. Bags of tiles stay in the store: they are large, and other tiles are
+drawn in every epoch.
 """
 
 from __future__ import annotations
@@ -38,13 +39,15 @@ class BatchReader:
     targets
         Tasks, scalers, widths.
     lists
-        Cases that are kept as tensors if they have no tiles and their tables fit; batches of others are read anew.
+        Cases that are kept as tensors if none has more than one tile and they fit; batches of others are read anew.
     """
 
     def __init__(self, targets: Targets, *lists: CaseList) -> None:
         self.targets = targets
-        width = sum(targets.shape.omics.values())
-        fits = not targets.shape.features and width * sum(map(len, lists)) <= MAX_HELD
+        width = sum(targets.shape.omics.values()) + targets.shape.features
+        fits = width * sum(map(len, lists)) <= MAX_HELD
+        if targets.shape.features:  # the first bag of tiles ends the search
+            fits = fits and all(len(case.bag) <= 1 for cases in lists for case in cases)
         self._held = {id(cases): self._hold(cases) for cases in lists if len(cases)} if fits else {}
 
     def _hold(self, cases: CaseList) -> HeldCases:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from equipoise.datasets.cohorts.cases import Case
 from equipoise.datasets.cohorts.splits import Fold
 from equipoise.datasets.tables.tasks import SurvivalTask
 from equipoise.models.cox import cox_partial_likelihood
@@ -165,6 +166,31 @@ def test_the_added_loss_is_a_difference_of_likelihoods(cases) -> None:
     ) / events
     losses = TaskLosses(targets.heads)
     assert added_loss(losses, train, val) == pytest.approx(float(by_hand), rel=1e-6)
+
+
+def test_cases_with_a_single_vector_are_held_and_bags_of_tiles_are_not(cases) -> None:
+    def with_tiles(count: int) -> dict[str, Case]:
+        rng = np.random.default_rng(0)
+        return {
+            name: dataclasses.replace(
+                case,
+                bag=rng.normal(size=(count if i % 3 else 0, 4)).astype(np.float32),
+                coords=np.zeros((count if i % 3 else 0, 2), np.int32),
+            )
+            for i, (name, case) in enumerate(cases.items())
+        }
+
+    one, many = (CaseList(made, tuple(made)) for made in (with_tiles(1), with_tiles(2)))
+    targets = fit_targets([OS], one)
+    held, anew = BatchReader(targets, one), BatchReader(targets)
+    assert len(held._held) == 1
+    assert not BatchReader(targets, many)._held
+    rows = [5, 3, 11, 0]
+    mine, other = (reader.read(one, rows, 8, 0, 0) for reader in (held, anew))
+    assert torch.equal(mine.bags, other.bags)
+    assert torch.equal(mine.mask, other.mask)
+    assert mine.mask.any(dim=1).tolist() == [True, False, True, False]
+    assert (mine.padded, mine.tileless) == (other.padded, other.tileless)
 
 
 def test_held_batches_are_those_that_are_read(cases) -> None:
