@@ -3,7 +3,7 @@
 ``gptomic`` on PORPOISE's GBMLGG: an omics branch (200 components of RNA, CNV, mutations), an image branch over the
 published risk of MCAT's attention model (a bag with one tile of width 1, standardised without labels; its models were
 trained on the tested patients of other folds, so that whatever is learned on it leaks mildly, alike for all methods),
-covariates straight to the head, fusion by concatenation, in one row by the Kronecker product. One full-batch step an
+no covariates, as in the paper, fusion by concatenation, in one row by the Kronecker product. One full-batch step an
 epoch, the recipe of :mod:`benchmarks.linear_baselines`; everything but the modulation is the same, with the parameters
 that its entry has by default. Five published folds, five seeds.
 
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.linear_baselines import NETWORK, RNA, trained_fold
-from benchmarks.tcga_cases import Patients, read_patients, with_risk
+from benchmarks.tcga_cases import OMICS, Patients, read_patients, with_risk
 from benchmarks.tcga_scores import FoldRisks, RowStore, Scores, Z
 from benchmarks.tcga_survival import parser_of, prepared, write_result
 from equipoise.datasets.omics.params import TableParams
@@ -48,10 +48,10 @@ METHODS = {
 SEEDS = (1, 2, 3, 4, 5)
 
 
-def recipe_of(patients: Patients, method: str, seed: int) -> Recipe:
+def recipe_of(method: str, seed: int) -> Recipe:
     """The model of a row."""
     fusion, modulation = METHODS[method]
-    tables = TableParams.model_validate({"rna": RNA | {"components": 200}, "clinical": patients.covariates})
+    tables = TableParams.model_validate({"rna": RNA | {"components": 200}})
     model = {
         "image": "mean_pool",
         "image_params": {"layers": 1, "dim": 8, "dropout": 0.0},
@@ -72,7 +72,7 @@ def rows_of(patients: Patients, store: RowStore, folder: Path, method: str) -> l
     """Per seed, the folds."""
     found = []
     for seed in SEEDS:
-        recipe, of_seed = recipe_of(patients, method, seed), []
+        recipe, of_seed = recipe_of(method, seed), []
         for fold in patients.folds:
 
             def fit(recipe: Recipe = recipe, fold: Any = fold, seed: int = seed) -> FoldRisks:
@@ -92,7 +92,7 @@ def coefficients(folder: Path) -> dict[str, float]:
     import pandas as pd
 
     history = pd.read_csv(folder / "history.csv")
-    notes = {}
+    notes: dict[str, float] = {}
     for column in history:
         if column.startswith("coefficient/"):
             notes |= {
@@ -182,10 +182,11 @@ def contrasts(means: dict[str, list[CellMean]], scores: Scores) -> Contrasts:
 
 
 def with_standardised_risks(patients: Patients) -> Patients:
-    """Image risks with mean 0 and standard deviation 1 over all patients: no label is read."""
+    """Omics, and image risks with mean 0 and standard deviation 1 over all patients: no label is read."""
     risks = {p: float(case.bag[0, 0]) for p, case in patients.cases.items()}
-    mean, spread = np.mean(list(risks.values())), np.std(list(risks.values()))
-    cases = {p: with_risk(case, (risks[p] - mean) / spread) for p, case in patients.cases.items()}
+    mean, spread = (float(f(list(risks.values()))) for f in (np.mean, np.std))
+    kept = patients.only((*OMICS, "wsi"))
+    cases = {p: with_risk(case, (risks[p] - mean) / spread) for p, case in kept.items()}
     return Patients(patients.name, cases, patients.task, patients.folds, patients.covariates, patients.groups)
 
 

@@ -126,8 +126,161 @@ def mixup_survival() -> str:
     return markdown(["SYNTHETIC", "C", "r, 100 cells", "C − encoder alone", "95 %"], rows)
 
 
+def paper() -> str:
+    """The rows of the paper's three tables, and what was measured in their place."""
+    real, branches = result("tcga_survival"), result("tcga_modulation")
+    if real is None or branches is None:
+        return not_measured("tcga_survival" if real is None else "tcga_modulation")
+
+    def row(cohort: str, name: str) -> str:
+        return share(real["cohorts"][cohort][name]["harrell"]["c"])
+
+    def network(name: str) -> str:
+        return share(branches["methods"][name]["c"])
+
+    image, whole = "image: a published risk, not a network", "image risk, components of RNA in place of scGPT"
+    rows = [
+        ["1, GBMLGG", "SCNN / GSCNN", ".754 / .781", "–", "needs the regions of Pathomic Fusion"],
+        [
+            "1, GBMLGG",
+            "histology CNN",
+            ".792",
+            row("GBMLGG", "published image risk"),
+            "MCAT's attention over tiles",
+        ],
+        ["1, GBMLGG", "T2T-ViT", ".803", "–", "needs the regions of Pathomic Fusion"],
+        [
+            "1, GBMLGG",
+            "genomic SNN",
+            ".808",
+            row("GBMLGG", "snn, omics"),
+            "more genes, as z-scores per study",
+        ],
+        [
+            "1, GBMLGG",
+            "Pathomic Fusion, CNN / T2T-ViT + SNN",
+            ".820 / .826",
+            network("kronecker, none"),
+            image,
+        ],
+        ["1, GBMLGG", "PathOmics", ".833", "–", "another method"],
+        ["1, GBMLGG", "Path-GPTOmic", ".848", network("gradmod"), whole],
+        ["2, KIRC", "CNN / T2T-ViT", ".671 / .683", "–", "no image of these patients"],
+        ["2, KIRC", "genomic SNN", ".684", row("KIRC", "snn, omics"), "more genes, as z-scores"],
+        ["2, KIRC", "fusions, Path-GPTOmic", ".719 to .754", "–", "no image of these patients"],
+        ["3, GBMLGG", "SNN, concatenation", ".826", network("none"), image],
+        [
+            "3, GBMLGG",
+            "scGPT, no smoothing: concatenation / GradMod",
+            ".831 / .840",
+            "–",
+            "needs scGPT's weights and counts",
+        ],
+        [
+            "3, GBMLGG",
+            "scGPT, smoothing: concatenation / Kronecker",
+            ".838 / .840",
+            "–",
+            "needs scGPT's weights and counts",
+        ],
+        ["beside, GBMLGG", "age, sex, histology", "–", row("GBMLGG", "clinical"), "no network, no gene"],
+        ["beside, GBMLGG", "ridge, RNA + these", "–", row("GBMLGG", "ridge, rna + clinical"), "no image"],
+        [
+            "beside, GBMLGG",
+            "late ridge, image + omics + these",
+            "–",
+            row("GBMLGG", "late ridge, image + omics + clinical"),
+            "stacked on the image risk",
+        ],
+        ["beside, KIRC", "age, sex, stage, M, N", "–", row("KIRC", "clinical"), "no network, no gene"],
+        [
+            "beside, KIRC",
+            "RNA + these, chosen inside training",
+            "–",
+            row("KIRC", "chosen, rna + clinical"),
+            "no image",
+        ],
+    ]
+    return markdown(["table", "row", "published", "here", "what differs"], rows)
+
+
+def tcga_modulation() -> str:
+    """Modulations beside the same model without one."""
+    found = result("tcga_modulation")
+    if found is None:
+        return not_measured("tcga_modulation")
+    rows = []
+    for name, row in found["methods"].items():
+        apart = row.get("minus_none")
+        least = [
+            v for k, v in row["branches"].items() if k.startswith("coefficient/") and k.endswith("least")
+        ]
+        rows.append(
+            [
+                name,
+                f"{share(row['c'])} ± {share(row['seed_sd'])}",
+                share(row["within_lgg_c"]),
+                *(["", "", ""] if apart is None else [*difference_of(row, "minus_none"), apart["verdict"]]),
+                share(min(least)) if least else "–",
+            ]
+        )
+    headers = ["GBMLGG", "C ± sd of seeds", "inside LGG", "− none", "95 %", "", "smallest coefficient"]
+    return markdown(headers, rows)
+
+
+def tcga_cohorts() -> str:
+    """What omics add to covariates in six cohorts."""
+    found = result("tcga_cohorts")
+    if found is None:
+        return not_measured("tcga_cohorts")
+    rows = [
+        [
+            name,
+            f"{row['patients']} / {row['events']}",
+            *(share(row[key]) for key in ("clinical", "rna", "omics", "omics_clinical")),
+            *difference_of(row, "gain"),
+            *difference_of(row, "gain_of_clinical"),
+        ]
+        for name, row in found["cohorts"].items()
+    ]
+    means = [*difference_of(found, "mean_gain"), *difference_of(found, "mean_gain_of_clinical")]
+    rows.append(["mean", "", "", "", "", "", *means])
+    headers = ["cohort", "patients / events", "clinical", "RNA", "omics", "omics + clinical"]
+    return markdown([*headers, "gain of omics", "95 %", "gain of clinical", "95 %"], rows)
+
+
+def tcga_weights() -> str:
+    """Best weight of the image risk against omics, per cohort and subgroup."""
+    found = result("tcga_weights")
+    if found is None:
+        return not_measured("tcga_weights")
+    rows = []
+    for name, cohort in found["cohorts"].items():
+        for group, row in cohort.get("groups", {}).items():
+            gain = difference_of(cohort, "gain") if group == "all" else ["", ""]
+            rows.append(
+                [
+                    name,
+                    cohort["source"],
+                    group,
+                    f"{row['patients']} / {row['events']}",
+                    f"{row['best']:.2f}",
+                    f"[{row['low']:.2f}, {row['high']:.2f}]",
+                    f"{row['flat'][0]:.2f} to {row['flat'][1]:.2f}",
+                    *(share(row[key]) for key in ("c_omics", "c_image", "c_best")),
+                    *gain,
+                ]
+            )
+    headers = ["cohort", "risk against omics", "patients", "n / events", "best weight", "95 %", "within .005"]
+    return markdown([*headers, "C omics", "C risk", "C best", "gain, chosen on other folds", "95 %"], rows)
+
+
 #: Name in a page → its table.
 TABLES: dict[str, Callable[[], str]] = {
+    "paper": paper,
+    "tcga_modulation": tcga_modulation,
+    "tcga_cohorts": tcga_cohorts,
+    "tcga_weights": tcga_weights,
     "tcga_survival": tcga_survival,
     "mixup": mixup,
     "mixup_survival": mixup_survival,

@@ -94,3 +94,61 @@ def test_concordance_of_folds_equals_that_of_lifelines() -> None:
     apart, back = scores.difference(folds, other), scores.difference(other, folds)
     assert apart["difference"] == pytest.approx(-back["difference"])
     assert (apart["low"] > 0) == (apart["p"] < 0.05)
+
+
+def test_concordance_of_every_weight_and_of_drawn_patients() -> None:
+    """By lifelines: on the patients, and on copies of them as a bootstrap draws them."""
+    from benchmarks.tcga_weights import GRID, Pairs, best_weight
+    from lifelines.utils import concordance_index
+
+    rng = np.random.default_rng(1)
+    names = [f"P{i}" for i in range(60)]
+    risk = rng.normal(size=60)
+    labels = {
+        p: (float(np.ceil(30 * rng.exponential(np.exp(-risk[i])))), float(rng.random() < 0.7))
+        for i, p in enumerate(names)
+    }
+    image = {p: float(rng.normal()) for p in names}
+    omics = {p: float(risk[i] + 0.3 * rng.normal()) for i, p in enumerate(names)}
+    pairs = Pairs(labels, image, omics)
+    days, event = np.array(list(labels.values())).T
+    x, y = (np.array(list(of.values())) for of in (image, omics))
+    curve = pairs.concordance(np.ones((1, 60)))[0]
+    expected = [concordance_index(days, -(w * x + (1 - w) * y), event) for w in GRID]
+    np.testing.assert_allclose(curve, expected)
+    drawn = pairs.draw(rng, 3)
+    assert (drawn.sum(axis=1) == 60).all()
+    assert (drawn @ event == event.sum()).all()
+    # lifelines counts pairs of two copies of a patient as tied in time and leaves those of two events out.
+    copies = np.repeat(np.arange(60), drawn[0].astype(int))
+    of_copies = concordance_index(days[copies], -y[copies], event[copies])
+    assert pairs.concordance(drawn[:1])[0, 0] == pytest.approx(of_copies)
+    best = best_weight(Scores(labels), [image], [omics], set(names), seed=0)
+    assert best["best"] <= 0.3
+    assert best["low"] <= best["best"] <= best["high"] <= 0.6
+    assert best["c_omics"] == pytest.approx(expected[0])
+
+
+def test_a_method_that_is_better_in_every_fold_and_seed_gains() -> None:
+    from benchmarks.tcga_modulation import comparison
+
+    rng = np.random.default_rng(2)
+    names = [f"P{i}" for i in range(200)]
+    risk = dict(zip(names, rng.normal(size=200), strict=True))
+    labels = {p: (float(rng.exponential(np.exp(-1.5 * risk[p]))), 1.0) for p in names}
+    scores = Scores(labels)
+
+    def rows(noise: float):
+        return [
+            scores.mean([{p: risk[p] + noise * rng.normal() for p in names[k::5]} for k in range(5)])
+            for _ in range(3)
+        ]
+
+    good, equal, bad = rows(0.5), rows(0.5), rows(3.0)
+    assert comparison(good, bad)["verdict"] == "gain"
+    assert comparison(bad, good)["verdict"] == "loss"
+    assert comparison(good, equal)["verdict"] == "no gain shown"
+    found = comparison(good, bad)
+    assert found["difference"] == pytest.approx(
+        np.mean([a.value - b.value for a, b in zip(good, bad, strict=True)])
+    )
