@@ -94,9 +94,48 @@ GeneSetField = Annotated[
 ]
 
 
+class RnaEncoderSource(StrictParams):
+    """An RNA encoder: a name, and the encoder's parameters beside it."""
+
+    name: str = Field(min_length=1)
+    """See ``equipoise ls rna_encoders``."""
+    seed: int = Field(default=0, ge=0)
+    """Of the encoder's random draws; apart from the study's seed, so that studies share vectors."""
+    params: dict[str, Any] = Field(default={})
+    """Parameters of the encoder; they may stand beside the name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parameters_beside_the_name(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            return {"name": data}
+        if not isinstance(data, dict):
+            return data
+        beside = {key: value for key, value in data.items() if key not in cls.model_fields}
+        inside = data.get("params", {})
+        if not beside or not isinstance(inside, dict):
+            return data
+        if twice := sorted(set(beside) & set(inside)):
+            raise ValueError(f"{twice[0]!r} stands beside the name and under params: leave one out")
+        kept = {key: value for key, value in data.items() if key in cls.model_fields}
+        return kept | {"params": inside | beside}
+
+
+# The identity validator tells the JSON schema that parameters may stand beside the name.
+EncoderField = Annotated[
+    RnaEncoderSource, BeforeValidator(lambda v: v, json_schema_input_type=str | dict[str, Any])
+]
+
+
 class RnaParams(OmicsParams):
     """How RNA becomes input."""
 
+    encoder: EncoderField | None = None
+    """Read vectors of a frozen encoder in place of genes: ``{name: scgpt, folder: FOLDER}``. Computed once by the step
+    ``extract`` and kept beside the features; then treated like a table without a transform. The encoder gets counts or
+    abundances, so logarithms need their ``log_base``."""
+    adapter: str | None = Field(default=None, min_length=1)
+    """Folder of an adapter that was trained for this encoder (``equipoise adapt-rna``), relative to the study file."""
     transform: Literal["auto", "log_cpm", "log1p", "log", "none"] = "auto"
     """``log_cpm``: counts to log2(1 + counts per million); ``log1p``: log2(1 + x) for TPM or FPKM; ``none``: the
     values are logarithms or z-scores already; ``auto``: whole numbers, other positive numbers, or the rest.
@@ -118,6 +157,20 @@ class RnaParams(OmicsParams):
         if self.gene_sets is not None and self.gene_sets.use == "scores" and (self.components or self.genes):
             raise ValueError(
                 "scores of gene sets are the columns: leave out 'genes' and 'components', or write use: genes"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_needs_its_encoder(self) -> Self:
+        if self.adapter is not None and self.encoder is None:
+            raise ValueError("'adapter' maps vectors of an encoder: name the encoder, too")
+        if self.encoder is not None and self.transform not in ("auto", "none"):
+            raise ValueError(
+                f"'transform: {self.transform}' is for genes; vectors of an encoder have none: leave it out"
+            )
+        if self.encoder is not None and self.gene_sets is not None:
+            raise ValueError(
+                "'gene_sets' are of genes; vectors of an encoder have none: leave one of the two out"
             )
         return self
 

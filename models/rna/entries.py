@@ -23,6 +23,8 @@ class RnaEncoderParams(StrictParams):
     paths: ClassVar[tuple[str, ...]] = ()
     #: GPUs per worker that the encoder is meant for; 0: runs on CPUs.
     gpus: ClassVar[float] = 0.0
+    #: So quick that starting workers costs more than the work: it runs in the driver.
+    in_process: ClassVar[bool] = False
 
 
 class FolderParams(RnaEncoderParams):
@@ -40,6 +42,8 @@ class PcaParams(FolderParams):
     Components of the study's own patients are ``tables.rna.components``: those are fitted on the training patients of
     each fold. An encoder is the same in all folds, so its components come from other samples.
     """
+
+    in_process: ClassVar[bool] = True
 
 
 class NetworkParams(FolderParams):

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from equipoise.platform.errors import ResourceError
 from equipoise.platform.extraction.chunks import Row
 from equipoise.platform.extraction.monitoring import WorkerCounters
-from equipoise.platform.extraction.stages import StageFactory, one_thread
+from equipoise.platform.extraction.stages import one_thread
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -30,7 +30,29 @@ _PLANNER_CPUS = 0.1
 _NOISY_LOGGERS = ("ray.data._internal.progress", "ray.data._internal.execution.streaming_executor")
 
 
-def run_on_ray(rows: list[Row], stages: StageFactory, workers: int | None) -> Iterator[Row]:
+class Stages(Protocol):
+    """Builds both stages, in this process or in another: small, and safe to send to workers."""
+
+    @property
+    def label(self) -> str:
+        """Name of the encoder."""
+        ...
+
+    @property
+    def gpus(self) -> float:
+        """Share of a GPU that a worker needs."""
+        ...
+
+    def planner(self) -> Callable[[Row], list[Row]]:
+        """The first stage."""
+        ...
+
+    def encoder(self) -> Callable[[Row], Row]:
+        """The second stage, with its encoder built."""
+        ...
+
+
+def run_on_ray(rows: list[Row], stages: Stages, workers: int | None) -> Iterator[Row]:
     """Run both stages over all rows on the open Ray session.
 
     Parameters
@@ -45,8 +67,8 @@ def run_on_ray(rows: list[Row], stages: StageFactory, workers: int | None) -> It
 
     Yields
     ------
-    Status rows of :class:`~equipoise.platform.extraction.stages.TileEncodingStage`, in the order in which slides and
-    chunks end.
+    Rows of the second stage, such as those of :class:`~equipoise.platform.extraction.stages.TileEncodingStage`, in the
+    order in which they end. They have ``encoded``, ``reading`` and ``encoding`` for the counters.
 
     Raises
     ------
@@ -131,7 +153,7 @@ def gpu_share(wanted: float, workers: int | None, resources: Mapping[str, float]
     return wanted
 
 
-def _pipeline(rows: list[Row], stages: StageFactory, workers: int | None) -> Dataset:
+def _pipeline(rows: list[Row], stages: Stages, workers: int | None) -> Dataset:
     import ray
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
@@ -156,7 +178,7 @@ def _pipeline(rows: list[Row], stages: StageFactory, workers: int | None) -> Dat
     )
 
 
-def _plan(row: Row, stages: StageFactory) -> list[Row]:
+def _plan(row: Row, stages: Stages) -> list[Row]:
     one_thread()
     return stages.planner()(row)
 
@@ -168,7 +190,7 @@ class _Encode:
     would see a dead actor with a traceback of Ray.
     """
 
-    def __init__(self, stages: StageFactory) -> None:
+    def __init__(self, stages: Stages) -> None:
         one_thread()
         self._refused = ""
         try:

@@ -56,7 +56,7 @@ def obtain_features(
         If the store belongs to another specification or is being written by another run, or there is nothing to
         import.
     """
-    with _open_once(session) as session:
+    with open_once(session) as session:
         if params.imported is not None:
             summary = import_study(slides, params, store_root, base)
         else:
@@ -83,7 +83,7 @@ def open_features(
 
 
 @contextmanager
-def _open_once(
+def open_once(
     session: Callable[[], AbstractContextManager[object]],
 ) -> Iterator[Callable[[], AbstractContextManager[object]]]:
     """A session that is opened at the first request and stays open until the end."""

@@ -64,11 +64,12 @@ class RunContext:
         return self._inputs
 
     def with_all_tables(self) -> "StudyInputs":
-        """:attr:`inputs` with every table that the study names, also those that its model does not read."""
+        """:attr:`inputs` with every table that the study names, also those that its model does not read, and with RNA
+        as its table holds it, whatever encoder the model reads it through."""
         inputs = self.inputs
         named: set[str] = {modality for cohort in self.study.cohorts for modality in cohort.omics}
         named |= {CLINICAL} if self.study.tables.clinical else set()
-        if named <= self.study.reads:
+        if named <= self.study.reads and self.study.tables.rna.encoder is None:
             return inputs
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # of tables that the model does not read
@@ -81,7 +82,7 @@ class RunContext:
 
 
 def read_inputs(study: Study, cohorts: "Cohorts", store_root: str | Path) -> "StudyInputs":
-    """Open the feature store of a study, and keep the patients and slides that have features.
+    """Open the feature store of a study, and keep the patients and slides that have features; RNA is encoded.
 
     Raises
     ------
@@ -90,6 +91,10 @@ def read_inputs(study: Study, cohorts: "Cohorts", store_root: str | Path) -> "St
     """
     from equipoise.platform.training.inputs import StudyInputs
 
+    if study.encodes_rna and "rna" in cohorts.omics:
+        from equipoise.platform.extraction.rna_cohorts import with_rna_vectors
+
+        cohorts = with_rna_vectors(cohorts, study.tables.rna, study.base, store_root)
     if not study.reads_slides:
         usable = cohorts.without_slides()
         return StudyInputs(usable, None, "no tiles", content_keys(study, usable, None))

@@ -27,7 +27,16 @@ def load_study(path: str | Path, overrides: dict[str, Any] | None = None) -> Stu
     StudyError
         With every problem at once, each with its line.
     """
-    return read_study(path, overrides, (search_problems, federation_problems))
+    return read_study(path, overrides, (rna_encoder_problems, search_problems, federation_problems))
+
+
+def rna_encoder_problems(study: Study) -> list[str]:
+    """Why the study's RNA encoder cannot be used as written; empty without one."""
+    if study.tables.rna.encoder is None:
+        return []
+    from equipoise.platform.extraction.rna_encoders import encoder_problems
+
+    return encoder_problems(study)
 
 
 def search_problems(study: Study) -> list[str]:

@@ -6,8 +6,8 @@ output that exists and matches the study is not computed again.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
     from equipoise.datasets.cohorts.cohort import Cohorts
     from equipoise.datasets.cohorts.splits import Fold
+    from equipoise.platform.extraction.summary import ExtractionSummary
 
 log = logging.getLogger("equipoise")
+
+#: Opens Ray when a step needs it.
+Session = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,8 @@ def describe_cohorts(cohorts: "Cohorts", study: Study) -> str:
 
 def validate(context: RunContext) -> StepResult:
     """Write the manifest of the tables and a preview of the folds."""
-    cohorts = context.cohorts if context.study.reads_slides else context.inputs.cohorts  # nothing to extract
+    cohorts = context.cohorts if context.study.reads_slides else context.cohorts.without_slides()
+    _check_rna_encoder(context)
     for line in describe_cohorts(context.cohorts, context.study).splitlines():
         log.info("%s", line)
     context.cohorts.require_learnable()
@@ -150,30 +155,40 @@ def validate(context: RunContext) -> StepResult:
     return StepResult(counts | headers)
 
 
-def extract(context: RunContext) -> StepResult:
-    """Extract features from slides, then write the manifest of usable slides. Models of tables need no extraction.
+def _check_rna_encoder(context: RunContext) -> None:
+    """Refuse RNA that the study's encoder cannot use, and an encoder whose files are missing."""
+    source = context.study.tables.rna.encoder
+    if source is None or not context.study.encodes_rna:
+        return
+    from equipoise.platform.extraction.rna_encoders import identify_rna_encoder, require_usable_expression
+
+    require_usable_expression(source, context.cohorts)
+    identify_rna_encoder(source, context.study.base)
+
+
+def _encode_rna(context: RunContext, session: Session) -> dict[str, Any]:
+    """Compute the vectors of RNA profiles, if the model reads RNA through an encoder; details of the step."""
+    if not context.study.encodes_rna or "rna" not in context.cohorts.omics:
+        return {}
+    from equipoise.platform.extraction.rna_cohorts import encode_cohorts
+
+    study = context.study
+    options: dict[str, Any] = {"workers": study.resources.workers, "session": session}
+    address = encode_cohorts(context.cohorts, study.tables.rna, study.base, context.store_root, **options)
+    return {"rna_vectors": address}
+
+
+def _extract_slides(context: RunContext, session: Session) -> "ExtractionSummary":
+    """Extract or import the features of all slides.
 
     Raises
     ------
-    ToleranceError
-        If more slides failed than ``features.max_fail`` allows. Everything that could be extracted is kept.
+    DataError
+        If the model reads nothing but tiles and a cohort has none.
     """
-    from equipoise.platform.cluster.session import ray_session, session_description
     from equipoise.platform.extraction.sources import obtain_features
 
     study = context.study
-    if not study.reads_slides:
-        log.info("extract: nothing to do, model %s reads tables only", study.model.kind)
-        usable = context.inputs.cohorts
-        write_manifest(context.folder, usable, usable.slides)
-        return StepResult({"slides": 0, "skipped": f"model {study.model.kind} reads tables only"})
-
-    @contextmanager
-    def session() -> Iterator[None]:
-        with ray_session(study.resources):
-            write_json(context.folder.provenance / "ray.json", session_description())
-            yield
-
     without = [cohort.name for cohort in study.cohorts if cohort.slides is None]
     if without and study.reads == {"wsi"}:
         raise DataError(
@@ -181,7 +196,7 @@ def extract(context: RunContext) -> StepResult:
             where=str(study.file),
             fix="add slides: and slides_dir: to the cohort, or leave it out",
         )
-    summary = obtain_features(
+    return obtain_features(
         context.cohorts.slides,
         study.features,
         context.store_root,
@@ -190,13 +205,46 @@ def extract(context: RunContext) -> StepResult:
         session=session,
         qc_dir=context.folder.qc,
     )
+
+
+def extract(context: RunContext) -> StepResult:
+    """Extract features from slides and encode RNA, then write the manifest of usable slides.
+
+    A model that reads tables only has no slides to extract.
+
+    Raises
+    ------
+    ToleranceError
+        If more slides failed than ``features.max_fail`` allows. Everything that could be extracted is kept.
+    """
+    from equipoise.platform.cluster.session import ray_session, session_description
+    from equipoise.platform.extraction.sources import open_once
+
+    study = context.study
+
+    @contextmanager
+    def session() -> Iterator[None]:
+        with ray_session(study.resources):
+            write_json(context.folder.provenance / "ray.json", session_description())
+            yield
+
+    with open_once(session) as once:
+        encoded = _encode_rna(context, once)
+        summary = _extract_slides(context, once) if study.reads_slides else None
     context.forget_inputs()
+    if summary is None:
+        if not encoded:
+            log.info("extract: nothing to do, model %s reads tables only", study.model.kind)
+        usable = context.inputs.cohorts
+        write_manifest(context.folder, usable, usable.slides)
+        skipped = {} if encoded else {"skipped": f"model {study.model.kind} reads tables only"}
+        return StepResult({"slides": 0, **skipped, **encoded})
     log.info("extract %s", summary)
     if summary.failed and summary.tolerated:
         log.warning("%d of %d slides failed\n%s", summary.failed, len(summary.index), summary.failures_text())
     write_manifest(context.folder, context.inputs.cohorts, summary.index)
     details: dict[str, Any] = {"slides": len(summary.index), "tiles": summary.tiles, "failed": summary.failed}
-    details |= {**summary.counts, "features": summary.address}
+    details |= {**summary.counts, "features": summary.address, **encoded}
     if not summary.tolerated:
         raise ToleranceError(
             f"{summary.failed} of {len(summary.index)} slides failed, more than max_fail allows "
@@ -219,7 +267,9 @@ def train(context: RunContext) -> StepResult:
     inputs.cohorts.require_learnable()
     folds = _make_folds(context, inputs.cohorts)
     index = None if inputs.tiles is None else inputs.tiles.index()
-    write_folds(study, context.folder, inputs.cohorts, folds, index)
+    # Batches are looked for in the tables, not in vectors of an encoder.
+    tabled = replace(inputs.cohorts, omics=context.cohorts.omics)
+    write_folds(study, context.folder, tabled, folds, index)
     cases = inputs.cases("develop")
     _set_threads(study)
     names = [f"{fold.repeat}-{fold.index}" for fold in folds]
@@ -314,7 +364,8 @@ def _cox_table(context: RunContext, predictions: "pd.DataFrame") -> None:
 
 
 def _baselines(context: RunContext, folds: "Sequence[Fold]", predictions: "pd.DataFrame") -> dict[str, int]:
-    """Fit the baselines of every fold, and set them beside the model's main metrics."""
+    """Fit the baselines of every fold, and set them beside the model's main metrics; they read RNA as it is."""
+    from equipoise.datasets.omics.resolution import without_encoder
     from equipoise.platform.evaluation.baselines import evaluate_baselines, write_baselines
     from equipoise.platform.training.baselines import MeanTiles, fit_fold_baselines
     from equipoise.platform.training.build import recipe_of
@@ -325,10 +376,9 @@ def _baselines(context: RunContext, folds: "Sequence[Fold]", predictions: "pd.Da
             (evaluation / name).unlink(missing_ok=True)
         return {}
     inputs = context.with_all_tables()
+    recipe = recipe_of(study.model_copy(update={"tables": without_encoder(study.tables)}))
     develop, external = (MeanTiles(inputs.cases(role)) for role in ("develop", "external"))
-    scored = fit_fold_baselines(
-        folds, study.tasks, develop, external, recipe_of(study), study.evaluation.baselines
-    )
+    scored = fit_fold_baselines(folds, study.tasks, develop, external, recipe, study.evaluation.baselines)
     table = evaluate_baselines(predictions, scored, study.evaluation, study.seed)
     write_baselines(scored, table, evaluation)
     whole = table[(table["role"] == "test") & (table["cohort"] == "all")]

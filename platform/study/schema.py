@@ -183,6 +183,11 @@ class Study(StrictParams):
         return "wsi" in self.reads and any(cohort.slides is not None for cohort in self.cohorts)
 
     @property
+    def encodes_rna(self) -> bool:
+        """Whether the model reads RNA through an encoder."""
+        return self.tables.rna.encoder is not None and "rna" in self.reads
+
+    @property
     def split_scheme(self) -> "SplitScheme":
         """What draws the folds."""
         from equipoise.datasets.cohorts.splits import SplitScheme

@@ -18,7 +18,7 @@ HERE = "equipoise_elsewhere.methods"
 
 
 class TanhParams(BaseModel):
-    reads: ClassVar[frozenset[str]] = frozenset({"clinical"})
+    reads: ClassVar[frozenset[str]] = frozenset({"clinical", "rna"})
 
     dim: int = Field(4, ge=1)
 
@@ -29,6 +29,10 @@ class MeanBranchParams(FusionParams):
 
 class HalveParams(ModulationParams):
     slows: ClassVar[bool] = True
+
+
+class RanksParams(RnaEncoderParams):
+    in_process: ClassVar[bool] = True
 
 
 class InverseLossParams(WeightingParams):
@@ -57,7 +61,7 @@ class ByInitialParams(ClientSchemeParams):
 
 MEAN_COLOUR = ("mean of the three channels", EncoderParams, f"{HERE}:MeanColour")
 EXTREMES = ("largest and smallest feature", SlideEncoderParams, f"{HERE}:Extremes")
-RANKS = ("share of genes that are lower, averaged over thirds", RnaEncoderParams, f"{HERE}:Ranks")
+RANKS = ("share of genes that are lower, averaged over thirds", RanksParams, f"{HERE}:Ranks")
 TANH_TABLE = ("one small layer over the covariates", TanhParams, f"{HERE}:TanhTable")
 MEAN_BRANCH = ("mean of projected branches", MeanBranchParams, f"{HERE}:MeanBranch")
 HALVE = ("half the learning rate for every branch above a ratio of 1", HalveParams, f"{HERE}:Halve")

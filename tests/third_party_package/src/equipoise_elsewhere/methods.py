@@ -172,11 +172,12 @@ cohorts:
   - name: A
     role: develop
     clinical: {tables / "clinical.csv"}
+    omics: {{rna: {tables / "rna.csv"}}}
     site: {{scheme: last_digit, params: {{groups: 3}}}}
 tasks:
   - {{name: RESPONSE, type: binary, column: RESPONSE, positive: "yes", negative: ["no"], main: true}}
   - {{name: SIZE, type: regression, column: SIZE}}
-tables: {{clinical: [{{column: AGE, type: number}}]}}
+tables: {{clinical: [{{column: AGE, type: number}}], rna: {{encoder: ranks}}}}
 model: {{kind: tanh_table, dim: 3}}
 balancing: inverse_loss+first_halves
 training: {{epochs: 2, lr: 0.01, batch: 8}}
