@@ -2,7 +2,8 @@
 
 ``baselines.parquet`` has the columns of the predictions table behind the name of the baseline. It is a file of its own:
 the predictions table is one model's, and all that reads it (metrics, exports, comparisons of runs) relies on that.
-``baselines.csv`` is computed from both.
+``baselines.csv`` is computed from both. What the branches of a model say alone is kept and compared in the same way
+(``branches.parquet``, ``branches.csv``, :mod:`equipoise.platform.evaluation.branches`).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _Key = tuple[str, str, str]
 def evaluate_baselines(
     predictions: pd.DataFrame, baselines: Mapping[str, pd.DataFrame], params: EvaluationParams, seed: int
 ) -> pd.DataFrame:
-    """The main metric of every baseline, over all patients of a role and within each cohort.
+    """The main metric of every baseline (or branch), over all patients of a role and within each cohort.
 
     Parameters
     ----------
@@ -98,20 +99,49 @@ def _positives(one: EvaluatedMetric) -> float:
     return float(len(known))
 
 
-def write_baselines(baselines: Mapping[str, pd.DataFrame], table: pd.DataFrame, folder: Path) -> None:
-    """Write ``baselines.parquet`` and ``baselines.csv`` below ``folder``, each atomically."""
+def write_baselines(
+    baselines: Mapping[str, pd.DataFrame], table: pd.DataFrame, folder: Path, stem: str = "baselines"
+) -> None:
+    """Write ``<stem>.parquet`` and ``<stem>.csv`` below ``folder``, each atomically."""
     from equipoise.datasets.atomic_io import atomic_path
 
-    parts = [validate(rows).assign(predictor=name) for name, rows in baselines.items()]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_predictors(baselines, folder / f"{stem}.parquet")
+    with atomic_path(folder / f"{stem}.csv") as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def write_predictors(predictors: Mapping[str, pd.DataFrame], path: Path) -> None:
+    """Write predictions of several predictors as one table, the name of the predictor in the first column."""
+    from equipoise.datasets.atomic_io import atomic_path
+
+    parts = [validate(rows).assign(predictor=name) for name, rows in predictors.items()]
     empty = pd.DataFrame(
         {column: pd.Series(dtype=kind) for column, kind in COLUMNS.items()} | {"predictor": []}
     )
     scored = pd.concat(parts, ignore_index=True) if parts else empty
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "baselines.parquet") as temporary:
+    with atomic_path(path) as temporary:
         scored[["predictor", *COLUMNS]].to_parquet(temporary, index=False, compression="zstd")
-    with atomic_path(folder / "baselines.csv") as temporary:
-        table.to_csv(temporary, index=False)
+
+
+def read_predictors(path: Path) -> dict[str, pd.DataFrame]:
+    """Predictor → its predictions, from a table of :func:`write_predictors`.
+
+    Raises
+    ------
+    DataError
+        If the file is no such table.
+    """
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as broken:
+        raise DataError(f"not a readable Parquet file: {broken}", where=str(path)) from broken
+    if "predictor" not in table:
+        raise DataError("a table of several predictors lacks the column predictor", where=str(path))
+    return {
+        str(name): validate(rows.drop(columns="predictor"), str(path))
+        for name, rows in table.groupby("predictor", sort=False)
+    }
 
 
 def read_baselines(path: Path) -> pd.DataFrame:

@@ -60,6 +60,11 @@ SECTIONS: dict[str, tuple[str, type[BaseModel], str]] = {
         SectionParams,
         f"{_HOME}.balancing:build",
     ),
+    "branches": (
+        "ratio, coefficient and own score of the branches of a fused model",
+        SectionParams,
+        f"{_HOME}.branches:build",
+    ),
     "classification": ("ROC, precision-recall, 2x2 tables", SectionParams, f"{_HOME}.classification:build"),
     "regression": ("predicted against measured, r, R², MAE", SectionParams, f"{_HOME}.regression:build"),
     "survival": ("Kaplan-Meier by predicted risk, Harrell C", SectionParams, f"{_HOME}.survival:build"),

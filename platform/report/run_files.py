@@ -208,6 +208,11 @@ class RunFiles:
         return self._read("evaluation/baselines.csv", read_baselines)
 
     @cached_property
+    def branches(self) -> pd.DataFrame | None:
+        """The table of what branches say alone; None for a model without branches."""
+        return self._read("evaluation/branches.csv", read_baselines)
+
+    @cached_property
     def cox(self) -> pd.DataFrame | None:
         """Hazard ratios of predicted risks; None without a survival task."""
         return self._read("evaluation/cox.csv", read_cox_table)

@@ -298,6 +298,7 @@ def evaluate(context: RunContext) -> StepResult:
 
     from equipoise.datasets.atomic_io import read_json
     from equipoise.platform.evaluation import latents
+    from equipoise.platform.evaluation.branches import EXTERNAL_BRANCHES, write_fold_branches
     from equipoise.platform.evaluation.evaluate import evaluate as compute
     from equipoise.platform.evaluation.metrics_table import write_metrics
     from equipoise.platform.evaluation.predictions import read_predictions, write_predictions
@@ -337,9 +338,11 @@ def evaluate(context: RunContext) -> StepResult:
         )
         if read_json(made_for) != wanted or not read.exists():
             made_for.unlink(missing_ok=True)
-            external, vectors = load_fold(path, device).predict_with_latents(cases, "external")
+            trained = load_fold(path, device)
+            external, vectors = trained.predict_with_latents(cases, "external")
             write_predictions(external, kept)
             latents.write_latents(vectors, read)
+            write_fold_branches(trained.predict_branches(cases, "external"), path / EXTERNAL_BRANCHES)
             write_json(made_for, wanted)
         parts.append(read_predictions(kept))
     predictions = pd.concat(parts, ignore_index=True)
@@ -349,7 +352,25 @@ def evaluate(context: RunContext) -> StepResult:
     write_metrics(metrics, folder.evaluation, context.study.evaluation)
     counts = {"predictions": len(predictions), "metrics": len(metrics)}
     _cox_table(context, predictions)
+    counts |= _branches(context, folds, predictions)
     return StepResult(counts | _baselines(context, folds, predictions))
+
+
+def _branches(context: RunContext, folds: "Sequence[Fold]", predictions: "pd.DataFrame") -> dict[str, int]:
+    """Set the model beside what each of its branches says alone; no file for a model without branches."""
+    from equipoise.platform.evaluation.baselines import evaluate_baselines, write_baselines
+    from equipoise.platform.evaluation.branches import STEM, read_fold_branches
+    from equipoise.platform.training.crossval import fold_folder
+
+    study, folder = context.study, context.folder
+    alone = read_fold_branches(fold_folder(folder.folds, fold) for fold in folds)
+    if not alone:
+        for ending in ("csv", "parquet"):
+            (folder.evaluation / f"{STEM}.{ending}").unlink(missing_ok=True)
+        return {}
+    table = evaluate_baselines(predictions, alone, study.evaluation, study.seed)
+    write_baselines(alone, table, folder.evaluation, STEM)
+    return {"branches": len(alone)}
 
 
 def _cox_table(context: RunContext, predictions: "pd.DataFrame") -> None:

@@ -28,6 +28,7 @@ from equipoise.platform.environment import environment
 from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.fingerprints import content_hash, differences, fingerprint
 from equipoise.platform.training.batches import CaseList, CaseSource
+from equipoise.platform.training.branch_predictions import predict_branches
 from equipoise.platform.training.build import build_model
 from equipoise.platform.training.convergence import convergence_warnings
 from equipoise.platform.training.ensemble import TrainedEnsemble, fit_ensemble
@@ -69,6 +70,13 @@ class TrainedFold:
         """The same, and rows of the latents table."""
         fold = self.config["fold"]
         return predict_with_latents(
+            self.model, self.targets, cases, role=role, repeat=fold["repeat"], fold=fold["index"]
+        )
+
+    def predict_branches(self, cases: CaseList, role: Role) -> dict[str, pd.DataFrame]:
+        """Branch → predictions of what it says alone; empty for a model without branches."""
+        fold = self.config["fold"]
+        return predict_branches(
             self.model, self.targets, cases, role=role, repeat=fold["repeat"], fold=fold["index"]
         )
 
@@ -119,7 +127,8 @@ def train_fold(
     -------
     Path
         ``folds/<repeat>-<index>`` with ``model.safetensors``, ``config.json``, ``targets.json``,
-        ``history.csv``, ``preds.parquet`` and ``latents.parquet`` (validation and test patients).
+        ``history.csv``, ``preds.parquet`` and ``latents.parquet`` (validation and test patients), and
+        ``branches.parquet`` for a model with branches.
 
     Raises
     ------
@@ -384,6 +393,12 @@ def _write(
     predictions, latents = zip(*both, strict=True)
     write_predictions(pd.concat(predictions, ignore_index=True), partial / "preds.parquet")
     write_latents(pd.concat(latents, ignore_index=True), partial / FOLD_LATENTS)
+    parts: tuple[tuple[CaseList, Role], ...] = ((val, "val"), (test, "test"))
+    alone = [trained.predict_branches(cases, role) for cases, role in parts if len(cases)]
+    write_fold_branches(
+        {name: pd.concat([part[name] for part in alone], ignore_index=True) for name in alone[0]},
+        partial / FOLD_BRANCHES,
+    )
     weights = {name: value.detach().cpu().contiguous() for name, value in trained.model.state_dict().items()}
     save_file(weights, partial / "model.safetensors")
     write_json(partial / "targets.json", trained.targets.to_json())

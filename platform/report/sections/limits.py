@@ -10,6 +10,7 @@ from equipoise.platform.report.entries import LimitsParams
 from equipoise.platform.report.formatting import count, label, percent, plural
 from equipoise.platform.report.metric_rows import internal
 from equipoise.platform.report.run_files import FILES, RunFiles
+from equipoise.platform.report.sections.branches import branch_remarks
 from equipoise.platform.report.style import Download
 
 
@@ -46,6 +47,7 @@ def limits(run: RunFiles) -> list[str]:
             )
     sentences += run.convergence_warnings
     sentences += baseline_limits(run)
+    sentences += branch_remarks(run)
     sentences += _small(run)
     sentences += _sites(run)
     if run.metric_rows and not any(row["role"] == "external" for row in run.metric_rows):
