@@ -171,6 +171,7 @@ PRESETS_BY_NAME: dict[str, Preset] = {
                 rho_image=0.97,
                 rho_omics=0.85,
                 image_contrast=2.5,
+                missing_slide=0,
                 missing_rna=0.15,
                 missing_label=0.02,
             ),

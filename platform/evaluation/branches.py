@@ -14,7 +14,7 @@ import pandas as pd
 
 from equipoise.platform.evaluation.baselines import read_predictors, write_predictors
 
-#: File names of the tables of a fold: validation and test patients, and external patients.
+#: File names of the tables of a fold: test patients, and external patients.
 FOLD_BRANCHES, EXTERNAL_BRANCHES = "branches.parquet", "external_branches.parquet"
 #: Stem of the files of a run.
 STEM = "branches"

@@ -128,7 +128,7 @@ def train_fold(
     Path
         ``folds/<repeat>-<index>`` with ``model.safetensors``, ``config.json``, ``targets.json``,
         ``history.csv``, ``preds.parquet`` and ``latents.parquet`` (validation and test patients), and
-        ``branches.parquet`` for a model with branches.
+        ``branches.parquet`` (test patients) for a model with branches.
 
     Raises
     ------
@@ -138,6 +138,7 @@ def train_fold(
         If the folder was trained with other settings, patients or features.
     """
     from equipoise.datasets.atomic_io import write_json
+    from equipoise.platform.evaluation.branches import FOLD_BRANCHES, write_fold_branches
 
     _check_parts(fold)
     folder = fold_folder(folds, fold)
@@ -211,6 +212,7 @@ def train_fold(
         config["refit"] = len(everyone)
     if len(test):
         predictions.append(trained.predict_with_latents(test, "test"))
+        write_fold_branches(trained.predict_branches(test, "test"), partial / FOLD_BRANCHES)
     _write(partial, trained, result, predictions)
     for checkpoint in partial.glob("checkpoint*.pt"):
         checkpoint.unlink()
@@ -393,12 +395,6 @@ def _write(
     predictions, latents = zip(*both, strict=True)
     write_predictions(pd.concat(predictions, ignore_index=True), partial / "preds.parquet")
     write_latents(pd.concat(latents, ignore_index=True), partial / FOLD_LATENTS)
-    parts: tuple[tuple[CaseList, Role], ...] = ((val, "val"), (test, "test"))
-    alone = [trained.predict_branches(cases, role) for cases, role in parts if len(cases)]
-    write_fold_branches(
-        {name: pd.concat([part[name] for part in alone], ignore_index=True) for name in alone[0]},
-        partial / FOLD_BRANCHES,
-    )
     weights = {name: value.detach().cpu().contiguous() for name, value in trained.model.state_dict().items()}
     save_file(weights, partial / "model.safetensors")
     write_json(partial / "targets.json", trained.targets.to_json())

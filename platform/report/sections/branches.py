@@ -53,9 +53,7 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
 
 def _branches(histories: Mapping[str, pd.DataFrame]) -> list[str]:
     """Branches whose balance was recorded, in the order of the model."""
-    columns = dict.fromkeys(
-        str(c) for table in histories.values() for c in table if str(c).startswith(_RHO)
-    )
+    columns = dict.fromkeys(str(c) for table in histories.values() for c in table if str(c).startswith(_RHO))
     return [column.removeprefix(_RHO) for column in columns]
 
 
@@ -76,7 +74,7 @@ def _attribute(run: RunFiles, name: str) -> bool:
 
 
 def branch_remarks(run: RunFiles) -> list[str]:
-    """What a reader must not overlook: branches at chance, a fusion that gains nothing, a modulation that did nothing."""
+    """What must not be overlooked: branches at chance, a fusion without gain, a modulation that did nothing."""
     found = []
     if sentence := _unmodulated(run):
         found.append(sentence)
@@ -155,17 +153,15 @@ def _scores_table(run: RunFiles, task: Task) -> Table | None:
     ]
     for row in rows:
         where = "test folds" if row["role"] == "test" else f"external {row['cohort']}"
-        lines.append(
-            [f"{row['predictor']} alone", where, estimate(row), _difference(row), count(row["n"])]
-        )
+        lines.append([f"{row['predictor']} alone", where, estimate(row), _difference(row), count(row["n"])])
     level = f"{percent(run.confidence)} CI"
     return Table(
         ["", "Patients of", f"{metric} ({level})", "Fused minus branch", "Patients"],
         lines,
         "What each branch of the fused model says alone: its term of the sum, or its own head where the fusion is no "
         "sum. Patients who lack the data of a branch are in the table; the branch ranks them equally. Fused minus "
-        "branch: the paired difference on the same patients and folds. A model of one modality trained by itself can be "
-        "better than a branch, which was trained in company.",
+        "branch: the paired difference on the same patients and folds. A model of one modality trained by "
+        "itself can be better than a branch, which was trained in company.",
         numeric=frozenset([2, 3, 4]),
         download=None if run.branches is None else Download(f"branches-{slug(task.name)}.csv", run.branches),
     )
@@ -214,7 +210,13 @@ def _balance_table(histories: Mapping[str, pd.DataFrame], names: Sequence[str]) 
             ]
         )
     return Table(
-        ["Branch", "ρ at the epoch kept", "Folds, min–max", "Lowest coefficient", "Epochs in which it was slowed"],
+        [
+            "Branch",
+            "ρ at the epoch kept",
+            "Folds, min–max",
+            "Lowest coefficient",
+            "Epochs in which it was slowed",
+        ],
         rows,
         "ρ is the evidence that a branch carries for training patients over that of the other; means over the folds. A "
         "coefficient multiplies what the branch learns in a step.",
@@ -308,11 +310,9 @@ def _curves(
     )
 
 
-def score_curves(
-    histories: Mapping[str, pd.DataFrame], names: Sequence[str], task: Task
-) -> Figure | None:
+def score_curves(histories: Mapping[str, pd.DataFrame], names: Sequence[str], task: Task) -> Figure | None:
     """Each branch's own score on inner validation patients over the epochs."""
-    metric = PRIMARY[task.kind] if task.kind in PRIMARY else ""
+    metric = PRIMARY.get(task.kind, "")
     key = "c" if task.kind == "survival" else metric
     columns = dict.fromkeys(
         str(c) for table in histories.values() for c in table if str(c).startswith(f"{key}/{task.name}/")
@@ -336,8 +336,8 @@ def score_curves(
         f"{label(metric)} of each branch alone, {task.name}",
         data,
         layout("Epoch", f"{label(metric)}, inner validation"),
-        "Inner validation patients who have the branch; means over the folds. They choose the epoch, so that the values "
-        "of the epoch kept are slightly too good; the table has test patients.",
+        "Inner validation patients who have the branch; means over the folds. They choose the epoch, so that its "
+        "value is slightly too good; the table has test patients.",
         pd.concat(tables, ignore_index=True)[["branch", "epoch", "mean", "low", "high", "folds"]],
         height=330,
     )
