@@ -162,17 +162,17 @@ PRESETS_BY_NAME: dict[str, Preset] = {
         ),
         Preset(
             name="halves",
-            cohorts=(_plan("syn-luad-a", 240, 768),),
+            cohorts=(_plan("syn-luad-a", 400, 768),),
             # Half of the variance of the log hazard is in the slide alone, half in omics alone.
             knobs=Knobs(
                 b_shared=0,
-                b_image=1.4,
-                b_omics=1.4,
+                b_image=2.5,
+                b_omics=2.5,
                 rho_image=0.97,
                 rho_omics=0.85,
                 image_contrast=2.5,
                 missing_slide=0,
-                missing_rna=0.15,
+                missing_rna=0.1,
                 missing_label=0.02,
             ),
             study=StudyDefaults(

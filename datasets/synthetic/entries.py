@@ -25,7 +25,7 @@ PRESETS: dict[str, tuple[str, type[BaseModel], str]] = {
         _PRESET,
     ),
     "halves": (
-        "240 patients, 0.77 mm slides; survival half in the slide, half in omics: image-omics fusion",
+        "400 patients, 0.77 mm slides; survival half in the slide, half in omics: image-omics fusion",
         PresetOptions,
         _PRESET,
     ),

@@ -58,7 +58,7 @@ def test_halves_puts_half_of_the_hazard_into_each_modality():
     parts = ["image_only", "omics_only", "label_AGE"]
     rows = np.column_stack([truth[parts], np.ones(len(truth))])
     weights, unexplained, *_ = np.linalg.lstsq(rows, truth["log_hazard"], rcond=None)
-    np.testing.assert_allclose(weights[:3], [1.4, 1.4, 0.02], rtol=1e-9)
+    np.testing.assert_allclose(weights[:3], [2.5, 2.5, 0.02], rtol=1e-9)
     assert unexplained.max() < 1e-18  # nothing else is in the hazard
     # Neither modality sees the other half.
     counts = tables.omics["rna"].set_index("PATIENT")
@@ -68,7 +68,7 @@ def test_halves_puts_half_of_the_hazard_into_each_modality():
     assert abs(seen.corr(truth["image_only"])) < 0.12  # 3.4 standard errors
     assert truth["morphology_epi_um"].corr(truth["image_only"], method="spearman") < -0.9
     assert abs(truth["morphology_epi_um"].corr(truth["omics_only"])) < 0.12
-    assert 0.1 < 1 - len(counts) / len(truth) < 0.2  # patients without RNA
+    assert 0.07 < 1 - len(counts) / len(truth) < 0.13  # patients without RNA
 
 
 def test_survival_has_its_three_sources(truth):
