@@ -1,6 +1,7 @@
 """Small random weights through the whole way that real ones take."""
 
 import hashlib
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,34 @@ def test_another_file_than_the_published_one_is_not_opened(tmp_path: Path) -> No
     assert named.hash == published.hash  # the numbers count, not how they were admitted
     with pytest.raises(ValueError, match="was not opened"):
         HubEncoder(params_for(card, tmp_path, sha256="0" * 64))
+
+
+def test_stores_of_earlier_releases_are_still_found(tmp_path: Path) -> None:
+    """The identity of an encoder that was there before cards had heads and crops: what it was made of, written out."""
+    card = small("uni")
+    state = random_state(card)
+    save_file(state, tmp_path / "model.safetensors")
+    about = {
+        "version": 1,
+        "preparation": {
+            "px": 224,
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+            "fit": "bilinear",
+        },
+        "precision": ["float16", "float32"],
+    }
+    shape = {"width": 48, "depth": 2, "heads": 4, "patch": 16, "mlp": 96, "image": 224, "swiglu": False,
+             "registers": 0, "class_token": True, "layer_scale": True, "prefix_positions": True,
+             "pooling": "token"}  # fmt: skip
+    weights = hashlib.sha256()
+    for name in sorted(state):
+        weights.update(
+            f"{name} torch.float32 {list(state[name].shape)}\n".encode() + state[name].numpy().tobytes()
+        )
+    parts = [{"encoder": "uni", "shape": shape}, about, weights.hexdigest()]
+    wanted = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    assert HubEncoder.identify(params_for(card, tmp_path)).hash == wanted
 
 
 def test_every_card_knows_its_file() -> None:

@@ -13,9 +13,10 @@ from torch import Tensor
 from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.datasets.store.maintenance import verify_store
 from equipoise.models.slide_encoders.card import Pairing
-from equipoise.models.slide_encoders.entries import MeanStdParams
+from equipoise.models.slide_encoders.entries import MeanStdParams, RandomTransformerParams
 from equipoise.models.slide_encoders.mean_std import MeanStd
 from equipoise.models.slide_encoders.protocol import SlideTiles, SlideTokens, encode_slide
+from equipoise.models.slide_encoders.random_transformer import RandomTransformer
 from equipoise.platform.errors import StudyError
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.pipeline import extract
@@ -164,6 +165,19 @@ def test_corners_and_side_of_a_tile_are_in_um(
     assert len(steps) > 0
     in_tiles = steps / given.extent.item()
     np.testing.assert_allclose(in_tiles, in_tiles.round(), atol=0.02)  # tiles lie side by side
+
+
+def test_an_encoder_with_stages(slides: pd.DataFrame, params: ExtractionParams, root: Path) -> None:
+    small = {"width": 32, "depth": 2}
+    wish = params.model_copy(update={"slide_encoder": "random_transformer", "slide_encoder_params": small})
+    assert obtain_features(slides, wish, root, root, workers=0).counts["ok"] == 5
+    store, tiles = open_features(wish, root, root, slides), open_features(params, root, root, slides)
+    assert (store.spec.encoder, store.spec.dim) == ("handcrafted-random_transformer", 64)
+    encoder = RandomTransformer(RandomTransformerParams(**small))
+    (bag, corners), row = tiles.read("good-0.svs"), tiles.index().set_index("slide").loc["good-0.svs"]
+    um = (corners * row["mpp"]).astype(np.float32)
+    wanted = encode_slide(encoder, bag, um, params.mpp * params.tile_px)
+    np.testing.assert_array_equal(store.read("good-0.svs")[0], wanted[None])
 
 
 def test_where_the_study_names_one_store(slides: pd.DataFrame, wish: ExtractionParams, root: Path) -> None:
