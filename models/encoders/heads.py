@@ -32,7 +32,7 @@ class HeadedTransformer(nn.Module):
         self.head = (
             AttentionalPooling(shape.width, head)
             if isinstance(head, PoolerShape)
-            else Projection(shape.dim, head.dim)
+            else Projection(shape.dim, head)
         )
 
     def forward(self, image: Tensor) -> Tensor:
@@ -43,15 +43,21 @@ class HeadedTransformer(nn.Module):
 
 
 class Projection(nn.Module):
-    """``[B, D]`` to ``[B, E]`` of Euclidean length 1: two linear layers with GELU between them."""
+    """``[B, D]`` to ``[B, E]``: one layer without bias, or two with GELU between them, then brought to length 1."""
 
-    def __init__(self, width: int, dim: int) -> None:
+    def __init__(self, width: int, shape: ProjectionShape) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.normalises, dim = shape.layers == 2, shape.dim
+        self.layers = (
+            nn.Sequential(nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, dim))
+            if self.normalises
+            else nn.Linear(width, dim, bias=False)
+        )
 
     def forward(self, x_BD: Tensor) -> Tensor:
-        """Project and normalise."""
-        return functional.normalize(self.layers(x_BD).float(), dim=-1)
+        """Project."""
+        vectors = self.layers(x_BD)
+        return functional.normalize(vectors.float(), dim=-1) if self.normalises else vectors
 
 
 class AttentionalPooling(nn.Module):

@@ -65,5 +65,5 @@ def card_network(card: ModelCard) -> nn.Module:
 
 
 def _identity(card: ModelCard) -> dict[str, Any]:
-    identity: dict[str, Any] = {"encoder": card.name, "shape": asdict(card.shape)}
+    identity: dict[str, Any] = {"encoder": card.name, "shape": card.shape.to_dict()}
     return identity if card.head is None else identity | {"head": asdict(card.head)}

@@ -104,6 +104,51 @@ def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
+#: Names of transformers' CLIP outside the blocks and within one.
+_CLIP_TOP = {
+    "embeddings.class_embedding": "cls_token",
+    "embeddings.position_embedding.weight": "pos_embed",
+    "embeddings.patch_embedding.weight": "patch_embed.proj.weight",
+    "pre_layrnorm.weight": "norm_pre.weight",  # spelt like that
+    "pre_layrnorm.bias": "norm_pre.bias",
+    "post_layernorm.weight": "norm.weight",
+    "post_layernorm.bias": "norm.bias",
+}
+_CLIP_BLOCK = {
+    "self_attn.q_proj": "attention.attention.query",
+    "self_attn.k_proj": "attention.attention.key",
+    "self_attn.v_proj": "attention.attention.value",
+    "self_attn.out_proj": "attention.output.dense",
+    "layer_norm1": "norm1",
+    "layer_norm2": "norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+_IN_CLIP_BLOCK = re.compile(r"encoder\.layers\.(\d+)\.(.+?)(\.weight|\.bias)$")
+
+
+def from_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of transformers' ``CLIPVisionModel``, whose class token and positions have no axis for the batch.
+
+    Raises
+    ------
+    ValueError
+        As :func:`from_transformers`.
+    """
+    ours: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        match = _IN_CLIP_BLOCK.fullmatch(name)
+        if match and match[2] in _CLIP_BLOCK:
+            ours[f"encoder.layer.{match[1]}.{_CLIP_BLOCK[match[2]]}{match[3]}"] = tensor
+        elif name == "embeddings.class_embedding":
+            ours["cls_token"] = tensor.reshape(1, 1, -1)
+        else:
+            ours[_CLIP_TOP.get(name, name)] = (
+                tensor[None] if name.endswith("position_embedding.weight") else tensor
+            )
+    return from_transformers(ours)
+
+
 def from_dinov2(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names of the DINOv2 training code: ``register_tokens``, and ``w12`` and ``w3`` of SwiGLU."""
     return {
@@ -116,7 +161,12 @@ def from_dinov2(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-_RULES = {"timm": from_timm, "transformers": from_transformers, "dinov2": from_dinov2}
+_RULES = {
+    "timm": from_timm,
+    "transformers": from_transformers,
+    "clip": from_clip,
+    "dinov2": from_dinov2,
+}
 
 
 def _positions(trunk: dict[str, Tensor], card: ModelCard) -> dict[str, Tensor]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal
 
 #: How the tokens of a tile become its vector: the class token, the mean of the patch tokens, or both joined.
 Pooling = Literal["token", "mean", "token_and_mean"]
+
+#: Attributes of :class:`VitShape` that feature stores of earlier releases know nothing of.
+_ADDED_LATER = ("epsilon", "activation", "norm_before", "patch_bias")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,12 @@ class VitShape:
         Whether class and register tokens have positions, too (timm: not ``no_embed_class``).
     pooling
         How tokens become a vector.
+    epsilon
+        Of every LayerNorm.
+    activation
+        Of a perceptron that is not gated: GELU, or ``x * sigmoid(1.702 x)``, as CLIP has it.
+    norm_before, patch_bias
+        Whether tokens are normalised before the first block, too (CLIP); whether the patch layer has a bias.
 
     Raises
     ------
@@ -54,6 +63,10 @@ class VitShape:
     layer_scale: bool = True
     prefix_positions: bool = True
     pooling: Pooling = "token"
+    epsilon: float = 1e-6
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    norm_before: bool = False
+    patch_bias: bool = True
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -62,6 +75,8 @@ class VitShape:
             raise ValueError(f"patches of {self.patch} px do not fill an image of {self.image} px")
         if self.swiglu and self.mlp % 2:
             raise ValueError(f"gate and value need an even width, not {self.mlp}")
+        if self.swiglu and self.activation != "gelu":
+            raise ValueError(f"a gated perceptron has no activation {self.activation!r}")
         if not self.class_token and self.pooling != "mean":
             raise ValueError(f"pooling {self.pooling!r} needs a class token")
 
@@ -85,20 +100,30 @@ class VitShape:
         """Length of the pooled vector."""
         return self.width * (2 if self.pooling == "token_and_mean" else 1)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers, for a hash: what was added later stands in it only where it is not as it was before."""
+        late = {field.name: field.default for field in fields(self) if field.name in _ADDED_LATER}
+        return {
+            name: value for name, value in asdict(self).items() if name not in late or value != late[name]
+        }
+
 
 @dataclass(frozen=True)
 class ProjectionShape:
-    """Two linear layers with GELU between them, on the pooled vector; the result has length 1.
+    """Linear layers on the pooled vector.
 
     Attributes
     ----------
     dim
-        Outputs of both layers.
+        Outputs of each layer.
+    layers
+        Two with GELU between them, whose result is brought to length 1; or one without a bias, and its result as it is.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # where read from a file
 
     dim: int
+    layers: Literal[1, 2] = 2
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ from torch.nn import functional
 from equipoise.models.encoders.card import Regrid
 from equipoise.models.encoders.shape import VitShape
 
-_EPSILON = 1e-6  # of every LayerNorm, as in timm and DINOv2
-
 
 class VisionTransformer(nn.Module):
     """Images ``[B, 3, image, image]``, normalised, to vectors ``[B, dim]``.
@@ -33,14 +31,15 @@ class VisionTransformer(nn.Module):
         super().__init__()
         width = shape.width
         self.shape = shape
-        self.patch_embed = PatchEmbed(width, shape.patch)
+        self.patch_embed = PatchEmbed(width, shape.patch, bias=shape.patch_bias)
         if shape.class_token:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         if shape.registers:
             self.reg_token = nn.Parameter(torch.zeros(1, shape.registers, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, shape.positions, width))
+        self.norm_pre = nn.LayerNorm(width, eps=shape.epsilon) if shape.norm_before else nn.Identity()
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.depth))
-        self.norm = nn.LayerNorm(width, eps=_EPSILON)
+        self.norm = nn.LayerNorm(width, eps=shape.epsilon)
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode and pool."""
@@ -51,7 +50,7 @@ class VisionTransformer(nn.Module):
         side = self.shape.image
         if image.shape[1:] != (3, side, side):
             raise ValueError(f"images must be [B, 3, {side}, {side}], not {list(image.shape)}")
-        x_BTD = self._with_positions(self.patch_embed(image))
+        x_BTD = self.norm_pre(self._with_positions(self.patch_embed(image)))
         for block in self.blocks:
             x_BTD = block(x_BTD)
         return self.norm(x_BTD)
@@ -79,9 +78,9 @@ class VisionTransformer(nn.Module):
 class PatchEmbed(nn.Module):
     """Images to patch tokens ``[B, T, D]``, row by row."""
 
-    def __init__(self, width: int, patch: int) -> None:
+    def __init__(self, width: int, patch: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
+        self.proj = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """One linear map per patch."""
@@ -94,11 +93,11 @@ class Block(nn.Module):
     def __init__(self, shape: VitShape) -> None:
         super().__init__()
         width = shape.width
-        self.norm1 = nn.LayerNorm(width, eps=_EPSILON)
+        self.norm1 = nn.LayerNorm(width, eps=shape.epsilon)
         self.attn = Attention(width, shape.heads)
         self.ls1 = LayerScale(width) if shape.layer_scale else nn.Identity()
-        self.norm2 = nn.LayerNorm(width, eps=_EPSILON)
-        self.mlp = Mlp(width, shape.mlp, swiglu=shape.swiglu)
+        self.norm2 = nn.LayerNorm(width, eps=shape.epsilon)
+        self.mlp = Mlp(width, shape.mlp, swiglu=shape.swiglu, activation=shape.activation)
         self.ls2 = LayerScale(width) if shape.layer_scale else nn.Identity()
 
     def forward(self, x_BTD: Tensor) -> Tensor:
@@ -126,17 +125,19 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between them, or a SiLU gate times a value."""
+    """Two linear layers with GELU or CLIP's stand-in for it between them, or a SiLU gate times a value."""
 
-    def __init__(self, width: int, hidden: int, *, swiglu: bool) -> None:
+    def __init__(self, width: int, hidden: int, *, swiglu: bool, activation: str = "gelu") -> None:
         super().__init__()
-        self.swiglu = swiglu
+        self.swiglu, self.quick = swiglu, activation == "quick_gelu"
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden // 2 if swiglu else hidden, width)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Each token by itself."""
         hidden = self.fc1(x_BTD)
+        if self.quick:
+            return self.fc2(hidden * torch.sigmoid(1.702 * hidden))
         if not self.swiglu:
             return self.fc2(functional.gelu(hidden))
         gate, value = hidden.chunk(2, dim=-1)

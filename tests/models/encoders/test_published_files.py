@@ -30,7 +30,7 @@ def small(name: str, image: int | None = None) -> ModelCard:
     shape = replace(card.shape, width=WIDTH, depth=2, heads=4, mlp=HIDDEN, image=image or card.shape.image)
     head = card.head
     if isinstance(head, ProjectionShape):
-        head = ProjectionShape(DIM)
+        head = ProjectionShape(DIM, head.layers)
     elif head is not None:
         head = PoolerShape(DIM, head.biased, heads=4)
     return replace(card, shape=shape, head=head, sha256=None)
@@ -121,6 +121,33 @@ def keep_file(card: ModelCard) -> dict[str, tuple[int, ...]]:
     return sizes | {"logit_scale": (), "text.embeddings.word_embeddings.weight": (9, 5)}
 
 
+def plip_file(card: ModelCard) -> dict[str, tuple[int, ...]]:
+    """transformers' CLIPModel; its checkpoints of that time also hold the numbers of the positions."""
+    vision = "vision_model"
+    sizes: dict[str, tuple[int, ...]] = (
+        {
+            f"{vision}.embeddings.class_embedding": (WIDTH,),
+            f"{vision}.embeddings.patch_embedding.weight": (WIDTH, 3, 32, 32),
+            f"{vision}.embeddings.position_embedding.weight": (50, WIDTH),
+            f"{vision}.embeddings.position_ids": (1, 50),
+            "visual_projection.weight": (DIM, WIDTH),
+            "text_model.embeddings.position_ids": (1, 77),
+            "text_model.final_layer_norm.bias": (5,),
+            "text_projection.weight": (DIM, 5),
+            "logit_scale": (),
+        }
+        | norm(f"{vision}.pre_layrnorm")
+        | norm(f"{vision}.post_layernorm")
+    )
+    for at in range(2):
+        layer = f"{vision}.encoder.layers.{at}"
+        sizes |= norm(f"{layer}.layer_norm1") | norm(f"{layer}.layer_norm2")
+        for part in ("q", "k", "v", "out"):
+            sizes |= linear(f"{layer}.self_attn.{part}_proj", WIDTH, WIDTH)
+        sizes |= linear(f"{layer}.mlp.fc1", HIDDEN, WIDTH) | linear(f"{layer}.mlp.fc2", WIDTH, HIDDEN)
+    return sizes
+
+
 def conch_file(card: ModelCard) -> dict[str, tuple[int, ...]]:
     sizes = timm_file(card, 785, "visual.trunk.")
     for task, queries in (("contrast", 1), ("caption", 7)):
@@ -156,6 +183,7 @@ def published(name: str) -> tuple[ModelCard, dict[str, Tensor]]:
         "hibou_l": lambda: transformers_file(card, 257),
         "keep": lambda: keep_file(card),
         "openmidnight": lambda: openmidnight_file(card),
+        "plip": lambda: plip_file(card),
         "conch": lambda: conch_file(card),
         "conch_v1_5": lambda: conch_v1_5_file(card),
     }
@@ -174,11 +202,19 @@ def test_the_published_names_fit(name: str) -> None:
     network.load_state_dict(ours, strict=True)
     used = {tensor.data_ptr() for tensor in ours.values()}
     for theirs, tensor in state.items():
-        copied = ("attention.attention.", "position", "pos_embed", "cls_token")  # packed, resized or summed
+        copied = (
+            "attention.attention.",
+            "self_attn.",
+            "position",
+            "pos_embed",
+            "cls_token",
+        )  # packed, resized or summed
         assert theirs.startswith(card.drops) or tensor.data_ptr() in used or any(w in theirs for w in copied)
 
 
-@pytest.mark.parametrize("name", ["keep", "conch", "openmidnight", "hibou_b", "phikon", "kaiko_vitl14"])
+@pytest.mark.parametrize(
+    "name", ["keep", "plip", "conch", "openmidnight", "hibou_b", "phikon", "kaiko_vitl14"]
+)
 def test_from_file_to_vectors(name: str, tmp_path: Path) -> None:
     card, state = published(name)
     file = tmp_path / card.file
@@ -365,6 +401,25 @@ def test_equals_transformers(name: str) -> None:
         out = theirs(image, interpolate_pos_encoding=True) if name == "phikon" else theirs(image)
         tokens = out.last_hidden_state
         torch.testing.assert_close(network.pool(tokens), network(image), rtol=1e-3, atol=1e-4)
+
+
+def test_equals_transformers_clip() -> None:
+    library = transformers_or_skip()
+    card, _ = published("plip")
+    config = library.CLIPVisionConfig(
+        hidden_size=WIDTH, intermediate_size=HIDDEN, num_hidden_layers=2, num_attention_heads=4, patch_size=32,
+        projection_dim=DIM,
+    )  # fmt: skip
+    theirs = library.CLIPVisionModelWithProjection(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.normal_(0, 0.2, generator=generator)
+    network = card_network(card).eval()
+    network.load_state_dict(to_card(written(theirs), card), strict=True)
+    image = torch.randn(2, 3, 224, 224, generator=generator)
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(image).image_embeds, network(image), rtol=1e-3, atol=1e-3)
 
 
 def written(model: Any) -> dict[str, Tensor]:

@@ -41,6 +41,7 @@ COUNTS = {
 #: 2 D H + H + D for the perceptron and 4 D of norms (2 D more with LayerScale); then patches, tokens and the last norm.
 BLOCKS_LARGE = 24 * (12 * 1024**2 + 13 * 1024 + 2 * 1024)
 COUNTS |= {
+    "plip": 87_456_000 + 768 * 512,  # CLIP's ViT-B/32, published, and the projection
     "gpfm": BLOCKS_LARGE + 3 * 14 * 14 * 1024 + 1024 + 1024 + 257 * 1024 + 2 * 1024,
     "keep": BLOCKS_LARGE + 3 * 16 * 16 * 1024 + 1024 + 1024 + 197 * 1024 + 2 * 1024
     + 1024 * 768 + 768 + 768 * 768 + 768,
@@ -57,6 +58,9 @@ VARIANTS = {
     "uni2_h": replace(SMALL, swiglu=True, registers=8, prefix_positions=False),
     "virchow": replace(SMALL, swiglu=True, pooling="token_and_mean"),
     "virchow2": replace(SMALL, swiglu=True, registers=4, pooling="token_and_mean"),
+    "plip": replace(
+        SMALL, layer_scale=False, epsilon=0.05, activation="quick_gelu", norm_before=True, patch_bias=False
+    ),
     "no token": replace(SMALL, class_token=False, pooling="mean"),
 }
 
@@ -129,7 +133,7 @@ def by_hand(state: dict[str, Tensor], shape: VitShape, image: Tensor) -> Tensor:
 
     def norm(x: Tensor, name: str) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
-        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + shape.epsilon).sqrt()
         return scaled * p[f"{name}.weight"] + p[f"{name}.bias"]
 
     def linear(x: Tensor, name: str) -> Tensor:
@@ -150,6 +154,8 @@ def by_hand(state: dict[str, Tensor], shape: VitShape, image: Tensor) -> Tensor:
         if shape.swiglu:
             half = hidden.shape[1] // 2
             return linear(hidden[:, :half] * hidden[:, :half].sigmoid() * hidden[:, half:], f"{name}.fc2")
+        if shape.activation == "quick_gelu":
+            return linear(hidden / (1 + (-1.702 * hidden).exp()), f"{name}.fc2")
         return linear(hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2, f"{name}.fc2")
 
     vectors = []
@@ -160,11 +166,12 @@ def by_hand(state: dict[str, Tensor], shape: VitShape, image: Tensor) -> Tensor:
             for column in range(grid)
         ]
         kernel = p["patch_embed.proj.weight"].flatten(1)
-        x = torch.stack([kernel @ patch.flatten() + p["patch_embed.proj.bias"] for patch in patches])
+        x = torch.stack([kernel @ patch.flatten() + p.get("patch_embed.proj.bias", 0) for patch in patches])
         prefix = [p["cls_token"][0]] if shape.class_token else []
         prefix += [p["reg_token"][0]] if shape.registers else []
         place = p["pos_embed"][0]
         x = torch.cat([*prefix, x]) + place if shape.prefix_positions else torch.cat([*prefix, x + place])
+        x = norm(x, "norm_pre") if shape.norm_before else x
         for at in range(shape.depth):
             name = f"blocks.{at}"
             one, two = (p[f"{name}.ls{k}.gamma"] if shape.layer_scale else 1.0 for k in (1, 2))
@@ -200,7 +207,7 @@ def timm_or_skip() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", list(VARIANTS))
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "plip"])
 def test_equals_timm(name: str) -> None:
     module = timm_or_skip()
     from timm.layers import SwiGLUPacked  # pyright: ignore[reportMissingImports]
@@ -240,6 +247,7 @@ def test_images_of_another_size_are_refused() -> None:
         ({"patch": 7}, "do not fill"),
         ({"mlp": 97, "swiglu": True}, "even"),
         ({"class_token": False}, "class token"),
+        ({"swiglu": True, "activation": "quick_gelu"}, "no activation"),
     ],
 )
 def test_impossible_measures(change: dict[str, int], says: str) -> None:
