@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from equipoise.jobs.cli import JOBS
+from equipoise.jobs.cli import JOBS, module_of
 from equipoise.jobs.options import StudyOptions
 from equipoise.platform.registry import BASES, KINDS, entries, resolve
 from equipoise.platform.study.schema import json_schema
@@ -27,10 +27,12 @@ def text() -> str:
 
 def _commands() -> list[str]:
     shared = set(StudyOptions.__dataclass_fields__)
-    lines = ["Each is `equipoise <job>` and `python -m equipoise.jobs.<job>`."]
+    lines = [
+        "Each is `equipoise <job>` and `python -m equipoise.jobs.<job>`, a hyphen of the job an underscore there."
+    ]
     rows = ["| job | what it does | options |", "|---|---|---|"]
     for name, line in JOBS.items():
-        command = import_module(f"equipoise.jobs.{name}").command
+        command = import_module(module_of(name)).command
         parameters = inspect.signature(command).parameters
         takes_study = "config" in parameters
         extra = [p for p in parameters.values() if not (takes_study and p.name in shared)]

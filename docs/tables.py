@@ -275,6 +275,18 @@ def tcga_weights() -> str:
     return markdown([*headers, "C omics", "C risk", "C best", "gain, chosen on other folds", "95 %"], rows)
 
 
+def masked_gene() -> str:
+    """What the masked-gene encoder learns of real cells."""
+    found = result("masked_gene")
+    if found is None:
+        return not_measured("masked_gene")
+    errors = [f"{found['loss']:.3f}", share(found["explained"]), share(found["types"])]
+    linear = ["", share(found["factor_explained"]), share(found["types_of_components"])]
+    mean = [f"{found['loss_of_mean']:.3f}", share(0.0), ""]
+    rows = [["masked_gene", *errors], ["factor analysis; components", *linear], ["mean of the gene", *mean]]
+    return markdown(["", "squared error of hidden genes", "explained", "balanced accuracy of types"], rows)
+
+
 #: Name in a page → its table.
 TABLES: dict[str, Callable[[], str]] = {
     "paper": paper,
@@ -284,4 +296,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "tcga_survival": tcga_survival,
     "mixup": mixup,
     "mixup_survival": mixup_survival,
+    "masked_gene": masked_gene,
 }

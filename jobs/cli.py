@@ -1,4 +1,4 @@
-"""The command line: one command per job, ``equipoise <job>`` ≡ ``python -m equipoise.jobs.<job>``.
+"""The command line: one command per job, ``equipoise <job>`` ≡ ``python -m equipoise.jobs.<job>`` (``-`` → ``_``).
 
 The module of a command is imported when the command is called; ``equipoise --help`` prints one line for each command
 and imports none of them.
@@ -30,6 +30,7 @@ JOBS = {
     "report": "Write report.html from the run folder.",
     "leaderboard": "Compare runs: ranks, intervals, paired differences.",
     "run": "Run all steps from slides to report; finished steps are skipped.",
+    "pretrain-rna": "Train a small RNA encoder on single cells of your own.",
     "store": "List, verify, clean, export and import feature stores.",
     "status": "Show progress, failures and the next command of a run.",
 }
@@ -45,6 +46,11 @@ def main() -> None:
 def run_module(name: str) -> None:
     """Entry point of ``python -m equipoise.jobs.<name>``."""
     _run({name: JOBS[name]}, [name, *sys.argv[1:]])
+
+
+def module_of(name: str) -> str:
+    """Module of a job: ``adapt-rna`` is in ``equipoise.jobs.adapt_rna``."""
+    return f"equipoise.jobs.{name.replace('-', '_')}"
 
 
 def _run(jobs: dict[str, str], arguments: list[str]) -> None:
@@ -85,7 +91,7 @@ def _app(jobs: dict[str, str]) -> typer.Typer:
     )
     app.callback(invoke_without_command=False)(_version)
     for name, line in jobs.items():
-        command = import_module(f"equipoise.jobs.{name}").command if len(jobs) == 1 else _placeholder(name)
+        command = import_module(module_of(name)).command if len(jobs) == 1 else _placeholder(name)
         app.command(name, help=line if len(jobs) > 1 else None)(command)
     return app
 

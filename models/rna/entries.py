@@ -87,6 +87,12 @@ class ScGptParams(NetworkParams):
         return self
 
 
+class MaskedGeneParams(NetworkParams):
+    """Parameters of the encoder that ``equipoise pretrain-rna`` has trained on a single-cell reference."""
+
+    gpus: ClassVar[float] = 0.0  # small
+
+
 ENTRIES: dict[str, tuple[str, type[RnaEncoderParams], str]] = {
     "pca": (
         "principal components of log1p expression in a reference (not the study's patients: tables.rna.components)",
@@ -97,5 +103,10 @@ ENTRIES: dict[str, tuple[str, type[RnaEncoderParams], str]] = {
         "scGPT from its official folder (args.json, vocab.json, best_model.pt): transformer over binned genes, 512-d",
         ScGptParams,
         "equipoise.models.rna.scgpt:ScGpt",
+    ),
+    "masked_gene": (
+        "small transformer that predicts hidden genes, pre-trained on your own single cells (equipoise pretrain-rna)",
+        MaskedGeneParams,
+        "equipoise.models.rna.masked_gene:MaskedGeneEncoder",
     ),
 }

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -69,6 +70,31 @@ def read_genes(path: Path) -> tuple[str, ...]:
         problem = "lists a gene twice" if genes else "lists no gene"
         raise ValueError(f"{path}: {problem}\nwrite one gene a line, each once")
     return genes
+
+
+def write_folder(
+    folder: str | Path, config: Mapping[str, Any], genes: Sequence[str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Write a new folder of an encoder, whole or not at all.
+
+    Raises
+    ------
+    FileExistsError
+        If there is such a folder already.
+    """
+    from safetensors.torch import save_file
+
+    target = Path(folder).expanduser()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        raise FileExistsError(f"{target} exists already\nname a new folder")
+    with TemporaryDirectory(dir=target.parent) as temporary:
+        made = Path(temporary) / "encoder"
+        made.mkdir()
+        (made / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (made / GENES).write_text("\n".join(genes) + "\n", encoding="utf-8")
+        save_file(dict(tensors), made / WEIGHTS)
+        made.rename(target)
 
 
 def fingerprint(identity: Mapping[str, Any], files: Iterable[Path] = ()) -> str:

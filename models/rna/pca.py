@@ -7,11 +7,9 @@ projected onto its principal axes. A study's own components, fitted on the train
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +24,7 @@ from equipoise.models.rna.folders import (
     read_config,
     read_genes,
     require_tensors,
+    write_folder,
 )
 from equipoise.models.rna.protocol import Identity, check_profiles
 
@@ -64,20 +63,11 @@ class Components:
         FileExistsError
             If there is such a folder already.
         """
-        from safetensors.numpy import save_file
+        import torch
 
-        target = Path(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            raise FileExistsError(f"{target} exists already\nname a new folder")
-        with TemporaryDirectory(dir=target.parent) as temporary:
-            made = Path(temporary) / "encoder"
-            made.mkdir()
-            config = {"format": _FORMAT, "total": TOTAL, "unit": self.unit}
-            (made / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            (made / GENES).write_text("\n".join(self.genes) + "\n", encoding="utf-8")
-            save_file({"centre": self.centre, "axes": self.axes}, made / WEIGHTS)
-            made.rename(target)
+        config = {"format": _FORMAT, "total": TOTAL, "unit": self.unit}
+        tensors = {name: torch.from_numpy(getattr(self, name)) for name in ("centre", "axes")}
+        write_folder(folder, config, self.genes, tensors)
 
 
 def fit_components(

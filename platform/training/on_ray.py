@@ -76,9 +76,6 @@ def fit_on_workers(
     EquipoiseError
         The error that ended training in a worker, or a worker that died more than ``MAX_FAILURES`` times.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
     training = recipe.training
     size = training.batch_for(targets.heads, len(train))
     if size < training.workers:
@@ -87,24 +84,75 @@ def fit_on_workers(
             where="training.workers",
             fix=f"write training.batch: {training.workers} or more, or fewer workers",
         )
-    have = ray.cluster_resources()
-    gpus = have.get("GPU", 0) >= training.workers and training.device != "cpu" if gpus is None else gpus
-    need = training.workers * training.threads
-    if have.get("CPU", 0) < need:
+    if gpus is None:
+        gpus = ray.cluster_resources().get("GPU", 0) >= training.workers and training.device != "cpu"
+    job = FitJob(recipe, targets, train, val, seed, checkpoint.resolve(), report)
+    run_workers(
+        _train_worker,
+        job,
+        workers=training.workers,
+        threads=training.threads,
+        gpus=gpus,
+        scratch=checkpoint.parent.resolve() / "ray",
+    )
+    return load_fit_result(
+        model,
+        targets,
+        train,
+        val,
+        training,
+        seed=seed,
+        balancing=recipe.balancing,
+        checkpoint=checkpoint,
+    )
+
+
+def run_workers(
+    worker: Callable[[dict[str, Any]], None],
+    job: Any,
+    *,
+    workers: int,
+    threads: int,
+    gpus: bool,
+    scratch: Path,
+) -> None:
+    """Run a function in every worker of a process group of Ray Train, again from its start if one of them dies.
+
+    Parameters
+    ----------
+    worker
+        Called with ``{"job": reference}``; ``ray.get`` of the reference is the job.
+    job
+        Picklable; stored once for all workers.
+    workers, threads, gpus
+        How many, CPUs of each, and whether each gets a GPU.
+    scratch
+        Folder for Ray's own files, removed at the end; visible to all nodes.
+
+    Raises
+    ------
+    ResourceError
+        If the cluster is too small.
+    EquipoiseError
+        The error that ended the work in a worker, or a worker that died more than ``MAX_FAILURES`` times.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    have, need = ray.cluster_resources().get("CPU", 0), workers * threads
+    if have < need:
         raise ResourceError(
-            f"{training.workers} workers of {training.threads} CPU need {need} CPUs, Ray has {have.get('CPU', 0):g}",
+            f"{workers} workers of {threads} CPU need {need} CPUs, Ray has {have:g}",
             where="training.workers",
             fix="write fewer training.workers, or raise resources.cpus",
         )
-    job = FitJob(recipe, targets, train, val, seed, checkpoint.resolve(), report)
-    scratch = checkpoint.parent.resolve() / "ray"
     trainer = TorchTrainer(
-        _train_worker,
+        worker,
         train_loop_config={"job": ray.put(job)},
         scaling_config=ScalingConfig(
-            num_workers=training.workers,
+            num_workers=workers,
             use_gpu=gpus,
-            resources_per_worker={"CPU": training.threads} | ({"GPU": 1} if gpus else {}),
+            resources_per_worker={"CPU": threads} | ({"GPU": 1} if gpus else {}),
         ),
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         run_config=RunConfig(
@@ -117,16 +165,6 @@ def fit_on_workers(
         raise _root_cause(error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return load_fit_result(
-        model,
-        targets,
-        train,
-        val,
-        training,
-        seed=seed,
-        balancing=recipe.balancing,
-        checkpoint=checkpoint,
-    )
 
 
 def _train_worker(config: dict[str, Any]) -> None:

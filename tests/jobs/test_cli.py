@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from equipoise.jobs.cli import JOBS
+from equipoise.jobs.cli import JOBS, module_of
 
 HEAVY = ("torch", "ray", "sklearn", "lifelines", "scanpy")
 STUDY = """\
@@ -82,7 +82,7 @@ def test_a_library_that_aborts_in_its_destructor_changes_no_exit_code(
 def test_every_job_has_both_doors(name: str) -> None:
     from importlib import import_module
 
-    module = import_module(f"equipoise.jobs.{name}")
+    module = import_module(module_of(name))
     assert callable(module.command)
     assert f'run_module("{name}")' in Path(module.__file__).read_text()
 
