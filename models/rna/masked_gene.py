@@ -9,8 +9,8 @@ we measured.
 
 Values are ln(1 + x) of profiles scaled to one total. What is predicted is the deviation from the gene's mean, and it
 starts at 0: training starts at the loss of predicting the mean. Vectors of genes start at their loadings on principal
-components of the training cells, as those of scBERT (Yang et al., 2022) start at co-expression; from random ones 560
-cells taught the network nothing.
+components of the training cells, as those of scBERT (Yang et al., 2022) start at co-expression; from random ones the
+loss falls more slowly.
 """
 
 from __future__ import annotations
