@@ -189,7 +189,29 @@ def save_masked_gene(
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     content = {"format": _FORMAT, "total": TOTAL, **asdict(config), "pretraining": pretraining}
     write_folder(folder, content, genes, tensors)
-    return MaskedGeneEncoder.identify(MaskedGeneParams(folder=str(folder))).fingerprint
+    return read_masked_gene(folder)[1].fingerprint
+
+
+def read_masked_gene(folder: str | Path) -> tuple[MaskedGeneConfig, Identity]:
+    """Size and identity of an encoder; builds no network.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the folder is missing or is not of such an encoder.
+    """
+    path = existing_folder("masked_gene", folder)
+    content = read_config(path / CONFIG)
+    sizes = {name: content.get(name) for name in asdict(MaskedGeneConfig())}
+    whole = all(isinstance(size, int) and size > 0 for size in sizes.values())
+    if (content.get("format"), content.get("total")) != (_FORMAT, TOTAL) or not whole:
+        raise ValueError(
+            f"{path / CONFIG}: not an encoder 'masked_gene' of this version\n"
+            "name the folder that equipoise pretrain-rna wrote"
+        )
+    config = MaskedGeneConfig(**{name: int(size) for name, size in sizes.items() if size is not None})
+    files = [path / file for file in (CONFIG, GENES, WEIGHTS)]
+    return config, Identity(config.dim, fingerprint({"format": _FORMAT}, files))
 
 
 class MaskedGeneEncoder:
@@ -212,7 +234,7 @@ class MaskedGeneEncoder:
     def __init__(self, params: MaskedGeneParams) -> None:
         from safetensors.torch import load_file
 
-        config, identity = self._read(params)
+        config, identity = read_masked_gene(params.folder)
         self.dim, self.fingerprint = identity.dim, identity.fingerprint
         folder = Path(params.folder).expanduser()
         self._genes = read_genes(folder / GENES)
@@ -231,22 +253,7 @@ class MaskedGeneEncoder:
     @classmethod
     def identify(cls, params: MaskedGeneParams) -> Identity:
         """See :class:`~equipoise.models.rna.protocol.Identity`."""
-        return cls._read(params)[1]
-
-    @classmethod
-    def _read(cls, params: MaskedGeneParams) -> tuple[MaskedGeneConfig, Identity]:
-        folder = existing_folder(cls.name, params.folder)
-        content = read_config(folder / CONFIG)
-        sizes = {name: content.get(name) for name in asdict(MaskedGeneConfig())}
-        whole = all(isinstance(size, int) and size > 0 for size in sizes.values())
-        if (content.get("format"), content.get("total")) != (_FORMAT, TOTAL) or not whole:
-            raise ValueError(
-                f"{folder / CONFIG}: not an encoder {cls.name!r} of this version\n"
-                "name the folder that equipoise pretrain-rna wrote"
-            )
-        config = MaskedGeneConfig(**{name: int(size) for name, size in sizes.items() if size is not None})
-        files = [folder / file for file in (CONFIG, GENES, WEIGHTS)]
-        return config, Identity(config.dim, fingerprint({"format": _FORMAT}, files))
+        return read_masked_gene(params.folder)[1]
 
     def knows(self, genes: Sequence[str]) -> NDArray[np.bool_]:
         """Genes of the reference that it was trained on."""

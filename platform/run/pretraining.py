@@ -122,9 +122,8 @@ def pretrain_encoder(
     """
     from contextlib import nullcontext
 
-    from equipoise.models.rna.entries import MaskedGeneParams
     from equipoise.models.rna.folders import CONFIG
-    from equipoise.models.rna.masked_gene import MaskedGeneEncoder, save_masked_gene
+    from equipoise.models.rna.masked_gene import read_masked_gene, save_masked_gene
     from equipoise.platform.training.build import pick_device
     from equipoise.platform.training.masked_gene_reference import TEST, prepare_reference
     from equipoise.platform.training.masked_gene_training import (
@@ -143,7 +142,7 @@ def pretrain_encoder(
             raise StudyError(
                 "this folder exists and holds no encoder", where=str(out), fix="name a new folder"
             )
-        identity = MaskedGeneEncoder.identify(MaskedGeneParams(folder=str(out)))
+        _, identity = read_masked_gene(out)
         record = read_json(out / CONFIG)["pretraining"]
         fix = "name a new folder, or remove this one"
         require_same(record["made_from"], made_from, "the folder holds another encoder", where=out, fix=fix)
