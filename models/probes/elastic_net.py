@@ -12,5 +12,5 @@ from equipoise.models.probes.rows import LinearRows
 
 def elastic_net(params: ElasticNetParams, shape: CaseShape, heads: Sequence[TaskHead]) -> LinearRows:
     """One linear model of all modalities, or with ``fusion: late`` one of each and the weights of their sum."""
-    kind = LateRows if params.fusion == "late" else LinearRows
-    return kind(shape, heads, params.clinical_factor)
+    kinds = {"early": LinearRows, "late": LateRows}
+    return kinds[params.fusion](shape, heads, params.clinical_factor)

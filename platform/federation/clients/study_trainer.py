@@ -144,8 +144,8 @@ class StudyTrainer:
         """Counts of the client's patients."""
         cases = self.declared[client].train
         batch = batch_size(self.local, self.training, self.targets, len(cases))
-        hides = float(getattr(self.model, "modality_dropout", 0.0)) > 0
-        return declare(client, cases, self.targets, groups, batch=batch, hides_modalities=hides)
+        dropout = float(getattr(self.model, "modality_dropout", 0.0))
+        return declare(client, cases, self.targets, groups, batch=batch, hides_modalities=dropout > 0)
 
     def train(self, job: LocalJob) -> LocalOutcome:
         """Train on the client's patients."""
