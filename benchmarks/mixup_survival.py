@@ -59,6 +59,8 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "two cells": TWO,
     "Dirichlet": DIRICHLET,
     **{f"Dirichlet, {name}": METHODS[f"Dirichlet, {name}"] for name in REGULARISERS},
+    "two cells, behind the encoder's vectors": TWO | {"keep": True},
+    "Dirichlet, behind the encoder's vectors": DIRICHLET | {"keep": True},
 }
 COMPLETE = Knobs(missing_slide=0, missing_rna=0, missing_label=0, missing_tme=0)
 TASK = SurvivalTask.model_validate(

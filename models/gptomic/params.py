@@ -36,7 +36,9 @@ class AdapterParams(MixupParams):
     layers: Count = 3
     """Layers of MLP-A."""
     dim: Count = 128
-    """Width of its layers and of the adapted vectors."""
+    """Width of its layers and of their output."""
+    keep: bool = False
+    """The encoder's own vectors stay, scaled, and the adapted ones follow them."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability of dropout behind every layer."""
     batch_norm: bool = False

@@ -68,9 +68,13 @@ class SmoothingNetwork(nn.Module):
         self.register_buffer("centre", torch.zeros(inputs))
         self.register_buffer("scale", torch.ones(()))
 
+    def scaled(self, x_ND: Tensor) -> Tensor:
+        """The encoder's vectors, centred and in units of their spread over the mixtures."""
+        return (x_ND - self.centre) / self.scale
+
     def adapt(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Adapted vectors ``[N, dim]``, and for each the divergence of the bottleneck ``[N]`` (0 without one)."""
-        hidden = self.layers((x_ND - self.centre) / self.scale)
+        hidden = self.layers(self.scaled(x_ND))
         if not self.variational:
             return hidden, hidden.new_zeros(len(hidden))
         mean, log_variance = self.mean(hidden), self.log_variance(hidden)
@@ -130,11 +134,15 @@ class Adapter:
     @property
     def dim(self) -> int:
         """Width of adapted vectors."""
-        return self.params.dim
+        return self.params.dim + self.inputs * self.params.keep
 
     def __call__(self, vectors_ND: np.ndarray) -> np.ndarray:
         """Adapted vectors, float32 [N, dim]; a row with NaN becomes a row of NaN."""
-        return self._rows(vectors_ND, lambda x: self.network.adapt(x)[0], self.dim)
+        return self._rows(vectors_ND, self._adapted, self.dim)
+
+    def _adapted(self, x_ND: Tensor) -> Tensor:
+        adapted = self.network.adapt(x_ND)[0]
+        return torch.cat([self.network.scaled(x_ND), adapted], dim=1) if self.params.keep else adapted
 
     def fractions(self, vectors_ND: np.ndarray) -> np.ndarray:
         """Predicted fractions of cell types, float32 [N, K], not negative and summing to 1."""

@@ -72,6 +72,19 @@ def test_adapted_vectors_are_what_the_classifier_reads(mixtures):
     np.testing.assert_allclose(adapter.fractions(mixtures[0]), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_the_encoder_s_vectors_may_stay(mixtures):
+    alone, both = train(mixtures, epochs=2), train(mixtures, epochs=2, keep=True)
+    vectors = both(mixtures[0])
+    assert vectors.shape == (1200, both.dim) == (1200, 10 + 32)
+    np.testing.assert_array_equal(vectors[:, 10:], alone(mixtures[0]))
+    np.testing.assert_allclose(vectors[:, :10].mean(axis=0), 0, atol=1e-2)
+    assert vectors[:, :10].std() == pytest.approx(1, abs=0.01)
+    # One scale for all columns: their spreads keep their ratios.
+    ratios = vectors[:, :10].std(axis=0) / mixtures[0].std(axis=0)
+    assert ratios.max() / ratios.min() == pytest.approx(1, abs=0.01)
+    np.testing.assert_array_equal(both.fractions(mixtures[0]), alone.fractions(mixtures[0]))
+
+
 def test_a_training_that_cannot_move_says_so(mixtures):
     assert train(mixtures, epochs=1, lr=1e-9).moved < 1e-3
 
