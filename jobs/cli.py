@@ -31,6 +31,7 @@ JOBS = {
     "leaderboard": "Compare runs: ranks, intervals, paired differences.",
     "run": "Run all steps from slides to report; finished steps are skipped.",
     "pretrain-rna": "Train a small RNA encoder on single cells of your own.",
+    "adapt-rna": "Adapt an RNA encoder to bulk profiles by mixing single cells.",
     "store": "List, verify, clean, export and import feature stores.",
     "status": "Show progress, failures and the next command of a run.",
 }
