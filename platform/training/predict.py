@@ -1,13 +1,14 @@
 """Outputs of a model for cases, and the rows of the predictions table.
 
-Cases are predicted one at a time, with all their tiles and in full precision: a patient's score depends neither on
-the other patients that are predicted nor on padding. The exception is an external cohort of a study that standardises a
-table per cohort: it is standardised on the patients that are predicted together.
+Cases are predicted with all their tiles and in full precision: small ones together, large ones one at a time. The other
+patients that are predicted, and padding, change a patient's score by the rounding of sums alone, some 1e-7 of its size.
+The exception is an external cohort of a study that standardises a table per cohort: it is standardised on the patients
+that are predicted together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from equipoise.datasets.cohorts.cases import Case
 
 Role = Literal["val", "test", "external"]
+
+#: Most tiles, padding included, and most numbers of cases that are predicted together.
+MAX_TILES, MAX_NUMBERS = 2**12, 2**18
 
 
 class CaseInfo(NamedTuple):
@@ -78,9 +82,9 @@ def run_model(
     split = keep_latents and hasattr(model, "latents") and hasattr(model, "outputs")
     model.eval()
     try:
-        for case in cases:
-            infos.append(CaseInfo(case.patient, case.cohort, case.site, case.targets))
-            batch = collate([case], targets)
+        for group in small_groups(cases, targets):
+            infos += [CaseInfo(case.patient, case.cohort, case.site, case.targets) for case in group]
+            batch = collate(group, targets)
             if split:
                 latents = split_model.latents(batch.to(device))
                 read.append({name: latent.float().cpu() for name, latent in latents.items()})
@@ -95,6 +99,28 @@ def run_model(
     )
     latents = {name: torch.cat([row[name] for row in read]) for name in names} if split else {}
     return Outputs(tuple(infos), outputs, truth, labelled, cohort_indices(infos, targets), latents)
+
+
+def small_groups(cases: Iterable[Case], targets: Targets) -> Iterator[list[Case]]:
+    """Consecutive cases in groups that cost little to compute at once: few numbers, and bags of similar length.
+
+    A large bag is a group of its own: it keeps a processor busy, and padding others to it would be waste.
+    """
+    columns = sum(targets.shape.omics.values())
+    group: list[Case] = []
+    shortest = longest = 0
+    for case in cases:
+        tiles = len(case.bag)
+        low, high = (min(shortest, tiles), max(longest, tiles)) if group else (tiles, tiles)
+        padded = (len(group) + 1) * high
+        numbers = padded * targets.shape.features + (len(group) + 1) * columns
+        if group and (padded > MAX_TILES or numbers > MAX_NUMBERS or high > 2 * low):
+            yield group
+            group, low, high = [], tiles, tiles
+        group.append(case)
+        shortest, longest = low, high
+    if group:
+        yield group
 
 
 def cohort_indices(infos: Sequence[CaseInfo], targets: Targets) -> Tensor:
