@@ -287,6 +287,56 @@ def masked_gene() -> str:
     return markdown(["", "squared error of hidden genes", "explained", "balanced accuracy of types"], rows)
 
 
+def cox() -> str:
+    """CPU time of Cox's likelihood and its gradient, written in several ways."""
+    found = result("cox")
+    if found is None:
+        return not_measured("cox")
+    ms = found["ms"]
+    ways = {
+        "dense": "n x n masks over broadcast scores",
+        "loop": "a mask of risk sets filled by two Python loops",
+        "pure_python": "loops over events and patients",
+    }
+    rows = [["this product, slowest setting", f"{found['ms_n5000']:.1f}", ""]]
+    rows += [[what, f"{ms[name]:,.0f}", f"{found[f'vs_{name}']:,.0f}"] for name, what in ways.items()]
+    if found["vs_torchsurv"] is not None:
+        rows.append([f"torchsurv {found['torchsurv']}", "", f"{found['vs_torchsurv']:.1f}"])
+    return markdown(["forward and backward, 5,000 patients", "CPU ms", "times as long"], rows)
+
+
+def risk_sets() -> str:
+    """C-indices with risk sets of the batch, of all patients by memory, and in one full batch."""
+    found = result("risk_sets")
+    if found is None:
+        return not_measured("risk_sets")
+    names = {
+        "batch_8": "batch of 8",
+        "memory_8": "memory, batches of 8",
+        "batch": "batch of 32",
+        "batch_stratified": "batch of 32, stratified",
+        "memory": "memory, batches of 32",
+        "memory_stratified": "memory, batches of 32, stratified",
+        "full": "all patients in one step",
+    }
+    against = {
+        "memory_8": "batch_8",
+        "batch_stratified": "batch",
+        "memory": "batch",
+        "memory_stratified": "memory",
+        "full": "batch",
+    }
+    rows = []
+    for cohort, table in found["cohorts"].items():
+        for name, what in names.items():
+            other = against.get(name)
+            apart = table["differences"][f"{name} - {other}"] if other else None
+            cells = [signed(apart["difference"]), interval(*apart["interval"], signed)] if apart else ["", ""]
+            row = table["arms"][name]
+            rows.append([cohort, what, share(row["c"]), *cells, f"− {names[other]}" if other else ""])
+    return markdown(["cohort", "compared with", "C", "difference", "95 %", "to"], rows)
+
+
 #: Name in a page → its table.
 TABLES: dict[str, Callable[[], str]] = {
     "paper": paper,
@@ -294,6 +344,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "tcga_cohorts": tcga_cohorts,
     "tcga_weights": tcga_weights,
     "tcga_survival": tcga_survival,
+    "cox": cox,
+    "risk_sets": risk_sets,
     "mixup": mixup,
     "mixup_survival": mixup_survival,
     "masked_gene": masked_gene,
