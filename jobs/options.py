@@ -122,6 +122,7 @@ def plain_job(job: Callable[..., Any]) -> Callable[..., None]:
 
     @functools.wraps(job)
     def command(**values: Any) -> None:
-        run_and_exit(job.__name__, functools.partial(job, **values), LogFormat.auto, False)
+        name = job.__name__.replace("_", "-")
+        run_and_exit(name, functools.partial(job, **values), LogFormat.auto, False)
 
     return command

@@ -303,13 +303,18 @@ def train_adapter(
         raise ValueError(
             "fewer than two mixtures have a vector\nuse a reference with genes that the encoder knows"
         )
+    threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = SmoothingNetwork(x_ND.shape[1], len(types), params)
-        network.centre.copy_(x_ND.mean(dim=0))
-        network.scale.copy_((x_ND - network.centre).square().mean().sqrt().clamp(min=1e-12))
-        start = _weights(network)
-        losses = _fit(network, x_ND, y_NK, params)
+        torch.set_num_threads(1)  # so small a network is slower on several, and sums depend on their number
+        try:
+            network = SmoothingNetwork(x_ND.shape[1], len(types), params)
+            network.centre.copy_(x_ND.mean(dim=0))
+            network.scale.copy_((x_ND - network.centre).square().mean().sqrt().clamp(min=1e-12))
+            start = _weights(network)
+            losses = _fit(network, x_ND, y_NK, params)
+        finally:
+            torch.set_num_threads(threads)
     if not np.isfinite(losses).all():
         raise ValueError("the adapter's loss is not finite\nlower its learning rate")
     moved = float((_weights(network) - start).norm() / start.norm())

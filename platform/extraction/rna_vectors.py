@@ -33,6 +33,8 @@ log = logging.getLogger("equipoise")
 
 #: Samples that a worker gets at a time, and of a block in the store.
 BLOCK = 32
+#: Seconds between two lines of the log.
+_LOG_EVERY_S = 5.0
 #: Folder of vector stores below that of feature stores.
 _FOLDER = "rna"
 
@@ -120,6 +122,7 @@ def encode_profiles(
         with nullcontext() if inline else session():
             results = _inline(rows, stages) if inline else run_on_ray(rows, stages, workers)
             started, done = time.perf_counter(), 0
+            said = started
             for row in results:
                 if row["error"]:
                     raise _data_error(row["error"])
@@ -128,8 +131,10 @@ def encode_profiles(
                     store.write(block_keys, vectors)
                 known |= dict(zip(block_keys, vectors, strict=True))
                 done += len(block_keys)
-                rate = done / max(time.perf_counter() - started, 1e-9)
-                log.info("rna encoder=%s samples=%d/%d per_s=%.2f", source.name, done, len(missing), rate)
+                now = time.perf_counter()
+                if now - said >= _LOG_EVERY_S or done == len(missing):
+                    said, rate = now, done / max(now - started, 1e-9)
+                    log.info("rna encoder=%s samples=%d/%d per_s=%.2f", source.name, done, len(missing), rate)
     empty = np.empty((0, identity.dim), np.float32)
     return np.stack([known[key] for key in keys]) if keys else empty
 

@@ -55,13 +55,14 @@ def test_fractions_are_learned_whatever_regularises(mixtures, params):
 
 
 def test_same_seed_same_weights_and_the_global_generator_is_left_alone(mixtures):
-    state = torch.random.get_rng_state()
+    state, threads = torch.random.get_rng_state(), torch.get_num_threads()
     first, again, other = (
         train(mixtures, seed, epochs=2, dropout=0.2)(mixtures[0][:5]) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     assert (torch.random.get_rng_state() == state).all()
+    assert torch.get_num_threads() == threads
 
 
 def test_adapted_vectors_are_what_the_classifier_reads(mixtures):

@@ -47,8 +47,11 @@ def run(
     return adapt(cells, encoder, out, params, seed=seed, options=RayOptions())
 
 
-def test_composition_is_recovered_and_written_down(cells, encoder, tmp_path):
-    result = run(cells, encoder, tmp_path / "adapter")
+def test_composition_is_recovered_and_written_down(cells, encoder, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="equipoise"):
+        result = run(cells, encoder, tmp_path / "adapter")
+    assert "reference kind counts" in caplog.messages
+    assert len(caplog.messages) < 10
     record = json.loads((tmp_path / "adapter" / "config.json").read_text())["record"]
     assert result.new
     assert record["r"] > 0.95
