@@ -93,6 +93,17 @@ class MaskedGeneParams(NetworkParams):
     gpus: ClassVar[float] = 0.0  # small
 
 
+class BulkTransformerParams(FolderParams):
+    """Parameters of a transformer over bulk genes: ``config.json``, ``genes.txt`` and ``model.safetensors``."""
+
+    accepts: ClassVar[frozenset[str]] = frozenset({"tpm", "log"})
+    gpus: ClassVar[float] = 1.0
+
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: a GPU where one is visible"
+    )
+
+
 ENTRIES: dict[str, tuple[str, type[RnaEncoderParams], str]] = {
     "pca": (
         "principal components of log1p expression in a reference (not the study's patients: tables.rna.components)",
@@ -108,5 +119,10 @@ ENTRIES: dict[str, tuple[str, type[RnaEncoderParams], str]] = {
         "small transformer that predicts hidden genes, pre-trained on your own single cells (equipoise pretrain-rna)",
         MaskedGeneParams,
         "equipoise.models.rna.masked_gene:MaskedGeneEncoder",
+    ),
+    "bulk_transformer": (
+        "transformer over a list of bulk genes in bins of log TPM, as BulkRNABert is described; layout in config.json",
+        BulkTransformerParams,
+        "equipoise.models.rna.bulk_transformer:BulkTransformer",
     ),
 }
