@@ -88,6 +88,7 @@ WORDS = {
     "cohort",
     "column",
     "institution",
+    "late",
     "mean",
     "median",
     "none",
