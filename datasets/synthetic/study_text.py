@@ -155,7 +155,8 @@ def _cohort(cohort: CohortPlan, preset: Preset) -> str:
     if unknown:
         renamed = ", ".join(f"{label}: {label}_left_out" for label in unknown)
         clinical = f"{{path: {clinical}, rename: {{{renamed}}}}}"
-    rna = "" if "rna" in cohort.left_out else f"      rna: {name}/omics/rna.parquet\n"
+    rna = f"      rna: {{path: {name}/omics/rna.parquet, kind: counts}}\n"
+    rna = "" if "rna" in cohort.left_out else rna
     comment = "" if cohort.role == "develop" else "                 # evaluated only, never trained on"
     return f"""\
   - name: {name}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from equipoise.datasets.omics.expression import (
     expression_of,
     to_linear,
 )
+from equipoise.datasets.omics.matrix import read_matrix
 from equipoise.datasets.params import OmicsSource
 
 
@@ -154,3 +156,16 @@ def test_cohorts_of_several_kinds() -> None:
     assert "all cohorts must be on one scale" in notes[0]
     # The base that nobody said is no contradiction.
     assert len(consistency_notes({"A": log2, "B": Expression("log", declared=False)}, frozenset("AB"))) == 1
+
+
+@pytest.mark.real
+def test_porpoise_holds_z_scores_of_abundances(shared_data: Path) -> None:
+    source = OmicsSource(path="tcga_kirp_all_clean.csv.zip", suffix="_rnaseq", kind="zscore")
+    matrix = read_matrix(source, shared_data / "tcga" / "porpoise")
+    values = matrix.to_numpy()
+    assert expression_of(values, source, where="KIRP").scale == "none"
+    assert detect_kind(values) == "zscore"
+    names = {"patients": list(matrix.index), "genes": list(matrix.columns)}
+    for kind in ("counts", "tpm", "log"):
+        with pytest.raises(DataError, match=rf"declared as .* \(TCGA-.*, {matrix.columns[0]}\)"):
+            check_kind(values, kind, **names)  # type: ignore[arg-type]
