@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from equipoise.platform.search.space import LOSS_WEIGHTS, SLOTS, Arm, Config, Space
+from equipoise.platform.search.space import COMPONENTS, LOSS_WEIGHTS, SLOTS, Arm, Config, Space
 
 if TYPE_CHECKING:
     from equipoise.platform.study.schema import Study
 
 
 def trial_label(config: Config) -> str:
-    """Text for a trial's name: the methods, else the model, else nothing; and the strategy of a federation."""
+    """Text for a trial's name: the methods, else the model, else nothing; components of the model; the strategy."""
     parts = str(config.get(SLOTS["kind"], ""))
     if SLOTS["weighting"] in config:
         parts = f"{config[SLOTS['weighting']]}+{config[SLOTS['aggregation']]}"
-    return "-".join(str(part) for part in (parts, config.get(SLOTS["strategy"])) if part)
+    others = [config.get(SLOTS[slot]) for slot in (*COMPONENTS, "strategy")]
+    return "-".join(str(part) for part in (parts, *others) if part)
 
 
 def study_from_config(settings: dict[str, Any], config: Config) -> Study:
@@ -48,7 +49,10 @@ def merge_config(settings: dict[str, Any], config: Config) -> dict[str, Any]:
 def config_from_study(study: Study, space: Space) -> Config:
     """The study as written, as a configuration of the space: the configuration of the first trial."""
     strategy = study.federation.strategy if study.federation is not None else None
-    study_arm = Arm(study.model.kind, study.balancing.weighting, study.balancing.aggregation, strategy)
+    parts = {slot: getattr(study.model, slot, None) for slot in COMPONENTS}
+    study_arm = Arm(
+        study.model.kind, study.balancing.weighting, study.balancing.aggregation, strategy, **parts
+    )
     searched = space.arms[0]
     named = {slot: value if getattr(searched, slot) else None for slot, value in vars(study_arm).items()}
     config = Arm(**named).config()
@@ -71,6 +75,14 @@ def _model(model: dict[str, Any], config: Config) -> dict[str, Any]:
     changes = _of_section(config, "model")
     kind = changes.pop("kind", model["kind"])
     start = dict(model) if kind == model["kind"] else {"kind": kind}
+    for slot in COMPONENTS:
+        if slot not in changes:
+            continue
+        name, params = changes.pop(slot), f"{slot}_params"
+        given = start.get(params, {}) if name == start.get(slot) else {}
+        prefix = f"{slot}.{name}."
+        own = {key.removeprefix(prefix): changes.pop(key) for key in list(changes) if key.startswith(prefix)}
+        start |= {slot: name, params: given | own}
     return start | {name.removeprefix(f"{kind}."): value for name, value in changes.items()}
 
 

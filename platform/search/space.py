@@ -2,12 +2,13 @@
 
 A configuration is a flat dictionary *dimension → plain value*:
 
-- ``model.kind``, ``balancing.weighting``, ``balancing.aggregation``, ``federation.strategy`` name the entries where
+- ``model.kind``, ``balancing.weighting``, ``balancing.aggregation``, ``federation.strategy``, and ``model.fusion`` and
+  ``model.modulation`` of a model that is made of them, name the entries where
   there is a choice; one combination of them is an *arm*. Combinations that
   :func:`~equipoise.platform.training.params.refusal` refuses are no arms.
 - ``model.<field>``, ``training.<field>``, ``federation.<field>`` are settings of those sections;
   ``balancing.<method>.<field>`` are the hyper-parameters of a method and exist only in arms that use it (so do
-  ``model.<kind>.<field>`` and ``federation.<strategy>.<field>``).
+  ``model.<kind>.<field>``, ``model.<fusion or modulation>.<entry>.<field>`` and ``federation.<strategy>.<field>``).
 - ``loss_weights.<task>`` are shares of one: a point of the simplex, in arms with weighting ``static``. A static weight
   is the share times the number of tasks, so that equal shares are the weighting ``equal``.
 
@@ -35,7 +36,12 @@ SLOTS = {
     "weighting": "balancing.weighting",
     "aggregation": "balancing.aggregation",
     "strategy": "federation.strategy",
+    "fusion": "model.fusion",
+    "modulation": "model.modulation",
 }
+#: Slots that a model has if its parameters name entries there
+#: (:attr:`~equipoise.models.entries.ModelParams.components`).
+COMPONENTS = ("fusion", "modulation")
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class Arm:
     weighting: str | None = None
     aggregation: str | None = None
     strategy: str | None = None
+    fusion: str | None = None
+    modulation: str | None = None
 
     def config(self) -> Config:
         """The arm as part of a configuration."""

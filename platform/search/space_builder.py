@@ -12,9 +12,17 @@ from pydantic import BaseModel, ValidationError
 from equipoise.platform.registry import entries, nearest
 from equipoise.platform.search import federated_space
 from equipoise.platform.search.params import Range
-from equipoise.platform.search.space import LOSS_WEIGHTS, SLOTS, Arm, Dimension, Space, takes_explicit_weights
+from equipoise.platform.search.space import (
+    COMPONENTS,
+    LOSS_WEIGHTS,
+    SLOTS,
+    Arm,
+    Dimension,
+    Space,
+    takes_explicit_weights,
+)
 from equipoise.platform.search.trial_records import Value
-from equipoise.platform.training.params import BalancingParams, TrainingParams, refusal
+from equipoise.platform.training.params import BalancingParams, TrainingParams, adds_tasks, refusal
 
 if TYPE_CHECKING:
     from equipoise.platform.search.params import SearchParams
@@ -24,7 +32,13 @@ if TYPE_CHECKING:
 ARM_KEYS = ("balancing", *SLOTS.values(), LOSS_WEIGHTS)
 
 #: Slots of methods → where their entries are registered.
-_REGISTRIES = {"weighting": "weightings", "aggregation": "aggregators", "strategy": "strategies"}
+_REGISTRIES = {
+    "weighting": "weightings",
+    "aggregation": "aggregators",
+    "strategy": "strategies",
+    "fusion": "fusions",
+    "modulation": "modulations",
+}
 
 #: Settings of ``training`` that say where and how often something runs, not what is learned.
 _NOT_LEARNED = ("workers", "threads", "device", "amp", "probe")
@@ -60,7 +74,9 @@ def build_space(study: Study, params: SearchParams) -> Space:
             "study without the section"
         )
     strategies, unfit = _strategies(study, given, problems)
+    parts = {slot: _listed(given.pop(SLOTS[slot])) for slot in COMPONENTS if SLOTS[slot] in given}
     arms, refused = _arms(study, given, problems, population=params.population)
+    arms = [made for arm in arms for made in _with_components(study, arm, parts, problems)]
     arms = [replace(arm, strategy=strategy) for arm in arms for strategy in strategies]
     dimensions = [*_training(study, given), *_of_entries(study, arms)]
     if params.population:
@@ -112,7 +128,7 @@ def _arms(
             problems.append(f"search.space.model.kind: no model {kind!r}{nearest(kind, entries('models'))}")
         elif getattr(entries("models")[kind].params, "reads", None) != type(study.model).reads:
             problems.append(f"search.space.model.kind: {kind} reads other data than {study.model.kind}")
-    if len(study.tasks) < 2:
+    if len(study.tasks) < 2 and not adds_tasks(study.model):
         if balancing := [key for key in wishes if key != "model.kind"]:
             problems.append(f"search.space.{balancing[0]}: a study of one task has nothing to balance")
         return [Arm(kind) for kind in chosen], []
@@ -120,6 +136,32 @@ def _arms(
         problems.append(f"search.space.{fixed[0]}: a population shares one model and one aggregator")
     pairs, refused = _pairs(study, wishes, problems, population=population)
     return [Arm(kind, *pair) for kind in chosen for pair in pairs], refused
+
+
+def _with_components(study: Study, arm: Arm, wishes: dict[str, list[Any]], problems: list[str]) -> list[Arm]:
+    """An arm with every combination of the entries that its model is made of: those wished for, else the study's."""
+    kind = arm.kind or study.model.kind
+    if kind not in entries("models"):
+        return [arm]  # said already
+    components = entries("models")[kind].attribute("components")
+    arms = [arm]
+    for slot in COMPONENTS:
+        wanted = [str(name) for name in wishes.get(slot, [])]
+        if slot not in components:
+            if wanted and arm.kind is None:
+                problems.append(f"search.space.{SLOTS[slot]}: model {kind} has no {slot}")
+            continue
+        own = study.model if kind == study.model.kind else entries("models")[kind].params
+        default = own.model_fields[slot].default if isinstance(own, type) else getattr(own, slot)
+        known = entries(_REGISTRIES[slot])
+        unknown = [
+            f"search.space.{SLOTS[slot]}: no {slot} {name!r}{nearest(name, known)}"
+            for name in wanted
+            if name not in known
+        ]
+        problems.extend(line for line in unknown if line not in problems)
+        arms = [replace(one, **{slot: name}) for one in arms for name in wanted or [default]]
+    return arms
 
 
 def _pairs(
@@ -217,12 +259,13 @@ def _of_entries(study: Study, arms: Iterable[Arm]) -> list[Dimension]:
         written = getattr(study, section)
         for name in dict.fromkeys(getattr(arm, slot) for arm in arms):
             if name in entries(registry):
-                same = name == getattr(written, slot)
+                same = name == getattr(written, slot, None)
                 params = getattr(written, f"{slot}_params") if same else {}
+                middle = f"{slot}." if slot in COMPONENTS else ""  # a model may have the name of a fusion
                 dimensions += _of_entry(
                     entries(registry)[name].params,
                     params,
-                    f"{section}.{name}.",
+                    f"{section}.{middle}{name}.",
                     f"{section}.{slot}_params.",
                     (slot, name),
                 )
@@ -331,6 +374,9 @@ def _unfit(study: Study, dimension: Dimension) -> list[str]:
     params: type[BaseModel] = TrainingParams
     if section == "training":
         given = study.training.model_dump()
+    elif section == "model" and dimension.slot in COMPONENTS:
+        field = field.partition(".")[2]
+        params = entries(_REGISTRIES[str(dimension.slot)])[str(dimension.entry)].params
     elif section == "model":
         same_kind = dimension.entry in (None, study.model.kind)
         params = type(study.model) if same_kind else entries("models")[str(dimension.entry)].params

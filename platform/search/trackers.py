@@ -22,7 +22,7 @@ from equipoise.platform.registry import entries, resolve
 from equipoise.platform.search.configuration import config_from_study, merge_config
 from equipoise.platform.search.federated_space import REPLACED_BY
 from equipoise.platform.search.params import MEAN, SCORES
-from equipoise.platform.search.space import LOSS_WEIGHTS, SLOTS, Arm, Config, Dimension, Space
+from equipoise.platform.search.space import COMPONENTS, LOSS_WEIGHTS, SLOTS, Arm, Config, Dimension, Space
 from equipoise.platform.search.trial_records import FoldScore, Trial, Value
 from equipoise.platform.training.params import TrainingParams
 
@@ -114,7 +114,8 @@ class TrackedSearch:
         values: dict[str, Value] = {}
         varied = [d.name for d in space.dimensions if len(d.choices) != 1]
         varied += [f"{LOSS_WEIGHTS}.{task}" for task in space.tasks]
-        varied += [SLOTS["strategy"]] if len({arm.strategy for arm in space.arms}) > 1 else []
+        slots = (*COMPONENTS, "strategy")
+        varied += [SLOTS[slot] for slot in slots if len({getattr(arm, slot) for arm in space.arms}) > 1]
         for config in (config_from_study(study, space), *(example_config(space, arm) for arm in space.arms)):
             values |= {k: v for k, v in parameters_of(settings, config).items() if v is not None}
         order = [SYNTHETIC, METHOD, *varied, *values]

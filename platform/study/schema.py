@@ -35,6 +35,7 @@ from equipoise.platform.study.messages import describe_errors, duplicate_keys
 from equipoise.platform.training.params import (
     BalancingParams,
     TrainingParams,
+    adds_tasks,
     entry_params,
     with_components,
 )
@@ -257,6 +258,11 @@ def _explicit_weight_problems(study: Study) -> list[str]:
     weights = study.balancing.weighting_params.get("weights")
     names = [task.name for task in study.tasks]
     explicit = get("weightings", study.balancing.weighting).attribute("takes_explicit_weights")
+    if explicit and not _component_problems(study) and adds_tasks(study.model):
+        return [
+            f"balancing: {study.balancing.weighting} has weights for the tasks of the study, and losses of branches "
+            "are tasks, too: write enter: terms in model.modulation_params, or a weighting that learns"
+        ]
     if not explicit or weights is None or set(weights) == set(names):
         return []
     return [

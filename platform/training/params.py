@@ -81,6 +81,17 @@ def with_components(entry: Entry, params: BaseModel) -> BaseModel:
     return params.model_copy(update=complete) if complete else params
 
 
+def adds_tasks(model: BaseModel) -> bool:
+    """Whether losses of branches of the model of a study are tasks of the balancing method."""
+    components = getattr(model, "components", {})
+    return any(
+        getattr(
+            entry_params(kind, getattr(model, field), getattr(model, f"{field}_params")), "adds_tasks", False
+        )
+        for field, kind in components.items()
+    )
+
+
 def _problem(loc: tuple[str | int, ...], given: Any, text: str) -> InitErrorDetails:
     return InitErrorDetails(type="value_error", loc=loc, input=given, ctx={"error": ValueError(text)})
 

@@ -16,7 +16,7 @@ from equipoise.platform.run.loading import load_study
 from equipoise.platform.search.configuration import config_from_study, merge_config, trial_label
 from equipoise.platform.search.params import SearchParams
 from equipoise.platform.search.space import Space, simplex_lattice
-from equipoise.platform.search.space_builder import build_space
+from equipoise.platform.search.space_builder import SearchSpaceError, build_space
 from equipoise.platform.study.schema import Study
 from equipoise.platform.training.params import refusal
 
@@ -170,6 +170,73 @@ def test_kinds_of_model_have_their_own_dimensions() -> None:
         )
     settings = merge_config(study().resolved(), {"model.kind": "abmil", "model.abmil.dim": 256})
     assert settings["model"] == {"kind": "abmil", "dim": 256}
+
+
+GPTOMIC = {"kind": "gptomic", "modulation": "gradmod", "modulation_params": {"alpha": 0.5}}
+
+
+def test_fusion_and_modulation_are_searched_with_their_own_parameters() -> None:
+    wishes = {
+        "model.fusion": ["concat", "kronecker"],
+        "model.modulation": ["none", "gradmod"],
+        "balancing": "equal",
+    }
+    made = space(study(model=GPTOMIC), **wishes)
+    assert {(arm.fusion, arm.modulation) for arm in made.arms} == {
+        (fusion, modulation) for fusion in ("concat", "kronecker") for modulation in ("none", "gradmod")
+    }
+    for arm in made.arms:
+        names = {d.name for d in made.dimensions_of(arm)}
+        assert ("model.modulation.gradmod.alpha" in names) is (arm.modulation == "gradmod")
+        assert ("model.fusion.kronecker.dropout" in names) is (arm.fusion == "kronecker")
+    first = config_from_study(study(model=GPTOMIC), made)
+    assert first["model.fusion"] == "concat"
+    assert first["model.modulation.gradmod.alpha"] == 0.5
+    assert trial_label(first) == "equal+none-concat-gradmod"
+
+
+def test_a_configuration_of_components_becomes_a_study() -> None:
+    own = study(model=GPTOMIC)
+    config = {
+        "model.fusion": "kronecker",
+        "model.fusion.kronecker.dim": 16,
+        "model.modulation": "gradmod",
+        "model.modulation.gradmod.ratio": "geometric",
+        "model.dim": 32,
+    }
+    model = merge_config(own.resolved(), config)["model"]
+    assert (model["fusion"], model["fusion_params"]) == ("kronecker", {"dim": 16})
+    assert model["modulation_params"] == {"alpha": 0.5, "ratio": "geometric"}
+    assert model["dim"] == 32
+    Study.model_validate(merge_config(own.resolved(), config))
+    other = merge_config(own.resolved(), {"model.modulation": "ogm_ge"})["model"]
+    assert other["modulation_params"] == {}, "parameters of another modulation do not stay"
+
+
+def test_components_are_checked() -> None:
+    made = study(model=GPTOMIC)
+    for wishes, problem in (
+        ({"model.fusion": ["kroneker"]}, "no fusion 'kroneker'. Did you mean 'kronecker'"),
+        ({"model.modulation.gradmod.alpha": [-1.0]}, "greater than 0"),
+    ):
+        with pytest.raises(SearchSpaceError, match=problem):
+            space(made, **wishes)
+    with pytest.raises(SearchSpaceError, match="model joint has no fusion"):
+        space(study(), **{"model.fusion": ["late"]})
+    alone = space(study(1, model=GPTOMIC), **{"model.modulation.gradmod.alpha": [0.1, 1.0]})
+    (alpha,) = [d for d in alone.dimensions if d.name.endswith("alpha")]
+    assert alpha.choices == (0.1, 1.0)
+
+
+def test_branches_as_tasks_can_be_balanced_in_a_study_of_one_task() -> None:
+    parts = {"kind": "gptomic", "modulation": "aux_losses", "modulation_params": {"enter": "tasks"}}
+    made = space(study(1, model=parts), balancing=["equal", "uncertainty+pcgrad"])
+    assert {(arm.weighting, arm.aggregation) for arm in made.arms} == {
+        ("equal", "none"),
+        ("uncertainty", "pcgrad"),
+    }
+    with pytest.raises(SearchSpaceError, match="nothing to balance"):
+        space(study(1, model=GPTOMIC), balancing=["equal"])
 
 
 @pytest.mark.parametrize(
