@@ -151,8 +151,10 @@ def _with_components(study: Study, arm: Arm, wishes: dict[str, list[Any]], probl
             if wanted and arm.kind is None:
                 problems.append(f"search.space.{SLOTS[slot]}: model {kind} has no {slot}")
             continue
-        own = study.model if kind == study.model.kind else entries("models")[kind].params
-        default = own.model_fields[slot].default if isinstance(own, type) else getattr(own, slot)
+        same = kind == study.model.kind
+        default = (
+            getattr(study.model, slot) if same else entries("models")[kind].params.model_fields[slot].default
+        )
         known = entries(_REGISTRIES[slot])
         unknown = [
             f"search.space.{SLOTS[slot]}: no {slot} {name!r}{nearest(name, known)}"
