@@ -77,6 +77,31 @@ def test_a_killed_worker_changes_nothing(ray_session: None, tasks, make_cases, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "killed"]
 
 
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_branches_are_slowed_alike_by_all_workers(
+    ray_session: None, tasks, make_cases, tmp_path: Path
+) -> None:
+    """Ray Train with two workers equals one worker where coefficients depend on the patients of both."""
+    cases = make_cases(16)
+    patients = tuple(cases)
+    parts = {"image": "mean_pool", "image_params": {"dim": 5, "dropout": 0.0}, "dropout": 0.0}
+    small = parts | {"dim": 5, "layers": 1, "modulation": "gradmod", "modulation_params": {"alpha": 3.0}}
+    recipe = Recipe(model="gptomic", model_params=small, training=TRAINING)
+    train, val = CaseList(cases, patients[:12]), CaseList(cases, patients[12:])
+    targets = fit_targets(tasks, train)
+    models = [build_model("gptomic", small, targets.shape, targets.heads, seed=5) for _ in range(2)]
+    checkpoint = tmp_path / "checkpoint.pt"
+    result = fit_on_workers(models[0], targets, train, val, recipe, seed=5, checkpoint=checkpoint)
+    expected = fit(models[1], targets, train, val, TRAINING, seed=5)
+    assert any(row["coefficient/image"] < 1 for row in expected.history)
+    for a, b in zip(result.history, expected.history, strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-5, nan_ok=True)
+    for name, value in models[1].state_dict().items():
+        if name != COX_BIAS:
+            torch.testing.assert_close(models[0].state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_more_workers_than_patients_in_a_batch_are_refused(
     ray_session: None, tasks, make_cases, tmp_path
 ) -> None:
