@@ -35,6 +35,8 @@ ADDED: dict[str, Any] = {
     "cnv.unknown_genes": "keep",
     "mutation.unknown_genes": "keep",
     "training.members": 1,
+    "training.risk_sets": "batch",
+    "training.order": "shuffled",
     "model.input_dropout": 0.0,
     "model.output_scale": 1.0,
     "model_params.input_dropout": 0.0,
