@@ -126,6 +126,40 @@ def mixup_survival() -> str:
     return markdown(["SYNTHETIC", "C", "r, 100 cells", "C − encoder alone", "95 %"], rows)
 
 
+def gptomic_synthetic() -> str:
+    """The fused model, its branches, and models of one modality on the built-in cohort."""
+    found = result("gptomic_synthetic")
+    if found is None:
+        return not_measured("gptomic_synthetic")
+    rows = []
+    for name, row in found["runs"].items():
+        apart = found["differences"].get(f"fused - {name}")
+        led = (
+            [signed(apart["difference"]), interval(apart["low"], apart["high"], signed)]
+            if apart
+            else ["", ""]
+        )
+        rows.append([name, share(row["c"]), interval(row["low"], row["high"]), *led])
+    for kind, what in (("branches", "branch of the fused model: "), ("baselines", "linear: ")):
+        for name, row in found[kind].items():
+            led = [signed(row["lead"]), interval(row["low"], row["high"], signed)]
+            rows.append([f"{what}{name}", share(row["c"]), "", *led])
+    return markdown(["SYNTHETIC", "C", "95 %", "fused − this", "95 %"], rows)
+
+
+def gptomic_search() -> str:
+    """Fusions x modulations: mean C of inner folds."""
+    found = result("gptomic_synthetic")
+    if found is None or "search" not in found:
+        return not_measured("gptomic_synthetic")
+    values: dict[str, dict[str, float]] = {}
+    for row in found["search"]["trials"]:
+        values.setdefault(row["modulation"], {})[row["fusion"]] = row["c"]
+    fusions = list(dict.fromkeys(name for row in values.values() for name in row))
+    rows = [[name, *(share(row.get(fusion)) for fusion in fusions)] for name, row in values.items()]
+    return markdown(["SYNTHETIC, inner validation", *fusions], rows)
+
+
 def paper() -> str:
     """The rows of the paper's three tables, and what was measured in their place."""
     real, branches = result("tcga_survival"), result("tcga_modulation")
@@ -349,4 +383,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "mixup": mixup,
     "mixup_survival": mixup_survival,
     "masked_gene": masked_gene,
+    "gptomic_synthetic": gptomic_synthetic,
+    "gptomic_search": gptomic_search,
 }
