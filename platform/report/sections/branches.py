@@ -8,7 +8,17 @@ import pandas as pd
 
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
 from equipoise.platform.registry import entries
-from equipoise.platform.report.blocks import Block, Cell, Figures, Heading, Notice, Section, Table, Text
+from equipoise.platform.report.blocks import (
+    Block,
+    Cell,
+    Figures,
+    Heading,
+    Notice,
+    Section,
+    Table,
+    Text,
+    figures_with,
+)
 from equipoise.platform.report.entries import SectionParams
 from equipoise.platform.report.formatting import (
     count,
@@ -27,6 +37,8 @@ from equipoise.platform.report.sections.training import best_epoch
 from equipoise.platform.report.style import SERIES, Download, Figure, band, fade, layout, line, slug, text
 
 _RHO, _COEFFICIENT = "rho/", "coefficient/"
+#: Ticks of a logarithmic axis whose values are seldom far from 1.
+_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100)
 #: A coefficient at least this close to 1 has slowed nothing.
 _UNSLOWED = 1e-6
 
@@ -135,10 +147,7 @@ def _task(run: RunFiles, task: Task, names: Sequence[str]) -> list[Block]:
     table = _scores_table(run, task)
     if figure is None and table is None:
         return []
-    blocks: list[Block] = [Heading(task.name)]
-    if figure is not None:
-        blocks.append(Figures([figure]))
-    return [*blocks, *([] if table is None else [table])]
+    return [Heading(task.name), *figures_with([] if figure is None else [figure], table)]
 
 
 def _scores_table(run: RunFiles, task: Task) -> Table | None:
@@ -148,8 +157,9 @@ def _scores_table(run: RunFiles, task: Task) -> Table | None:
         return None
     metric = label(rows[0]["metric"])
     fused = internal(run, task.name, rows[0]["metric"])
+    whole = ["–", ""] if fused is None else [estimate(fused), ""]
     lines: list[list[str | Cell]] = [
-        ["fused model", "test folds", "–" if fused is None else estimate(fused), "", ""]
+        ["fused model", "test folds", *whole, "–" if fused is None else count(fused["n"])]
     ]
     for row in rows:
         where = "test folds" if row["role"] == "test" else f"external {row['cohort']}"
@@ -296,7 +306,10 @@ def _curves(
         "line": {"dash": "dot", "width": 1, "color": fade("#22303c", 0.6)},
     }  # fmt: skip
     positive = log and bool((whole["low"] > 0).all())
-    y: dict[str, Any] = {"type": "log", "dtick": "D2"} if positive else {}
+    y: dict[str, Any] = {}
+    if positive:
+        ticks = [tick for tick in _TICKS if whole["low"].min() / 1.1 <= tick <= whole["high"].max() * 1.1]
+        y = {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
     if not log:
         y = {"range": [-0.03, 1.05]}
     return Figure(
@@ -336,8 +349,9 @@ def score_curves(histories: Mapping[str, pd.DataFrame], names: Sequence[str], ta
         f"{label(metric)} of each branch alone, {task.name}",
         data,
         layout("Epoch", f"{label(metric)}, inner validation"),
-        "Inner validation patients who have the branch; means over the folds. They choose the epoch, so that its "
-        "value is slightly too good; the table has test patients.",
+        "Inner validation patients who have the branch; means over the folds that reached the epoch, so that lines "
+        "jump where a fold has ended. They choose the epoch, so that its value is slightly too good; the table has test "
+        "patients.",
         pd.concat(tables, ignore_index=True)[["branch", "epoch", "mean", "low", "high", "folds"]],
         height=330,
     )

@@ -81,6 +81,17 @@ def test_ratio_and_coefficient_over_the_epochs() -> None:
     assert section is not None
     assert section.lead == "The model fuses the branches image and omics by concat, with modulation gradmod."
     figures = [figure for block in section.blocks if isinstance(block, Figures) for figure in block.items]
+    assert figures[0].layout["yaxis"]["ticktext"] == [
+        "0.5",
+        "0.7",
+        "0.8",
+        "0.9",
+        "1",
+        "1.1",
+        "1.25",
+        "1.5",
+        "2",
+    ]
     assert [f.slug for f in figures] == ["branches-ratio", "branches-coefficient", "branches-score-os"]
     ratio = figures[0].table.set_index(["branch", "epoch"])
     assert ratio.loc[("image", 2), "mean"] == pytest.approx(0.6)  # (0.4 + 0.8) / 2
@@ -97,7 +108,7 @@ def test_branches_stand_beside_the_fused_model() -> None:
     outside = row("image", (0.58, 0.4, 0.7), (0.02, -0.1, 0.1), role="external", cohort="other")
     section = build(Run(FOLDS, branches=[*CLEAR, outside]), SectionParams())
     assert section is not None
-    table = next(b for b in section.blocks if isinstance(b, Table) and b.columns[0] == "")
+    table = next(b.beside for b in section.blocks if isinstance(b, Figures) and b.beside)
     assert [r[0] for r in table.rows] == ["fused model", "image alone", "omics alone", "image alone"]
     assert table.rows[1][2] == "0.620 (0.550–0.690)"
     difference = table.rows[1][3]
