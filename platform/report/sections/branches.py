@@ -350,7 +350,7 @@ def score_curves(histories: Mapping[str, pd.DataFrame], names: Sequence[str], ta
         data,
         layout("Epoch", f"{label(metric)}, inner validation"),
         "Inner validation patients who have the branch; means over the folds that reached the epoch, so that lines "
-        "jump where a fold has ended. They choose the epoch, so that its value is slightly too good; the table has test "
+        "jump where a fold has ended. They choose the epoch: its value is slightly too good, and the table has test "
         "patients.",
         pd.concat(tables, ignore_index=True)[["branch", "epoch", "mean", "low", "high", "folds"]],
         height=330,
