@@ -4,14 +4,12 @@ from typing import Annotated, Any
 
 import typer
 
-from equipoise.jobs.options import plain_job
+from equipoise.jobs.options import CellBase, CellFile, CellGenes, CellKind, CellLayer, plain_job
 
 
 @plain_job
 def adapt_rna(
-    reference: Annotated[
-        str, typer.Option("--reference", help="Single cells: .h5ad, a 10x folder or .h5.", metavar="FILE")
-    ],
+    reference: CellFile,
     labels: Annotated[str, typer.Option("--labels", help="Column with the cell type.", metavar="COLUMN")],
     encoder: Annotated[
         str,
@@ -24,16 +22,10 @@ def adapt_rna(
         str | None,
         typer.Option("--labels-table", help="Table with that column; barcodes in its first.", metavar="FILE"),
     ] = None,
-    kind: Annotated[
-        str, typer.Option("--kind", help="What the values are: auto, counts, tpm or log (log(1 + x)).")
-    ] = "auto",
-    base: Annotated[
-        float | None, typer.Option("--base", help="Base of the logarithm; default: the file's, else e.")
-    ] = None,
-    layer: Annotated[str, typer.Option("--layer", help="auto, X, raw or the name of a layer.")] = "auto",
-    gene_column: Annotated[
-        str | None, typer.Option("--gene-column", help="Column with gene names; default: the index.")
-    ] = None,
+    kind: CellKind = "auto",
+    base: CellBase = None,
+    layer: CellLayer = "auto",
+    gene_column: CellGenes = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(

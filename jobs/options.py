@@ -24,6 +24,22 @@ class Resume(StrEnum):
     never = "never"
 
 
+#: Options of commands that read single cells.
+CellFile = Annotated[
+    str, typer.Option("--reference", help="Single cells: .h5ad, a 10x folder or .h5.", metavar="FILE")
+]
+CellKind = Annotated[
+    str, typer.Option("--kind", help="What the values are: auto, counts, tpm or log (log(1 + x)).")
+]
+CellBase = Annotated[
+    float | None, typer.Option("--base", help="Base of the logarithm; default: the file's, else e.")
+]
+CellLayer = Annotated[str, typer.Option("--layer", help="auto, X, raw or the name of a layer.")]
+CellGenes = Annotated[
+    str | None, typer.Option("--gene-column", help="Column with gene names; default: the index.")
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class StudyOptions:
     """The options that every study job accepts; each field is one option of the command line."""

@@ -4,25 +4,17 @@ from typing import Annotated, Any
 
 import typer
 
-from equipoise.jobs.options import plain_job
+from equipoise.jobs.options import CellBase, CellFile, CellGenes, CellKind, CellLayer, plain_job
 
 
 @plain_job
 def pretrain_rna(
-    reference: Annotated[
-        str, typer.Option("--reference", help="Single cells: .h5ad, a 10x folder or .h5.", metavar="FILE")
-    ],
+    reference: CellFile,
     out: Annotated[str, typer.Option("-o", "--out", help="Folder of the encoder.", metavar="DIR")],
-    kind: Annotated[
-        str, typer.Option("--kind", help="What the values are: auto, counts, tpm or log (log(1 + x)).")
-    ] = "auto",
-    base: Annotated[
-        float | None, typer.Option("--base", help="Base of the logarithm; default: the file's, else e.")
-    ] = None,
-    layer: Annotated[str, typer.Option("--layer", help="auto, X, raw or the name of a layer.")] = "auto",
-    gene_column: Annotated[
-        str | None, typer.Option("--gene-column", help="Column with gene names; default: the index.")
-    ] = None,
+    kind: CellKind = "auto",
+    base: CellBase = None,
+    layer: CellLayer = "auto",
+    gene_column: CellGenes = None,
     workers: Annotated[int, typer.Option("--workers", help="Workers of Ray Train.")] = 1,
     set_: Annotated[
         list[str] | None,
