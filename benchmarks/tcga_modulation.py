@@ -129,8 +129,12 @@ def comparison(one: Sequence[CellMean], other: Sequence[CellMean]) -> dict[str, 
 
 
 def main() -> None:
-    """All rows."""
-    asked = parser_of(__doc__ or "").parse_args()
+    """All rows, or some."""
+    parser = parser_of(__doc__ or "")
+    parser.add_argument(
+        "--methods", nargs="*", choices=METHODS, default=list(METHODS), help="none among them"
+    )
+    asked = parser.parse_args()
     if not prepared(asked):
         return
     started, load = time.perf_counter(), os.getloadavg()[0]
@@ -138,7 +142,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         patients = with_standardised_risks(read_patients(asked.data, "GBMLGG", Path(temporary)))
         scores = Scores(patients.labels)
-        for method in METHODS:
+        for method in asked.methods:
             rows[method] = rows_of(patients, store, Path(temporary), method)
             means[method] = over_seeds(scores, rows[method])
             values = [mean.value for mean in means[method]]

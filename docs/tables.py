@@ -170,7 +170,7 @@ def paper() -> str:
         return share(real["cohorts"][cohort][name]["harrell"]["c"])
 
     def network(name: str) -> str:
-        return share(branches["methods"][name]["c"])
+        return share(branches["methods"].get(name, {}).get("c"))
 
     image, whole = "image: a published risk, not a network", "image risk, components of RNA in place of scGPT"
     rows = [
