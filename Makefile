@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo showcase test test-slow lint format bench docs clean
+.PHONY: setup demo showcase test test-slow test-geneicl lint format bench docs clean
 
 setup: $(READY)
 
@@ -32,6 +32,11 @@ test: $(READY)
 # What takes more than half a minute: killed processes, bags of 50,000 tiles, 500 clients, submitted jobs.
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow $(ARGS)
+
+# A pretrained model of RNA. Its package stays apart: where it is installed, every study with RNA has its baseline.
+test-geneicl: $(READY)
+	test -d $(VENV)/geneicl || $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/geneicl 'geneicl>=1.0,<2'
+	PYTHONPATH=$(VENV)/geneicl $(BIN)/python -m pytest tests/models/probes/test_geneicl.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
