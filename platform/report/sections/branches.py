@@ -159,20 +159,21 @@ def _scores_table(run: RunFiles, task: Task) -> Table | None:
     fused = internal(run, task.name, rows[0]["metric"])
     whole = ["–", ""] if fused is None else [estimate(fused), ""]
     lines: list[list[str | Cell]] = [
-        ["fused model", "test folds", *whole, "–" if fused is None else count(fused["n"])]
+        [Cell("fused model", note="test folds"), *whole, "–" if fused is None else count(fused["n"])]
     ]
     for row in rows:
         where = "test folds" if row["role"] == "test" else f"external {row['cohort']}"
-        lines.append([f"{row['predictor']} alone", where, estimate(row), _difference(row), count(row["n"])])
+        name = Cell(f"{row['predictor']} alone", note=where)
+        lines.append([name, estimate(row), _difference(row), count(row["n"])])
     level = f"{percent(run.confidence)} CI"
     return Table(
-        ["", "Patients of", f"{metric} ({level})", "Fused minus branch", "Patients"],
+        ["", f"{metric} ({level})", "Fused minus branch", "Patients"],
         lines,
         "What each branch of the fused model says alone: its term of the sum, or its own head where the fusion is no "
         "sum. Patients who lack the data of a branch are in the table; the branch ranks them equally. Fused minus "
         "branch: the paired difference on the same patients and folds. A model of one modality trained by "
         "itself can be better than a branch, which was trained in company.",
-        numeric=frozenset([2, 3, 4]),
+        numeric=frozenset([1, 2, 3]),
         download=None if run.branches is None else Download(f"branches-{slug(task.name)}.csv", run.branches),
     )
 

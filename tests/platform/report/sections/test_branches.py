@@ -109,12 +109,13 @@ def test_branches_stand_beside_the_fused_model() -> None:
     section = build(Run(FOLDS, branches=[*CLEAR, outside]), SectionParams())
     assert section is not None
     table = next(b.beside for b in section.blocks if isinstance(b, Figures) and b.beside)
-    assert [r[0] for r in table.rows] == ["fused model", "image alone", "omics alone", "image alone"]
-    assert table.rows[1][2] == "0.620 (0.550–0.690)"
-    difference = table.rows[1][3]
+    names = [cell for r in table.rows if isinstance(cell := r[0], Cell)]
+    assert [name.text for name in names] == ["fused model", "image alone", "omics alone", "image alone"]
+    assert [name.note for name in names] == [*["test folds"] * 3, "external other"]
+    assert table.rows[1][1] == "0.620 (0.550–0.690)"
+    difference = table.rows[1][2]
     assert isinstance(difference, Cell)
     assert (difference.text, difference.tone) == ("0.100 (0.050–0.150)", "good")
-    assert table.rows[3][1] == "external other"
 
 
 def test_what_must_not_be_overlooked_is_said_aloud() -> None:
