@@ -123,6 +123,16 @@ class MultiTaskModel(nn.Module):
         """How strongly a penalty of the heads acts on each column, ``[dim]``; None for all equally."""
         return None
 
+    def frozen_digest(self) -> str | None:
+        """SHA-256 of weights that the model uses and never trains, which its state dictionary lacks; None without any.
+
+        Raises
+        ------
+        RuntimeError
+            If they have changed since the model was built.
+        """
+        return None
+
     def task_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
         """Modules and parameters that only the task at this index uses."""
         return [self.heads[index]]
@@ -144,6 +154,12 @@ class MultiTaskModel(nn.Module):
             if head.name == task:
                 return [p for part in self.task_modules(index) for p in _parameters(part)]
         raise KeyError(f"no task {task!r}; the model has {', '.join(head.name for head in self.task_heads)}")
+
+
+def frozen_digests(model: nn.Module) -> list[str]:
+    """The different :meth:`MultiTaskModel.frozen_digest` of a model and its parts, sorted."""
+    parts = [part for part in model.modules() if isinstance(part, MultiTaskModel)]
+    return sorted({digest for part in parts if (digest := part.frozen_digest()) is not None})
 
 
 def _parameters(part: nn.Module | nn.Parameter) -> list[nn.Parameter]:

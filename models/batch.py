@@ -137,6 +137,11 @@ class CaseBatch:
         asking a GPU would stall it in every step.
     tileless
         Whether a case has no tile at all; worked out with ``padded``.
+    corners
+        ``[B, N, 2]`` float32, x and y of a tile's top left corner in um, where a case's slides lie beside one another.
+        None: not known.
+    extent
+        ``[B]`` float32, side of a tile in um. None: not known.
 
     Raises
     ------
@@ -156,6 +161,8 @@ class CaseBatch:
     position: Tensor | None = None
     padded: bool | None = None
     tileless: bool | None = None
+    corners: Tensor | None = None
+    extent: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.padded is not None:  # a copy of a checked batch
@@ -167,7 +174,8 @@ class CaseBatch:
                 f"coords {tuple(self.coords.shape)}"
             )
         parts = [("site", self.site)]
-        parts += [(n, v) for n, v in (("cohort", self.cohort), ("position", self.position)) if v is not None]
+        said = ("cohort", "position", "corners", "extent")
+        parts += [(name, value) for name in said if (value := getattr(self, name)) is not None]
         for part in (self.omics, self.present, self.targets, self.label_mask):
             parts += part.items()
         if wrong := [name for name, tensor in parts if tensor.shape[0] != b]:

@@ -314,6 +314,75 @@ class GptomicParams(ModelParams):
     )
 
 
+class ModalTuneParams(ModelParams):
+    """Parameters of ModalTune; sizes of the adapter as published."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"wsi", "clinical", "rna", "cnv", "mutation"})
+    components: ClassVar[Mapping[str, str]] = {
+        "slide_encoder": "slide_encoders",
+        "clinical": "modal_tokens",
+        "rna": "modal_tokens",
+        "cnv": "modal_tokens",
+        "mutation": "modal_tokens",
+    }
+
+    modalities: tuple[Literal["wsi", "clinical", "rna", "cnv", "mutation"], ...] | None = Field(
+        None, min_length=1, description="what to read; all that the study has if not given"
+    )
+    slide_encoder: str = Field("random_transformer", description="frozen slide encoder with stages")
+    slide_encoder_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    clinical: str = Field("linear", description="what makes tokens of the covariates")
+    clinical_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    rna: str = Field("snn", description="what makes tokens of RNA")
+    rna_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    cnv: str = Field("snn", description="what makes tokens of copy numbers")
+    cnv_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    mutation: str = Field("snn", description="what makes tokens of mutations")
+    mutation_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    mode: Literal["joint", "full", "ladder"] = Field(
+        "joint",
+        description="joint: all tasks in one pass; full: a pass per task, as published; ladder: one pass that reads "
+        "the slide encoder without changing its tiles, so that no gradient goes through it",
+        json_schema_extra={"search": {"choice": ["joint", "ladder"]}},
+    )
+    blocks: int = Field(3, ge=1, description="interaction blocks, each around a part of the stages")
+    skipped: int = Field(
+        0,
+        ge=0,
+        description="stages of the slide encoder before the first block: no gradient goes through them",
+    )
+    bottleneck: int = Field(
+        192, ge=1, description="width inside attentions", json_schema_extra={"search": {"choice": [96, 192]}}
+    )
+    attention_heads: int = Field(12, ge=1, description="heads of attentions; must divide bottleneck")
+    dim: int = Field(192, ge=1, description="width of tokens in a study without slides, else the encoder's")
+    embedding: int = Field(256, ge=1, description="width of what the heads read")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="of the perceptrons, per case")
+    missing: Literal["token", "mask"] = Field(
+        "token",
+        description="in place of tables that a case lacks: a learned token, or nothing that others may look at",
+    )
+    modality_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="how often a modality of a training case is hidden; one always stays",
+        json_schema_extra={"search": {"uniform": [0.0, 0.5]}},
+    )
+    reference_residual: bool = Field(
+        False, description="add residuals twice, as the published code does by mistake"
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide_bottleneck(self) -> "ModalTuneParams":
+        if self.bottleneck % self.attention_heads:
+            raise ValueError(
+                f"bottleneck {self.bottleneck} is not divisible by attention_heads {self.attention_heads}; "
+                f"for example bottleneck: {self.attention_heads * 16}"
+            )
+        return self
+
+
 ENTRIES = {
     "joint": (
         "transformer over all tiles with one learned token per task (2024)",
@@ -359,5 +428,10 @@ ENTRIES = {
         "branches of slides and omics whose training is kept in balance (Path-GPTOmic 2024)",
         GptomicParams,
         "equipoise.models.gptomic.model:Gptomic",
+    ),
+    "modaltune": (
+        "modal tokens that talk to a frozen slide encoder between its stages (ModalTune 2025)",
+        ModalTuneParams,
+        "equipoise.models.modaltune.model:ModalTune",
     ),
 }

@@ -6,6 +6,7 @@ batches of tensors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -26,6 +27,15 @@ class SlideFeatures(Protocol):
 
     def read(self, slide: str) -> tuple[np.ndarray, np.ndarray]:
         """Features [N, D] float16 and tile corners [N, 2] int32 of a slide."""
+        ...
+
+    def mpp(self, slide: str) -> float:
+        """um per level-0 px of a slide; NaN if it is not known."""
+        ...
+
+    @property
+    def extent(self) -> float:
+        """Side of a tile in um."""
         ...
 
 
@@ -54,6 +64,10 @@ class Case:
     columns
         Modality → [G] names of the columns, the same tuple for all patients of a reader; by position where a
         modality has no key.
+    mpp
+        um per level-0 px of each slide, NaN = not known; empty in a case that was made without.
+    extent
+        Side of a tile in um; NaN in a case that was made without.
     """
 
     patient: str
@@ -66,6 +80,8 @@ class Case:
     omics: dict[str, np.ndarray]
     targets: dict[str, float | tuple[float, float]]
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    mpp: tuple[float, ...] = ()
+    extent: float = math.nan
 
 
 class CaseReader(Mapping[str, Case]):
@@ -143,6 +159,8 @@ class CaseReader(Mapping[str, Case]):
             },
             targets={task.name: _target(row, task) for task in self.cohorts.tasks},
             columns=self._columns,
+            mpp=() if self.store is None else tuple(self.store.mpp(slide) for slide in slides),
+            extent=math.nan if self.store is None else self.store.extent,
         )
 
     def _bag(self, slides: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:

@@ -312,6 +312,15 @@ class FeatureStore:
         features, x, y = batch_arrays(batch)
         return features, np.stack([x, y], axis=1)
 
+    def mpp(self, slide_or_key: str) -> float:
+        """um per level-0 px of a slide; NaN if nobody has said."""
+        return float(self._row(slide_or_key)["mpp"])
+
+    @property
+    def extent(self) -> float:
+        """Side of a tile in um."""
+        return self.spec.mpp * self.spec.tile_px
+
     def close(self) -> None:
         """Let other processes write to the store; also closes mapped files."""
         self._mapped.clear()

@@ -23,6 +23,7 @@ from pydantic import (
 from equipoise.datasets.omics.params import CLINICAL, OMICS, TableParams, transform_problems
 from equipoise.datasets.params import CohortSource, Columns, StrictParams
 from equipoise.datasets.tables.tasks import Task
+from equipoise.models.slide_encoders.entries import check_tiles
 from equipoise.platform.cluster.params import RayOptions
 from equipoise.platform.errors import StudyError
 from equipoise.platform.evaluation.params import EvaluationParams, ReportParams
@@ -280,7 +281,27 @@ def _component_problems(study: Study) -> list[str]:
             f"model.{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}"
             for item in error.errors(include_url=False)
         ]
-    return []
+    return _slide_encoder_problems(study)
+
+
+def _slide_encoder_problems(study: Study) -> list[str]:
+    """Problems of a slide encoder inside the model with the tiles that it would get."""
+    problems = []
+    for field, kind in get("models", study.model.kind).attribute("components").items():
+        if kind != "slide_encoders" or not study.reads_slides:
+            continue
+        name, features = getattr(study.model, field), study.features
+        if features.slide_encoder is not None:
+            problems.append(
+                f"model.{field}: {name} reads tiles, of which features.slide_encoder leaves one vector per slide: "
+                "leave features.slide_encoder out"
+            )
+        elif features.imported is None:  # nobody knows here what imported features are
+            try:
+                check_tiles(name, get(kind, name).params, features.tile_features())
+            except ValueError as error:
+                problems.append(f"model.{field}: {error}")
+    return problems
 
 
 def _exact_fit_problems(study: Study) -> list[str]:

@@ -71,7 +71,14 @@ class MeanTiles(Mapping[str, "Case"]):
             case = self._cases[patient]
             if len(case.bag):
                 mean = case.bag.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
-                case = replace(case, bag=mean, coords=case.coords[:1], slides=case.slides[:1], tiles=(1,))
+                case = replace(
+                    case,
+                    bag=mean,
+                    coords=case.coords[:1],
+                    slides=case.slides[:1],
+                    tiles=(1,),
+                    mpp=case.mpp[:1],
+                )
             self._known[patient] = case
         return self._known[patient]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
+from equipoise.datasets.cohorts.places import corners_um
 from equipoise.datasets.omics.fitting import TableTransform, columns_of
 from equipoise.models.batch import CaseBatch
 from equipoise.platform.errors import DataError
@@ -93,6 +94,7 @@ def collate(
     bags, mask, coords = _tiles(cases, tiles, targets.shape.features)
     omics, present = _omics(cases, targets)
     values, labelled = _labels(cases, targets)
+    corners, extent = _places(cases, tiles, mask)
     site = torch.tensor([targets.site_index(case.site) for case in cases], dtype=torch.int64)
     cohort = torch.tensor([targets.cohort_index(case.cohort) for case in cases], dtype=torch.int64)
     return CaseBatch(
@@ -105,6 +107,8 @@ def collate(
         label_mask=labelled,
         site=site,
         cohort=cohort,
+        corners=corners,
+        extent=extent,
     )
 
 
@@ -125,6 +129,23 @@ def _tiles(
             xy_BN2[i, :count] = torch.from_numpy(xy)
     mask_BN = torch.arange(most) < torch.tensor(counts)[:, None]
     return x_BND, mask_BN, xy_BN2
+
+
+def _places(
+    cases: Sequence[Case], tiles: Sequence[np.ndarray | None], mask: torch.Tensor
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """``[B, N, 2]`` corners and ``[B]`` extents of tiles in um; None where one of the cases with tiles does not say."""
+    corners_BN2, extent_B = torch.zeros(*mask.shape, 2), torch.ones(len(cases))
+    for i, (case, rows) in enumerate(zip(cases, tiles, strict=True)):
+        if not len(case.bag):
+            continue
+        placed = corners_um(case.coords, case.tiles, case.mpp, case.extent)
+        if placed is None:
+            return None, None
+        placed = placed if rows is None else placed[rows]
+        corners_BN2[i, : len(placed)] = torch.from_numpy(placed)
+        extent_B[i] = case.extent
+    return corners_BN2, extent_B
 
 
 def _labels(

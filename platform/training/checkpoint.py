@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.datasets.atomic_io import atomic_path
+from equipoise.models.base import frozen_digests
 from equipoise.models.gptomic.protocol import BranchedModel
 from equipoise.platform.fingerprints import content_hash, require_same
 from equipoise.platform.training.batches import CaseList
@@ -80,15 +81,20 @@ def training_fingerprint(
         if isinstance(model, BranchedModel)
         else {}
     )
-    return branches | {
-        "model": f"{type(model).__name__} with parameters {[list(p.shape) for p in model.parameters()]}",
-        "targets": fixed,
-        "training patients": content_hash(train.patients),
-        "validation patients": content_hash(val.patients),
-        "training": params.model_dump(mode="json"),
-        "balancing": balancing.model_dump(mode="json"),
-        "seed": seed,
-    }
+    frozen = frozen_digests(model)
+    return (
+        branches
+        | ({"frozen": frozen} if frozen else {})
+        | {
+            "model": f"{type(model).__name__} with parameters {[list(p.shape) for p in model.parameters()]}",
+            "targets": fixed,
+            "training patients": content_hash(train.patients),
+            "validation patients": content_hash(val.patients),
+            "training": params.model_dump(mode="json"),
+            "balancing": balancing.model_dump(mode="json"),
+            "seed": seed,
+        }
+    )
 
 
 def save(

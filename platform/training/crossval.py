@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from equipoise.models.base import MultiTaskModel
+from equipoise.models.base import MultiTaskModel, frozen_digests
 from equipoise.models.ensemble import Ensemble, Member
 from equipoise.models.seeds import torch_seed
 from equipoise.platform.environment import environment
@@ -203,6 +203,8 @@ def train_fold(
         }
     for warning in config["warnings"]:
         log.warning("fold %s: %s", folder.name, warning)
+    if frozen := frozen_digests(model):
+        config["frozen"] = frozen
     trained = TrainedFold(model, targets, config)
     predictions = [*_held_out(trained, val, members)]
     if members is None and result.exact and len(val):
@@ -315,7 +317,7 @@ def load_fold(folder: Path, device: torch.device | None = None) -> TrainedFold:
     Raises
     ------
     DataError
-        If the folder is not a finished fold of this layout.
+        If the folder is not a finished fold of this layout, or was trained with another frozen slide encoder.
     """
     from safetensors.torch import load_file
 
@@ -334,6 +336,12 @@ def load_fold(folder: Path, device: torch.device | None = None) -> TrainedFold:
     kind, settings = made_from["model"], made_from["model_params"]
     parts = [build_model(kind, settings, targets.shape, targets.heads, seed=0) for _ in range(count)]
     model = Ensemble(parts) if count > 1 else parts[0]  # type: ignore[arg-type]
+    if frozen_digests(model) != config.get("frozen", []):
+        raise DataError(
+            "the fold was trained with other weights of the frozen part of the model",
+            where=str(folder),
+            fix="put the weights file back that it was trained with",
+        )
     model.load_state_dict(load_file(folder / "model.safetensors"))  # strict: every weight is loaded
     return TrainedFold(model.to(device or "cpu").eval(), targets, config)
 

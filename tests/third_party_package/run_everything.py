@@ -43,6 +43,9 @@ def run_tables(folder: Path) -> None:
     steps = ("validate", "extract", "train", "evaluate", "federate", "report")
     study = load_study(file)
     run_steps(study, RunFolder.open(study, str(folder / "run"), "auto"), steps)
+    small = {"kind": "modaltune", "dim": 8, "bottleneck": 8, "attention_heads": 2, "clinical": "opposites"}
+    study = load_study(file, {"model": small, "training.epochs": 1})
+    run_steps(study, RunFolder.open(study, str(folder / "tokens"), "auto"), ("validate", "extract", "train"))
 
 
 def run_slides(folder: Path) -> None:

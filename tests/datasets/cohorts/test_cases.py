@@ -35,6 +35,11 @@ class Store:
     def read(self, slide: str) -> tuple[np.ndarray, np.ndarray]:
         return self.bags[slide]
 
+    def mpp(self, slide: str) -> float:
+        return 0.25 * len(self.bags[slide][0])
+
+    extent = 112.0
+
 
 @pytest.fixture
 def cohorts(tmp_path: Path) -> Cohorts:
@@ -58,6 +63,8 @@ def test_slides_of_a_patient_stand_in_manifest_order(cohorts: Cohorts) -> None:
     assert case.tiles == (2, 1)
     assert case.bag[:, 0].tolist() == [2, 2, 1]
     assert case.coords[:, 0].tolist() == [20, 20, 10]
+    assert case.mpp == (0.5, 0.25)
+    assert case.extent == 112
     assert (case.bag.dtype, case.coords.dtype) == (np.float16, np.int32)
     assert (case.cohort, case.site) == ("A", "A")
 

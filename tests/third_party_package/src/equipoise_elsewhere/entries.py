@@ -8,6 +8,7 @@ from equipoise.datasets.params import SiteParams
 from equipoise.models.balancing.entries import AggregatorParams, WeightingParams
 from equipoise.models.encoders.entries import EncoderParams
 from equipoise.models.gptomic.entries import FusionParams, ModulationParams
+from equipoise.models.modaltune.entries import ModalTokensParams
 from equipoise.models.rna.entries import RnaEncoderParams
 from equipoise.models.slide_encoders.entries import SlideEncoderParams
 from equipoise.platform.federation.entries import AggregationParams, StrategyParams
@@ -65,6 +66,7 @@ RANKS = ("share of genes that are lower, averaged over thirds", RanksParams, f"{
 TANH_TABLE = ("one small layer over the covariates", TanhParams, f"{HERE}:TanhTable")
 MEAN_BRANCH = ("mean of projected branches", MeanBranchParams, f"{HERE}:MeanBranch")
 HALVE = ("half the learning rate for every branch above a ratio of 1", HalveParams, f"{HERE}:Halve")
+OPPOSITES = ("a token of the columns, one of their opposites", ModalTokensParams, f"{HERE}:Opposites")
 INVERSE_LOSS = ("weights are inverse losses", InverseLossParams, f"{HERE}:InverseLoss")
 FIRST_HALVES = ("every gradient counts half of the one before", AggregatorParams, f"{HERE}:FirstHalves")
 PATIENT_BUFFER = ("steps when the buffer is full", PatientBufferParams, f"{HERE}:PatientBuffer")

@@ -92,6 +92,18 @@ class Halve(Modulation):
         return 0.5 if ratio > 1 else 1.0
 
 
+class Opposites(nn.Module):
+    count = 2
+
+    def __init__(self, params, shape, modality, width):
+        super().__init__()
+        self.layer = nn.Linear(shape.omics[modality], width)
+
+    def forward(self, rows):
+        USED.add("modal_tokens")
+        return torch.stack([self.layer(rows), self.layer(-rows)], dim=1)
+
+
 class InverseLoss(Weighting):
     def weights(self, losses, context):
         USED.add("weightings")

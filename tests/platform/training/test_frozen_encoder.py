@@ -1,0 +1,193 @@
+"""A slide encoder inside a model: every training path keeps it, and a fold belongs to its weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from equipoise.datasets.cohorts.splits import Fold
+from equipoise.models.slide_encoders.random_transformer import RandomTransformer
+from equipoise.platform.errors import DataError, StudyError
+from equipoise.platform.training import checkpoint as checkpoints
+from equipoise.platform.training.batches import CaseList, collate, draw_tiles
+from equipoise.platform.training.build import build_model
+from equipoise.platform.training.crossval import load_fold, train_fold
+from equipoise.platform.training.params import BalancingParams, Recipe, TrainingParams
+from equipoise.platform.training.targets import fit_targets
+
+SMALL = {
+    "slide_encoder_params": {"width": 16, "depth": 3, "heads": 2},
+    "bottleneck": 8,
+    "attention_heads": 2,
+    "dim": 16,
+    "embedding": 8,
+    "rna_params": {"hidden": 4, "tokens": 2},
+}
+
+
+def recipe(balancing: str = "equal", **params) -> Recipe:
+    training = TrainingParams(epochs=2, lr=1e-2, batch=4, device="cpu", members=params.pop("members", 1))
+    return Recipe(
+        model="modaltune",
+        model_params=SMALL | params,
+        training=training,
+        balancing=BalancingParams.model_validate(balancing),
+        seed=3,
+    )
+
+
+@pytest.fixture
+def cases(make_cases):
+    return {
+        patient: replace(case, mpp=(0.5,), extent=112.0)
+        if i % 6
+        else replace(
+            case,
+            bag=case.bag[:0],
+            coords=case.coords[:0],
+            slides=(),
+            tiles=(),
+            omics={"rna": np.ones(3, np.float32)},
+        )
+        for i, (patient, case) in enumerate(make_cases(20).items())
+    }
+
+
+@pytest.fixture
+def fold(cases) -> Fold:
+    people = tuple(cases)
+    return Fold(0, 0, people[:10], people[10:15], people[15:])
+
+
+def trained(fold, tasks, cases, folder, made):
+    keys = dict.fromkeys(cases, "")
+    return train_fold(fold, tasks, cases, made, folder, features="abc", content_keys=keys)
+
+
+@pytest.mark.parametrize(
+    ("balancing", "params"),
+    [
+        ("uncertainty+pcgrad", {"mode": "joint", "modality_dropout": 0.3}),
+        ("equal+cagrad", {"mode": "full", "missing": "mask"}),
+        ("equal", {"mode": "ladder"}),
+        ("equal", {"modalities": ("rna",)}),
+        ("equal", {"members": 2, "skipped": 1, "blocks": 2}),
+    ],
+)
+def test_a_fold_trains_predicts_and_loads(fold, tasks, cases, tmp_path, balancing, params) -> None:
+    """Every set of modalities and every mode, training and evaluation; nothing of the encoder is stored."""
+    if params.get("modalities") == ("rna",):
+        none = {
+            "bag": np.empty((0, 0), np.float16),
+            "coords": np.empty((0, 2), np.int32),
+            "tiles": (),
+            "slides": (),
+        }
+        rna = {p: c.omics.get("rna", np.zeros(3, np.float32)) for p, c in cases.items()}
+        cases = {p: replace(c, **none, omics={"rna": rna[p]}) for p, c in cases.items()}
+    folder = trained(fold, tasks, cases, tmp_path, recipe(balancing, **params))
+    loaded = load_fold(folder)
+    table, _ = loaded.predict_with_latents(CaseList(cases, fold.test), "test")
+    assert np.isfinite(table.select_dtypes("number").to_numpy(float)).any()
+    assert set(table["patient"]) == set(fold.test)
+    stored = load_file(folder / "model.safetensors")
+    assert not any(name.endswith(("qkv", "cls_token")) for name in stored)
+    assert ("frozen" in loaded.config) is ("modalities" not in params)
+
+
+def test_balancing_where_tasks_part(fold, tasks, cases, tmp_path) -> None:
+    made = recipe({"weighting": "equal", "aggregation": "cagrad", "at": "representation"})
+    assert (trained(fold, tasks, cases, tmp_path, made) / "model.safetensors").exists()
+
+
+def test_folds_and_checkpoints_belong_to_the_weights_of_the_encoder(
+    fold, tasks, cases, tmp_path, monkeypatch
+) -> None:
+    folder = trained(fold, tasks, cases, tmp_path, recipe())
+    targets = fit_targets(tasks, CaseList(cases, fold.train))
+    lists = CaseList(cases, fold.train), CaseList(cases, fold.val)
+
+    def fingerprint():
+        model = build_model("modaltune", SMALL, targets.shape, targets.heads, seed=1)
+        return checkpoints.training_fingerprint(
+            model, targets, *lists, TrainingParams(), BalancingParams(), 0
+        )
+
+    before, init = fingerprint(), RandomTransformer.__init__
+    load_fold(folder)
+
+    def other(self, params) -> None:
+        init(self, params)
+        self.cls_token.data += 1e-3
+
+    monkeypatch.setattr(RandomTransformer, "__init__", other)
+    with pytest.raises(DataError, match="other weights of the frozen part"):
+        load_fold(folder)
+    assert fingerprint() != before
+
+
+def test_an_encoder_that_changes_during_training_is_an_error(
+    fold, tasks, cases, tmp_path, monkeypatch
+) -> None:
+    run_stage = RandomTransformer.run_stage
+
+    def drifting(self, at, state):
+        if torch.is_grad_enabled():
+            self.cls_token.data += 1e-3
+        return run_stage(self, at, state)
+
+    monkeypatch.setattr(RandomTransformer, "run_stage", drifting)
+    with pytest.raises(RuntimeError, match="frozen slide encoder have changed"):
+        trained(fold, tasks, cases, tmp_path, recipe())
+
+
+def test_what_does_not_fit_names_the_parameter(tasks, cases, fold) -> None:
+    targets = fit_targets(tasks, CaseList(cases, fold.train))
+    for params, words in (
+        ({"blocks": 5}, "3 stages, of which 3 are left for 5 blocks"),
+        ({"slide_encoder": "mean_std", "slide_encoder_params": {}}, "0 stages, of which 0 are left"),
+        ({"slide_encoder": "gigapath_slide", "slide_encoder_params": {"weights": "/nowhere"}}, "nowhere"),
+    ):
+        with pytest.raises((StudyError, FileNotFoundError), match=words):
+            build_model("modaltune", SMALL | params, targets.shape, targets.heads, seed=0)
+
+
+def test_a_batch_says_where_tiles_lie(tasks, cases, fold) -> None:
+    """Drawn tiles keep their places, in um, and those of several slides are apart."""
+    patient = next(p for p in fold.train if len(cases[p].bag) > 3)
+    case = cases[patient]
+    two = replace(case, slides=("a", "b"), tiles=(2, len(case.bag) - 2), mpp=(0.5, 0.25))
+    targets = fit_targets(tasks, CaseList(cases, fold.train))
+    rows = draw_tiles(len(two.bag), 3, 0, 0, patient)
+    assert rows is not None
+    batch, drawn = collate([two], targets), collate([two], targets, [rows])
+    assert torch.equal(drawn.corners, batch.corners[:, rows])
+    assert batch.extent.tolist() == [112.0]
+    step = (batch.corners[0, 1] - batch.corners[0, 0]).numpy()
+    np.testing.assert_allclose(step, (case.coords[1] - case.coords[0]) * 0.5)
+    assert batch.corners[0, 2:, 1].min() >= batch.corners[0, :2, 1].max() + 112
+    assert collate([replace(case, mpp=())], targets).corners is None
+
+
+def test_steps_see_as_many_patients_as_they_say(fold, tasks, cases, monkeypatch, tmp_path) -> None:
+    """All training patients in every epoch, in batches of the size that the study names."""
+    from equipoise.models.modaltune.model import ModalTune
+
+    seen, forward = [], ModalTune.forward
+
+    def noted(self, batch):
+        if self.training:
+            seen.append(len(batch))
+        return forward(self, batch)
+
+    monkeypatch.setattr(ModalTune, "forward", noted)
+    made = recipe()
+    trained(fold, tasks, cases, tmp_path, made)
+    size = made.training.batch_for(fit_targets(tasks, CaseList(cases, fold.train)).heads, len(fold.train))
+    assert len(seen) % 2 == 0
+    assert sum(seen) == 2 * len(fold.train)
+    assert max(seen) == size
