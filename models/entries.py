@@ -331,13 +331,13 @@ class ModalTuneParams(ModelParams):
     )
     slide_encoder: str = Field("random_transformer", description="frozen slide encoder with stages")
     slide_encoder_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
-    clinical: str = Field("linear", description="what makes tokens of the covariates")
+    clinical: str = Field("projection", description="what makes tokens of the covariates")
     clinical_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
-    rna: str = Field("snn", description="what makes tokens of RNA")
+    rna: str = Field("self_normalising", description="what makes tokens of RNA")
     rna_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
-    cnv: str = Field("snn", description="what makes tokens of copy numbers")
+    cnv: str = Field("self_normalising", description="what makes tokens of copy numbers")
     cnv_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
-    mutation: str = Field("snn", description="what makes tokens of mutations")
+    mutation: str = Field("self_normalising", description="what makes tokens of mutations")
     mutation_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
     mode: Literal["joint", "full", "ladder"] = Field(
         "joint",

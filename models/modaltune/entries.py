@@ -37,12 +37,12 @@ class SnnTokensParams(ModalTokensParams):
 
 
 MODAL_TOKENS = {
-    "linear": (
+    "projection": (
         "a linear layer: for vectors of a pretrained encoder, components and short tables",
         LinearTokensParams,
         "equipoise.models.modaltune.tokens:LinearTokens",
     ),
-    "snn": (
+    "self_normalising": (
         "a self-normalising network (Klambauer et al. 2017): for many columns",
         SnnTokensParams,
         "equipoise.models.modaltune.tokens:SnnTokens",
