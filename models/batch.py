@@ -95,11 +95,13 @@ class CaseShape:
     """Widths of the inputs: all that building a model requires of the data.
 
     ``features`` is 0 in a study without tiles; ``omics`` holds the tables (modality → columns) that the model
-    reads, ``clinical`` among them.
+    reads, ``clinical`` among them. ``sets`` holds the gene sets of tables that have some: modality → the
+    columns of each set.
     """
 
     features: int
     omics: Mapping[str, int] = field(default_factory=dict)
+    sets: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,21 @@ def fit_tables(tables: Mapping[str, TableSums], params: TableParams) -> dict[str
     return fitted
 
 
+def columns_of_sets(
+    tables: Mapping[str, TableTransform], params: TableParams
+) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Modality → the columns of each of its gene sets; without those whose columns are no genes.
+
+    Sets with fewer than ``min_genes`` of the columns that are left are left out.
+    """
+    chosen, table = params.rna.gene_sets, tables.get("rna")
+    if chosen is None or table is None or chosen.use != "genes" or params.rna.components is not None:
+        return {}
+    at = {name: i for i, name in enumerate(table.names)}
+    sets = within(chosen.sets, at.keys(), chosen.min_genes)
+    return {"rna": tuple(tuple(at[gene] for gene in genes) for genes in sets.values())}
+
+
 def _fit(modality: str, table: TableSums, params: TableParams) -> TableTransform:
     if modality == CLINICAL:
         return fit_covariates(table, params.clinical)

@@ -36,6 +36,31 @@ class SnnTokensParams(ModalTokensParams):
     )
 
 
+class PathwayTokensParams(ModalTokensParams):
+    """Parameters of tokens of gene sets; the defaults are the published ones, with fewer tokens."""
+
+    tokens: int = Field(
+        16,
+        ge=1,
+        description="tokens of a patient; 64 published",
+        json_schema_extra={"search": {"choice": [8, 16, 64]}},
+    )
+    hidden: int = Field(
+        256,
+        ge=1,
+        description="width of a pathway's network",
+        json_schema_extra={"search": {"choice": [32, 64, 256]}},
+    )
+    mixer_layers: int = Field(3, ge=0, description="layers of the mixer over pathways")
+    dropout: float = Field(
+        0.25,
+        ge=0,
+        lt=1,
+        description="in networks and mixer",
+        json_schema_extra={"search": {"uniform": [0.0, 0.5]}},
+    )
+
+
 MODAL_TOKENS = {
     "projection": (
         "a linear layer: for vectors of a pretrained encoder, components and short tables",
@@ -46,5 +71,10 @@ MODAL_TOKENS = {
         "a self-normalising network (Klambauer et al. 2017): for many columns",
         SnnTokensParams,
         "equipoise.models.modaltune.tokens:SnnTokens",
+    ),
+    "pathways": (
+        "a network per gene set of tables.rna.gene_sets, a mixer over them (ModalTune 2025)",
+        PathwayTokensParams,
+        "equipoise.models.modaltune.pathways:PathwayTokens",
     ),
 }

@@ -192,8 +192,9 @@ class ModalTune(MultiTaskModel):
 
     def modality_groups(self) -> Iterable[tuple[str, list[Tensor]]]:
         """Groups of a federation beside those of the tables: what talks to tiles is trained by patients with slides."""
-        parts: list[Any] = [block.injector for block in self.blocks if block.injector is not None]
-        parts += [e.attend for block in self.blocks for e in block.extractors if e.attend is not None]
+        blocks: list[Any] = list(self.blocks)
+        parts = [block.injector for block in blocks if block.injector is not None]
+        parts += [e.attend for block in blocks for e in block.extractors if e.attend is not None]
         if parts:
             yield f"modality:{WSI}", [p for part in parts for p in part.parameters()]
 

@@ -18,6 +18,7 @@ import numpy as np
 from equipoise.datasets.omics.fitting import (
     TableTransform,
     columns_of,
+    columns_of_sets,
     fit_tables,
     transform_from_json,
     transform_to_json,
@@ -167,6 +168,11 @@ class Targets:
             ],
             "features": self.shape.features,
             "omics": dict(self.shape.omics),
+            **(
+                {"sets": {name: [list(s) for s in sets] for name, sets in self.shape.sets.items()}}
+                if self.shape.sets
+                else {}
+            ),
             "sites": list(self.sites),
             "cohorts": list(self.cohorts),
             "tables": {name: transform_to_json(table) for name, table in self.tables.items()},
@@ -202,7 +208,8 @@ class Targets:
                 )
             )
         tables = {name: transform_from_json(table) for name, table in data["tables"].items()}
-        shape = CaseShape(data["features"], data["omics"])
+        sets = {name: tuple(tuple(s) for s in rows) for name, rows in data.get("sets", {}).items()}
+        shape = CaseShape(data["features"], data["omics"], sets)
         return cls(tuple(tasks), shape, tuple(data["sites"]), tables, tuple(data.get("cohorts", ())))
 
 
@@ -267,7 +274,11 @@ def targets_from_statistics(
             "the training part has no tile and no table to learn from",
             fix="manifest/exclusions.csv says who is left out and why",
         )
-    shape = CaseShape(widths[0] if widths else 0, {name: len(t.names) for name, t in transforms.items()})
+    shape = CaseShape(
+        widths[0] if widths else 0,
+        {name: len(t.names) for name, t in transforms.items()},
+        columns_of_sets(transforms, tables or TableParams()),
+    )
     leading = next((task for task in tasks if task.main), tasks[0])
     sums = label_sums(statistics, tasks)
     fitted = []

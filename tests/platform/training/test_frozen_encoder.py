@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from equipoise.datasets.cohorts.splits import Fold
+from equipoise.datasets.omics.params import TableParams
+from equipoise.models.batch import TaskHead
 from equipoise.models.slide_encoders.random_transformer import RandomTransformer
 from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.training import checkpoint as checkpoints
@@ -19,6 +21,7 @@ from equipoise.platform.training.crossval import load_fold, train_fold
 from equipoise.platform.training.params import BalancingParams, Recipe, TrainingParams
 from equipoise.platform.training.targets import fit_targets
 
+HEADS = (TaskHead("LF", "regression", 1),)
 SMALL = {
     "slide_encoder_params": {"width": 16, "depth": 3, "heads": 2},
     "bottleneck": 8,
@@ -97,6 +100,24 @@ def test_a_fold_trains_predicts_and_loads(fold, tasks, cases, tmp_path, balancin
     stored = load_file(folder / "model.safetensors")
     assert not any(name.endswith(("qkv", "cls_token")) for name in stored)
     assert ("frozen" in loaded.config) is ("modalities" not in params)
+
+
+def test_pathways_of_a_study_survive_the_folder(fold, tasks, cases, tmp_path) -> None:
+    """Columns of sets are those of the fitted table; a loaded fold is built with them."""
+    cases = {p: replace(c, columns={"rna": ("A", "B", "C")}) for p, c in cases.items()}
+    sets = {"low": ["A", "X"], "none": ["Y", "X"], "both": ["C", "A"]}
+    tables = TableParams.model_validate({"rna": {"gene_sets": {"sets": sets}}})
+    made = recipe(rna="pathways", rna_params={"hidden": 4, "tokens": 2, "mixer_layers": 1})
+    folder = trained(fold, tasks, cases, tmp_path, made.model_copy(update={"tables": tables}))
+    loaded = load_fold(folder)
+    assert loaded.targets.tables["rna"].names == ("A", "C")
+    assert loaded.targets.shape.sets == {"rna": ((0,), (1, 0))}
+    scores = {"rna": {"gene_sets": {"sets": sets, "use": "scores"}}}
+    train = CaseList(cases, fold.train)
+    assert fit_targets(tasks, train, tables=TableParams.model_validate(scores)).shape.sets == {}
+    assert fit_targets(tasks, train).shape.sets == {}
+    with pytest.raises(StudyError, match="need gene sets of the rna table"):
+        build_model("modaltune", made.model_params, fit_targets(tasks, train).shape, HEADS, seed=0)
 
 
 def test_balancing_where_tasks_part(fold, tasks, cases, tmp_path) -> None:
