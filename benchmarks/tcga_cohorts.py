@@ -64,14 +64,16 @@ def mean_gain(rows: dict[str, dict[str, Any]], key: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """All cohorts."""
-    asked = parser_of(__doc__ or "").parse_args()
+    """All cohorts, or some."""
+    parser = parser_of(__doc__ or "")
+    parser.add_argument("--cohorts", nargs="*", choices=COHORTS, default=list(COHORTS), help="all six")
+    asked = parser.parse_args()
     if not prepared(asked):
         return
     started, load = time.perf_counter(), os.getloadavg()[0]
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        for name in COHORTS:
+        for name in asked.cohorts:
             cohort = Cohort(
                 read_patients(asked.data, name, Path(temporary)), RowStore(asked.rows), Path(temporary)
             )
