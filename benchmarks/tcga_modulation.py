@@ -153,7 +153,7 @@ def main() -> None:
             means[method] = over_seeds(scores, rows[method])
             values = [mean.value for mean in means[method]]
             print(f"{method}: {np.mean(values):.4f} ± {np.std(values, ddof=1):.4f} over seeds", flush=True)
-    figures = {}
+    figures: dict[str, dict[str, Any]] = {}
     for method, of_seeds in means.items():
         values = [mean.value for mean in of_seeds]
         notes = [fold.notes for folds in rows[method] for fold in folds]
