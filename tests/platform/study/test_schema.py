@@ -208,3 +208,16 @@ def test_parameters_of_a_federation_are_named_where_they_stand(tmp_path: Path) -
     assert "--set federation.strategy_params.mu: unknown parameter of fedavg" in problems(
         tmp_path, GOOD + federation, federation__strategy_params__mu=1
     )
+
+
+def test_a_slide_encoder_inside_the_model_gets_the_tiles_that_it_was_made_for(tmp_path: Path) -> None:
+    model = {"kind": "modaltune"}
+    load_study(write(tmp_path, GOOD), {"model": model})
+    text = problems(tmp_path, GOOD, model=model | {"slide_encoder": "gigapath_slide"})
+    assert "model.slide_encoder: slide encoder 'gigapath_slide' was made for features of gigapath" in text
+    text = problems(tmp_path, GOOD, model=model, features__slide_encoder="mean_std")
+    assert "model.slide_encoder: random_transformer reads tiles" in text
+    text = problems(tmp_path, GOOD, model=model | {"bottleneck": 50})
+    assert "bottleneck 50 is not divisible by attention_heads 12" in text
+    tables = GOOD.replace("slides: s.csv", "omics: {rna: r.csv}")  # nobody encodes slides there
+    load_study(write(tmp_path, tables), {"model": model | {"slide_encoder": "gigapath_slide"}})
