@@ -124,7 +124,7 @@ class BenchCohort:
             predict_with_latents(model, targets, cases, role=role, repeat=part.repeat, fold=part.index)[0]
             for cases, role in parts
         ]
-        steps = len(result.history) * -(-len(train) // training.batch_for(targets.heads))
+        steps = len(result.history) * -(-len(train) // training.batch_for(targets.heads, len(train)))
         return Trained(pd.concat(rows, ignore_index=True), result.history, steps)
 
 
@@ -154,6 +154,20 @@ def prepare(work: Path) -> Path:
     folder = RunFolder.open(as_written, str(work / "runs" / "features"), "auto")
     steps.run_steps(as_written, folder, ("validate", "extract"))
     return study
+
+
+def run_study(study: Path, out: Path, overrides: dict[str, Any], names: tuple[str, ...]) -> str:
+    """Steps of the product in this process, on one thread; returns the run folder."""
+    import torch
+
+    from equipoise.platform.run import steps
+    from equipoise.platform.run.folder import RunFolder
+    from equipoise.platform.run.loading import load_study
+
+    torch.set_num_threads(1)
+    changed = load_study(study, overrides)
+    steps.run_steps(changed, RunFolder.open(changed, str(out), "auto"), names)
+    return str(out)
 
 
 def task_metrics(rows: pd.DataFrame) -> dict[str, float]:

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import methods
+from benchmarks import bench_cohort
 from equipoise.datasets.atomic_io import read_json
 
 SEARCH: dict[str, Any] = {
@@ -51,14 +51,14 @@ def main() -> None:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(arguments.work or scratch).resolve()
-        study = methods.prepare(work)
+        study = bench_cohort.prepare(work)
         out = work / "runs" / "search-gain"
-        settings = methods.SETTINGS | {
+        settings = bench_cohort.SETTINGS | {
             "name": "search-gain",
             "balancing": "equal+none",
             "search": SEARCH | {"trials": arguments.trials},
         }
-        methods.run_steps(study, out, settings, ("validate", "extract", "search"))
+        bench_cohort.run_study(study, out, settings, ("validate", "extract", "search"))
         measured = read_json(out / "search" / "test.json")
     rows = side_by_side(measured)
     print(text(rows))

@@ -30,7 +30,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks import methods
+from benchmarks import bench_cohort, methods
 from equipoise.datasets.atomic_io import read_json
 
 #: Contenders whose models were chosen fold by fold.
@@ -66,14 +66,14 @@ def main() -> None:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(arguments.work or scratch).resolve()
-        study = methods.prepare(work)
+        study = bench_cohort.prepare(work)
         figures = compare_sides(
             study, work, arguments.out, folds, count, arguments.processes, smoke=arguments.smoke
         )
     figures |= {
         "synthetic": True,
         "smoke": arguments.smoke,
-        "settings": methods.SETTINGS,
+        "settings": bench_cohort.SETTINGS,
         "load_before": round(load, 1),
         "cores": os.cpu_count(),
         "versions": {name: version(name) for name in ("torch", "numpy")}
@@ -117,12 +117,12 @@ def compare_sides(
 
 def run_all(study: Path, runs: Mapping[Path, dict[str, Any]], processes: int) -> None:
     """Runs that are not finished: features one after the other, for a store has one writer; then side by side."""
-    left = {out: methods.SETTINGS | what for out, what in runs.items() if not finished(out)}
+    left = {out: bench_cohort.SETTINGS | what for out, what in runs.items() if not finished(out)}
     for out, settings in left.items():
-        methods.run_steps(study, out, settings, ("validate", "extract"))
+        bench_cohort.run_study(study, out, settings, ("validate", "extract"))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         steps = ("train", "evaluate")
-        waiting = {pool.submit(methods.run_steps, study, out, s, steps): out for out, s in left.items()}
+        waiting = {pool.submit(bench_cohort.run_study, study, out, s, steps): out for out, s in left.items()}
         for done, future in enumerate(as_completed(waiting), 1):
             future.result()
             print(f"{done} of {len(left)}: {waiting[future].name}", flush=True)
@@ -143,7 +143,7 @@ def points_of_simplex(study: Path, count: int) -> list[dict[str, Any]]:
     from equipoise.platform.search.space import LOSS_WEIGHTS
     from equipoise.platform.search.space_builder import build_space
 
-    loaded = load_study(study, methods.SETTINGS)
+    loaded = load_study(study, bench_cohort.SETTINGS)
     space = build_space(loaded, SearchParams(space={LOSS_WEIGHTS: "simplex"}))
     searcher = RandomSearch(space, loaded.seed)
     equal = space.arms[0].config() | {f"{LOSS_WEIGHTS}.{task}": 1 / len(space.tasks) for task in space.tasks}
