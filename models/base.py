@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from equipoise.models.batch import CaseBatch, CaseShape, TaskHead
+from equipoise.models.text.head import head_layer
 
 
 class SharedRepresentation(nn.Module):
@@ -74,9 +75,9 @@ class MultiTaskModel(nn.Module):
         self.task_heads = tuple(heads)
 
     def build_heads(self, dim: int) -> None:
-        """Add a linear head per task over vectors of width ``dim``."""
+        """Add a head per task over vectors of width ``dim``: linear, or on text where the task says so."""
         # A list, not a dictionary: a module cannot have children called "a.b" or "keys", a task can.
-        self.heads = nn.ModuleList(nn.Linear(dim, head.outputs) for head in self.task_heads)
+        self.heads = nn.ModuleList(head_layer(dim, head) for head in self.task_heads)
 
     def forward(self, batch: CaseBatch) -> dict[str, Tensor]:
         """Outputs per task, ``[B, K]``: logits, scaled values, log risks or logits of hazards."""

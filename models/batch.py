@@ -16,6 +16,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from equipoise.models.text.target import TextTarget
+
 TaskKind = Literal["binary", "multiclass", "regression", "survival"]
 
 
@@ -41,6 +43,9 @@ class TaskHead:
     stratified
         Whether Cox's likelihood compares patients of the same cohort only: every cohort is a stratum with a baseline
         hazard of its own.
+    text
+        The bank of label embeddings of a head on text, which has an output per label; None for a direct head. A
+        survival task then has a label per interval of time, and ``edges``.
 
     Raises
     ------
@@ -54,6 +59,7 @@ class TaskHead:
     main: bool = False
     edges: tuple[float, ...] | None = None
     stratified: bool = False
+    text: TextTarget | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(TaskKind):
@@ -70,6 +76,13 @@ class TaskHead:
             cut = "" if self.edges is None else f" and {len(self.edges)} edges"
             raise ValueError(
                 f"task {self.name!r}: a {self.kind} head cannot have {self.outputs} outputs{cut}"
+            )
+        if self.text is not None and (
+            len(self.text.bank) != self.outputs or self.kind == "regression" or self.compares_patients
+        ):
+            raise ValueError(
+                f"task {self.name!r}: {len(self.text.bank)} label embeddings for a {self.kind} head of "
+                f"{self.outputs} outputs"
             )
         if self.edges is not None:
             self._check_edges(self.edges)

@@ -16,6 +16,7 @@ from equipoise.models.batch import TaskHead
 from equipoise.models.cox import Ties, cox_partial_likelihood
 from equipoise.models.hazards import hazard_nll, interval_of
 from equipoise.models.score_memory import ScoreMemory
+from equipoise.models.text.losses import unit
 
 #: Concatenates the rows of all workers, gradients flowing back to one's own rows; the identity for one worker.
 Gather = Callable[[Tensor], Tensor]
@@ -143,11 +144,32 @@ class TaskLosses(nn.Module):
 
     def _per_case(self, index: int, out: Tensor, target: Tensor) -> Tensor:
         head = self.heads[index]
+        if head.text is not None:
+            return head.text.losses(out, self._text_shares(index, target))
         if head.kind == "regression":
             return _squared(out, target)
         if head.kind == "survival":
             return hazard_nll(out, interval_of(target[:, 0], getattr(self, f"edges_{index}")), target[:, 1])
         return _entropy(out, target, getattr(self, f"class_weight_{index}"))
+
+    def _text_shares(self, index: int, target: Tensor) -> Tensor:
+        """``[B, K]`` of the labels of a head on text, class weights included."""
+        head, weight = self.heads[index], getattr(self, f"class_weight_{index}")
+        if head.text is not None and head.kind == "survival":
+            return head.text.survival_shares(target[:, 0], target[:, 1], getattr(self, f"edges_{index}"))
+        shares = nn.functional.one_hot(target.long(), head.outputs).double()
+        return shares if weight is None else shares * weight.double()
+
+    def best_constant_text(self, index: int, target: Tensor) -> Tensor:
+        """``[K]`` float64 outputs of a head on text that suit all these labels best: the shares of labels, or the
+        distances from their mean target."""
+        text = self.heads[index].text
+        assert text is not None
+        shares_K = self._text_shares(index, target).mean(dim=0)
+        if text.loss == "infonce":
+            return (shares_K / shares_K.sum()).clamp(min=1e-9).log()
+        bank = text.embeddings().to(shares_K)
+        return text.logits(unit((shares_K @ bank)[None]), bank)[0]
 
     def _cox(self, task: str, rows: Tensor) -> tuple[Tensor, Tensor]:
         risk, days, event, _, stratum, *position = rows[rows[:, 3] > 0].unbind(dim=1)

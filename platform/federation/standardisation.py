@@ -31,13 +31,14 @@ from equipoise.datasets.omics.statistics import (
     shares_from_sums,
 )
 from equipoise.datasets.tables.tasks import Task
+from equipoise.models.text.params import TextParams
 from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.federation.messages import pack, unpack
 from equipoise.platform.federation.privacy.compatibility import statistics_refusals
 from equipoise.platform.federation.privacy.noised_statistics import noised_rows
 from equipoise.platform.federation.privacy.params import NoisedStatistics
 from equipoise.platform.training.batches import CaseList
-from equipoise.platform.training.statistics import Query, TrainingRows, survival_labels
+from equipoise.platform.training.statistics import LifeTable, Query, TrainingRows, survival_labels
 from equipoise.platform.training.targets import Targets, targets_from_statistics
 
 SUMS_KIND = "sums"
@@ -58,6 +59,7 @@ def federated_targets(
     class_weights: Literal["balanced", "none"] = "balanced",
     scaling: Literal["minmax", "standard"] = "minmax",
     tables: TableParams | None = None,
+    text: TextParams | None = None,
     min_n: int = 5,
     noised: NoisedStatistics | None = None,
     seed: int = 0,
@@ -66,7 +68,7 @@ def federated_targets(
 
     Parameters
     ----------
-    tasks, class_weights, scaling, tables
+    tasks, class_weights, scaling, tables, text
         As there; ``minmax`` scales mean ± two standard deviations to [0, 1].
     clients
         Name → training patients.
@@ -93,7 +95,12 @@ def federated_targets(
             raise StudyError("; ".join(refusals), where="federation.privacy.statistics")
         rows = {c: noised_rows(own, tasks, noised, seed=seed, client=c) for c, own in rows.items()}
     return targets_from_statistics(
-        tasks, FederatedStatistics(rows), class_weights=class_weights, scaling=scaling, tables=tables
+        tasks,
+        FederatedStatistics(rows),
+        class_weights=class_weights,
+        scaling=scaling,
+        tables=tables,
+        text=text,
     )
 
 
@@ -150,6 +157,20 @@ class FederatedStatistics:
             GRID[np.minimum(at, len(GRID) - 1)]
         )  # counts with noise may end before the last rank
         return tuple(edges[edges > GRID[np.argmax(events > 0)]].tolist())
+
+    def life_table(self, task: str) -> LifeTable:
+        """Days of events belong to single patients and are not asked for.
+
+        Raises
+        ------
+        StudyError
+            Always.
+        """
+        raise StudyError(
+            f"task {task}: survival on text needs a Kaplan-Meier curve, which a federation does not bring together",
+            where="training.text.tasks",
+            fix="leave the task out of training.text.tasks",
+        )
 
 
 @dataclass(frozen=True)

@@ -277,6 +277,7 @@ def fitting_inputs(fold: Fold, study: Study, inputs: TrialInputs) -> FittingInpu
         class_weights=recipe.training.class_weights,
         scaling=recipe.training.target_scaling,
         tables=recipe.tables,
+        text=recipe.training.text,
     )
     seed = fold_seed(recipe.seed, fold)
     model = build_model(recipe.model, recipe.model_params, targets.shape, targets.heads, seed=seed)

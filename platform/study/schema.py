@@ -29,7 +29,7 @@ from equipoise.platform.errors import StudyError
 from equipoise.platform.evaluation.params import EvaluationParams, ReportParams
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.federation.params import FederationParams
-from equipoise.platform.registry import entries, get
+from equipoise.platform.registry import entries, get, nearest
 from equipoise.platform.renamed import current_key, current_study
 from equipoise.platform.search.params import SearchParams, metric_problem
 from equipoise.platform.study.messages import describe_errors, duplicate_keys
@@ -154,6 +154,7 @@ class Study(StrictParams):
             *_explicit_weight_problems(self),
             *_exact_fit_problems(self),
             *_per_cohort_problems(self),
+            *_text_problems(self),
             *transform_problems(self.tables, self.cohorts),
         ]
         problems += _search_problems(self)
@@ -310,6 +311,8 @@ def _exact_fit_problems(study: Study) -> list[str]:
     if get("models", kind).attribute("fit") != "exact":
         return []
     problems = []
+    if study.training.text is not None:
+        problems.append(f"training.text: {kind!r} is fitted by a solver, which fits direct heads only")
     neutral = get("weightings", balancing.weighting).attribute("neutral")
     if not neutral or get("aggregators", balancing.aggregation).attribute("kind") != "none":
         problems.append(f"balancing: {kind!r} is fitted by a solver, task by task: write balancing: equal")
@@ -328,6 +331,34 @@ def _per_cohort_problems(study: Study) -> list[str]:
     return [
         "tables.rna.standardise: a federation standardises over the patients of all clients: write training"
     ]
+
+
+def _text_problems(study: Study) -> list[str]:
+    """Problems of heads on the text of labels."""
+    text = study.training.text
+    if text is None:
+        return []
+    types = {task.name: task.type for task in study.tasks}
+    problems = [
+        f"training.text.{where}: {name!r} is no task{nearest(name, types)}"
+        for where, names in (("tasks", text.tasks or ()), ("labels", text.labels))
+        for name in names
+        if name not in types
+    ]
+    chosen = {name: kind for name, kind in types.items() if text.takes(name, kind)}
+    problems += [
+        f"training.text.tasks: {name!r} is a number, which has no sentence"
+        for name, kind in chosen.items()
+        if kind == "regression"
+    ]
+    if not chosen:
+        problems.append("training.text: no task has classes; name survival tasks in training.text.tasks")
+    if study.federation is not None and "survival" in chosen.values():
+        problems.append(
+            "training.text.tasks: survival on text needs a Kaplan-Meier curve, which a federation does not bring "
+            "together: leave survival tasks out"
+        )
+    return problems
 
 
 def _search_problems(study: Study) -> list[str]:

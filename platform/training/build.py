@@ -17,6 +17,7 @@ from equipoise.models.balancing.loss_balancer import LossBalancer
 from equipoise.models.balancing.protocol import GradAggregator, LossWeighting, Reduce, identity_reduce
 from equipoise.models.base import SharedRepresentation
 from equipoise.models.batch import CaseShape, TaskHead
+from equipoise.models.text.head import TextHead
 from equipoise.platform.errors import ResourceError, StudyError
 from equipoise.platform.registry import get
 from equipoise.platform.training.params import BalancingParams, Recipe, entry_params
@@ -45,11 +46,19 @@ def build_model(
     }
     with seeded(seed, torch.device("cpu")):
         try:
-            return entry.load()(own, shape, heads, **makers)
+            model = entry.load()(own, shape, heads, **makers)
         except ValueError as error:
             if not makers:
                 raise
             raise StudyError(f"{name}: {error}", where="model") from error
+    own_heads = [part.target for part in model.modules() if isinstance(part, TextHead)]
+    if missing := [head.name for head in heads if head.text is not None and head.text not in own_heads]:
+        raise StudyError(
+            f"{name} builds heads of its own, which cannot be on text: {', '.join(missing)}",
+            where="training.text",
+            fix="take another model, or leave training.text out",
+        )
+    return model
 
 
 def _maker(kind: str, name: str, params: dict[str, Any]) -> Callable[..., Any]:

@@ -159,6 +159,7 @@ def train_fold(
         class_weights=recipe.training.class_weights,
         scaling=recipe.training.target_scaling,
         tables=recipe.tables,
+        text=recipe.training.text,
     )
     seed = fold_seed(recipe.seed, fold)
     names = [head.name for head in targets.heads]

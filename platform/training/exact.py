@@ -83,8 +83,10 @@ def is_balanced(balancing: BalancingParams) -> bool:
 
 
 def is_convex(recipe: Recipe) -> bool:
-    """Whether the recipe's model is linear, so that every task has one optimum."""
-    return bool(getattr(entry_params("models", recipe.model, recipe.model_params), "convex", False))
+    """Whether the recipe's model is linear, so that every task has one optimum; with heads on text it is not."""
+    return recipe.training.text is None and bool(
+        getattr(entry_params("models", recipe.model, recipe.model_params), "convex", False)
+    )
 
 
 def fits_exactly(recipe: Recipe) -> bool:

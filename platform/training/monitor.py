@@ -233,6 +233,8 @@ def _best_constant(head: TaskHead, losses: TaskLosses, index: int, target: Tenso
     if not len(target) or head.compares_patients:
         return torch.zeros(head.outputs, dtype=torch.float64)
     target = target.double()
+    if head.text is not None:
+        return losses.best_constant_text(index, target)
     if head.kind == "regression":
         return target.mean()[None]
     if head.kind == "survival":

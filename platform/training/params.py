@@ -8,6 +8,7 @@ from pydantic_core import InitErrorDetails
 
 from equipoise.datasets.omics.params import TableParams
 from equipoise.datasets.params import StrictParams
+from equipoise.models.text.params import TextParams
 from equipoise.platform.errors import StudyError
 from equipoise.platform.registry import Entry, entries, get, nearest
 
@@ -220,6 +221,8 @@ class TrainingParams(StrictParams):
     """How regression targets are scaled, fitted on training patients; predictions are in original units."""
     ties: Literal["efron", "breslow"] = "efron"
     """Treatment of tied event times in Cox losses."""
+    text: TextParams | None = None
+    """Heads on the text of labels, and for which tasks; all heads are direct if not given."""
     probe: bool = True
     """Log the cosines between task gradients once an epoch, also for methods that do not compute them."""
     members: int = Field(default=1, ge=1)
@@ -239,6 +242,8 @@ class TrainingParams(StrictParams):
     def _batch_is_positive(self) -> Self:
         if isinstance(self.batch, int) and self.batch < 1:
             raise ValueError(f"batch is a number of patients of 1 or more, auto or full, not {self.batch}")
+        if self.text is not None:
+            entry_params("text_encoders", self.text.encoder, self.text.encoder_params)
         if self.min_epochs > self.epochs:
             raise ValueError(f"min_epochs {self.min_epochs} is more than epochs {self.epochs}")
         return self

@@ -170,7 +170,8 @@ def task_scores(task: TaskTarget, out_VK: Tensor) -> np.ndarray:
     """Scores for the predictions table, ``[V, classes]`` or ``[V, 1]``, float64.
 
     Probabilities of the named classes, values in the units of the label table, or, for survival, a risk
-    (higher is worse): the log risk of Cox's model, minus the sum of the chances of survival for hazards.
+    (higher is worse): the log risk of Cox's model, minus the sum of the chances of survival for hazards, minus the
+    expected interval for a head on text.
     """
     out = out_VK.double()
     if task.head.kind == "binary":
@@ -179,6 +180,9 @@ def task_scores(task: TaskTarget, out_VK: Tensor) -> np.ndarray:
         return out.softmax(dim=1).numpy()
     if task.head.kind == "regression":
         return np.asarray(task.decode(out.numpy()), float)
+    if task.head.text is not None:
+        chances = out.softmax(dim=1).numpy()
+        return -(chances @ np.arange(task.head.outputs))[:, None]
     if task.head.edges is not None:
         return hazard_risk(out).numpy()
     return out.numpy()

@@ -106,6 +106,36 @@ class TrainingRows:
         return result
 
 
+@dataclass(frozen=True)
+class LifeTable:
+    """Events of a survival task, day by day.
+
+    Attributes
+    ----------
+    days
+        [m] days on which there was an event, ascending.
+    events, at_risk
+        [m] events on each of them, and patients whose follow-up had not ended before.
+    """
+
+    days: np.ndarray
+    events: np.ndarray
+    at_risk: np.ndarray
+
+    @classmethod
+    def of(cls, days: np.ndarray, event: np.ndarray) -> LifeTable:
+        """From [n] days and [n] events (1) or censorings (0)."""
+        days, happened = np.asarray(days, float), np.asarray(event) > 0
+        distinct, events = np.unique(days[happened], return_counts=True)
+        at_risk = len(days) - np.searchsorted(np.sort(days), distinct)
+        return cls(distinct, events.astype(float), at_risk.astype(float))
+
+    @property
+    def survival(self) -> np.ndarray:
+        """[m] Kaplan-Meier estimate of the probability to survive each of the days."""
+        return np.cumprod(1 - self.events / self.at_risk)
+
+
 #: Rows of one group → its sums.
 Query = Callable[[TrainingRows], Sums]
 
@@ -130,6 +160,9 @@ class Statistics(Protocol):
 
     def edges(self, task: str, bins: int) -> tuple[float, ...]:
         """Days that cut follow-up into ``bins`` intervals with about equally many events each."""
+
+    def life_table(self, task: str) -> LifeTable:
+        """Events of a survival task, day by day."""
 
 
 class LocalStatistics:
@@ -156,6 +189,10 @@ class LocalStatistics:
         """Quantiles of the event times (:func:`~equipoise.datasets.tables.targets.interval_edges`)."""
         days, event = survival_labels(self.rows, task)
         return interval_edges(days, event, bins)
+
+    def life_table(self, task: str) -> LifeTable:
+        """See :class:`Statistics`."""
+        return LifeTable.of(*survival_labels(self.rows, task))
 
 
 def survival_labels(rows: TrainingRows, task: str) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,7 @@ from equipoise.datasets.tables.targets import TargetScaler
 from equipoise.datasets.tables.tasks import BINS
 from equipoise.models.batch import CaseShape, TaskHead
 from equipoise.models.losses import balanced_weights
+from equipoise.models.text.target import TextTarget
 from equipoise.platform.errors import DataError, DataWarning
 from equipoise.platform.training.statistics import (
     Label,
@@ -39,10 +40,12 @@ from equipoise.platform.training.statistics import (
     is_missing,
     label_sums,
 )
+from equipoise.platform.training.text import class_target, load_text_encoder, survival_target
 
 if TYPE_CHECKING:
     from equipoise.datasets.cohorts.cases import Case
     from equipoise.datasets.tables.tasks import SurvivalTask, Task
+    from equipoise.models.text.params import TextParams
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ class Targets:
                     "class_weights": None if task.class_weights is None else list(task.class_weights),
                     "scaler": None if task.scaler is None else json.loads(task.scaler.to_json()),
                     **({"stratified": True} if task.head.stratified else {}),
+                    **({} if task.head.text is None else {"text": task.head.text.to_json()}),
                 }
                 for task in self.tasks
             ],
@@ -187,11 +191,21 @@ class Targets:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Targets:
-        """The inverse of :meth:`to_json`."""
+        """The inverse of :meth:`to_json`.
+
+        Raises
+        ------
+        DataError
+            If the embeddings of labels are not those that were stored.
+        """
         tasks = []
         for row in data["tasks"]:
             weights, scaler, edges = row["class_weights"], row["scaler"], row.get("edges")
             edges = None if edges is None else tuple(edges)
+            try:
+                text = TextTarget.from_json(row["text"]) if "text" in row else None
+            except ValueError as error:
+                raise DataError(str(error), where=f"targets of task {row['name']}") from error
             tasks.append(
                 TaskTarget(
                     TaskHead(
@@ -201,6 +215,7 @@ class Targets:
                         row["main"],
                         edges,
                         row.get("stratified", False),
+                        text,
                     ),
                     tuple(row["classes"]),
                     None if weights is None else tuple(weights),
@@ -220,11 +235,12 @@ def fit_targets(
     class_weights: Literal["balanced", "none"] = "balanced",
     scaling: Literal["minmax", "standard"] = "minmax",
     tables: TableParams | None = None,
+    text: TextParams | None = None,
 ) -> Targets:
     """:func:`targets_from_statistics` of training patients that are at hand: read once, one at a time."""
     statistics = LocalStatistics(TrainingRows.of(train, tasks))
     return targets_from_statistics(
-        tasks, statistics, class_weights=class_weights, scaling=scaling, tables=tables
+        tasks, statistics, class_weights=class_weights, scaling=scaling, tables=tables, text=text
     )
 
 
@@ -235,6 +251,7 @@ def targets_from_statistics(
     class_weights: Literal["balanced", "none"] = "balanced",
     scaling: Literal["minmax", "standard"] = "minmax",
     tables: TableParams | None = None,
+    text: TextParams | None = None,
 ) -> Targets:
     """Fit class weights, scalers, transforms of tables, widths, sites and cohorts from sums over training patients.
 
@@ -248,6 +265,8 @@ def targets_from_statistics(
         As in :class:`~equipoise.platform.training.params.TrainingParams`.
     tables
         Section ``tables`` of the study.
+    text
+        Section ``training.text``: which tasks have a head on text; None for none.
 
     Raises
     ------
@@ -290,7 +309,10 @@ def targets_from_statistics(
             warnings.warn(
                 f"task {task.name}: {reason}; nothing of it is learned here", DataWarning, stacklevel=2
             )
-        fitted.append(_fit(task, sums[task.name], statistics, class_weights, scaling, learnable=not reason))
+        target = _fit(task, sums[task.name], statistics, class_weights, scaling, learnable=not reason)
+        if text is not None and text.takes(task.name, task.type):
+            target = _on_text(task, target, sums[task.name], statistics, text)
+        fitted.append(target)
     sites, cohorts = (tuple(sorted(names)) for names in (statistics.sites, statistics.cohorts))
     return Targets(tuple(fitted), shape, sites, transforms, cohorts)
 
@@ -324,6 +346,20 @@ def _fit(
         # The weight of an absent class does not matter: it never enters the loss.
         weights = tuple(next(known_weights) if count else 1.0 for count in sums.classes)
     return TaskTarget(TaskHead(name, task.type, len(sums.classes), main), tuple(task.class_names), weights)
+
+
+def _on_text(
+    task: Task, target: TaskTarget, sums: LabelSums, statistics: Statistics, params: TextParams
+) -> TaskTarget:
+    """The same task with a head on text."""
+    encoder = load_text_encoder(params)
+    head = target.head
+    if task.type != "survival":
+        text = class_target(task, sums.classes, params, encoder)
+        return replace(target, head=replace(head, text=text))
+    edges, text = survival_target(task, statistics.life_table(task.name), params, encoder)
+    new = TaskHead(head.name, "survival", 1 + len(edges), head.main, edges, text=text)
+    return replace(target, head=new)
 
 
 def _edges(task: SurvivalTask, sums: LabelSums, statistics: Statistics) -> tuple[float, ...] | None:

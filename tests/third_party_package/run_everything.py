@@ -41,7 +41,7 @@ def run_tables(folder: Path) -> None:
     file = folder / "study.yaml"
     file.write_text(get("templates", "two_sites").load()(folder, file))
     steps = ("validate", "extract", "train", "evaluate", "federate", "report")
-    study = load_study(file)
+    study = load_study(file, {"training.text": {"encoder": "letters", "dim": 8}})
     run_steps(study, RunFolder.open(study, str(folder / "run"), "auto"), steps)
     small = {"kind": "modaltune", "dim": 8, "bottleneck": 8, "attention_heads": 2, "clinical": "opposites"}
     study = load_study(file, {"model": small, "training.epochs": 1})

@@ -254,6 +254,7 @@ def clients_and_targets(
         class_weights=recipe.training.class_weights,
         scaling=recipe.training.target_scaling,
         tables=recipe.tables,
+        text=recipe.training.text,
         min_n=params.min_n,
         noised=statistics if isinstance(statistics, NoisedStatistics) else None,
         seed=seed,

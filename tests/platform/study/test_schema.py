@@ -221,3 +221,25 @@ def test_a_slide_encoder_inside_the_model_gets_the_tiles_that_it_was_made_for(tm
     assert "bottleneck 50 is not divisible by attention_heads 12" in text
     tables = GOOD.replace("slides: s.csv", "omics: {rna: r.csv}")  # nobody encodes slides there
     load_study(write(tmp_path, tables), {"model": model | {"slide_encoder": "gigapath_slide"}})
+
+
+def test_heads_on_text_name_tasks_and_an_encoder_that_exist(tmp_path: Path) -> None:
+    text = {"tasks": ["MSIH"], "labels": {"grade": {"field": "stage"}}}
+    found = problems(tmp_path, GOOD, training__text=text)
+    assert "'MSIH' is no task. Did you mean 'MSI'?" in found
+    assert "training.text.labels: 'grade' is no task" in found
+    assert "Did you mean 'hashed'" in problems(tmp_path, GOOD, training__text={"encoder": "hashd"})
+    study = load_study(write(tmp_path, GOOD), {"training.text": {}})
+    assert study.training.text is not None
+    assert study.training.text.takes("MSI", "binary")
+
+
+def test_survival_on_text_is_refused_in_a_federation_and_by_a_solver(tmp_path: Path) -> None:
+    survival = (
+        "  - {name: OS, type: survival, time: {column: t, unit: days}, event: {column: e, event_value: 1}}\n"
+    )
+    file = GOOD.replace("splits:", survival + "splits:")
+    found = problems(tmp_path, file, training__text={"tasks": ["OS"]}, federation={"strategy": "fedavg"})
+    assert "needs a Kaplan-Meier curve" in found
+    found = problems(tmp_path, file, training__text={"tasks": ["OS"]}, model={"kind": "late"})
+    assert "fits direct heads only" in found

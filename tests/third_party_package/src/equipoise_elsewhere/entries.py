@@ -11,6 +11,7 @@ from equipoise.models.gptomic.entries import FusionParams, ModulationParams
 from equipoise.models.modaltune.entries import ModalTokensParams
 from equipoise.models.rna.entries import RnaEncoderParams
 from equipoise.models.slide_encoders.entries import SlideEncoderParams
+from equipoise.models.text.entries import TextEncoderParams
 from equipoise.platform.federation.entries import AggregationParams, StrategyParams
 from equipoise.platform.federation.simulation.entries import ClientSchemeParams
 from equipoise.platform.report.entries import SectionParams
@@ -63,6 +64,7 @@ class ByInitialParams(ClientSchemeParams):
 MEAN_COLOUR = ("mean of the three channels", EncoderParams, f"{HERE}:MeanColour")
 EXTREMES = ("largest and smallest feature", SlideEncoderParams, f"{HERE}:Extremes")
 RANKS = ("share of genes that are lower, averaged over thirds", RanksParams, f"{HERE}:Ranks")
+LETTERS = ("share of each letter in the sentence", TextEncoderParams, f"{HERE}:Letters")
 TANH_TABLE = ("one small layer over the covariates", TanhParams, f"{HERE}:TanhTable")
 MEAN_BRANCH = ("mean of projected branches", MeanBranchParams, f"{HERE}:MeanBranch")
 HALVE = ("half the learning rate for every branch above a ratio of 1", HalveParams, f"{HERE}:Halve")
