@@ -61,13 +61,12 @@ class HashedEncoder:
             value = int.from_bytes(digest, "little")
             counts[(value >> 1) % self.buckets] += 1.0 if value & 1 else -1.0
         words = np.sign(counts) * np.sqrt(np.abs(counts))
-        words /= np.linalg.norm(words) or 1.0
-        numbers = _numbers(tokens)
+        words /= max(float(np.linalg.norm(words)), 1e-12)
         line = np.zeros(len(_CENTRES))
-        for value in numbers:
-            line += np.exp(-0.5 * ((math.log1p(value) - _CENTRES) / _WIDTH) ** 2)
-        share = self.order if numbers and line.any() else 0.0
-        line /= np.linalg.norm(line) or 1.0
+        for number in _numbers(tokens):
+            line += np.exp(-0.5 * ((math.log1p(number) - _CENTRES) / _WIDTH) ** 2)
+        share = self.order if line.any() else 0.0
+        line /= max(float(np.linalg.norm(line)), 1e-12)
         row = np.concatenate([math.sqrt(1 - share) * words, math.sqrt(share) * line])
         return row / np.linalg.norm(row)
 

@@ -96,7 +96,7 @@ def kaplan_meier_edges(table: LifeTable, bins: int) -> tuple[float, ...]:
     return tuple(table.days[chosen].tolist())
 
 
-def survival_before(table: LifeTable, days: Sequence[float]) -> np.ndarray:
+def survival_before(table: LifeTable, days: Sequence[float] | np.ndarray) -> np.ndarray:
     """The curve just before each of these days."""
     return np.concatenate([[1.0], table.survival])[np.searchsorted(table.days, np.asarray(days, float))]
 

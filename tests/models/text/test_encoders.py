@@ -1,5 +1,8 @@
 """Text encoders: length 1, what the embedded one can and cannot, one encoding per sentence."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -46,7 +49,7 @@ def test_a_sentence_is_encoded_once() -> None:
     class Counting:
         dim, fingerprint, seen = 2, "counting", 0
 
-        def encode(self, sentences: list[str]) -> np.ndarray:
+        def encode(self, sentences: Sequence[str]) -> np.ndarray:
             self.seen += len(sentences)
             return np.array([[1.0, 0.0]] * len(sentences), np.float32)
 
@@ -60,21 +63,21 @@ def test_rows_of_another_length_are_refused() -> None:
     class Long:
         dim, fingerprint = 2, "long"
 
-        def encode(self, sentences: list[str]) -> np.ndarray:
+        def encode(self, sentences: Sequence[str]) -> np.ndarray:
             return np.ones((len(sentences), 2), np.float32)
 
     with pytest.raises(ValueError, match="length 1"):
         encode_once(Long(), ["a"])
 
 
-def test_a_missing_model_says_what_to_do(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_missing_model_says_what_to_do(tmp_path: Path) -> None:
     from equipoise.models.text.pretrained import TransformersEncoder
 
     with pytest.raises(ValueError, match=r"no model in|pip install 'equipoise\[text\]'"):
         TransformersEncoder(TransformersParams(path=str(tmp_path)))
 
 
-def test_a_model_of_a_folder_equals_mean_pooling_by_hand(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_model_of_a_folder_equals_mean_pooling_by_hand(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     import torch
 

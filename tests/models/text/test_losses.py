@@ -1,11 +1,13 @@
 """Losses on embeddings: the published formula against torch's own, the measured identity, gradients of shares."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from equipoise.models.text.losses import KL_FACTOR, cosine, distances, kl, loss_of_logits
+from equipoise.models.text.losses import KL_FACTOR, Kind, cosine, distances, kl, loss_of_logits
 
 
 def units(n: int, d: int, seed: int) -> Tensor:
@@ -32,12 +34,12 @@ def test_kl_is_a_cosine_loss_on_another_scale() -> None:
 
 
 @pytest.mark.parametrize(("kind", "one"), [("kl", kl), ("cosine", cosine)])
-def test_losses_of_logits_are_those_of_embeddings(kind: str, one) -> None:  # type: ignore[no-untyped-def]
+def test_losses_of_logits_are_those_of_embeddings(kind: Kind, one: Callable[..., Tensor]) -> None:
     z, bank = units(6, 64, 4), units(3, 64, 5)
     label = torch.tensor([0, 1, 2, 2, 1, 0])
-    logits = -distances(z, bank, kind) / 0.1  # type: ignore[arg-type]
+    logits = -distances(z, bank, kind) / 0.1
     shares = torch.nn.functional.one_hot(label, 3).double()
-    torch.testing.assert_close(loss_of_logits(logits, shares, kind, 0.1, 64), one(z, bank[label]))  # type: ignore[arg-type]
+    torch.testing.assert_close(loss_of_logits(logits, shares, kind, 0.1, 64), one(z, bank[label]))
 
 
 def test_gradient_of_shares_is_that_of_the_interpolated_target() -> None:

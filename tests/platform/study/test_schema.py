@@ -241,5 +241,5 @@ def test_survival_on_text_is_refused_in_a_federation_and_by_a_solver(tmp_path: P
     file = GOOD.replace("splits:", survival + "splits:")
     found = problems(tmp_path, file, training__text={"tasks": ["OS"]}, federation={"strategy": "fedavg"})
     assert "needs a Kaplan-Meier curve" in found
-    found = problems(tmp_path, file, training__text={"tasks": ["OS"]}, model={"kind": "late"})
+    found = problems(tmp_path, file, training__text={"tasks": ["OS"]}, model={"kind": "elastic_net"})
     assert "fits direct heads only" in found
