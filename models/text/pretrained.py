@@ -30,9 +30,12 @@ class TransformersEncoder:
     """
 
     def __init__(self, params: TransformersParams) -> None:
-        if importlib.util.find_spec("transformers") is None:
-            raise ValueError("text encoder transformers needs a package: pip install 'equipoise[text]'")
-        from transformers import AutoModel, AutoTokenizer
+        try:
+            from transformers import AutoModel, AutoTokenizer
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                "text encoder transformers needs a package: pip install 'equipoise[text]'"
+            ) from error
 
         folder = _folder(params.path)
         self.max_tokens = params.max_tokens
