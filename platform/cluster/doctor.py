@@ -293,8 +293,10 @@ def weights() -> Finding:
 
     ready, missing = [], []
     for name, entry in entries("encoders").items():
-        card = getattr(entry.params, "card", None)
-        if "weights" not in entry.params.model_fields:
+        card, fields = getattr(entry.params, "card", None), entry.params.model_fields
+        if any(field.is_required() for key, field in fields.items() if key != "weights"):
+            continue  # a study has to say what the encoder is
+        if "weights" not in fields:
             ready.append(name)
         elif card is None:
             missing.append(name)
