@@ -10,7 +10,7 @@ from equipoise.datasets.errors import DataError
 from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.datasets.synthetic import catalogue
 from equipoise.platform.cluster.params import RayOptions
-from equipoise.platform.errors import ToleranceError
+from equipoise.platform.errors import StudyError, ToleranceError
 from equipoise.platform.registry import entries
 from equipoise.platform.run import steps
 from equipoise.platform.run.folder import STEPS, RunFolder
@@ -53,8 +53,15 @@ def test_the_study_of_bench_runs_as_it_is(bench: Path) -> None:
 
 
 def test_every_model_of_tiles_takes_slide_vectors(bench: Path, tmp_path: Path) -> None:
-    """A patient is then a bag of as many rows as slides."""
-    names = [name for name, entry in entries("models").items() if "wsi" in getattr(entry.params, "reads", ())]
+    """A patient is then a bag of as many rows as slides; a model with a slide encoder of its own needs the tiles."""
+    readers = {
+        n: entry for n, entry in entries("models").items() if "wsi" in getattr(entry.params, "reads", ())
+    }
+    encoding = [n for n, e in readers.items() if "slide_encoders" in e.attribute("components").values()]
+    for name in encoding:
+        with pytest.raises(StudyError, match="leave features.slide_encoder out"):
+            smoke(bench, **{"features.slide_encoder": "mean_std", "model": {"kind": name}})
+    names = [name for name in readers if name not in encoding]
     assert {"joint", "mean_pool", "abmil"} <= set(names)
     for name in names:
         vectors = {"features.slide_encoder": "mean_std", "model": {"kind": name}}
