@@ -2,7 +2,7 @@
 
 ``gptomic`` on PORPOISE's GBMLGG: an omics branch (200 components of RNA, CNV, mutations), an image branch over the
 published risk of MCAT's attention model (a bag with one tile of width 1, standardised without labels; its models were
-trained on the tested patients of other folds, so that whatever is learned on it leaks mildly, alike for all methods),
+trained on the tested patients of other folds, so that whatever is learned on it leaks mildly, equally for all methods),
 no covariates, as in the paper, fusion by concatenation, in one row by the Kronecker product. One full-batch step an
 epoch, the recipe of :mod:`benchmarks.linear_baselines`; everything but the modulation is the same, with the parameters
 that its entry has by default. Five published folds, five seeds.

@@ -19,7 +19,7 @@ PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DO
 
 
 def with_tables(page: str) -> str:
-    """A page with its tables written anew."""
+    """A page with its tables written again."""
     return PLACE.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n\n{found[3]}", page)
 
 

@@ -81,7 +81,7 @@ def _runs(values: Tensor) -> Tensor:
 
 
 def _logcumsumexp_within(s: Tensor, stratum: Tensor) -> Tensor:
-    """Cumulative log-sum-exps that start anew with every stratum; ``stratum`` numbers consecutive cases from 0."""
+    """Cumulative log-sum-exps that start again with every stratum; ``stratum`` numbers consecutive cases from 0."""
     sizes = stratum.bincount()
     if len(sizes) == 1:
         return torch.logcumsumexp(s, dim=0)

@@ -41,6 +41,16 @@ class ModelParams(StrictParams):
         return Penalty()
 
 
+class MultiModalParams(ModelParams):
+    """Base of the parameters of models that read any of the modalities."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"wsi", "clinical", "rna", "cnv", "mutation"})
+
+    modalities: tuple[Literal["wsi", "clinical", "rna", "cnv", "mutation"], ...] | None = Field(
+        None, min_length=1, description="what to read; all that the study has if not given"
+    )
+
+
 class JointParams(ModelParams):
     """Parameters of the joint transformer; the defaults are the published ones."""
 
@@ -193,15 +203,11 @@ class OmicsParams(ModelParams):
         return self.network == "linear"
 
 
-class ElasticNetParams(ModelParams):
+class ElasticNetParams(MultiModalParams):
     """Parameters of the penalised linear model."""
 
-    reads: ClassVar[frozenset[str]] = frozenset({"wsi", "clinical", "rna", "cnv", "mutation"})
     fit: ClassVar[Literal["epochs", "exact"]] = "exact"
 
-    modalities: tuple[Literal["wsi", "clinical", "rna", "cnv", "mutation"], ...] | None = Field(
-        None, min_length=1, description="what to read; all that the study has if not given"
-    )
     fusion: Literal["early", "late"] = Field(
         "early",
         description="early: one model of all columns; late: one of each modality, summed with weights that inner folds "
@@ -230,14 +236,9 @@ class ElasticNetParams(ModelParams):
         return Penalty(self.l1_ratio, self.folds, self.penalties)
 
 
-class ConcatParams(ModelParams):
+class ConcatParams(MultiModalParams):
     """Parameters of late fusion by concatenation."""
 
-    reads: ClassVar[frozenset[str]] = frozenset({"wsi", "clinical", "rna", "cnv", "mutation"})
-
-    modalities: tuple[Literal["wsi", "clinical", "rna", "cnv", "mutation"], ...] | None = Field(
-        None, min_length=1, description="what to read; all that the study has if not given"
-    )
     dim: int = Field(
         256,
         ge=1,
@@ -263,19 +264,15 @@ class ConcatParams(ModelParams):
     )
 
 
-class GptomicParams(ModelParams):
+class GptomicParams(MultiModalParams):
     """Parameters of stage 2 of Path-GPTOmic; sizes of the omics branch as published where they are."""
 
-    reads: ClassVar[frozenset[str]] = frozenset({"wsi", "clinical", "rna", "cnv", "mutation"})
     components: ClassVar[Mapping[str, str]] = {
         "image": "models",
         "fusion": "fusions",
         "modulation": "modulations",
     }
 
-    modalities: tuple[Literal["wsi", "clinical", "rna", "cnv", "mutation"], ...] | None = Field(
-        None, min_length=1, description="what to read; all that the study has if not given"
-    )
     image: str = Field("abmil", description="model of slides whose vectors are the image branch")
     image_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
     dim: int = Field(
@@ -314,10 +311,9 @@ class GptomicParams(ModelParams):
     )
 
 
-class ModalTuneParams(ModelParams):
+class ModalTuneParams(MultiModalParams):
     """Parameters of ModalTune; sizes of the adapter as published."""
 
-    reads: ClassVar[frozenset[str]] = frozenset({"wsi", "clinical", "rna", "cnv", "mutation"})
     components: ClassVar[Mapping[str, str]] = {
         "slide_encoder": "slide_encoders",
         "clinical": "modal_tokens",
@@ -326,9 +322,6 @@ class ModalTuneParams(ModelParams):
         "mutation": "modal_tokens",
     }
 
-    modalities: tuple[Literal["wsi", "clinical", "rna", "cnv", "mutation"], ...] | None = Field(
-        None, min_length=1, description="what to read; all that the study has if not given"
-    )
     slide_encoder: str = Field("random_transformer", description="frozen slide encoder with stages")
     slide_encoder_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
     clinical: str = Field("projection", description="what makes tokens of the covariates")

@@ -1,6 +1,6 @@
 r"""Gated Kronecker product of branches.
 
-Source: Chen et al., "Pathomic Fusion", IEEE TMI 2020 (arXiv 1912.08937), equations 3 to 5, written anew from the
+Source: Chen et al., "Pathomic Fusion", IEEE TMI 2020 (arXiv 1912.08937), equations 3 to 5, written from the
 formulas: every branch is gated by all branches, has a 1 appended, and the product of all of them holds every product of
 entries of different branches, of fewer branches and of one alone,
 

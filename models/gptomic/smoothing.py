@@ -25,10 +25,8 @@ from equipoise.models.gptomic.params import AdapterParams
 from equipoise.models.rna.folders import (
     CONFIG,
     WEIGHTS,
-    fingerprint,
     read_config,
     require_tensors,
-    sha256,
 )
 
 #: Raise with every change of the numbers.
@@ -236,18 +234,6 @@ def load_adapter(folder: str | Path) -> Adapter:
         tuple(config["losses"]),
         config["record"],
     )
-
-
-def adapter_fingerprint(folder: str | Path) -> str:
-    """SHA-256 of an adapter's files: what its vectors are a function of, beside those of the encoder.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As :func:`load_adapter`.
-    """
-    path, _ = _files(folder)
-    return fingerprint({"format": FORMAT, "weights": sha256(path / WEIGHTS)}, [path / CONFIG])
 
 
 def _files(folder: str | Path) -> tuple[Path, dict[str, Any]]:

@@ -6,11 +6,13 @@ predictions must not mix old and new tables.
 
 import hashlib
 import json
+from pathlib import Path
 
 import yaml
 
 from equipoise.datasets.atomic_io import read_json, write_json, write_text
 from equipoise.datasets.tables.reading import locate
+from equipoise.models.rna.folders import CONFIG, WEIGHTS
 from equipoise.platform.environment import environment, packages
 from equipoise.platform.errors import DataError
 from equipoise.platform.run.folder import RunFolder
@@ -47,7 +49,7 @@ def record(study: Study, folder: RunFolder) -> None:
 
 
 def input_hashes(study: Study) -> dict[str, str]:
-    """SHA-256 of every table of the study, by the path written in the study.
+    """SHA-256 of every table of the study and of the adapter of its RNA, by the path written in the study.
 
     Raises
     ------
@@ -67,6 +69,10 @@ def input_hashes(study: Study) -> dict[str, str]:
     ]
     if study.federation is not None and study.federation.sites.table is not None:
         named.append(study.federation.sites.table)
+    if study.encodes_rna and study.tables.rna.adapter is not None:
+        files = [Path(study.tables.rna.adapter) / name for name in (CONFIG, WEIGHTS)]
+        # One that is absent is refused with its remedy where the adapter is read.
+        named += [str(file) for file in files if (study.base / file.expanduser()).is_file()]
     return {
         path: hashlib.sha256(locate(path, study.base).read_bytes()).hexdigest()
         for path in dict.fromkeys(named)

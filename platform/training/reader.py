@@ -39,7 +39,7 @@ class BatchReader:
     targets
         Tasks, scalers, widths.
     lists
-        Cases that are kept as tensors if none has more than one tile and they fit; batches of others are read anew.
+        Cases that are kept as tensors if none has more than one tile and they fit; batches of others are read again.
     """
 
     def __init__(self, targets: Targets, *lists: CaseList) -> None:

@@ -8,7 +8,6 @@ from equipoise.models.gptomic.mixup import recovery
 from equipoise.models.gptomic.params import AdapterParams
 from equipoise.models.gptomic.smoothing import (
     SmoothingNetwork,
-    adapter_fingerprint,
     fraction_loss,
     load_adapter,
     train_adapter,
@@ -132,7 +131,6 @@ def test_folder_round_trip_and_what_does_not_fit(mixtures, tmp_path):
         again.require_encoder("scgpt", "cd" * 32)
 
     train(mixtures, seed=9, epochs=2, batch_norm=True).save(tmp_path / "b")
-    assert adapter_fingerprint(tmp_path / "a") != adapter_fingerprint(tmp_path / "b")
     (tmp_path / "a" / "model.safetensors").replace(tmp_path / "moved")
     with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
         load_adapter(tmp_path / "a")

@@ -63,7 +63,7 @@ def test_a_pathway_reads_its_genes_only() -> None:
 
 
 def test_outputs_start_on_the_scale_of_their_inputs() -> None:
-    """Large and small pathways alike: weights have variance 1 / genes."""
+    """Of large and of small pathways: weights have variance 1 / genes."""
     torch.manual_seed(0)
     module = PathwayNetworks(random_sets([2] * 200 + [128] * 20, 500), 32, 0.0)
     layer = []

@@ -98,6 +98,26 @@ def test_the_table_of_sites_is_an_input(tmp_path: Path, study: Study) -> None:
         record(federated, folder)
 
 
+def test_the_adapter_of_rna_is_an_input(tmp_path: Path, study: Study) -> None:
+    files = [tmp_path / "adapter" / name for name in ("config.json", "model.safetensors")]
+    files[0].parent.mkdir()
+    for file in files:
+        file.write_text("before")
+    (tmp_path / "study.yaml").write_text(
+        TEXT.replace("clinical: a.csv", "clinical: a.csv, omics: {rna: rna.csv}")
+        + "model: {kind: omics}\n"
+        + "tables: {rna: {encoder: {name: pca, folder: pca}, adapter: adapter}}\n"
+    )
+    (tmp_path / "rna.csv").write_text("PATIENT,A\np1,1\np2,2\n")
+    adapted = load_study(tmp_path / "study.yaml")
+    folder = RunFolder(tmp_path / "run")
+    record(adapted, folder)
+    record(adapted, folder)
+    files[1].write_text("after")
+    with pytest.raises(DataError, match=r"changed since this run began: adapter/model\.safetensors"):
+        record(adapted, folder)
+
+
 def test_provenance_says_code_packages_and_inputs(tmp_path: Path, study: Study) -> None:
     folder = RunFolder(tmp_path / "run")
     record(study, folder)

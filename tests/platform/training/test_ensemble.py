@@ -182,11 +182,11 @@ def test_cases_with_a_single_vector_are_held_and_bags_of_tiles_are_not(cases) ->
 
     one, many = (CaseList(made, tuple(made)) for made in (with_tiles(1), with_tiles(2)))
     targets = fit_targets([OS], one)
-    held, anew = BatchReader(targets, one), BatchReader(targets)
+    held, again = BatchReader(targets, one), BatchReader(targets)
     assert len(held._held) == 1
     assert not BatchReader(targets, many)._held
     rows = [5, 3, 11, 0]
-    mine, other = (reader.read(one, rows, 8, 0, 0) for reader in (held, anew))
+    mine, other = (reader.read(one, rows, 8, 0, 0) for reader in (held, again))
     assert torch.equal(mine.bags, other.bags)
     assert torch.equal(mine.mask, other.mask)
     assert mine.mask.any(dim=1).tolist() == [True, False, True, False]
@@ -196,9 +196,9 @@ def test_cases_with_a_single_vector_are_held_and_bags_of_tiles_are_not(cases) ->
 def test_held_batches_are_those_that_are_read(cases) -> None:
     people = CaseList(cases, tuple(cases))
     targets = fit_targets([OS], cases.values())
-    held, anew = BatchReader(targets, people), BatchReader(targets)
+    held, again = BatchReader(targets, people), BatchReader(targets)
     rows = [5, 3, 11]
-    one, other = (reader.read(people, rows, None, 0, 0) for reader in (held, anew))
+    one, other = (reader.read(people, rows, None, 0, 0) for reader in (held, again))
     for name in ("omics", "present", "targets", "label_mask"):
         for key, value in getattr(one, name).items():
             assert torch.equal(value, getattr(other, name)[key])
