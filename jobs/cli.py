@@ -14,6 +14,12 @@ from typing import Any
 
 import typer
 
+from equipoise.jobs.outcome import end
+
+#: What the command line raises for unknown options, missing arguments and values of a wrong type; typer exports only
+#: the errors derived from it, and has a copy of click of its own since version 0.26.
+UsageError: type[Exception] = typer.BadParameter.__base__
+
 #: Jobs in the order in which a new user needs them.
 JOBS = {
     "doctor": "Check this machine: PASS, WARN or FAIL, each with a fix.",
@@ -64,10 +70,22 @@ def _run(jobs: dict[str, str], arguments: list[str]) -> None:
     ended = [1]
     atexit.register(lambda: _leave(ended[0]))
     try:
-        _app(jobs)(arguments, prog_name="equipoise")
+        _call(jobs, arguments)
     except SystemExit as end:
         ended[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise
+
+
+def _call(jobs: dict[str, str], arguments: list[str]) -> None:
+    """Call the command of the arguments; a usage error ends like every other error, with code and result line."""
+    command = typer.main.get_command(_app(jobs))
+    if not arguments:  # shows the help
+        command(arguments, prog_name="equipoise")
+    try:
+        sys.exit(command.main(arguments, prog_name="equipoise", standalone_mode=False))
+    except UsageError as error:
+        error.show()  # type: ignore[attr-defined]
+        end({"job": arguments[0], "status": "failed", "code": 2, "error": error.format_message()})  # type: ignore[attr-defined]
 
 
 def _leave(code: int) -> None:

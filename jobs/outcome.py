@@ -1,8 +1,10 @@
-"""How a job ends: an exit code, ``status.json``, and a last line ``EQUIPOISE-RESULT {json}``.
+"""How a job ends: an exit code, ``status.json``, and ``EQUIPOISE-RESULT {json}`` as last line of standard error.
 
-``ray job submit`` reports only success or failure; the last line of the log has the details.
+``ray job submit`` reports only success or failure; the last line of its log, which holds both streams, has the details.
+Standard output is the answer of a job and nothing else.
 """
 
+import contextlib
 import json
 import logging
 import sys
@@ -102,9 +104,26 @@ def run_and_exit(
     outcome = {"job": name, "status": status, "code": code, **reason, **result.fields}
     if result.folder is not None and result.folder.root.exists():
         result.folder.finish(outcome)
+    end(outcome)
+
+
+def end(outcome: Mapping[str, Any]) -> NoReturn:
+    """Write the result line and exit with its code.
+
+    Parameters
+    ----------
+    outcome
+        ``job``, ``status`` (``ok``, ``failed``, ``interrupted``), ``code``, ``error`` of a job that failed, and the
+        fields of its result. The line has the first line of the error; all of it was written before.
+    """
+    shown = dict(outcome)
+    if "error" in shown:
+        shown["error"] = str(shown["error"]).partition("\n")[0]
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    sys.stderr.write(f"EQUIPOISE-RESULT {json.dumps(shown, default=str)}\n")
     sys.stderr.flush()
-    print("EQUIPOISE-RESULT " + json.dumps(outcome, default=str), flush=True)
-    sys.exit(code)
+    sys.exit(int(outcome["code"]))
 
 
 def _ending(error: BaseException | None, verbose: bool) -> tuple[str, int, dict[str, str]]:

@@ -92,7 +92,7 @@ def test_both_doors_give_the_same_answer(tmp_path: Path) -> None:
     second = call("splits", cwd=tmp_path, module="equipoise.jobs.ls")
     assert first.returncode == second.returncode == 0
     assert first.stdout == second.stdout
-    assert result_of(first.stdout)["status"] == "ok"
+    assert result_of(first.stderr)["status"] == "ok"
 
 
 def test_ls_says_which_parameters_are_required_and_today_s_name_of_a_kind(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_study_errors_exit_with_2_and_say_so_in_the_result(tmp_path: Path) -> No
     assert done.returncode == 2
     assert "Did you mean 'develop'?" in done.stderr
     assert "Traceback" not in done.stderr
-    result = result_of(done.stdout)
+    result = result_of(done.stderr)
     assert (result["status"], result["code"], result["job"]) == ("failed", 2, "validate")
 
 
@@ -121,9 +121,27 @@ def test_data_errors_exit_with_3(tmp_path: Path) -> None:
     assert "a.csv" in done.stderr
 
 
-def test_usage_errors_exit_with_2() -> None:
-    assert call("validate", "--no-such-option").returncode == 2
-    assert call("no-such-job").returncode == 2
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["validate", "--no-such-option"], "No such option: --no-such-option"),
+        (["validate", "--seed", "much"], "Invalid value for '--seed'"),
+        (["no-such-job"], "No such command 'no-such-job'."),
+        (["leaderboard"], "Missing argument 'RUN...'."),
+    ],
+)
+def test_usage_errors_end_like_other_errors(arguments: list[str], reason: str) -> None:
+    done = call(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    result = result_of(done.stderr)
+    assert (result["job"], result["status"], result["code"]) == (arguments[0], "failed", 2)
+    assert reason in result["error"]
+
+
+def test_standard_output_is_the_answer_alone() -> None:
+    done = call("validate", "--json-schema")
+    assert json.loads(done.stdout)["title"] == "Study"
+    assert result_of(done.stderr)["status"] == "ok"
 
 
 def test_init_writes_a_valid_study_and_does_not_overwrite(tmp_path: Path) -> None:

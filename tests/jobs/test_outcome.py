@@ -38,8 +38,9 @@ def ended(job: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> tuple[i
     with pytest.raises(SystemExit) as end:
         run_and_exit("train", job, LogFormat.plain, verbose=False)
     written = capsys.readouterr()
-    mark, _, line = written.out.strip().splitlines()[-1].partition(" ")
+    mark, _, line = written.err.strip().splitlines()[-1].partition(" ")
     assert mark == "EQUIPOISE-RESULT"
+    assert "EQUIPOISE-RESULT" not in written.out
     return int(str(end.value.code)), json.loads(line), written.err
 
 

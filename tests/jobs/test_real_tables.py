@@ -49,7 +49,7 @@ def test_omics_of_real_patients(shared_data: Path, tmp_path: Path) -> None:
     done = job("run", tmp_path, "-c", "study.yaml", "-o", "run")
     assert done.returncode == 0, done.stderr
     assert "extract: nothing to do, model omics reads tables only" in done.stderr
-    result = json.loads(done.stdout.strip().splitlines()[-1].removeprefix("EQUIPOISE-RESULT "))
+    result = json.loads(done.stderr.strip().splitlines()[-1].removeprefix("EQUIPOISE-RESULT "))
     assert result["status"] == "ok"
     run = tmp_path / "run"
     patients = pd.read_parquet(run / "manifest" / "patients.parquet")

@@ -19,7 +19,7 @@ def call(*arguments: str | Path) -> tuple[int, str, dict]:
     """Exit code, everything printed, result."""
     command = [sys.executable, "-m", "equipoise.jobs.store", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
-    last = done.stdout.strip().splitlines()[-1:]
+    last = done.stderr.strip().splitlines()[-1:]
     text = "".join(last).removeprefix("EQUIPOISE-RESULT ")
     return done.returncode, done.stdout + done.stderr, json.loads(text) if text.startswith("{") else {}
 

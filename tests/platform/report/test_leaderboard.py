@@ -135,7 +135,7 @@ def test_the_command_writes_what_it_says(runs: list[Path], tmp_path: Path) -> No
     done = subprocess.run(
         [*command, "--baseline", "uncertainty-none"], capture_output=True, text=True, timeout=120, check=True
     )
-    result = json.loads(done.stdout.strip().splitlines()[-1].removeprefix("EQUIPOISE-RESULT "))
+    result = json.loads(done.stderr.strip().splitlines()[-1].removeprefix("EQUIPOISE-RESULT "))
     assert result["status"] == "ok"
     assert result["synthetic"] is True
     assert Path(result["page"]).exists()
