@@ -37,6 +37,7 @@ ADDED: dict[str, Any] = {
     "training.members": 1,
     "training.risk_sets": "batch",
     "training.order": "shuffled",
+    "training.task_sampling": None,
     "model.input_dropout": 0.0,
     "model.output_scale": 1.0,
     "model_params.input_dropout": 0.0,

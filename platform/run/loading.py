@@ -65,4 +65,8 @@ def federation_problems(study: Study) -> list[str]:
             "sites keep no scores between rounds, and training.risk_sets: memory compares with them: write batch, and "
             "federation.local.batch: full for the likelihood of all patients of a site"
         )
+    if study.training.task_sampling is not None:
+        reasons.append(
+            "every site trains on its own patients, and training.task_sampling draws from all of them: leave it out"
+        )
     return [f"federation: {reason}" for reason in reasons]

@@ -9,10 +9,10 @@ threads; its caller does. :mod:`equipoise.platform.training.monitor` defines the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -35,6 +35,11 @@ from equipoise.platform.training.reader import BatchReader
 from equipoise.platform.training.step import Epoch, TrainingState, non_finite
 from equipoise.platform.training.strata import draw_stratified_order, strata_of
 from equipoise.platform.training.targets import Targets
+from equipoise.platform.training.task_sampling import cells_of, draw_task_order
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 #: Called after every epoch with its row of the history.
 Reporter = Callable[[dict[str, float]], None]
@@ -116,6 +121,7 @@ def fit(
     reader = BatchReader(targets, train, val)
     state = _start(model, targets, params, balancing, group, reader, steps=math.ceil(len(train) / size))
     strata = strata_of(train, targets) if params.order == "stratified" else None
+    cells = list(cells_of(train, targets).values()) if params.task_sampling is not None else None
     val_losses = TaskLosses(targets.heads, targets.class_weights, ties=params.ties)
     monitor = ValidationMonitor(params.monitor, targets, val_losses)
     fingerprint: dict[str, Any] = {}
@@ -147,11 +153,7 @@ def fit(
         model.train()
         # Workers that train together draw different dropout masks.
         with seeded(torch_seed(seed, epoch, spawn_key=(group.rank,) if group.rank else ()), state.device):
-            for rows in (
-                draw_order(len(train), size, seed, epoch)
-                if strata is None
-                else draw_stratified_order(strata, size, seed, epoch)
-            ):
+            for rows in _order(params, len(train), size, seed, epoch, strata, cells):
                 steps.step(rows)
         trained = steps.totals()
         known = torch.where(trained.counts > 0, trained.means(), math.nan)
@@ -175,6 +177,23 @@ def fit(
         if report is not None:
             report(progress.history[-1])
     return _result(model, progress, params)
+
+
+def _order(
+    params: TrainingParams,
+    count: int,
+    size: int,
+    seed: int,
+    epoch: int,
+    strata: NDArray[np.int64] | None,
+    cells: list[NDArray[np.int64]] | None,
+) -> Iterator[list[int]]:
+    """Training patients of each step of an epoch."""
+    if params.task_sampling is not None and cells is not None:
+        return draw_task_order(cells, count, size, params.task_sampling.temperature, seed, epoch)
+    if strata is not None:
+        return draw_stratified_order(strata, size, seed, epoch)
+    return draw_order(count, size, seed, epoch)
 
 
 def load_fit_result(

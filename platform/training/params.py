@@ -173,6 +173,14 @@ class BalancingParams(StrictParams):
         return f"{self.weighting}+{self.aggregation}"
 
 
+class TaskSamplingParams(StrictParams):
+    """How often an epoch sees patients of each task and cohort."""
+
+    temperature: float = Field(default=2.0, ge=1, json_schema_extra={"search": {"choice": [1.0, 2.0, 5.0]}})
+    """A patient is drawn from a task in a cohort with a probability proportional to n^(1/temperature), n the training
+    patients with a label there: 1 by size, larger lets small ones come more often, ``.inf`` all equally often."""
+
+
 class TrainingParams(StrictParams):
     """How a model is fitted on one fold; defaults are those of the published joint model where it has one."""
 
@@ -210,6 +218,10 @@ class TrainingParams(StrictParams):
     order: Literal["shuffled", "stratified"] = "shuffled"
     """Order of training patients. ``stratified``: shuffled such that every batch holds its share of each cohort and,
     within it, of the events or classes of the main task."""
+    task_sampling: TaskSamplingParams | None = None
+    """Draw the patients of an epoch by task and cohort, so that large ones do not drown small ones; without it every
+    patient comes once. An epoch has as many draws as there are training patients; one drawn counts for all its labels.
+    Not with ``batch: full``, ``order: stratified`` or ``risk_sets: memory``, and not in federations."""
     bag_tiles: int | None = Field(default=None, ge=1)
     """Tiles drawn from a bag, again in every training epoch; all if not given. Evaluation uses all tiles."""
     grad_clip: float | None = Field(default=None, gt=0)
@@ -246,6 +258,19 @@ class TrainingParams(StrictParams):
             entry_params("text_encoders", self.text.encoder, self.text.encoder_params)
         if self.min_epochs > self.epochs:
             raise ValueError(f"min_epochs {self.min_epochs} is more than epochs {self.epochs}")
+        return self
+
+    @model_validator(mode="after")
+    def _sampling_has_steps_to_fill(self) -> Self:
+        if self.task_sampling is None:
+            return self
+        reasons = {
+            "batch: full sees every patient in every step; write a number": self.batch == "full",
+            "order: stratified sees every patient once; leave it out": self.order == "stratified",
+            "risk_sets: memory needs every patient once an epoch; write batch": self.risk_sets == "memory",
+        }
+        if against := [reason for reason, holds in reasons.items() if holds]:
+            raise ValueError(f"task_sampling draws the patients of a step: {'; '.join(against)}")
         return self
 
     def batch_for(self, heads: "Iterable[TaskHead]", patients: int) -> int:
