@@ -1,6 +1,6 @@
 """Differences between cancer types: offsets of the morphology, survival, molecular subtypes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,10 @@ class Cancer:
         stroma) in its score; the highest score plus noise names the subtype.
     fat
         Probability that a slide reaches into fatty tissue.
+    consensus
+        Subtype → one of three classes that every cancer has: what can be predicted across cancers.
+    programmes
+        Programme → its activity in this organ, relative to others; only with the knob ``organ``.
     """
 
     stroma: float
@@ -29,6 +33,8 @@ class Cancer:
     median_days: float
     fat: float
     subtypes: dict[str, tuple[float, float, float, float, float, float, float]]
+    consensus: dict[str, str]
+    programmes: dict[str, float] = field(default_factory=dict)
 
 
 CANCERS: dict[str, Cancer] = {
@@ -45,6 +51,13 @@ CANCERS: dict[str, Cancer] = {
             "CMS3": (0.0, 0.0, -0.1, 0.8, -0.3, -0.5, -0.3),
             "CMS4": (-1.0, 0.2, -0.1, -0.1, 0.3, -0.2, 1.0),
         },
+        consensus={
+            "CMS1": "inflamed",
+            "CMS2": "proliferative",
+            "CMS3": "quiescent",
+            "CMS4": "quiescent",
+        },
+        programmes={"WNT": 2.0, "DIFF": 1.5},
     ),
     "luad": Cancer(
         stroma=0.1,
@@ -58,6 +71,8 @@ CANCERS: dict[str, Cancer] = {
             "PP": (0.0, 0.6, -0.5, -0.2, 0.4, 0.8, 0.0),
             "PI": (0.5, 0.2, 0.9, -0.2, 0.5, 0.3, 0.2),
         },
+        consensus={"TRU": "quiescent", "PP": "proliferative", "PI": "inflamed"},
+        programmes={"HYPOXIA": 1.0, "DIFF": -1.0},
     ),
     "ucec": Cancer(
         stroma=-0.3,
@@ -72,5 +87,44 @@ CANCERS: dict[str, Cancer] = {
             "CN_LOW": (-1.0, -0.8, -0.2, 0.3, -0.8, -0.5, 0.3),
             "CN_HIGH": (-1.0, 2.5, -0.1, -0.2, 0.8, 0.6, 0.0),
         },
+        consensus={
+            "POLE": "inflamed",
+            "MSI": "inflamed",
+            "CN_LOW": "quiescent",
+            "CN_HIGH": "proliferative",
+        },
+        programmes={"EMT": -1.0, "WNT": 0.5},
+    ),
+    "stad": Cancer(
+        stroma=0.25,
+        grade=0.05,
+        mucin=-0.3,
+        gland_um=125,
+        median_days=1400,
+        fat=0.25,
+        subtypes={
+            "EBV": (-1.0, -0.3, 1.0, 0.0, 0.2, 0.2, -0.2),
+            "MSI": (3.5, -0.5, 0.3, 0.2, 0.1, 0.0, -0.2),
+            "GS": (-1.0, -0.4, -0.2, 0.2, 0.2, -0.6, 0.9),
+            "CIN": (-1.0, 0.6, -0.4, -0.3, 0.2, 0.7, -0.3),
+        },
+        consensus={"EBV": "inflamed", "MSI": "inflamed", "GS": "quiescent", "CIN": "proliferative"},
+        programmes={"IFNG": 1.0, "EMT": 1.0},
+    ),
+    "ov": Cancer(
+        stroma=-0.1,
+        grade=0.35,
+        mucin=-1.1,
+        gland_um=100,
+        median_days=1200,
+        fat=0.20,
+        subtypes={
+            "IMR": (0.8, 0.0, 1.0, 0.0, 0.1, 0.0, -0.3),
+            "MES": (-0.3, 0.0, 0.0, 0.0, 0.2, -0.2, 1.0),
+            "PRO": (-0.3, 0.6, -0.5, -0.2, 0.5, 0.8, -0.2),
+            "DIF": (0.0, -0.3, -0.1, 0.4, -0.9, -0.6, -0.2),
+        },
+        consensus={"IMR": "inflamed", "MES": "quiescent", "PRO": "proliferative", "DIF": "quiescent"},
+        programmes={"HRD": 1.5, "HYPOXIA": -1.0},
     ),
 }

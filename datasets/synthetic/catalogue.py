@@ -92,7 +92,42 @@ SITES: dict[str, SiteStyle] = {
         quality=85,
         pen=0.05,
     ),
+    "syn-stad-a": SiteStyle(
+        number=6,
+        letters="SA",
+        sources="X",
+        cancer="stad",
+        p_msi=0.22,
+        p_hrd=0.15,
+        haematoxylin=(0.61, 0.71, 0.35),
+        eosin=(0.18, 0.90, 0.40),
+        haematoxylin_gain=0.9,
+        eosin_gain=1.05,
+        white=(240, 242, 240),
+        quality=70,
+        fold=0.05,
+    ),
+    "syn-ov-a": SiteStyle(
+        number=7,
+        letters="OA",
+        sources="Y",
+        cancer="ov",
+        p_msi=0.08,
+        p_hrd=0.45,
+        container="generic",
+        mpp=0.4961,
+        objective=None,
+        haematoxylin=(0.66, 0.69, 0.30),
+        eosin=(0.12, 0.93, 0.35),
+        eosin_gain=1.1,
+        white=(245, 243, 242),
+        quality=65,
+        blur_um=0.2,
+    ),
 }
+
+#: Sites of the presets ``showcase`` and ``bench``.
+_FIRST_FIVE = ("syn-crc-a", "syn-crc-b", "syn-luad-a", "syn-luad-b", "syn-ucec-a")
 
 
 def _plan(
@@ -148,7 +183,7 @@ PRESETS_BY_NAME: dict[str, Preset] = {
         ),
         Preset(
             name="showcase",
-            cohorts=tuple(_partial(_plan(name, 60, 1024)) for name in SITES),
+            cohorts=tuple(_partial(_plan(name, 60, 1024)) for name in _FIRST_FIVE),
             study=StudyDefaults(
                 epochs=40,
                 patience=12,
@@ -183,6 +218,33 @@ PRESETS_BY_NAME: dict[str, Preset] = {
             ),
         ),
         Preset(
+            name="pancancer",
+            cohorts=(
+                *(
+                    _enriched(_plan(name, 96, 512))
+                    for name in ("syn-crc-a", "syn-luad-a", "syn-ucec-a", "syn-ov-a")
+                ),
+                _enriched(_plan("syn-stad-a", 96, 512, "external")),
+            ),
+            # Survival in the slide and in omics, as in `halves`, beside what both show; expression differs by organ.
+            knobs=Knobs(
+                b_image=1.5,
+                b_omics=1.5,
+                rho_image=0.97,
+                image_contrast=2.5,
+                organ=0.5,
+                missing_slide=0,
+                missing_rna=0.12,
+                missing_label=0.03,
+            ),
+            study=StudyDefaults(
+                tasks="consensus",
+                reads=("wsi", "rna"),
+                batch=16,
+                note="Five cancers, one held out: subtype, MSI and survival in one model; 12 % have no RNA.",
+            ),
+        ),
+        Preset(
             name="giga",
             cohorts=(_plan("syn-crc-a", 1, 2048).model_copy(update={"mosaic": 10}),),
             knobs=Knobs(missing_slide=0),
@@ -190,7 +252,7 @@ PRESETS_BY_NAME: dict[str, Preset] = {
         ),
         Preset(
             name="bench",
-            cohorts=tuple(_plan(name, 400, 1024) for name in SITES),
+            cohorts=tuple(_plan(name, 400, 1024) for name in _FIRST_FIVE),
             content="bags",
             study=StudyDefaults(
                 epochs=20,

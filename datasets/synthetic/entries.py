@@ -29,6 +29,11 @@ PRESETS: dict[str, tuple[str, type[BaseModel], str]] = {
         PresetOptions,
         _PRESET,
     ),
+    "pancancer": (
+        "5 x 96 patients of 5 cancers, one held out, 0.51 mm slides: subtype, MSI, survival from slides and RNA",
+        PresetOptions,
+        _PRESET,
+    ),
     "giga": ("1 mosaic slide of 1.7 gigapixels: for sharding and back-pressure", PresetOptions, _PRESET),
     "bench": ("5 sites x 400 patients as feature bags without pixels (.h5)", PresetOptions, _PRESET),
     "faults": ("2 small sites in which every known fault happens once", PresetOptions, _PRESET),

@@ -27,6 +27,7 @@ VERSION = 1
 #: Knobs of the tables: slides do not depend on them.
 _TABLE_KNOBS = {
     "rho_omics",
+    "organ",
     "tme_noise",
     "b_shared",
     "b_omics",

@@ -5,12 +5,13 @@ The profiles are the same for all patients of a seed, so that a single-cell refe
 the bulk by construction.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from equipoise.datasets.atomic_io import atomic_path
+from equipoise.datasets.synthetic.cancers import CANCERS
 from equipoise.datasets.synthetic.genes import (
     CELL_TYPES,
     HOUSEKEEPING_STEMS,
@@ -21,7 +22,7 @@ from equipoise.datasets.synthetic.genes import (
 )
 from equipoise.datasets.synthetic.latents import Latents, observe
 from equipoise.datasets.synthetic.morphology import sigmoid
-from equipoise.datasets.synthetic.params import Preset
+from equipoise.datasets.synthetic.params import Knobs, Preset
 from equipoise.datasets.synthetic.patients import draw_patients
 from equipoise.datasets.synthetic.seeds import WHOLE_COHORT, Purpose, stream
 
@@ -72,6 +73,22 @@ def draw_profiles(rng: np.random.Generator) -> Profiles:
     return Profiles(log_mean, loading, rng.gamma(3, 0.05, genes) + 0.03)
 
 
+def draw_organ_profiles(seed: int, cancer: str, knobs: Knobs) -> Profiles:
+    """Profiles of the cell types in one cancer.
+
+    They are the same for all cancers unless ``knobs.organ`` is above 0: then every gene is shifted at random, and the
+    programmes of :class:`~equipoise.datasets.synthetic.cancers.Cancer` are turned up or down in proportion.
+    """
+    profiles = draw_profiles(stream(seed, 0, WHOLE_COHORT, Purpose.PROFILES))
+    if not knobs.organ:
+        return profiles
+    rng = stream(seed, 0, WHOLE_COHORT, Purpose.ORGAN, list(CANCERS).index(cancer))
+    shift = rng.normal(0, 1, len(PANEL))
+    typical = np.array([CANCERS[cancer].programmes.get(name, 0.0) for name in PROGRAMMES])
+    shifts = shift + (_acts() * typical) @ profiles.loading
+    return replace(profiles, log_mean=profiles.log_mean + knobs.organ * shifts)
+
+
 def draw_tissue(rng: np.random.Generator, latents: Latents, seen: dict[str, float]) -> Tissue:
     """Composition and programme activity of one patient, from the omics' view of its latents."""
     msi, hrd, immune = latents.msi, latents.hrd, seen["immune"]
@@ -106,10 +123,14 @@ def draw_tissue(rng: np.random.Generator, latents: Latents, seen: dict[str, floa
 
 def type_means(profiles: Profiles, tissue: Tissue) -> np.ndarray:
     """Expected expression of every cell type in this tissue, ``[types, genes]``, linear scale."""
+    return np.exp(profiles.log_mean + (_acts() * tissue.activity) @ profiles.loading)
+
+
+def _acts() -> np.ndarray:
+    """Whether a programme acts in a cell type, ``[types, programmes]``."""
     everywhere = np.array([name in _EVERYWHERE for name in PROGRAMMES])
     tumour = np.array([name in ("tumour", "goblet") for name in CELL_TYPES])
-    acts = everywhere[None] | tumour[:, None]  # [types, programmes]
-    return np.exp(profiles.log_mean + (acts * tissue.activity) @ profiles.loading)
+    return everywhere[None] | tumour[:, None]
 
 
 def draw_batch(rng: np.random.Generator) -> np.ndarray:
@@ -205,9 +226,9 @@ def write_single_cell(preset: Preset, seed: int, path: Path) -> None:
     import pandas as pd
     from scipy.sparse import csr_matrix
 
-    profiles = draw_profiles(stream(seed, 0, WHOLE_COHORT, Purpose.PROFILES))
     counts, rows = [], []
     for cohort in preset.cohorts:
+        profiles = draw_organ_profiles(seed, cohort.style.cancer, preset.knobs)
         for patient in draw_patients(cohort, preset.knobs, seed)[:DONORS]:
             number = cohort.style.number
             # The first draws of this stream are those behind the patient's bulk sample.

@@ -70,6 +70,12 @@ class Knobs(StrictParams):
         exclude_if=lambda contrast: contrast == 1,
         description="factor of what only the slide shows, on the logarithm of gland spacing and epithelial height",
     )
+    organ: float = Field(
+        default=0.0,
+        ge=0,
+        exclude_if=lambda organ: organ == 0,
+        description="sd of the log expression by which cancers differ from each other, gene by gene",
+    )
     missing_slide: Share = Field(default=0.04, description="share of patients without a slide")
     missing_rna: Share = Field(default=0.08, description="share of patients without expression")
     missing_label: Share = Field(default=0.10, description="share of missing values of each clinical label")
@@ -88,7 +94,7 @@ class SiteStyle(StrictParams):
     number: int = Field(ge=1)
     letters: str = Field(pattern="^[A-Z]{2}$", description="first two characters of the participant code")
     sources: str = Field(pattern="^[A-Z]$", description="first character of its tissue-source-site codes")
-    cancer: Literal["crc", "luad", "ucec"]
+    cancer: Literal["crc", "luad", "ucec", "stad", "ov"]
     p_msi: Share
     p_hrd: Share
     container: ContainerName = "aperio"
@@ -151,8 +157,10 @@ class StudyDefaults(StrictParams):
     batch: int = Field(default=4, description="few patients: small steps, many of them")
     bag_tiles: int = Field(default=16, description="tiles sampled in every epoch, against memorising bags")
     bootstrap: int = 500
-    tasks: Literal["labels", "survival"] = Field(
-        default="labels", description="MSI, scores of the microenvironment and survival, or survival alone"
+    tasks: Literal["labels", "survival", "consensus"] = Field(
+        default="labels",
+        description="MSI, scores of the microenvironment and survival; survival alone; or the subtypes that all "
+        "cancers have, MSI and survival",
     )
     hrd: bool = Field(default=False, description="predict HRD, too")
     reads: tuple[Literal["wsi", "rna", "cnv", "mutation"], ...] = Field(

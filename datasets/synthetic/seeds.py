@@ -31,6 +31,7 @@ class Purpose(IntEnum):
     ENCODER = 17  # feature bags: the random encoder (seedless) and its shift at each site
     BAG = 18
     MOSAIC = 19
+    ORGAN = 20  # expression of a cancer, the same for all its cohorts
 
 
 #: Patient number of streams that belong to a whole cohort; real patients count from 1.

@@ -1,5 +1,6 @@
 """The study file that comes with generated cohorts: complete, commented, ready to run."""
 
+from equipoise.datasets.synthetic.cancers import CANCERS
 from equipoise.datasets.synthetic.catalogue import resolve_preset
 from equipoise.datasets.synthetic.clinical import TME
 from equipoise.datasets.synthetic.jobs import content_folder
@@ -62,6 +63,8 @@ def _tasks(preset: Preset) -> str:
     defaults = preset.study
     if defaults.tasks == "survival":
         return _SURVIVAL
+    if defaults.tasks == "consensus":
+        return _consensus(preset)
     scores = "\n".join(f"  - {{name: {name}, type: regression, column: {name}}}" for name in TME)
     main = "  - {name: MSI, type: binary, column: MSI, positive: MSI-H, negative: [MSS], main: true}\n"
     survival = f"\n{_SURVIVAL}"
@@ -74,6 +77,29 @@ def _tasks(preset: Preset) -> str:
 {scores}{survival}
   # More columns to predict:
 {hint}  # - {{name: GRADE, type: multiclass, column: GRADE, classes: [G1, G2, G3]}}"""
+
+
+def _consensus(preset: Preset) -> str:
+    """Subtypes of all cancers of a preset as three classes, MSI and survival."""
+    cancers = dict.fromkeys(cohort.style.cancer for cohort in preset.cohorts)
+    merged: dict[str, list[str]] = {}
+    for cancer in cancers:
+        for subtype, common in CANCERS[cancer].consensus.items():
+            merged.setdefault(common, []).append(f"{subtype}: {common}")
+    lines = "\n".join(
+        f"      {', '.join(dict.fromkeys(pairs))}{',' if n < len(merged) else ''}"
+        for n, pairs in enumerate(merged.values(), start=1)
+    )
+    return f"""\
+  - name: subtype
+    type: multiclass
+    column: SUBTYPE
+    main: true
+    classes: {{                     # every cancer names its own; three classes are common to all
+{lines}
+    }}
+  - {{name: MSI, type: binary, column: MSI, positive: MSI-H, negative: [MSS]}}
+{_SURVIVAL}"""
 
 
 def _model(defaults: StudyDefaults) -> str:

@@ -20,7 +20,7 @@ from equipoise.datasets.synthetic.omics import (
     draw_batch,
     draw_counts,
     draw_mutations,
-    draw_profiles,
+    draw_organ_profiles,
     draw_tissue,
 )
 from equipoise.datasets.synthetic.params import CohortPlan, Content, Knobs, Preset
@@ -36,6 +36,8 @@ _STUDIES = {
     "crc": "Colorectal adenocarcinoma",
     "luad": "Lung adenocarcinoma",
     "ucec": "Endometrial carcinoma",
+    "stad": "Gastric adenocarcinoma",
+    "ov": "Ovarian carcinoma",
 }
 
 
@@ -134,7 +136,7 @@ def _masked(row: dict[str, object], patient: Patient) -> dict[str, object]:
 
 
 def _omics(patients: list[Patient], cohort: CohortPlan, knobs: Knobs, seed: int) -> "dict[str, pd.DataFrame]":
-    profiles = draw_profiles(stream(seed, 0, WHOLE_COHORT, Purpose.PROFILES))
+    profiles = draw_organ_profiles(seed, cohort.style.cancer, knobs)
     batch = draw_batch(stream(seed, cohort.style.number, WHOLE_COHORT, Purpose.BATCH))
     counts, arms, mutations = {}, {}, {}
     for patient in patients:
