@@ -9,11 +9,12 @@ import numpy as np
 
 from equipoise.datasets.cohorts.cohort_tables import RawCohort, name_slides
 from equipoise.datasets.cohorts.flow import Flow
+from equipoise.datasets.cohorts.label_account import lacking_column
 from equipoise.datasets.omics.covariates import covariate_table
 from equipoise.datasets.omics.params import CLINICAL, Covariate
 from equipoise.datasets.tables.plausibility import check_plausible
 from equipoise.datasets.tables.reading import table_label
-from equipoise.datasets.tables.targets import EncodedTask, encode
+from equipoise.datasets.tables.targets import EncodedTask, NoLabel, encode
 from equipoise.datasets.tables.tasks import RegressionTask, Task
 
 if TYPE_CHECKING:
@@ -30,13 +31,10 @@ def encode_all(task: Task, cohorts: Sequence[RawCohort]) -> EncodedTask:
     import pandas as pd
 
     parts: list[Any] = []
-    reasons: dict[str, str] = {}
+    reasons: dict[str, NoLabel] = {}
     for raw in cohorts:
-        lacking = [column for column in task.columns if column not in raw.labels.columns]
-        if lacking:
-            reasons |= dict.fromkeys(
-                raw.labels.index, f"cohort {raw.source.name} has no column {lacking[0]!r}"
-            )
+        if (lacking := lacking_column(task, raw)) is not None:
+            reasons |= dict.fromkeys(raw.labels.index, lacking[1])
         else:
             parts.append(raw.labels[list(task.columns)])
     encoded = encode(task, pd.concat(parts))
@@ -50,7 +48,7 @@ def encode_all(task: Task, cohorts: Sequence[RawCohort]) -> EncodedTask:
     return _extended(encoded, reasons)
 
 
-def _extended(encoded: EncodedTask, reasons: Mapping[str, str]) -> EncodedTask:
+def _extended(encoded: EncodedTask, reasons: Mapping[str, NoLabel]) -> EncodedTask:
     """The encoded task with patients that have no label at all behind the others."""
     gap = np.full(len(reasons), np.nan)
     survival = encoded.type == "survival"
@@ -62,6 +60,7 @@ def _extended(encoded: EncodedTask, reasons: Mapping[str, str]) -> EncodedTask:
         time=np.concatenate([encoded.time, gap]) if survival else encoded.time,
         event=np.concatenate([encoded.event, gap]) if survival else encoded.event,
         reasons=encoded.reasons | dict(reasons),
+        notes=encoded.notes,
     )
 
 
@@ -111,7 +110,7 @@ def run_flow(
             flow.close("has table")
         if encoded:
             bare = [patient for patient in flow.patients if patient not in labelled]
-            reasons = {p: "; ".join(f"{task.name}: {task.reasons[p]}" for task in encoded) for p in bare}
+            reasons = {p: "; ".join(f"{task.name}: {task.reasons[p].text}" for task in encoded) for p in bare}
             flow.drop_patients(reasons, "has label")
             flow.close("has label")
         flows.append(flow)
@@ -158,19 +157,6 @@ def slide_table(cohorts: Sequence[RawCohort], flows: Sequence[Flow]) -> pd.DataF
             {name: pd.Series(dtype=float if name == "mpp" else object) for name in SLIDE_COLUMNS}
         )
     return pd.concat(parts, ignore_index=True)[list(SLIDE_COLUMNS)]
-
-
-def label_gaps(patients: pd.DataFrame, encoded: Sequence[EncodedTask]) -> pd.DataFrame:
-    """Columns cohort, patient, task, reason: who is in without a label for a task."""
-    import pandas as pd
-
-    rows = [
-        (cohort, patient, task.name, task.reasons[patient])
-        for task in encoded
-        for cohort, patient in zip(patients["cohort"], patients["patient"], strict=True)
-        if patient in task.reasons
-    ]
-    return pd.DataFrame(rows, columns=["cohort", "patient", "task", "reason"], dtype=object)
 
 
 def load_covariates(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from equipoise.datasets.cohorts.cohort_tables import RawCohort
 from equipoise.datasets.cohorts.flow import flow_text
+from equipoise.datasets.cohorts.label_account import lacking_column, numbered
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.suggestions import nearest
 from equipoise.datasets.tables.plausibility import unit_note
@@ -50,21 +51,27 @@ def absent_columns(cohorts: Sequence[RawCohort], tasks: Sequence[Task]) -> list[
     """Remarks on task columns that some cohorts lack; an error where all lack one."""
     notes = []
     for task in tasks:
-        lacking = [raw for raw in cohorts if not set(task.columns) <= set(raw.labels.columns)]
-        for raw in lacking:
-            column = next(c for c in task.columns if c not in raw.labels.columns)
-            near = nearest(column, raw.clinical_columns)
+        found = [(raw, lacking_column(task, raw)) for raw in cohorts]
+        lacking = [(raw, *problem) for raw, problem in found if problem is not None]
+        for raw, column, gap in lacking:
+            several = numbered(column, raw.clinical_columns)
+            remedy = (
+                f"write which one: rename: {{{several[0]!r}: {column!r}}} of the table" if several else None
+            )
             if len(lacking) == len(cohorts):
                 everywhere = [name for other in cohorts for name in other.clinical_columns]
                 tables = ", ".join(table_label(other.source.clinical) for other in cohorts)
                 raise DataError(
-                    f"no cohort has the column {column!r}{nearest(column, dict.fromkeys(everywhere))}",
+                    gap.text
+                    if several
+                    else f"no cohort has the column {column!r}{nearest(column, dict.fromkeys(everywhere))}",
                     where=f"task {task.name!r} ({tables})",
-                    fix="correct the task's column, or 'rename' the column of the table",
+                    fix=remedy or "correct the task's column, or 'rename' the column of the table",
                 )
+            near = "" if several else nearest(column, raw.clinical_columns)
             notes.append(
-                f"task {task.name!r}: cohort {raw.source.name} has no column {column!r}{near}; "
-                "its patients have no label"
+                f"task {task.name!r}: {gap.text}{near}; its patients have no label"
+                + (f": {remedy}" if remedy else "")
             )
     return notes
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from equipoise.datasets.cohorts.assembly import (
     encode_all,
-    label_gaps,
     load_covariates,
     patient_table,
     run_flow,
@@ -32,6 +31,7 @@ from equipoise.datasets.cohorts.checks import (
 )
 from equipoise.datasets.cohorts.cohort_tables import read_cohort
 from equipoise.datasets.cohorts.flow import STATUS_STAGE, Flow, exclusion_table
+from equipoise.datasets.cohorts.label_account import STAGE, LabelAccount, label_accounts, label_gaps
 from equipoise.datasets.cohorts.omics_tables import load_omics
 from equipoise.datasets.cohorts.sites import SCHEMES, SiteScheme
 from equipoise.datasets.errors import DataError
@@ -66,7 +66,8 @@ class Cohorts:
         Columns cohort, patient, slide, stage, reason; ``slide`` is empty where a patient as a whole is left
         out.
     label_gaps
-        Columns cohort, patient, task, reason: patients that are in but have no label for a task.
+        Columns cohort, patient, task, kind, value, reason, expected, row: patients without a label for a task, those
+        included who left because no task has one.
     flow
         Rows {cohort, stage, patients, slides, excluded, excluded_slides}.
     notes
@@ -91,6 +92,24 @@ class Cohorts:
     tables_suffice: bool = False
     expression: Mapping[str, Expression] = field(default_factory=dict)
     gene_names: pd.DataFrame | None = None
+
+    @property
+    def label_accounts(self) -> tuple[LabelAccount, ...]:
+        """Per task and cohort, how many patients have a label, and why the others have none."""
+        return label_accounts(self.patients, self.label_gaps, self.tasks)
+
+    @property
+    def losses(self) -> pd.DataFrame:
+        """All that is left out, as in ``manifest/exclusions.csv``: exclusions, and missing labels of patients who stay.
+
+        Columns cohort, patient, slide, task, stage, reason; a row with a task takes the patient out of that task only.
+        """
+        import pandas as pd
+
+        gaps = self.label_gaps[self.label_gaps["patient"].isin(self.patients["patient"])]
+        labels = gaps[["cohort", "patient", "task", "reason"]].assign(slide="", stage=STAGE)
+        columns = ["cohort", "patient", "slide", "task", "stage", "reason"]
+        return pd.concat([self.exclusions.assign(task=""), labels], ignore_index=True)[columns]
 
     def with_slide_status(self, index: pd.DataFrame) -> Cohorts:
         """Leave out slides that extraction could not use, and patients that have nothing else.
@@ -169,6 +188,7 @@ class Cohorts:
             flows.append(flow)
         patients = self.patients[self.patients["patient"].isin([p for flow in flows for p in flow.patients])]
         slides = self.slides[self.slides["slide"].isin([s for flow in flows for s in flow.slides or {}])]
+        gone = set(self.patients["patient"]) - set(patients["patient"])
         # "used" is the last word of a flow: an earlier one gives way to the new one.
         counts = _by_cohort(
             [*(r for r in self.flow if r["stage"] != "used"), *(r for f in flows for r in f.counts)]
@@ -180,9 +200,7 @@ class Cohorts:
             slides=slides.reset_index(drop=True),
             omics=select_patients(self.omics, patients["patient"]),
             exclusions=pd.concat([self.exclusions, lost], ignore_index=True),
-            label_gaps=self.label_gaps[self.label_gaps["patient"].isin(patients["patient"])].reset_index(
-                drop=True
-            ),
+            label_gaps=self.label_gaps[~self.label_gaps["patient"].isin(gone)].reset_index(drop=True),
             flow=counts,
             notes=self.notes + _emptied(self.patients, patients),
         )
@@ -249,20 +267,34 @@ def load_cohorts(
     names = [source.name for source in sources]
     refuse_empty(patients, flow, names, learning=False)
     notes += clinical_notes + read.notes
+    notes += [note for task in encoded for note in task.notes]
     notes += unit_notes(patients, tasks) + survival_notes(tasks)
+    row_of = {patient: row for cohort in raw for patient, row in cohort.rows.items()}
     return Cohorts(
         tasks=tuple(tasks),
         patients=patients,
         slides=slide_table(raw, flows),
         omics=select_patients(omics, patients["patient"]),
         exclusions=exclusion_table(row for cohort in flows for row in cohort.exclusions),
-        label_gaps=label_gaps(patients, encoded),
+        label_gaps=label_gaps(_looked_at(flows), encoded, row_of),
         flow=flow,
         notes=tuple(notes),
         tables_suffice=suffice,
         expression=read.expression,
         gene_names=read.gene_names if read.tables else None,
     )
+
+
+def _looked_at(flows: Sequence[Flow]) -> dict[str, str]:
+    """Patient → cohort of everybody who is in, or left because no task has a label."""
+    return {
+        patient: flow.cohort
+        for flow in flows
+        for patient in [
+            *flow.patients,
+            *(r["patient"] for r in flow.exclusions if r["stage"] == "has label" and not r["slide"]),
+        ]
+    }
 
 
 def _drop_failed(flow: Flow, status: Mapping[str, tuple[str, object]], tabled: Collection[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,8 @@ class RawCohort:
         All columns of the clinical table, for suggestions.
     notes
         Remarks for the report.
+    rows
+        Patient → its first row of the clinical table.
     """
 
     source: CohortSource
@@ -88,6 +90,7 @@ class RawCohort:
     repeated: list[tuple[str, str]]
     clinical_columns: tuple[str, ...]
     notes: list[str]
+    rows: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_cohort(
@@ -162,6 +165,7 @@ def read_cohort(
         repeated=repeated,
         clinical_columns=tuple(table.columns),
         notes=notes + site_notes,
+        rows=dict(zip(table[key][::-1], table.index[::-1].tolist(), strict=True)),
     )
 
 

@@ -16,6 +16,10 @@ from equipoise.datasets.errors import DataError
 MAX_ORDERS = 6.0
 #: Whole numbers from here on have nine digits and more: digits of a fraction without its point.
 HUGE = 1e8
+#: Numbers that often stand for a missing one.
+SENTINELS = (-1.0, -9.0, -99.0, -999.0, -9999.0, 999.0, 9999.0, 99999.0)
+#: How far beyond all other values a positive one of them lies.
+SENTINEL_RATIO = 5.0
 #: Ratio of two cohorts' medians from which their units look different (percent and share, days and months).
 UNIT_RATIO = 20.0
 
@@ -69,6 +73,38 @@ def check_plausible(values: np.ndarray, patients: Sequence[str], where: str, *, 
             where=where,
             fix=fix,
         )
+
+
+def sentinel_note(where: str, values: np.ndarray) -> str | None:
+    """A remark where a number seems to stand for a missing one: -9 among values of 0 and more, 999 far above all.
+
+    Parameters
+    ----------
+    where
+        Task and column.
+    values
+        [n] numbers, NaN = missing.
+
+    Examples
+    --------
+    >>> sentinel_note("task 'T'", np.array([0.0, 1.0, -9.0, 2.0, -9.0]))
+    "task 'T': -9 stands 2 times among values of 0 to 2: if it means missing, write exclude: [-9]"
+    """
+    numbers = values[~np.isnan(values)]
+    found = [number for number in SENTINELS if (numbers == number).any()]
+    rest = numbers[~np.isin(numbers, found)]
+    if not found or len(rest) == 0:
+        return None
+    low, high = float(rest.min()), float(rest.max())
+    odd = [n for n in found if (n < 0 <= low) or (n > 0 and n >= SENTINEL_RATIO * max(abs(low), abs(high)))]
+    if not odd:
+        return None
+    listed = ", ".join(f"{number:g}" for number in odd)
+    times = int(np.isin(numbers, odd).sum())
+    return (
+        f"{where}: {listed} stands {times} times among values of {low:.4g} to {high:.4g}: if it means missing, "
+        f"write exclude: [{listed}]"
+    )
 
 
 def unit_note(name: str, medians: dict[str, float]) -> str | None:

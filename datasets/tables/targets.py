@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.params import label_key
 from equipoise.datasets.suggestions import nearest, value_counts
-from equipoise.datasets.tables.plausibility import check_plausible
+from equipoise.datasets.tables.label_maps import (
+    binary_mapping,
+    refuse_absent_classes,
+    refuse_unmapped_classes,
+)
+from equipoise.datasets.tables.plausibility import check_plausible, sentinel_note
 from equipoise.datasets.tables.reading import MISSING
 from equipoise.datasets.tables.tasks import (
     DAYS,
@@ -37,6 +41,7 @@ __all__ = [
     "BinaryTask",
     "EncodedTask",
     "MulticlassTask",
+    "NoLabel",
     "RegressionTask",
     "SurvivalTask",
     "TargetScaler",
@@ -46,6 +51,33 @@ __all__ = [
     "interval_edges",
     "main_task",
 ]
+
+
+#: Kinds of :class:`NoLabel` that a study expects: nothing is there, or the study says what to leave out.
+NO_VALUE, EXCLUDED = "no value", "excluded by the study"
+#: Follow-up that nobody has lived through, in years.
+MAX_YEARS = 150
+
+
+class NoLabel(NamedTuple):
+    """Why a patient has no usable label for a task.
+
+    Attributes
+    ----------
+    kind
+        The reason without the value, by which losses are counted.
+    value
+        What stands in the table.
+    text
+        The reason in full.
+    expected
+        Whether nothing is there, or the study leaves the value out; what else is lost deserves a look.
+    """
+
+    kind: str
+    value: str
+    text: str
+    expected: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +93,8 @@ class EncodedTask:
         [n] float64: days and 1 (happened) / 0 (censored); NaN = missing. Empty unless survival.
     reasons
         Patient → why there is no usable label.
+    notes
+        Remarks on the values.
     """
 
     name: str
@@ -69,7 +103,8 @@ class EncodedTask:
     value: np.ndarray
     time: np.ndarray
     event: np.ndarray
-    reasons: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, NoLabel] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def known(self) -> np.ndarray:
@@ -114,99 +149,30 @@ def encode(task: Task, table: pd.DataFrame) -> EncodedTask:
         return EncodedTask(task.name, task.type, patients, empty, time, event, reasons)
     text = table[task.column].astype(str).tolist()
     where = f"task {task.name!r}, column {task.column!r}"
-    if isinstance(task, RegressionTask):
+    notes: tuple[str, ...] = ()
+    if isinstance(task, RegressionTask) or (isinstance(task, BinaryTask) and task.cutoff is not None):
         value, reasons = _numbers(text, patients, where, task.exclude)
         check_plausible(value, patients, where, allow=task.allow_wide_range)
+        notes = tuple(filter(None, [sentinel_note(where, value)]))
+        if isinstance(task, BinaryTask):
+            value = np.where(np.isnan(value), np.nan, (value >= task.cutoff).astype(float))
     elif isinstance(task, MulticlassTask):
         index = {name: float(i) for i, name in enumerate(task.class_names)}
         mapping = {label: index[name] for label, name in task.classes.items()}
-        _refuse_unmapped(text, mapping, task.exclude, where, _multiclass_remedy)
-        _refuse_absent_classes(text, mapping, dict(enumerate(task.class_names)), where)
+        refuse_unmapped_classes(text, task.classes, task.exclude, where)
+        refuse_absent_classes(text, mapping, dict(enumerate(task.class_names)), where)
         value, reasons = _mapped(text, patients, mapping, task.exclude)
-    elif task.cutoff is not None:
-        value, reasons = _numbers(text, patients, where, task.exclude)
-        check_plausible(value, patients, where, allow=task.allow_wide_range)
-        value = np.where(np.isnan(value), np.nan, (value >= task.cutoff).astype(float))
     else:
         mapping = binary_mapping(
             text, task.positive, task.negative, task.exclude, where, ("positive", "negative")
         )
         value, reasons = _mapped(text, patients, mapping, task.exclude)
-    return EncodedTask(task.name, task.type, patients, value, empty, empty, reasons)
-
-
-def binary_mapping(
-    text: list[str], one: list[str], zero: list[str], exclude: list[str], where: str, keys: tuple[str, str]
-) -> dict[str, float]:
-    """The map of labels to 1 and 0; where ``zero`` is empty and a single other value occurs, that value is 0.
-
-    Parameters
-    ----------
-    keys
-        Option names of ``one`` and ``zero``, for the messages.
-    """
-    mapping = dict.fromkeys(one, 1.0) | dict.fromkeys(zero, 0.0)
-    if not zero:
-        rest = sorted({label_key(v) for v in text if v not in MISSING} - set(one) - set(exclude))
-        if len(rest) == 1:
-            mapping[rest[0]] = 0.0
-    _refuse_unmapped(
-        text, mapping, exclude, where, lambda rest: f"{keys[1]}: [{', '.join(map(yaml_quoted, rest))}]"
-    )
-    classes = {1: f"{keys[0]}: {', '.join(one)}"}
-    if keys[1] == "negative":  # a cohort in which everybody had the event can be analysed; one class cannot
-        classes[0] = keys[1]
-    _refuse_absent_classes(text, mapping, classes, where)
-    return mapping
-
-
-def _multiclass_remedy(rest: list[str]) -> str:
-    return "classes: {…, " + ", ".join(f"{yaml_quoted(label)}: CLASS" for label in rest) + "}"
-
-
-def _refuse_unmapped(
-    text: list[str],
-    mapping: dict[str, float],
-    exclude: list[str],
-    where: str,
-    remedy: Callable[[list[str]], str],
-) -> None:
-    """A value that is no class and not excluded is an error that shows the line to write."""
-    known = {*mapping, *exclude}
-    rest = sorted({label_key(v) for v in text} - known - MISSING)
-    if not rest:
-        return
-    near = nearest(rest[0], known)
-    listed = ", ".join(map(yaml_quoted, rest))
-    noun, verb = ("values", "are") if len(rest) > 1 else ("value", "is")
-    raise DataError(
-        f"{noun} {', '.join(map(repr, rest))} {verb} "
-        f"neither a class nor excluded{near}. Values seen: {value_counts(map(label_key, text))}",
-        where=where,
-        fix=f"decide and write one of: {remedy(rest)} | exclude: [{listed}]",
-    )
-
-
-def _refuse_absent_classes(
-    text: list[str], mapping: dict[str, float], names: dict[int, str], where: str
-) -> None:
-    """A class that no patient has cannot be learned: mostly a typing error."""
-    seen = {mapping[key] for value in text if (key := label_key(value)) in mapping}
-    for code, name in names.items():
-        if float(code) not in seen:
-            labels = [label for label, value in mapping.items() if value == code]
-            near = nearest(labels[0], [v for v in map(label_key, text) if v not in mapping]) if labels else ""
-            raise DataError(
-                f"no patient has a value of class {name!r}{near}. "
-                f"Values seen: {value_counts(map(label_key, text))}",
-                where=where,
-                fix="correct the label map, or drop the class or the task",
-            )
+    return EncodedTask(task.name, task.type, patients, value, empty, empty, reasons, notes)
 
 
 def _mapped(
     text: list[str], patients: tuple[str, ...], mapping: dict[str, float], exclude: list[str]
-) -> tuple[np.ndarray, dict[str, str]]:
+) -> tuple[np.ndarray, dict[str, NoLabel]]:
     """Labels through a map; the map wins over what usually stands for missing."""
     value = np.full(len(text), np.nan)
     reasons = {}
@@ -214,28 +180,40 @@ def _mapped(
         key = label_key(raw)
         if key in mapping:
             value[i] = mapping[key]
+        elif key in exclude:
+            reasons[patient] = NoLabel(EXCLUDED, raw, f"label {key!r} is excluded", expected=True)
         else:
-            reasons[patient] = f"label {key!r} is excluded" if key in exclude else _why_missing(raw)
+            reasons[patient] = _missing(raw)
     return value, reasons
 
 
-def _why_missing(raw: str) -> str:
-    return "no value" if raw == "" else f"{raw!r} counts as missing"
+def _missing(raw: str) -> NoLabel:
+    return NoLabel(NO_VALUE, raw, "no value" if raw == "" else f"{raw!r} counts as missing", expected=True)
+
+
+def _no_number(raw: str) -> NoLabel:
+    """Why text is no finite number."""
+    if "_" not in raw and re.fullmatch(r"[+-]?(inf|infinity|[\d.]+e\d+)", raw, re.IGNORECASE):  # 1e999, too
+        return NoLabel("infinite", raw, f"{raw!r} is infinite")
+    if re.fullmatch(r"[+-]?\d+(,\d+)+(\.\d+)?", raw):
+        kind = "a comma in the number"
+        return NoLabel(kind, raw, f"{raw!r} is not a number: decimal comma or thousands separator?")
+    return NoLabel("not a number", raw, f"{raw!r} is not a number")
 
 
 def _numbers(
     text: list[str], patients: tuple[str, ...], where: str, exclude: list[str]
-) -> tuple[np.ndarray, dict[str, str]]:
+) -> tuple[np.ndarray, dict[str, NoLabel]]:
     """Numbers of a column; what is no finite number is missing, with its reason."""
     value = np.full(len(text), np.nan)
     reasons, odd = {}, []
     for i, (raw, patient) in enumerate(zip(text, patients, strict=True)):
         if raw in MISSING:
-            reasons[patient] = _why_missing(raw)
+            reasons[patient] = _missing(raw)
         elif label_key(raw) in exclude:
-            reasons[patient] = f"value {raw!r} is excluded"
+            reasons[patient] = NoLabel(EXCLUDED, raw, f"value {raw!r} is excluded", expected=True)
         elif (number := parse_number(raw)) is None:
-            reasons[patient] = f"{raw!r} is not a number"
+            reasons[patient] = _no_number(raw)
             odd.append(raw)
         else:
             value[i] = number
@@ -266,27 +244,40 @@ def parse_number(text: str) -> float | None:
 
 def _encode_survival(
     task: SurvivalTask, table: pd.DataFrame, patients: tuple[str, ...]
-) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """Time in days and event; a patient needs both, and a time after the start."""
+) -> tuple[np.ndarray, np.ndarray, dict[str, NoLabel]]:
+    """Time in days and event; a patient needs both, and a time after the start that a person can live through."""
     where = f"task {task.name!r}, column {task.time.column!r}"
-    time, reasons = _numbers(table[task.time.column].astype(str).tolist(), patients, where, [])
-    for i in np.flatnonzero(time <= 0):
-        reasons[patients[i]] = f"time {time[i]:g} {task.time.unit} is not after the start of follow-up"
-        time[i] = np.nan
-    text = table[task.event.column].astype(str).tolist()
-    where = f"task {task.name!r}, column {task.event.column!r}"
-    spec = task.event
-    mapping = binary_mapping(
-        text, spec.event_value, spec.censored_value, spec.exclude, where, ("event_value", "censored_value")
-    )
-    event, event_reasons = _mapped(text, patients, mapping, spec.exclude)
-    for patient, reason in event_reasons.items():
-        reasons[patient] = (
-            f"{reasons[patient]}; status: {reason}" if patient in reasons else f"status: {reason}"
+    unit = task.time.unit
+    raw = table[task.time.column].astype(str).tolist()
+    time, reasons = _numbers(raw, patients, where, [])
+    days = time * DAYS[unit]
+    too_long = days > MAX_YEARS * DAYS["years"]
+    if 2 * np.count_nonzero(too_long) > np.count_nonzero(days > 0):
+        raise DataError(
+            f"{np.count_nonzero(too_long)} of {len(time)} times are longer than {MAX_YEARS} years, read in {unit} "
+            f"({', '.join(raw[i] for i in np.flatnonzero(too_long)[:3])})",
+            where=where,
+            fix="correct the unit of the time (unit: days, months or years), or the column",
         )
-    missing = np.isnan(time) | np.isnan(event)
-    time[missing] = event[missing] = np.nan
-    return time * DAYS[task.time.unit], event, reasons
+    for i in np.flatnonzero(time <= 0):
+        text = f"time {time[i]:g} {unit} is not after the start of follow-up"
+        reasons[patients[i]] = NoLabel("a time that is not after the start of follow-up", raw[i], text)
+    for i in np.flatnonzero(too_long):
+        text = f"time {time[i]:g} {unit} is longer than {MAX_YEARS} years"
+        reasons[patients[i]] = NoLabel(f"a time longer than {MAX_YEARS} years", raw[i], text)
+    days[(days <= 0) | too_long] = np.nan
+    where = f"task {task.name!r}, column {task.event.column!r}"
+    spec, keys = task.event, ("event_value", "censored_value")
+    text_of_event = table[spec.column].astype(str).tolist()
+    mapping = binary_mapping(text_of_event, spec.event_value, spec.censored_value, spec.exclude, where, keys)
+    event, of_event = _mapped(text_of_event, patients, mapping, spec.exclude)
+    for patient, reason in of_event.items():
+        status = reason._replace(kind=f"status: {reason.kind}", text=f"status: {reason.text}")
+        first = reasons.get(patient)
+        reasons[patient] = status if first is None else first._replace(text=f"{first.text}; {status.text}")
+    missing = np.isnan(days) | np.isnan(event)
+    days[missing] = event[missing] = np.nan
+    return days, event, reasons
 
 
 def interval_edges(time: np.ndarray, event: np.ndarray, bins: int) -> tuple[float, ...]:
@@ -337,11 +328,3 @@ class TargetScaler:
     def from_json(cls, text: str) -> TargetScaler:
         """The scaler that :meth:`to_json` wrote."""
         return cls(**json.loads(text))
-
-
-def yaml_quoted(label: str) -> str:
-    """A label as it must stand in YAML, which reads ``01`` as 1, ``010`` as 8 and ``no`` as false."""
-    plain = re.fullmatch(r"[A-Za-z][\w+./-]*( [\w+./-]+)*", label)
-    words = {"yes", "no", "on", "off", "true", "false", "null", "y", "n"}
-    number = re.fullmatch(r"0|[1-9][0-9]*", label)
-    return label if number or (plain and label.lower() not in words) else json.dumps(label)

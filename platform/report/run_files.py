@@ -39,6 +39,7 @@ FILES = {
     "manifest/patients.parquet": FileSpec("patients and labels", "equipoise validate", "patients"),
     "manifest/slides.parquet": FileSpec("the slides and their statuses", "equipoise extract", "slides"),
     "manifest/exclusions.csv": FileSpec("one row per exclusion", "equipoise validate", "exclusions"),
+    "manifest/labels.json": FileSpec("labels used and lost", "equipoise validate", "labels"),
     "manifest/flow.json": FileSpec("the participant flow", "equipoise validate", "flow"),
     "manifest/splits.json": FileSpec("who is in which fold", "equipoise train", "splits"),
     "manifest/leakage.csv": FileSpec("the leakage audit", "equipoise train", "leakage"),
@@ -123,8 +124,25 @@ class RunFiles:
 
     @cached_property
     def exclusions(self) -> pd.DataFrame | None:
-        """Every exclusion with its reason."""
-        return self._table("manifest/exclusions.csv", _csv, "cohort", "patient", "slide", "stage", "reason")
+        """Every exclusion with its reason; ``task`` is empty where a patient or slide as a whole is left out."""
+        table = self._table("manifest/exclusions.csv", _csv, "cohort", "patient", "slide", "stage", "reason")
+        return table if table is None or "task" in table else table.assign(task="")
+
+    @property
+    def excluded(self) -> pd.DataFrame | None:
+        """Exclusions of whole patients and slides."""
+        return None if self.exclusions is None else self.exclusions[self.exclusions["task"] == ""]
+
+    @cached_property
+    def labels(self) -> list[dict[str, Any]]:
+        """Per task and cohort: patients, those with a label, and why the others have none."""
+        name, fields = "manifest/labels.json", {"reason", "patients", "expected", "examples"}
+        accounts = self._records(name, "task", "cohort", "patients", "usable", "losses")
+        losses = [loss for account in accounts for loss in account["losses"] or ()]
+        if any(not isinstance(loss, dict) or fields - set(loss) for loss in losses):
+            self.problems[name] = f"losses are not records with {', '.join(sorted(fields))}"
+            return []
+        return accounts
 
     @cached_property
     def leakage(self) -> pd.DataFrame | None:

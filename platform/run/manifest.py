@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from equipoise.datasets.atomic_io import atomic_path, write_json
+from equipoise.datasets.cohorts.label_account import FILE as LABELS_FILE
 from equipoise.datasets.omics.gene_symbols import FILE as GENE_NAMES_FILE
 from equipoise.platform.errors import DataError
 from equipoise.platform.run.folder import RunFolder
@@ -24,16 +25,17 @@ log = logging.getLogger("equipoise")
 
 
 def write_manifest(folder: RunFolder, cohorts: "Cohorts", slides: "pd.DataFrame") -> None:
-    """Write patients, all slides with their status, exclusions, names of genes, flow and notes under ``manifest/``."""
+    """Write patients, slides with their status, exclusions, accounts of labels, names of genes, flow and notes."""
     manifest = folder.manifest
     for name, table in (("patients", cohorts.patients), ("slides", slides)):
         with atomic_path(manifest / f"{name}.parquet") as path:
             table.to_parquet(path, index=False)
     with atomic_path(manifest / "exclusions.csv") as path:
-        cohorts.exclusions.to_csv(path, index=False)
+        cohorts.losses.to_csv(path, index=False)
     if cohorts.gene_names is not None:
         with atomic_path(manifest / GENE_NAMES_FILE) as path:
             cohorts.gene_names.to_csv(path, index=False)
+    write_json(manifest / LABELS_FILE, [account.to_json() for account in cohorts.label_accounts])
     write_json(manifest / "flow.json", cohorts.flow)
     write_json(manifest / "notes.json", list(cohorts.notes))
 
@@ -73,6 +75,7 @@ def write_folds(
     warnings = split_warnings(folds, cohorts.patients, study.tasks, study.splits)
     batches = tables_with_batches(cohorts)
     write_json(manifest / BATCHES_FILE, [table.to_json() for table in batches])
+    warnings += [account.warning for account in cohorts.label_accounts if account.warning]
     warnings += [*shared_sites(cohorts.patients), *(table.sentence for table in batches)]
     write_json(manifest / "warnings.json", warnings)
     for table in batches:

@@ -116,6 +116,7 @@ def describe_search(study: Study) -> str:
 def describe_cohorts(cohorts: "Cohorts", study: Study) -> str:
     """Participant flow and labels as a few lines of text."""
     from equipoise.datasets.cohorts.flow import flow_text
+    from equipoise.datasets.cohorts.label_account import account_lines
 
     lines = [f"study {study.name}: {len(cohorts.patients)} patients, {len(cohorts.slides)} slides"]
     lines += [f"  {line}" for line in flow_text(cohorts.flow).split("; ")]
@@ -123,6 +124,7 @@ def describe_cohorts(cohorts: "Cohorts", study: Study) -> str:
         lines.append(
             f"  {len(cohorts.exclusions)} exclusions, each with its reason in manifest/exclusions.csv"
         )
+    lines += [f"  labels of {line}" for line in account_lines(cohorts.label_accounts)]
     lines += [f"  note: {note}" for note in cohorts.notes]
     return "\n".join(lines)
 
@@ -133,6 +135,9 @@ def validate(context: RunContext) -> StepResult:
     _check_rna_encoder(context)
     for line in describe_cohorts(context.cohorts, context.study).splitlines():
         log.info("%s", line)
+    for account in context.cohorts.label_accounts:
+        if account.warning:
+            log.warning("%s", account.warning)
     context.cohorts.require_learnable()
     slides = context.cohorts.slides
     headers: dict[str, Any] = {}

@@ -1,4 +1,6 @@
-"""Participant flow, Table 1 and the list of exclusions."""
+"""Participant flow, Table 1, labels that are used and lost, and the list of exclusions."""
+
+from typing import Any
 
 import pandas as pd
 
@@ -22,8 +24,10 @@ def build(run: RunFiles, params: FlowParams) -> Section:
         blocks.append(_diagrams(run))
     if run.patients is not None and len(run.patients):
         blocks += [Heading("Patients"), _table_one(run, run.patients)]
-    if run.exclusions is not None:
-        blocks += _exclusions(run.exclusions, params.exclusions)
+    if run.labels:
+        blocks += _label_accounts(run.labels)
+    if run.exclusions is not None and run.excluded is not None:
+        blocks += _exclusions(run.excluded, run.exclusions, params.exclusions)
     if run.notes:
         remarks = [[note] for note in run.notes]
         blocks += [Heading("Remarks on the tables"), Table(["Remark"], remarks, folded=True)]
@@ -37,7 +41,7 @@ def _lead(run: RunFiles) -> str:
     develop, external = int(roles.get("develop", 0)), int(roles.get("external", 0))
     lead = f"{plural(develop, 'patient')} to develop and cross-validate the model"
     lead += f", {count(external)} of external cohorts to test it." if external else "; no external cohort."
-    dropped = 0 if run.exclusions is None else len(run.exclusions)
+    dropped = 0 if run.excluded is None else len(run.excluded)
     return f"{lead} {plural(dropped, 'exclusion')}, each with its reason." if dropped else lead
 
 
@@ -52,7 +56,7 @@ def _diagrams(run: RunFiles) -> Drawings:
             groups.setdefault(f"{of_role.get(cohort, 'develop')} cohorts", []).append(cohort)
     drawings = []
     for name, of_group in groups.items():
-        stages = _stages(flow[flow["cohort"].isin(of_group)], run.exclusions, of_group)
+        stages = _stages(flow[flow["cohort"].isin(of_group)], run.excluded, of_group)
         drawings.append(Drawing(name, flow_diagram(name, stages)))
     return Drawings(
         drawings,
@@ -172,26 +176,57 @@ def _largest_site(part: pd.DataFrame) -> str:
     return f"{sizes.index[0]} ({percent(sizes.iloc[0] / len(part))})"
 
 
-def _exclusions(exclusions: pd.DataFrame, most: int) -> list[Block]:
-    if exclusions.empty:
-        return [Heading("Exclusions"), Text("No patient or slide was excluded.")]
-    counts = exclusions.groupby(["cohort", "stage", "reason"], sort=False).size()
-    rows = [[str(c), str(s), str(r), count(int(n))] for (c, s, r), n in counts.items()]
-    summary = Table(
-        ["Cohort", "Stage", "Reason", "Rows"],
-        rows[:most],
+def _label_accounts(labels: list[dict[str, Any]]) -> list[Block]:
+    """One row per task, cohort and reason; what the table has something for comes with examples."""
+    rows: list[list[str | Cell]] = []
+    for account in labels:
+        share = f"{count(account['usable'])} of {count(account['patients'])}"
+        losses = account["losses"] or [{"reason": "", "patients": 0, "expected": True, "examples": []}]
+        for k, loss in enumerate(losses):
+            first = [account["task"], account["cohort"], share] if k == 0 else ["", "", ""]
+            shown = [] if loss["expected"] else loss["examples"]
+            lost = count(loss["patients"]) if loss["reason"] else "0"
+            rows.append([*first, lost, loss["reason"] or "–", "; ".join(shown)])
+    columns = ["Task", "Cohort", "With a label", "Without", "Reason", "Examples"]
+    table = Table(
+        columns,
+        rows,
+        caption="Labels of all patients who have what the model reads. Examples stand where the table has something "
+        "that is no usable label; the rest is empty, or left out by the study. Every loss is a row of the exclusions.",
         numeric=frozenset([3]),
-        caption=_left_out(rows, most),
+        download=Download("labels.csv", _as_text(columns, rows)),
     )
-    shown = exclusions.head(most)
+    return [Heading("Labels"), table]
+
+
+def _exclusions(excluded: pd.DataFrame, everything: pd.DataFrame, most: int) -> list[Block]:
+    """Whole patients and slides by reason, then every row, missing labels of patients who stay included."""
+    if everything.empty:
+        return [Heading("Exclusions"), Text("No patient or slide was excluded.")]
+    blocks: list[Block] = [Heading("Exclusions")]
+    if excluded.empty:
+        blocks.append(Text("No patient or slide was excluded; some patients lack the label of a task."))
+    else:
+        counts = excluded.groupby(["cohort", "stage", "reason"], sort=False).size()
+        rows = [[str(c), str(s), str(r), count(int(n))] for (c, s, r), n in counts.items()]
+        blocks.append(
+            Table(
+                ["Cohort", "Stage", "Reason", "Rows"],
+                rows[:most],
+                numeric=frozenset([3]),
+                caption=_left_out(rows, most),
+            )
+        )
+    shown = everything.head(most)
     full = Table(
-        ["Cohort", "Patient", "Slide", "Stage", "Reason"],
-        shown[["cohort", "patient", "slide", "stage", "reason"]].astype(str).to_numpy().tolist(),
-        caption="Every exclusion. " + _left_out(exclusions, most),
+        ["Cohort", "Patient", "Slide", "Task", "Stage", "Reason"],
+        shown[["cohort", "patient", "slide", "task", "stage", "reason"]].astype(str).to_numpy().tolist(),
+        caption="Every exclusion; one with a task leaves the patient out of that task only. "
+        + _left_out(everything, most),
         download=Download("exclusions.csv", shown),
         folded=True,
     )
-    return [Heading("Exclusions"), summary, full]
+    return [*blocks, full]
 
 
 def _left_out(rows: "list | pd.DataFrame", most: int) -> str:

@@ -9,6 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from equipoise.datasets.cohorts.cohort import Cohorts, load_cohorts
+from equipoise.datasets.cohorts.label_account import account_lines
 from equipoise.datasets.errors import DataError, DataWarning
 from equipoise.datasets.omics.params import Covariate
 from equipoise.datasets.params import CohortSource, Columns
@@ -137,6 +138,52 @@ def test_label_gaps_and_notes(base: Path) -> None:
     assert "task 'LF': cohort B has no column 'LF'" in notes
 
 
+def test_labels_are_accounted_for_although_another_task_keeps_the_patient(base: Path) -> None:
+    cohorts = load(base)
+    accounts = {(a.task, a.cohort): a for a in cohorts.label_accounts}
+    os = accounts[("OS", "A")]
+    assert (os.patients, os.usable, os.unusable) == (4, 2, 1)  # 0004, who has no label at all, is one of four
+    assert [(loss.reason, loss.patients, loss.expected) for loss in os.losses] == [
+        ("a time that is not after the start of follow-up", 1, False),
+        ("no value", 1, True),
+    ]
+    assert os.losses[0].examples == ("'0' in row 4, SYN-S2-0003",)
+    assert os.warning is not None
+    assert "for 1 of 4 patients is no usable label: 1 a time that is not after" in os.warning
+    assert accounts[("LF", "B")].warning is None  # the cohort has no such column, which a note says
+    losses = cohorts.losses
+    of_task = losses[losses["task"] != ""]
+    assert of_task[["patient", "task", "stage"]].to_numpy().tolist() == [
+        ["SYN-S2-0003", "LF", "label"],
+        ["B1", "LF", "label"],
+        ["B2", "LF", "label"],
+        ["SYN-S2-0003", "OS", "label"],
+    ]
+    pd.testing.assert_frame_equal(
+        losses[losses["task"] == ""][list(cohorts.exclusions)].reset_index(drop=True), cohorts.exclusions
+    )
+    assert account_lines(cohorts.label_accounts)[1] == (
+        "LF: 2 of 6 patients (A 2 of 4, B 0 of 2); 2 no value; 2 no such column"
+    )
+
+
+def test_a_column_that_occurs_twice_is_not_chosen_by_chance(base: Path) -> None:
+    (base / "b.csv").write_text("case_id,slide_id,MSI,LF,LF\nB1,b1,MSI-H,1,2\nB2,b2,MSS,3,4\n")
+    cohorts = load(base, tasks=(MSI, LF))
+    account = next(a for a in cohorts.label_accounts if (a.task, a.cohort) == ("LF", "B"))
+    assert account.usable == 0
+    assert account.warning is not None
+    assert "2 a column that occurs several times" in account.warning
+    remedy = "write which one: rename: {'LF (1)': 'LF'} of the table"
+    assert any(remedy in note for note in cohorts.notes)
+    (base / "a.csv").write_text("PATIENT,MSI,LF,LF\nSYN-S1-0001,MSI-H,1,2\nSYN-S1-0002,MSS,3,4\n")
+    with pytest.raises(DataError, match="occurs 2 times in a.csv, as 'LF .1.' and 'LF .2.'") as caught:
+        load(base, tasks=(MSI, LF))
+    assert caught.value.fix == remedy
+    renamed = {"clinical": {"path": "a.csv", "rename": {"LF (1)": "LF"}}}
+    np.testing.assert_array_equal(load(base, renamed, tasks=(MSI, LF)).patients["LF"][:2], [1, 3])
+
+
 def test_a_label_map_is_decided_over_all_cohorts(base: Path) -> None:
     # Each cohort alone has two values; together there are three, and MSI-L must be decided.
     (base / "a.csv").write_text("PATIENT,MSI\nSYN-S1-0001,MSI-H\nSYN-S1-0002,MSI-L\n")
@@ -239,7 +286,10 @@ def test_slides_that_failed(base: Path) -> None:
     assert reasons[("SYN-S2-0003", "")] == ("mpp ok", "no usable slide; a3: no_mpp: why a3")
     assert reasons[("B1", "b1b")] == ("readable", "missing: the slide was not extracted")
     assert len(after.exclusions) == len(before.exclusions) + 4 + 2
-    assert set(after.label_gaps["patient"]) <= set(after.patients["patient"])
+    assert set(after.label_gaps["patient"]) == {
+        "B2",
+        "SYN-S2-0004",
+    }  # who left with a slide, B1 too, has no account
 
 
 def test_slides_that_failed_leave_somebody_to_learn_from(base: Path) -> None:

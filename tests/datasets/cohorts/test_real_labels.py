@@ -193,7 +193,7 @@ def test_slide_tables_with_inverted_censorship(shared_data: Path) -> None:
     )
     table = read_table(TableSource(path=PORPOISE.format("kirc")), shared_data).drop_duplicates("case_id")
     encoded = encode(missing_sex, table.set_index("case_id"))
-    assert list(encoded.reasons.values()) == ["no value"]
+    assert [reason.text for reason in encoded.reasons.values()] == ["no value"]
 
 
 def test_lost_leading_zeros_of_sites(shared_data: Path) -> None:

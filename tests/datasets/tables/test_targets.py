@@ -11,13 +11,14 @@ from hypothesis.extra.numpy import arrays
 from pydantic import TypeAdapter
 
 from equipoise.datasets.errors import DataError
+from equipoise.datasets.tables.label_maps import same_label, yaml_quoted
 from equipoise.datasets.tables.targets import (
+    EncodedTask,
     TargetScaler,
     Task,
     encode,
     interval_edges,
     parse_number,
-    yaml_quoted,
 )
 
 TASK = TypeAdapter(Task)
@@ -33,11 +34,15 @@ def task(**values: Any) -> Any:
     return TASK.validate_python({"name": "T", "column": "x", **values})
 
 
+def texts(result: EncodedTask) -> dict[str, str]:
+    return {patient: reason.text for patient, reason in result.reasons.items()}
+
+
 def test_binary_labels() -> None:
     spec = task(type="binary", positive="MSI-H", negative=["MSS"], exclude=["MSI-L"])
     result = encode(spec, table(x=["MSI-H", "MSS", "MSI-L", "NA", ""]))
     np.testing.assert_array_equal(result.value, [1, 0, NAN, NAN, NAN])
-    assert result.reasons == {
+    assert texts(result) == {
         "p2": "label 'MSI-L' is excluded",
         "p3": "'NA' counts as missing",
         "p4": "no value",
@@ -80,7 +85,7 @@ def test_a_label_map_wins_over_missing() -> None:
 def test_cutoff() -> None:
     result = encode(task(type="binary", cutoff=42), table(x=["41.9", "42", "100", "NA", "high"]))
     np.testing.assert_array_equal(result.value, [0, 1, 1, NAN, NAN])
-    assert result.reasons["p4"] == "'high' is not a number"
+    assert result.reasons["p4"].text == "'high' is not a number"
 
 
 def test_multiclass_merges_and_orders() -> None:
@@ -89,7 +94,10 @@ def test_multiclass_merges_and_orders() -> None:
     )
     result = encode(spec, table(x=["ILC", "IDC", "MDLC", "PD"]))
     np.testing.assert_array_equal(result.value, [1, 0, 0, NAN])
-    with pytest.raises(DataError, match=r"classes: \{…, BRCNOS: CLASS\}"):
+    with pytest.raises(
+        DataError,
+        match=r"classes: \{IDC: ductal, ILC: lobular, MDLC: ductal, BRCNOS: CLASS\} \| exclude: \[PD, BRCNOS\]",
+    ):
         encode(spec, table(x=["ILC", "IDC", "BRCNOS"]))
 
 
@@ -98,9 +106,10 @@ def test_regression_keeps_units_and_names_what_is_no_number() -> None:
         task(type="regression", exclude=-9), table(x=["0.5", "-1", "75;55", "inf", "-9.0", "nan"])
     )
     np.testing.assert_array_equal(result.value, [0.5, -1, NAN, NAN, NAN, NAN])
-    assert result.reasons["p2"] == "'75;55' is not a number"
-    assert result.reasons["p3"] == "'inf' is not a number"
-    assert result.reasons["p4"] == "value '-9.0' is excluded"
+    assert result.reasons["p2"].text == "'75;55' is not a number"
+    assert result.reasons["p3"].text == "'inf' is infinite"
+    assert result.reasons["p4"].text == "value '-9.0' is excluded"
+    assert [result.reasons[f"p{i}"].expected for i in range(2, 6)] == [False, False, True, True]
 
 
 def test_decimal_commas_are_seen() -> None:
@@ -129,7 +138,7 @@ def test_survival_in_days_with_inverted_censorship() -> None:
     )
     np.testing.assert_allclose(result.time, [365.25, 30.4375, NAN, NAN, NAN, NAN])
     np.testing.assert_array_equal(result.event, [0, 1, NAN, NAN, NAN, NAN])
-    assert result.reasons == {
+    assert texts(result) == {
         "p2": "time 0 months is not after the start of follow-up",
         "p3": "time -3 months is not after the start of follow-up",
         "p4": "'NA' counts as missing",
@@ -181,6 +190,112 @@ def test_scaling_and_back(values: np.ndarray, shift: float, scale: float) -> Non
     scaler = TargetScaler("standard", shift, scale)
     np.testing.assert_allclose(scaler.inverse(scaler.transform(values)), values, rtol=1e-9, atol=1e-9)
     assert TargetScaler.from_json(scaler.to_json()) == scaler
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        ("n.d.", "not a number"),
+        ("0.1.2", "not a number"),
+        ("1_000", "not a number"),
+        ("1,234", "a comma in the number"),
+        ("1,234,567.5", "a comma in the number"),
+        ("-inf", "infinite"),
+        ("1e999", "infinite"),
+        ("0", "a time that is not after the start of follow-up"),
+        ("-12", "a time that is not after the start of follow-up"),
+        ("999999", "a time longer than 150 years"),
+    ],
+)
+def test_a_time_that_cannot_be_used_has_its_own_reason(raw: str, kind: str) -> None:
+    spec = survival(column="DEAD", event_value=1, censored_value=0)
+    result = encode(spec, table(months=["10", raw, "20"], DEAD=["1", "1", "0"]))
+    assert result.known.tolist() == [True, False, True]
+    assert (result.reasons["p1"].kind, result.reasons["p1"].value) == (kind, raw)
+    assert not result.reasons["p1"].expected
+
+
+def test_times_in_another_unit_are_refused() -> None:
+    years = {"column": "days", "unit": "years"}
+    event = {"column": "DEAD", "event_value": 1}
+    spec = TASK.validate_python({"name": "OS", "type": "survival", "time": years, "event": event})
+    with pytest.raises(
+        DataError, match=r"2 of 3 times are longer than 150 years, read in years \(700, 1200\)"
+    ):
+        encode(spec, table(days=["700", "3", "1200"], DEAD=["1", "0", "1"]))
+
+
+@pytest.mark.parametrize(
+    ("values", "exclude"),
+    [
+        ("0 1 -9 2 -9", "[-9]"),
+        ("0.5 0.7 999 0.1", "[999]"),
+        ("-1 -0.5 0.3 1", None),  # among negative values, -1 is one of them
+        ("800 999 1200", None),
+        ("-9 -9", None),
+    ],
+)
+def test_numbers_that_stand_for_missing_are_remarked(values: str, exclude: str | None) -> None:
+    notes = encode(task(type="regression"), table(x=values.split())).notes
+    assert [note.rpartition("exclude: ")[2] for note in notes] == ([exclude] if exclude else [])
+
+
+def offered(spec: Any, rows: pd.DataFrame) -> str:
+    with pytest.raises(DataError) as caught:
+        encode(spec, rows)
+    assert caught.value.fix is not None
+    return caught.value.fix
+
+
+def test_another_spelling_is_offered_for_its_own_class() -> None:
+    fix = offered(
+        task(type="binary", positive="MSI-H", negative="MSS"),
+        table(x=["MSI-H", "msi-h", "MSI H", "MSS", "mss", "MSI\u2010H"]),
+    )
+    assert fix == (
+        'if that is what they mean, write positive: [MSI-H, MSI H, "MSI\\u2010H", msi-h], negative: [MSS, mss]'
+    )
+
+
+def test_lines_that_are_offered_make_the_map_complete() -> None:
+    """What is offered is pasted over what was written; nothing is lost, nobody changes the class."""
+    import re
+
+    import yaml as pyyaml
+
+    written: dict[str, Any] = {"positive": "MSI-H", "negative": ["MSS"], "exclude": ["Unknown"]}
+    rows = table(x=["MSI-H", "msi-h", "MSS", "mss", "MSI-L", "unknown", "n.d.", "NA"])
+    fix = offered(task(type="binary", **written), rows)
+    for line in re.findall(r"\w+: \[[^]]*\]", fix):  # the last choice, exclude, is pasted last
+        written |= pyyaml.safe_load(line) if "MSI-L" not in line or line.startswith("exclude") else {}
+    result = encode(task(type="binary", **written), rows)
+    np.testing.assert_array_equal(result.value, [1, 1, 0, 0, NAN, NAN, NAN, NAN])
+
+
+@pytest.mark.parametrize("other", ["msi-h", "MSI\u2011H", "unknown", "n.d.", "Not reported", "None", "-"])
+def test_the_only_other_value_is_no_class_if_it_is_a_spelling_or_a_gap(other: str) -> None:
+    assert "decide" in (fix := offered(task(type="binary", positive="MSI-H"), table(x=["MSI-H", other]))) or (
+        "if that is what they mean" in fix
+    )
+
+
+def test_plus_and_minus_are_two_classes() -> None:
+    result = encode(task(type="binary", positive="+"), table(x=["+", "-", "-"]))
+    np.testing.assert_array_equal(result.value, [1, 0, 0])
+
+
+def test_classes_are_offered_with_the_whole_mapping() -> None:
+    spec = task(type="multiclass", classes=["CMS1", "CMS2"], exclude="NOLBL")
+    assert offered(spec, table(x=["CMS1", "cms1", "CMS2", "nolbl"])) == (
+        "if that is what they mean, write classes: {CMS1: CMS1, CMS2: CMS2, cms1: CMS1}, exclude: [NOLBL, nolbl]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("ER+", "ER-"), ("1-2", "12"), ("T1", "T2"), ("0.5", "5"), ("1/2", "12"), ("01", "1")]
+)
+def test_different_labels_stay_different(one: str, other: str) -> None:
+    assert same_label(one) != same_label(other)
 
 
 @given(st.text(max_size=10))

@@ -190,6 +190,14 @@ def _write_manifest(root: Path, made: Made, patients: pd.DataFrame, folds: list[
     ]
     columns = ["cohort", "patient", "slide", "stage", "reason"]
     pd.DataFrame(exclusions, columns=columns).to_csv(manifest / "exclusions.csv", index=False)
+    loss = {
+        "reason": "not a number",
+        "patients": 2,
+        "expected": False,
+        "examples": [f"'{made.hostile}' in row 3"],
+    }
+    account = {"task": "MSI", "cohort": made.develop[0], "patients": 12, "usable": 10, "losses": [loss]}
+    (manifest / "labels.json").write_text(json.dumps([account]), encoding="utf-8")
     flow = []
     for cohort in (*made.develop, *made.external):
         n, more = made.patients, 3 if cohort == made.develop[0] else 0

@@ -53,6 +53,10 @@ BROKEN = {
     "manifest/warnings.json": ("warnings", '"text"'),
     "manifest/patients.parquet": ("patients", "no parquet"),
     "manifest/exclusions.csv": ("exclusions", "a,b\n1,2\n"),
+    "manifest/labels.json": (
+        "labels",
+        '[{"task": "MSI", "cohort": "a", "patients": 2, "usable": 1, "losses": ["no value"]}]',
+    ),
     "manifest/leakage.csv": ("leakage", ""),
     "evaluation/metrics.csv": ("metrics", "task\nMSI\n"),
     "evaluation/predictions.parquet": ("predictions", "x"),
