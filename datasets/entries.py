@@ -5,6 +5,7 @@ from pydantic import BaseModel
 from equipoise.datasets.params import (
     CohortSites,
     ColumnSites,
+    FileSplitParams,
     InstitutionSites,
     KFoldParams,
     LeaveOneCohortOutParams,
@@ -36,6 +37,11 @@ SPLITS: dict[str, tuple[str, type[BaseModel], str]] = {
         "random stratified test parts, one per repeat",
         MonteCarloParams,
         "equipoise.datasets.cohorts.splits:monte_carlo",
+    ),
+    "file": (
+        "folds of a publication, read from files (PORPOISE, MCAT, SurvPath, CLAM, STAMP or a plain table)",
+        FileSplitParams,
+        "equipoise.datasets.cohorts.published_folds:from_files",
     ),
 }
 

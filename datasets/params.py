@@ -283,6 +283,8 @@ class SplitParams(StrictParams):
 
     #: No site is in the training and the test part of one fold.
     keeps_sites_whole: ClassVar[bool] = False
+    #: The scheme names its patients (``files``), so that others of the study are in no fold.
+    names_patients: ClassVar[bool] = False
 
     inner_val: Share = 0.15
     """Share of the training part that is held out for early stopping and selection."""
@@ -314,3 +316,21 @@ class MonteCarloParams(SplitParams):
     """Number of splits."""
     test_fraction: Share = 0.2
     """Share of the patients that is tested."""
+
+
+class FileSplitParams(SplitParams):
+    """Folds that are read from files, for instance those of a publication."""
+
+    names_patients: ClassVar[bool] = True
+
+    files: Annotated[
+        list[str],
+        BeforeValidator(lambda v: [v] if isinstance(v, str) else v, json_schema_input_type=str | list[str]),
+    ] = Field(min_length=1)
+    """Files, folders or patterns (``splits/splits_*.csv``), relative to the study file."""
+    patient: str | None = None
+    """Column of a table of assignments that names the patient (or slide), where it is not recognised."""
+    fold: str | None = None
+    """Column of a table of assignments that names the fold, where it is not recognised."""
+    role: str | None = None
+    """Column of a table of assignments that says train, val or test, where it is not recognised."""

@@ -171,14 +171,27 @@ def split_warnings(
     """Remarks on folds that are possible but weak.
 
     Test parts with fewer than five positives, patients of a class or events; training parts without a class;
-    and, where ``params`` say that sites are preserved, a site too large for balanced folds, repeats that found
-    the same folds, and inner validation parts that share sites with the training part.
+    where ``params`` say that sites are preserved, a site too large for balanced folds, repeats that found
+    the same folds, and inner validation parts that share sites with the training part; and names of published
+    folds that are nobody's.
     """
     table = patients.set_index("patient")
     remarks = [r for task in tasks for r in _scarce(task, folds, table)]
     if params is not None and params.keeps_sites_whole:
         remarks += _site_remarks(folds, table)
-    return remarks
+    return [*remarks, *_unknown_names(folds)]
+
+
+def _unknown_names(folds: Sequence[Fold]) -> list[str]:
+    """Names in the files of published folds that are nobody's."""
+    unknown = {name: fold.title for fold in folds for name in fold.unknown}
+    if not unknown:
+        return []
+    examples = ", ".join([*unknown][:3])
+    return [
+        f"{len(unknown)} names of the published folds are no patients of the study, or were left out of it "
+        f"({examples}): test parts are smaller than the published ones; manifest/splits.json lists them"
+    ]
 
 
 def _site_remarks(folds: Sequence[Fold], table: pd.DataFrame) -> list[str]:

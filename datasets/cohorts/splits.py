@@ -7,11 +7,13 @@ is touched once. Folds depend on the seed and on who takes part, not on the orde
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from equipoise.datasets.cohorts.fold_parts import DevelopPatients, FoldParts
 from equipoise.datasets.cohorts.preserved_sites import assign_sites, site_counts
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.params import KFoldParams, MonteCarloParams, SplitParams
@@ -20,7 +22,15 @@ from equipoise.datasets.tables.tasks import RegressionTask, Task, main_task
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Fold", "SplitScheme", "make_folds", "splits_from_json", "splits_to_json", "strata_of"]
+__all__ = [
+    "Fold",
+    "FoldParts",
+    "SplitScheme",
+    "make_folds",
+    "splits_from_json",
+    "splits_to_json",
+    "strata_of",
+]
 
 #: How far an inner validation part of whole sites may exceed the wanted share before patients are drawn.
 MAX_INNER_EXCESS = 2.0
@@ -28,40 +38,23 @@ MAX_INNER_EXCESS = 2.0
 
 @dataclass(frozen=True)
 class Fold:
-    """Patients of one fold; the three parts do not overlap."""
+    """Patients of one fold; the three parts do not overlap.
+
+    ``title`` is the name that published folds have in their files, ``unknown`` what these name and the study has not.
+    """
 
     repeat: int
     index: int
     train: tuple[str, ...]
     val: tuple[str, ...]
     test: tuple[str, ...]
+    title: str = ""
+    unknown: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """``repeat-index``, as in the run folder."""
         return f"{self.repeat}-{self.index}"
-
-
-@dataclass(frozen=True)
-class DevelopPatients:
-    """Inputs of the schemes, one entry per development patient, sorted by patient.
-
-    Attributes
-    ----------
-    patients, sites, cohorts
-        [n] text.
-    strata
-        [n] int: label on which parts are stratified, -1 = none.
-    required
-        Every part should have a patient of every stratum (classes and events, not quartiles of a
-        measurement).
-    """
-
-    patients: np.ndarray
-    sites: np.ndarray
-    cohorts: np.ndarray
-    strata: np.ndarray
-    required: bool
 
 
 @dataclass(frozen=True)
@@ -71,13 +64,17 @@ class SplitScheme:
     Attributes
     ----------
     draw
-        Test parts of one repeat, as positions of the sorted development patients.
+        Test parts of one repeat, as positions of the sorted development patients, or :class:`FoldParts`; parts
+        that overlap are repeats of one fold each.
     params
         Its parameters; a scheme with ``repeats`` among them is drawn that often.
+    base
+        Folder of the study file, from which relative paths start.
     """
 
-    draw: Callable[[DevelopPatients, Any, np.random.Generator], list[np.ndarray]]
+    draw: Callable[[DevelopPatients, Any, np.random.Generator], Sequence[np.ndarray | FoldParts]]
     params: SplitParams
+    base: Path = Path()
 
 
 def strata_of(task: Task, patients: pd.DataFrame) -> np.ndarray:
@@ -93,7 +90,13 @@ def strata_of(task: Task, patients: pd.DataFrame) -> np.ndarray:
     return strata
 
 
-def make_folds(patients: pd.DataFrame, scheme: SplitScheme, tasks: Sequence[Task], seed: int) -> list[Fold]:
+def make_folds(
+    patients: pd.DataFrame,
+    scheme: SplitScheme,
+    tasks: Sequence[Task],
+    seed: int,
+    slides: pd.DataFrame | None = None,
+) -> list[Fold]:
     """Split the development patients.
 
     Parameters
@@ -108,6 +111,8 @@ def make_folds(patients: pd.DataFrame, scheme: SplitScheme, tasks: Sequence[Task
     seed
         Repeat r draws its test parts from ``SeedSequence([seed, r])``; fold i its inner validation from the
         i-th child.
+    slides
+        Columns slide and patient, for folds that name slides.
 
     Raises
     ------
@@ -115,22 +120,48 @@ def make_folds(patients: pd.DataFrame, scheme: SplitScheme, tasks: Sequence[Task
         If there are fewer patients, sites or cohorts than the scheme needs, or a training part has no patient
         of a class (no event) of the main task.
     """
-    develop = _develop_patients(patients, tasks)
+    owners = {} if slides is None else dict(zip(slides["slide"], slides["patient"], strict=True))
+    develop = replace(_develop_patients(patients, tasks), base=scheme.base, slides=owners)
     params = scheme.params
     repeats = getattr(params, "repeats", 1)
     folds = []
     for repeat in range(repeats):
-        tests = scheme.draw(develop, params, np.random.default_rng(np.random.SeedSequence([seed, repeat])))
-        for index, test in enumerate(tests):
-            # A child, not [seed, repeat, index]: NumPy pads with zeros, so [s, r, 0] would repeat [s, r].
-            rng = np.random.default_rng(np.random.SeedSequence([seed, repeat], spawn_key=(index,)))
-            rest = np.setdiff1d(np.arange(len(develop.patients)), test)
-            val = _inner_validation(develop, rest, params, rng)
-            train = np.setdiff1d(rest, val)
-            _refuse_impossible(develop, train, f"{repeat}-{index}", main_task(tasks))
-            parts = (tuple(develop.patients[part].tolist()) for part in (train, val, test))
-            folds.append(Fold(repeat, index, *parts))
+        rng = np.random.default_rng(np.random.SeedSequence([seed, repeat]))
+        drawn = [
+            part if isinstance(part, FoldParts) else FoldParts(part)
+            for part in scheme.draw(develop, params, rng)
+        ]
+        apart = repeats == 1 and _overlap(drawn)
+        for index, parts in enumerate(drawn):
+            place = (index, 0) if apart else (repeat, index)
+            folds.append(_completed(develop, parts, params, place, seed, main_task(tasks)))
     return folds
+
+
+def _overlap(drawn: Sequence[FoldParts]) -> bool:
+    """Whether somebody is tested in two folds: they are then repeats, in each of which everybody is tested once."""
+    return sum(len(parts.test) for parts in drawn) > len({i for parts in drawn for i in parts.test})
+
+
+def _completed(
+    develop: DevelopPatients,
+    parts: FoldParts,
+    params: SplitParams,
+    place: tuple[int, int],
+    seed: int,
+    task: Task,
+) -> Fold:
+    """A fold with the parts that its scheme leaves open."""
+    repeat, index = place
+    # A child, not [seed, repeat, index]: NumPy pads with zeros, so [s, r, 0] would repeat [s, r].
+    rng = np.random.default_rng(np.random.SeedSequence([seed, repeat], spawn_key=(index,)))
+    everyone = np.arange(len(develop.patients))
+    rest = np.setdiff1d(everyone if parts.train is None else parts.train, parts.test)
+    val = _inner_validation(develop, rest, params, rng) if parts.val is None else parts.val
+    train = np.setdiff1d(rest, val)
+    _refuse_impossible(develop, train, parts.title or f"{repeat}-{index}", task)
+    named = [tuple(develop.patients[part].tolist()) for part in (train, val, parts.test)]
+    return Fold(repeat, index, named[0], named[1], named[2], parts.title, parts.unknown)
 
 
 def _develop_patients(patients: pd.DataFrame, tasks: Sequence[Task]) -> DevelopPatients:
@@ -302,7 +333,12 @@ def splits_to_json(
         "seed": seed,
         "params": None if params is None else params.model_dump(),
         "folds": [
-            {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(fold).items()} for fold in folds
+            {
+                key: list(v) if isinstance(v, tuple) else v
+                for key, v in asdict(fold).items()
+                if v or key not in ("title", "unknown")
+            }
+            for fold in folds
         ],
     }
 
@@ -326,14 +362,13 @@ def splits_from_json(data: Mapping[str, Any], patients: Iterable[str] | None = N
         raise DataError(
             f"splits of version {data.get('version')!r}; this release reads 1", where="splits.json"
         )
-    folds = [
-        Fold(
-            int(f["repeat"]),
-            int(f["index"]),
-            *(tuple(map(str, f[part])) for part in ("train", "val", "test")),
+    folds = []
+    for f in data["folds"]:
+        train, val, test, unknown = (
+            tuple(map(str, f.get(part, ()))) for part in ("train", "val", "test", "unknown")
         )
-        for f in data["folds"]
-    ]
+        title = str(f.get("title", ""))
+        folds.append(Fold(int(f["repeat"]), int(f["index"]), train, val, test, title, unknown))
     if patients is not None:
         known = set(patients)
         for fold in folds:

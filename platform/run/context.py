@@ -146,7 +146,21 @@ def read_cohorts(study: Study, reads: frozenset[str] | None = None) -> "Cohorts"
     if chosen is not None and "rna" in cohorts.omics:
         note = overlap_note(chosen.sets, list(cohorts.omics["rna"].columns), chosen.min_genes)
         cohorts = replace(cohorts, notes=(*cohorts.notes, note))
+    if get("splits", study.splits.scheme).attribute("names_patients"):
+        cohorts = _only_listed(cohorts, study)
     if study.patients_per_site is None:
         return cohorts
     left_out = excluded_by_subsample(cohorts.patients, study.patients_per_site, study.main_task)
     return cohorts.drop(left_out, "subsample")
+
+
+def _only_listed(cohorts: "Cohorts", study: Study) -> "Cohorts":
+    """Without development patients that no fold of the study's files names; a note counts them."""
+    from equipoise.datasets.cohorts.published_folds import unlisted_patients
+
+    left_out = unlisted_patients(study.splits, study.base, cohorts.patients, cohorts.slides)
+    kept = cohorts.drop(left_out, "in folds")
+    if not left_out:
+        return kept
+    note = f"{len(left_out)} patients are in no fold of splits.files: {', '.join([*left_out][:3])}, …"
+    return replace(kept, notes=(*kept.notes, note))

@@ -6,15 +6,18 @@ predictions must not mix old and new tables.
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import yaml
 
 from equipoise.datasets.atomic_io import read_json, write_json, write_text
+from equipoise.datasets.cohorts.published_folds import fold_files
 from equipoise.datasets.tables.reading import locate
 from equipoise.models.rna.folders import CONFIG, WEIGHTS
 from equipoise.platform.environment import environment, packages
 from equipoise.platform.errors import DataError
+from equipoise.platform.registry import get
 from equipoise.platform.run.folder import RunFolder
 from equipoise.platform.study.schema import Study, json_schema
 
@@ -69,6 +72,8 @@ def input_hashes(study: Study) -> dict[str, str]:
     ]
     if study.federation is not None and study.federation.sites.table is not None:
         named.append(study.federation.sites.table)
+    if get("splits", study.splits.scheme).attribute("names_patients"):
+        named += [os.path.relpath(path, study.base) for path in fold_files(study.splits.files, study.base)]
     if study.encodes_rna and study.tables.rna.adapter is not None:
         files = [Path(study.tables.rna.adapter) / name for name in (CONFIG, WEIGHTS)]
         # One that is absent is refused with its remedy where the adapter is read.

@@ -483,4 +483,5 @@ def _make_folds(context: RunContext, cohorts: "Cohorts") -> "list[Fold]":
     """The folds of the development patients, not written to disk."""
     from equipoise.datasets.cohorts.splits import make_folds
 
-    return make_folds(cohorts.patients, context.study.split_scheme, context.study.tasks, context.study.seed)
+    study = context.study
+    return make_folds(cohorts.patients, study.split_scheme, study.tasks, study.seed, cohorts.slides)

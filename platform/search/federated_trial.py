@@ -195,7 +195,10 @@ def final_predictions(
     params = study.federation.model_copy(update={"evaluation": evaluation})
     held, tables = set(search_context.held_out), []
     with open_worker_pool(study.resources, params, len(clients)) as pool:
-        for fold in make_folds(search_context.cohorts.patients, study.split_scheme, study.tasks, study.seed):
+        searched = search_context.cohorts
+        for fold in make_folds(
+            searched.patients, study.split_scheme, study.tasks, study.seed, searched.slides
+        ):
             extended = dataclasses.replace(fold, test=(*fold.test, *search_context.held_out))
             planned = PlannedFold("folds", extended)
             path = folder / "folds" / fold.name

@@ -122,7 +122,8 @@ def _central_predictions(
     from equipoise.platform.training.epoch_log import EpochLog
     from equipoise.platform.training.folds import run_folds
 
-    folds = make_folds(search_context.cohorts.patients, study.split_scheme, study.tasks, study.seed)
+    searched = search_context.cohorts
+    folds = make_folds(searched.patients, study.split_scheme, study.tasks, study.seed, searched.slides)
     given: dict[str, Any] = {"features": data.features, "content_keys": data.content_keys}
     jobs = []
     for fold in folds:

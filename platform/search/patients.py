@@ -93,7 +93,7 @@ def inner_folds(
     else:
         wanted = {"repeats": folds}
     changed = splits.params.model_copy(update={key: wanted[key] for key in wanted if key in options})
-    result = make_folds(cohorts.patients, replace(splits, params=changed), tasks, seed)
+    result = make_folds(cohorts.patients, replace(splits, params=changed), tasks, seed, cohorts.slides)
     repeats = 1 + max(fold.repeat for fold in result)
     return [replace(fold, repeat=fold.repeat + k * repeats) for k in range(seeds) for fold in result]
 

@@ -195,7 +195,7 @@ class Study(StrictParams):
         """What draws the folds."""
         from equipoise.datasets.cohorts.splits import SplitScheme
 
-        return SplitScheme(get("splits", self.splits.scheme).load(), self.splits)
+        return SplitScheme(get("splits", self.splits.scheme).load(), self.splits, self.base)
 
     @property
     def main_task(self) -> Task:

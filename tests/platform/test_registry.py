@@ -87,6 +87,7 @@ WORDS = {
     "clinical",
     "cohort",
     "column",
+    "file",
     "institution",
     "late",
     "mean",

@@ -94,9 +94,8 @@ def federate(study: Study, params: FederationParams, data: StudyInputs, run: Pat
     for note in notes:
         log.info("federate: %s", note)
     inputs = fold_inputs(study, data)
-    folds = list(
-        planned_folds(params.evaluation, clients, patients, study.split_scheme, study.tasks, study.seed)
-    )
+    of_study = (study.split_scheme, study.tasks, study.seed, data.cohorts.slides)
+    folds = list(planned_folds(params.evaluation, clients, patients, *of_study))
     tables = []
     with open_worker_pool(study.resources, params, len(clients)) as pool:
         for plan in params.evaluation.plans:

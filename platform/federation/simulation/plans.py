@@ -53,6 +53,7 @@ def planned_folds(
     splits: SplitScheme,
     tasks: Sequence[Task],
     seed: int,
+    slides: pd.DataFrame | None = None,
 ) -> Iterator[PlannedFold]:
     """All federations of a study.
 
@@ -66,6 +67,8 @@ def planned_folds(
         Table of :class:`~equipoise.datasets.cohorts.cohort.Cohorts`.
     splits, tasks, seed
         Of the study.
+    slides
+        Columns slide and patient, for folds that name slides.
 
     Raises
     ------
@@ -75,7 +78,7 @@ def planned_folds(
     develop = patients[patients["role"] == "develop"].sort_values("patient", kind="stable")
     for plan in params.plans:
         if plan == "folds":
-            folds = [PlannedFold(plan, fold) for fold in make_folds(patients, splits, tasks, seed)]
+            folds = [PlannedFold(plan, fold) for fold in make_folds(patients, splits, tasks, seed, slides)]
         else:
             groups: Mapping[str, Sequence[str]]
             if plan == "leave_one_site_out":

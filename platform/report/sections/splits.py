@@ -41,7 +41,9 @@ def _folds(run: RunFiles) -> Table:
     counted = patients is not None and main is not None and main.kind in ("binary", "survival")
     rows: list[list[str | Cell]] = []
     for fold in run.splits:
-        cells: list[str | Cell] = [f"{fold['repeat']}-{fold['index']}"]
+        cells: list[str | Cell] = [
+            Cell(f"{fold['repeat']}-{fold['index']}", note=str(fold.get("title") or ""))
+        ]
         cells += [count(len(fold[part])) for part in ("train", "val", "test")]
         if patients is not None:
             cells += _fold_cells(fold, patients, main if counted else None)
