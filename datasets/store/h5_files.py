@@ -5,28 +5,33 @@ TRIDENT (https://github.com/mahmoodlab/TRIDENT): ``features [N, D]``, ``coords [
 of ``coords``. STAMP's files do not say what a level-0 pixel is, TRIDENT's only the magnification; what is written
 here adds ``level0_mpp`` and ``target_mpp``, which both programs ignore, so that nothing is lost on the way back.
 
-``h5py`` is imported inside functions: it is an optional part of the installation.
+Files of others are opened by :mod:`equipoise.datasets.store.h5_process`. ``h5py`` is imported inside functions: it is
+an optional part of the installation.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.datasets.errors import DataError
+from equipoise.datasets.store.h5_process import H5Header, H5Reader, Layout
 
-Layout = Literal["stamp", "trident"]
+__all__ = ["Layout", "SlideTiles", "TileOrigin", "grid_step", "read_h5", "read_origin", "write_h5"]
 
 #: The release of STAMP since which this layout holds; STAMP refuses files of releases newer than itself.
 _STAMP_VERSION = "2.1.0"
 
-#: Name of the features → layout.
-_FEATURES: dict[str, Layout] = {"feats": "stamp", "features": "trident"}
+#: What a file may state: um per pixel, side of a tile in pixels and in level-0 pixels, level-0 pixels of a slide (a
+#: metre at 0.1 um/px).
+MPP_RANGE, PX_RANGE, SIDE_RANGE, MAX_COORDINATE = (0.05, 50.0), (1, 16_384), (1, 1_000_000), 1e7
 
 #: um per pixel at a magnification of 1: 0.25 at 40x.
 _UM_AT_1X = 10.0
@@ -40,7 +45,7 @@ class SlideTiles:
     Attributes
     ----------
     features
-        ``[N, D]``.
+        ``[N, D]``; read from a file: float16, infinite where that cannot hold a number.
     x, y
         int32 ``[N]``, top-left corners in level-0 pixels.
     encoder
@@ -51,6 +56,8 @@ class SlideTiles:
         um per level-0 pixel.
     level0_px
         Side of a tile in level-0 pixels.
+    layout
+        Of the file that it was read from; empty for tiles to be written.
     """
 
     features: NDArray[Any]
@@ -61,79 +68,90 @@ class SlideTiles:
     tile_px: int
     mpp: float
     level0_px: float
+    layout: Layout | Literal[""] = ""
 
 
-def layout_of(path: Path) -> Layout:
-    """Whose file it is, by the name of its features.
+@dataclass(frozen=True)
+class TileOrigin:
+    """What the tiles of a file are, as far as it must be the same in all files of a store.
 
-    Raises
-    ------
-    DataError
-        If it cannot be read, or has neither layout.
+    Attributes
+    ----------
+    encoder, target_mpp, tile_px
+        As in :class:`SlideTiles`.
+    dim
+        Length of a vector.
+    layout
+        Whose file it is.
     """
-    import h5py
 
-    try:
-        with h5py.File(path, "r") as file:
-            names = set(file)
-    except OSError as error:
-        raise DataError(f"cannot be read as HDF5: {error}", where=str(path)) from error
-    for features, layout in _FEATURES.items():
-        if {features, "coords"} <= names:
-            return layout
-    raise DataError(
-        f"holds {', '.join(sorted(names)) or 'nothing'}, neither feats (STAMP) nor features (TRIDENT) and coords",
-        where=str(path),
-    )
+    encoder: str
+    dim: int
+    target_mpp: float
+    tile_px: int
+    layout: Layout
 
 
-def read_h5(path: Path, layout: Layout, mpp: float | None = None, tile_px: int | None = None) -> SlideTiles:
+def read_origin(
+    reader: H5Reader,
+    path: Path,
+    layout: Layout | Literal["auto"] = "auto",
+    mpp: float | None = None,
+    tile_px: int | None = None,
+) -> TileOrigin:
+    """What made the tiles of a file, without reading a feature; parameters and errors as :func:`read_h5`."""
+    header = reader.header(path, layout)
+    return _origin(header, path, mpp, tile_px)
+
+
+def read_h5(
+    reader: H5Reader,
+    path: Path,
+    layout: Layout | Literal["auto"] = "auto",
+    mpp: float | None = None,
+    tile_px: int | None = None,
+) -> SlideTiles:
     """Read one file.
 
     Parameters
     ----------
+    reader
+        Opens it.
     path
         The file.
     layout
-        Whose.
+        Whose; ``auto``: whose it is, by the name of its features.
     mpp, tile_px
         Resolution (um/px) and side (px) of the tiles, for files that do not say.
 
     Raises
     ------
     DataError
-        If the file is damaged, of another layout, or does not say what must be known.
+        If the file is damaged, of another layout, does not say what must be known, or says what cannot be true.
     """
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            names = _names(file, path, layout)
-            parts = [cast(h5py.Dataset, file[name]) for name in names]
-            features, coords = (np.asarray(part[()]) for part in parts)
-            attributes = {**file.attrs, **parts[0].attrs, **parts[1].attrs}
-    except OSError as error:
-        raise DataError(f"cannot be read as HDF5: {error}", where=str(path)) from error
-    features, coords = features.squeeze(0) if features.ndim == 3 else features, coords.reshape(-1, 2)
-    if features.ndim != 2 or len(features) != len(coords):
-        raise DataError(f"features {features.shape} and coords {coords.shape} do not fit", where=str(path))
-    kind = _text(attributes.get("feat_type", "tile"))
-    if kind != "tile":
-        raise DataError(f"holds features of type {kind!r}, not of tiles", where=str(path))
-    try:
-        scale = (
-            _stamp_scale(attributes, mpp, tile_px)
-            if layout == "stamp"
-            else _trident_scale(attributes, mpp, tile_px)
-        )
-    except KeyError as error:
+    header, features, coords = reader.values(path, layout)
+    origin = _origin(header, path, mpp, tile_px)
+    about = _About(header.attributes, path)
+    if origin.layout == "stamp":
+        level0 = about.number("level0_mpp") or _stamp_side(about, mpp, tile_px) / origin.tile_px
+        side = _stamp_side(about, mpp, tile_px) / level0
+        corners = coords / level0
+    else:
+        level0, side = _trident_level0(about, origin, coords)
+        corners = coords
+    _require("um per level-0 pixel", level0, MPP_RANGE, path)
+    _require("the side of a tile in level-0 pixels", side, SIDE_RANGE, path)
+    stated, extent = origin.target_mpp * origin.tile_px, side * level0
+    if not 0.5 < extent / stated < 2:
         raise DataError(
-            f"does not say {error.args[0]}", where=str(path), fix="state resolution and side: --mpp and --px"
-        ) from error
-    corners = coords.astype(np.float64) / (scale["mpp"] if layout == "stamp" else 1.0)
-    x, y = np.rint(corners).astype(np.int32).T
-    encoder = _text(attributes.get("extractor", attributes.get("encoder", "")))
-    return SlideTiles(features, np.ascontiguousarray(x), np.ascontiguousarray(y), encoder, **scale)
+            f"contradicts itself: {origin.tile_px} px at {origin.target_mpp:g} um/px are {stated:g} um, "
+            f"{side:g} px at {level0:g} um/px are {extent:g} um",
+            where=str(path),
+        )
+    x, y = _corners(corners, side, path)
+    return SlideTiles(
+        features, x, y, origin.encoder, origin.target_mpp, origin.tile_px, level0, side, origin.layout
+    )
 
 
 def write_h5(path: Path, layout: Layout, tiles: SlideTiles, name: str, size: tuple[int, int]) -> None:
@@ -187,65 +205,125 @@ def write_h5(path: Path, layout: Layout, tiles: SlideTiles, name: str, size: tup
             )
 
 
-def _names(file: Mapping[str, Any], path: Path, layout: Layout) -> tuple[str, str]:
-    """Names of the features' and the coordinates' data sets."""
-    wanted = "feats" if layout == "stamp" else "features"
-    other = "features" if layout == "stamp" else "feats"
-    if wanted in file and "coords" in file:
-        return wanted, "coords"
-    hint = f"it looks like the other layout: --format {'trident' if layout == 'stamp' else 'stamp'}"
-    raise DataError(
-        f"holds {', '.join(sorted(file)) or 'nothing'}, not {wanted} and coords",
-        where=str(path),
-        fix=hint if other in file else None,
-    )
+class _About:
+    """The attributes of a file, read as what they must be."""
+
+    def __init__(self, attributes: Mapping[str, Any], path: Path) -> None:
+        self._attributes, self._path = attributes, path
+
+    def number(self, name: str) -> float | None:
+        """A positive number; ``None`` where the file has no such attribute, or 0 for "not known"."""
+        value = self._attributes.get(name)
+        if value is None or value == 0:
+            return None
+        number = math.nan
+        with suppress(ValueError):
+            number = float(value)
+        if not 0 < number < math.inf:
+            raise DataError(f"attribute {name} is {value!r}, not a positive number", where=str(self._path))
+        return number
+
+    def first(self, *names: str, given: float | None) -> float:
+        """The first attribute that is there, else what the user stated."""
+        for name in names:
+            if (value := self.number(name)) is not None:
+                return value
+        if given:
+            return float(given)
+        raise self.lacks(" or ".join(names))
+
+    def text(self, name: str, default: str = "") -> str:
+        return str(self._attributes.get(name, default))
+
+    def lacks(self, what: str) -> DataError:
+        return DataError(
+            f"does not say {what}",
+            where=str(self._path),
+            fix="state resolution and side of the tiles: mpp and tile_px under features.imported, or --mpp and --px",
+        )
 
 
-def _stamp_scale(about: Mapping[str, Any], mpp: float | None, px: int | None) -> dict[str, Any]:
-    """Resolution and sides; without a word on level-0 pixels, those of the tiles are taken for them."""
-    unit = _text(about.get("unit", "um" if "tile_size_um" in about else ""))
-    if unit != "um":
-        raise KeyError("that its coordinates are in um (a file of STAMP before 2.0: convert it with STAMP)")
-    side_px = _first(about, "tile_size_px", given=px)
-    side_um = _first(about, "tile_size_um", "tile_size", given=mpp and mpp * side_px)
-    tile_mpp = side_um / side_px
-    level0 = float(about.get("level0_mpp", tile_mpp))
-    return {
-        "target_mpp": float(about.get("target_mpp", mpp or round(tile_mpp, 9))),
-        "tile_px": round(side_px),
-        "mpp": level0,
-        "level0_px": side_um / level0,
-    }
-
-
-def _trident_scale(about: Mapping[str, Any], mpp: float | None, px: int | None) -> dict[str, Any]:
-    """Resolution and sides; um follow from the magnification unless the file says more."""
-    side_px = _first(about, "patch_size", given=px)
-    wanted = _first(about, "target_magnification", given=mpp and _UM_AT_1X / mpp)
-    target = float(about.get("target_mpp", _UM_AT_1X / wanted))
-    if "level0_mpp" in about:
-        level0 = float(about["level0_mpp"])
+def _origin(header: H5Header, path: Path, mpp: float | None, tile_px: int | None) -> TileOrigin:
+    about = _About(header.attributes, path)
+    if (kind := about.text("feat_type", "tile")) != "tile":
+        raise DataError(f"holds features of type {kind!r}, not of tiles", where=str(path))
+    if header.layout == "stamp":
+        if about.text("unit", "um" if about.number("tile_size_um") else "") != "um":
+            raise about.lacks(
+                "that its coordinates are in um (a file of STAMP before 2.0: convert it with STAMP)"
+            )
+        px = about.first("tile_size_px", given=tile_px)
+        target = about.number("target_mpp") or mpp or round(_stamp_side(about, mpp, tile_px) / px, 9)
     else:
-        level0 = _UM_AT_1X / _first(about, "level0_magnification", given=None)
-    side = float(about.get("level0_side", about.get("patch_size_level0", side_px * target / level0)))
-    return {"target_mpp": target, "tile_px": round(side_px), "mpp": level0, "level0_px": side}
+        px = about.first("patch_size", given=tile_px)
+        wanted = about.number("target_mpp")
+        target = wanted or _UM_AT_1X / about.first("target_magnification", given=mpp and _UM_AT_1X / mpp)
+    _require("um per pixel of the tiles", target, MPP_RANGE, path)
+    _require("the side of a tile in pixels", px, PX_RANGE, path)
+    encoder = about.text("extractor") or about.text("encoder")
+    return TileOrigin(encoder, header.dim, float(target), round(px), header.layout)
 
 
-def _first(about: Mapping[str, Any], *names: str, given: float | None) -> float:
-    """The first attribute that is there, else what the user stated."""
-    for name in names:
-        if name in about and float(about[name]) > 0:
-            return float(about[name])
-    if given:
-        return float(given)
-    raise KeyError(" or ".join(names))
+def _stamp_side(about: _About, mpp: float | None, px: int | None) -> float:
+    """Side of a tile in um."""
+    side_px = about.first("tile_size_px", given=px)
+    return about.first("tile_size_um", "tile_size", given=mpp and mpp * side_px)
+
+
+def _trident_level0(about: _About, origin: TileOrigin, coords: NDArray[np.float64]) -> tuple[float, float]:
+    """um per level-0 pixel, and side of a tile in them.
+
+    A file without a word on level 0 (CLAM, GigaPath) still shows its grid: tiles that do not overlap are one side
+    apart. Without a grid, tile pixels stand in for level-0 pixels.
+    """
+    level0, magnification = about.number("level0_mpp"), about.number("level0_magnification")
+    side = about.number("level0_side") or about.number("patch_size_level0")
+    extent = origin.target_mpp * origin.tile_px
+    if level0 is None and magnification is not None:
+        level0 = _UM_AT_1X / magnification
+    if level0 is None:
+        side = side or grid_step(coords) or float(origin.tile_px)
+        level0 = extent / side
+    return level0, side or extent / level0
+
+
+def grid_step(coords: NDArray[np.float64]) -> float | None:
+    """Distance between neighbouring corners ``[N, 2]`` of a regular grid, in its units; ``None`` if there is no grid.
+
+    The smallest distance between two columns or rows, if nine of ten distances in both directions are multiples of it.
+    """
+    if len(coords) < 2 or not np.isfinite(coords).all():
+        return None
+    gaps = np.concatenate([np.diff(np.unique(axis)) for axis in coords.T])
+    if not len(gaps):
+        return None
+    step = float(gaps.min())
+    remainder = np.abs(gaps / step - np.rint(gaps / step))
+    return step if np.mean(remainder < 0.01) >= 0.9 else None
+
+
+def _corners(
+    corners: NDArray[np.float64], side: float, path: Path
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Corners ``[N, 2]`` as int32 x and y, all of which lie where a slide can be."""
+    possible = np.isfinite(corners) & (corners > -side) & (corners < MAX_COORDINATE)
+    if not possible.all():
+        wrong = corners[~possible.all(axis=1)]
+        raise DataError(
+            f"coords of {len(wrong)} of {len(corners)} tiles cannot be level-0 pixels of a slide, the first: "
+            f"({wrong[0][0]:g}, {wrong[0][1]:g})",
+            where=str(path),
+        )
+    x, y = np.rint(corners).astype(np.int32).T
+    return np.ascontiguousarray(x), np.ascontiguousarray(y)
+
+
+def _require(what: str, value: float, accepted: tuple[float, float], path: Path) -> None:
+    if not accepted[0] <= value <= accepted[1]:
+        raise DataError(f"{what}: {value:g} is outside {accepted[0]:g}-{accepted[1]:g}", where=str(path))
 
 
 def _magnification(mpp: float) -> float | int:
     """The objective that is called so: 40 for 0.23 to 0.27 um/px."""
     nearest = min(_MAGNIFICATIONS, key=lambda magnification: abs(np.log(_UM_AT_1X / mpp / magnification)))
     return int(nearest) if nearest == int(nearest) else nearest
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -80,8 +80,7 @@ def slide_batch(
     values = np.ascontiguousarray(features, dtype=np.float16)
     if values.shape != (len(x), spec.dim) or len(x) != len(y):
         raise DataError(f"features {values.shape} do not fit {len(x)} tiles of {spec.dim} numbers")
-    chunks = range(0, len(values), _ROWS)  # in chunks: large slides have hundreds of MB
-    bad = sum(int((~np.isfinite(values[at : at + _ROWS])).any(axis=1).sum()) for at in chunks)
+    bad = len(x) - int(finite_rows(values).sum())
     if bad:
         raise DataError(f"{bad} of {len(x)} feature vectors hold NaN or infinity in float16")
     schema = shard_schema(spec)
@@ -92,6 +91,13 @@ def slide_batch(
         pa.FixedSizeListArray.from_arrays(flat, type=schema.field("features").type),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def finite_rows(features: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which vectors ``[N, D]`` have neither NaN nor infinity, bool ``[N]``."""
+    chunks = range(0, len(features), _ROWS)  # in chunks: large slides have hundreds of MB
+    good = [np.isfinite(features[at : at + _ROWS]).all(axis=1) for at in chunks]
+    return np.concatenate(good) if good else np.ones(0, bool)
 
 
 def write_batches(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.datasets.errors import DataError
+from equipoise.datasets.names import require_name
 from equipoise.datasets.remote.folders import Folder, LocalFolder
 
 #: Written into every store and shard; readers are chosen by this pair.
@@ -58,6 +59,14 @@ class StoreSpec:
     reader: str = "openslide-1"
     tissue: dict[str, Any] = field(default_factory=dict)
     code: str = "1"
+
+    def __post_init__(self) -> None:
+        """Raise :class:`ValueError` for what no store can be made with."""
+        require_name(self.encoder, "encoder")
+        if self.dim < 1 or self.tile_px < 1 or not 0 < self.mpp < float("inf"):
+            raise ValueError(
+                f"dim {self.dim}, mpp {self.mpp} and tile_px {self.tile_px} of a feature store must be positive"
+            )
 
     @property
     def address(self) -> str:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,14 +20,19 @@ from equipoise.datasets.cohorts.cohort_tables import slide_stem
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.remote.addresses import is_remote
 from equipoise.datasets.remote.folders import folder_at
-from equipoise.datasets.slides.fingerprint import fingerprint
-from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.store.feature_store import FeatureStore, StoreSpec
-from equipoise.datasets.store.h5_files import layout_of
+from equipoise.datasets.store.h5_process import H5Reader
 from equipoise.datasets.store.index import Row, blank_row
 from equipoise.datasets.store.listing import find_stores
 from equipoise.datasets.store.spec import SPEC_FILE
-from equipoise.platform.extraction.h5_exchange import import_file, require_h5py, spec_of_files
+from equipoise.platform.extraction.h5_exchange import (
+    Stated,
+    fingerprint_or_none,
+    h5_files_below,
+    import_file,
+    require_h5py,
+    spec_of_files,
+)
 from equipoise.platform.extraction.params import ExtractionParams, ImportedFeatures
 from equipoise.platform.extraction.summary import ExtractionSummary, summarise, summary_of
 
@@ -81,23 +87,25 @@ def import_study(
     """
     started = time.perf_counter()
     source = _source(params, base)
-    if not isinstance(source, tuple):
+    if not isinstance(source, dict):
         store, bags = _match_store(source, slides)
         rows = _index_rows(store, slides, bags)
         return summary_of(rows, slides, store, params, 0, time.perf_counter() - started)
-    files, spec = source
-    bags = _bags(slides, _by_name(files))
-    unused = len(files) - len({bag.location for bag in bags if bag.location})
-    if unused:
-        log.info("%d of %d .h5 files match no slide of the study", unused, len(files))
-    with FeatureStore.create_or_open(store_root, spec, params.shard_slides) as store:
+    bags = _bags(slides, _by_name(source))
+    used = {bag.location for bag in bags if bag.location}
+    if len(used) < len(source):
+        log.info("%d of %d .h5 files match no slide of the study", len(source) - len(used), len(source))
+    stated = _stated(params)
+    with H5Reader() as reader, ExitStack() as stack:
+        spec = _spec(reader, source, used, stated)
+        store = stack.enter_context(FeatureStore.create_or_open(store_root, spec, params.shard_slides))
         keys = store.register(_table(slides, bags))
         if params.retry:
             for key in store.pending(keys, retry=True):
                 store.reset(key)
         todo = set(store.pending(keys))
         try:
-            _import_all(store, keys, bags, todo, _settings(params))
+            _import_all(reader, store, keys, bags, todo, stated)
         finally:
             store.commit(partial=True)
         store.commit()
@@ -115,9 +123,11 @@ def open_imported(
         If nothing was imported yet, or slides have changed since they were imported.
     """
     source = _source(params, base)
-    if not isinstance(source, tuple):
+    if not isinstance(source, dict):
         return _match_store(source, slides)[0]
-    files, spec = source
+    bags = _bags(slides, _by_name(source))
+    with H5Reader() as reader:
+        spec = _spec(reader, source, {bag.location for bag in bags if bag.location}, _stated(params))
     if not FeatureStore.exists(store_root, spec):
         raise DataError(
             "these features were not imported yet",
@@ -125,8 +135,28 @@ def open_imported(
             fix="run `equipoise extract`",
         )
     store = FeatureStore.create_or_open(store_root, spec, params.shard_slides)
-    store.choose(_table(slides, _bags(slides, _by_name(files))))
+    store.choose(_table(slides, bags))
     return store
+
+
+def _spec(reader: H5Reader, files: dict[Path, str], used: set[str], stated: Stated) -> StoreSpec:
+    """The specification of most files of the study; of all that are there, if the study has none that can be read."""
+    mine = [file for file in files if str(file) in used]
+    others = [file for file in files if str(file) not in used]
+    if not mine or not others:
+        return spec_of_files(reader, mine or others, stated)
+    try:
+        return spec_of_files(reader, mine, stated)
+    except DataError as error:
+        try:
+            return spec_of_files(reader, others, stated)
+        except DataError:
+            raise error from None
+
+
+def _stated(params: ExtractionParams) -> Stated:
+    settings = _settings(params)
+    return Stated(settings.layout, settings.encoder, settings.mpp, settings.tile_px, params.max_bad_tiles)
 
 
 def _settings(params: ExtractionParams) -> ImportedFeatures:
@@ -135,8 +165,8 @@ def _settings(params: ExtractionParams) -> ImportedFeatures:
     return params.imported
 
 
-def _source(params: ExtractionParams, base: Path) -> str | Path | tuple[dict[Path, str], StoreSpec]:
-    """The location of a store; or files with their names below the folders of the study, and their specification."""
+def _source(params: ExtractionParams, base: Path) -> str | Path | dict[Path, str]:
+    """The location of a store; or files with their names below the folders of the study."""
     settings = _settings(params)
     if any(is_remote(path) for path in settings.path):
         return _store_at(settings.path)
@@ -150,7 +180,7 @@ def _source(params: ExtractionParams, base: Path) -> str | Path | tuple[dict[Pat
     files = {
         file: file.relative_to(root).with_suffix("").as_posix()
         for root in roots
-        for file in sorted(root.rglob("*.h5"))
+        for file in h5_files_below(root)
     }
     if not files:
         raise DataError(
@@ -158,7 +188,7 @@ def _source(params: ExtractionParams, base: Path) -> str | Path | tuple[dict[Pat
             where=", ".join(map(str, roots)),
             fix="correct features.imported",
         )
-    return files, _spec(list(files), settings)
+    return files
 
 
 def _store_at(addresses: Sequence[str]) -> str:
@@ -188,19 +218,6 @@ def _single_store(root: Path) -> Path | None:
             fix=f"name one of them in features.imported: {', '.join(store.name for store in stores[:5])}",
         )
     return stores[0]
-
-
-def _spec(files: Sequence[Path], settings: ImportedFeatures) -> StoreSpec:
-    """The specification of the first file that can be read, in its own layout or in that of the study."""
-    if settings.layout != "auto":
-        return spec_of_files(files, settings.layout, settings.encoder, settings.mpp, settings.tile_px)
-    problems = []
-    for file in files:
-        try:
-            return spec_of_files([file], layout_of(file), settings.encoder, settings.mpp, settings.tile_px)
-        except DataError as error:
-            problems.append(error)
-    raise problems[0]
 
 
 def _by_name(files: dict[Path, str]) -> dict[str, list[str]]:
@@ -242,24 +259,19 @@ def _table(slides: pd.DataFrame, bags: Sequence[BagLocation]) -> pd.DataFrame:
     The pixel size of the slides table is left out: it concerns the extraction of the tiles, which is done.
     """
 
-    def fingerprint_of(bag: BagLocation) -> str:
-        try:
-            return fingerprint(bag.location) if bag.location else ""
-        except SlideProblem:
-            return ""
-
     with ThreadPoolExecutor(8) as pool:  # network file systems answer slowly, but to many requests at once
-        fingerprints = list(pool.map(fingerprint_of, bags))
+        fingerprints = list(pool.map(fingerprint_or_none, [bag.location for bag in bags]))
     paths = [bag.location or str(path) for bag, path in zip(bags, slides["path"], strict=True)]
     return slides[["slide"]].assign(path=paths, mpp=math.nan, fingerprint=fingerprints)
 
 
 def _import_all(
+    reader: H5Reader,
     store: FeatureStore,
     keys: Sequence[str],
     bags: Sequence[BagLocation],
     todo: set[str],
-    settings: ImportedFeatures,
+    stated: Stated,
 ) -> None:
     """Stage and record everything that is not in the store yet."""
     committed = time.perf_counter()
@@ -270,21 +282,12 @@ def _import_all(
             status, reason = bag.problem
             store.record([{"key": key, "status": status, "error": reason, "attempts": 1}])
             continue
-        _import(store, key, Path(bag.location), settings)
+        import_file(reader, store, key, Path(bag.location), stated)
         now = time.perf_counter()
         if now - committed > _COMMIT_EVERY:
             log.info("import slides=%d/%d", done, len(keys))
             store.commit(partial=True)
             committed = now
-
-
-def _import(store: FeatureStore, key: str, file: Path, settings: ImportedFeatures) -> None:
-    try:
-        layout = layout_of(file) if settings.layout == "auto" else settings.layout
-    except DataError as error:
-        store.record([{"key": key, "status": "unreadable", "error": error.what, "attempts": 1}])
-        return
-    import_file(store, key, file, layout, settings.mpp, settings.tile_px)
 
 
 def _match_store(location: str | Path, slides: pd.DataFrame) -> tuple[FeatureStore, list[BagLocation]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from equipoise.datasets.names import require_name
 from equipoise.datasets.store.h5_files import Layout
 from equipoise.datasets.store.listing import find_stores, summarise_store
 from equipoise.datasets.store.maintenance import collect_garbage, verify_store
@@ -104,7 +105,10 @@ def import_store(
     DataError
         If some files cannot be imported; the others are.
     """
-    result = import_features(folder, cast(Layout, layout), out, encoder, mpp, px)
+    try:
+        result = import_features(folder, cast(Layout, layout), out, require_name(encoder, "encoder"), mpp, px)
+    except ValueError as error:
+        raise StudyError(str(error), where="--encoder") from error
     print(f"{result.store}: {result.slides} slides, {result.tiles} tiles")
     if result.failed:
         raise DataError(

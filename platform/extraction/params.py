@@ -2,8 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from equipoise.datasets.names import require_name
 from equipoise.datasets.params import StrictParams
 from equipoise.models.encoders.entries import check_pairing
 from equipoise.models.slide_encoders.card import TileFeatures
@@ -23,8 +24,10 @@ _TILE_SETTINGS = (
     "mpp_override",
     "min_tissue",
     "min_tiles",
-    "max_bad_tiles",
 )
+
+#: Share of unreadable tiles that a slide may have, unless the study says otherwise.
+MAX_BAD_TILES = 0.05
 
 
 class ImportedFeatures(StrictParams):
@@ -38,9 +41,16 @@ class ImportedFeatures(StrictParams):
         None, min_length=1, description="encoder of the features, if the files do not state it"
     )
     mpp: float | None = Field(
-        None, gt=0, description="um per pixel of the tiles, if the files do not state it"
+        None, ge=0.05, le=50.0, description="um per pixel of the tiles, if the files do not state it"
     )
-    tile_px: int | None = Field(None, ge=1, description="side of a tile in px, if the files do not state it")
+    tile_px: int | None = Field(
+        None, ge=1, le=16_384, description="side of a tile in px, if the files do not state it"
+    )
+
+    @field_validator("encoder")
+    @classmethod
+    def _encoder_names_a_folder(cls, encoder: str | None) -> str | None:
+        return encoder and require_name(encoder, "encoder")
 
     @model_validator(mode="before")
     @classmethod
@@ -80,7 +90,10 @@ class ExtractionParams(StrictParams):
     min_tissue: float = Field(0.25, ge=0.0, le=1.0, description="minimum share of tissue in a tile")
     min_tiles: int = Field(1, ge=1, description="minimum number of tiles in a slide")
     max_bad_tiles: float = Field(
-        0.05, ge=0.0, lt=1.0, description="share of unreadable tiles a slide may have"
+        MAX_BAD_TILES,
+        ge=0.0,
+        lt=1.0,
+        description="share of unreadable tiles a slide may have; of imported features, of vectors with NaN or infinity",
     )
     max_fail: float = Field(0.05, ge=0.0, le=1.0, description="share of slides that may fail")
     store: str = Field("features", description="folder of feature stores, relative to the study file")

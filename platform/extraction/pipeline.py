@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from equipoise.datasets.errors import DataError
+from equipoise.datasets.names import file_stem
 from equipoise.datasets.slides.fingerprint import fingerprint, slide_bytes
 from equipoise.datasets.slides.problems import FAILURES, SlideProblem
 from equipoise.datasets.store.feature_store import FeatureStore
@@ -303,7 +304,7 @@ def _copy_qc(source: Path, target: Path, names: dict[str, str]) -> None:
     for key, slide in names.items():
         for file in source.glob(f"{key}.*"):
             if not file.name.endswith(".tmp"):
-                shutil.copyfile(file, target / f"{str(slide).replace('/', '__')}{file.suffix}")
+                shutil.copyfile(file, target / f"{file_stem(str(slide))}{file.suffix}")
 
 
 def _log_progress() -> Callable[[ExtractionProgress], None]:

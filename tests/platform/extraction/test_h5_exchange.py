@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
@@ -13,6 +13,7 @@ import pytest
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.store.feature_store import FeatureStore, StoreSpec
 from equipoise.datasets.store.h5_files import Layout, read_h5
+from equipoise.datasets.store.h5_process import H5Reader
 from equipoise.datasets.store.maintenance import verify_store
 from equipoise.platform.errors import ResourceError
 from equipoise.platform.extraction.h5_exchange import export_features, import_features
@@ -21,6 +22,12 @@ LAYOUTS: list[Layout] = ["stamp", "trident"]
 SPEC = StoreSpec("uni", "abc", dim=16, mpp=0.5, tile_px=224)
 #: um/px, side of a tile in level-0 px, slide: a 40x and a 20x scan, and a name with a cohort.
 SLIDES = {"A-1": (0.2527, 443.213), "A-2": (0.499, 224.0), "CRC/A-3": (0.25, 448.0)}
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[H5Reader]:
+    with H5Reader() as reader:
+        yield reader
 
 
 @pytest.fixture
@@ -102,8 +109,8 @@ def stamp_file(
     return path
 
 
-def test_a_file_of_stamp(tmp_path: Path) -> None:
-    tiles = read_h5(stamp_file(tmp_path / "a.h5"), "stamp")
+def test_a_file_of_stamp(reader: H5Reader, tmp_path: Path) -> None:
+    tiles = read_h5(reader, stamp_file(tmp_path / "a.h5"), "stamp")
     assert (tiles.encoder, tiles.tile_px) == ("chief-ctranspath", 224)
     assert tiles.target_mpp == pytest.approx(256 / 224)
     assert tiles.level0_px == pytest.approx(
@@ -113,23 +120,23 @@ def test_a_file_of_stamp(tmp_path: Path) -> None:
     np.testing.assert_allclose(tiles.x * tiles.mpp, [0, 256, 512])
 
 
-def test_files_that_do_not_say_their_scale(tmp_path: Path) -> None:
+def test_files_that_do_not_say_their_scale(reader: H5Reader, tmp_path: Path) -> None:
     file = stamp_file(tmp_path / "a.h5", drop=("tile_size_px",))
     with pytest.raises(DataError, match=r"does not say tile_size_px[\s\S]*--mpp and --px"):
-        read_h5(file, "stamp")
-    assert read_h5(file, "stamp", mpp=8 / 7, tile_px=224).x.tolist() == [0, 224, 448]
+        read_h5(reader, file, "stamp")
+    assert read_h5(reader, file, "stamp", mpp=8 / 7, tile_px=224).x.tolist() == [0, 224, 448]
     old = stamp_file(tmp_path / "b.h5", drop=("unit", "tile_size_um"), tile_size=224)
     with pytest.raises(DataError, match="does not say that its coordinates are in um"):
-        read_h5(old, "stamp")
+        read_h5(reader, old, "stamp")
 
 
-def test_a_file_of_trident(tmp_path: Path) -> None:
+def test_a_file_of_trident(reader: H5Reader, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["features"] = np.ones((1, 2, 8), np.float32)  # some releases keep the batch dimension
         file["coords"] = np.array([[[0, 0], [1024, 512]]])
         about = {"patch_size": 512, "patch_size_level0": 1024, "level0_magnification": 40}
         file["coords"].attrs.update(about | {"target_magnification": 20, "overlap": 0, "name": "a"})
-    tiles = read_h5(tmp_path / "a.h5", "trident")
+    tiles = read_h5(reader, tmp_path / "a.h5", "trident")
     assert (tiles.target_mpp, tiles.mpp, tiles.tile_px, tiles.level0_px) == (0.5, 0.25, 512, 1024)
     assert (tiles.features.shape, tiles.x.tolist(), tiles.y.tolist()) == ((2, 8), [0, 1024], [0, 512])
 
