@@ -18,7 +18,7 @@ from equipoise.jobs.outcome import end
 
 #: What the command line raises for unknown options, missing arguments and values of a wrong type; typer exports only
 #: the errors derived from it, and has a copy of click of its own since version 0.26.
-UsageError: type[Exception] = typer.BadParameter.__base__
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 #: Jobs in the order in which a new user needs them.
 JOBS = {

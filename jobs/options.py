@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,6 +41,16 @@ CellGenes = Annotated[
 ]
 
 
+#: How much is written to standard error, the same for every command.
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Warnings and errors only, no progress.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Debug messages and full tracebacks.")]
+
+
+def _level(quiet: bool, verbose: bool) -> int:
+    """Lowest level of messages that are shown."""
+    return logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+
+
 @dataclasses.dataclass(frozen=True)
 class StudyOptions:
     """The options that every study job accepts; each field is one option of the command line."""
@@ -68,9 +79,8 @@ class StudyOptions:
     max_cpus: Annotated[int | None, typer.Option("--max-cpus", help="CPUs a local Ray may use.")] = None
     max_gpus: Annotated[int | None, typer.Option("--max-gpus", help="GPUs a local Ray may use.")] = None
     log_format: Annotated[LogFormat, typer.Option("--log-format", help="Progress output.")] = LogFormat.auto
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Debug messages and full tracebacks.")] = (
-        False
-    )
+    quiet: Quiet = False
+    verbose: Verbose = False
 
     def study(self, extra: dict[str, Any] | None = None) -> "Study":
         """The study with all overrides of the command line; ``extra`` are those of the job's own options."""
@@ -122,23 +132,34 @@ def study_job(job: Callable[..., Any]) -> Callable[..., None]:
     @functools.wraps(job)
     def command(**values: Any) -> None:
         options = StudyOptions(**{field.name: values.pop(field.name) for field in fields})
-        run_and_exit(
-            job.__name__, functools.partial(job, options, **values), options.log_format, options.verbose
-        )
+        level = _level(options.quiet, options.verbose)
+        run_and_exit(job.__name__, functools.partial(job, options, **values), options.log_format, level)
 
-    extra = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in extra]
-    command.__signature__ = inspect.Signature([*extra, *shared])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in (*extra, *shared)}
-    del command.__wrapped__
-    return command
+    return _with_signature(command, [*extra, *shared])
 
 
 def plain_job(job: Callable[..., Any]) -> Callable[..., None]:
     """Turn ``job(*extra)`` into a command that ends like study jobs: with an exit code and a result line."""
 
-    @functools.wraps(job)
-    def command(**values: Any) -> None:
-        name = job.__name__.replace("_", "-")
-        run_and_exit(name, functools.partial(job, **values), LogFormat.auto, False)
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+        for name, annotation in (("quiet", Quiet), ("verbose", Verbose))
+    ]
 
+    @functools.wraps(job)
+    def command(*, quiet: bool, verbose: bool, **values: Any) -> None:
+        name = job.__name__.replace("_", "-")
+        run_and_exit(name, functools.partial(job, **values), LogFormat.auto, _level(quiet, verbose))
+
+    return _with_signature(command, [*inspect.signature(job).parameters.values(), *shared])
+
+
+def _with_signature(
+    command: Callable[..., None], parameters: Sequence[inspect.Parameter]
+) -> Callable[..., None]:
+    """Give a command the parameters that typer shall see."""
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del command.__wrapped__  # type: ignore[attr-defined]
     return command

@@ -75,7 +75,7 @@ def run_in_folder(study: "Study", folder: "RunFolder", steps: Sequence[str], **s
 
 
 def run_and_exit(
-    name: str, job: Callable[[], JobResult | dict[str, Any] | None], log_format: LogFormat, verbose: bool
+    name: str, job: Callable[[], JobResult | dict[str, Any] | None], log_format: LogFormat, level: int
 ) -> NoReturn:
     """Run a job, print its result line and exit with its exit code.
 
@@ -85,10 +85,11 @@ def run_and_exit(
         Name of the job.
     job
         Returns its result, or only the fields of the result line.
-    log_format, verbose
-        How to write progress; ``verbose`` adds tracebacks.
+    log_format, level
+        How to write progress, and how much of it (levels of :mod:`logging`); ``DEBUG`` adds tracebacks, ``WARNING``
+        leaves progress out.
     """
-    set_up_logging(log_format, verbose)
+    set_up_logging(log_format, level)
     error: BaseException | None = None
     try:
         returned = job()
@@ -100,7 +101,7 @@ def run_and_exit(
     if isinstance(error, BrokenPipeError):  # `equipoise ls | head`
         sys.stderr.close()
         sys.exit(0)
-    status, code, reason = _ending(error, verbose)
+    status, code, reason = _ending(error, level <= logging.DEBUG)
     outcome = {"job": name, "status": status, "code": code, **reason, **result.fields}
     if result.folder is not None and result.folder.root.exists():
         result.folder.finish(outcome)
@@ -162,28 +163,22 @@ class _Json(logging.Formatter):
         )
 
 
-def set_up_logging(log_format: LogFormat, verbose: bool) -> None:
+def set_up_logging(log_format: LogFormat, level: int) -> None:
     """One handler on the ``equipoise`` logger: rich on a terminal, plain lines otherwise, JSON when asked."""
     chosen = log_format
     if chosen is LogFormat.auto:
         chosen = LogFormat.rich if sys.stderr.isatty() else LogFormat.plain
     if chosen is LogFormat.rich:
-        from rich.console import Console
-        from rich.logging import RichHandler
+        from equipoise.platform.progress import terminal_handler
 
-        handler: logging.Handler = RichHandler(
-            console=Console(stderr=True), show_path=False, show_level=False
-        )
+        handler: logging.Handler = terminal_handler()
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(_Json() if chosen is LogFormat.json else _KeyValue())
-    for name, level in (
-        ("equipoise", logging.DEBUG if verbose else logging.INFO),
-        ("py.warnings", logging.WARNING),
-    ):
+    for name, lowest in (("equipoise", level), ("py.warnings", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
-        logger.setLevel(level)
+        logger.setLevel(lowest)
         logger.propagate = False
     logging.captureWarnings(True)
     warnings.formatwarning = lambda message, category, *_: str(message)

@@ -35,6 +35,7 @@ from equipoise.platform.extraction.h5_exchange import (
 )
 from equipoise.platform.extraction.params import ExtractionParams, ImportedFeatures
 from equipoise.platform.extraction.summary import ExtractionSummary, summarise, summary_of
+from equipoise.platform.progress import ProgressBar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -275,19 +276,19 @@ def _import_all(
 ) -> None:
     """Stage and record everything that is not in the store yet."""
     committed = time.perf_counter()
-    for done, (key, bag) in enumerate(zip(keys, bags, strict=True), start=1):
-        if key not in todo:
-            continue
-        if bag.problem:
-            status, reason = bag.problem
-            store.record([{"key": key, "status": status, "error": reason, "attempts": 1}])
-            continue
-        import_file(reader, store, key, Path(bag.location), stated)
-        now = time.perf_counter()
-        if now - committed > _COMMIT_EVERY:
-            log.info("import slides=%d/%d", done, len(keys))
-            store.commit(partial=True)
-            committed = now
+    waiting = [(key, bag) for key, bag in zip(keys, bags, strict=True) if key in todo]
+    with ProgressBar("import", len(keys), unit="slides", done=len(keys) - len(waiting)) as bar:
+        for key, bag in waiting:
+            if bag.problem:
+                status, reason = bag.problem
+                store.record([{"key": key, "status": status, "error": reason, "attempts": 1}])
+            else:
+                import_file(reader, store, key, Path(bag.location), stated)
+            bar.update()
+            now = time.perf_counter()
+            if now - committed > _COMMIT_EVERY:
+                store.commit(partial=True)
+                committed = now
 
 
 def _match_store(location: str | Path, slides: pd.DataFrame) -> tuple[FeatureStore, list[BagLocation]]:

@@ -99,15 +99,6 @@ class ExtractionProgress:
 
     def __str__(self) -> str:
         return (
-            f"slides={self.done}/{self.total} failed={self.failed} tiles={self.tiles} "
-            f"tiles_per_s={self.tiles_per_s:.0f} left={format_duration(self.left_s)} "
+            f"failed={self.failed} tiles={self.tiles} tiles_per_s={self.tiles_per_s:.0f} "
             f"last={self.slide} status={self.status}"
         )
-
-
-def format_duration(seconds: float) -> str:
-    """``h:mm:ss``, or ``?`` for NaN."""
-    if seconds != seconds:
-        return "?"
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

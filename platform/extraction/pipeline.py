@@ -37,6 +37,7 @@ from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.ray_backend import run_on_ray
 from equipoise.platform.extraction.stages import StageFactory
 from equipoise.platform.extraction.summary import ExtractionSummary, summarise
+from equipoise.platform.progress import ProgressBar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,8 +46,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two commits while slides come in.
 _COMMIT_EVERY = 30.0
-
-_LOG_EVERY = 10.0
 
 
 def extract(
@@ -144,7 +143,7 @@ def run_stages(
     """
     try:
         with nullcontext() if workers == 0 or not rows else session():
-            _extract_rows(rows, store, stages, workers, progress or _log_progress())
+            _extract_rows(rows, store, stages, workers, progress)
     finally:
         store.commit(partial=True)
     store.commit()
@@ -227,24 +226,28 @@ def _extract_rows(
     store: FeatureStore,
     stages: StageFactory,
     workers: int | None,
-    report: Callable[[ExtractionProgress], None],
+    report: Callable[[ExtractionProgress], None] | None,
 ) -> None:
     """Run the stages over all rows; record and commit the status rows that they return."""
     results = _inline(rows, stages) if workers == 0 or not rows else _distributed(rows, stages, workers)
     started = committed = time.perf_counter()
     tiles = failed = 0
-    for done, row in enumerate(results, start=1):
-        result = json.loads(row["result"])
-        store.record([{"key": row["key"], **result}])
-        tiles += result["n"] if result["status"] == "ok" else 0
-        failed += result["status"] in FAILURES
-        now = time.perf_counter()
-        report(
-            ExtractionProgress(done, len(rows), tiles, failed, now - started, row["slide"], result["status"])
-        )
-        if now - committed > _COMMIT_EVERY:
-            store.commit(partial=True)
-            committed = time.perf_counter()
+    with ProgressBar("extract", len(rows), unit="slides") as bar:
+        for done, row in enumerate(results, start=1):
+            result = json.loads(row["result"])
+            store.record([{"key": row["key"], **result}])
+            tiles += result["n"] if result["status"] == "ok" else 0
+            failed += result["status"] in FAILURES
+            now = time.perf_counter()
+            moment = ExtractionProgress(
+                done, len(rows), tiles, failed, now - started, row["slide"], result["status"]
+            )
+            bar.update(done, str(moment))
+            if report is not None:
+                report(moment)
+            if now - committed > _COMMIT_EVERY:
+                store.commit(partial=True)
+                committed = time.perf_counter()
 
 
 def _distributed(rows: list[Row], stages: StageFactory, workers: int | None) -> Iterator[Row]:
@@ -305,16 +308,3 @@ def _copy_qc(source: Path, target: Path, names: dict[str, str]) -> None:
         for file in source.glob(f"{key}.*"):
             if not file.name.endswith(".tmp"):
                 shutil.copyfile(file, target / f"{file_stem(str(slide))}{file.suffix}")
-
-
-def _log_progress() -> Callable[[ExtractionProgress], None]:
-    """Log a line every ten seconds and at the end."""
-    last = -_LOG_EVERY
-
-    def report(progress: ExtractionProgress) -> None:
-        nonlocal last
-        if progress.seconds - last >= _LOG_EVERY or progress.done == progress.total:
-            log.info("%s", progress)
-            last = progress.seconds
-
-    return report

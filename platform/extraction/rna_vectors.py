@@ -8,7 +8,6 @@ study with the same patients or a run that was interrupted compute what is missi
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -27,14 +26,11 @@ from equipoise.platform.errors import ResourceError
 from equipoise.platform.extraction.chunks import Row
 from equipoise.platform.extraction.ray_backend import run_on_ray
 from equipoise.platform.extraction.rna_encoders import KEY, identify_rna_encoder, load_rna_encoder
+from equipoise.platform.progress import ProgressBar
 from equipoise.platform.registry import get
-
-log = logging.getLogger("equipoise")
 
 #: Samples that a worker gets at a time, and of a block in the store.
 BLOCK = 32
-#: Seconds between two lines of the log.
-_LOG_EVERY_S = 5.0
 #: Folder of vector stores below that of feature stores.
 _FOLDER = "rna"
 
@@ -119,10 +115,9 @@ def encode_profiles(
         rows = _rows(profiles, keys, missing)
         stages = RnaStages(source, base, identity)
         inline = workers == 0 or entry.attribute("in_process")
-        with nullcontext() if inline else session():
+        progress = ProgressBar(f"rna encoder={source.name}", len(missing), unit="samples")
+        with nullcontext() if inline else session(), progress as bar:
             results = _inline(rows, stages) if inline else run_on_ray(rows, stages, workers)
-            started, done = time.perf_counter(), 0
-            said = started
             for row in results:
                 if row["error"]:
                     raise _data_error(row["error"])
@@ -130,11 +125,7 @@ def encode_profiles(
                 if store is not None:
                     store.write(block_keys, vectors)
                 known |= dict(zip(block_keys, vectors, strict=True))
-                done += len(block_keys)
-                now = time.perf_counter()
-                if now - said >= _LOG_EVERY_S or done == len(missing):
-                    said, rate = now, done / max(now - started, 1e-9)
-                    log.info("rna encoder=%s samples=%d/%d per_s=%.2f", source.name, done, len(missing), rate)
+                bar.update(bar.done + len(block_keys))
     empty = np.empty((0, identity.dim), np.float32)
     return np.stack([known[key] for key in keys]) if keys else empty
 

@@ -289,7 +289,7 @@ def train(context: RunContext) -> StepResult:
             check_fingerprint(context.folder.folds, fold, recipe, **features)
             log.info("train fold=%s already done", name)
             continue
-        report = EpochLog(context.folder.tensorboard / name, name)
+        report = EpochLog(context.folder.tensorboard / name, name, study.training.epochs)
         parts = (fold, study.tasks, cases, recipe, context.folder.folds)
         jobs.append(partial(train_fold, *parts, **features, report=report))
     run_folds(jobs, study.training, study.resources)

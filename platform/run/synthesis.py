@@ -12,6 +12,7 @@ from equipoise.datasets.atomic_io import write_text
 from equipoise.platform.cluster.params import RayOptions
 from equipoise.platform.cluster.session import ray_session
 from equipoise.platform.errors import ToleranceError
+from equipoise.platform.progress import ProgressBar
 from equipoise.platform.registry import get
 
 log = logging.getLogger("equipoise.synthesis")
@@ -72,14 +73,16 @@ def _write_patients(jobs: list[Any], root: Path, options: RayOptions) -> list[tu
         waiting = list(reversed(jobs))
         running: dict[Any, Any] = {}
         failures: list[tuple[str, str]] = []
-        while waiting or running:
-            while waiting and len(running) < ahead:
-                job = waiting.pop()
-                running[remote.remote(job, root.resolve())] = job
-            (reference,), _ = ray.wait(list(running), num_returns=1)
-            job = running.pop(reference)
-            try:
-                ray.get(reference)
-            except Exception as error:  # the task's own error, whatever it is, belongs to one patient
-                failures.append((job.patient, str(error).strip().splitlines()[-1]))
+        with ProgressBar("synthesize", len(jobs), unit="patients") as bar:
+            while waiting or running:
+                while waiting and len(running) < ahead:
+                    job = waiting.pop()
+                    running[remote.remote(job, root.resolve())] = job
+                (reference,), _ = ray.wait(list(running), num_returns=1)
+                job = running.pop(reference)
+                try:
+                    ray.get(reference)
+                except Exception as error:  # the task's own error, whatever it is, belongs to one patient
+                    failures.append((job.patient, str(error).strip().splitlines()[-1]))
+                bar.update(text=f"failed={len(failures)}")
     return failures

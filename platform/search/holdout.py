@@ -128,7 +128,7 @@ def _central_predictions(
     jobs = []
     for fold in folds:
         if not fold_folder(folder / "folds", fold).exists():
-            report = EpochLog(tensorboard / fold.name, fold.name)
+            report = EpochLog(tensorboard / fold.name, fold.name, study.training.epochs)
             parts = (fold, study.tasks, search_context.inputs.cases, recipe_of(study), folder / "folds")
             jobs.append(partial(train_fold, *parts, **given, report=report))
     run_folds(jobs, study.training, study.resources)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipoise.datasets.atomic_io import read_json, write_json
 from equipoise.platform.errors import ToleranceError
 from equipoise.platform.fingerprints import content_hash, require_same
+from equipoise.platform.progress import ProgressBar
 from equipoise.platform.search.configuration import config_from_study
 from equipoise.platform.search.context import CachedCases, SearchContext, TrialInputs
 from equipoise.platform.search.params import SearchParams
@@ -104,8 +106,9 @@ def run_search(study: Study, data: StudyInputs, run: Path) -> dict[str, Any]:
         for trial in finished:
             track(trial)  # trackers write every trial only once
         if left:
-            on_end = ProgressReporter(len(finished), count, track)
-            _run_on_ray(left, searcher, search_context, folder, study, on_end)
+            with ProgressBar("search", count, unit="trials", done=len(finished)) as bar:
+                on_end = partial(_report, bar=bar, track=track)
+                _run_on_ray(left, searcher, search_context, folder, study, on_end)
     return finish_search(search_context, folder, count)
 
 
@@ -115,7 +118,7 @@ def _run_on_ray(
     search_context: SearchContext,
     folder: Path,
     study: Study,
-    on_end: ProgressReporter,
+    on_end: Callable[[Trial], None],
 ) -> None:
     """Run the trials that have no record, on Ray."""
     from equipoise.platform.cluster.session import ray_session
@@ -239,28 +242,13 @@ def check_same_search(folder: Path, fingerprint: Mapping[str, Any]) -> None:
     )
 
 
-class ProgressReporter:
-    """Logs a line for every trial that ends and passes the trial to the trackers."""
-
-    def __init__(self, done: int, count: int, track: Callable[[Trial], None]) -> None:
-        self.done = done
-        self.count = count
-        self.track = track
-
-    def __call__(self, trial: Trial) -> None:
-        """Count, log and track a trial."""
-        self.done += 1
-        text = f"{trial.metric}={trial.objective:.4f}" if trial.folds else ""
-        log.info(
-            "search %d/%d trial=%s status=%s %s %s",
-            self.done,
-            self.count,
-            trial.name,
-            trial.status,
-            text,
-            trial.reason,
-        )
-        self.track(trial)
+def _report(trial: Trial, bar: ProgressBar, track: Callable[[Trial], None]) -> None:
+    """Count a trial that has ended and pass it to the trackers; one that failed gets a line of its own."""
+    if trial.status == "failed":
+        log.warning("search trial=%s failed: %s", trial.name, trial.reason)
+    value = f" {trial.metric}={trial.objective:.4f}" if trial.folds else ""
+    bar.update(text=f"trial={trial.name} status={trial.status}{value}")
+    track(trial)
 
 
 def _fingerprint(

@@ -1,12 +1,11 @@
-"""Reports epochs of training: TensorBoard scalars, one folder per fold and one curve per column, and log lines."""
+"""Reports epochs of training: TensorBoard scalars, one folder per fold and one curve per column, and progress."""
 
-import logging
 import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-log = logging.getLogger("equipoise")
+from equipoise.platform.progress import ProgressBar
 
 
 class TensorBoard:
@@ -42,7 +41,7 @@ class TensorBoard:
 
 
 class EpochLog:
-    """Reports epochs of a fold to TensorBoard and the log; use as a context manager.
+    """Reports epochs of a fold to TensorBoard and as progress; use as a context manager.
 
     It opens its file at the first epoch, so that it can be sent to the process that trains the fold.
 
@@ -52,15 +51,19 @@ class EpochLog:
         As for :class:`TensorBoard`.
     name
         ``<repeat>-<fold>``.
+    epochs
+        The most epochs of a training.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, epochs: int) -> None:
         self.folder = folder
         self.name = name
+        self.epochs = epochs
         self._boards: dict[Path, TensorBoard] = {}
+        self._bar: ProgressBar | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "name": self.name, "_boards": {}}
+        return {**vars(self), "_boards": {}, "_bar": None}
 
     def __enter__(self) -> Self:
         return self
@@ -68,6 +71,8 @@ class EpochLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(kind, error, trace)
         for board in self._boards.values():
             board.__exit__(kind, error, trace)
 
@@ -77,10 +82,9 @@ class EpochLog:
         if folder not in self._boards:
             self._boards[folder] = TensorBoard(folder)
         self._boards[folder](row)
-        shown = {
-            key: value
-            for key, value in row.items()
-            if not key.startswith(("weight/", "loss_weight/", "cosine/"))
-        }
-        text = " ".join(f"{key}={value:.4g}" for key, value in shown.items())
-        log.info("train fold=%s %s", self.name, text)
+        epoch = int(row["epoch"])
+        if self._bar is None:
+            self._bar = ProgressBar(f"train fold={self.name}", self.epochs, unit="epochs")
+            self._bar.__enter__()
+        shown = {key: row[key] for key in ("member", "monitor", "lr") if key in row}
+        self._bar.update(epoch, " ".join(f"{key}={value:.4g}" for key, value in shown.items()))

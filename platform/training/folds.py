@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from equipoise.platform.progress import ProgressBar
+
 if TYPE_CHECKING:
     from equipoise.platform.cluster.params import RayOptions
     from equipoise.platform.training.params import TrainingParams
@@ -23,9 +25,11 @@ def run_folds(jobs: Sequence[partial[Path]], training: TrainingParams, resources
         Workers and threads of a fold; the Ray to use, and how many folds are trained at once.
     """
     if training.workers == 1 and (resources.folds == 1 or len(jobs) < 2):
-        for job in jobs:
-            with job.keywords["report"]:
-                job()
+        with ProgressBar("train", len(jobs), unit="folds") as bar:
+            for job in jobs:
+                with job.keywords["report"]:
+                    job()
+                bar.update()
         return
     if jobs:
         from equipoise.platform.cluster.session import ray_session
@@ -33,7 +37,9 @@ def run_folds(jobs: Sequence[partial[Path]], training: TrainingParams, resources
 
         with ray_session(resources):
             if training.workers > 1:
-                for job in jobs:
-                    job()
+                with ProgressBar("train", len(jobs), unit="folds") as bar:
+                    for job in jobs:
+                        job()
+                        bar.update()
             else:
                 run_folds_in_parallel(list(jobs), max_concurrent=resources.folds, cpus=training.threads)

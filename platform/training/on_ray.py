@@ -19,6 +19,7 @@ import ray
 from torch import nn
 
 from equipoise.platform.errors import EquipoiseError, ResourceError, StudyError
+from equipoise.platform.progress import ProgressBar
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
 from equipoise.platform.training.loop import FitResult, Reporter, fit, load_fit_result
@@ -236,11 +237,13 @@ def run_folds_in_parallel(jobs: Sequence[Callable[[], Path]], *, max_concurrent:
     queue = list(jobs)
     running: list[Any] = []
     try:
-        while queue or running:
-            while queue and len(running) < max_concurrent:
-                running.append(task.remote(queue.pop(0), cpus))
-            done, running = ray.wait(running, num_returns=1)
-            ray.get(done)
+        with ProgressBar("train", len(jobs), unit="folds") as bar:
+            while queue or running:
+                while queue and len(running) < max_concurrent:
+                    running.append(task.remote(queue.pop(0), cpus))
+                done, running = ray.wait(running, num_returns=1)
+                ray.get(done)
+                bar.update()
     except ray.exceptions.RayTaskError as error:
         raise _root_cause(error) from error
     finally:

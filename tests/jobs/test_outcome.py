@@ -1,6 +1,7 @@
 """How jobs end: exit code, result line and status.json, whatever went wrong and wherever."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 def ended(job: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:
     """Exit code, result line and standard error of a job."""
     with pytest.raises(SystemExit) as end:
-        run_and_exit("train", job, LogFormat.plain, verbose=False)
+        run_and_exit("train", job, LogFormat.plain, logging.INFO)
     written = capsys.readouterr()
     mark, _, line = written.err.strip().splitlines()[-1].partition(" ")
     assert mark == "EQUIPOISE-RESULT"

@@ -30,6 +30,7 @@ from equipoise.platform.federation.simulation.simulation import Simulation, from
 from equipoise.platform.federation.simulation.validation import SiteValidation
 from equipoise.platform.federation.standardisation import federated_targets
 from equipoise.platform.fingerprints import content_hash, fingerprint, require_same
+from equipoise.platform.progress import ProgressBar
 from equipoise.platform.training.batches import CaseList, CaseSource
 from equipoise.platform.training.crossval import fold_seed
 from equipoise.platform.training.targets import Targets
@@ -191,6 +192,8 @@ def _train(
 ) -> TrainedFederation:
     """Train one federation; its folder has the checkpoints from which it resumes."""
     clients, targets = prepared
+    rounds = params.in_training(recipe.training).rounds or 0
+    bar = ProgressBar(f"federate {label}", rounds, unit="rounds")
     simulation = from_recipe(
         recipe,
         targets,
@@ -199,10 +202,11 @@ def _train(
         seed=seed,
         folder=folder,
         pool=pool,
-        on_round=RoundLog(label),
+        on_round=lambda row: bar.update(int(row["round"]), _figures(row)),
     )
     validation = validate_in_rounds(simulation, recipe.training)
-    result = simulation.run()
+    with bar:
+        result = simulation.run()
     monitor = math.inf
     if validation is not None:
         seen = validation.monitor(result.personal_model)
@@ -262,16 +266,10 @@ def clients_and_targets(
     return clients, targets
 
 
-class RoundLog:
-    """Called after every round: logs it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, row: dict[str, float]) -> None:
-        """Log one round."""
-        shown = " ".join(f"{key}={value:.4g}" for key, value in row.items() if not math.isnan(value))
-        log.info("federate %s %s", self.name, shown)
+def _figures(row: Mapping[str, float]) -> str:
+    """What a round's row of the history says, as text."""
+    shown = {key: value for key, value in row.items() if key != "round" and not math.isnan(value)}
+    return " ".join(f"{key}={value:.4g}" for key, value in shown.items())
 
 
 def validate_in_rounds(simulation: Simulation, training: TrainingParams) -> SiteValidation | None:
