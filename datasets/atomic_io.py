@@ -13,13 +13,40 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from equipoise.datasets.errors import DataError, DataWarning
+from equipoise.datasets.errors import DataWarning, InUseError
 
 #: How the name of a temporary sibling begins and ends. One whose writer is dead may be removed by anybody.
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".", ".tmp"
 
-#: The lock of a feature store.
+#: The lock of a folder that has one writer: a feature store, a run folder.
 LOCK_FILE = "writer.lock"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of that name is being written, or was left by a writer that died."""
+    return name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)
+
+
+def sweep(folder: Path, *, below: bool = False) -> list[Path]:
+    """Remove what dead writers left half-written in a folder; only its one writer, who holds its lock, may do it.
+
+    Parameters
+    ----------
+    below
+        Also in the folders below.
+
+    Returns
+    -------
+    The files and folders that were removed.
+    """
+    pattern = f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"
+    swept = sorted(folder.rglob(pattern) if below else folder.glob(pattern))
+    for path in swept:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return swept
 
 
 @contextmanager
@@ -29,8 +56,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Nothing exists under the sibling's name yet. The name ends in ``.tmp``, so a writer that chooses a format by the
     ending must be told the format. Each writer gets a unique name: two that make the same file do not write into
-    each other's, and the last one to finish wins. Parent folders are created. A file gets mode 0644 regardless of
-    the umask, because it is shared.
+    each other's, and the last one to finish wins. Parent folders are created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(
@@ -38,11 +64,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     )
     try:
         yield temporary
-        if temporary.is_dir():
-            if path.is_dir():
-                shutil.rmtree(path)  # a folder does not replace a folder
-        else:
-            temporary.chmod(0o644)
+        if temporary.is_dir() and path.is_dir():
+            shutil.rmtree(path)  # a folder does not replace a folder
         temporary.replace(path)
     finally:
         if temporary.is_dir():
@@ -66,12 +89,19 @@ def read_json(path: Path, default: Any = None) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
 
 
-def writer_lock(folder: Path) -> BinaryIO:
-    """Take the lock of a feature store; closing the returned file releases it, and so does the end of the process.
+def writer_lock(folder: Path, what: str = "feature store") -> BinaryIO:
+    """Take the lock of a folder; closing the returned file releases it, and so does the end of the process.
+
+    Parameters
+    ----------
+    folder
+        Where ``writer.lock`` is, or will be.
+    what
+        What the folder is, for the message.
 
     Raises
     ------
-    DataError
+    InUseError
         If another process holds it.
 
     Warns
@@ -85,8 +115,8 @@ def writer_lock(folder: Path) -> BinaryIO:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        raise DataError(
-            "another run is writing to this feature store", where=str(folder), fix="wait for it, or stop it"
+        raise InUseError(
+            f"another run is writing to this {what}", where=str(folder), fix="wait for it, or stop it"
         ) from None
     except OSError as error:
         warnings.warn(

@@ -45,5 +45,9 @@ class DataError(EquipoiseError):
     exit_code = 3
 
 
+class InUseError(DataError):
+    """Somebody else is writing to the folder, and only one may."""
+
+
 class DataWarning(UserWarning):
     """Data that can be used but deserve a look; filter with the standard ``warnings`` module."""

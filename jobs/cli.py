@@ -38,7 +38,7 @@ JOBS = {
     "run": "Run all steps from slides to report; finished steps are skipped.",
     "pretrain-rna": "Train a small RNA encoder on single cells of your own.",
     "adapt-rna": "Adapt an RNA encoder to bulk profiles by mixing single cells.",
-    "store": "List, verify, clean, export and import feature stores.",
+    "store": "List, verify, clean, rebuild, export and import feature stores.",
     "status": "Show progress, failures and the next command of a run.",
 }
 

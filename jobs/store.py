@@ -1,4 +1,4 @@
-"""``equipoise store``: list, verify, clean, export and import feature stores."""
+"""``equipoise store``: list, verify, clean, rebuild, export and import feature stores."""
 
 from enum import StrEnum
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ class Action(StrEnum):
     ls = "ls"
     verify = "verify"
     gc = "gc"
+    rebuild = "rebuild"
     export = "export"
     import_ = "import"
 
@@ -27,7 +28,7 @@ class Format(StrEnum):
 
 @plain_job
 def store(
-    action: Annotated[Action, typer.Argument(help="ls, verify, gc, export or import.")],
+    action: Annotated[Action, typer.Argument(help="ls, verify, gc, rebuild, export or import.")],
     folder: Annotated[
         str,
         typer.Argument(help="A store or a folder of stores; import: a folder of .h5 files.", metavar="DIR"),
@@ -50,7 +51,7 @@ def store(
         int | None, typer.Option("--px", help="import: tile side in px, if the files lack it.")
     ] = None,
 ) -> dict[str, Any]:
-    """List, verify, clean, export and import feature stores."""
+    """List, verify, clean, rebuild, export and import feature stores."""
     from pathlib import Path
 
     from equipoise.datasets.remote.addresses import is_remote
@@ -70,6 +71,8 @@ def store(
         return maintenance.verify_stores(path)
     if action is Action.gc:
         return maintenance.clean_stores(path, dry_run)
+    if action is Action.rebuild:
+        return maintenance.rebuild_stores(path)
     given = {"--format": layout, "--out": out} | ({"--encoder": encoder} if action is Action.import_ else {})
     maintenance.require_options(action.value, given)
     kind, target = str(layout), Path(str(out))

@@ -19,13 +19,31 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.datasets.atomic_io import writer_lock
+from equipoise.datasets.atomic_io import is_temporary, writer_lock
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.remote.folders import Folder, folder_at
-from equipoise.datasets.store.index import INDEX_FILE, PENDING, SCHEMA, Index, Row, identities, slide_key
-from equipoise.datasets.store.shards import SHARDS, MappedFile, batch_arrays, shard_name, write_batches
+from equipoise.datasets.store.index import (
+    INDEX_FILE,
+    PENDING,
+    REBUILD,
+    SCHEMA,
+    Index,
+    Row,
+    identities,
+    slide_key,
+)
+from equipoise.datasets.store.shards import (
+    SHARDS,
+    MappedFile,
+    batch_arrays,
+    batch_problem,
+    json_metadata,
+    shard_name,
+    write_batches,
+)
 from equipoise.datasets.store.spec import SPEC_FILE, StoreSpec, read_spec, write_spec
 from equipoise.datasets.store.staging import Staging
+from equipoise.datasets.store.verified import is_remembered, remember
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,17 +62,25 @@ class FeatureStore:
         What made its features.
     staging
         What workers need to write to it.
+
+    Raises
+    ------
+    DataError
+        If there are shards and no index, or it is damaged: what is in the shards would be taken for garbage.
     """
 
-    def __init__(self, folder: Folder, spec: StoreSpec, shard_slides: int) -> None:
+    def __init__(
+        self, folder: Folder, spec: StoreSpec, shard_slides: int, index: Index | None = None
+    ) -> None:
         self.folder = folder
         self.spec = spec
         self.staging = Staging(folder, spec)
         self._shard_slides = shard_slides
-        self._index, self._index_hash = self._read_index()
         self._chosen: dict[str, str] = {}
         self._mapped: dict[str, MappedFile] = {}
+        self._verified: set[str] = set()
         self._lock: BinaryIO | None = None
+        self._index, self._index_hash = self._read_index() if index is None else (index, self._stored_hash())
 
     @classmethod
     def create_or_open(cls, root: str | Path, spec: StoreSpec, shard_slides: int = 32) -> FeatureStore:
@@ -144,6 +170,12 @@ class FeatureStore:
         if self._lock is None:
             self._lock = writer_lock(self.path)
             self._index, self._index_hash = self._read_index()  # another run may have written meanwhile
+
+    def adopt(self, rows: Iterable[Row]) -> None:
+        """Have these rows instead of those of the index on disk, which is not read; :meth:`commit` writes them."""
+        if self._lock is None:
+            self._lock = writer_lock(self.path)
+        self._index, self._index_hash = Index(rows), self._stored_hash()
 
     def register(self, slides: pd.DataFrame) -> list[str]:
         """Give slides their positions, in the order of the table.
@@ -272,6 +304,8 @@ class FeatureStore:
         if self._lock is None:  # nothing was registered or recorded
             return
         rows, existing = list(self._index), set(self.folder.names(SHARDS))
+        if not self._index_hash:
+            self._save_index()  # before the first shard: shards without an index are an accident
         for number, start in enumerate(range(0, len(rows), self._shard_slides)):
             shard_rows = rows[start : start + self._shard_slides]
             if partial and any(row["status"] == PENDING for row in shard_rows):
@@ -291,7 +325,7 @@ class FeatureStore:
         Raises
         ------
         DataError
-            If the slide has no features; the message says why.
+            If the slide has no features, or they are not what was written; the message says why.
         """
         row = self._row(slide_or_key)
         if row["status"] != "ok" or not row["shard"]:
@@ -309,6 +343,7 @@ class FeatureStore:
             raise DataError(
                 "the shard holds another slide here", where=f"{self.folder.address}/{SHARDS}/{row['shard']}"
             )
+        self._verify_once(row["shard"])
         features, x, y = batch_arrays(batch)
         return features, np.stack([x, y], axis=1)
 
@@ -342,7 +377,7 @@ class FeatureStore:
 
     def __getstate__(self) -> dict[str, Any]:
         # Mappings and locks belong to a process; another one makes its own.
-        return {**self.__dict__, "_mapped": {}, "_lock": None}
+        return {**self.__dict__, "_mapped": {}, "_verified": set(), "_lock": None}
 
     def _row(self, slide_or_key: str) -> Row:
         key = self._chosen.get(slide_or_key, slide_or_key)
@@ -374,6 +409,7 @@ class FeatureStore:
                 with self.folder.writing(f"{SHARDS}/{name}") as temporary:
                     write_batches(temporary, self.spec, (self._finished_batch(row) for row in done))
                 self._mapped.pop(name, None)
+                self._verified.discard(name)
         for row in shard_rows:
             row["shard"], row["batch"] = "", -1
         for at, row in enumerate(done):
@@ -382,9 +418,9 @@ class FeatureStore:
     def _finished_batch(self, row: Row) -> tuple[Any, dict[str, str]]:
         staged = self.staging.file(row["key"])
         if staged.exists():
-            return MappedFile(staged).batch(0)
+            return _described(row, *MappedFile(staged).batch(0))
         if row["shard"]:
-            return self._mapped_file(row["shard"]).batch(row["batch"])
+            return _described(row, *self._mapped_file(row["shard"]).batch(row["batch"]))
         raise DataError(
             "features were reported but not staged: is the store's folder the same on all machines?",
             where=f"slide {row['slide']}",
@@ -393,11 +429,23 @@ class FeatureStore:
 
     def _read_index(self) -> tuple[Index, str]:
         content = self.folder.read(INDEX_FILE)
+        shards = 0
+        if content is None:
+            shards = sum(not is_temporary(name) for name in self.folder.names(SHARDS))
+        if shards:
+            raise DataError(
+                f"the index is gone, but {shards} shards are there",
+                where=f"{self.folder.address}/{INDEX_FILE}",
+                fix=REBUILD,
+            )
         return Index.parse(content, f"{self.folder.address}/{INDEX_FILE}"), _digest(content)
+
+    def _stored_hash(self) -> str:
+        return _digest(self.folder.read(INDEX_FILE))
 
     def _save_index(self) -> None:
         """Write the index, unless somebody else has: a lock holds on one machine only where the folder is remote."""
-        if _digest(self.folder.read(INDEX_FILE)) != self._index_hash:
+        if self._stored_hash() != self._index_hash:
             raise DataError(
                 "another run has written to this feature store",
                 where=self.folder.address,
@@ -412,6 +460,33 @@ class FeatureStore:
             self._mapped[name] = MappedFile(self.folder.fetch(f"{SHARDS}/{name}"))
         return self._mapped[name]
 
+    def _verify_once(self, name: str) -> None:
+        """Compare all features of a shard with the digests they were written with, the first time this machine maps it.
+
+        Raises
+        ------
+        DataError
+            Naming the slides whose features are damaged.
+        """
+        if name in self._verified:
+            return
+        mapped = self._mapped_file(name)
+        if not is_remembered(mapped.path):
+            bad = []
+            for at in range(len(mapped)):
+                batch, metadata = mapped.batch(at)
+                if problem := batch_problem(batch, metadata, self.spec):
+                    bad.append(f"slide {metadata.get('slide', at)} {problem}")
+            if bad:
+                raise DataError(
+                    "; ".join(bad[:5]),
+                    where=f"{self.folder.address}/{SHARDS}/{name}",
+                    fix="restore the file from a copy, or run `equipoise store rebuild`, then `equipoise extract`: it "
+                    "makes what is damaged again",
+                )
+            remember(mapped.path)
+        self._verified.add(name)
+
     def _remove_unneeded(self, rows: list[Row], existing: set[str], partial: bool) -> None:
         """Remove files that the index no longer needs: old shards, staged slides that are in shards, marks."""
         used = {row["shard"] for row in rows}
@@ -423,7 +498,19 @@ class FeatureStore:
             if row["shard"] and row["key"] in staged:
                 self.staging.discard(row["key"])
         if not partial:
+            self.folder.sweep()
             self.staging.clear(keep={row["key"] for row in rows if row["status"] == PENDING})
+
+
+def _described(row: Row, batch: Any, metadata: dict[str, str]) -> tuple[Any, dict[str, str]]:
+    """A batch with everything in its metadata that the index says about the slide, but for where its file was."""
+    stated = row["mpp_override"]
+    identity = {
+        "slide": row["slide"],
+        "fingerprint": row["fingerprint"],
+        "mpp_override": stated if stated == stated else None,
+    }
+    return batch, dict(sorted((metadata | json_metadata(identity)).items()))
 
 
 def _digest(content: bytes | None) -> str:

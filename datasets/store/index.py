@@ -8,6 +8,7 @@ whenever they were interrupted, the same slides give the same bytes.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 INDEX_FILE = "index.parquet"
+
+#: What to do about an index that is lost or damaged.
+REBUILD = "run `equipoise store rebuild` on this folder: shards describe their slides"
 
 #: Registered, nothing known yet.
 PENDING = "pending"
@@ -62,6 +66,9 @@ RESULT_COLUMNS = tuple(
 )
 
 Row = dict[str, Any]
+
+#: Key of the file's metadata: SHA-256 of its rows as JSON, since format 1.2.0.
+_DIGEST = b"digest"
 
 
 def slide_key(slide: str, fingerprint: str, mpp_override: float | None) -> str:
@@ -125,19 +132,25 @@ class Index:
         if content is None:
             return cls()
         try:
-            table = pq.ParquetFile(pa.BufferReader(content)).read()
+            table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
             missing = [name for name in SCHEMA.names if name not in table.column_names]
             for name in missing:  # written by an older minor version
                 kind, empty = _COLUMNS[name]
                 table = table.append_column(name, pa.array([empty] * len(table), kind))
-            return cls(table.select(SCHEMA.names).to_pylist())
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"damaged index of a feature store: {error}", where=where) from error
+            rows = table.select(SCHEMA.names).to_pylist()
+            # A page has a checksum, but not the names and places of columns.
+            written = (table.schema.metadata or {}).get(_DIGEST)
+            if written is not None and written != _digest_of(rows):
+                raise ValueError("its digest differs")
+            return cls(rows)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise DataError(f"damaged index of a feature store: {error}", where=where, fix=REBUILD) from error
 
     def save(self, file: Path, rows: Iterable[Row] | None = None) -> None:
         """Write all rows (``rows`` instead, if given) to ``file``; the caller renames."""
         table = pa.Table.from_pylist(list(self._rows if rows is None else rows), schema=SCHEMA)
-        pq.write_table(table, file, compression="zstd")
+        table = table.replace_schema_metadata({_DIGEST: _digest_of(table.to_pylist())})
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -162,7 +175,10 @@ class Index:
     def knows(self, slide: str, path: str, fingerprint: str, mpp_override: float | None) -> bool:
         """Whether :meth:`register` would change nothing."""
         key = slide_key(slide, fingerprint, mpp_override)
-        return key in self._position and self[key]["path"] == path
+        if key not in self._position:
+            return False
+        row = self[key]
+        return bool((row["slide"], row["path"], row["fingerprint"]) == (slide, path, fingerprint))
 
     def register(self, slide: str, path: str, fingerprint: str, mpp_override: float | None) -> str:
         """Give a slide its position, or look it up.
@@ -175,10 +191,16 @@ class Index:
         The slide's key.
         """
         key = slide_key(slide, fingerprint, mpp_override)
-        if key in self._position:
-            self[key]["path"] = path
-            return key
         override = math.nan if mpp_override is None else float(mpp_override)
+        if (
+            key in self._position
+        ):  # an index rebuilt from shards knows no paths, and of old ones not all names
+            known = self[key]
+            if known["slide"] != slide:
+                self._keys[known["slide"]].remove(key)
+                self._keys.setdefault(slide, []).append(key)
+            known.update(slide=slide, path=path, fingerprint=fingerprint, mpp_override=override)
+            return key
         row = blank_row(key=key, slide=slide, path=path, fingerprint=fingerprint, mpp_override=override)
         for old in self.named(slide):
             if old["status"] != "ok":
@@ -226,3 +248,7 @@ class Index:
     def reset(self, key: str) -> None:
         """Clear the result of a slide, so that it is tried again."""
         self[key].update({name: _COLUMNS[name][1] for name in RESULT_COLUMNS}, shard="", batch=-1)
+
+
+def _digest_of(rows: list[Row]) -> bytes:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest().encode()

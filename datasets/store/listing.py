@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.store.index import INDEX_FILE, Index
-from equipoise.datasets.store.spec import SPEC_FILE, StoreSpec, read_spec
+from equipoise.datasets.store.feature_store import FeatureStore
+from equipoise.datasets.store.spec import SPEC_FILE, StoreSpec
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ def summarise_store(path: Path) -> StoreSummary:
     Raises
     ------
     DataError
-        If specification or index are damaged.
+        If specification or index are damaged or gone.
     """
-    spec, _ = read_spec(path)
-    rows = list(Index.load(path / INDEX_FILE))
+    store = FeatureStore.open(path)
+    spec, rows = store.spec, store.rows()
     done = [row for row in rows if row["status"] == "ok"]
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return StoreSummary(path, spec, len(done), len(rows), sum(row["n"] for row in done), size)

@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from equipoise.datasets.atomic_io import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
+from equipoise.datasets.atomic_io import is_temporary
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.slides.fingerprint import fingerprint
 from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.store.feature_store import FeatureStore
-from equipoise.datasets.store.index import INDEX_FILE, PENDING, Index, Row
-from equipoise.datasets.store.shards import DIGEST, SHARDS, MappedFile, batch_arrays, batch_digest, shard_name
+from equipoise.datasets.store.index import INDEX_FILE, PENDING, REBUILD, Row
+from equipoise.datasets.store.rebuild import unnamed_slides
+from equipoise.datasets.store.shards import SHARDS, MappedFile, batch_problem, shard_name
 from equipoise.datasets.store.spec import QC_FOLDER, SPEC_FILE, StoreSpec, read_spec
 
 
@@ -59,11 +58,14 @@ def collect_garbage(path: Path, dry_run: bool = False) -> list[Leftover]:
     Raises
     ------
     DataError
-        If there is no store, or a run is writing to it.
+        If there is no store, its index is lost or damaged, or a shard holds slides that the index does not name.
+    StoreInUseError
+        If a run is writing to it.
     """
     with FeatureStore.open(path) as store:
         store.lock()
         rows = store.rows()
+        _refuse_in_doubt(path, rows)
         recovered = store.recover_staged(row["key"] for row in rows if row["status"] == PENDING)
         old = _superseded(rows)
         gone = {row["key"] for row in old}
@@ -82,6 +84,19 @@ def collect_garbage(path: Path, dry_run: bool = False) -> list[Leftover]:
         return leftovers
 
 
+def _refuse_in_doubt(path: Path, rows: list[Row]) -> None:
+    """Nothing is removed from a folder whose index does not account for all of its features."""
+    if not (path / INDEX_FILE).exists():
+        raise DataError("there is no index: nothing is removed", where=str(path), fix=REBUILD)
+    unnamed = {file.name for file in (path / SHARDS).glob("[0-9]*.arrow")} - {row["shard"] for row in rows}
+    if doubts := unnamed_slides(path, rows, sorted(unnamed)):
+        raise DataError(
+            f"nothing is removed, because the index does not account for what is there: {'; '.join(doubts[:5])}",
+            where=str(path),
+            fix=f"{REBUILD}, or remove these files yourself",
+        )
+
+
 def _superseded(rows: list[Row]) -> list[Row]:
     """Versions whose file is missing or was replaced, of slides that have another version whose file is there."""
     versions: dict[str, list[Row]] = defaultdict(list)
@@ -89,7 +104,9 @@ def _superseded(rows: list[Row]) -> list[Row]:
         versions[row["slide"]].append(row)
     old = []
     for several in versions.values():
-        if len(several) > 1:
+        if len(several) > 1 and all(
+            row["path"] for row in several
+        ):  # a rebuilt index knows no paths at first
             available = [_has_its_file(row) for row in several]
             if any(available):
                 old += [row for row, present in zip(several, available, strict=True) if not present]
@@ -119,7 +136,7 @@ def _unneeded_files(path: Path, rows: list[Row], recovered: set[str]) -> dict[Pa
         folder = file.relative_to(path).parts[0]
         if not file.is_file():
             continue
-        if file.name.startswith(TEMPORARY_PREFIX) and file.name.endswith(TEMPORARY_SUFFIX):
+        if is_temporary(file.name):
             unneeded[file] = "half-written by a process that died"
         elif folder == SHARDS and file.name not in shards:
             unneeded[file] = "no slide of the index is in this shard"
@@ -144,10 +161,15 @@ def verify_store(path: Path) -> list[str]:
     """
     try:
         spec, shard_slides = read_spec(path)
-        rows = list(Index.load(path / INDEX_FILE))
+        rows = FeatureStore.open(path).rows()
     except DataError as error:
         return [f"{error.where}: {error.what}"]
-    problems = []
+    if not (path / INDEX_FILE).exists():
+        return [f"{INDEX_FILE}: is not there, so that nothing says what belongs into this store"]
+    unnamed = sorted(
+        {file.name for file in (path / SHARDS).glob("[0-9]*.arrow")} - {row["shard"] for row in rows}
+    )
+    problems = unnamed_slides(path, rows, unnamed)
     written = json.loads((path / SPEC_FILE).read_text("utf-8")).get("address")
     if written != spec.address:
         problems.append(
@@ -190,16 +212,10 @@ def _slide_problem(shard: MappedFile, row: Row, spec: StoreSpec) -> str | None:
         return "is not there"
     try:
         batch, metadata = shard.batch(row["batch"])
-        batch.validate(full=True)
-    except (DataError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        return str(getattr(error, "what", error))
+    except DataError as error:
+        return error.what
     if metadata.get("key") != json.dumps(row["key"]):
         return f"holds another slide ({metadata.get('key', 'unnamed')})"
-    if (batch.schema.metadata or {}).get(b"address", b"").decode() != spec.address:
-        return "was made with another specification"
-    features, _, _ = batch_arrays(batch)
-    if features.shape != (row["n"], spec.dim):
-        return f"has {features.shape[0]} tiles of {features.shape[1]} numbers instead of {row['n']} of {spec.dim}"
-    if DIGEST in metadata and metadata[DIGEST] != json.dumps(batch_digest(batch)):
-        return "is not what was written: its digest differs"
-    return None if np.isfinite(features).all() else "holds NaN or infinity"
+    if problem := batch_problem(batch, metadata, spec):
+        return problem
+    return None if len(batch) == row["n"] else f"has {len(batch)} tiles instead of {row['n']}"

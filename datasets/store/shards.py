@@ -163,6 +163,25 @@ def batch_digest(batch: pa.RecordBatch) -> str:
     return digest.hexdigest()[:32]
 
 
+def batch_problem(batch: pa.RecordBatch, metadata: dict[str, str], spec: StoreSpec) -> str | None:
+    """Why the features of a slide cannot be used; None if they are what was written.
+
+    Reads all of them. Batches of format 1.0.0 have no digest.
+    """
+    try:
+        batch.validate(full=True)
+    except ValueError as error:  # pyarrow's ArrowInvalid is a ValueError
+        return str(error)
+    if (batch.schema.metadata or {}).get(b"address", b"").decode() != spec.address:
+        return "was made with another specification"
+    features, _, _ = batch_arrays(batch)
+    if features.shape[1] != spec.dim:
+        return f"has vectors of {features.shape[1]} numbers instead of {spec.dim}"
+    if DIGEST in metadata and metadata[DIGEST] != json.dumps(batch_digest(batch)):
+        return "is not what was written: its digest differs"
+    return None if np.isfinite(features).all() else "holds NaN or infinity"
+
+
 def json_metadata(values: dict[str, Any]) -> dict[str, str]:
     """Batch metadata: every value as JSON, so that types survive."""
     return {key: json.dumps(value) for key, value in sorted(values.items())}

@@ -14,7 +14,7 @@ from equipoise.datasets.remote.folders import Folder, LocalFolder
 
 #: Written into every store and shard; readers are chosen by this pair.
 ENCODING_TYPE = "equipoise-feature-store"
-ENCODING_VERSION = "1.1.0"
+ENCODING_VERSION = "1.2.0"
 
 SPEC_FILE = "store.json"
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.datasets.atomic_io import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
+from equipoise.datasets.atomic_io import is_temporary
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.remote.folders import Folder
 from equipoise.datasets.store.shards import (
@@ -172,7 +172,7 @@ class Staging:
     def clear(self, keep: set[str]) -> None:
         """Remove marks, leftovers of dead workers, staged slides other than ``keep``, and empty folders."""
         for name in self.store.names(STAGING):
-            if _is_temporary(name) or name.split(".")[0] not in keep:  # KEY.arrow, or KEY.CHUNK.arrow
+            if is_temporary(name) or name.split(".")[0] not in keep:  # KEY.arrow, or KEY.CHUNK.arrow
                 self.store.remove(f"{STAGING}/{name}")
         for name in self.store.names(_MARKS):
             self.store.remove(f"{_MARKS}/{name}")
@@ -186,13 +186,9 @@ class Staging:
 
     def _marks(self) -> list[tuple[str, str]]:
         """Key and step of every mark."""
-        names = [name for name in self.store.names(_MARKS) if not _is_temporary(name)]
+        names = [name for name in self.store.names(_MARKS) if not is_temporary(name)]
         return [(key, step) for key, _, step in (name.rpartition(".") for name in names)]
 
 
 def _staged(key: str) -> str:
     return f"{STAGING}/{key}.arrow"
-
-
-def _is_temporary(name: str) -> bool:
-    return name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)

@@ -1,4 +1,4 @@
-"""Maintenance of feature stores for ``equipoise store``: list, verify, collect garbage, export, import."""
+"""Maintenance of feature stores for ``equipoise store``: list, verify, collect garbage, rebuild, export, import."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from equipoise.datasets.names import require_name
+from equipoise.datasets.errors import InUseError
 from equipoise.datasets.store.h5_files import Layout
 from equipoise.datasets.store.listing import find_stores, summarise_store
 from equipoise.datasets.store.maintenance import collect_garbage, verify_store
+from equipoise.datasets.store.rebuild import rebuild_index
+from equipoise.datasets.store.shards import SHARDS
 from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.extraction.h5_exchange import export_features, import_features
 
@@ -54,21 +57,32 @@ def verify_stores(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"{len(problems)} problems in {len(stores)} feature stores\n{_shown(problems)}",
             where=str(folder),
-            fix="restore these files from a copy, or delete the folder of the store and extract again",
+            fix="restore these files from a copy, or run `equipoise store rebuild` on the store: it keeps what is "
+            "sound, and `equipoise extract` makes the rest again",
         )
     print(f"{len(stores)} feature stores are complete and unchanged")
     return {"stores": len(stores), "problems": 0}
 
 
 def clean_stores(folder: Path, dry_run: bool) -> dict[str, Any]:
-    """Remove files that stores do not need; stores that are being written are skipped."""
+    """Remove files that stores do not need; stores that are being written are skipped.
+
+    Raises
+    ------
+    DataError
+        If the index of a store does not account for what is in it; nothing is removed from that store.
+    """
     removed = freed = busy = 0
+    doubts: list[DataError] = []
     for path in find_stores(folder):
         try:
             leftovers = collect_garbage(path, dry_run)
-        except DataError as error:
+        except InUseError as error:
             busy += 1
             log.warning("skipped: %s", error)
+            continue
+        except DataError as error:
+            doubts.append(error)
             continue
         for leftover in leftovers:
             print(f"{path.name}: {leftover.name} ({size_text(leftover.bytes)}): {leftover.why}")
@@ -78,7 +92,39 @@ def clean_stores(folder: Path, dry_run: bool) -> dict[str, Any]:
         f"{removed} files and slide versions, {size_text(freed)}"
         + (": nothing was removed (--dry-run)" if dry_run else " removed")
     )
+    if doubts:
+        raise DataError(
+            f"{len(doubts)} feature stores were left as they are\n{_shown([str(doubt) for doubt in doubts])}",
+            where=str(folder),
+        )
     return {"removed": 0 if dry_run else removed, "found": removed, "bytes": freed, "left_alone": busy}
+
+
+def rebuild_stores(folder: Path) -> dict[str, Any]:
+    """Rebuild the index of every store below from its shards.
+
+    Raises
+    ------
+    DataError
+        Naming the features that could not be kept; the others are in the index.
+    """
+    stores = [folder] if (folder / SHARDS).is_dir() else find_stores(folder)
+    slides = found = 0
+    lost: list[str] = []
+    for path in stores:
+        result = rebuild_index(path)
+        print(
+            f"{path.name}: {result.slides} slides with features, {result.found} of them were not in the index"
+        )
+        slides, found = slides + result.slides, found + result.found
+        lost += [f"{path.name}: {line}" for line in result.lost]
+    if lost:
+        raise DataError(
+            f"{len(lost)} features or files could not be kept\n{_shown(lost)}",
+            where=str(folder),
+            fix="run `equipoise extract`: it makes them again",
+        )
+    return {"stores": len(stores), "slides": slides, "found": found}
 
 
 def export_store(folder: Path, layout: str, out: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from equipoise.datasets.atomic_io import atomic_path, read_json, write_json, write_text
+from equipoise.datasets.atomic_io import atomic_path, read_json, sweep, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -51,13 +51,24 @@ def test_folders_replace_folders(tmp_path: Path) -> None:
     assert names(tmp_path) == ["slide"]
 
 
-def test_files_can_be_read_by_others(tmp_path: Path) -> None:
-    before = os.umask(0o077)
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o002, 0o664)])
+def test_files_follow_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
     try:
         write_text(tmp_path / "file", "shared")
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
+
+
+def test_leftovers_of_dead_writers_are_swept_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "a" / ".part.1-2.tmp").mkdir(parents=True)
+    (tmp_path / "a" / ".part.1-2.tmp" / "x").touch()
+    for name in (".b.1-2.tmp", "c.tmp", ".d", "a/.0-1.partial"):
+        (tmp_path / name).touch()
+    assert [path.name for path in sweep(tmp_path)] == [".b.1-2.tmp"]
+    assert [path.name for path in sweep(tmp_path, below=True)] == [".part.1-2.tmp"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".0-1.partial", ".d", "a", "c.tmp"]
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Leftovers are removed, finished work is recovered, what might be needed stays."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,17 +40,18 @@ def test_leftovers_go(path: Path) -> None:
         "staging/0123456789abcdef.arrow",
         "staging/.0123456789abcdef.arrow.1-2.tmp",
         "staging/attempts/0123456789abcdef.encode",
-        "shards/00000-00000000.arrow",
         "shards/.00000-11111111.arrow.1-2.tmp",
         ".index.parquet.1-2.tmp",
         "qc/0123456789abcdef.jpg",
     ):
         (path / name).write_text("left over")
+    shard = next((path / "shards").glob("00000-*.arrow"))
+    shutil.copy(shard, path / "shards" / "00000-00000000.arrow")  # as an interrupted commit leaves it
     littered = contents(path)
     result = collect_garbage(path, dry_run=True)
     assert contents(path) == littered
     assert len(result) == 7
-    assert {leftover.bytes for leftover in result} == {9}
+    assert {leftover.bytes for leftover in result} == {9, shard.stat().st_size}
     assert collect_garbage(path) == result
     assert contents(path) == before
 
@@ -104,6 +106,31 @@ def test_versions_stay_while_their_files_or_no_files_are_there(
     before = contents(path)
     assert collect_garbage(path) == []
     assert contents(path) == before
+
+
+def test_nothing_goes_that_the_index_does_not_account_for(path: Path) -> None:
+    shard = next((path / "shards").glob("00001-*.arrow"))
+    index, before = (path / "index.parquet").read_bytes(), contents(path)
+    with FeatureStore.open(path) as store:
+        store.remove([row["key"] for row in store.rows() if row["shard"] == shard.name])
+        store._save_index()
+    for damage, says in (
+        (lambda: None, "holds 1 slides that the index does not name"),
+        (lambda: (path / "index.parquet").unlink(), "the index is gone"),
+        (lambda: (path / "index.parquet").write_bytes(index[:-9]), "damaged index"),
+    ):
+        damage()
+        with pytest.raises(DataError, match=says) as refused:
+            collect_garbage(path)
+        assert "store rebuild" in str(refused.value)
+        assert set(contents(path)) >= set(before) - {"index.parquet"}
+
+
+def test_an_unreadable_shard_that_nobody_names_stays(path: Path) -> None:
+    (path / "shards" / "00000-00000000.arrow").write_text("left over, or what?")
+    with pytest.raises(DataError, match="features cannot be read"):
+        collect_garbage(path)
+    assert (path / "shards" / "00000-00000000.arrow").exists()
 
 
 def test_a_store_in_use_is_left_alone(path: Path) -> None:

@@ -3,9 +3,13 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from equipoise.datasets.errors import DataError
+from equipoise.datasets.store import feature_store as store_module
+from equipoise.datasets.store import shards as shard_module
 from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.datasets.store.maintenance import verify_store
 from equipoise.datasets.store.shards import MappedFile
@@ -72,7 +76,7 @@ def test_an_index_that_says_something_else(path: Path) -> None:
         n, row["n"] = row["n"], row["n"] + 1
         store._index.save(path / "index.parquet")
     (problem,) = verify_store(path)
-    assert f"has {n} tiles of 6 numbers instead of {n + 1} of 6" in problem
+    assert f"has {n} tiles instead of {n + 1}" in problem
 
 
 def test_a_renamed_shard_and_a_changed_specification(path: Path) -> None:
@@ -90,3 +94,24 @@ def test_the_digest_is_of_the_numbers(path: Path) -> None:
     batch, about = MappedFile(path / "shards" / row["shard"]).batch(row["batch"])
     assert len(about["digest"]) == 34
     assert batch.num_rows == row["n"]
+
+
+def test_what_is_mapped_is_compared_with_its_digest_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+
+    def counted(batch: Any, about: dict[str, str], spec: Any) -> str | None:
+        compared.append(about["slide"])
+        return shard_module.batch_problem(batch, about, spec)
+
+    monkeypatch.setattr(store_module, "batch_problem", counted)
+    for _ in range(2):
+        for reader in (FeatureStore.open(path), FeatureStore.open(path)):
+            reader.read("s0")
+            reader.read("s1")
+    assert compared == ['"s0"', '"s1"']  # a shard, by the first of four readers
+    flip(path)
+    with pytest.raises(DataError, match="s1.* is not what was written") as damaged:
+        FeatureStore.open(path).read("s0")
+    assert shard_of(path, "s0").name in str(damaged.value)
+    assert "store rebuild" in str(damaged.value)
+    FeatureStore.open(path).read("s2")
