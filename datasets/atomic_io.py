@@ -27,7 +27,7 @@ def is_temporary(name: str) -> bool:
     return name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)
 
 
-def sweep(folder: Path, *, below: bool = False) -> list[Path]:
+def remove_leftovers(folder: Path, *, below: bool = False) -> list[Path]:
     """Remove what dead writers left half-written in a folder; only its one writer, who holds its lock, may do it.
 
     Parameters
@@ -40,13 +40,13 @@ def sweep(folder: Path, *, below: bool = False) -> list[Path]:
     The files and folders that were removed.
     """
     pattern = f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"
-    swept = sorted(folder.rglob(pattern) if below else folder.glob(pattern))
-    for path in swept:
+    found = sorted(folder.rglob(pattern) if below else folder.glob(pattern))
+    for path in found:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    return swept
+    return found
 
 
 @contextmanager

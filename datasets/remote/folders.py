@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from equipoise.datasets.atomic_io import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, atomic_path, sweep
+from equipoise.datasets.atomic_io import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, atomic_path, remove_leftovers
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.remote.addresses import connect, is_remote, join
 from equipoise.datasets.remote.cache import cache_root
@@ -70,7 +70,7 @@ class Folder(Protocol):
         """Remove the copy on this machine; does nothing for a local folder."""
         ...
 
-    def sweep(self) -> None:
+    def remove_leftovers(self) -> None:
         """Remove what dead writers left half-written in a local folder; only its one writer may ask for it."""
         ...
 
@@ -124,8 +124,8 @@ class LocalFolder:
     def drop_copy(self, name: str) -> None:
         pass
 
-    def sweep(self) -> None:
-        sweep(self.path, below=True)
+    def remove_leftovers(self) -> None:
+        remove_leftovers(self.path, below=True)
 
     def names(self, below: str) -> list[str]:
         folder = self.path / below
@@ -205,7 +205,7 @@ class RemoteFolder:
     def drop_copy(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
-    def sweep(self) -> None:
+    def remove_leftovers(self) -> None:
         pass  # other processes of this machine fetch into the mirror meanwhile
 
     def names(self, below: str) -> list[str]:

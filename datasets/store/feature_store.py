@@ -498,7 +498,7 @@ class FeatureStore:
             if row["shard"] and row["key"] in staged:
                 self.staging.discard(row["key"])
         if not partial:
-            self.folder.sweep()
+            self.folder.remove_leftovers()
             self.staging.clear(keep={row["key"] for row in rows if row["status"] == PENDING})
 
 

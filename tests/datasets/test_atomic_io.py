@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from equipoise.datasets.atomic_io import atomic_path, read_json, sweep, write_json, write_text
+from equipoise.datasets.atomic_io import atomic_path, read_json, remove_leftovers, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -66,8 +66,8 @@ def test_leftovers_of_dead_writers_are_swept_and_nothing_else(tmp_path: Path) ->
     (tmp_path / "a" / ".part.1-2.tmp" / "x").touch()
     for name in (".b.1-2.tmp", "c.tmp", ".d", "a/.0-1.partial"):
         (tmp_path / name).touch()
-    assert [path.name for path in sweep(tmp_path)] == [".b.1-2.tmp"]
-    assert [path.name for path in sweep(tmp_path, below=True)] == [".part.1-2.tmp"]
+    assert [path.name for path in remove_leftovers(tmp_path)] == [".b.1-2.tmp"]
+    assert [path.name for path in remove_leftovers(tmp_path, below=True)] == [".part.1-2.tmp"]
     assert sorted(path.name for path in tmp_path.rglob("*")) == [".0-1.partial", ".d", "a", "c.tmp"]
 
 
