@@ -251,4 +251,4 @@ class Index:
 
 
 def _digest_of(rows: list[Row]) -> bytes:
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest().encode()
+    return hashlib.sha256(json.dumps(rows, default=repr).encode()).hexdigest().encode()
