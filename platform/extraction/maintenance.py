@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from equipoise.datasets.names import require_name
 from equipoise.datasets.errors import InUseError
+from equipoise.datasets.names import require_name
 from equipoise.datasets.store.h5_files import Layout
 from equipoise.datasets.store.listing import find_stores, summarise_store
 from equipoise.datasets.store.maintenance import collect_garbage, verify_store
