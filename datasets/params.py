@@ -11,7 +11,16 @@ import math
 import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 Modality = Literal["rna", "cnv", "mutation"]
 #: What RNA values are: read counts; abundances (TPM, FPKM, CPM); logarithms of either; z-scores.
@@ -62,7 +71,7 @@ Labels = Annotated[
 
 
 class TableSource(StrictParams):
-    """A table on disk: csv, tsv (also zipped), xlsx or parquet. A plain path is enough."""
+    """A table on disk: csv, tsv or JSON records (also compressed), xlsx or parquet. A plain path is enough."""
 
     path: str = Field(min_length=1)
     """Path of the table, relative to the study file."""
@@ -71,7 +80,10 @@ class TableSource(StrictParams):
     header: int = Field(default=1, ge=1)
     """Row that holds the column names, counted from 1: 3 where two title rows stand above it."""
     encoding: str = "utf-8"
-    """Text encoding of a csv or tsv file, for instance cp1252 for exports of older Windows programs."""
+    """Text encoding of a csv or tsv file, for instance cp1252 for exports of older Windows programs; UTF-16 with its
+    mark is recognised."""
+    decimal: Literal[",", "."] | None = None
+    """Decimal mark of its numbers; recognised, and said, if not given."""
     where: dict[str, Labels] = {}
     """Keep only rows whose column holds one of these values; every value must occur."""
     rename: dict[str, str] = {}
@@ -90,6 +102,8 @@ TableField = Annotated[TableSource, BeforeValidator(lambda v: v, json_schema_inp
 class OmicsSource(TableSource):
     """A matrix of patients x genes."""
 
+    orient: Literal["patients", "genes"] | None = None
+    """What a row is; recognised, and said, if not given. With ``genes``, columns are patients or their samples."""
     suffix: str | None = None
     """Keep only columns that end like this, without the ending (PORPOISE: ``_rnaseq``, ``_cnv``)."""
     gene_table: TableField | None = None
@@ -105,6 +119,14 @@ class OmicsSource(TableSource):
     """Base of the logarithm of ``kind: log``: needed where abundances are, as by most encoders of RNA."""
     pseudocount: float = Field(default=1.0, gt=0)
     """What was added before that logarithm: 1 of log2(TPM + 1), 0.001 in tables of UCSC Xena."""
+
+    @model_validator(mode="after")
+    def _rows_are_one_thing(self) -> Self:
+        if self.orient == "genes" and (self.suffix is not None or self.where):
+            raise ValueError(
+                "'suffix' and 'where' choose columns and rows of patients: leave them out, or orient"
+            )
+        return self
 
     @model_validator(mode="after")
     def _unknown_to_a_table(self) -> Self:
@@ -239,6 +261,12 @@ SiteField = Annotated[
 ]
 
 
+ClinicalField = Annotated[
+    Annotated[TableField, Tag("table")] | Annotated[list[TableField], Tag("tables")],
+    Discriminator(lambda value: "tables" if isinstance(value, list) else "table"),
+]
+
+
 class CohortSource(StrictParams):
     """One cohort: who is in it, where its slides and omics are, and whether models may learn from it."""
 
@@ -246,8 +274,9 @@ class CohortSource(StrictParams):
     """Name in reports and files, for instance TCGA-CRC."""
     role: Literal["develop", "external"]
     """``develop``: training and cross-validation; ``external``: only ever evaluated."""
-    clinical: TableField
-    """Table with patients as rows: the patient column and the columns of the tasks."""
+    clinical: ClinicalField
+    """Table with patients as rows: the patient column and the columns of the tasks. Several tables in brackets are
+    joined by patient."""
     slides: TableField | None = None
     """Table with slides as rows: patient, file and optionally the resolution. May be the clinical table."""
     slides_dir: str | None = None
@@ -258,6 +287,18 @@ class CohortSource(StrictParams):
     """Where a patient's site comes from."""
     columns: Columns | None = None
     """Column names of this cohort; what is not given here comes from the study's ``columns``."""
+
+    @property
+    def clinical_tables(self) -> tuple[TableSource, ...]:
+        """The clinical table, or all that are joined."""
+        return tuple(self.clinical) if isinstance(self.clinical, list) else (self.clinical,)
+
+    @field_validator("clinical", mode="before")
+    @classmethod
+    def _some_table(cls, value: Any) -> Any:
+        if not value or not isinstance(value, str | dict | list | TableSource):
+            raise ValueError("name a table, or several in brackets: clinical: clinical.csv")
+        return value[0] if isinstance(value, list) and len(value) == 1 else value
 
     @model_validator(mode="after")
     def _only_rna_has_a_kind(self) -> Self:

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from equipoise.datasets.cohorts.clinical_tables import dialect_note, read_clinical
 from equipoise.datasets.cohorts.sites import SCHEMES, SiteScheme, patient_code
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.params import CohortSource, Columns, TableSource, label_key
 from equipoise.datasets.tables.reading import (
     MISSING,
     applicable,
-    detect_dialect,
     file_column,
     patient_column,
     read_table,
@@ -120,23 +120,15 @@ def read_cohort(
     DataError
         If a table or a needed column is missing, keys do not line up, or a slide belongs to two patients.
     """
-    table = read_table(source.clinical, base)
-    key = patient_column(table, columns, source.clinical)
-    notes = _dialect_note(source, table, columns, source.clinical)
-    keyless = [
-        f"row {row} of {table_label(source.clinical)} has no patient key"
-        for row in table.index[table[key] == ""]
-    ]
-    table = table[table[key] != ""]
-    if table.empty:
-        raise DataError(f"no row has a patient key in column {key!r}", where=table_label(source.clinical))
+    clinical = read_clinical(source.clinical_tables, columns, base, source.name)
+    table, key, notes, keyless = clinical.table, clinical.key, clinical.notes, clinical.keyless
     wanted = list(dict.fromkeys(column for column in task_columns if column in table.columns))
     scheme = schemes[source.site.scheme]
     site_params = scheme.params.model_validate(source.site.options)
     site_columns = list(getattr(site_params, "columns", ()))
     require_columns(table, site_columns, source.clinical)
     labels, conflicts = merge_rows(table, key, wanted, site_columns)
-    if len(labels) < len(table):
+    if len(labels) < len(table) and len(source.clinical_tables) == 1:
         notes.append(
             f"cohort {source.name}: {len(table)} rows of the clinical table are {len(labels)} patients"
         )
@@ -146,7 +138,7 @@ def read_cohort(
     if source.slides is not None:
         listing = table if source.slides == source.clinical else read_table(source.slides, base)
         if source.slides != source.clinical:
-            notes += _dialect_note(source, listing, columns, source.slides)
+            notes += dialect_note(source.name, listing, columns, source.slides)
         slides, repeated, fileless = list_slides(listing, source.slides, source.slides_dir, columns, base)
         keyless += fileless
         local = source.slides_dir is not None and _is_local(source.slides_dir)
@@ -165,19 +157,8 @@ def read_cohort(
         repeated=repeated,
         clinical_columns=tuple(table.columns),
         notes=notes + site_notes,
-        rows=dict(zip(table[key][::-1], table.index[::-1].tolist(), strict=True)),
+        rows=clinical.rows,
     )
-
-
-def _dialect_note(
-    source: CohortSource, table: pd.DataFrame, columns: Columns, which: TableSource
-) -> list[str]:
-    """Say which dialect was recognised, unless the study names the columns itself."""
-    dialect = detect_dialect(table)
-    if dialect is None or columns.patient in table.columns:
-        return []
-    recognised = ", ".join(name for name in dialect.columns.model_dump().values() if name)
-    return [f"cohort {source.name}: {table_label(which)} is read as {dialect.name} ({recognised})"]
 
 
 def merge_rows(

@@ -83,7 +83,10 @@ def load_omics(
             if reads is not None and modality not in reads:
                 continue
             where = f"cohort {raw.source.name!r}, {table_label(source)}"
-            matrix = read_matrix(source, base, cohort_columns)
+            matrix = read_matrix(source, base, cohort_columns, raw.labels.index)
+            notes += [
+                f"cohort {raw.source.name}, {modality}: {note}" for note in matrix.attrs.pop("notes", ())
+            ]
             _refuse_labels(matrix, modality, labels, where)
             matrix, more = _of_known_patients(matrix, modality, raw, where)
             notes += more

@@ -8,7 +8,7 @@ modality is absent.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equipoise.datasets.errors import DataError
+from equipoise.datasets.omics.genes_in_rows import Turned, require_turned, turned
 from equipoise.datasets.params import Columns, OmicsSource, TableSource, label_key
 from equipoise.datasets.suggestions import nearest
+from equipoise.datasets.tables.cells import decimal_mark
 from equipoise.datasets.tables.files import (
-    SNIFFED_LINES,
+    TextHead,
     open_parquet,
     open_text,
     read_grid,
-    sniff_delimiter,
     table_format,
+    text_head,
     unique_columns,
 )
 from equipoise.datasets.tables.reading import (
@@ -45,7 +47,12 @@ if TYPE_CHECKING:
 INDEX_NAMES = ("", "Unnamed: 0", "__index_level_0__", "index")
 
 
-def read_matrix(source: TableSource, base: Path, columns: Columns | None = None) -> pd.DataFrame:
+def read_matrix(
+    source: TableSource,
+    base: Path,
+    columns: Columns | None = None,
+    patients: Collection[str] | None = None,
+) -> pd.DataFrame:
     """Read patients x genes.
 
     Parameters
@@ -57,12 +64,14 @@ def read_matrix(source: TableSource, base: Path, columns: Columns | None = None)
         Folder that relative paths start from.
     columns
         Patient column where it is not recognised; a first column without a name is taken otherwise.
+    patients
+        Known patients, by whose names in the header a table with genes in rows is recognised.
 
     Returns
     -------
     pandas.DataFrame
         float32 [patients, genes], indexed by patient in the order of the table; equal rows of a patient are
-        one.
+        one. ``attrs["notes"]`` says how a table with genes in rows was read.
 
     Raises
     ------
@@ -74,6 +83,8 @@ def read_matrix(source: TableSource, base: Path, columns: Columns | None = None)
     path = locate(source.path, base)
     names = _column_names(path, source)
     probe = pd.DataFrame(columns=names, dtype=object)
+    if (rows := _genes_in_rows(probe, source, columns or Columns(), patients)) is not None:
+        return _read_turned(path, source, names, rows, base)
     key = _key_column(probe, columns or Columns(), source)
     require_columns(probe, source.where, source)
     genes = _gene_columns(probe, key, source)
@@ -87,16 +98,57 @@ def read_matrix(source: TableSource, base: Path, columns: Columns | None = None)
     return _one_row_per_patient(frame, key, genes, source)
 
 
+def _genes_in_rows(
+    probe: pd.DataFrame, source: TableSource, columns: Columns, patients: Collection[str] | None
+) -> Turned | None:
+    """How to read a table with genes in rows, ``None`` for one with patients in rows."""
+    orient = source.orient if isinstance(source, OmicsSource) else "patients"
+    names = list(probe.columns)
+    if orient == "genes":
+        return require_turned(names, patients, table_label(source))
+    if (
+        orient == "patients"
+        or patients is None
+        or columns.patient in names
+        or detect_dialect(probe) is not None
+    ):
+        return None
+    return turned(names, patients)
+
+
+def _read_turned(path: Path, source: TableSource, names: list[str], rows: Turned, base: Path) -> pd.DataFrame:
+    """A table with genes in rows as patients x genes."""
+    samples = list(rows.columns.values())
+    frame = _read_needed(path, source, names, [rows.gene, *samples], samples, base)
+    frame = frame[frame[rows.gene].str.strip() != ""]
+    if np.isinf(frame[samples].to_numpy()).any():
+        raise DataError(
+            "the matrix holds infinite values", where=table_label(source), fix="leave such cells empty"
+        )
+    matrix = frame[samples].T
+    matrix.columns = frame[rows.gene].str.strip().tolist()
+    matrix.index = list(rows.columns)
+    matrix.index.name = "patient"
+    matrix = matrix.loc[matrix.notna().any(axis=1)]
+    if matrix.empty:
+        raise DataError("no patient has a value", where=table_label(source))
+    read = f"genes are rows ({rows.gene!r}), patients are columns"
+    matrix.attrs["notes"] = ["; ".join([read, *rows.notes])]
+    return matrix
+
+
 def _column_names(path: Path, source: TableSource) -> list[str]:
     """Names of all columns, after renaming."""
     kind = table_format(path)
     if kind == "parquet":
         names = unique_columns([name.strip() for name in open_parquet(path).schema_arrow.names])
-    elif kind == "xlsx":
-        names = list(read_grid(path, sheet=source.sheet, header=source.header).columns)
+    elif kind != "text":
+        names = list(
+            read_grid(path, sheet=source.sheet, header=source.header, encoding=source.encoding).columns
+        )
     else:
-        delimiter, lines = _head(path, source)
-        first = next(csv.reader(lines, delimiter=delimiter))
+        head = _head(path, source)
+        first = next(csv.reader(head.lines, delimiter=head.delimiter))
         names = unique_columns([name.strip() for name in first])
     for name in source.rename:
         if name not in names:
@@ -108,13 +160,13 @@ def _column_names(path: Path, source: TableSource) -> list[str]:
     return unique_columns([source.rename.get(name, name) for name in names])
 
 
-def _head(path: Path, source: TableSource) -> tuple[str, list[str]]:
+def _head(path: Path, source: TableSource) -> TextHead:
     """Delimiter and first lines of a text file, from the header on."""
     with open_text(path, source.encoding) as stream:
-        lines = list(islice(stream, source.header - 1 + SNIFFED_LINES))[source.header - 1 :]
-    if not lines:
+        head = text_head(stream, source.header)
+    if not head.lines:
         raise DataError("the table is empty", where=table_label(source))
-    return sniff_delimiter(lines), lines
+    return head
 
 
 def _key_column(probe: pd.DataFrame, columns: Columns, source: TableSource) -> str:
@@ -173,21 +225,23 @@ def _text_numbers(
     """Numeric text parsed without a detour; ``None`` if a gene column holds text or a row is short or long."""
     import pandas as pd
 
-    delimiter, _ = _head(path, source)
+    head = _head(path, source)
+    mark = decimal_mark(list(csv.reader(head.lines[1:], delimiter=head.delimiter)), source.decimal)
     text = _text_columns(needed, genes)
     with open_text(path, source.encoding) as stream:
         # Pandas would fill short rows with NaN and cut long ones without a word.
-        body = islice(csv.reader(stream, delimiter=delimiter), source.header, None)
+        body = islice(csv.reader(stream, delimiter=head.delimiter), head.skipped + 1, None)
         if any(row and len(row) != len(names) for row in body):
             return None
     with open_text(path, source.encoding) as stream:
         try:
             return pd.read_csv(
                 stream,
-                sep=delimiter,
+                sep=head.delimiter,
+                decimal=mark,
                 header=None,
                 names=names,
-                skiprows=source.header,
+                skiprows=head.skipped + 1,
                 usecols=needed,
                 dtype=dict.fromkeys(text, str) | dict.fromkeys(genes, np.float32),
                 na_values=dict.fromkeys(genes, sorted(MISSING)) | {name: [] for name in text},

@@ -1,4 +1,4 @@
-"""Table files as grids of text: csv and tsv (also compressed), xlsx and parquet.
+"""Table files as grids of text: csv, tsv and JSON records (also compressed), xlsx and parquet.
 
 Nothing is interpreted here. A code ``01`` must not become 1 and the code ``NA`` (Duke University among the
 TCGA tissue source sites) must not become missing, so every cell is text and missing is the empty string.
@@ -12,19 +12,22 @@ import csv
 import gzip
 import io
 import lzma
+import re
 import warnings
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import date, datetime, time
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.suggestions import nearest
+from equipoise.datasets.tables.cells import cell_text
+from equipoise.datasets.tables.records import JSON_SUFFIXES, record_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +36,15 @@ if TYPE_CHECKING:
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 COMPRESSIONS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 DELIMITERS = (",", ";", "\t")
+#: Beginning of a text file → its encoding.
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+#: First line by which a spreadsheet is told the delimiter.
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 #: Lines that decide on the delimiter.
 SNIFFED_LINES = 20
 
@@ -73,17 +85,22 @@ def read_grid(
     if kind == "text":
         with open_text(path, encoding) as stream:
             return _frame(_text_rows(stream, header), path, header)
+    if kind == "json":
+        with open_text(path, encoding) as stream:
+            return _frame(enumerate(record_rows(stream.read(), path), start=1), path, header)
     return _frame(_xlsx_rows(path, sheet), path, header)
 
 
 def table_format(path: Path) -> str:
-    """``text``, ``xlsx`` or ``parquet``, from the file's ending."""
+    """``text``, ``json``, ``xlsx`` or ``parquet``, from the file's ending."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     while suffixes and suffixes[-1] in (*COMPRESSIONS, ".zip"):
         suffixes.pop()
     ending = suffixes[-1] if suffixes else ""
     if ending in TEXT_SUFFIXES:
         return "text"
+    if ending in JSON_SUFFIXES:
+        return "json"
     if ending in (".xlsx", ".xlsm"):
         return "xlsx"
     if ending in (".parquet", ".pq"):
@@ -91,7 +108,7 @@ def table_format(path: Path) -> str:
     raise DataError(
         f"{path.name!r} does not end like a table",
         where=str(path),
-        fix="save it as .csv, .tsv, .xlsx or .parquet (text also with .gz, .bz2, .xz or .zip behind it)",
+        fix="save it as .csv, .tsv, .xlsx, .parquet or .json (text also with .gz, .bz2, .xz or .zip behind it)",
     )
 
 
@@ -127,9 +144,26 @@ def open_text(path: Path, encoding: str = "utf-8") -> Iterator[IO[str]]:
 
 
 def _opened(path: Path, encoding: str) -> IO[str]:
+    """The text of a file; UTF-16 and UTF-32 are recognised by the mark that Windows programs put at the beginning."""
     if path.suffix.lower() == ".zip":
-        return io.TextIOWrapper(_zip_member(path), encoding=encoding, newline="")
-    return COMPRESSIONS.get(path.suffix.lower(), open)(path, mode="rt", encoding=encoding, newline="")
+        raw: Any = _zip_member(path)
+    else:
+        raw = COMPRESSIONS.get(path.suffix.lower(), open)(path, "rb")
+    try:
+        start = raw.peek(4)[:4]
+        if encoding == "utf-8-sig":
+            encoding = next((name for mark, name in MARKS if start.startswith(mark)), encoding)
+            if len(start) == 4 and encoding == "utf-8-sig" and start.count(0) == 2:
+                little = start[1] == start[3] == 0
+                raise DataError(
+                    "the file looks like UTF-16 text without the mark that says so",
+                    where=str(path),
+                    fix=f"write encoding: {'utf-16-le' if little else 'utf-16-be'}, or save it as UTF-8",
+                )
+        return io.TextIOWrapper(raw, encoding=encoding, newline="")
+    except BaseException:
+        raw.close()
+        raise
 
 
 def _zip_member(path: Path) -> IO[bytes]:
@@ -164,14 +198,61 @@ def sniff_delimiter(lines: Iterable[str]) -> str:
     return best
 
 
+@dataclass(frozen=True)
+class TextHead:
+    """The beginning of a text file.
+
+    Attributes
+    ----------
+    delimiter
+        What separates cells: what the first line says (``sep=;``), else what fits the first lines.
+    skipped
+        Lines above the one with the column names.
+    lines
+        First lines, from the one with the column names on.
+    """
+
+    delimiter: str
+    skipped: int
+    lines: list[str]
+
+
+def text_head(stream: IO[str], header: int) -> TextHead:
+    """Read the beginning of a text file; a first line ``sep=;`` and lines of remarks (``#``) stand above row 1.
+
+    Parameters
+    ----------
+    stream
+        Open text at its beginning.
+    header
+        Row with the column names, counted from 1.
+    """
+    head = list(islice(stream, header - 1 + SNIFFED_LINES))
+    said = SEPARATOR_LINE.fullmatch(head[0]) if head else None
+    skipped = header - 1
+    if header == 1:
+        skipped = 1 if said else _comments(head)
+    lines = head[skipped:]  # title rows above the header have no vote
+    return TextHead(said[1] if said else sniff_delimiter(lines), skipped, lines)
+
+
+def _comments(lines: list[str]) -> int:
+    """Lines of remarks above the column names: several that start with # (cBioPortal), or one of another width."""
+    marked = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
+    if marked == 1:
+        delimiter = sniff_delimiter(lines[1:])
+        widths = [len(row) for row in csv.reader(lines[:2], delimiter=delimiter)]
+        return int(widths[0] != widths[1])
+    return marked
+
+
 def _text_rows(stream: IO[str], header: int) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(2**31 - 1)
-    head = list(islice(stream, header - 1 + SNIFFED_LINES))
-    delimiter = sniff_delimiter(head[header - 1 :])  # title rows above the header have no vote
-    reader = csv.reader(chain(head, stream), delimiter=delimiter)
+    head = text_head(stream, header)
+    reader = csv.reader(chain(head.lines, stream), delimiter=head.delimiter)
     for row in reader:
         if row:  # blank lines
-            yield reader.line_num, [cell.strip() for cell in row]
+            yield head.skipped + reader.line_num, [cell.strip() for cell in row]
 
 
 def _xlsx_rows(path: Path, sheet: str | None) -> Iterator[tuple[int, list[str]]]:
@@ -215,27 +296,6 @@ def _shown(cell: Any) -> str:
     # Looking a format up costs more than the cell itself, and only numbers have leading zeros in it.
     value = cell.value
     return cell_text(value, cell.number_format if isinstance(value, int | float) else None)
-
-
-def cell_text(value: Any, number_format: str | None = None) -> str:
-    """A cell of a workbook as it is shown: whole numbers without a point, dates in ISO form.
-
-    A whole number under a format of zeros only keeps the leading ones: 7 as ``00000`` is ``00007``.
-    """
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "TRUE" if value else "FALSE"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        value = int(value)
-    if isinstance(value, int):
-        width = len(number_format) if number_format and not number_format.strip("0") else 0
-        return "-" * (value < 0) + str(abs(value)).zfill(width)
-    if isinstance(value, datetime) and value.time() == time():
-        return value.date().isoformat()
-    if isinstance(value, date | time):
-        return value.isoformat()
-    return str(value).strip()
 
 
 def _frame(rows: Iterator[tuple[int, list[str]]], path: Path, header: int) -> pd.DataFrame:

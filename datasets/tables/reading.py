@@ -5,7 +5,9 @@ Every error says where, why, how to fix it and the nearest names that exist.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.params import Columns, TableSource, label_key
 from equipoise.datasets.suggestions import nearest, value_counts
+from equipoise.datasets.tables.cells import MISSING, with_decimal_points
 from equipoise.datasets.tables.files import read_grid
 
 if TYPE_CHECKING:
@@ -33,9 +36,6 @@ __all__ = [
     "table_label",
 ]
 
-#: What stands for a missing label or number, never for a missing key or site: ``NA`` is Duke University.
-MISSING = frozenset({"", "NA", "N/A", "#N/A", "na", "n/a", "NaN", "nan", "<NA>", "NULL", "null"})
-
 
 @dataclass(frozen=True)
 class Dialect:
@@ -45,11 +45,18 @@ class Dialect:
     columns: Columns
 
 
+#: In this order: GDC tables have ``case_id`` too, which is an id that no other table knows.
 DIALECTS = (
     Dialect("equipoise/STAMP", Columns(patient="PATIENT", file="FILENAME", mpp="MPP")),
+    Dialect("GDC", Columns(patient="case_submitter_id", file="slide_submitter_id")),
     Dialect("CLAM/PORPOISE/SurvPath", Columns(patient="case_id", file="slide_id", mpp="mpp")),
+    Dialect("TCGA", Columns(patient="bcr_patient_barcode")),
+    Dialect("cBioPortal", Columns(patient="PATIENT_ID")),
+    Dialect("cBioPortal", Columns(patient="Patient ID")),
 )
 
+#: Columns from which on names of one shape are taken for keys.
+MANY_KEYS = 5
 #: Parts of names that such columns often have; used for suggestions only.
 LIKELY = {
     "patient": ("patient", "case", "barcode", "subject", "participant"),
@@ -57,8 +64,10 @@ LIKELY = {
 }
 
 
-def table_label(source: TableSource) -> str:
-    """The table as messages name it."""
+def table_label(source: TableSource | Sequence[TableSource]) -> str:
+    """The table as messages name it; joined ones with a plus."""
+    if not isinstance(source, TableSource):
+        return " + ".join(table_label(one) for one in source)
     return f"{source.path}, sheet {source.sheet!r}" if source.sheet else source.path
 
 
@@ -116,6 +125,7 @@ def read_table(source: TableSource, base: Path) -> pd.DataFrame:
     table = read_grid(
         locate(source.path, base), sheet=source.sheet, header=source.header, encoding=source.encoding
     )
+    table = with_decimal_points(table, source.decimal)
     if source.rename:
         require_columns(table, source.rename, source)
         table = table.rename(columns=source.rename)
@@ -149,7 +159,9 @@ def _filtered(table: pd.DataFrame, source: TableSource) -> pd.DataFrame:
     return table
 
 
-def require_columns(table: pd.DataFrame, columns: Iterable[str], source: TableSource) -> None:
+def require_columns(
+    table: pd.DataFrame, columns: Iterable[str], source: TableSource | Sequence[TableSource]
+) -> None:
     """Raise a :class:`DataError` with the nearest names for the first column that is not in the table."""
     for column in columns:
         if column not in table.columns:
@@ -172,9 +184,12 @@ def detect_dialect(table: pd.DataFrame) -> Dialect | None:
     """
     spelled = {str(name).casefold(): str(name) for name in reversed(table.columns)}
     for dialect in DIALECTS:
-        recognised = {
-            role: spelled.get(name.casefold()) for role, name in dialect.columns.model_dump().items()
-        }
+        recognised = {}
+        for role, name in dialect.columns.model_dump().items():
+            # A slide may be named in the words of another dialect than its patient.
+            names = [name, *(getattr(d.columns, role) for d in DIALECTS)] if role != "patient" else [name]
+            found = (spelled.get(n.casefold()) for n in names if n is not None)
+            recognised[role] = next((n for n in found if n is not None), None)
         if recognised["patient"] is not None:
             return Dialect(dialect.name, Columns(**recognised))
     return None
@@ -197,6 +212,18 @@ def applicable(columns: Columns, table: pd.DataFrame) -> Columns:
     return Columns(**chosen)
 
 
+def _turned(table: pd.DataFrame) -> str:
+    """A hint where column names look like keys: the table has patients in its columns; empty otherwise."""
+    names = [str(name) for name in table.columns[1:] if any(sign.isdigit() for sign in str(name))]
+    shapes = Counter(re.sub(r"[A-Za-z]+", "A", re.sub(r"\d+", "0", name)) for name in names)
+    if len(table.columns) < MANY_KEYS or not shapes or 2 * shapes.most_common(1)[0][1] < len(table.columns):
+        return ""
+    return (
+        f"if {', '.join(names[:3])}, … are patients, they stand in the columns: transpose the table, so that "
+        "a row is a patient"
+    )
+
+
 def patient_column(table: pd.DataFrame, columns: Columns, source: TableSource) -> str:
     """The column with the patient keys: the one the study names, else the one of a known dialect."""
     return _role_column(table, columns, source, "patient", "patient key")
@@ -212,13 +239,15 @@ def _role_column(table: pd.DataFrame, columns: Columns, source: TableSource, rol
     recognised = getattr(dialect.columns, role) if dialect else None
     named = getattr(columns, role)
     if named is None and recognised is None:
-        known = " or ".join(repr(getattr(d.columns, role)) for d in DIALECTS)
+        names = dict.fromkeys(getattr(d.columns, role) for d in DIALECTS)
+        known = " or ".join(repr(name) for name in names if name is not None)
         likely = [c for c in table.columns if any(word in c.casefold() for word in LIKELY[role])][:3]
         guess = f"; likely: {', '.join(map(repr, likely))}" if likely else ""
         raise DataError(
             f"no column is recognised as the {meaning} ({known}){guess}",
             where=table_label(source),
-            fix=f"name it: columns: {{{role}: COLUMN}}; columns: {_shortened(table.columns)}",
+            fix=_turned(table)
+            or f"name it: columns: {{{role}: COLUMN}}; columns: {_shortened(table.columns)}",
         )
     if named is not None and named not in table.columns:
         hint = f" or leave it out: {recognised!r} is recognised" if recognised else ""

@@ -63,7 +63,7 @@ def input_hashes(study: Study) -> dict[str, str]:
         path
         for cohort in study.cohorts
         for path in (
-            cohort.clinical.path,
+            *(table.path for table in cohort.clinical_tables),
             cohort.slides.path if cohort.slides else None,
             cohort.site.institution,
             *(source.path for source in cohort.omics.values()),

@@ -78,7 +78,7 @@ def test_every_field_is_described_in_the_schema() -> None:
     for model in [schema, *schema["$defs"].values()]:
         for name, field in model.get("properties", {}).items():
             assert field.get("description") or "$ref" in field, (model["title"], name)
-    assert {"type": "string"} in schema["properties"]["clinical"]["anyOf"]
+    assert {"type": "string"} in schema["properties"]["clinical"]["oneOf"][0]["anyOf"]
 
 
 def test_specs_and_readers_import_nothing_heavy() -> None:
