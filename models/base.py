@@ -134,6 +134,11 @@ class MultiTaskModel(nn.Module):
         """
         return None
 
+    @property
+    def reads_states(self) -> bool:
+        """Whether the model reads hidden states in place of tiles, where a case has them."""
+        return False
+
     def task_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
         """Modules and parameters that only the task at this index uses."""
         return [self.heads[index]]
@@ -161,6 +166,11 @@ def frozen_digests(model: nn.Module) -> list[str]:
     """The different :meth:`MultiTaskModel.frozen_digest` of a model and its parts, sorted."""
     parts = [part for part in model.modules() if isinstance(part, MultiTaskModel)]
     return sorted({digest for part in parts if (digest := part.frozen_digest()) is not None})
+
+
+def reads_states(model: nn.Module) -> bool:
+    """Whether a model, or a part of it, reads hidden states in place of tiles."""
+    return any(part.reads_states for part in model.modules() if isinstance(part, MultiTaskModel))
 
 
 def _parameters(part: nn.Module | nn.Parameter) -> list[nn.Parameter]:

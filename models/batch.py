@@ -157,6 +157,12 @@ class CaseBatch:
         None: not known.
     extent
         ``[B]`` float32, side of a tile in um. None: not known.
+    states
+        ``[B, T, S W]`` float16, hidden states of a frozen slide encoder in place of ``bags``, which are zeros then:
+        S states of width W of the tokens of the slide as a whole, then of the tiles or of means of similar tiles.
+        None: not read from a store.
+    state_counts
+        ``[B, T]`` float32, tiles behind each token of ``states``; 0 for padding.
 
     Raises
     ------
@@ -178,6 +184,8 @@ class CaseBatch:
     tileless: bool | None = None
     corners: Tensor | None = None
     extent: Tensor | None = None
+    states: Tensor | None = None
+    state_counts: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.padded is not None:  # a copy of a checked batch
@@ -189,7 +197,7 @@ class CaseBatch:
                 f"coords {tuple(self.coords.shape)}"
             )
         parts = [("site", self.site)]
-        said = ("cohort", "position", "corners", "extent")
+        said = ("cohort", "position", "corners", "extent", "states", "state_counts")
         parts += [(name, value) for name in said if (value := getattr(self, name)) is not None]
         for part in (self.omics, self.present, self.targets, self.label_mask):
             parts += part.items()

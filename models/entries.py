@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from equipoise.models.params import StrictParams
+from equipoise.models.slide_encoders.hidden_states import HiddenStates
 
 
 class Penalty(NamedTuple):
@@ -39,6 +40,11 @@ class ModelParams(StrictParams):
     def penalty(self) -> Penalty:
         """How the solver penalises a linear model: ridge, unless the model has parameters for it."""
         return Penalty()
+
+    @property
+    def hidden_states(self) -> HiddenStates | None:
+        """Hidden states of a slide encoder that the model reads from a store in place of tiles; None for none."""
+        return None
 
 
 class MultiModalParams(ModelParams):
@@ -344,6 +350,17 @@ class ModalTuneParams(MultiModalParams):
         ge=0,
         description="stages of the slide encoder before the first block: no gradient goes through them",
     )
+    cache: bool = Field(
+        False,
+        description="compute once, in `equipoise extract`, what the slide encoder gives before anything is injected, "
+        "and read it from the feature store: all of it with mode: ladder, the skipped stages otherwise",
+    )
+    prototypes: int | None = Field(
+        None,
+        ge=1,
+        description="with mode: ladder and cache: tokens look at that many means of similar tiles of a case, each "
+        "with the weight of its tiles; all tiles if not given",
+    )
     bottleneck: int = Field(
         192, ge=1, description="width inside attentions", json_schema_extra={"search": {"choice": [96, 192]}}
     )
@@ -374,6 +391,32 @@ class ModalTuneParams(MultiModalParams):
                 f"for example bottleneck: {self.attention_heads * 16}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _something_to_cache(self) -> "ModalTuneParams":
+        if self.prototypes is not None and not (self.cache and self.mode == "ladder"):
+            raise ValueError("prototypes are made once and stored: write mode: ladder and cache: true")
+        if self.cache and self.mode != "ladder" and not self.skipped:
+            raise ValueError(
+                f"mode {self.mode} injects before the first stage, so that nothing stays the same: write mode: ladder, "
+                "or skipped: the number of stages to run before"
+            )
+        return self
+
+    @property
+    def hidden_states(self) -> HiddenStates | None:
+        """Those of the frozen encoder that no injection changes, with ``cache``."""
+        reads = self.modalities is None or "wsi" in self.modalities
+        if not self.cache or not reads:
+            return None
+        return HiddenStates(
+            self.slide_encoder,
+            self.slide_encoder_params,
+            blocks=self.blocks,
+            skipped=self.skipped,
+            injected=self.mode != "ladder",
+            prototypes=self.prototypes,
+        )
 
 
 ENTRIES = {

@@ -42,6 +42,10 @@ ADDED: dict[str, Any] = {
     "model.output_scale": 1.0,
     "model_params.input_dropout": 0.0,
     "model_params.output_scale": 1.0,
+    "model.cache": False,
+    "model.prototypes": None,
+    "model_params.cache": False,
+    "model_params.prototypes": None,
 }
 
 _LAST_NAMES = {old.rpartition(".")[2]: new.rpartition(".")[2] for old, new in RENAMED.items()}

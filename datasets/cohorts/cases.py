@@ -7,7 +7,7 @@ batches of tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -36,6 +36,14 @@ class SlideFeatures(Protocol):
     @property
     def extent(self) -> float:
         """Side of a tile in um."""
+        ...
+
+
+class SlideStates(Protocol):
+    """What cases need from a store of hidden states."""
+
+    def read(self, slides: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """States [T, F] float16 of a patient's slides, and how many tiles stand behind each token [T]."""
         ...
 
 
@@ -68,6 +76,11 @@ class Case:
         um per level-0 px of each slide, NaN = not known; empty in a case that was made without.
     extent
         Side of a tile in um; NaN in a case that was made without.
+    states
+        [T, F] float16 hidden states of a slide encoder, for models that read them in place of tiles: first tokens of
+        the slides as a whole, then of tiles; None in a case that was made without.
+    state_counts
+        [T] int32 tiles behind each token of ``states``.
     """
 
     patient: str
@@ -82,6 +95,8 @@ class Case:
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     mpp: tuple[float, ...] = ()
     extent: float = math.nan
+    states: np.ndarray | None = None
+    state_counts: np.ndarray | None = None
 
 
 class CaseReader(Mapping[str, Case]):
@@ -99,6 +114,8 @@ class CaseReader(Mapping[str, Case]):
     role
         Only patients of this role can be read: training holds a reader of ``develop``, to which external
         patients do not exist.
+    states
+        Store of hidden states, where the model reads them.
     """
 
     def __init__(
@@ -107,8 +124,10 @@ class CaseReader(Mapping[str, Case]):
         store: SlideFeatures | None,
         *,
         role: Literal["develop", "external"] | None = None,
+        states: SlideStates | None = None,
     ) -> None:
         self.cohorts = cohorts
+        self.states = states
         self.store = store
         self.role = role
         listed = zip(cohorts.patients["patient"], cohorts.patients["role"], strict=True)
@@ -144,6 +163,7 @@ class CaseReader(Mapping[str, Case]):
         row = self.cohorts.patients.iloc[self._rows[patient]]
         slides = tuple(self._slides.get(patient, ())) if self.store is not None else ()
         bag, coords, tiles = self._bag(slides)
+        states, counts = self.states.read(slides) if self.states is not None and slides else (None, None)
         return Case(
             patient=patient,
             cohort=row["cohort"],
@@ -161,6 +181,8 @@ class CaseReader(Mapping[str, Case]):
             columns=self._columns,
             mpp=() if self.store is None else tuple(self.store.mpp(slide) for slide in slides),
             extent=math.nan if self.store is None else self.store.extent,
+            states=states,
+            state_counts=counts,
         )
 
     def _bag(self, slides: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:

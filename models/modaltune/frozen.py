@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from typing import Any
 
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 
 from equipoise.models.batch import CaseBatch
 from equipoise.models.encoders.weights import digest
-from equipoise.models.slide_encoders.protocol import SlideEncoder, SlideTiles, SlideTokens
+from equipoise.models.slide_encoders.hidden_states import HiddenStates, stage_groups
+from equipoise.models.slide_encoders.protocol import SlideEncoder, SlideTiles, SlideTokens, token_width
 
 
 class FrozenStages:
@@ -27,6 +27,8 @@ class FrozenStages:
         Groups of consecutive stages, as equal as they can be, longer ones first.
     skipped
         Stages before the first group.
+    kept
+        Hidden states that batches may hold in place of tiles.
 
     Attributes
     ----------
@@ -43,30 +45,25 @@ class FrozenStages:
         If the encoder was made for other features, or has fewer stages than groups.
     """
 
-    def __init__(self, encoder: SlideEncoder, features: int, blocks: int, skipped: int = 0) -> None:
+    def __init__(
+        self,
+        encoder: SlideEncoder,
+        features: int,
+        blocks: int,
+        skipped: int = 0,
+        kept: HiddenStates | None = None,
+    ) -> None:
         encoder.dim(features)
-        left = encoder.stages - skipped
-        if left < blocks:
-            raise ValueError(
-                f"slide_encoder has {encoder.stages} stages, of which {max(left, 0)} are left for {blocks} blocks: "
-                "choose fewer blocks, or an encoder with more stages"
-            )
-        self.encoder = encoder
+        self.groups = stage_groups(encoder.stages, blocks, skipped)
+        self.encoder, self.kept = encoder, kept
         self._networks = [
             part for part in (encoder, getattr(encoder, "network", None)) if isinstance(part, nn.Module)
         ]
         for part in self._networks:
             part.eval().requires_grad_(False)
         self.skipped = range(skipped)
-        ends = [skipped + -(-left * i // blocks) for i in range(blocks + 1)]
-        self.groups = [range(a, b) for a, b in itertools.pairwise(ends)]
         self._first_digest = self._digest()
-        blank = torch.zeros(1, 1, features)
-        with torch.no_grad():
-            state = encoder.stem(
-                SlideTiles(blank, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, 2), torch.ones(1))
-            )
-        self.width, self.prefix = int(state.tokens.shape[-1]), state.prefix
+        self.width, self.prefix = token_width(encoder, features)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenStages:
         return self  # it never changes
@@ -108,12 +105,61 @@ class FrozenStages:
             state = self.encoder.run_stage(at, state)
         return state
 
-    def slide_vector(self, state: SlideTokens) -> Tensor:
+    def start(self, batch: CaseBatch) -> SlideTokens:
+        """Tokens in front of the first group: from the batch where it holds hidden states, else computed.
+
+        Raises
+        ------
+        ValueError
+            If hidden states do not belong to the tiles of the batch, or prototypes were not stored.
+        """
+        if self.kept is not None and batch.states is not None:
+            return self._stored(batch, 0)
+        if self.kept is not None and self.kept.prototypes is not None and batch.mask.any():
+            raise ValueError("prototypes of tiles are read from a feature store: run `equipoise extract`")
+        return self.stem(batch)
+
+    def behind(self, at: int, state: SlideTokens, batch: CaseBatch) -> SlideTokens:
+        """Tokens behind a group: stored ones where nothing could have changed them, else computed."""
+        if self.kept is not None and not self.kept.injected and batch.states is not None:
+            return self._stored(batch, at)
+        return self.run(self.groups[at], state)
+
+    def counts(self, batch: CaseBatch) -> Tensor | None:
+        """``[B, N]`` how many tiles stand behind each token; None where each stands for one."""
+        if self.kept is None or self.kept.prototypes is None or batch.state_counts is None:
+            return None
+        counts = batch.state_counts[:, self.prefix :]
+        return counts if counts.shape[1] else counts.new_zeros(len(batch), 1)
+
+    def _stored(self, batch: CaseBatch, at: int) -> SlideTokens:
+        assert batch.states is not None
+        counts = self.counts(batch)
+        if counts is None:
+            tiles = tiles_of(batch)
+        else:
+            mask = counts > 0
+            mask[:, 0] |= ~mask.any(dim=1)
+            blank = counts.new_zeros(*mask.shape, 1)
+            tiles = SlideTiles(blank, mask, blank.expand(-1, -1, 2), counts.new_ones(len(batch)))
+        length, wanted = batch.states.shape[1], self.prefix + tiles.mask.shape[1]
+        if length not in (0, wanted) or batch.states.shape[2] % self.width:
+            raise ValueError(
+                f"hidden states {tuple(batch.states.shape)} do not fit {wanted} tokens of width {self.width}"
+            )
+        tokens = batch.states[..., at * self.width : (at + 1) * self.width].to(batch.bags.dtype)
+        if not length:  # no case has a tile
+            tokens = tokens.new_zeros(len(batch), wanted, self.width)
+        return SlideTokens(tokens, self.prefix, tiles)
+
+    def slide_vector(self, state: SlideTokens, counts_BN: Tensor | None = None) -> Tensor:
         """``[B, W]`` the class token, without a norm; the mean of the tiles' tokens where there is none."""
         if state.prefix:
             return state.tokens[:, 0]
         mask = state.tiles.mask[..., None]
-        return state.tokens.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
+        weights = mask if counts_BN is None else counts_BN[..., None]
+        total = (state.tokens.masked_fill(~mask, 0.0) * weights).sum(1)
+        return total / weights.sum(1).clamp(min=1)
 
 
 def tiles_of(batch: CaseBatch) -> SlideTiles:

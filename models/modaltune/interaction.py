@@ -33,7 +33,7 @@ class Attend(nn.Module):
         self.up = nn.Linear(bottleneck, width)
 
     def forward(self, query_BQW: Tensor, key_BKW: Tensor, hidden_BK: Tensor | None = None) -> Tensor:
-        """``[B, Q, W]``; keys that are ``hidden`` are looked at by none."""
+        """``[B, Q, W]``; keys that are ``hidden`` are looked at by none, or numbers are added to their scores."""
         key = self.key_norm(key_BKW)
         mixed, _ = self.attention(
             self.down(self.query_norm(query_BQW)), key, key, key_padding_mask=hidden_BK, need_weights=False
@@ -125,12 +125,22 @@ class Extractor(nn.Module):
         self.drop_path, self.doubled = drop_path, doubled
 
     def forward(
-        self, c_BCW: Tensor, place_CW: Tensor, x_BTW: Tensor | None = None, seen_BT: Tensor | None = None
+        self,
+        c_BCW: Tensor,
+        place_CW: Tensor,
+        x_BTW: Tensor | None = None,
+        seen_BT: Tensor | None = None,
+        counts_BT: Tensor | None = None,
     ) -> Tensor:
-        """``[B, C, W]``; a case of which no tile is ``seen`` gets the perceptron alone."""
+        """``[B, C, W]``; a case of which no tile is ``seen`` gets the perceptron alone.
+
+        A tile with a count n is looked at as n equal tiles would be: the logarithm of n is added to its score.
+        """
         if self.attend is not None and x_BTW is not None and seen_BT is not None:
             any_B = seen_BT.any(dim=1)
             hidden = ~(seen_BT | ~any_B[:, None])  # a softmax over nothing would be NaN
+            if counts_BT is not None:
+                hidden = counts_BT.clamp(min=1).log().masked_fill(hidden, -torch.inf)
             said = self.attend(c_BCW + place_CW, x_BTW, hidden)
             changed = c_BCW + (c_BCW + said if self.doubled else said)
             c_BCW = torch.where(any_B[:, None, None], changed, c_BCW)

@@ -65,7 +65,7 @@ class ModalTune(MultiTaskModel):
             raise ValueError("the data have neither tiles nor tables")
         self.params, self.widths = params, {name: shape.omics[name] for name in tables}
         self.frozen = (
-            FrozenStages(slide_encoder(), shape.features, params.blocks, params.skipped)
+            FrozenStages(slide_encoder(), shape.features, params.blocks, params.skipped, params.hidden_states)
             if shape.features
             else None
         )
@@ -100,6 +100,11 @@ class ModalTune(MultiTaskModel):
         self.modality_dropout = params.modality_dropout
         self.build_heads(params.embedding)
 
+    @property
+    def reads_states(self) -> bool:
+        """Whether hidden states of the slide encoder may stand in for tiles."""
+        return self.frozen is not None and self.frozen.kept is not None
+
     def frozen_digest(self) -> str | None:
         """Of the slide encoder; None without slides."""
         return None if self.frozen is None else self.frozen.digest()
@@ -111,13 +116,15 @@ class ModalTune(MultiTaskModel):
         tasks = [
             self.task_norm(token + self.task_bias).expand(len(batch), 1, -1) for token in self.task_tokens
         ]
+        state = None if self.frozen is None else self.frozen.start(batch)
         if self.params.mode != "full":
-            return self._pass(batch, shown, tasks, modal, hidden)
-        return [self._pass(batch, shown, [task], modal, hidden)[0] for task in tasks]
+            return self._pass(batch, state, shown, tasks, modal, hidden)
+        return [self._pass(batch, state, shown, [task], modal, hidden)[0] for task in tasks]
 
     def _pass(
         self,
         batch: CaseBatch,
+        state: SlideTokens | None,
         shown: dict[str, Tensor],
         tasks: Sequence[Tensor],
         modal_BMW: Tensor,
@@ -130,10 +137,8 @@ class ModalTune(MultiTaskModel):
         hidden = None
         if hidden_BM is not None:
             hidden = torch.cat([hidden_BM.new_zeros(len(batch), count), hidden_BM], dim=1)
-        state = None if self.frozen is None else self.frozen.stem(batch)
-        seen = None
-        if state is not None:
-            seen = state.tiles.mask & shown[WSI][:, None]
+        seen = None if state is None else state.tiles.mask & shown[WSI][:, None]
+        counts = None if self.frozen is None else self.frozen.counts(batch)
         for i, block in enumerate(self.blocks):
             assert isinstance(block, Interaction)
             if block.attention is not None:
@@ -143,11 +148,11 @@ class ModalTune(MultiTaskModel):
                     front, x = state.tokens.split([state.prefix, state.tokens.shape[1] - state.prefix], dim=1)
                     x = block.injector(x, c, place, hidden)
                     state = SlideTokens(torch.cat([front.to(x), x], dim=1), state.prefix, state.tiles)
-                state = self.frozen.run(self.frozen.groups[i], state)
+                state = self.frozen.behind(i, state, batch)
             x = None if state is None else state.tokens[:, state.prefix :]
             for extractor in block.extractors:
-                c = extractor(c, place, x, seen)
-        shared = [] if state is None or self.frozen is None else [self._slide(state, shown)[:, None]]
+                c = extractor(c, place, x, seen, counts)
+        shared = [] if state is None else [self._slide(state, counts, shown)[:, None]]
         both = torch.cat([*shared, c], dim=1)
         if self.params.mode != "full":
             both = self.representation(both)
@@ -155,9 +160,9 @@ class ModalTune(MultiTaskModel):
         common = both[:, :front].sum(1) + _mean(both[:, front + count :], hidden_BM)
         return [self.output(self.output_norm(common + both[:, front + i])) for i in range(count)]
 
-    def _slide(self, state: SlideTokens, shown: dict[str, Tensor]) -> Tensor:
+    def _slide(self, state: SlideTokens, counts: Tensor | None, shown: dict[str, Tensor]) -> Tensor:
         assert self.frozen is not None
-        vector = self.frozen.slide_vector(state)
+        vector = self.frozen.slide_vector(state, counts)
         return torch.where(shown[WSI][:, None], vector, self.tokens[WSI].to(vector))
 
     def _modal_tokens(self, batch: CaseBatch, shown: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:

@@ -139,6 +139,21 @@ class WithoutStages:
         raise IndexError(f"{type(self).__name__} has no stage {at}")
 
 
+@torch.no_grad()
+def token_width(encoder: SlideEncoder, tile_dim: int) -> tuple[int, int]:
+    """Width of a token, and tokens that belong to no tile, for tile features of length ``tile_dim``."""
+    device = encoder.device
+    state = encoder.stem(
+        SlideTiles(
+            torch.zeros(1, 1, tile_dim, device=device),
+            torch.ones(1, 1, dtype=torch.bool, device=device),
+            torch.zeros(1, 1, 2, device=device),
+            torch.ones(1, device=device),
+        )
+    )
+    return int(state.tokens.shape[-1]), state.prefix
+
+
 def run_encoder(encoder: SlideEncoder, tiles: SlideTiles) -> Tensor:
     """Stem, all stages, readout: ``[B, E]``."""
     state = encoder.stem(tiles)

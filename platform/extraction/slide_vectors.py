@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.remote.folders import folder_at
@@ -76,7 +77,7 @@ def encode_slides(
     started = time.perf_counter()
     spec = vectors_spec(params, tiles.spec)
     tile_index = tiles.index().set_index("slide", drop=False)
-    with FeatureStore.create_or_open(_stores_folder(store_root), spec, params.shard_slides) as store:
+    with FeatureStore.create_or_open(stores_folder(store_root), spec, params.shard_slides) as store:
         keys = store.register(_table(slides, tile_index))
         store.staging.retract_unfinished_attempts()
         _copy_tile_statuses(store, slides, keys, tile_index, params.retry)
@@ -107,7 +108,7 @@ def open_vectors(
     DataError
         If there is no such store, or slides have changed since they were encoded.
     """
-    spec, root = vectors_spec(params, tiles.spec), _stores_folder(store_root)
+    spec, root = vectors_spec(params, tiles.spec), stores_folder(store_root)
     if not FeatureStore.exists(root, spec):
         raise DataError(
             "these slides were not encoded yet", where=f"{root}/{spec.folder}", fix="run `equipoise extract`"
@@ -128,16 +129,32 @@ def vectors_spec(params: ExtractionParams, tiles: StoreSpec) -> StoreSpec:
     name = str(params.slide_encoder)
     encoder = load_slide_encoder(params)
     try:
-        # The store's name of an encoder says nothing of its weights; the study's does, if they were extracted by it.
-        sha256 = None if params.imported is not None else params.tile_features().sha256
-        found = TileFeatures(tiles.encoder, tiles.mpp, tiles.tile_px, tiles.dim, sha256)
-        check_tiles(name, get("slide_encoders", name).params, found)
+        check_stored_tiles(name, params, tiles)
         dim = encoder.dim(tiles.dim)
     except ValueError as error:
         raise StudyError(str(error), where="features.slide_encoder") from error
+    return spec_behind(tiles, f"{tiles.encoder}-{name}", encoder.fingerprint, dim)
+
+
+def check_stored_tiles(name: str, params: ExtractionParams, tiles: StoreSpec) -> None:
+    """Refuse stored tiles that a slide encoder was not made for.
+
+    Raises
+    ------
+    ValueError
+        With the differences.
+    """
+    # The store's name of an encoder says nothing of its weights; the study's does, if they were extracted by it.
+    sha256 = None if params.imported is not None else params.tile_features().sha256
+    found = TileFeatures(tiles.encoder, tiles.mpp, tiles.tile_px, tiles.dim, sha256)
+    check_tiles(name, get("slide_encoders", name).params, found)
+
+
+def spec_behind(tiles: StoreSpec, encoder: str, encoder_hash: str, dim: int) -> StoreSpec:
+    """The specification of a store that is made of a store of tiles."""
     return StoreSpec(
-        encoder=f"{tiles.encoder}-{name}",
-        encoder_hash=encoder.fingerprint,
+        encoder=encoder,
+        encoder_hash=encoder_hash,
         dim=dim,
         mpp=tiles.mpp,
         tile_px=tiles.tile_px,
@@ -154,13 +171,35 @@ def load_slide_encoder(params: ExtractionParams) -> SlideEncoder:
     ResourceError
         If its weights are missing or belong to another encoder; says how to get them.
     """
-    entry = get("slide_encoders", str(params.slide_encoder))
-    settings = entry.params.model_validate(params.slide_encoder_params)
+    return make_slide_encoder(str(params.slide_encoder), params.slide_encoder_params)
+
+
+def make_slide_encoder(name: str, settings: Mapping[str, Any]) -> SlideEncoder:
+    """A slide encoder of the registry with these parameters.
+
+    Raises
+    ------
+    ResourceError
+        If its weights are missing or belong to another encoder; says how to get them.
+    """
+    entry = get("slide_encoders", name)
+    params = entry.params.model_validate(settings)
     try:
-        return entry.load()(settings)
+        return entry.load()(params)
     except (FileNotFoundError, ValueError) as error:
         what, _, fix = str(error).partition("\n")
         raise ResourceError(what, where=f"slide encoder {entry.name}", fix=fix or None) from error
+
+
+class EncodedSlide(NamedTuple):
+    """What a slide encoder gives for a slide: columns x and y and features of its rows, and columns of the index."""
+
+    x: NDArray[np.int32]
+    y: NDArray[np.int32]
+    features: NDArray[np.float16]
+    result: Row
+    tiles: int
+    seconds: float
 
 
 class SlideEncodingStage:
@@ -168,27 +207,48 @@ class SlideEncodingStage:
 
     Parameters
     ----------
-    params
-        The study's features section.
+    name, settings
+        The slide encoder and its parameters.
     staging
         Where vectors are staged and attempts are marked.
     tiles
         Path or address of the store of tiles.
+
+    Raises
+    ------
+    ResourceError
+        If this machine has another slide encoder than the one that the store is made for.
     """
 
-    def __init__(self, params: ExtractionParams, staging: Staging, tiles: str) -> None:
-        from equipoise.models.slide_encoders.protocol import encode_slide
-
-        self._encode = encode_slide
+    def __init__(self, name: str, settings: Mapping[str, Any], staging: Staging, tiles: str) -> None:
         self._staging = staging
         self._tiles = FeatureStore.open(tiles)
         self._extent_um = self._tiles.spec.mpp * self._tiles.spec.tile_px
-        self._encoder = load_slide_encoder(params)
-        if self._encoder.fingerprint != staging.spec.encoder_hash:
+        self._encoder = make_slide_encoder(name, settings)
+        if self.identity != staging.spec.encoder_hash:
             raise ResourceError(
-                f"this machine has another slide encoder {params.slide_encoder!r} than the driver",
+                f"this machine has another slide encoder {name!r} than the driver",
                 fix="put the same weights file and the same release of Equipoise on all machines",
             )
+
+    @property
+    def identity(self) -> str:
+        """What the store calls the encoder's hash."""
+        return self._encoder.fingerprint
+
+    def encode(self, row: Row) -> EncodedSlide:
+        """Read and encode one slide."""
+        from equipoise.models.slide_encoders.protocol import encode_slide
+
+        bag, corners = self._tiles.read(row["tiles"])
+        metadata = self._tiles.status(row["tiles"])
+        before = time.perf_counter()
+        corners_um = (corners * row["mpp"]).astype(np.float32)
+        vector = encode_slide(self._encoder, bag, corners_um, self._extent_um)
+        seconds = time.perf_counter() - before
+        kept = {name: metadata[name] for name in RESULT_COLUMNS if metadata[name] == metadata[name]}
+        origin = np.zeros(1, np.int32)
+        return EncodedSlide(origin, origin, vector[None], kept | {"n": 1}, len(bag), seconds)
 
     def __call__(self, row: Row) -> Row:
         """Encode one slide; returns a row like that of
@@ -200,16 +260,9 @@ class SlideEncodingStage:
             result: Row = {"status": "quarantined", "n": 0, "attempts": MAX_ATTEMPTS, "error": reason}
         else:
             try:
-                bag, corners = self._tiles.read(row["tiles"])
-                n, metadata = len(bag), self._tiles.status(row["tiles"])
-                before = time.perf_counter()
-                corners_um = (corners * row["mpp"]).astype(np.float32)
-                vector = self._encode(self._encoder, bag, corners_um, self._extent_um)
-                encoding = time.perf_counter() - before
-                kept = {name: metadata[name] for name in RESULT_COLUMNS if metadata[name] == metadata[name]}
-                result = {**kept, "n": 1, "attempts": 1}
-                origin = np.zeros(1, np.int32)
-                self._staging.write(key, origin, origin, vector[None], {"slide": row["slide"], **result})
+                made = self.encode(row)
+                n, encoding, result = made.tiles, made.seconds, {**made.result, "attempts": 1}
+                self._staging.write(key, made.x, made.y, made.features, {"slide": row["slide"], **result})
             except Exception as error:
                 result = {
                     "status": "error",
@@ -262,7 +315,7 @@ class SlideStageFactory(StageFactory):
 
     def encoder(self) -> Callable[[Row], Row]:
         """The second stage, with its encoder built."""
-        return SlideEncodingStage(self.params, self.staging, self.tiles)
+        return SlideEncodingStage(self.label, self.params.slide_encoder_params, self.staging, self.tiles)
 
 
 def _table(slides: pd.DataFrame, tile_index: pd.DataFrame) -> pd.DataFrame:
@@ -290,7 +343,7 @@ def _copy_tile_statuses(
             store.reset(key)
 
 
-def _stores_folder(root: str | Path) -> str | Path:
+def stores_folder(root: str | Path) -> str | Path:
     """The folder of stores, also if the study names one store in it."""
     if not folder_at(root).has(SPEC_FILE):
         return root

@@ -103,7 +103,12 @@ def read_inputs(study: Study, cohorts: "Cohorts", store_root: str | Path) -> "St
     # Slide names refer to the files and pixel sizes of the tables.
     store = open_features(study.features, store_root, study.base, cohorts.slides)
     usable = cohorts.with_slide_status(store.index())
-    return StudyInputs(usable, store, store.spec.address, content_keys(study, usable, store))
+    states = None
+    if (kept := study.model.hidden_states) is not None:
+        from equipoise.platform.extraction.hidden_states import open_states
+
+        states = open_states(usable.slides, store, kept, study.features, store_root)
+    return StudyInputs(usable, store, store.spec.address, content_keys(study, usable, store), states)
 
 
 def content_keys(study: Study, usable: "Cohorts", store: "FeatureStore | None") -> dict[str, str]:

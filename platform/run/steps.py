@@ -212,6 +212,22 @@ def _extract_slides(context: RunContext, session: Session) -> "ExtractionSummary
     )
 
 
+def _store_states(context: RunContext, session: Session) -> dict[str, Any]:
+    """Compute what the model's frozen slide encoder gives, if the model reads it from a store; details of the step."""
+    study, kept = context.study, context.study.model.hidden_states
+    if kept is None:
+        return {}
+    from equipoise.platform.extraction.hidden_states import store_states
+    from equipoise.platform.extraction.sources import open_features
+
+    tiles = open_features(study.features, context.store_root, study.base, context.cohorts.slides)
+    slides = context.cohorts.with_slide_status(tiles.index()).slides
+    options: dict[str, Any] = {"workers": study.resources.workers, "session": session}
+    summary = store_states(slides, tiles, kept, study.features, context.store_root, **options)
+    log.info("hidden states %s", summary)
+    return {"states": summary.address}
+
+
 def extract(context: RunContext) -> StepResult:
     """Extract features from slides and encode RNA, then write the manifest of usable slides.
 
@@ -236,6 +252,8 @@ def extract(context: RunContext) -> StepResult:
     with open_once(session) as once:
         encoded = _encode_rna(context, once)
         summary = _extract_slides(context, once) if study.reads_slides else None
+        if summary is not None and summary.tolerated:
+            encoded |= _store_states(context, once)
     context.forget_inputs()
     if summary is None:
         if not encoded:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from equipoise.models.slide_encoders.hidden_states import HiddenStates
 from equipoise.platform.registry import entries, nearest
 from equipoise.platform.search import federated_space
 from equipoise.platform.search.params import Range
@@ -255,6 +256,7 @@ def _of_entries(study: Study, arms: Iterable[Arm]) -> list[Dimension]:
             "model.",
             ("kind", kind) if kind else None,
             skip=() if len(_modalities(study)) > 1 else ("modality_dropout",),
+            stored=study.model.hidden_states,
         )
     for slot, registry in _REGISTRIES.items():
         section = SLOTS[slot].partition(".")[0]
@@ -289,6 +291,7 @@ def _of_entry(
     key: str,
     where: tuple[str, str] | None,
     skip: tuple[str, ...] = (),
+    stored: HiddenStates | None = None,
 ) -> list[Dimension]:
     dimensions = []
     for field_name, field in params.model_fields.items():
@@ -297,7 +300,8 @@ def _of_entry(
         if dimension is None or field_name in skip:
             continue
         if dimension.choices:  # for instance, 5 heads do not divide a width of 384: keep valid choices only
-            valid = [value for value in dimension.choices if _fits(params, given | {field_name: value})]
+            tried = ((value, given | {field_name: value}) for value in dimension.choices)
+            valid = [v for v, values in tried if _fits(params, values) and _reads(params, values, stored)]
             dimension = _with(dimension, choices=tuple(valid))
             if valid:
                 dimensions.append(dimension)
@@ -396,7 +400,19 @@ def _unfit(study: Study, dimension: Dimension) -> list[str]:
             params.model_validate(given | {field: value})
         except ValidationError as error:
             lines.append(f"{value}: {error.errors()[0]['msg']}")
+            continue
+        if section == "model" and not _reads(params, given | {field: value}, study.model.hidden_states):
+            lines.append(
+                f"{value}: hidden states of the slide encoder are stored for the settings of model:, not for these; "
+                "write cache: false there, or search another setting"
+            )
     return lines
+
+
+def _reads(params: type[BaseModel], values: dict[str, Any], stored: HiddenStates | None) -> bool:
+    """Whether the hidden states that a model with these valid parameters reads, if any, are those of the study."""
+    wanted = getattr(params.model_validate(values), "hidden_states", None)
+    return wanted is None or wanted == stored
 
 
 def _fits(params: type[BaseModel], values: dict[str, Any]) -> bool:

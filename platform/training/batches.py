@@ -69,7 +69,11 @@ def draw_tiles(count: int, most: int | None, seed: int, epoch: int, patient: str
 
 
 def collate(
-    cases: Sequence[Case], targets: Targets, tiles: Sequence[np.ndarray | None] | None = None
+    cases: Sequence[Case],
+    targets: Targets,
+    tiles: Sequence[np.ndarray | None] | None = None,
+    *,
+    states: bool = False,
 ) -> CaseBatch:
     """Stack cases into a batch on the CPU.
 
@@ -81,6 +85,9 @@ def collate(
         Tasks with their scalers, widths of the data, and the sites and cohorts of the training patients.
     tiles
         Per case, which tiles to take (:func:`draw_tiles`); all of them by default.
+    states
+        Whether the model reads hidden states in place of tiles (:func:`~equipoise.models.base.reads_states`). Where
+        every case with tiles has them, they are read and the tiles' features are not.
 
     Raises
     ------
@@ -91,7 +98,8 @@ def collate(
     tiles = tiles or [None] * len(cases)
     for case in cases:
         _check_case(case, targets)
-    bags, mask, coords = _tiles(cases, tiles, targets.shape.features)
+    kept, counts = _states(cases, tiles) if states else (None, None)
+    bags, mask, coords = _tiles(cases, tiles, targets.shape.features, read=kept is None)
     omics, present = _omics(cases, targets)
     values, labelled = _labels(cases, targets)
     corners, extent = _places(cases, tiles, mask)
@@ -109,24 +117,58 @@ def collate(
         cohort=cohort,
         corners=corners,
         extent=extent,
+        states=kept,
+        state_counts=counts,
     )
 
 
+def _states(
+    cases: Sequence[Case], tiles: Sequence[np.ndarray | None]
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """``[B, T, F]`` float16 hidden states and ``[B, T]`` tiles behind each token, padded with zeros; None without."""
+    if any(case.states is None for case in cases if len(case.bag)):
+        return None, None
+    parts = []
+    for case, rows in zip(cases, tiles, strict=True):
+        x, n = (case.states, case.state_counts) if len(case.bag) else (None, None)
+        if x is None or n is None:
+            continue
+        if rows is not None and n.max() == 1:  # of prototypes all are taken
+            whole = len(x) - len(case.bag)  # tokens of the slide as a whole
+            chosen = np.concatenate([np.arange(whole), whole + rows])
+            x, n = x[chosen], n[chosen]
+        parts.append((x, n))
+    if not parts:
+        return None, None
+    most = max(len(x) for x, _ in parts)
+    blank = torch.empty if len(parts) == len(cases) and min(len(x) for x, _ in parts) == most else torch.zeros
+    x_BTF = blank(len(cases), most, parts[0][0].shape[1], dtype=torch.float16)
+    n_BT = torch.zeros(len(cases), most)
+    having = (i for i, case in enumerate(cases) if len(case.bag))
+    for i, (x, n) in zip(having, parts, strict=True):
+        x_BTF[i, : len(x)] = torch.from_numpy(np.require(x, requirements="W"))
+        n_BT[i, : len(n)] = torch.from_numpy(n.astype(np.float32))
+    return x_BTF, n_BT
+
+
 def _tiles(
-    cases: Sequence[Case], tiles: Sequence[np.ndarray | None], features: int
+    cases: Sequence[Case], tiles: Sequence[np.ndarray | None], features: int, *, read: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``[B, N, D]`` float32 features, ``[B, N]`` mask and ``[B, N, 2]`` int32 coordinates, padded with zeros."""
+    """``[B, N, D]`` float32 features, ``[B, N]`` mask and ``[B, N, 2]`` int32 coordinates, padded with zeros.
+
+    Features that are not ``read`` are one number, repeated without memory.
+    """
     counts = [len(case.bag) if rows is None else len(rows) for case, rows in zip(cases, tiles, strict=True)]
     most = max(counts)
     blank = torch.empty if min(counts) == most else torch.zeros
-    x_BND = blank(len(cases), most, features)
+    x_BND = blank(len(cases), most, features) if read else torch.zeros(()).expand(len(cases), most, features)
     xy_BN2 = blank(len(cases), most, 2, dtype=torch.int32)
     for i, (case, rows, count) in enumerate(zip(cases, tiles, counts, strict=True)):
         if count:
             # Copies, because stores are mapped read-only; torch widens half precision ten times as fast as NumPy.
-            bag, xy = (part.copy() if rows is None else part[rows] for part in (case.bag, case.coords))
-            x_BND[i, :count] = torch.from_numpy(bag)
-            xy_BN2[i, :count] = torch.from_numpy(xy)
+            if read:
+                x_BND[i, :count] = torch.from_numpy(case.bag.copy() if rows is None else case.bag[rows])
+            xy_BN2[i, :count] = torch.from_numpy(case.coords.copy() if rows is None else case.coords[rows])
     mask_BN = torch.arange(most) < torch.tensor(counts)[:, None]
     return x_BND, mask_BN, xy_BN2
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from equipoise.models.base import reads_states
 from equipoise.models.gptomic.protocol import BranchedModel
 from equipoise.models.losses import LossSums, TaskLosses
 from equipoise.models.score_memory import ScoreMemory
@@ -118,7 +119,7 @@ def fit(
     check_patients(train, val)
     balancing = balancing or BalancingParams()
     size = params.batch_for(targets.heads, len(train))
-    reader = BatchReader(targets, train, val)
+    reader = BatchReader(targets, train, val, states=reads_states(model))
     state = _start(model, targets, params, balancing, group, reader, steps=math.ceil(len(train) / size))
     strata = strata_of(train, targets) if params.order == "stratified" else None
     cells = list(cells_of(train, targets).values()) if params.task_sampling is not None else None

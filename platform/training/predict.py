@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from equipoise.models.base import reads_states
 from equipoise.models.hazards import hazard_risk
 from equipoise.platform.errors import DataError
 from equipoise.platform.training.batches import CaseList, collate
@@ -84,7 +85,7 @@ def run_model(
     try:
         for group in small_groups(cases, targets):
             infos += [CaseInfo(case.patient, case.cohort, case.site, case.targets) for case in group]
-            batch = collate(group, targets)
+            batch = collate(group, targets, states=reads_states(model))
             if split:
                 latents = split_model.latents(batch.to(device))
                 read.append({name: latent.float().cpu() for name, latent in latents.items()})

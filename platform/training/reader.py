@@ -40,10 +40,12 @@ class BatchReader:
         Tasks, scalers, widths.
     lists
         Cases that are kept as tensors if none has more than one tile and they fit; batches of others are read again.
+    states
+        Whether the model reads hidden states in place of tiles.
     """
 
-    def __init__(self, targets: Targets, *lists: CaseList) -> None:
-        self.targets = targets
+    def __init__(self, targets: Targets, *lists: CaseList, states: bool = False) -> None:
+        self.targets, self.states = targets, states
         width = sum(targets.shape.omics.values()) + targets.shape.features
         fits = width * sum(map(len, lists)) <= MAX_HELD
         if targets.shape.features:  # the first bag of tiles ends the search
@@ -53,7 +55,7 @@ class BatchReader:
     def _hold(self, cases: CaseList) -> HeldCases:
         read = list(cases)
         infos = tuple(CaseInfo(case.patient, case.cohort, case.site, case.targets) for case in read)
-        return HeldCases(infos, collate(read, self.targets))
+        return HeldCases(infos, collate(read, self.targets, states=self.states))
 
     def read(
         self, cases: CaseList, rows: Sequence[int], most: int | None, seed: int, epoch: int
@@ -66,7 +68,7 @@ class BatchReader:
             return held.batch.select(torch.as_tensor(rows))
         chosen = [cases[i] for i in rows]
         tiles = [draw_tiles(len(case.bag), most, seed, epoch, case.patient) for case in chosen]
-        return collate(chosen, self.targets, tiles)
+        return collate(chosen, self.targets, tiles, states=self.states)
 
     def outputs(self, model: nn.Module, cases: CaseList, group: WorkerGroup) -> Outputs:
         """Outputs for all cases of a list, to choose an epoch by.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from equipoise.models.balancing.balancer import Balancer
 from equipoise.models.balancing.protocol import StepContext
 from equipoise.models.balancing.record import EpochRecord
+from equipoise.models.base import reads_states
 from equipoise.models.batch import CaseBatch
 from equipoise.models.losses import LossSums, TaskLosses
 from equipoise.platform.errors import EquipoiseError
@@ -99,7 +100,7 @@ class Epoch:
         total_steps: int | None = None,
     ) -> None:
         self.state = state
-        self.reader = state.reader or BatchReader(targets)
+        self.reader = state.reader or BatchReader(targets, states=reads_states(state.model))
         self.targets = targets
         self.train = train
         self.val = val

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.models.balancing.protocol import StepContext
+from equipoise.models.base import reads_states
 from equipoise.models.batch import CaseBatch, TaskHead
 from equipoise.models.gptomic.protocol import BranchedModel
 from equipoise.models.losses import LossSums, TaskLosses
@@ -116,7 +117,7 @@ def _read(work: StudyJob, rows: Sequence[int], index: int) -> CaseBatch:
     cases = [work.data.train[row] for row in rows]
     most, pass_ = work.params.bag_tiles, work.job.first_epoch + index
     tiles = [draw_tiles(len(case.bag), most, work.job.seed, pass_, case.patient) for case in cases]
-    return collate(cases, work.targets, tiles).to(work.parts.device)
+    return collate(cases, work.targets, tiles, states=reads_states(work.parts.model)).to(work.parts.device)
 
 
 class PrivateSteps:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from equipoise.datasets.cohorts.places import corners_um
 from equipoise.datasets.cohorts.splits import Fold
 from equipoise.datasets.omics.params import TableParams
 from equipoise.models.batch import TaskHead
+from equipoise.models.entries import ModalTuneParams
+from equipoise.models.slide_encoders.entries import RandomTransformerParams
 from equipoise.models.slide_encoders.random_transformer import RandomTransformer
+from equipoise.models.slide_encoders.state_encoding import encode_states
 from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.training import checkpoint as checkpoints
 from equipoise.platform.training.batches import CaseList, collate, draw_tiles
@@ -100,6 +105,74 @@ def test_a_fold_trains_predicts_and_loads(fold, tasks, cases, tmp_path, balancin
     stored = load_file(folder / "model.safetensors")
     assert not any(name.endswith(("qkv", "cls_token")) for name in stored)
     assert ("frozen" in loaded.config) is ("modalities" not in params)
+
+
+def with_states(cases, **params):
+    """The cases as a reader with a store of states gives them."""
+    kept = ModalTuneParams.model_validate(SMALL | params).hidden_states
+    encoder = RandomTransformer(RandomTransformerParams(**SMALL["slide_encoder_params"]))
+    found = {}
+    for patient, case in cases.items():
+        corners = corners_um(case.coords, case.tiles, case.mpp, case.extent)
+        states, counts = (
+            encode_states(encoder, kept, case.bag, corners, case.extent) if len(case.bag) else (None, None)
+        )
+        found[patient] = replace(case, states=states, state_counts=counts)
+    return found
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"mode": "ladder", "cache": True},
+        {"mode": "joint", "cache": True, "skipped": 1, "blocks": 2},
+        {"mode": "ladder", "cache": True, "prototypes": 99},
+    ],
+)
+def test_a_fold_on_stored_states_is_that_on_tiles(fold, tasks, cases, tmp_path, params) -> None:
+    """To the precision of float16; with fewer tiles than prototypes, those change nothing."""
+    tables = {}
+    for name, own in (
+        ("tiles", {key: value for key, value in params.items() if key != "prototypes"}),
+        ("states", params),
+    ):
+        source = cases if name == "tiles" else with_states(cases, **own)
+        folder = trained(fold, tasks, source, tmp_path / name, recipe(**own))
+        tables[name] = pd.read_parquet(folder / "preds.parquet")
+    columns = ["patient", "task", "class"]
+    assert tables["tiles"][columns].equals(tables["states"][columns])
+    scale = tables["tiles"].groupby("task")["score"].transform("std")
+    apart = (tables["tiles"]["score"] - tables["states"]["score"]).abs() / scale
+    assert 0 < apart.max() < 0.02
+
+
+def test_states_are_read_by_models_that_ask_for_them_alone(fold, tasks, cases) -> None:
+    """Others get the tiles; drawn tiles keep their tokens; prototypes are never drawn from."""
+    targets = fit_targets(tasks, CaseList(cases, fold.train))
+    patients = [p for p in fold.train if len(cases[p].bag) > 4][:2]
+    plain = collate([cases[p] for p in patients], targets)
+    stored = with_states(cases, mode="ladder", cache=True)
+    both = [stored[p] for p in patients]
+    assert torch.equal(collate(both, targets).bags, plain.bags)
+    assert collate(both, targets).states is None
+    batch = collate(both, targets, states=True)
+    assert batch.bags.shape == plain.bags.shape
+    assert not batch.bags.any()
+    for i, case in enumerate(both):
+        assert torch.equal(batch.states[i, : len(case.states)], torch.from_numpy(case.states.copy()))
+        assert batch.state_counts[i].tolist() == [1.0] * len(case.states) + [0.0] * int(
+            (~batch.mask[i]).sum()
+        )
+    rows = np.array([0, 3])
+    drawn = collate(both, targets, [rows, None], states=True)
+    assert torch.equal(drawn.states[0, :3], batch.states[0, [0, 1, 4]])
+    assert drawn.state_counts[0].sum() == 3
+    for count in (2, len(both[0].bag) - 1):
+        few = with_states(cases, mode="ladder", cache=True, prototypes=count)
+        assert collate([few[patients[0]]], targets, [rows], states=True).states.shape[1] == 1 + count
+    mixed = collate([both[0], cases[patients[1]]], targets, states=True)
+    assert mixed.states is None
+    assert torch.equal(mixed.bags, plain.bags)
 
 
 def test_pathways_of_a_study_survive_the_folder(fold, tasks, cases, tmp_path) -> None:
