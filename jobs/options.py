@@ -4,12 +4,15 @@ import dataclasses
 import functools
 import inspect
 import logging
+import os
+import shlex
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from equipoise.datasets.atomic_io import write_text
 from equipoise.jobs.outcome import JobResult, LogFormat, run_and_exit, run_in_folder
 
 if TYPE_CHECKING:
@@ -111,7 +114,21 @@ class StudyOptions:
 
             print(describe_plan(study, steps))
             return JobResult({"study": study.name, "dry_run": True})
-        return run_in_folder(study, self.folder(study), steps, **settings)
+        folder = self.folder(study)
+        write_text(folder.command_file, f"{self.command_line(folder)}\n")
+        return run_in_folder(study, folder, steps, **settings)
+
+    def command_line(self, folder: "RunFolder") -> str:
+        """The command that does all steps of this study in this folder, wherever it is called."""
+        words = ["equipoise", "run", "-c", os.path.abspath(self.config)]
+        for setting in self.set or []:
+            words += ["-s", setting]
+        words += ["--smoke"] if self.smoke else []
+        numbers = {"--seed": self.seed, "--address": self.address}
+        numbers |= {"--max-cpus": self.max_cpus, "--max-gpus": self.max_gpus}
+        for option, value in numbers.items():
+            words += [] if value is None else [option, str(value)]
+        return shlex.join([*words, "-o", str(folder.root)])
 
 
 def study_job(job: Callable[..., Any]) -> Callable[..., None]:

@@ -15,7 +15,7 @@ def status(
     from pathlib import Path
 
     from equipoise.platform.errors import StudyError
-    from equipoise.platform.run.folder import STEPS, RunFolder
+    from equipoise.platform.run.folder import RunFolder
 
     folder = RunFolder(Path(run))
     if not folder.status_file.exists():
@@ -23,7 +23,7 @@ def status(
     record, to_do = folder.status(), folder.to_do()
     left = f"to do: {', '.join(to_do)}" if to_do else "complete"
     print(f"{folder.root}: last job {record['status']}, {left}")
-    for step in STEPS:
+    for step in folder.steps():
         state = record["steps"].get(step, {"status": "to do"})
         rest = {key: value for key, value in state.items() if key not in ("status", "at", "error")}
         print(
@@ -31,11 +31,10 @@ def status(
         )
         if "error" in state:
             print("    " + state["error"].replace("\n", "\n    "))
-    study = folder.provenance / "study.yaml"
     if folder.report.exists():
         print(f"report: {folder.report}")
-    if to_do and study.exists():
-        print(f"next: equipoise run -c STUDY -o {run}   (resumes where it stopped)")
+    if to_do and folder.command_file.exists():
+        print(f"next: {folder.command_file.read_text(encoding='utf-8').strip()}   (resumes where it stopped)")
     return {"run": folder.root, "state": record["status"], "to_do": to_do}
 
 

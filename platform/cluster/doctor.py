@@ -24,6 +24,7 @@ from equipoise.platform.cluster.machine import (
     object_store_bytes,
     shared_memory_free,
 )
+from equipoise.platform.cluster.session import ray_folder
 
 Status = Literal["PASS", "WARN", "FAIL"]
 GIBIBYTE = 2**30
@@ -212,7 +213,7 @@ def token(needed: bool = False) -> Finding:
 
 def temporary_folder() -> Finding:
     """Ray's temporary folder can be written, and its socket paths are short enough."""
-    base = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")  # noqa: S108 - as Ray does
+    base = ray_folder()
     length = len(str(base / SOCKET_PATH).encode())
     if length > SOCKET_PATH_LIMIT:
         return Finding(

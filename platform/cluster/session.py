@@ -182,24 +182,36 @@ def _start_local(options: RayOptions) -> Any:
     size, warning = object_store_bytes(memory_bytes(), shared_memory_free(), options.object_store_mb)
     if warning:
         logger.warning(warning)
-    try:
-        return ray.init(
-            address="local",
-            num_cpus=options.cpus,
-            num_gpus=options.gpus,
-            object_store_memory=size,
-            include_dashboard=options.dashboard,
-            dashboard_host="127.0.0.1",  # no port named: Ray takes the first free one from 8265 on
-            runtime_env=worker_environment(os.environ),
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-        )
-    except Exception as error:
-        raise ResourceError(
-            f"Ray did not start: {_first_line(error)}",
-            where="this machine",
-            fix="run `equipoise doctor`; Ray's logs: session_latest/logs in its temporary folder (/tmp/ray)",
-        ) from error
+    for attempt in range(2):
+        try:
+            return ray.init(
+                address="local",
+                num_cpus=options.cpus,
+                num_gpus=options.gpus,
+                object_store_memory=size,
+                include_dashboard=options.dashboard,
+                dashboard_host="127.0.0.1",  # no port named: Ray takes the first free one from 8265 on
+                runtime_env=worker_environment(os.environ),
+                logging_level=logging.WARNING,
+                log_to_driver=False,
+            )
+        except Exception as error:
+            if attempt == 0 and "timed out" in str(error):  # a machine that was busy for half a minute
+                logger.warning("Ray did not start in time (%s); trying once more", _first_line(error))
+                ray.shutdown()
+                continue
+            logs = ray_folder() / "ray" / "session_latest" / "logs"
+            raise ResourceError(
+                f"Ray did not start: {_first_line(error)}",
+                where="this machine",
+                fix=f"run `equipoise doctor`; Ray's logs are in {logs}",
+            ) from error
+    raise AssertionError
+
+
+def ray_folder() -> Path:
+    """The folder below which Ray keeps logs and sockets on this machine, as Ray chooses it."""
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")  # noqa: S108 - as Ray does
 
 
 def _connect(where: Where, address: str, options: RayOptions) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from equipoise.platform.cluster.standard_error import without_lines
 from equipoise.platform.errors import ResourceError
 from equipoise.platform.extraction.chunks import Row
 from equipoise.platform.extraction.monitoring import WorkerCounters
@@ -99,16 +100,17 @@ def run_on_ray(rows: list[Row], stages: Stages, workers: int | None) -> Iterator
 def _quiet() -> Iterator[None]:
     """Silence the messages of Ray Data about starts, ends and progress bars: we report progress ourselves.
 
-    One line remains, "Actor ... has constructor arguments in the object store": Ray's C++ core prints it for every
-    actor pool, because Ray Data puts two arguments of its own there (ray-project/ray#57733). Ours are a few hundred
-    bytes.
+    Ray's C++ core also prints a line for every actor pool, because Ray Data puts two arguments of its own into the
+    object store (ray-project/ray#57733). It warns of arguments that are lost before an actor restarts; the driver holds
+    these for as long as the pool lives.
     """
     loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        yield
+        with without_lines("has constructor arguments in the object store"):
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -6,6 +6,7 @@ The comparison is computed in :mod:`equipoise.platform.evaluation.leaderboard`; 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 
 from equipoise.platform.errors import DataError
 from equipoise.platform.evaluation.comparison import why_no_ranking
@@ -21,6 +22,9 @@ from equipoise.platform.report.leaderboard_page import leaderboard_page, pairs_c
 from equipoise.platform.report.page import render_page
 from equipoise.platform.report.run_files import RunFiles
 from equipoise.platform.report.sections.balancing import method_name
+
+#: Characters of a line on a terminal, and of a run's name in it; a longer name keeps its end.
+COLUMNS, _NAME = 100, 40
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
 
 
 def leaderboard_text(written: WrittenLeaderboard) -> str:
-    """The leaderboard as lines for a terminal, with its limits."""
+    """The leaderboard as lines for a terminal of :data:`COLUMNS` characters, with its limits."""
     board = written.board
     columns = [("run", board.order)]
     columns.append(("mean rank", [number(board.mean_ranks[n], 2) for n in board.order]))
@@ -101,11 +105,7 @@ def leaderboard_text(written: WrittenLeaderboard) -> str:
             values = {r["method"]: estimate(r) for r in part.to_dict("records")}
             dataset = "test" if role == "test" else cohort
             columns.append((f"{task} {label(PRIMARY[kind])}, {dataset}", [values[n] for n in board.order]))
-    widths = [max(len(title), *map(len, cells)) for title, cells in columns]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in ([title for title, _ in columns], *zip(*(cells for _, cells in columns), strict=True))
-    ]
+    lines = _tables(columns)
     if written.synthetic:
         lines.insert(0, "SYNTHETIC DATA: these numbers say nothing about patients")
     for task, pairs in board.pairs.items():
@@ -114,7 +114,27 @@ def leaderboard_text(written: WrittenLeaderboard) -> str:
             f"{task}: {count(pairs.separated)} pairs of runs differ; not excluded as the best: {best}"
         )
     lines += [*pairs_caution(board), why_no_ranking(1)]
-    return "\n".join(lines)
+    return "\n".join(
+        part for line in lines for part in (wrap(line, COLUMNS) if len(line) > COLUMNS else [line])
+    )
+
+
+def _tables(columns: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """Lines of a table; one that is wider than the terminal goes on below, with its first column again."""
+    (title, names), *rest = columns
+    shown = [name if len(name) <= _NAME else f"…{name[1 - _NAME :]}" for name in names]
+    blocks: list[list[tuple[str, Sequence[str]]]] = [[(title, shown)]]
+    for column in rest:
+        if len(_lines([*blocks[-1], column])[0]) > COLUMNS and len(blocks[-1]) > 1:
+            blocks.append([(title, shown)])
+        blocks[-1].append(column)
+    return [line.rstrip() for block in blocks for line in _lines(block)]
+
+
+def _lines(columns: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    widths = [max(len(title), *map(len, cells)) for title, cells in columns]
+    rows = ([title for title, _ in columns], *zip(*(cells for _, cells in columns), strict=True))
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def _candidate(name: str, run: RunFiles) -> Candidate:

@@ -24,6 +24,13 @@ STEPS = ("validate", "extract", "train", "evaluate", "federate", "search", "repo
 STEP_SECTIONS = {"federate": "federation", "search": "search"}
 
 
+def study_steps(settings: Mapping[str, Any]) -> list[str]:
+    """Steps of a study with these settings: optional steps only where it has their section."""
+    return [
+        name for name in STEPS if name not in STEP_SECTIONS or settings.get(STEP_SECTIONS[name]) is not None
+    ]
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What a step did.
@@ -52,6 +59,7 @@ class RunFolder:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self.provenance = self.root / "provenance"
+        self.command_file = self.provenance / "command.txt"
         self.manifest = self.root / "manifest"
         self.qc = self.root / "qc"
         self.folds = self.root / "folds"
@@ -130,12 +138,12 @@ class RunFolder:
     def to_do(self) -> list[str]:
         """Steps that are not done, in their order; optional steps only where the study has their section."""
         steps = self.status()["steps"]
-        left = [name for name in STEPS if steps.get(name, {}).get("status") != "done"]
+        return [name for name in self.steps() if steps.get(name, {}).get("status") != "done"]
+
+    def steps(self) -> list[str]:
+        """Steps of the study that the folder holds, in their order."""
         resolved = self.provenance / "resolved.yaml"
-        study = yaml.safe_load(resolved.read_text(encoding="utf-8")) if resolved.exists() else {}
-        return [
-            name for name in left if name not in STEP_SECTIONS or study.get(STEP_SECTIONS[name]) is not None
-        ]
+        return study_steps(yaml.safe_load(resolved.read_text(encoding="utf-8")) if resolved.exists() else {})
 
     def run_step(self, name: str, work: Callable[[], StepResult]) -> StepResult:
         """Do the work of a step; record it as running, then as done or partial, or as failed with the reason."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from equipoise.datasets.atomic_io import write_json
 from equipoise.platform.errors import DataError, StudyError, ToleranceError
 from equipoise.platform.run.context import RunContext, read_cohorts
-from equipoise.platform.run.folder import RunFolder, StepResult
+from equipoise.platform.run.folder import RunFolder, StepResult, study_steps
 from equipoise.platform.run.manifest import is_written_by_extract, write_folds, write_manifest
 from equipoise.platform.study.schema import Study
 
@@ -96,14 +96,18 @@ def run_steps(
 
 
 def describe_plan(study: Study, steps: Sequence[str]) -> str:
-    """What the steps would do, as text; runs none of them."""
+    """What the steps would do and take, as text; runs none of them."""
+    from equipoise.platform.run.estimate import describe_cost
+
     cohorts = read_cohorts(study)
     features = (
         f"{study.features.encoder}, store {study.features.store}" if study.reads_slides else "tables only"
     )
     lines = [describe_cohorts(cohorts, study), f"features: {features}"]
     lines.append(f"folds: {study.splits.scheme}")
-    return "\n".join([*lines, f"steps: {' → '.join(steps)}"])
+    lines += describe_cost(study, steps)
+    shown = [step for step in steps if step in study_steps(study.resolved())]
+    return "\n".join([*lines, f"steps: {' → '.join(shown)}"])
 
 
 def describe_search(study: Study) -> str:

@@ -1,6 +1,7 @@
 """Both entry points, light imports, exit codes, the result line."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,27 @@ def test_init_guesses_columns_from_tables(tmp_path: Path) -> None:
     assert [task.name for task in study.tasks] == ["MSI_status", "LISS"]
     assert study.cohorts[0].slides_dir == "hospital/slides"
     assert "column: OS_MONTHS, unit: months" in (tmp_path / "study.yaml").read_text()
+
+
+def test_status_names_a_command_that_goes_on_and_the_steps_of_the_study(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        STUDY + "model: {kind: clinical}\ntables: {clinical: [{column: AGE, type: number}]}\n"
+    )
+    rows = "".join(f"p{i},{'MSI-H' if i % 3 == 0 else 'MSS'},{40 + i}\n" for i in range(24))
+    (tmp_path / "a.csv").write_text("PATIENT,MSI,AGE\n" + rows)
+    smoke = ("-s", "training.lr=0.01", "--smoke")
+    done = call("validate", "-c", "s.yaml", "-o", "a run", *smoke, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = call("status", str(tmp_path / "a run")).stdout
+    assert [line.split()[0] for line in said.splitlines()[1:6]] == [
+        "validate", "extract", "train", "evaluate", "report",
+    ]  # fmt: skip
+    command = shlex.split(said.partition("next: ")[2].partition("   (")[0])
+    assert command[:2] == ["equipoise", "run"]
+    planned = call(*command[1:], "--dry-run", cwd=tmp_path.parent)
+    assert planned.returncode == 0, planned.stderr
+    assert "training: 2 folds x at most 1 epochs, at most about 0:00:0" in planned.stdout
+    assert planned.stdout.endswith("steps: validate → extract → train → evaluate → report\n")
 
 
 def test_status_of_something_else(tmp_path: Path) -> None:

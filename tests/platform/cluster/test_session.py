@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
@@ -253,3 +254,32 @@ def test_failed_start_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
     assert "doctor" in str(caught.value.fix)
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_start_that_timed_out_is_tried_once_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, times: int
+) -> None:
+    import ray
+
+    calls = []
+
+    def start(**_: object) -> SimpleNamespace:
+        calls.append(1)
+        if len(calls) <= times:
+            raise Exception("The current node timed out during startup.")
+        return SimpleNamespace(dashboard_url=None)
+
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(session, "_is_open", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    if times == 1:
+        with session.ray_session() as opened:
+            assert opened.where == "local"
+    else:
+        with pytest.raises(ResourceError) as caught, session.ray_session():
+            pass
+        assert str(tmp_path / "ray" / "session_latest" / "logs") in str(caught.value.fix)
+    assert len(calls) == 2
+    assert "trying once more" in caplog.text
