@@ -40,7 +40,7 @@ def connect(address: str) -> tuple[Any, str]:
         # Drivers remember listings: what another machine has written since would not be there.
         return url_to_fs(address, use_listings_cache=False)
     except ImportError as error:
-        package = f"'equipoise[{_EXTRAS[protocol]}]'" if protocol in _EXTRAS else "the package that it names"
+        package = f"-e '.[{_EXTRAS[protocol]}]'" if protocol in _EXTRAS else "the package that it names"
         raise DataError(
             f"{protocol}:// needs a driver that is not installed ({error})",
             where=address,

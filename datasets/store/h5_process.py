@@ -187,6 +187,6 @@ def _start() -> subprocess.Popen[bytes]:
             errors.seek(0)
             last = errors.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
             raise DataError(
-                f"the process that reads .h5 files does not start: {last}", fix="pip install 'equipoise[h5]'"
+                f"the process that reads .h5 files does not start: {last}", fix="pip install -e '.[h5]'"
             )
     return process

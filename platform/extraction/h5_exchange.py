@@ -331,6 +331,4 @@ def require_h5py() -> None:
     try:
         import h5py  # noqa: F401
     except ImportError as error:
-        raise ResourceError(
-            "reading and writing .h5 needs h5py", fix="pip install 'equipoise[h5]'"
-        ) from error
+        raise ResourceError("reading and writing .h5 needs h5py", fix="pip install -e '.[h5]'") from error

@@ -148,7 +148,7 @@ def open_trackers(names: Sequence[str], tracked: TrackedSearch) -> TrackerList:
                 raise
             raise ResourceError(
                 f"tracking by {name} needs the package {extra}, which is not installed",
-                fix=f"pip install 'equipoise[{extra}]', or leave {name} out",
+                fix=f"pip install -e '.[{extra}]', or leave {name} out",
             ) from missing
     return TrackerList(tuple(opened))
 

@@ -295,7 +295,7 @@ def wants_geneicl(params: BaselineParams) -> bool:
         raise ResourceError(
             "the baseline GeneICL needs the package geneicl, which is not installed",
             where="evaluation.baselines.geneicl",
-            fix="pip install 'equipoise[geneicl]', or write geneicl: false",
+            fix="pip install -e '.[geneicl]', or write geneicl: false",
         )
     return params.geneicl is not False and geneicl.is_installed()
 

@@ -12,7 +12,7 @@ SIGNAL = X[:, 0] + X[:, 1]
 DAYS = np.ceil(200 * RNG.exponential(np.exp(-1.5 * SIGNAL))) + 1
 SURVIVAL = np.stack([DAYS, np.ones(70)], axis=1)
 needs_package = pytest.mark.skipif(
-    not geneicl.is_installed(), reason="geneicl is not installed: pip install 'equipoise[geneicl]'"
+    not geneicl.is_installed(), reason="geneicl is not installed: pip install -e '.[geneicl]'"
 )
 
 
