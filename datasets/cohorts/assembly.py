@@ -90,6 +90,10 @@ def run_flow(
         flow.close("in table")
         for patient, path in raw.repeated:
             flow.note(patient, path, "unique", "the slides table lists the file again")
+        of_path = {} if raw.slides is None else dict(zip(raw.slides["path"], names, strict=True))
+        several = {of_path[path]: reason for path, reason in raw.contradicting.items()}
+        of_several = [slides[name] for name in several] if slides is not None else []
+        flow.drop_slides(several, "unique")
         flow.drop_patients(raw.conflicts, "unique")
         flow.close("unique")
         if slides is not None:
@@ -101,6 +105,9 @@ def run_flow(
             }
             flow.drop_slides(strangers, "has slide")
             if tables is None:
+                left = set((flow.slides or {}).values())
+                reason = "the slides table gives every slide several pixel sizes"
+                flow.drop_patients({p: reason for p in of_several if p not in left}, "has slide")
                 flow.drop_slideless("has slide", "the slides table lists no slide")
             flow.close("has slide")
         if tables is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.params import Columns, TableSource
-from equipoise.datasets.tables.cells import ATTRIBUTE
+from equipoise.datasets.tables.cells import ATTRIBUTE, is_key, key_marker
 from equipoise.datasets.tables.reading import (
     applicable,
     detect_dialect,
@@ -67,10 +67,12 @@ def _read(source: TableSource, columns: Columns, base: Path, cohort: str, *, sev
     # Joined tables may call their patients differently.
     key = patient_column(table, applicable(columns, table) if several else columns, source)
     notes = dialect_note(cohort, table, columns, source)
+    has_key = table[key].map(is_key)
     keyless = [
-        f"row {row} of {table_label(source)} has no patient key" for row in table.index[table[key] == ""]
+        f"row {row} of {table_label(source)} has no patient key{key_marker(text)}"
+        for row, text in table.loc[~has_key, key].items()
     ]
-    table = table[table[key] != ""]
+    table = table[has_key]
     if table.empty:
         raise DataError(f"no row has a patient key in column {key!r}", where=table_label(source))
     rows = dict(zip(table[key][::-1], table.index[::-1].tolist(), strict=True))

@@ -31,6 +31,7 @@ from equipoise.datasets.cohorts.checks import (
 )
 from equipoise.datasets.cohorts.cohort_tables import read_cohort
 from equipoise.datasets.cohorts.flow import STATUS_STAGE, Flow, exclusion_table
+from equipoise.datasets.cohorts.keys import similar_note
 from equipoise.datasets.cohorts.label_account import STAGE, LabelAccount, label_accounts, label_gaps
 from equipoise.datasets.cohorts.omics_tables import load_omics
 from equipoise.datasets.cohorts.sites import SCHEMES, SiteScheme
@@ -255,6 +256,8 @@ def load_cohorts(
     ]
     refuse_shared_patients(raw)
     notes = [note for cohort in raw for note in cohort.notes]
+    owner = {patient: cohort.source.name for cohort in raw for patient in cohort.labels.index}
+    notes += filter(None, [similar_note("cohorts", owner, across=True)])
     notes += absent_columns(raw, tasks)
     encoded = [encode_all(task, raw) for task in tasks]
     clinical, clinical_notes = load_covariates(raw, covariates)

@@ -7,16 +7,21 @@ reason.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from equipoise.datasets.cohorts.clinical_tables import dialect_note, read_clinical
-from equipoise.datasets.cohorts.sites import SCHEMES, SiteScheme, patient_code
+from equipoise.datasets.cohorts.keys import near_fix, near_keys, similar_note
+from equipoise.datasets.cohorts.pixel_sizes import mpp_notes
+from equipoise.datasets.cohorts.sites import SCHEMES, SiteScheme
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.params import CohortSource, Columns, TableSource, label_key
+from equipoise.datasets.slides.mpp import NATIVE
+from equipoise.datasets.tables.cells import is_key, key_marker
 from equipoise.datasets.tables.reading import (
     MISSING,
     applicable,
@@ -77,6 +82,8 @@ class RawCohort:
         All columns of the clinical table, for suggestions.
     notes
         Remarks for the report.
+    contradicting
+        Path of a slide → how its rows contradict.
     rows
         Patient → its first row of the clinical table.
     """
@@ -90,6 +97,7 @@ class RawCohort:
     repeated: list[tuple[str, str]]
     clinical_columns: tuple[str, ...]
     notes: list[str]
+    contradicting: Mapping[str, str] = field(default_factory=dict)
     rows: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -132,21 +140,35 @@ def read_cohort(
         notes.append(
             f"cohort {source.name}: {len(table)} rows of the clinical table are {len(labels)} patients"
         )
+    notes += filter(None, [similar_note(f"cohort {source.name}", dict.fromkeys(labels.index, source.name))])
     sites, site_notes = scheme.find(labels, source.name, site_params, base)
     slides = None
     repeated: list[Any] = []
+    contradicting: dict[str, str] = {}
     if source.slides is not None:
         listing = table if source.slides == source.clinical else read_table(source.slides, base)
         if source.slides != source.clinical:
             notes += dialect_note(source.name, listing, columns, source.slides)
-        slides, repeated, fileless = list_slides(listing, source.slides, source.slides_dir, columns, base)
-        keyless += fileless
+        listed = list_slides(listing, source.slides, source.slides_dir, columns, base)
+        slides, repeated, contradicting = listed.slides, listed.repeated, listed.contradicting
+        keyless += listed.incomplete
+        if contradicting:
+            path, reason = next(iter(contradicting.items()))
+            notes.append(
+                f"cohort {source.name}: {len(contradicting)} slides are left out, because the slides table gives them "
+                f"several pixel sizes ({PurePosixPath(path).name}: {reason})"
+            )
+        notes += mpp_notes(source.name, slides["mpp"])
         local = source.slides_dir is not None and _is_local(source.slides_dir)
         if local and not (base / Path(str(source.slides_dir)).expanduser()).is_dir():
             notes.append(f"cohort {source.name}: there is no folder {source.slides_dir!r} (slides_dir)")
         _check_keys(labels.index, slides["patient"], source)
-        if zeros := lost_zeros(slides["patient"], labels.index):
-            notes.append(f"cohort {source.name}: of the slides table, {zeros}")
+        notes += [
+            f"cohort {source.name}: of the slides table, {near.text()}: {near.spelling.remedy}"
+            for near in near_keys(slides["patient"], labels.index)
+        ]
+    if keyless:
+        notes.append(f"cohort {source.name}: {len(keyless)} rows are left out: {keyless[0]}, …")
     return RawCohort(
         source=source,
         labels=labels[wanted],
@@ -157,6 +179,7 @@ def read_cohort(
         repeated=repeated,
         clinical_columns=tuple(table.columns),
         notes=notes + site_notes,
+        contradicting=contradicting,
         rows=clinical.rows,
     )
 
@@ -214,16 +237,31 @@ def _merged_frame(
     return frame
 
 
+class SlideList(NamedTuple):
+    """A slides table.
+
+    Attributes
+    ----------
+    slides
+        Columns patient, path, stem, mpp: distinct slides in table order.
+    repeated
+        (patient, path) of repetitions.
+    incomplete
+        Reasons for rows without a key or file.
+    contradicting
+        Path → rows that give the same slide other pixel sizes.
+    """
+
+    slides: pd.DataFrame
+    repeated: list[tuple[str, str]]
+    incomplete: list[str]
+    contradicting: dict[str, str]
+
+
 def list_slides(
     table: pd.DataFrame, source: TableSource, slides_dir: str | None, columns: Columns, base: Path
-) -> tuple[pd.DataFrame, list[tuple[str, str]], list[str]]:
+) -> SlideList:
     """The rows of a slides table as patient, path, stem and mpp (NaN where the file is to say it).
-
-    Returns
-    -------
-    slides, repeated, incomplete
-        Distinct slides in table order; (patient, path) of repetitions; reasons for rows without a key or
-        file.
 
     Raises
     ------
@@ -239,17 +277,29 @@ def list_slides(
     if slides_dir is not None:
         folder = base / Path(slides_dir).expanduser() if _is_local(slides_dir) else slides_dir
     owner: dict[str, str] = {}
-    rows, repeated, incomplete = [], [], []
+    rows: dict[str, tuple[str, str, str, float]] = {}
+    row_of: dict[str, int] = {}
+    repeated, incomplete = [], []
+    contradicting: dict[str, str] = {}
     for number, patient, name, size in zip(table.index, table[key], table[file], mpp, strict=True):
-        if not patient or not name:
-            what = "patient key" if not patient else f"file name (patient {patient})"
+        if not is_key(patient) or not is_key(name):
+            no_patient = f"patient key{key_marker(patient)}"
+            what = no_patient if not is_key(patient) else f"file name{key_marker(name)} (patient {patient})"
             incomplete.append(f"row {number} of {table_label(source)} has no {what}")
             continue
         path = _join(folder, name)
         if path not in owner:
             owner[path] = patient
-            rows.append((patient, path, slide_stem(name), size))
+            rows[path] = (patient, path, slide_stem(name), size)
+            row_of[path] = number
         elif owner[path] == patient:
+            first = rows[path][-1]
+            if math.isnan(first) and not math.isnan(size):
+                rows[path], row_of[path] = (*rows[path][:-1], size), number
+            elif not math.isnan(size) and abs(size - first) > NATIVE * abs(first):
+                contradicting.setdefault(
+                    path, f"rows {row_of[path]} and {number} contradict in mpp: {first:g} and {size:g}"
+                )
             repeated.append((patient, path))
         else:
             raise DataError(
@@ -259,7 +309,8 @@ def list_slides(
             )
     if not rows:
         raise DataError("no row has both a patient and a file", where=table_label(source))
-    return pd.DataFrame(rows, columns=["patient", "path", "stem", "mpp"]), repeated, incomplete
+    slides = pd.DataFrame(list(rows.values()), columns=["patient", "path", "stem", "mpp"])
+    return SlideList(slides, repeated, incomplete, contradicting)
 
 
 def _is_local(path: str | None) -> bool:
@@ -327,36 +378,15 @@ def _mpp_column(table: pd.DataFrame, columns: Columns, source: TableSource) -> l
     return sizes
 
 
-def lost_zeros(listed: Iterable[str], patients: Iterable[str]) -> str:
-    """Which listed keys would be keys of the clinical table without leading zeros; empty where none would.
-
-    >>> lost_zeros(["07", "8"], ["7", "8"])
-    "1 keys match the clinical table only without leading zeros ('07' against '7')"
-    """
-    listed, patients = list(dict.fromkeys(listed)), list(patients)
-    spare = {key.lstrip("0"): key for key in set(patients) - set(listed) if key.strip("0")}
-    known = set(patients)
-    pairs = [(key, spare[key.lstrip("0")]) for key in listed if key not in known and key.lstrip("0") in spare]
-    if not pairs:
-        return ""
-    examples = ", ".join(f"{one!r} against {other!r}" for one, other in pairs[:3])
-    return f"{len(pairs)} keys match the clinical table only without leading zeros ({examples})"
-
-
 def _check_keys(patients: Sequence[str], slide_patients: pd.Series, source: CohortSource) -> None:
     """Clinical and slides table must share at least one key."""
     known = set(patients)
     listed = list(dict.fromkeys(slide_patients))
     if known.intersection(listed):
         return
-    fix = "make the patient keys of both tables equal, letter by letter"
-    if zeros := lost_zeros(listed, patients):
-        fix = f"{zeros}: a spreadsheet has cut zeros off; save that column as text"
-    if known.intersection(map(patient_code, listed)):
-        fix = "the slides table holds sample or slide barcodes: add a column with their first three fields"
     raise DataError(
         f"no patient of the slides table is in the clinical table: {', '.join(map(repr, listed[:3]))} there, "
         f"{', '.join(map(repr, list(patients)[:3]))} here",
         where=f"cohort {source.name!r}",
-        fix=fix,
+        fix=near_fix(near_keys(listed, patients)),
     )

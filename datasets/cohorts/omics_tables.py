@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equipoise.datasets.cohorts.cohort_tables import RawCohort, lost_zeros
+from equipoise.datasets.cohorts.cohort_tables import RawCohort
+from equipoise.datasets.cohorts.keys import near_fix, near_keys
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.omics.alignment import align
 from equipoise.datasets.omics.expression import Expression, consistency_notes, expression_of
@@ -153,7 +154,7 @@ def _of_known_patients(
     """The rows of the cohort's patients, and what is remarkable about the others."""
     name, patients = raw.source.name, raw.labels.index
     known = matrix.index.intersection(patients, sort=False)
-    zeros = lost_zeros(matrix.index, patients)
+    near = near_keys(matrix.index, patients)
     if known.empty:
         turned = (
             " (patients are in the columns: transpose the table)"
@@ -164,11 +165,9 @@ def _of_known_patients(
             f"no patient of the {modality} matrix is in the clinical table{turned}: "
             f"{', '.join(map(repr, matrix.index[:3]))} there, {', '.join(map(repr, patients[:3]))} here",
             where=where,
-            fix=f"{zeros}: a spreadsheet has cut zeros off; save that column as text"
-            if zeros
-            else "make the patient keys of both tables equal, letter by letter",
+            fix=near_fix(near),
         )
-    notes = [f"cohort {name}: of the {modality} matrix, {zeros}"] if zeros else []
+    notes = [f"cohort {name}: of the {modality} matrix, {one.text()}: {one.spelling.remedy}" for one in near]
     strangers = len(matrix) - len(known)
     if strangers or len(known) < len(patients):
         notes.append(

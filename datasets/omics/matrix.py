@@ -19,7 +19,7 @@ from equipoise.datasets.errors import DataError
 from equipoise.datasets.omics.genes_in_rows import Turned, require_turned, turned
 from equipoise.datasets.params import Columns, OmicsSource, TableSource, label_key
 from equipoise.datasets.suggestions import nearest
-from equipoise.datasets.tables.cells import decimal_mark
+from equipoise.datasets.tables.cells import decimal_mark, is_key
 from equipoise.datasets.tables.files import (
     TextHead,
     open_parquet,
@@ -296,7 +296,7 @@ def _one_row_per_patient(
 ) -> pd.DataFrame:
     """Equal rows of a patient become one; rows without a key or without any value go."""
     frame = frame.assign(**{key: frame[key].str.strip()})
-    frame = frame.loc[(frame[key] != "") & frame[list(genes)].notna().any(axis=1)]
+    frame = frame.loc[frame[key].map(is_key) & frame[list(genes)].notna().any(axis=1)]
     if frame.empty:
         raise DataError("no patient has a value", where=table_label(source))
     matrix = frame.set_index(key)[list(genes)]

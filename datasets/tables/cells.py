@@ -7,6 +7,7 @@ file as a whole, and never where thousands separators (``1,234``) would look the
 from __future__ import annotations
 
 import re
+import unicodedata
 from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,12 +19,35 @@ POINT_NUMBER = re.compile(r"[+-]?(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?")
 WHOLE_NUMBER = re.compile(r"[+-]?\d+(?:[eE][+-]?\d+)?")
 #: May be a number of thousands.
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
-#: What stands for a missing label or number, never for a missing key or site: ``NA`` is Duke University. ``'--`` and
+#: What stands for a missing label or number, never for a missing site: ``NA`` is Duke University. ``'--`` and
 #: ``[Not Available]`` are the GDC's and TCGA's.
 MISSING = frozenset(
     {"", "NA", "N/A", "#N/A", "na", "n/a", "NaN", "nan", "<NA>", "NULL", "null"}
     | {"'--", "[Not Available]", "[Not Applicable]", "[Not Evaluated]"}
 )
+
+#: What stands in place of a patient key or a file name that is not known, in any case of letters.
+NO_KEY = frozenset(
+    {"", "na", "n/a", "#n/a", "n.a.", "nan", "<na>", "none", "null", "unknown", "missing", "not available"}
+    | {"not reported", "-", "--", "'--", ".", "?", "#ref!", "#value!", "#name?", "#null!", "#num!", "#div/0!"}
+)
+
+
+def is_key(text: str) -> bool:
+    """Whether a cell holds a patient key or a file name, and no marker of a missing one.
+
+    >>> is_key("P1"), is_key("NA"), is_key("\\u200b")
+    (True, False, False)
+    """
+    seen = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc"))
+    return seen.strip().casefold() not in NO_KEY
+
+
+def key_marker(text: str) -> str:
+    """What stands in place of a key, for messages: nothing, or the marker in brackets."""
+    return f" ({text!r})" if text else ""
+
+
 #: Columns whose numbers were written with decimal commas, kept with a table that was read.
 ATTRIBUTE = "decimal_commas"
 

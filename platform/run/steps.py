@@ -17,6 +17,7 @@ from equipoise.platform.errors import DataError, StudyError, ToleranceError
 from equipoise.platform.run.context import RunContext, read_cohorts
 from equipoise.platform.run.folder import RunFolder, StepResult, study_steps
 from equipoise.platform.run.manifest import is_written_by_extract, write_folds, write_manifest
+from equipoise.platform.run.slide_checks import missing_files, refuse_headers, refuse_pixel_sizes
 from equipoise.platform.study.schema import Study
 
 if TYPE_CHECKING:
@@ -135,31 +136,38 @@ def describe_cohorts(cohorts: "Cohorts", study: Study) -> str:
 
 def validate(context: RunContext) -> StepResult:
     """Write the manifest of the tables and a preview of the folds."""
-    cohorts = context.cohorts if context.study.reads_slides else context.cohorts.without_slides()
+    study = context.study
+    cohorts = context.cohorts if study.reads_slides else context.cohorts.without_slides()
+    extracts = study.reads_slides and study.features.imported is None
+    if extracts:
+        cohorts = replace(cohorts, notes=(*cohorts.notes, *missing_files(cohorts)))
     _check_rna_encoder(context)
-    for line in describe_cohorts(context.cohorts, context.study).splitlines():
+    for line in describe_cohorts(cohorts, study).splitlines():
         log.info("%s", line)
-    for account in context.cohorts.label_accounts:
+    for account in cohorts.label_accounts:
         if account.warning:
             log.warning("%s", account.warning)
-    context.cohorts.require_learnable()
-    slides = context.cohorts.slides
+    slides = cohorts.slides
     headers: dict[str, Any] = {}
-    if context.check_slides and len(slides) and context.study.features.imported is None:
+    opened = extracts and context.check_slides and len(slides)
+    if opened:
         from equipoise.platform.extraction.sources import check_headers
 
-        slides = check_headers(slides, context.study.features)
-        bad = slides[slides["status"] != "ok"]
+        slides = check_headers(slides, study.features)
         headers["headers"] = slides["status"].value_counts().to_dict()
-        for row in bad.head(20).itertuples():
-            log.warning("%s: %s: %s", row.slide, row.status, row.error)
-        log.info("headers: %d of %d slides can be used", len(slides) - len(bad), len(slides))
-    folds = _make_folds(context, cohorts)
-    if is_written_by_extract(context.folder):
+    kept = is_written_by_extract(context.folder)
+    if kept:
         log.info("the manifest of the extraction is kept: the tables are the same")
-    else:
+    else:  # before anything is refused: it says who was left out and why
         write_manifest(context.folder, cohorts, slides)
-        write_folds(context.study, context.folder, cohorts, folds, None)
+    cohorts.require_learnable()
+    if opened:
+        refuse_headers(slides, study.features)
+    elif extracts and len(slides):
+        refuse_pixel_sizes(slides, study.features)
+    folds = _make_folds(context, cohorts)
+    if not kept:
+        write_folds(study, context.folder, cohorts, folds, None)
     counts = {"patients": len(cohorts.patients), "slides": len(slides), "folds": len(folds)}
     return StepResult(counts | headers)
 

@@ -83,7 +83,8 @@ def test_every_real_file_gets_its_status_and_the_exit_code_follows_max_fail(fold
         "looked",
     ]
     looked = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert looked.returncode == 0, looked.stderr
+    assert looked.returncode == 5, looked.stderr  # as the extraction will say: more than max_fail
+    assert "7 of 10 slides cannot be used" in looked.stderr
     headers = pd.read_parquet(folder / "looked" / "manifest" / "slides.parquet")
     seen = {Path(path).name: status for path, status in zip(headers["path"], headers["status"], strict=True)}
     # What shows only when pixels are read, a header cannot tell.

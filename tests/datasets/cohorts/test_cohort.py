@@ -368,7 +368,7 @@ def test_an_omics_key_that_has_lost_zeros_is_said(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"fix: 2 keys .*without leading zeros \('7' against '07'"):
         notes("7,1.5\n8,2.5\n")
-    assert any("of the rna matrix, 1 keys match" in note for note in notes("07,1.5\n8,2.5\n"))
+    assert any("of the rna matrix, 1 key matches" in note for note in notes("07,1.5\n8,2.5\n"))
 
 
 def read_by(base: Path, reads: set[str], *covariates: dict[str, Any], **changes: Any) -> Cohorts:

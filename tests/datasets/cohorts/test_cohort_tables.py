@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from equipoise.datasets.cohorts.cohort_tables import (
     RawCohort,
+    SlideList,
     list_slides,
-    lost_zeros,
     merge_rows,
     name_slides,
     read_cohort,
@@ -78,7 +78,9 @@ def test_stems(name: str, stem: str) -> None:
     assert slide_stem(name) == stem
 
 
-def slides(rows: list[tuple[str, ...]], columns: str = "PATIENT FILENAME MPP", **options: object) -> tuple:
+def slides(
+    rows: list[tuple[str, ...]], columns: str = "PATIENT FILENAME MPP", **options: object
+) -> SlideList:
     table = pd.DataFrame(rows, columns=columns.split(), index=range(2, len(rows) + 2))
     return list_slides(
         table, TableSource(path="tables/slides.csv"), options.get("folder"), Columns(), Path("base")
@@ -86,7 +88,7 @@ def slides(rows: list[tuple[str, ...]], columns: str = "PATIENT FILENAME MPP", *
 
 
 def test_paths_mpp_and_repetitions() -> None:
-    listed, repeated, incomplete = slides(
+    listed, repeated, incomplete, contradicting = slides(
         [
             ("p1", "a.svs", "0.5"),
             ("p1", "a.svs", "0.5"),
@@ -99,6 +101,7 @@ def test_paths_mpp_and_repetitions() -> None:
     assert listed["mpp"].iloc[0] == 0.5
     assert pd.isna(listed["mpp"].iloc[1])
     assert repeated == [("p1", "base/tables/a.svs")]
+    assert contradicting == {}
     assert incomplete == [
         "row 5 of tables/slides.csv has no patient key",
         "row 6 of tables/slides.csv has no file name (patient p3)",
@@ -135,22 +138,6 @@ def test_names_of_slides_are_unique() -> None:
     assert name_slides([first, second]) == [["A/1", "2", "A/e/3.svs", "A/f/3.svs"], ["B/1", "4"]]
 
 
-@pytest.mark.parametrize(
-    ("listed", "patients", "said"),
-    [
-        (["07", "07", "08"], ["7", "8"], "2 keys match .* ('07' against '7', '08' against '8')"),
-        (["7"], ["007"], "1 keys match .* ('7' against '007')"),
-        (["07", "7"], ["7"], ""),  # 7 has its own row: 07 is somebody else
-        (["7"], ["7"], ""),
-        (["0", "00"], ["000"], ""),
-        (["70"], ["7"], ""),
-    ],
-)
-def test_keys_that_have_lost_zeros(listed: list[str], patients: list[str], said: str) -> None:
-    result = lost_zeros(listed, patients)
-    assert result == said.replace(".*", "the clinical table only without leading zeros")
-
-
 def test_lost_zeros_are_said_in_errors_and_notes(tmp_path: Path) -> None:
     def read(slides: str) -> RawCohort:
         (tmp_path / "c.csv").write_text("PATIENT,MSI\n07,1\n08,0\n")
@@ -163,5 +150,39 @@ def test_lost_zeros_are_said_in_errors_and_notes(tmp_path: Path) -> None:
     ):
         read("7,a.svs\n8,b.svs\n")
     notes = read("07,a.svs\n8,b.svs\n").notes
-    assert "cohort A: of the slides table, 1 keys match the clinical table only" in notes[-1]
+    assert "cohort A: of the slides table, 1 key matches the clinical table only" in notes[-1]
     assert not any("zeros" in note for note in read("07,a.svs\n08,b.svs\n").notes)
+
+
+def test_markers_of_missing_keys_are_no_patient_and_no_file(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("PATIENT,MSI\nP1,1\nNA,0\nunknown,1\n#N/A,0\n\u200b,1\nNADIA,0\n")
+    (tmp_path / "s.csv").write_text("PATIENT,FILENAME\nP1,a.svs\nNA,b.svs\nNADIA,NA\nNADIA,None\nP1,NA.svs\n")
+    source = {"name": "A", "role": "develop", "clinical": "c.csv", "slides": "s.csv"}
+    read = read_cohort(CohortSource.model_validate(source), ["MSI"], Columns(), tmp_path)
+    assert list(read.labels.index) == ["P1", "NADIA"]
+    assert read.slides is not None
+    assert read.slides["stem"].tolist() == ["a", "NA"]
+    assert read.keyless == [
+        "row 3 of c.csv has no patient key ('NA')",
+        "row 4 of c.csv has no patient key ('unknown')",
+        "row 5 of c.csv has no patient key ('#N/A')",
+        "row 6 of c.csv has no patient key ('\\u200b')",
+        "row 3 of s.csv has no patient key ('NA')",
+        "row 4 of s.csv has no file name ('NA') (patient NADIA)",
+        "row 5 of s.csv has no file name ('None') (patient NADIA)",
+    ]
+
+
+def test_a_slide_with_several_pixel_sizes() -> None:
+    listed = slides(
+        [
+            ("p1", "a.svs", "0.5"),
+            ("p1", "a.svs", "0.25"),
+            ("p2", "b.svs", ""),
+            ("p2", "b.svs", "0.25"),
+            ("p3", "c.svs", "0.2500"),
+            ("p3", "c.svs", "0.2525"),  # 1 % apart: the same, rounded differently
+        ]
+    )
+    assert listed.contradicting == {"base/tables/a.svs": "rows 2 and 3 contradict in mpp: 0.5 and 0.25"}
+    assert listed.slides["mpp"].tolist() == [0.5, 0.25, 0.25]

@@ -91,8 +91,10 @@ def test_matrices_that_are_none(tmp_path: Path, text: str, message: str) -> None
 
 
 def test_a_named_key(tmp_path: Path) -> None:
-    source = write(tmp_path, "Barcode,G1\nNA,1\n01,2\n")
-    assert read_matrix(source, tmp_path, Columns(patient="Barcode")).index.tolist() == ["NA", "01"]
+    source = write(
+        tmp_path, "Barcode,G1\nP1,1\n01,2\nNA,3\nNA,4\n"
+    )  # NA is nobody, and not one patient twice
+    assert read_matrix(source, tmp_path, Columns(patient="Barcode")).index.tolist() == ["P1", "01"]
 
 
 @pytest.mark.parametrize("name", ["m.csv", "m.csv.gz", "m.csv.zip", "m.parquet", "m.xlsx"])
