@@ -30,6 +30,8 @@ class ModelParams(StrictParams):
     #: Parameters that name an entry of another registry: parameter → kind. The entry's own parameters stand beside it
     #: under ``<parameter>_params``, and the model is built with a maker of each as a keyword argument.
     components: ClassVar[Mapping[str, str]] = {}
+    #: Whether heads of the model may be on the text of labels; false for one that builds heads of its own.
+    heads_on_text: ClassVar[bool] = True
 
     @property
     def convex(self) -> bool:
@@ -272,6 +274,8 @@ class ConcatParams(MultiModalParams):
 
 class GptomicParams(MultiModalParams):
     """Parameters of stage 2 of Path-GPTOmic; sizes of the omics branch as published where they are."""
+
+    heads_on_text: ClassVar[bool] = False  # a prediction is a sum of what its branches say
 
     components: ClassVar[Mapping[str, str]] = {
         "image": "models",

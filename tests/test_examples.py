@@ -61,6 +61,39 @@ def test_slides_and_omics_become_risks(root: Path, tmp_path: Path, ray_session: 
     assert tested["score"].nunique() > 1
 
 
+def test_many_cancers_in_one_model_and_one_held_out(root: Path, tmp_path: Path, ray_session: None) -> None:
+    from equipoise.datasets.synthetic import generate
+    from equipoise.datasets.synthetic.catalogue import resolve_preset
+
+    whole = resolve_preset("pancancer")
+    sizes = {"develop": 5, "external": 10}
+    small = whole.model_copy(
+        update={
+            "cohorts": tuple(
+                c.model_copy(update={"patients": sizes[c.role], "side_um": 300.0}) for c in whole.cohorts
+            ),
+            "knobs": whole.knobs.model_copy(update={"missing_label": 0.0}),
+        }
+    )
+    file = Path(shutil.copy(root / "examples" / "modaltune.yaml", tmp_path))
+    for job in generate.plan(small, 5):
+        generate.write_patient(job, tmp_path / "pancancer")
+    generate.write_tables(small, 5, tmp_path / "pancancer")
+    study = load_study(file, smoke_overrides(load_study(file)) | {"evaluation.baselines": False})
+    result = steps.run_steps(study, RunFolder.open(study, str(tmp_path / "run"), "auto"), STEPS)
+    page = Path(result.report).read_text(encoding="utf-8")
+    assert "SYNTHETIC" in page
+    assert "subtype in syn-stad-a" in page
+    predicted = read_predictions(tmp_path / "run" / "evaluation" / "predictions.parquet")
+    assert set(predicted["task"]) == {"subtype", "MSI", "OS", "OS_text"}
+    assert set(predicted.query("role == 'external'")["cohort"]) == {"syn-stad-a"}
+    transfer = pd.read_csv(tmp_path / "run" / "evaluation" / "transfer.csv")
+    assert {"probe", "zero-shot", "constant class"} <= set(transfer["predictor"])
+    assert set(transfer["task"]) == set(predicted["task"])
+    assert transfer["value"].notna().any()
+    assert len(pd.read_csv(tmp_path / "run" / "evaluation" / "robustness.csv")) == 4
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_example_runs_under_smoke(examples: Path, tmp_path: Path, ray_session: None, name: str) -> None:
     file = examples / f"{name}.yaml"

@@ -8,7 +8,7 @@ the predictions table is one model's, and all that reads it (metrics, exports, c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +31,15 @@ BASELINE_COLUMNS = (
 )  # fmt: skip
 _NUMBERS = ("value", "low", "high", "n", "n_pos", "lead", "lead_low", "lead_high", "p")
 
-_Key = tuple[str, str, str]
+_Key = tuple[str, str, str, str]
 
 
 def evaluate_baselines(
-    predictions: pd.DataFrame, baselines: Mapping[str, pd.DataFrame], params: EvaluationParams, seed: int
+    predictions: pd.DataFrame,
+    baselines: Mapping[str, pd.DataFrame],
+    params: EvaluationParams,
+    seed: int,
+    also: Sequence[str] = (),
 ) -> pd.DataFrame:
     """The main metric of every baseline (or branch), over all patients of a role and within each cohort.
 
@@ -47,11 +51,13 @@ def evaluate_baselines(
         Baseline → its predictions of the same patients; it may lack tasks.
     params, seed
         As for the model (:func:`~equipoise.platform.evaluation.evaluate.evaluate`).
+    also
+        Metrics beside the main one; ``sensitivity`` of a multiclass task stands for its balanced accuracy.
     """
-    model = dict(_main_metrics(predictions, params, seed))
+    model = dict(_main_metrics(predictions, params, seed, also))
     rows = []
     for name, table in baselines.items():
-        for key, one in _main_metrics(table, params, seed):
+        for key, one in _main_metrics(table, params, seed, also):
             result, sample = one.result, one.sample
             row = {
                 "role": key[0], "cohort": key[1], "task": key[2], "kind": sample.kind, "predictor": name,
@@ -75,14 +81,15 @@ def evaluate_baselines(
 
 
 def _main_metrics(
-    predictions: pd.DataFrame, params: EvaluationParams, seed: int
+    predictions: pd.DataFrame, params: EvaluationParams, seed: int, also: Sequence[str]
 ) -> Iterator[tuple[_Key, EvaluatedMetric]]:
     for sample in all_samples(predictions.assign(site=ALL), params):  # sites get no row of their own
         if sample.role == "val" or sample.site != ALL or sample.predictor != MODEL:
             continue
-        for result in metric_results(sample, params, seed, [PRIMARY[sample.kind]]):
-            if result.class_name == "" and result.metric == PRIMARY[sample.kind]:
-                yield (sample.role, sample.cohort, sample.task), EvaluatedMetric(sample, result)
+        for result in metric_results(sample, params, seed, [PRIMARY[sample.kind], *also]):
+            if result.class_name == "":
+                key = (sample.role, sample.cohort, sample.task, result.metric)
+                yield key, EvaluatedMetric(sample, result)
 
 
 def _positives(one: EvaluatedMetric) -> float:

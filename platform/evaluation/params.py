@@ -53,6 +53,16 @@ class BaselineParams(StrictParams):
         return {"enabled": value} if isinstance(value, bool) else value
 
 
+class TransferParams(StrictParams):
+    """What a model's embeddings are worth in external cohorts; ``transfer: true`` for the defaults."""
+
+    folds: int = Field(
+        default=5,
+        ge=2,
+        description="folds in an external cohort, whose labels a probe is fitted to and scored on",
+    )
+
+
 class EvaluationParams(StrictParams):
     """``evaluation:`` of a study."""
 
@@ -68,6 +78,16 @@ class EvaluationParams(StrictParams):
         default=10, ge=1, description="minimum number of labelled patients for a site to get its own metric"
     )
     baselines: BaselineParams = BaselineParams()
+    transfer: TransferParams | None = Field(
+        default=None,
+        description="fit probes on the embeddings of external cohorts, and set them beside the model as it is and "
+        "trivial baselines (`transfer: true`)",
+    )
+
+    @field_validator("transfer", mode="before")
+    @classmethod
+    def _from_flag(cls, value: Any) -> Any:
+        return {} if value is True else None if value is False else value
 
 
 class ReportParams(StrictParams):

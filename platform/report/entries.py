@@ -69,6 +69,11 @@ SECTIONS: dict[str, tuple[str, type[BaseModel], str]] = {
     "regression": ("predicted against measured, r, R², MAE", SectionParams, f"{_HOME}.regression:build"),
     "survival": ("Kaplan-Meier by predicted risk, Harrell C", SectionParams, f"{_HOME}.survival:build"),
     "external": ("external cohorts and sites side by side", SectionParams, f"{_HOME}.external:build"),
+    "embeddings": (
+        "transfer of embeddings to external cohorts, their robustness across centres",
+        SectionParams,
+        f"{_HOME}.embeddings:build",
+    ),
     "federation": (
         "sites under federated, pooled and local training; costs, traffic, privacy",
         SectionParams,

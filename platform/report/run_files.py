@@ -19,6 +19,7 @@ from equipoise.platform.evaluation.baselines import read_baselines
 from equipoise.platform.evaluation.cox_table import read_cox_table
 from equipoise.platform.evaluation.metrics_table import read_metrics
 from equipoise.platform.evaluation.predictions import kind_of, read_predictions
+from equipoise.platform.evaluation.robustness import read_robustness
 from equipoise.platform.renamed import current_record
 from equipoise.platform.report.blocks import Missing
 
@@ -229,6 +230,16 @@ class RunFiles:
     def branches(self) -> pd.DataFrame | None:
         """The table of what branches say alone; None for a model without branches."""
         return self._read("evaluation/branches.csv", read_baselines)
+
+    @cached_property
+    def transfer(self) -> pd.DataFrame | None:
+        """The table of transfer to external cohorts; None unless the study asks for it."""
+        return self._read("evaluation/transfer.csv", read_baselines)
+
+    @cached_property
+    def robustness(self) -> pd.DataFrame | None:
+        """Robustness of embeddings across centres; None with one centre or without latents."""
+        return self._read("evaluation/robustness.csv", read_robustness)
 
     @cached_property
     def cox(self) -> pd.DataFrame | None:

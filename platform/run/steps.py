@@ -388,6 +388,7 @@ def evaluate(context: RunContext) -> StepResult:
     counts = {"predictions": len(predictions), "metrics": len(metrics)}
     _cox_table(context, predictions)
     counts |= _branches(context, folds, predictions)
+    counts |= _embeddings(context, predictions, vectors)
     return StepResult(counts | _baselines(context, folds, predictions))
 
 
@@ -406,6 +407,34 @@ def _branches(context: RunContext, folds: "Sequence[Fold]", predictions: "pd.Dat
     table = evaluate_baselines(predictions, alone, study.evaluation, study.seed)
     write_baselines(alone, table, folder.evaluation, STEM)
     return {"branches": len(alone)}
+
+
+def _embeddings(
+    context: RunContext, predictions: "pd.DataFrame", vectors: "pd.DataFrame | None"
+) -> dict[str, int]:
+    """Robustness of the inputs of heads across centres, and their transfer to external cohorts if it is asked for."""
+    from equipoise.platform.evaluation.robustness import robustness, write_robustness
+    from equipoise.platform.evaluation.transfer import STEM, evaluate_transfer, write_transfer
+
+    study, folder = context.study, context.folder.evaluation
+    if vectors is not None:
+        write_robustness(robustness(predictions, vectors, study.evaluation.confidence), folder)
+    for ending in ("csv", "parquet"):
+        (folder / f"{STEM}.{ending}").unlink(missing_ok=True)
+    params = study.evaluation.transfer
+    if params is None or vectors is None or not any(cohort.role == "external" for cohort in study.cohorts):
+        return {}
+    from equipoise.datasets.omics.resolution import without_encoder
+    from equipoise.platform.training.baselines import MeanTiles
+    from equipoise.platform.training.build import recipe_of
+    from equipoise.platform.training.transfer import fit_transfer
+
+    recipe = recipe_of(study.model_copy(update={"tables": without_encoder(study.tables)}))
+    cases = MeanTiles(context.with_all_tables().cases("external"))
+    found = fit_transfer(study.tasks, cases, vectors, predictions, recipe, params)
+    table = evaluate_transfer(found, study.evaluation, study.seed)
+    write_transfer(found, table, folder)
+    return {"transfer": len(table)}
 
 
 def _cox_table(context: RunContext, predictions: "pd.DataFrame") -> None:

@@ -351,6 +351,13 @@ def _text_problems(study: Study) -> list[str]:
         for name, kind in chosen.items()
         if kind == "regression"
     ]
+    if not get("models", study.model.kind).attribute("heads_on_text"):
+        able = [name for name, entry in entries("models").items() if entry.attribute("heads_on_text")]
+        exact = [name for name in able if get("models", name).attribute("fit") == "exact"]
+        problems.append(
+            f"training.text: {study.model.kind!r} builds heads of its own, which cannot be on text: take "
+            f"{', '.join(sorted(set(able) - set(exact)))}, or leave training.text out"
+        )
     if not chosen:
         problems.append("training.text: no task has classes; name survival tasks in training.text.tasks")
     if study.federation is not None and "survival" in chosen.values():

@@ -16,6 +16,7 @@ from equipoise.platform.evaluation.latents import EXTERNAL_LATENTS, FOLD_LATENTS
 from equipoise.platform.evaluation.metrics_table import write_metrics
 from equipoise.platform.evaluation.params import EvaluationParams
 from equipoise.platform.evaluation.predictions import write_predictions
+from equipoise.platform.evaluation.robustness import robustness, write_robustness
 
 FOLDS = 3
 CLASSES = ("G1", "G2", "G3")
@@ -148,6 +149,7 @@ def write_run(root: Path, made: Made) -> Path:
             folder = root / "folds" / f"{repeat}-{fold}"
             write_latents(rows[~external], folder / FOLD_LATENTS)
             write_latents(rows[external], folder / EXTERNAL_LATENTS)
+        write_robustness(robustness(predictions, latents), root / "evaluation")
     write_metrics(evaluate(predictions, PARAMS, made.seed, latents), root / "evaluation", PARAMS)
     return root
 

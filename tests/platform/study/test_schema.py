@@ -232,6 +232,9 @@ def test_heads_on_text_name_tasks_and_an_encoder_that_exist(tmp_path: Path) -> N
     study = load_study(write(tmp_path, GOOD), {"training.text": {}})
     assert study.training.text is not None
     assert study.training.text.takes("MSI", "binary")
+    # A model that would fail only when it is built, after all slides were extracted, is refused when the study is read.
+    found = problems(tmp_path, GOOD, training__text={}, model={"kind": "gptomic"})
+    assert "training.text: 'gptomic' builds heads of its own, which cannot be on text: take abmil," in found
 
 
 def test_survival_on_text_is_refused_in_a_federation_and_by_a_solver(tmp_path: Path) -> None:
