@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import secrets
 import shutil
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,7 +114,7 @@ def writer_lock(folder: Path, what: str = "feature store") -> BinaryIO:
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / LOCK_FILE).open("ab")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(lock, fcntl.LOCK_EX)
     except BlockingIOError:
         lock.close()
         raise InUseError(
@@ -125,3 +127,24 @@ def writer_lock(folder: Path, what: str = "feature store") -> BinaryIO:
             stacklevel=4,
         )
     return lock
+
+
+def is_locked(file: Path) -> bool:
+    """Whether a process holds this lock; False where the file system knows no locks."""
+    with file.open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def _flock(lock: BinaryIO, kind: int) -> None:
+    """Take a lock; one that is only looked at (:func:`is_locked`) is free a moment later."""
+    for _ in range(4):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        time.sleep(0.05)
+    return fcntl.flock(lock, kind | fcntl.LOCK_NB)

@@ -8,13 +8,14 @@ import atexit
 import contextlib
 import logging
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Any
 
 import typer
 
-from equipoise.jobs.outcome import end
+from equipoise.jobs.outcome import end, interrupt_on_sigterm
 
 #: What the command line raises for unknown options, missing arguments and values of a wrong type; typer exports only
 #: the errors derived from it, and has a copy of click of its own since version 0.26.
@@ -67,12 +68,15 @@ def _run(jobs: dict[str, str], arguments: list[str]) -> None:
     that has done all its work ("terminate called without an active exception", in three of a hundred short commands).
     What is registered first with :mod:`atexit` runs last, after the clean-up of every library.
     """
+    interrupt_on_sigterm()
     ended = [1]
     atexit.register(lambda: _leave(ended[0]))
     try:
         _call(jobs, arguments)
     except SystemExit as end:
         ended[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
+        for number in (signal.SIGINT, signal.SIGTERM):  # the job has ended, and has said how
+            signal.signal(number, signal.SIG_IGN)
         raise
 
 
@@ -86,6 +90,8 @@ def _call(jobs: dict[str, str], arguments: list[str]) -> None:
     except UsageError as error:
         error.show()  # type: ignore[attr-defined]
         end({"job": arguments[0], "status": "failed", "code": 2, "error": error.format_message()})  # type: ignore[attr-defined]
+    except KeyboardInterrupt:  # before the job began
+        end({"job": arguments[0], "status": "interrupted", "code": 1})
 
 
 def _leave(code: int) -> None:

@@ -7,10 +7,12 @@ Standard output is the answer of a job and nothing else.
 import contextlib
 import json
 import logging
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -64,11 +66,16 @@ def run_in_folder(study: "Study", folder: "RunFolder", steps: Sequence[str], **s
     JobError
         With the folder and the error of the step, an interruption included.
     """
+    from equipoise.datasets.errors import InUseError
     from equipoise.platform.run.steps import run_steps
 
     out = {"out": folder.root}
     try:
         result = run_steps(study, folder, steps, **settings)
+    except InUseError as error:
+        if error.where == str(folder.root):  # the folder and its status are another job's
+            raise
+        raise JobError(error, JobResult(out, folder)) from error
     except BaseException as error:
         raise JobError(error, JobResult(out, folder)) from error
     return JobResult(out if result.report is None else out | {"report": result.report}, folder)
@@ -98,14 +105,35 @@ def run_and_exit(
         error, result = stopped.error, stopped.result
     except BaseException as raised:
         error, result = raised, JobResult()
-    if isinstance(error, BrokenPipeError):  # `equipoise ls | head`
-        sys.stderr.close()
-        sys.exit(0)
-    status, code, reason = _ending(error, level <= logging.DEBUG)
-    outcome = {"job": name, "status": status, "code": code, **reason, **result.fields}
-    if result.folder is not None and result.folder.root.exists():
-        result.folder.finish(outcome)
-    end(outcome)
+    with _undisturbed():
+        if isinstance(error, BrokenPipeError):  # `equipoise ls | head`
+            sys.stderr.close()
+            sys.exit(0)
+        status, code, reason = _ending(error, level <= logging.DEBUG)
+        outcome = {"job": name, "status": status, "code": code, **reason, **result.fields}
+        if result.folder is not None and result.folder.root.exists():
+            result.folder.finish(outcome)
+        end(outcome)
+
+
+def interrupt_on_sigterm() -> None:
+    """Let SIGTERM do what Ctrl-C does: ``finally`` blocks run, and the job says how it ended."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM for the block: status and result line are being written, and that is a moment."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def end(outcome: Mapping[str, Any]) -> NoReturn:
@@ -133,7 +161,7 @@ def _ending(error: BaseException | None, verbose: bool) -> tuple[str, int, dict[
 
     if error is None:
         return "ok", 0, {}
-    if isinstance(error, KeyboardInterrupt | SystemExit):  # Ray turns SIGTERM into SystemExit
+    if isinstance(error, KeyboardInterrupt | SystemExit):  # SIGTERM, too; a worker's exit
         sys.stderr.write("interrupted; run the same command again to resume\n")
         return "interrupted", 1, {}
     if isinstance(error, EquipoiseError):

@@ -20,11 +20,13 @@ def status(
     folder = RunFolder(Path(run))
     if not folder.status_file.exists():
         raise StudyError("is not a run folder: there is no status.json", where=run)
-    record, to_do = folder.status(), folder.to_do()
+    now, writer, record, to_do = folder.state(), folder.writer(), folder.status(), folder.to_do()
     left = f"to do: {', '.join(to_do)}" if to_do else "complete"
-    print(f"{folder.root}: last job {record['status']}, {left}")
+    print(f"{folder.root}: last job {now}{f' ({writer})' if writer else ''}, {left}")
     for step in folder.steps():
         state = record["steps"].get(step, {"status": "to do"})
+        if state["status"] == "running" != now:
+            state = {**state, "status": "killed"}
         rest = {key: value for key, value in state.items() if key not in ("status", "at", "error")}
         print(
             f"  {step:<9} {state['status']:<8} " + " ".join(f"{key}={value}" for key, value in rest.items())
@@ -35,7 +37,8 @@ def status(
         print(f"report: {folder.report}")
     if to_do and folder.command_file.exists():
         print(f"next: {folder.command_file.read_text(encoding='utf-8').strip()}   (resumes where it stopped)")
-    return {"run": folder.root, "state": record["status"], "to_do": to_do}
+    return {"run": folder.root, "state": now, "to_do": to_do}
+
 
 
 command = status

@@ -4,9 +4,8 @@ All settings of Ray are made here and in :mod:`equipoise.platform.cluster.tokens
 authentication, the address of the dashboard, the size of the object store, the environment of workers.
 No other module calls ``ray.init``, and nothing calls ``ray stop`` (it ends every Ray of the machine).
 
-Signals: ``ray.init`` replaces the driver's SIGTERM handler by its own, which raises ``SystemExit`` in the
-main thread, so ``finally`` blocks run. A handler that a job wants must be set inside the ``with`` block; the
-one that was there before is put back when the session ends.
+Signals: ``ray.init`` replaces the driver's SIGTERM handler by its own, which raises ``SystemExit``. A handler of Python
+that was there before is put back at once, so that jobs end alike with and without Ray.
 """
 
 import json
@@ -83,7 +82,9 @@ def ray_session(options: RayOptions | None = None) -> Iterator[Session]:
 
         tokens.refresh()
         try:
+            before = signal.getsignal(signal.SIGTERM)
             context = _start_local(options) if where == "local" else _connect(where, address, options)
+            _keep_sigterm(before)
             yield Session(where, _url(context.dashboard_url))
         finally:
             # Disconnects from a cluster; ends only the Ray that ray.init started itself.
@@ -319,6 +320,12 @@ def environment_variables(changes: Mapping[str, str]) -> Iterator[None]:
             else:
                 os.environ[name] = value
         tokens.refresh()
+
+
+def _keep_sigterm(before: Any) -> None:
+    """Put a handler of Python back that Ray has replaced; the default one would end the process without a word."""
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -5,15 +5,26 @@ Files are written atomically (:mod:`equipoise.datasets.atomic_io`). ``status.jso
 """
 
 import json
+import os
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from equipoise.datasets.atomic_io import read_json, write_json
+from equipoise.datasets.atomic_io import (
+    LOCK_FILE,
+    is_locked,
+    read_json,
+    remove_leftovers,
+    write_json,
+    writer_lock,
+)
+from equipoise.datasets.errors import InUseError
 from equipoise.platform.errors import StudyError
 from equipoise.platform.fingerprints import require_same
 from equipoise.platform.study.schema import Study, fixed_settings
@@ -88,6 +99,8 @@ class RunFolder:
         ------
         StudyError
             If the folder holds a run of a study that differs in something that changes predictions.
+        InUseError
+            If an earlier run is to be renamed while a job is writing to it.
         """
         folder = cls(Path(out) if out else Path("runs") / study.name)
         earlier = folder.provenance / "resolved.yaml"
@@ -98,6 +111,12 @@ class RunFolder:
                 fix="leave --resume out",
             )
         if resume == "never" and folder.root.exists() and any(folder.root.iterdir()):
+            if (writer := folder.writer()) is not None:
+                raise InUseError(
+                    f"--resume never: a job is writing to this run folder ({writer})",
+                    where=str(folder.root),
+                    fix="wait for it, stop it, or choose another folder with -o",
+                )
             folder._rename_earlier_run(study)
         elif earlier.exists():
             folder._require_same_study(study, yaml.safe_load(earlier.read_text(encoding="utf-8")))
@@ -131,6 +150,42 @@ class RunFolder:
             number += 1
         self.root.rename(target)
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only writer for the block; what writers that died left half-written is removed first.
+
+        The kernel releases the lock however the process ends.
+
+        Raises
+        ------
+        InUseError
+            If another job is writing to the folder.
+        """
+        with writer_lock(self.root, "run folder") as lock:
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()} since {_timestamp()}".encode())
+            lock.flush()
+            remove_leftovers(self.root, below=True)
+            try:
+                yield
+            finally:
+                lock.truncate(0)  # who could not do this was killed
+
+    def writer(self) -> str | None:
+        """The job that is writing to the folder, ``process 12 on host since …``; None if there is none."""
+        file = self.root / LOCK_FILE
+        if not file.exists() or not is_locked(file):
+            return None
+        return file.read_text("utf-8") or "a process that has just started"
+
+    def state(self) -> str:
+        """``running`` while a job writes, ``killed`` if the last one could not say how it ended, else its status."""
+        if self.writer() is not None:
+            return "running"
+        file = self.root / LOCK_FILE
+        killed = file.exists() and file.stat().st_size > 0
+        return "killed" if killed else str(self.status()["status"])
+
     def status(self) -> dict[str, Any]:
         """The content of ``status.json``; that of a new run where the file is absent."""
         return read_json(self.status_file, {"status": "new", "steps": {}})
@@ -146,14 +201,16 @@ class RunFolder:
         return study_steps(yaml.safe_load(resolved.read_text(encoding="utf-8")) if resolved.exists() else {})
 
     def run_step(self, name: str, work: Callable[[], StepResult]) -> StepResult:
-        """Do the work of a step; record it as running, then as done or partial, or as failed with the reason."""
+        """Do the work of a step; record it as running, then as done, partial, interrupted, or failed and why."""
         self._record_step(name, {"status": "running"})
         started = time.monotonic()
         try:
             result = work()
         except BaseException as error:
-            reason = str(error) or type(error).__name__
-            self._record_step(name, {"status": "failed", "error": reason, "seconds": _seconds_since(started)})
+            ended = {"status": "failed", "error": str(error) or type(error).__name__}
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                ended = {"status": "interrupted"}
+            self._record_step(name, {**ended, "seconds": _seconds_since(started)})
             raise
         status = "done" if result.complete else "partial"
         self._record_step(name, {"status": status, "seconds": _seconds_since(started), **result.details})

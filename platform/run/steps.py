@@ -84,15 +84,18 @@ def run_steps(
     ------
     EquipoiseError
         That of the step that failed; the run folder records it, and the same call resumes.
+    InUseError
+        If another job is writing to the folder, which stays as it is.
     """
     from equipoise.platform.run import provenance
 
     context = RunContext(study, folder, tuple(only_folds), check_slides, measure_winner)
-    provenance.record(study, folder)
     results: dict[str, StepResult] = {}
-    for name in steps:
-        log.info("step=%s", name)
-        results[name] = folder.run_step(name, partial(STEP_FUNCTIONS[name], context))
+    with folder.writing():
+        provenance.record(study, folder)
+        for name in steps:
+            log.info("step=%s", name)
+            results[name] = folder.run_step(name, partial(STEP_FUNCTIONS[name], context))
     return RunResult(folder, results)
 
 

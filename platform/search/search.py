@@ -93,7 +93,7 @@ def run_search(study: Study, data: StudyInputs, run: Path) -> dict[str, Any]:
     search_context = prepare(study, data)
     params, folder = search_context.params, run / "search"
     check_same_search(folder, search_context.fingerprint)
-    finished = read_trials(trials_folder(folder))
+    finished = read_finished(folder)
     searcher, count = restore_searcher(search_context, finished)
     left = unfinished_indices(finished, count)
     log.info(
@@ -152,7 +152,7 @@ def _run_on_ray(
 def run_inline(search_context: SearchContext, folder: Path) -> list[Trial]:
     """The same trials one after the other in this process, without Ray and without a scheduler."""
     check_same_search(folder, search_context.fingerprint)
-    finished = read_trials(trials_folder(folder))
+    finished = read_finished(folder)
     searcher, count = restore_searcher(search_context, finished)
     started = started_configs(search_context, folder)
     for index in unfinished_indices(finished, count):
@@ -162,6 +162,18 @@ def run_inline(search_context: SearchContext, folder: Path) -> list[Trial]:
         )
         searcher.tell(trial)
     return read_trials(trials_folder(folder))
+
+
+def read_finished(folder: Path) -> list[Trial]:
+    """Finished trials; records of those whose process died are removed: they go on from the state that they left."""
+    finished = []
+    for trial in read_trials(trials_folder(folder)):
+        if trial.died:
+            log.info("search trial=%s is tried again: %s", trial.name, trial.reason)
+            (trials_folder(folder) / f"{trial.name}.json").unlink()
+        else:
+            finished.append(trial)
+    return finished
 
 
 def restore_searcher(search_context: SearchContext, finished: Sequence[Trial]) -> tuple[Searcher, int]:
@@ -213,8 +225,8 @@ def finish_search(search_context: SearchContext, folder: Path, count: int) -> di
             f"({len(failed) / len(trials):.1%} > {params.max_fail:.1%})\n"
             + "\n".join(f"  {trial.name}: {trial.reason}" for trial in failed[:20]),
             where=str(trials_folder(folder)),
-            fix="fix the causes named above, or raise search.max_fail; all good trials are kept. A trial whose record "
-            "is deleted is run again",
+            fix="fix the causes named above, or raise search.max_fail; all good trials are kept. A trial whose process "
+            "died or whose record is deleted is run again by the same command",
         )
     return metadata
 

@@ -150,15 +150,16 @@ class TrialRun:
         so_far = self._to_trial("ok", "")
         return {"folds": len(self.scores), "objective": so_far.objective, **self.scores[-1].values}
 
-    def end(self, status: Status, reason: str = "") -> Trial:
-        """Record how the trial ended and delete its state."""
-        trial = self._to_trial(status, reason)
+    def end(self, status: Status, reason: str = "", *, died: bool = False) -> Trial:
+        """Record how the trial ended and delete its state, unless its process died: then it may go on from there."""
+        trial = replace(self._to_trial(status, reason), died=died)
         if status == "ok" and trial.objective != trial.objective:
             trial = self._to_trial(
                 "failed", f"{trial.metric} cannot be computed: scored patients lack labels or a class"
             )
         write_trial(trials_folder(self.search), trial)
-        shutil.rmtree(self.work, ignore_errors=True)
+        if not died:
+            shutil.rmtree(self.work, ignore_errors=True)
         self.trial = trial
         return trial
 

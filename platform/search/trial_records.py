@@ -110,6 +110,8 @@ class Trial:
         Where and when.
     changes
         Population based training: rows ``epoch`` and the settings from then on.
+    died
+        Whether it failed because its process died, several times: the next search tries it again, from its folds.
     """
 
     index: int
@@ -125,6 +127,7 @@ class Trial:
     started: str = ""
     ended: str = ""
     changes: tuple[dict[str, Any], ...] = field(default=())
+    died: bool = False
 
     @property
     def ok(self) -> bool:

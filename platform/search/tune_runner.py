@@ -4,9 +4,10 @@ Tune decides where and when a trial runs and whether it continues after a fold. 
 resumed search runs, is read from the records alone: nothing that Tune writes under ``search/ray`` is ever read.
 
 How a trial can end: it records itself as ``ok`` or, after an exception or a memory error, ``failed``. If its process
-cannot, the driver records it: ``pruned`` by a scheduler, ``failed`` when the process was killed (by Ray's memory
-monitor or by a user) or exceeded its time limit. :mod:`faulthandler` watches the limit, because its thread does not
-need the interpreter lock: it writes the traceback of the trial and ends the process.
+was killed (by Ray's memory monitor or by a user), the trial goes on from its last epoch in another one, :data:`RETRIES`
+times; then the driver records it as ``failed`` and ``died``, and the next search tries it again. It also records what
+a scheduler stopped (``pruned``). :mod:`faulthandler` watches the time limit, because its thread does not need the
+interpreter lock: it writes the traceback of the trial and ends the process; such a trial is not tried again.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ log = logging.getLogger("equipoise")
 
 #: GPUs of a trial if Ray has one and the study does not say: heads over features use a fraction of one.
 GPU_SHARE = 0.25
+
+#: How often a trial whose process died is tried again.
+RETRIES = 2
 
 #: Tune's own loggers and progress output are switched off: the records replace them.
 _ENVIRONMENT = {
@@ -177,7 +181,11 @@ def _fit(
             param_space=start,
             tune_config=settings,
             run_config=tune.RunConfig(
-                name=scratch.name, storage_path=str(search.resolve()), callbacks=[recorder], verbose=0
+                name=scratch.name,
+                storage_path=str(search.resolve()),
+                callbacks=[recorder],
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         ).fit()
     shutil.rmtree(scratch, ignore_errors=True)
@@ -292,15 +300,13 @@ class TrialRecorder(tune.Callback):
                 run.add(score)
         if status == "pruned":
             return run.end("pruned", f"{reason} after {len(run.scores)} of {len(self._inputs.folds)} folds")
-        return run.end("failed", self._why(trial, index))
+        if hung := hang_reason(self._search, index, self._params.trial_time_limit_s):
+            return run.end("failed", hung)
+        return run.end("failed", self._why_it_died(trial), died=True)
 
-    def _why(self, trial: Any, index: int) -> str:
+    @staticmethod
+    def _why_it_died(trial: Any) -> str:
         """Why the process of a trial ended, as text."""
-        stood = hang_file(self._search, index)
-        if stood.exists() and (text := stood.read_text(errors="replace").strip()):
-            return (
-                f"did not end within {self._params.trial_time_limit_s:g} s; it was at {_innermost_line(text)}"
-            )
         text = " ".join(str(trial.get_error() or "its process died").split())
         if "OutOfMemory" in text or "memory pressure" in text:
             return f"out of memory: {text}"[:1000]
@@ -310,6 +316,14 @@ class TrialRecorder(tune.Callback):
 def hang_file(search: Path, index: int) -> Path:
     """File for the traceback of a trial that exceeded its time limit."""
     return work_folder(search, index).with_suffix(".hang")
+
+
+def hang_reason(search: Path, index: int, limit_s: float | None) -> str:
+    """Where a trial was when it exceeded its time limit, as a reason; empty if it did not."""
+    file = hang_file(search, index)
+    if limit_s is None or not file.exists() or not (text := file.read_text(errors="replace").strip()):
+        return ""
+    return f"did not end within {limit_s:g} s; it was at {_innermost_line(text)}"
 
 
 @lru_cache(maxsize=1)
@@ -336,6 +350,13 @@ def _trainable(
 
     import_trial_code()  # takes seconds in a new process; not counted as time of the trial
     shared = fetch_inputs(*inputs)
+    this = TrialRun(config["index"], config["settings"], shared, folder)
+    if (trials_folder(folder) / f"{this.name}.json").exists():
+        return  # its process died when it had ended
+    if hung := hang_reason(folder, this.index, limit_s):
+        this.begin()
+        this.end("failed", hung)
+        return
     with _watched(limit_s, hang_file(folder, config["index"])):
         run(config["index"], config["settings"], shared, folder, report)
 

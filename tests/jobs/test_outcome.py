@@ -2,12 +2,17 @@
 
 import json
 import logging
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from equipoise.datasets.errors import InUseError
 from equipoise.jobs import outcome
 from equipoise.jobs.outcome import JobError, JobResult, LogFormat, run_and_exit, run_in_folder
 from equipoise.platform.errors import DataError, ToleranceError
@@ -77,7 +82,85 @@ def test_a_step_that_fails_ends_the_job_with_its_folder(
     assert told in written
     recorded = folder.status()
     assert (recorded["status"], recorded["code"], recorded["to_do"][0]) == (status, code, "validate")
-    assert recorded["steps"]["train"]["status"] == "failed"
+    assert recorded["steps"]["train"]["status"] == status
+    assert folder.state() == status
+    assert folder.writer() is None
+
+
+def test_a_run_folder_has_one_writer_and_the_other_job_leaves_no_trace(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    left = tmp_path / "run" / "search" / ".trials.parquet.1-2.tmp"
+    left.mkdir(parents=True)
+    seen: list[str] = []
+
+    def work(_: object) -> StepResult:
+        assert not left.exists()
+        before = folder.status_file.read_bytes()
+        seen.extend([folder.state(), str(folder.writer())])
+        code, result, _ = ended(lambda: run_in_folder(study, RunFolder(folder.root), ["train"]), capsys)
+        assert (code, result["status"]) == (3, "failed")
+        assert "another run is writing to this run folder" in result["error"]
+        with pytest.raises(InUseError, match="--resume never"):
+            RunFolder.open(study, str(folder.root), "never")
+        assert folder.status_file.read_bytes() == before
+        return StepResult()
+
+    monkeypatch.setitem(steps.STEP_FUNCTIONS, "train", work)
+    assert ended(lambda: run_in_folder(study, folder, ["train"]), capsys)[0] == 0
+    assert seen[0] == "running"
+    assert f"process {os.getpid()} on " in seen[1]
+    assert folder.state() == "ok"
+
+
+#: A job that says when it works, and goes on until it is told to end.
+WAITING = """
+import sys, time
+from pathlib import Path
+from equipoise.jobs.cli import main
+from equipoise.platform.run import steps
+
+def wait(context):
+    try:
+        print("works", flush=True)
+        while True:
+            time.sleep(0.01)
+    finally:
+        (context.folder.root / "tidied").touch()
+
+steps.STEP_FUNCTIONS["train"] = wait
+sys.argv = ["equipoise", "train", "-c", sys.argv[1], "-o", sys.argv[2]]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "state"), [(signal.SIGTERM, 1, "interrupted"), (signal.SIGKILL, -9, "killed")]
+)
+def test_sigterm_ends_a_job_like_ctrl_c_and_status_tells_the_dead_from_the_living(
+    study: Study, tmp_path: Path, number: int, code: int, state: str
+) -> None:
+    command = [sys.executable, "-c", WAITING, str(study.file), str(tmp_path / "run")]
+    folder = RunFolder(tmp_path / "run")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        assert job.stdout.readline() == "works\n"
+        assert folder.state() == "running"
+        assert f"process {job.pid} on " in str(folder.writer())
+        job.send_signal(number)
+        _, written = job.communicate()
+    assert job.returncode == code
+    assert folder.state() == state
+    assert folder.writer() is None
+    assert (folder.root / "tidied").exists() == (state == "interrupted")
+    if state == "interrupted":
+        result = json.loads(written.strip().splitlines()[-1].removeprefix("EQUIPOISE-RESULT "))
+        assert (result["status"], result["code"]) == ("interrupted", 1)
+        assert folder.status()["steps"]["train"]["status"] == "interrupted"
+    with folder.writing():
+        pass
+    assert folder.state() != "killed"
 
 
 def test_a_job_error_carries_the_error_and_the_folder(

@@ -23,6 +23,7 @@ from equipoise.platform.search.context import SearchContext, TrialInputs
 from equipoise.platform.search.search import (
     finish_search,
     prepare,
+    read_finished,
     restore_searcher,
     run_inline,
     run_search,
@@ -72,7 +73,18 @@ def poisoned(index: int, config: dict, inputs: TrialInputs, search: Path, report
     """A trial, some of them with poison in their cases."""
     if index in WAYS:
         inputs = dataclasses.replace(inputs, cases=Poisoned(inputs.cases, WAYS[index]))
-    return run_trial(index, config, inputs, search, report)
+
+    def die_once(step: dict[str, Any]) -> None:
+        mark = search.parent / "died"
+        if index == 3 and not mark.exists():
+            import os
+            import signal
+
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        report(step)
+
+    return run_trial(index, config, inputs, search, die_once)
 
 
 def run_poisoned(search_context: SearchContext, folder: Path) -> list[Trial]:
@@ -99,6 +111,8 @@ def test_poison_ends_in_records_and_good_trials_are_whole(make_search: Make, tmp
     assert reasons[4] == "MemoryError: cannot allocate 512 GiB"
     assert reasons[5].startswith("did not end within 20 s; it was at File")
     assert "process died" in reasons[6]
+    assert [trial.index for trial in trials if trial.died] == [6]
+    assert (tmp_path / "died").exists(), "the process of trial 3 was killed after its first fold"
     good = [trial for trial in trials if trial.ok]
     assert [trial.index for trial in good] == [0, 3, 7]
     plain = {trial.index: trial for trial in run_inline(search_context, tmp_path / "plain")}
@@ -110,7 +124,9 @@ def test_poison_ends_in_records_and_good_trials_are_whole(make_search: Make, tmp
         finish_search(search_context, tmp_path / "search", 8)
     assert error.value.exit_code == 5
     assert (tmp_path / "search" / "best.yaml").exists()
-    assert not list((tmp_path / "search" / "work").glob("*"))
+    assert [path.name for path in (tmp_path / "search" / "work").glob("*")] == ["006"]
+    assert [trial.index for trial in read_finished(tmp_path / "search")] == [0, 1, 2, 3, 4, 5, 7]
+    assert started_configs(search_context, tmp_path / "search")[6] == trials[6].config
 
 
 def test_nothing_is_written_outside_the_run_and_stopped_trials_are_recorded(
