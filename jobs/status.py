@@ -40,7 +40,6 @@ def status(
     return {"run": folder.root, "state": now, "to_do": to_do}
 
 
-
 command = status
 
 if __name__ == "__main__":
