@@ -38,7 +38,7 @@ from equipoise.models.rna.entries import MaskedGeneParams, PcaParams
 from equipoise.models.rna.masked_gene import MaskedGeneEncoder
 from equipoise.models.rna.pca import PcaEncoder, fit_components
 from equipoise.models.rna.protocol import RnaEncoder
-from equipoise.platform.run.pretraining import pretrain_encoder, pretraining_params
+from equipoise.platform.run.rna_pretraining import pretrain_encoder, pretraining_params
 from equipoise.platform.training.masked_gene_reference import (
     TEST,
     VAL,

@@ -37,6 +37,7 @@ JOBS = {
     "report": "Write report.html from the run folder.",
     "leaderboard": "Compare runs: ranks, intervals, paired differences.",
     "run": "Run all steps from slides to report; finished steps are skipped.",
+    "pretrain": "Train a model on many cohorts and tasks, as a start for other studies.",
     "pretrain-rna": "Train a small RNA encoder on single cells of your own.",
     "adapt-rna": "Adapt an RNA encoder to bulk profiles by mixing single cells.",
     "store": "List, verify, clean, rebuild, export and import feature stores.",

@@ -28,7 +28,7 @@ def pretrain_rna(
 
     from equipoise.datasets.omics.single_cell import read_single_cells
     from equipoise.platform.cluster.params import RayOptions
-    from equipoise.platform.run.pretraining import pretrain_encoder, pretraining_params
+    from equipoise.platform.run.rna_pretraining import pretrain_encoder, pretraining_params
 
     params = pretraining_params(set_ or [], workers=workers, seed=seed)
     cells = read_single_cells(

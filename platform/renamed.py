@@ -38,6 +38,7 @@ ADDED: dict[str, Any] = {
     "training.risk_sets": "batch",
     "training.order": "shuffled",
     "training.task_sampling": None,
+    "training.start": None,
     "model.input_dropout": 0.0,
     "model.output_scale": 1.0,
     "model_params.input_dropout": 0.0,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from equipoise.datasets.cohorts.seen import Seen
 from equipoise.datasets.cohorts.splits import Fold
 from equipoise.datasets.params import SplitParams
 from equipoise.datasets.tables.tasks import RegressionTask, SurvivalTask, Task
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 #: A test part with fewer positives or events than this is not informative.
 MIN_POSITIVES = 5
+#: How the checks of pre-trained parts end.
+SEEN_CHECK = " has seen"
 PAIRS = (("train", "val"), ("train", "test"), ("val", "test"))
 
 
@@ -23,6 +26,7 @@ def leakage_audit(
     slides: pd.DataFrame | None = None,
     *,
     preserve_sites: bool = False,
+    seen: Mapping[str, Seen] | None = None,
 ) -> pd.DataFrame:
     """Count patients, sites and files that are in two parts of a fold; every count must be 0.
 
@@ -37,13 +41,16 @@ def leakage_audit(
         slides were looked at, patient and path.
     preserve_sites
         Whether sites must not be shared between test part and the rest.
+    seen
+        Pre-trained part of the model → whom it has seen.
 
     Returns
     -------
     pandas.DataFrame
         Columns check, fold (``repeat-index``), overlap, ok. Checks: ``patient`` (any two parts), ``site``
         (test against the rest; only if preserved), ``slide file`` (any two parts), ``external patient``
-        (external patients in a fold), ``external slide file`` (files of external patients in a fold).
+        (external patients in a fold), ``external slide file`` (files of external patients in a fold);
+        ``patient that <part> has seen`` and ``slide file that <part> has seen`` (among test and external patients).
     """
     import pandas as pd
 
@@ -65,6 +72,12 @@ def leakage_audit(
         checks["external patient"] = len(everybody & external)
         if slides is not None:
             checks["external slide file"] = len(set().union(*owned.values()) & external_files)
+        for part, known in (seen or {}).items():
+            checks[f"patient that {part}{SEEN_CHECK}"] = len(known.patients_among(parts["test"] | external))
+            if slides is not None:
+                checks[f"slide file that {part}{SEEN_CHECK}"] = len(
+                    known.slides_among(owned["test"] | external_files)
+                )
         rows += [(check, fold.name, overlap, overlap == 0) for check, overlap in checks.items()]
     return pd.DataFrame(rows, columns=["check", "fold", "overlap", "ok"])
 

@@ -1,6 +1,7 @@
 """Slide encoders a study can name, without importing one."""
 
-from typing import Annotated, ClassVar, Literal, TypeVar
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
@@ -27,6 +28,16 @@ class SlideEncoderParams(StrictParams):
     pairings: ClassVar[tuple[Pairing, ...]] = ()
     #: GPUs per worker that the encoder is meant for; 0: runs on CPUs.
     gpus: ClassVar[float] = 0.0
+
+    @property
+    def pretrained_folder(self) -> str | None:
+        """Folder of ``equipoise pretrain`` that the encoder comes from, ``None`` for others: it says which tiles the
+        encoder takes, and on which patients nobody may test it."""
+        return None
+
+    def below(self, base: Path) -> Self:
+        """The same with paths that start from ``base``."""
+        return self
 
 
 class MeanStdParams(SlideEncoderParams):
@@ -63,6 +74,26 @@ class PublishedParams(SlideEncoderParams):
         pattern="^[0-9a-f]{64}$",
         description="SHA-256 of a weights file of your own, where it is not the published one",
     )
+
+
+class PretrainedModelParams(SlideEncoderParams):
+    """Parameters of a slide encoder of one's own."""
+
+    folder: str = Field(description="what `equipoise pretrain` wrote: runs/<study>/pretrain/model")
+    readout: Literal["mean", "concat"] = Field(
+        default="mean",
+        description="of a model with a vector for each task (joint, abmil with branches: task): their mean, or one "
+        "behind the other; the others have one vector",
+    )
+
+    @property
+    def pretrained_folder(self) -> str | None:
+        """The folder."""
+        return self.folder
+
+    def below(self, base: Path) -> Self:
+        """The same with a folder that starts from ``base``."""
+        return self.model_copy(update={"folder": str(base / Path(self.folder).expanduser())})
 
 
 class GatedAttentionParams(PublishedParams):
@@ -112,6 +143,11 @@ ENTRIES: dict[str, tuple[str, type[SlideEncoderParams], str]] = {
         "a small transformer over tiles and their places, random weights of a fixed seed, in stages; a baseline",
         RandomTransformerParams,
         "equipoise.models.slide_encoders.random_transformer:RandomTransformer",
+    ),
+    "pretrained": (
+        "a model of your own from `equipoise pretrain`: what its heads would read",
+        PretrainedModelParams,
+        "equipoise.models.slide_encoders.pretrained_model:PretrainedModelEncoder",
     ),
     **{
         name: (

@@ -78,6 +78,11 @@ class EvaluationParams(StrictParams):
         default=10, ge=1, description="minimum number of labelled patients for a site to get its own metric"
     )
     baselines: BaselineParams = BaselineParams()
+    seen_patients: Literal["refuse", "mark"] = Field(
+        default="refuse",
+        description="a patient whom a pre-trained part of the model has seen is tested: refuse stops, mark goes on and "
+        "says so in the report, whose audit then fails",
+    )
     transfer: TransferParams | None = Field(
         default=None,
         description="fit probes on the embeddings of external cohorts, and set them beside the model as it is and "

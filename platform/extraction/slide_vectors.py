@@ -23,8 +23,9 @@ from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.datasets.store.index import RESULT_COLUMNS
 from equipoise.datasets.store.spec import SPEC_FILE, StoreSpec
 from equipoise.datasets.store.staging import Staging
+from equipoise.models.pretrained_folder import TrainedTiles, read_pretrained
 from equipoise.models.slide_encoders.card import TileFeatures
-from equipoise.models.slide_encoders.entries import check_tiles
+from equipoise.models.slide_encoders.entries import SlideEncoderParams, check_tiles
 from equipoise.platform.errors import ResourceError, StudyError
 from equipoise.platform.extraction.chunks import Row
 from equipoise.platform.extraction.encoders import load_encoder
@@ -130,6 +131,10 @@ def vectors_spec(params: ExtractionParams, tiles: StoreSpec) -> StoreSpec:
     encoder = load_slide_encoder(params)
     try:
         check_stored_tiles(name, params, tiles)
+        folder = pretrained_folder(params)
+        trained = None if folder is None else read_pretrained(folder).tiles
+        if trained is not None and (differences := trained.differences(trained_tiles(tiles))):
+            raise ValueError(f"the model in {folder} was pre-trained on {'; '.join(differences)}")
         dim = encoder.dim(tiles.dim)
     except ValueError as error:
         raise StudyError(str(error), where="features.slide_encoder") from error
@@ -161,6 +166,33 @@ def spec_behind(tiles: StoreSpec, encoder: str, encoder_hash: str, dim: int) -> 
         resample=tiles.resample,
         reader=f"tiles of {tiles.address}",
     )
+
+
+def trained_tiles(tiles: StoreSpec) -> TrainedTiles:
+    """What a model that reads a store is trained on."""
+    return TrainedTiles(tiles.encoder, tiles.encoder_hash, tiles.dim, tiles.mpp, tiles.tile_px)
+
+
+def below(params: ExtractionParams, base: Path) -> ExtractionParams:
+    """The features section with paths of its slide encoder that start from the folder of the study."""
+    settings = slide_encoder_params(params)
+    if settings is None:
+        return params
+    return params.model_copy(update={"slide_encoder_params": settings.below(base).model_dump()})
+
+
+def pretrained_folder(params: ExtractionParams) -> str | None:
+    """Folder of ``equipoise pretrain`` that the slide encoder comes from; ``None`` where it comes from elsewhere."""
+    settings = slide_encoder_params(params)
+    return None if settings is None else settings.pretrained_folder
+
+
+def slide_encoder_params(params: ExtractionParams) -> SlideEncoderParams | None:
+    """Parameters of the slide encoder; ``None`` without one, or where another package has other ones."""
+    if params.slide_encoder is None:
+        return None
+    settings = get("slide_encoders", params.slide_encoder).params.model_validate(params.slide_encoder_params)
+    return settings if isinstance(settings, SlideEncoderParams) else None
 
 
 def load_slide_encoder(params: ExtractionParams) -> SlideEncoder:

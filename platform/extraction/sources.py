@@ -18,7 +18,7 @@ from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.platform.extraction.imported_features import import_study, open_imported
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.pipeline import extract, open_store
-from equipoise.platform.extraction.slide_vectors import encode_slides, open_vectors
+from equipoise.platform.extraction.slide_vectors import below, encode_slides, open_vectors
 from equipoise.platform.extraction.summary import ExtractionSummary
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def obtain_features(
         If the store belongs to another specification or is being written by another run, or there is nothing to
         import.
     """
+    params = below(params, base)
     with open_once(session) as session:
         if params.imported is not None:
             summary = import_study(slides, params, store_root, base)
@@ -78,6 +79,7 @@ def open_features(
     DataError
         If there is no such store, or slides have changed since it was filled.
     """
+    params = below(params, base)
     tiles = _open_tiles(params, store_root, base, slides)
     return tiles if params.slide_encoder is None else open_vectors(slides, tiles, params, store_root)
 

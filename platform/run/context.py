@@ -102,6 +102,11 @@ def read_inputs(study: Study, cohorts: "Cohorts", store_root: str | Path) -> "St
 
     # Slide names refer to the files and pixel sizes of the tables.
     store = open_features(study.features, store_root, study.base, cohorts.slides)
+    if study.training.start is not None:
+        from equipoise.platform.extraction.slide_vectors import trained_tiles
+        from equipoise.platform.training.start import check_start_tiles
+
+        check_start_tiles(study.base / Path(study.training.start).expanduser(), trained_tiles(store.spec))
     usable = cohorts.with_slide_status(store.index())
     states = None
     if (kept := study.model.hidden_states) is not None:

@@ -30,9 +30,9 @@ from equipoise.platform.fingerprints import require_same
 from equipoise.platform.study.schema import Study, fixed_settings
 
 #: Steps of a run in their order.
-STEPS = ("validate", "extract", "train", "evaluate", "federate", "search", "report")
+STEPS = ("validate", "extract", "train", "evaluate", "federate", "search", "pretrain", "report")
 #: Optional step → the section of the study without which it does nothing.
-STEP_SECTIONS = {"federate": "federation", "search": "search"}
+STEP_SECTIONS = {"federate": "federation", "search": "search", "pretrain": "pretrain"}
 
 
 def study_steps(settings: Mapping[str, Any]) -> list[str]:
@@ -76,6 +76,7 @@ class RunFolder:
         self.folds = self.root / "folds"
         self.federated = self.root / "federated"
         self.search = self.root / "search"
+        self.pretrain = self.root / "pretrain"
         self.evaluation = self.root / "evaluation"
         self.tensorboard = self.root / "tb"
         self.report = self.root / "report.html"

@@ -484,9 +484,11 @@ def search(context: RunContext) -> StepResult:
     if context.study.search is None:
         log.info("search: nothing to do, the study has no search section")
         return StepResult({"skipped": "the study has no search section"})
+    from equipoise.platform.run.seen_patients import refuse_seen
     from equipoise.platform.search.holdout import measure
     from equipoise.platform.search.search import run_search
 
+    refuse_seen(context.study, context.inputs)
     inputs = (context.study, context.inputs, context.folder.root)
     result = run_search(*inputs)
     return StepResult(result | (measure(*inputs) if context.measure_winner else {}))
@@ -498,10 +500,26 @@ def federate(context: RunContext) -> StepResult:
         log.info("federate: nothing to do, the study has no federation section")
         return StepResult({"skipped": "the study has no federation section"})
     from equipoise.platform.federation.simulation.federate import federate as run_federations
+    from equipoise.platform.run.seen_patients import refuse_seen
 
+    refuse_seen(context.study, context.inputs)
     return StepResult(
         run_federations(context.study, context.study.federation, context.inputs, context.folder.root)
     )
+
+
+def pretrain(context: RunContext) -> StepResult:
+    """Train the model on all patients of many cohorts, for other studies, if the study has a section for it."""
+    if context.study.pretrain is None:
+        log.info("pretrain: nothing to do, the study has no pretrain section")
+        return StepResult({"skipped": "the study has no pretrain section"})
+    from equipoise.platform.run.model_pretraining import pretrain as pretrain_model
+
+    _set_threads(context.study)
+    result = pretrain_model(context.study, context.study.pretrain, context.inputs, context.folder.pretrain)
+    for line in result.text().splitlines():
+        log.info("%s", line)
+    return StepResult(result.fields())
 
 
 def report(context: RunContext) -> StepResult:
@@ -530,6 +548,7 @@ STEP_FUNCTIONS: dict[str, Callable[[RunContext], StepResult]] = {
     "evaluate": evaluate,
     "federate": federate,
     "search": search,
+    "pretrain": pretrain,
     "report": report,
 }
 

@@ -266,8 +266,9 @@ class FittingInputs:
 def fitting_inputs(fold: Fold, study: Study, inputs: TrialInputs) -> FittingInputs:
     """Cases, targets fitted on training patients, and an untrained model."""
     from equipoise.platform.training.batches import CaseList
-    from equipoise.platform.training.build import build_model, recipe_of
+    from equipoise.platform.training.build import recipe_of
     from equipoise.platform.training.crossval import fold_seed
+    from equipoise.platform.training.start import initial_model
     from equipoise.platform.training.targets import fit_targets
 
     recipe = recipe_of(study)
@@ -281,7 +282,7 @@ def fitting_inputs(fold: Fold, study: Study, inputs: TrialInputs) -> FittingInpu
         text=recipe.training.text,
     )
     seed = fold_seed(recipe.seed, fold)
-    model = build_model(recipe.model, recipe.model_params, targets.shape, targets.heads, seed=seed)
+    model = initial_model(recipe, targets, seed=seed)
     return FittingInputs(recipe, train, val, scored, targets, model, seed)
 
 

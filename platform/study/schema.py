@@ -35,6 +35,7 @@ from equipoise.platform.search.params import SearchParams, metric_problem
 from equipoise.platform.study.messages import describe_errors, duplicate_keys
 from equipoise.platform.training.params import (
     BalancingParams,
+    PretrainParams,
     TrainingParams,
     adds_tasks,
     entry_params,
@@ -126,6 +127,8 @@ class Study(StrictParams):
     """Search over balancing, loss weights, architecture and optimisation."""
     federation: FederationParams | None = None
     """Federated training across sites that keep their patients, in addition to training on pooled patients."""
+    pretrain: PretrainParams | None = None
+    """Pre-training of the model on many cohorts, as a start for other studies (``equipoise pretrain``)."""
     evaluation: EvaluationParams = Field(default_factory=EvaluationParams)
     """Intervals and thresholds."""
     report: ReportParams = Field(default_factory=ReportParams)
@@ -155,6 +158,8 @@ class Study(StrictParams):
             *_exact_fit_problems(self),
             *_per_cohort_problems(self),
             *_text_problems(self),
+            *_start_problems(self),
+            *_pretrain_problems(self),
             *transform_problems(self.tables, self.cohorts),
         ]
         problems += _search_problems(self)
@@ -211,6 +216,7 @@ class Study(StrictParams):
 CHANGEABLE_KEYS = (
     "search",
     "federation",  # a finished federation records its own settings
+    "pretrain",  # and so does a pre-training
     "evaluation",
     "report",
     "resources",
@@ -313,6 +319,8 @@ def _exact_fit_problems(study: Study) -> list[str]:
     problems = []
     if study.training.text is not None:
         problems.append(f"training.text: {kind!r} is fitted by a solver, which fits direct heads only")
+    if study.training.task_sampling is not None:
+        problems.append(f"training.task_sampling: {kind!r} is fitted by a solver, which draws no patients")
     neutral = get("weightings", balancing.weighting).attribute("neutral")
     if not neutral or get("aggregators", balancing.aggregation).attribute("kind") != "none":
         problems.append(f"balancing: {kind!r} is fitted by a solver, task by task: write balancing: equal")
@@ -365,6 +373,45 @@ def _text_problems(study: Study) -> list[str]:
             "training.text.tasks: survival on text needs a Kaplan-Meier curve, which a federation does not bring "
             "together: leave survival tasks out"
         )
+    return problems
+
+
+def _start_problems(study: Study) -> list[str]:
+    """Problems of a model that is to start from a pre-trained one, which reads tiles alone."""
+    return [] if study.training.start is None else _without_shared_body("training.start", study)
+
+
+def _without_shared_body(section: str, study: Study) -> list[str]:
+    """Problems of a model that cannot be pre-trained: what it learns is of no use for other tasks and tables."""
+    kind = study.model.kind
+    entry = get("models", kind)
+    if tables := sorted(study.reads - {"wsi"}):
+        return [f"{section}: {kind!r} reads {', '.join(tables)}, whose columns another study does not have"]
+    if entry.attribute("fit") == "exact" or getattr(study.model, "convex", False):
+        return [f"{section}: this {kind!r} is linear, so that its tasks share nothing: take another model"]
+    return []
+
+
+def _pretrain_problems(study: Study) -> list[str]:
+    """Problems of the pre-training: cohorts that may not be learned from, a model or a training that does not fit."""
+    params = study.pretrain
+    if params is None:
+        return []
+    roles = {cohort.name: cohort.role for cohort in study.cohorts}
+    problems = _without_shared_body("pretrain", study)
+    for name in params.cohorts or ():
+        if name not in roles:
+            problems.append(f"pretrain.cohorts: {name!r} is no cohort of the study{nearest(name, roles)}")
+        elif roles[name] != "develop":
+            problems.append(
+                f"pretrain.cohorts: {name!r} has role {roles[name]}: it is tested, never trained on"
+            )
+    problems += _repeated_names("pretrain.cohorts", params.cohorts or [])
+    try:
+        params.training(study.training)
+    except ValidationError as error:
+        said = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
+        problems.append(f"pretrain.sampling: {said}; or write sampling: null")
     return problems
 
 

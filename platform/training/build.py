@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -206,13 +207,18 @@ def pick_device(device: str) -> torch.device:
 
 
 def recipe_of(study: Study) -> Recipe:
-    """Model, balancing, training parameters, tables and seed of a study."""
+    """Model, balancing, training parameters, tables and seed of a study; its paths are absolute."""
     params = study.model.model_dump()
+    training = study.training
+    if training.start is not None:
+        training = training.model_copy(
+            update={"start": str((study.base / Path(training.start).expanduser()).resolve())}
+        )
     return Recipe(
         model=params.pop("kind"),
         model_params=params,
         balancing=study.balancing,
-        training=study.training,
+        training=training,
         tables=resolve_tables(study.tables, study.cohorts, study.base),
         seed=study.seed,
     )

@@ -22,6 +22,7 @@ from equipoise.models.gptomic.protocol import BranchedModel
 from equipoise.platform.fingerprints import content_hash, require_same
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.params import BalancingParams, TrainingParams
+from equipoise.platform.training.start import training_record
 from equipoise.platform.training.targets import Targets
 
 
@@ -90,7 +91,7 @@ def training_fingerprint(
             "targets": fixed,
             "training patients": content_hash(train.patients),
             "validation patients": content_hash(val.patients),
-            "training": params.model_dump(mode="json"),
+            "training": training_record(params),
             "balancing": balancing.model_dump(mode="json"),
             "seed": seed,
         }

@@ -37,6 +37,7 @@ from equipoise.platform.training.loop import FitResult, Reporter, fit
 from equipoise.platform.training.modulation import modulation_warnings
 from equipoise.platform.training.params import Recipe, entry_params
 from equipoise.platform.training.predict import Role, predict_with_latents
+from equipoise.platform.training.start import initial_model, recipe_record
 from equipoise.platform.training.targets import Targets, fit_targets
 from equipoise.platform.training.weight_convergence import learns_weights, weight_convergence
 
@@ -169,7 +170,7 @@ def train_fold(
         model: nn.Module = members.model
         result, fits = members.result, members.results
     else:
-        model = build_model(recipe.model, recipe.model_params, targets.shape, targets.heads, seed=seed)
+        model = initial_model(recipe, targets, seed=seed)
         result = fit_recipe(model, targets, train, val, recipe, seed, report, partial / "checkpoint.pt")
         fits = (result,)
     for one in fits:
@@ -357,7 +358,7 @@ def _fingerprint(
         for part in ("train", "val", "test")
     }
     return fingerprint(
-        recipe.model_dump(mode="json")
+        recipe_record(recipe)
         | {"model_params": params.model_dump(mode="json"), "features": features, "contents": contents}
     )
 

@@ -19,10 +19,10 @@ from equipoise.models.ensemble import Ensemble
 from equipoise.models.seeds import torch_seed
 from equipoise.platform.errors import StudyError
 from equipoise.platform.training.batches import CaseList
-from equipoise.platform.training.build import build_model
 from equipoise.platform.training.loop import FitResult, Reporter
 from equipoise.platform.training.params import Recipe
 from equipoise.platform.training.predict import run_model
+from equipoise.platform.training.start import initial_model
 from equipoise.platform.training.strata import strata_of
 from equipoise.platform.training.targets import Targets
 
@@ -68,9 +68,7 @@ def empty_ensemble(recipe: Recipe, targets: Targets, seed: int) -> Ensemble:
 
 
 def _member(recipe: Recipe, targets: Targets, seed: int, member: int) -> MultiTaskModel:
-    model = build_model(
-        recipe.model, recipe.model_params, targets.shape, targets.heads, seed=torch_seed(seed, member)
-    )
+    model = initial_model(recipe, targets, seed=torch_seed(seed, member))
     if not isinstance(model, MultiTaskModel):
         raise StudyError(
             f"model {recipe.model} cannot be a member of an ensemble: it is no MultiTaskModel",

@@ -83,9 +83,13 @@ def is_balanced(balancing: BalancingParams) -> bool:
 
 
 def is_convex(recipe: Recipe) -> bool:
-    """Whether the recipe's model is linear, so that every task has one optimum; with heads on text it is not."""
-    return recipe.training.text is None and bool(
-        getattr(entry_params("models", recipe.model, recipe.model_params), "convex", False)
+    """Whether the recipe's model is linear, so that every task has one optimum; with heads on text it is not, and task
+    sampling weighs patients as no solver here does."""
+    training = recipe.training
+    return (
+        training.text is None
+        and training.task_sampling is None
+        and bool(getattr(entry_params("models", recipe.model, recipe.model_params), "convex", False))
     )
 
 

@@ -21,9 +21,9 @@ from torch import nn
 from equipoise.platform.errors import EquipoiseError, ResourceError, StudyError
 from equipoise.platform.progress import ProgressBar
 from equipoise.platform.training.batches import CaseList
-from equipoise.platform.training.build import build_model
 from equipoise.platform.training.loop import FitResult, Reporter, fit, load_fit_result
 from equipoise.platform.training.params import Recipe
+from equipoise.platform.training.start import initial_model
 from equipoise.platform.training.targets import Targets
 
 log = logging.getLogger("equipoise")
@@ -179,9 +179,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(job.recipe.training.threads)
     first = train.get_context().get_world_rank() == 0
     recipe = job.recipe
-    model = build_model(
-        recipe.model, recipe.model_params, job.targets.shape, job.targets.heads, seed=job.seed
-    )
+    model = initial_model(recipe, job.targets, seed=job.seed)
 
     def report(row: dict[str, float]) -> None:
         if first and job.report is not None:

@@ -181,6 +181,32 @@ class TaskSamplingParams(StrictParams):
     patients with a label there: 1 by size, larger lets small ones come more often, ``.inf`` all equally often."""
 
 
+class PretrainParams(StrictParams):
+    """``pretrain:`` of a study: one model for many cohorts and tasks, as a start for other studies."""
+
+    cohorts: list[str] | None = Field(default=None, min_length=1)
+    """Development cohorts to train on, with all their patients; all of them if not given."""
+    sampling: TaskSamplingParams | None = TaskSamplingParams()
+    """How often an epoch sees patients of each task and cohort; null: every patient once."""
+    inner_val: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the patients of every cohort on which training stops; the model learns from the others."""
+    ids: Literal["hashed", "plain"] = "hashed"
+    """How the folder records the patients that the model has seen. Salted hashes hide a list of patients from whoever
+    opens the file, but not a patient from somebody who has candidates to try."""
+
+    def training(self, params: "TrainingParams") -> "TrainingParams":
+        """Settings of the pre-training: those of the study with this sampling, and one model.
+
+        Raises
+        ------
+        ValueError
+            If they cannot be combined.
+        """
+        return TrainingParams.model_validate(
+            params.model_dump() | {"task_sampling": self.sampling, "members": 1}
+        )
+
+
 class TrainingParams(StrictParams):
     """How a model is fitted on one fold; defaults are those of the published joint model where it has one."""
 
@@ -233,6 +259,9 @@ class TrainingParams(StrictParams):
     """How regression targets are scaled, fitted on training patients; predictions are in original units."""
     ties: Literal["efron", "breslow"] = "efron"
     """Treatment of tied event times in Cox losses."""
+    start: str | None = None
+    """Folder of ``equipoise pretrain`` (``runs/<study>/pretrain/model``) whose weights training starts from; heads and
+    whatever else belongs to single tasks are new. It takes the same model on the same tile features."""
     text: TextParams | None = None
     """Heads on the text of labels, and for which tasks; all heads are direct if not given."""
     probe: bool = True

@@ -33,6 +33,7 @@ from equipoise.platform.fingerprints import content_hash, fingerprint, require_s
 from equipoise.platform.progress import ProgressBar
 from equipoise.platform.training.batches import CaseList, CaseSource
 from equipoise.platform.training.crossval import fold_seed
+from equipoise.platform.training.start import recipe_record
 from equipoise.platform.training.targets import Targets
 
 if TYPE_CHECKING:
@@ -364,7 +365,7 @@ def _fingerprint(
     return fingerprint(
         {
             "federation": params.model_dump(mode="json", exclude=set(FREE)),
-            "recipe": inputs.recipe.model_dump(mode="json"),
+            "recipe": recipe_record(inputs.recipe),
             "features": inputs.features,
             "clients": {
                 name: [digest_of(part.train), digest_of(part.val), digest_of(part.test)]

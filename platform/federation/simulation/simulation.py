@@ -41,8 +41,8 @@ from equipoise.platform.federation.strategies.strategy import Strategy
 from equipoise.platform.federation.vector import Schema
 from equipoise.platform.fingerprints import content_hash
 from equipoise.platform.training.batches import CaseList
-from equipoise.platform.training.build import build_model
 from equipoise.platform.training.params import BalancingParams, Recipe, TrainingParams
+from equipoise.platform.training.start import initial_model, training_record
 from equipoise.platform.training.targets import Targets
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class Simulation:
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be continued."""
         return identity_of(self.params, self.schema, self.initial, self.privacy, self.seed) | {
-            "training": self.training.model_dump(mode="json"),
+            "training": training_record(self.training),
             "balancing": self.balancing.model_dump(mode="json"),
             "targets": content_hash([json.dumps(self.targets.training_json())]),
             "clients": {
@@ -263,7 +263,7 @@ def from_recipe(
     What the section leaves open (rounds, learning rate, schedule, …) is that of ``training``.
     """
     params = params.in_training(recipe.training)
-    factory = partial(build_model, recipe.model, recipe.model_params, targets.shape, targets.heads, seed=seed)
+    factory = partial(initial_model, recipe, targets, seed=seed)
     settings: dict[str, Any] = {"training": recipe.training, "balancing": recipe.balancing}
     return Simulation(factory, targets, clients, params, seed=seed, **settings, **options)
 

@@ -12,7 +12,7 @@ from equipoise.datasets.atomic_io import read_json
 from equipoise.datasets.omics.single_cell import SingleCells
 from equipoise.platform.errors import DataWarning, StudyError
 from equipoise.platform.registry import get
-from equipoise.platform.run.pretraining import pretrain_encoder, pretraining_params
+from equipoise.platform.run.rna_pretraining import pretrain_encoder, pretraining_params
 
 SETTINGS = [
     "genes=30",
