@@ -68,7 +68,12 @@ def test_the_walk_names_files_that_exist(root: Path) -> None:
     text = (root / "docs" / "architecture.md").read_text(encoding="utf-8")
     walk = text.split("## A walk through the code")[1]
     paths = re.split(r"^\*\*(Where does .+ go)\?\*\*", walk, flags=re.MULTILINE)[1:]
-    assert paths[::2] == ["Where does a slide go", "Where does a loss go", "Where does an update go"]
+    assert paths[::2] == [
+        "Where does a slide go",
+        "Where does a loss go",
+        "Where does a pre-trained model go",
+        "Where does an update go",
+    ]
     for title, lines in zip(paths[::2], paths[1::2], strict=True):
         numbered = re.findall(r"^\d+\. (.+)$", lines, re.MULTILINE)
         assert 5 < len(numbered) < 15, title

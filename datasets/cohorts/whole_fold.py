@@ -48,7 +48,8 @@ def fold_without_test(patients: pd.DataFrame, tasks: Sequence[Task], inner_val: 
             held_out[of_cohort[draw_stratified(strata[of_cohort], inner_val, rng, required=required)]] = True
     if not held_out.any():
         raise DataError(
-            f"{len(develop)} development patients, not two of them in the same cohort: nobody is left for inner validation",
+            f"{len(develop)} development patients, not two of them in the same cohort: nobody is left for inner "
+            "validation",
             where="pretrain",
             fix="add patients",
         )

@@ -80,7 +80,7 @@ class PretrainedModelParams(SlideEncoderParams):
     """Parameters of a slide encoder of one's own."""
 
     folder: str = Field(description="what `equipoise pretrain` wrote: runs/<study>/pretrain/model")
-    readout: Literal["mean", "concat"] = Field(
+    readout: Literal["mean", "joined"] = Field(
         default="mean",
         description="of a model with a vector for each task (joint, abmil with branches: task): their mean, or one "
         "behind the other; the others have one vector",

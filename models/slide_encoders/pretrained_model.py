@@ -84,7 +84,7 @@ class PretrainedModelEncoder(WithoutStages):
             return vectors[0]
         return (
             torch.cat(list(vectors), dim=1)
-            if self._readout == "concat"
+            if self._readout == "joined"
             else torch.stack(list(vectors)).mean(0)
         )
 

@@ -117,7 +117,7 @@ def pretrain(study: Study, params: PretrainParams, inputs: StudyInputs, out: Pat
         out / TRAINING,
         features=inputs.features,
         content_keys=inputs.content_keys,
-        report=EpochLog(out / "tb", "pretrain"),
+        report=EpochLog(out / "tb", "pretrain", study.training.epochs),
     )
     # Also where the fold is done: it is compared with what is asked for.
     run_folds([job], recipe.training, study.resources)
@@ -128,7 +128,7 @@ def pretrain(study: Study, params: PretrainParams, inputs: StudyInputs, out: Pat
     seen = SeenPart.of(
         [*fold.train, *fold.val],
         _slide_files(inputs, {*fold.train, *fold.val}),
-        content_hash([str(config["made_by"])]) if params.ids == "hashed" else "",
+        "" if params.plain_ids else content_hash([str(config["made_by"])]),
     )
     before = [earlier for part in seen_by_parts(study).values() for earlier in part.parts]
     record = {

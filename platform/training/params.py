@@ -190,9 +190,9 @@ class PretrainParams(StrictParams):
     """How often an epoch sees patients of each task and cohort; null: every patient once."""
     inner_val: float = Field(default=0.1, gt=0, lt=1)
     """Share of the patients of every cohort on which training stops; the model learns from the others."""
-    ids: Literal["hashed", "plain"] = "hashed"
-    """How the folder records the patients that the model has seen. Salted hashes hide a list of patients from whoever
-    opens the file, but not a patient from somebody who has candidates to try."""
+    plain_ids: bool = False
+    """Record the patients that the model has seen by name. Otherwise they are salted hashes, which hide a list of
+    patients from whoever opens the file, but not a patient from somebody who has candidates to try."""
 
     def training(self, params: "TrainingParams") -> "TrainingParams":
         """Settings of the pre-training: those of the study with this sampling, and one model.

@@ -75,7 +75,7 @@ def test_a_fold_of_all_patients_holds_out_a_share_of_every_cohort() -> None:
             "X": [float(i % 5 == 0) for i in range(131)],
         }
     )
-    task = BinaryTask(name="X", column="X", positive="1", negative="0")
+    task = BinaryTask(name="X", column="X", positive=["1"], negative=["0"])
     fold = fold_without_test(patients, [task], 0.1, seed=3)
     assert fold.test == ()
     assert sorted(fold.train + fold.val) == patients["patient"].tolist()

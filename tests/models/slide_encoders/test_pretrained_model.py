@@ -75,7 +75,7 @@ def test_a_vector_is_what_the_heads_read(name, tmp_path) -> None:
     found = encode_slide(encoder, features, corners, 112.0)
     expected = torch.stack(vectors).mean(0).numpy()
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)  # stored as float16
-    wide = PretrainedModelEncoder(PretrainedModelParams(folder=str(tmp_path / "model"), readout="concat"))
+    wide = PretrainedModelEncoder(PretrainedModelParams(folder=str(tmp_path / "model"), readout="joined"))
     apart = name in ("joint", "branches")
     every = torch.cat(vectors if apart else vectors[:1]).numpy()
     assert wide.dim(6) == len(every)
