@@ -88,7 +88,8 @@ class StudyOptions:
     def study(self, extra: dict[str, Any] | None = None) -> "Study":
         """The study with all overrides of the command line; ``extra`` are those of the job's own options."""
         from equipoise.platform.run.loading import load_study
-        from equipoise.platform.study.schema import parse_overrides, smoke_overrides
+        from equipoise.platform.study.reading import parse_overrides
+        from equipoise.platform.study.schema import smoke_overrides
 
         overrides = parse_overrides(self.set or [])
         given = {

@@ -5,6 +5,7 @@ Standard output is the answer of a job and nothing else.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import signal
@@ -169,10 +170,48 @@ def _ending(error: BaseException | None, verbose: bool) -> tuple[str, int, dict[
         if verbose:
             traceback.print_exception(error)
         return "failed", error.exit_code, {"error": str(error)}
+    if (machine := _about_machine(error)) is not None:
+        what, fix = machine
+        sys.stderr.write(f"error: {what}\n  fix: {fix}\n")
+        if verbose:
+            traceback.print_exception(error)
+        return "failed", 4, {"error": what}
     reason = f"{type(error).__name__}: {error}"
     traceback.print_exception(error)
     sys.stderr.write(f"error: {reason}\n  this is a defect of Equipoise: please report it\n")
     return "failed", 1, {"error": reason}
+
+
+#: Errors of the operating system that say something about this machine → what to do.
+_MACHINE = {
+    errno.ENOSPC: "free some space and run the same command again: it resumes",
+    errno.EDQUOT: "free some space and run the same command again: it resumes",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f) and run the same command again: it resumes",
+    errno.EROFS: "name a folder that can be written, with -o or features.store",
+    errno.EACCES: "name a folder that you may write and files that you may read",
+    errno.EPERM: "name a folder that you may write and files that you may read",
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.ENOTDIR: "name a folder: a part of this path is a file",
+    errno.EISDIR: "name a file: this is a folder",
+    errno.EEXIST: "name a folder: this is a file",
+    errno.ENOENT: "name a folder that exists and can be written",
+    errno.ELOOP: "name a file: this link leads to itself",
+    errno.EMFILE: "raise the number of open files (ulimit -n)",
+    errno.ENFILE: "raise the number of open files (ulimit -n)",
+    errno.ENOMEM: "close other programs, or use fewer workers",
+    errno.EIO: "check the disk and its messages (dmesg)",
+    errno.ESTALE: "check that the shared folder is still mounted",
+}
+
+
+def _about_machine(error: BaseException) -> tuple[str, str] | None:
+    """What is wrong with this machine and what to do, if that is what an error says; None for other errors."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory", _MACHINE[errno.ENOMEM]
+    if not isinstance(error, OSError) or error.errno not in _MACHINE:
+        return None
+    place = f"{error.filename}: " if error.filename is not None else ""
+    return f"{place}{error.strerror}", _MACHINE[error.errno]
 
 
 class _KeyValue(logging.Formatter):

@@ -43,7 +43,7 @@ def read_card(path: str) -> ModelCard:
         raise ValueError(f"{file}: is too large for the description of an encoder")
     try:
         given = yaml.safe_load(file.read_text("utf-8"))  # JSON is YAML
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise ValueError(f"{file}: a description has keys and values")

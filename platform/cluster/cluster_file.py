@@ -18,6 +18,7 @@ import yaml
 
 from equipoise.platform.errors import StudyError
 from equipoise.platform.registry import nearest
+from equipoise.platform.yaml_files import parse, read_text
 
 #: Parameters of EC2's RunInstances that a node may need; any other key is more likely a typo.
 EC2_KEYS = frozenset(
@@ -253,10 +254,9 @@ def _one_line(error: Exception) -> str:
 def _read(path: Path) -> tuple[dict[str, Any], list[tuple[KeyPath, int]]]:
     """The file's content, and the line of every key in the order of the file."""
     try:
-        text = path.read_text()
-        config, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StudyError(f"cannot be read: {_one_line(error)}", where=str(path)) from error
+        config, root = parse(read_text(path), str(path))
+    except FileNotFoundError:
+        raise StudyError("no such cluster file", where=str(path)) from None
     if not isinstance(config, dict) or root is None:
         raise StudyError(
             "is no YAML mapping", where=str(path), fix="start from the cluster.yaml of the project"

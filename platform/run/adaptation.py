@@ -31,7 +31,7 @@ from equipoise.platform.extraction.rna_encoders import identify_rna_encoder
 from equipoise.platform.extraction.rna_vectors import Profiles, encode_profiles
 from equipoise.platform.fingerprints import fingerprint, require_same
 from equipoise.platform.registry import get
-from equipoise.platform.study.schema import parse_overrides
+from equipoise.platform.study.reading import parse_overrides
 
 if TYPE_CHECKING:
     from equipoise.models.gptomic.smoothing import Adapter

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.datasets.omics.resolution import resolve_tables
-from equipoise.platform.study.schema import Study, read_study
+from equipoise.platform.study.reading import read_study
+from equipoise.platform.study.schema import Study
 
 
 def load_study(path: str | Path, overrides: dict[str, Any] | None = None) -> Study:

@@ -20,7 +20,7 @@ from equipoise.platform.cluster.params import RayOptions
 from equipoise.platform.cluster.session import ray_session
 from equipoise.platform.errors import DataWarning, StudyError
 from equipoise.platform.fingerprints import fingerprint, require_same
-from equipoise.platform.study.schema import parse_overrides
+from equipoise.platform.study.reading import parse_overrides
 
 if TYPE_CHECKING:
     from equipoise.datasets.omics.single_cell import SingleCells

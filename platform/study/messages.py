@@ -14,11 +14,14 @@ from pydantic import BaseModel, ValidationError
 from equipoise.platform.registry import nearest
 from equipoise.platform.renamed import current_key
 
+#: Most problems that are described at once, and most characters of a value that is shown.
+MAX_PROBLEMS, _SHOWN = 50, 80
+
 
 def describe_errors(
     error: ValidationError, tree: yaml.Node | None, root: type[BaseModel], overridden: set[str]
 ) -> list[str]:
-    """One line per problem, in the order of the file.
+    """One line per problem, in the order of the file; of more than :data:`MAX_PROBLEMS` the first ones.
 
     Parameters
     ----------
@@ -32,7 +35,7 @@ def describe_errors(
         Keys given by ``--set``: their problems name the option instead of a line.
     """
     lines: list[tuple[int, str]] = []
-    for item in error.errors():
+    for item in error.errors()[:MAX_PROBLEMS]:
         location = item["loc"]
         if item["type"] == "union_tag_invalid":
             location = (*location, item["ctx"]["discriminator"].strip("'"))
@@ -84,14 +87,20 @@ def _describe_error(item: Any, root: type[BaseModel]) -> str:
         expected = context.get("expected_tags") or context.get("expected", "")
         options = re.findall(r"'([^']*)'", expected) or [expected]
         given = context.get("tag", item["input"])
-        return f"{given!r} is not one of {', '.join(options)}{nearest(given, options)}"
+        return f"{_shown(given)} is not one of {', '.join(options)}{nearest(given, options)}"
     if kind == "union_tag_not_found":
         return f"needs the key {context.get('discriminator', 'kind')} to say what it is"
     if kind == "value_error":
         return str(context.get("error", item["msg"])).removeprefix("Value error, ")
     given = item["input"]
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | type(None)) else ""
+    shown = f" (given: {_shown(given)})" if isinstance(given, str | int | float | bool | type(None)) else ""
     return item["msg"].removeprefix("Input ") + shown
+
+
+def _shown(value: Any) -> str:
+    """A value as it was written, cut where it is long."""
+    text = repr(value[:_SHOWN] if isinstance(value, str) else value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _locate(tree: yaml.Node | None, loc: tuple[Any, ...], root: type[BaseModel]) -> tuple[list[Any], int]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BeforeValidator,
     Field,
@@ -25,14 +24,11 @@ from equipoise.datasets.params import CohortSource, Columns, StrictParams
 from equipoise.datasets.tables.tasks import Task
 from equipoise.models.slide_encoders.entries import check_tiles
 from equipoise.platform.cluster.params import RayOptions
-from equipoise.platform.errors import StudyError
 from equipoise.platform.evaluation.params import EvaluationParams, ReportParams
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.registry import entries, get, nearest
-from equipoise.platform.renamed import current_key, current_study
 from equipoise.platform.search.params import SearchParams, metric_problem
-from equipoise.platform.study.messages import describe_errors, duplicate_keys
 from equipoise.platform.training.params import (
     BalancingParams,
     PretrainParams,
@@ -89,15 +85,22 @@ SplitSection: Any = Annotated[discriminated_union("splits", "scheme"), BeforeVal
 #: Problems of a study, one per line, each starting with the section it is about: ``search: …``.
 StudyCheck = Callable[["Study"], list[str]]
 #: Key of the validation context that holds the checks of components.
-_CHECKS = "checks"
+CHECKS = "checks"
+
+
+def _no_boolean(value: Any) -> Any:
+    """True is no number, although it equals 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value!r} is no number")
+    return value
 
 
 class Study(StrictParams):
     """All settings of a run. Paths are relative to the study file."""
 
-    version: Literal[1]
+    version: Annotated[Literal[1], BeforeValidator(_no_boolean)]
     """Version of this format."""
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=120)
     """Name of the study; the run folder is ``runs/<name>`` unless said otherwise."""
     seed: int = Field(42, ge=0)
     """Root of every random number: folds, initial weights, bags, bootstraps."""
@@ -163,7 +166,7 @@ class Study(StrictParams):
             *transform_problems(self.tables, self.cohorts),
         ]
         problems += _search_problems(self)
-        checks: Sequence[StudyCheck] = (info.context or {}).get(_CHECKS, ())
+        checks: Sequence[StudyCheck] = (info.context or {}).get(CHECKS, ())
         problems += [problem for check in checks for problem in check(self)]
         if problems:
             raise ValueError("\n".join(problems))
@@ -477,122 +480,6 @@ def _missing_modalities(study: Study) -> list[str]:
         ]
     wanted = ", ".join(modality for modality in (CLINICAL, *OMICS) if modality in reads)
     return [f"model: {kind!r} reads {wanted}, and no develop cohort has any of it (omics: {{rna: TABLE}})"]
-
-
-def read_study(
-    path: str | Path, overrides: dict[str, Any] | None = None, checks: Sequence[StudyCheck] = ()
-) -> Study:
-    """Read a study, apply the overrides and check it.
-
-    Jobs call :func:`equipoise.platform.run.loading.load_study`, which adds the checks of the components.
-
-    Parameters
-    ----------
-    path
-        The YAML file.
-    overrides
-        Dotted key → value, as given by ``--set``; list items by number (``cohorts.0.role``).
-    checks
-        Further checks of the whole study.
-
-    Raises
-    ------
-    StudyError
-        With every problem at once, each with its line.
-    """
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise StudyError(
-            "no such study file", where=str(file), fix="`equipoise init -o study.yaml` writes a commented one"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"cannot be read: {error}", where=str(file)) from error
-    try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise StudyError(
-            f"not valid YAML: {getattr(error, 'problem', None) or error}",
-            where=f"{file}{line}",
-            fix="YAML needs spaces (no tabs), aligned keys and a space after each colon",
-        ) from None
-    if not isinstance(data, dict):
-        raise StudyError(
-            "a study is a mapping of sections (version, name, cohorts, tasks, …)", where=str(file)
-        )
-    if repeated := duplicate_keys(tree):
-        raise StudyError("not valid\n" + "\n".join(f"  {line}" for line in repeated), where=str(file))
-    data = current_study(data, str(file))
-    overrides = {current_key(key, "--set"): value for key, value in (overrides or {}).items()}
-    for key, value in overrides.items():
-        set_override(data, key, value)
-    data = current_study(data, "--set")
-    try:
-        study = Study.model_validate(data, context={_CHECKS: checks})
-    except ValidationError as error:
-        lines = describe_errors(error, tree, Study, set(overrides))
-        count = f"{len(lines)} problem{'s' if len(lines) != 1 else ''}"
-        raise StudyError(
-            f"not valid, {count}\n" + "\n".join(f"  {line}" for line in lines), where=str(file)
-        ) from None
-    study._file = file.resolve()
-    return study
-
-
-def set_override(data: dict[str, Any], key: str, value: Any) -> None:
-    """Set ``a.b.0.c`` in nested dictionaries and lists; missing dictionaries are created.
-
-    Raises
-    ------
-    StudyError
-        If the path meets a plain value or a list item that is not there.
-    """
-    node: Any = data
-    *path, last = key.split(".")
-    for depth, part in enumerate([*path, last]):
-        if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
-                raise StudyError(
-                    f"--set {key}: {part!r} is not an item of {'.'.join(key.split('.')[:depth])!r}, "
-                    f"which has items 0 to {len(node) - 1}"
-                )
-            index: str | int = int(part)
-        elif isinstance(node, dict):
-            index = part
-        else:
-            raise StudyError(f"--set {key}: {'.'.join(key.split('.')[:depth])!r} is a plain value")
-        if depth == len(path):
-            node[index] = value
-        else:
-            if isinstance(node, dict) and not isinstance(node.get(part), dict | list):
-                node[index] = {}
-            node = node[index]
-
-
-def parse_overrides(pairs: list[str]) -> dict[str, Any]:
-    """``["a.b=1", …]`` → ``{"a.b": 1}``, values typed as YAML types them.
-
-    Raises
-    ------
-    StudyError
-        If a pair has no ``=`` or its value is not YAML.
-    """
-    parsed = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise StudyError(
-                f"--set {pair!r} is not of the form key=value", fix="for example --set training.lr=1e-4"
-            )
-        try:
-            parsed[key.strip()] = yaml.safe_load(value) if value else None
-        except yaml.YAMLError:
-            raise StudyError(f"--set {key}: the value {value!r} is not valid YAML") from None
-    return parsed
 
 
 def json_schema() -> dict[str, Any]:

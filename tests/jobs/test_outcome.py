@@ -1,5 +1,6 @@
 """How jobs end: exit code, result line and status.json, whatever went wrong and wherever."""
 
+import errno
 import json
 import logging
 import os
@@ -56,6 +57,8 @@ def ended(job: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> tuple[i
         (DataError("no such slide"), "failed", 3, "error: no such slide"),
         (ToleranceError("too many failed"), "failed", 5, "error: too many failed"),
         (ValueError("a defect"), "failed", 1, "please report it"),
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "failed", 4, "error: a/b: No space left"),
+        (MemoryError(), "failed", 4, "error: there is not enough memory"),
         (KeyboardInterrupt(), "interrupted", 1, "run the same command again"),
         (SystemExit(1), "interrupted", 1, "run the same command again"),
     ],

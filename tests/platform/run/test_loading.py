@@ -6,7 +6,7 @@ import pytest
 
 from equipoise.platform.errors import StudyError
 from equipoise.platform.run.loading import load_study
-from equipoise.platform.study.schema import read_study
+from equipoise.platform.study.reading import read_study
 
 STUDY = """\
 version: 1

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from equipoise.platform.errors import StudyError
-from equipoise.platform.study.schema import Study, read_study
+from equipoise.platform.study.reading import read_study
+from equipoise.platform.study.schema import Study
 from equipoise.platform.training.build import recipe_of
 from equipoise.platform.training.params import entry_params
 
