@@ -190,8 +190,8 @@ class LinearFold:
 
     def predict(self, cases: CaseList) -> dict[str, float]:
         """Patient → risk."""
-        out = run_model(self.model, self.targets, cases).outputs[TASK]
-        scores = task_scores(self.targets.tasks[0], out)
+        task = self.targets.tasks[0]
+        scores = task_scores(task, run_model(self.model, self.targets, cases).outputs[task.head.name])
         return dict(zip(cases.patients, scores[:, 0].tolist(), strict=True))
 
 

@@ -15,6 +15,37 @@ class LinearTokensParams(ModalTokensParams):
     tokens: int = Field(
         1, ge=1, description="tokens of a patient", json_schema_extra={"search": {"choice": [1, 4]}}
     )
+    output_scale: float = Field(
+        0.3,
+        gt=0,
+        description="factor on the initial weights; small starts nearly linear",
+        json_schema_extra={"search": {"loguniform": [0.03, 1.0]}},
+    )
+
+
+class PerceptronTokensParams(ModalTokensParams):
+    """Parameters of the small network behind principal components."""
+
+    tokens: int = Field(
+        1, ge=1, description="tokens of a patient", json_schema_extra={"search": {"choice": [1, 4]}}
+    )
+    hidden: int = Field(
+        32, ge=1, description="width of the layer", json_schema_extra={"search": {"choice": [32, 128]}}
+    )
+    input_dropout: float = Field(0.2, ge=0, lt=1, description="of the columns")
+    dropout: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="behind the layer",
+        json_schema_extra={"search": {"uniform": [0.0, 0.6]}},
+    )
+    output_scale: float = Field(
+        0.3,
+        gt=0,
+        description="factor on the initial weights of the last layer; small starts nearly linear",
+        json_schema_extra={"search": {"loguniform": [0.03, 1.0]}},
+    )
 
 
 class SnnTokensParams(ModalTokensParams):
@@ -66,6 +97,11 @@ MODAL_TOKENS = {
         "a linear layer: for vectors of a pretrained encoder, components and short tables",
         LinearTokensParams,
         "equipoise.models.modaltune.tokens:LinearTokens",
+    ),
+    "perceptron": (
+        "a layer with dropout and a small start: for principal components of a few hundred patients",
+        PerceptronTokensParams,
+        "equipoise.models.modaltune.tokens:PerceptronTokens",
     ),
     "self_normalising": (
         "a self-normalising network (Klambauer et al. 2017): for many columns",

@@ -6,15 +6,29 @@ Each class is built as ``Tokens(params, shape, modality, width)``, has ``count``
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from equipoise.models.batch import CaseShape
-from equipoise.models.modaltune.entries import LinearTokensParams, SnnTokensParams
+from equipoise.models.modaltune.entries import LinearTokensParams, PerceptronTokensParams, SnnTokensParams
 from equipoise.models.tables.snn import SelfNormalising, lecun_linear
 
 
+def constant_first(inputs: int, outputs: int, scale: float) -> nn.Linear:
+    """A linear layer that starts as a random constant of variance 1 and a part of the row that is ``scale`` as large.
+
+    What stands behind normalises every token. Around a constant that is nearly linear in the row; without one it keeps
+    the direction of a token alone, so that of a single covariate only the sign would be left.
+    """
+    layer = lecun_linear(inputs, outputs)
+    with torch.no_grad():
+        layer.weight.mul_(scale)
+    nn.init.normal_(layer.bias)
+    return layer
+
+
 class LinearTokens(nn.Module):
-    """Linear → LayerNorm: for vectors of a pretrained encoder, components and short tables.
+    """A linear layer: for vectors of a pretrained encoder, components and short tables.
 
     Parameters
     ----------
@@ -29,12 +43,38 @@ class LinearTokens(nn.Module):
     def __init__(self, params: LinearTokensParams, shape: CaseShape, modality: str, width: int) -> None:
         super().__init__()
         self.count = params.tokens
-        self.project = lecun_linear(shape.omics[modality], params.tokens * width)
-        self.norm = nn.LayerNorm(width)
+        self.project = constant_first(shape.omics[modality], params.tokens * width, params.output_scale)
 
     def forward(self, rows_BG: Tensor) -> Tensor:
         """``[B, count, width]``."""
-        return self.norm(self.project(rows_BG).unflatten(1, (self.count, -1)))
+        return self.project(rows_BG).unflatten(1, (self.count, -1))
+
+
+class PerceptronTokens(nn.Module):
+    """Dropout → Linear → ReLU → dropout → Linear, which starts small: for components of a few hundred patients.
+
+    Parameters
+    ----------
+    params
+        Sizes.
+    shape, modality, width
+        As of :class:`LinearTokens`.
+    """
+
+    def __init__(self, params: PerceptronTokensParams, shape: CaseShape, modality: str, width: int) -> None:
+        super().__init__()
+        self.count = params.tokens
+        self.hidden = nn.Sequential(
+            nn.Dropout(params.input_dropout),
+            nn.Linear(shape.omics[modality], params.hidden),
+            nn.ReLU(),
+            nn.Dropout(params.dropout),
+        )
+        self.project = constant_first(params.hidden, params.tokens * width, params.output_scale)
+
+    def forward(self, rows_BG: Tensor) -> Tensor:
+        """``[B, count, width]``."""
+        return self.project(self.hidden(rows_BG)).unflatten(1, (self.count, -1))
 
 
 class SnnTokens(nn.Module):
