@@ -9,6 +9,7 @@ Sources: ModalTune (arXiv 2503.17564); InfoNCE: van den Oord et al., arXiv 1807.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -43,7 +44,14 @@ def distances(z_BD: Tensor, bank_KD: Tensor, kind: Kind, temperature: float = 1.
     return bank_KD.shape[1] * temperature**2 * (entropy_K - log_z @ y.T)
 
 
-def loss_of_logits(logits_BK: Tensor, shares_BK: Tensor, kind: Kind, spread: float, dim: int) -> Tensor:
+def loss_of_logits(
+    logits_BK: Tensor,
+    shares_BK: Tensor,
+    kind: Kind,
+    spread: float,
+    dim: int,
+    seen: Sequence[bool] = (),
+) -> Tensor:
     """``[B]`` losses from minus distances over spread.
 
     Parameters
@@ -54,6 +62,9 @@ def loss_of_logits(logits_BK: Tensor, shares_BK: Tensor, kind: Kind, spread: flo
         Weights of the labels of each case; of a certain label 1 and 0 (or a class weight).
     kind, spread, dim
         Loss, temperature of the softmax over labels, length of an embedding.
+    seen
+        K flags: labels that training has. Those it lacks are in no denominator of ``infonce``, which would push every
+        embedding away from them, and are then nobody's nearest label where they occur. Empty for all.
 
     Notes
     -----
@@ -62,7 +73,11 @@ def loss_of_logits(logits_BK: Tensor, shares_BK: Tensor, kind: Kind, spread: flo
     """
     shares = shares_BK.to(logits_BK)
     if kind == "infonce":
-        return -(shares * logits_BK.log_softmax(dim=1)).sum(dim=1)
+        if all(seen):
+            return -(shares * logits_BK.log_softmax(dim=1)).sum(dim=1)
+        counted = torch.tensor(seen, device=shares.device) | (shares > 0)
+        log_BK = logits_BK.masked_fill(~counted, -torch.inf).log_softmax(dim=1)
+        return -(shares * log_BK.masked_fill(~counted, 0.0)).sum(dim=1)
     mean = -spread * (shares * logits_BK).sum(dim=1)
     return mean * (KL_FACTOR / dim) if kind == "kl" else mean
 

@@ -39,6 +39,8 @@ class TextTarget:
     days, survival
         Kaplan-Meier curve of the training patients: the days of events, ascending, and the probability to survive each
         of them; empty for classes.
+    seen
+        K flags: labels that a training patient has; empty if all do. The others can be predicted, too.
     """
 
     sentences: tuple[str, ...]
@@ -50,6 +52,7 @@ class TextTarget:
     projector: Projector
     days: tuple[float, ...] = ()
     survival: tuple[float, ...] = ()
+    seen: tuple[bool, ...] = ()
 
     @property
     def dim(self) -> int:
@@ -66,7 +69,7 @@ class TextTarget:
 
     def losses(self, logits_BK: Tensor, shares_BK: Tensor) -> Tensor:
         """``[B]`` losses of cases with these shares of labels."""
-        return loss_of_logits(logits_BK, shares_BK, self.loss, self.spread, self.dim)
+        return loss_of_logits(logits_BK, shares_BK, self.loss, self.spread, self.dim, self.seen)
 
     def survival_shares(self, days_B: Tensor, event_B: Tensor, edges: Tensor) -> Tensor:
         """``[B, K]`` float64: the interval of an event; of a censored case the probability of each interval given that
@@ -108,6 +111,7 @@ class TextTarget:
             "projector": self.projector.to_json(),
             "days": list(self.days),
             "survival": list(self.survival),
+            **({"seen": list(self.seen)} if self.seen else {}),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -133,6 +137,7 @@ class TextTarget:
             Projector.from_json(data["projector"]),
             tuple(data["days"]),
             tuple(data["survival"]),
+            tuple(data.get("seen", ())),
         )
         if made.sha256 != data["sha256"]:
             raise ValueError("the bank of label embeddings was changed after it was stored")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,7 +52,10 @@ def class_target(task: Task, counts: Sequence[int], params: TextParams, encoder:
         sentences = class_sentences(names, text)
     except ValueError as error:
         raise StudyError(str(error), where=f"training.text.labels.{task.name}") from error
-    return _target(task, sentences, np.maximum(np.asarray(counts, float), 0), params, encoder, ordinal=False)
+    shares = np.maximum(np.asarray(counts, float), 0)
+    target = _target(task, sentences, shares, params, encoder, ordinal=False)
+    seen = tuple((shares > 0).tolist())
+    return target if all(seen) or not any(seen) else replace(target, seen=seen)
 
 
 def survival_target(

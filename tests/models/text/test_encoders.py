@@ -73,7 +73,7 @@ def test_rows_of_another_length_are_refused() -> None:
 def test_a_missing_model_says_what_to_do(tmp_path: Path) -> None:
     from equipoise.models.text.pretrained import TransformersEncoder
 
-    with pytest.raises(ValueError, match=r"no model in|pip install 'equipoise\[text\]'"):
+    with pytest.raises(ValueError, match=r"no model in|pip install -e '\.\[text\]'"):
         TransformersEncoder(TransformersParams(path=str(tmp_path)))
 
 

@@ -54,6 +54,29 @@ def test_gradient_of_shares_is_that_of_the_interpolated_target() -> None:
     torch.testing.assert_close(got, expected)
 
 
+def test_labels_that_training_lacks_are_in_no_denominator() -> None:
+    z, bank, label = units(5, 16, 8).requires_grad_(), units(4, 16, 9), torch.tensor([3, 0, 1, 1, 0])
+    shares = torch.nn.functional.one_hot(label, 4)
+    logits = -distances(z, bank, "infonce") / 0.1
+    got = loss_of_logits(logits, shares, "infonce", 0.1, 16, (True, True, False, True))
+    kept = torch.tensor([0, 1, 3])
+    few = torch.tensor([2, 0, 1, 1, 0])
+    torch.testing.assert_close(got, torch.nn.functional.cross_entropy(logits[:, kept], few, reduction="none"))
+    (gradient,) = torch.autograd.grad(got.sum(), z)
+    assert torch.isfinite(gradient).all()
+    # A validation patient may have a label that training lacks: it stands beside those that training has.
+    late = loss_of_logits(
+        logits,
+        torch.nn.functional.one_hot(torch.tensor([2] * 5), 4),
+        "infonce",
+        0.1,
+        16,
+        (True, True, False, False),
+    )
+    beside = torch.nn.functional.cross_entropy(logits[:, :3], torch.tensor([2] * 5), reduction="none")
+    torch.testing.assert_close(late, beside)
+
+
 def test_infonce_is_cross_entropy_over_the_bank() -> None:
     z, bank, label = units(5, 16, 8), units(4, 16, 9), torch.tensor([3, 0, 1, 2, 2])
     logits = -distances(z, bank, "infonce") / 0.1

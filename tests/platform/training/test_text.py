@@ -13,10 +13,10 @@ import torch
 from lifelines import KaplanMeierFitter
 
 from equipoise.datasets.cohorts.cases import Case
-from equipoise.datasets.tables.tasks import Task
+from equipoise.datasets.tables.tasks import MulticlassTask, Task
 from equipoise.models.text.head import TextHead
 from equipoise.models.text.params import TextParams
-from equipoise.platform.errors import DataError, StudyError
+from equipoise.platform.errors import DataError, DataWarning, StudyError
 from equipoise.platform.evaluation.metrics import auroc, harrell_c
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.build import build_model
@@ -176,3 +176,54 @@ def test_labels_with_the_same_words_are_refused(tasks: tuple[Task, ...], make_ca
     same = TextParams(labels={"grade": {"words": {"low": "some", "mid": "some"}}})  # type: ignore[dict-item]
     with pytest.raises(StudyError, match="same sentence"):
         fitted(tasks, make_cases(40), same)
+
+
+@pytest.mark.parametrize("loss", ["cosine", "infonce"])
+def test_a_class_that_training_has_not_seen_is_found_by_its_words(loss: str) -> None:
+    """Two traits make four classes whose names share words; the fourth has no training patient."""
+    names = [
+        "necrotic spindle carcinoma",
+        "necrotic round carcinoma",
+        "mucinous spindle carcinoma",
+        "mucinous round carcinoma",
+    ]
+    task = MulticlassTask(name="kind", column="kind", classes=names)
+    rng = np.random.default_rng(0)
+    cases = {}
+    for i in range(120):
+        label = i % 4 if i >= 90 else i % 3
+        traits = np.array([label // 2, label % 2]) * 2.0 - 1
+        bag = rng.normal(scale=0.3, size=(4, 6)) + np.r_[traits, np.zeros(4)]
+        cases[f"P{i:03d}"] = Case(
+            patient=f"P{i:03d}",
+            cohort="A",
+            site="S",
+            bag=bag.astype(np.float16),
+            coords=np.zeros((4, 2), np.int32),
+            slides=("s",),
+            tiles=(4,),
+            omics={},
+            targets={"kind": float(label)},
+        )
+    parts = [tuple(cases)[a:b] for a, b in ((0, 70), (70, 90), (90, 120))]
+    text = TextParams(loss=loss, dim=64)
+    with pytest.warns(DataWarning, match="no training patient is mucinous round"):
+        targets = fit_targets([task], [cases[p] for p in parts[0]], text=text)
+    model = build_model("mean_pool", {"layers": 0}, targets.shape, targets.heads, seed=0)
+    train, val, test = (CaseList(cases, part) for part in parts)
+    fit(
+        model,
+        targets,
+        train,
+        val,
+        TrainingParams(epochs=12, lr=3e-2, batch=10, device="cpu", probe=False),
+        seed=0,
+    )
+    rows = predict(model, targets, test, role="test", repeat=0, fold=0)
+    scores = rows.pivot(index="patient", columns="class", values="score")[names]
+    truth = rows.pivot(index="patient", columns="class", values="target")[names].to_numpy().argmax(axis=1)
+    nearest = scores.to_numpy().argmax(axis=1)
+    assert (nearest[truth == 3] == 3).mean() > 0.7
+    assert (nearest[truth < 3] == truth[truth < 3]).mean() > 0.7
+    stored = Targets.from_json(json.loads(json.dumps(targets.to_json())))
+    assert stored.heads == targets.heads
