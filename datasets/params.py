@@ -30,7 +30,7 @@ ExpressionKind = Literal["counts", "tpm", "log", "zscore"]
 class StrictParams(BaseModel):
     """Base of the parameter models of a study: unknown keys are errors, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 def label_key(text: str) -> str:

@@ -39,6 +39,16 @@ class ModelParams(StrictParams):
         return self.fit == "exact"
 
     @property
+    def shares_parameters(self) -> bool:
+        """Whether tasks share parameters, on which gradients can be compared; not where the model is linear."""
+        return not self.convex
+
+    @property
+    def shares_representation(self) -> bool:
+        """Whether all tasks are computed from one representation, where gradients may be compared instead."""
+        return self.shares_parameters
+
+    @property
     def penalty(self) -> Penalty:
         """How the solver penalises a linear model: ridge, unless the model has parameters for it."""
         return Penalty()
@@ -386,6 +396,11 @@ class ModalTuneParams(MultiModalParams):
     reference_residual: bool = Field(
         False, description="add residuals twice, as the published code does by mistake"
     )
+
+    @property
+    def shares_representation(self) -> bool:
+        """Not where every task has a pass of its own."""
+        return self.mode != "full"
 
     @model_validator(mode="after")
     def _heads_divide_bottleneck(self) -> "ModalTuneParams":

@@ -1,10 +1,14 @@
 """Parameters of ``evaluation:`` and ``report:`` in a study. Light: pydantic only."""
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from equipoise.datasets.params import StrictParams
+
+if TYPE_CHECKING:
+    from equipoise.datasets.tables.tasks import Task
 
 
 class ThresholdParams(StrictParams):
@@ -121,3 +125,15 @@ class ReportParams(StrictParams):
                 raise ValueError(str(unknown)) from unknown  # pydantic collects it with the others
             entry.params.model_validate(values)
         return sections
+
+
+def within_problems(within: Sequence[str], tasks: "Sequence[Task]") -> list[str]:
+    """Problems of ``evaluation.within``, which names cohort, site or tasks with classes, one line each."""
+    from equipoise.platform.registry import nearest
+
+    known = ["cohort", "site", *(task.name for task in tasks if task.type in ("binary", "multiclass"))]
+    return [
+        f"evaluation.within: {name!r} is not one of {', '.join(known)}{nearest(name, known)}"
+        for name in within
+        if name not in known
+    ]

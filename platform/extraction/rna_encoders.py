@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from equipoise.datasets.errors import DataError
 from equipoise.models.rna.protocol import Identity, RnaEncoder, check_kind_accepted
-from equipoise.platform.errors import ResourceError
+from equipoise.platform.errors import ResourceError, StudyError
 from equipoise.platform.registry import get
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def encoder_problems(study: Study) -> list[str]:
         return []
     try:
         encoder_params(source, study.base)
+    except StudyError as unknown:
+        return [f"{KEY}: {unknown}"]
     except ValueError as error:
         return [f"{KEY}: {_first_reason(error)}"]
     accepts = get("rna_encoders", source.name).attribute("accepts")

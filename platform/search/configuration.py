@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from equipoise.platform.registry import get
 from equipoise.platform.search.space import COMPONENTS, LOSS_WEIGHTS, SLOTS, Arm, Config, Space
 
 if TYPE_CHECKING:
@@ -75,8 +76,9 @@ def _model(model: dict[str, Any], config: Config) -> dict[str, Any]:
     changes = _of_section(config, "model")
     kind = changes.pop("kind", model["kind"])
     start = dict(model) if kind == model["kind"] else {"kind": kind}
+    components = get("models", str(kind)).attribute("components")
     for slot in COMPONENTS:
-        if slot not in changes:
+        if slot not in changes or slot not in components:  # a parameter of that name is one like others
             continue
         name, params = changes.pop(slot), f"{slot}_params"
         given = start.get(params, {}) if name == start.get(slot) else {}

@@ -143,6 +143,15 @@ class SearchParams(StrictParams):
             )
         return metric
 
+    @field_validator("space")
+    @classmethod
+    def _nothing_empty(cls, space: dict[str, Any]) -> dict[str, Any]:
+        if empty := [name for name, wish in space.items() if wish == []]:
+            raise ValueError(
+                f"{', '.join(empty)}: an empty list has nothing to search; name values, or leave it out"
+            )
+        return space
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.searcher == "bohb" and self.scheduler != "hyperband":

@@ -23,7 +23,14 @@ from equipoise.platform.search.space import (
     takes_explicit_weights,
 )
 from equipoise.platform.search.trial_records import Value
-from equipoise.platform.training.params import BalancingParams, TrainingParams, adds_tasks, refusal
+from equipoise.platform.training.params import (
+    BalancingParams,
+    TrainingParams,
+    adds_tasks,
+    compares_gradients,
+    model_refusal,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from equipoise.platform.search.params import SearchParams
@@ -75,14 +82,14 @@ def build_space(study: Study, params: SearchParams) -> Space:
             "study without the section"
         )
     strategies, unfit = _strategies(study, given, problems)
-    parts = {slot: _listed(given.pop(SLOTS[slot])) for slot in COMPONENTS if SLOTS[slot] in given}
+    parts = {slot: _listed(given.pop(key)) for slot, key in _component_keys(study, given).items()}
     arms, refused = _arms(study, given, problems, population=params.population)
     arms = [made for arm in arms for made in _with_components(study, arm, parts, problems)]
     arms = [replace(arm, strategy=strategy) for arm in arms for strategy in strategies]
     dimensions = [*_training(study, given), *_of_entries(study, arms)]
     if params.population:
         dimensions = [d for d in dimensions if d.key == "training.lr"]
-    dimensions = _narrowed(study, dimensions, given, problems)
+    dimensions = _narrowed(study, dimensions, arms, given, problems)
     if params.population and (changed := [d.name for d in dimensions if d.key != "training.lr"]):
         problems.append(
             f"search.space: scheduler {params.scheduler} changes training.lr and loss_weights of models that train; "
@@ -102,6 +109,23 @@ def build_space(study: Study, params: SearchParams) -> Space:
         refused=tuple(refused),
         refused_strategies=tuple(unfit),
     )
+
+
+def _component_keys(study: Study, given: dict[str, Any]) -> dict[str, str]:
+    """Slot → its key in the space, of components that a model has; another model may have a parameter of that name."""
+    kinds = [str(kind) for kind in _listed(given.get(SLOTS["kind"], study.model.kind))]
+    fields = [type(study.model).model_fields] if study.model.kind in kinds else []
+    fields += [entries("models")[kind].params.model_fields for kind in kinds if kind in entries("models")]
+    components = {name for kind in kinds if kind in entries("models") for name in _components(kind)}
+    return {
+        slot: SLOTS[slot]
+        for slot in COMPONENTS
+        if SLOTS[slot] in given and (slot in components or not any(slot in known for known in fields))
+    }
+
+
+def _components(kind: str) -> Iterable[str]:
+    return entries("models")[kind].attribute("components")
 
 
 def _strategies(
@@ -136,7 +160,35 @@ def _arms(
     if population and (fixed := [key for key in wishes if key != LOSS_WEIGHTS]):
         problems.append(f"search.space.{fixed[0]}: a population shares one model and one aggregator")
     pairs, refused = _pairs(study, wishes, problems, population=population)
-    return [Arm(kind, *pair) for kind in chosen for pair in pairs], refused
+    arms = []
+    for name in chosen:
+        for pair in pairs:
+            reason = _refused_by_model(study, name, *pair)
+            if reason is not None:
+                refused.append((f"{name + ': ' if name else ''}{'+'.join(pair)}", reason))
+                if "balancing" in wishes:
+                    problems.append(f"search.space.balancing: {'+'.join(pair)} makes no sense: {reason}")
+            else:
+                arms.append(Arm(name, *pair))
+    if not arms and not problems:
+        problems.append(
+            f"search.space.balancing: no method can balance the tasks of this model; {refused[-1][1]}"
+        )
+    return arms, refused
+
+
+def _refused_by_model(study: Study, kind: str | None, weighting: str, aggregation: str) -> str | None:
+    """Why a method cannot balance the tasks of a model: the study's, or one with its own defaults."""
+    name = kind or study.model.kind
+    if name not in entries("models"):
+        return None  # said already
+    try:
+        model = study.model if name == study.model.kind else entries("models")[name].params.model_validate({})
+    except ValidationError:
+        return None  # a model that needs parameters is validated with them
+    if takes_explicit_weights(weighting) and adds_tasks(model):
+        return "it has weights for the tasks of the study, and losses of branches are tasks, too"
+    return model_refusal(model, name, weighting, aggregation, at=study.balancing.at)
 
 
 def _with_components(study: Study, arm: Arm, wishes: dict[str, list[Any]], problems: list[str]) -> list[Arm]:
@@ -232,7 +284,8 @@ def _training(study: Study, given: dict[str, Any]) -> list[Dimension]:
     compared = any(task.type == "survival" and task.likelihood == "cox" for task in study.tasks)
     if training.batch != "full" and not federated_space.uses_client_batches(study):
         size = training.batch if training.batch != "auto" else 8 if compared else 1
-        sizes = sorted({max(2 if compared else 1, round(size * factor)) for factor in (0.5, 1, 2)})
+        least = max(2 if compared else 1, training.workers)  # workers share a batch
+        sizes = sorted({max(least, round(size * factor)) for factor in (0.5, 1, 2)})
         dimensions.append(Dimension("training.batch", "training.batch", tuple(sizes), default=size))
     if (tiles := training.bag_tiles) is not None:
         values = tuple(sorted({max(1, tiles // 2), tiles, 2 * tiles}))
@@ -240,7 +293,7 @@ def _training(study: Study, given: dict[str, Any]) -> list[Dimension]:
     return [d for d in dimensions if federated_space.no_effect_reason(study, d.name, given) is None]
 
 
-def _of_entries(study: Study, arms: Iterable[Arm]) -> list[Dimension]:
+def _of_entries(study: Study, arms: Sequence[Arm]) -> list[Dimension]:
     """Searchable parameters of the models and methods that occur in the arms."""
     study_kind, dimensions = study.model.kind, []
     kinds = list(dict.fromkeys(arm.kind for arm in arms))
@@ -257,6 +310,7 @@ def _of_entries(study: Study, arms: Iterable[Arm]) -> list[Dimension]:
             ("kind", kind) if kind else None,
             skip=() if len(_modalities(study)) > 1 else ("modality_dropout",),
             stored=study.model.hidden_states,
+            shared=_compares(arms, kind),
         )
     for slot, registry in _REGISTRIES.items():
         section = SLOTS[slot].partition(".")[0]
@@ -292,7 +346,9 @@ def _of_entry(
     where: tuple[str, str] | None,
     skip: tuple[str, ...] = (),
     stored: HiddenStates | None = None,
+    shared: bool = False,
 ) -> list[Dimension]:
+    """Dimensions of an entry; of a model, only values that read ``stored`` and, if ``shared``, let tasks share some."""
     dimensions = []
     for field_name, field in params.model_fields.items():
         default = given.get(field_name, field.get_default(call_default_factory=True))
@@ -301,7 +357,11 @@ def _of_entry(
             continue
         if dimension.choices:  # for instance, 5 heads do not divide a width of 384: keep valid choices only
             tried = ((value, given | {field_name: value}) for value in dimension.choices)
-            valid = [v for v, values in tried if _fits(params, values) and _reads(params, values, stored)]
+            valid = [
+                value
+                for value, values in tried
+                if _fits(params, values, shared=shared) and _reads(params, values, stored)
+            ]
             dimension = _with(dimension, choices=tuple(valid))
             if valid:
                 dimensions.append(dimension)
@@ -328,7 +388,7 @@ def _searchable(
 
 
 def _narrowed(
-    study: Study, dimensions: list[Dimension], given: dict[str, Any], problems: list[str]
+    study: Study, dimensions: list[Dimension], arms: Sequence[Arm], given: dict[str, Any], problems: list[str]
 ) -> list[Dimension]:
     """Dimensions with the study's values instead of the generated ones, and the dimensions that the study adds."""
     known = {dimension.name: dimension for dimension in dimensions}
@@ -352,7 +412,7 @@ def _narrowed(
             dimension = _with(dimension, choices=(), low=low, high=high, log=wish.log)
         else:
             dimension = _with(dimension, choices=tuple(_listed(wish)))
-        problems += [f"search.space.{name}: {line}" for line in _unfit(study, dimension)]
+        problems += [f"search.space.{name}: {line}" for line in _unfit(study, dimension, arms)]
         known[name] = dimension
     return list(known.values())
 
@@ -372,7 +432,7 @@ def _added(study: Study, name: str) -> Dimension | None:
     return Dimension(name, name, whole=whole, default=getattr(sections[section], field))
 
 
-def _unfit(study: Study, dimension: Dimension) -> list[str]:
+def _unfit(study: Study, dimension: Dimension, arms: Sequence[Arm]) -> list[str]:
     """Why values are not allowed; each is validated in its section."""
     values = dimension.choices or (dimension.value_at(0.0), dimension.value_at(1.0))
     section, _, field = dimension.key.partition(".")
@@ -395,12 +455,18 @@ def _unfit(study: Study, dimension: Dimension) -> list[str]:
     else:
         params, given = BalancingParams, study.balancing.model_dump()
     lines = []
+    shared = section == "model" and dimension.slot not in COMPONENTS and _compares(arms, dimension.entry)
     for value in values:
         try:
-            params.model_validate(given | {field: value})
+            valid = params.model_validate(given | {field: value})
         except ValidationError as error:
             lines.append(f"{value}: {error.errors()[0]['msg']}")
             continue
+        if shared and not getattr(valid, "shares_parameters", True):
+            lines.append(
+                f"{value}: tasks then share no parameter, whose gradients some of the searched methods compare: name "
+                "methods in balancing that look at losses, with aggregation none"
+            )
         if section == "model" and not _reads(params, given | {field: value}, study.model.hidden_states):
             lines.append(
                 f"{value}: hidden states of the slide encoder are stored for the settings of model:, not for these; "
@@ -415,12 +481,21 @@ def _reads(params: type[BaseModel], values: dict[str, Any], stored: HiddenStates
     return wanted is None or wanted == stored
 
 
-def _fits(params: type[BaseModel], values: dict[str, Any]) -> bool:
+def _fits(params: type[BaseModel], values: dict[str, Any], *, shared: bool = False) -> bool:
     try:
-        params.model_validate(values)
+        valid = params.model_validate(values)
     except ValidationError:
         return False
-    return True
+    return not shared or getattr(valid, "shares_parameters", True)
+
+
+def _compares(arms: Iterable[Arm], kind: str | None) -> bool:
+    """Whether a method of an arm of this kind of model compares gradients of tasks."""
+    return any(
+        compares_gradients(arm.weighting, arm.aggregation)
+        for arm in arms
+        if arm.kind == kind and arm.weighting is not None and arm.aggregation is not None
+    )
 
 
 def _is_whole(annotation: Any) -> bool:

@@ -44,7 +44,8 @@ def describe_errors(
             dotted = ".".join(str(key) for key in keys)
             if not item["loc"]:  # a check of the whole study names its own section first
                 section, _, _ = text.partition(":")
-                _, line = _locate(tree, (section,), root)
+                parts = tuple(int(part) if part.isdigit() else part for part in section.split("."))
+                _, line = _locate(tree, parts, root)
                 dotted = ""
             given = next((key for key in overridden if f"{dotted}.".startswith(f"{key}.")), None)
             if given is None and item["type"] == "extra_forbidden" and not _is_written(tree, keys):

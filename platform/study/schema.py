@@ -24,16 +24,19 @@ from equipoise.datasets.params import CohortSource, Columns, StrictParams
 from equipoise.datasets.tables.tasks import Task
 from equipoise.models.slide_encoders.entries import check_tiles
 from equipoise.platform.cluster.params import RayOptions
-from equipoise.platform.evaluation.params import EvaluationParams, ReportParams
+from equipoise.platform.evaluation.params import EvaluationParams, ReportParams, within_problems
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.registry import entries, get, nearest
 from equipoise.platform.search.params import SearchParams, metric_problem
+from equipoise.platform.study.numbers import absurd_numbers
 from equipoise.platform.training.params import (
     BalancingParams,
     PretrainParams,
     TrainingParams,
     adds_tasks,
+    balancing_problems,
+    batch_problems,
     entry_params,
     with_components,
 )
@@ -159,6 +162,7 @@ class Study(StrictParams):
             *_component_problems(self),
             *_explicit_weight_problems(self),
             *_exact_fit_problems(self),
+            *_problems_of_later_steps(self),
             *_per_cohort_problems(self),
             *_text_problems(self),
             *_start_problems(self),
@@ -316,7 +320,7 @@ def _slide_encoder_problems(study: Study) -> list[str]:
 
 def _exact_fit_problems(study: Study) -> list[str]:
     """Problems of a model that only a solver fits: nothing can act on its steps."""
-    kind, balancing = study.model.kind, study.balancing
+    kind = study.model.kind
     if get("models", kind).attribute("fit") != "exact":
         return []
     problems = []
@@ -324,15 +328,21 @@ def _exact_fit_problems(study: Study) -> list[str]:
         problems.append(f"training.text: {kind!r} is fitted by a solver, which fits direct heads only")
     if study.training.task_sampling is not None:
         problems.append(f"training.task_sampling: {kind!r} is fitted by a solver, which draws no patients")
-    neutral = get("weightings", balancing.weighting).attribute("neutral")
-    if not neutral or get("aggregators", balancing.aggregation).attribute("kind") != "none":
-        problems.append(f"balancing: {kind!r} is fitted by a solver, task by task: write balancing: equal")
     if study.federation is not None:
         problems.append(
             f"federation: {kind!r} is fitted by a solver, which needs the patients in one place; federate clinical, "
             "omics with network: linear, or mean_pool with layers: 0"
         )
     return problems
+
+
+def _problems_of_later_steps(study: Study) -> list[str]:
+    """Problems that training, evaluation or search would find; names of components are checked before."""
+    problems = [*within_problems(study.evaluation.within, study.tasks), *absurd_numbers(study.model_dump())]
+    if _component_problems(study):
+        return problems
+    problems += balancing_problems(study.model, study.model.kind, study.balancing, study.tasks)
+    return problems + batch_problems(study.training, study.tasks, convex=study.model.convex)
 
 
 def _per_cohort_problems(study: Study) -> list[str]:

@@ -1,6 +1,6 @@
 """Parameters of ``model:``, ``balancing:`` and ``training:`` in a study. Light: pydantic only."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -13,6 +13,7 @@ from equipoise.platform.errors import StudyError
 from equipoise.platform.registry import Entry, entries, get, nearest
 
 if TYPE_CHECKING:
+    from equipoise.datasets.tables.tasks import Task
     from equipoise.models.batch import TaskHead
 
 
@@ -128,6 +129,52 @@ def refusal(weighting: str, aggregation: str, *, at: str = "parameters", every: 
         return None
     neutral = [name for name, entry in entries("weightings").items() if entry.attribute("neutral")]
     return f"{second.attribute('reason')}: use weighting {' or '.join([*neutral, *allowed])}, not {weighting}"
+
+
+def compares_gradients(weighting: str, aggregation: str) -> bool:
+    """Whether a method compares gradients of tasks, and so needs parameters that they share.
+
+    Raises
+    ------
+    StudyError
+        If one of the names is unknown.
+    """
+    needs = get("weightings", weighting).attribute("needs")
+    return get("aggregators", aggregation).attribute("kind") != "none" or "gram" in needs
+
+
+def model_refusal(
+    model: BaseModel, kind: str, weighting: str, aggregation: str, *, at: str = "parameters"
+) -> str | None:
+    """Why a method cannot balance the tasks of a model with these parameters; None if it can.
+
+    Parameters
+    ----------
+    model, kind
+        Parameters of the model, and its entry.
+    weighting, aggregation, at
+        As in :class:`BalancingParams`.
+
+    Raises
+    ------
+    StudyError
+        If one of the names is unknown.
+    """
+    plain = get("aggregators", aggregation).attribute("kind") == "none"
+    if get("models", kind).attribute("fit") == "exact":
+        if plain and get("weightings", weighting).attribute("neutral"):
+            return None
+        return f"{kind!r} is fitted by a solver, task by task: write balancing: equal"
+    if not compares_gradients(weighting, aggregation):
+        return None
+    if not getattr(model, "shares_parameters", True):
+        return (
+            f"tasks share no parameter of {kind!r} with these settings, so that no gradients can be compared: write a "
+            "weighting that looks at losses, with aggregation none, or a model that tasks share"
+        )
+    if at == "representation" and not getattr(model, "shares_representation", True):
+        return f"tasks share no representation of {kind!r} with these settings: write at: parameters"
+    return None
 
 
 class BalancingParams(StrictParams):
@@ -345,3 +392,48 @@ class Recipe(StrictParams):
     def _known_model(self) -> Self:
         entry_params("models", self.model, self.model_params)
         return self
+
+
+def balancing_problems(
+    model: BaseModel, kind: str, balancing: BalancingParams, tasks: "Sequence[Task]"
+) -> list[str]:
+    """Problems of a method that cannot balance the tasks of a study's model, one line each."""
+    exact = get("models", kind).attribute("fit") == "exact"
+    if len(tasks) < 2 and not adds_tasks(model) and not exact:
+        return []  # of one task, no gradients are compared
+    reason = model_refusal(model, kind, balancing.weighting, balancing.aggregation, at=balancing.at)
+    return [f"balancing: {reason}"] if reason else []
+
+
+def batch_problems(training: TrainingParams, tasks: "Sequence[Task]", *, convex: bool) -> list[str]:
+    """Problems of batches that are too small: for Cox's likelihood, or for the workers that share them.
+
+    Parameters
+    ----------
+    training, tasks
+        Of the study.
+    convex
+        Whether the model is linear: a solver, which knows no batches, may fit it.
+    """
+    if not isinstance(training.batch, int) or convex:
+        return []
+    problems = []
+    text = training.text
+    compared = [
+        task.name
+        for task in tasks
+        if task.type == "survival"
+        and task.likelihood == "cox"
+        and (text is None or not text.takes(task.name, task.type))
+    ]
+    if training.batch == 1 and compared:
+        problems.append(
+            f"training.batch: {', '.join(compared)} cannot be learned from batches of one patient, because Cox's "
+            "likelihood compares patients: write 8 or more, or likelihood: discrete_hazard"
+        )
+    if training.batch < training.workers:
+        problems.append(
+            f"training.workers: {training.workers} workers share batches of {training.batch} patients: write fewer "
+            "workers or larger batches"
+        )
+    return problems
