@@ -91,6 +91,21 @@ def read_json(path: Path, default: Any = None) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
 
 
+def read_whole_json(path: Path, kind: type[Any] = dict) -> Any:
+    """As :func:`read_json`; ``None`` also where the file is damaged, for what can be made again.
+
+    Parameters
+    ----------
+    kind
+        What the file must hold.
+    """
+    try:
+        value = read_json(path)
+    except (ValueError, RecursionError, OSError):
+        return None
+    return value if isinstance(value, kind) else None
+
+
 def writer_lock(folder: Path, what: str = "feature store") -> BinaryIO:
     """Take the lock of a folder; closing the returned file releases it, and so does the end of the process.
 

@@ -4,9 +4,11 @@ The base is in the lowest layer so that tables and slides can raise it; ``equipo
 errors of studies, resources and federation. Models raise plain ``ValueError`` and ``FileNotFoundError``.
 """
 
+from equipoise.datasets.redaction import masked
+
 
 class EquipoiseError(Exception):
-    """An error meant for a person.
+    """An error meant for a person; credentials in addresses are masked.
 
     Parameters
     ----------
@@ -21,8 +23,9 @@ class EquipoiseError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        what, where, fix = (text and masked(text) for text in (what, where, fix))
         super().__init__(what, where, fix)
-        self.what = what
+        self.what = what or ""
         self.where = where
         self.fix = fix
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import typer
 
+from equipoise.datasets.redaction import CREDENTIALS_FIX, has_credentials, masked
 from equipoise.jobs.outcome import end, interrupt_on_sigterm
 
 #: What the command line raises for unknown options, missing arguments and values of a wrong type; typer exports only
@@ -82,7 +83,14 @@ def _run(jobs: dict[str, str], arguments: list[str]) -> None:
 
 
 def _call(jobs: dict[str, str], arguments: list[str]) -> None:
-    """Call the command of the arguments; a usage error ends like every other error, with code and result line."""
+    """Call the command of the arguments; a usage error ends like every other error, with code and result line.
+
+    Addresses with credentials are refused: every user of the machine sees the arguments of its processes.
+    """
+    if shown := [masked(argument) for argument in arguments if has_credentials(argument)]:
+        reason = f"command line: credentials in {', '.join(shown)}"
+        sys.stderr.write(f"error: {reason}\n  fix: {CREDENTIALS_FIX}\n")
+        end({"job": arguments[0], "status": "failed", "code": 2, "error": reason})
     command = typer.main.get_command(_app(jobs))
     if not arguments:  # shows the help
         command(arguments, prog_name="equipoise")

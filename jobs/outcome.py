@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from equipoise.datasets.redaction import masked
+
 if TYPE_CHECKING:
     from equipoise.platform.run.folder import RunFolder
     from equipoise.platform.study.schema import Study
@@ -151,7 +153,7 @@ def end(outcome: Mapping[str, Any]) -> NoReturn:
         shown["error"] = str(shown["error"]).partition("\n")[0]
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
-    sys.stderr.write(f"EQUIPOISE-RESULT {json.dumps(shown, default=str)}\n")
+    sys.stderr.write(masked(f"EQUIPOISE-RESULT {json.dumps(shown, default=str)}\n"))
     sys.stderr.flush()
     sys.exit(int(outcome["code"]))
 
@@ -168,16 +170,16 @@ def _ending(error: BaseException | None, verbose: bool) -> tuple[str, int, dict[
     if isinstance(error, EquipoiseError):
         sys.stderr.write(f"error: {error}\n")
         if verbose:
-            traceback.print_exception(error)
+            _write_traceback(error)
         return "failed", error.exit_code, {"error": str(error)}
     if (machine := _about_machine(error)) is not None:
         what, fix = machine
         sys.stderr.write(f"error: {what}\n  fix: {fix}\n")
         if verbose:
-            traceback.print_exception(error)
+            _write_traceback(error)
         return "failed", 4, {"error": what}
-    reason = f"{type(error).__name__}: {error}"
-    traceback.print_exception(error)
+    reason = masked(f"{type(error).__name__}: {error}")
+    _write_traceback(error)
     sys.stderr.write(f"error: {reason}\n  this is a defect of Equipoise: please report it\n")
     return "failed", 1, {"error": reason}
 
@@ -214,6 +216,16 @@ def _about_machine(error: BaseException) -> tuple[str, str] | None:
     return f"{place}{error.strerror}", _MACHINE[error.errno]
 
 
+def _write_traceback(error: BaseException) -> None:
+    sys.stderr.write(masked("".join(traceback.format_exception(error))))
+
+
+def _without_credentials(record: logging.LogRecord) -> bool:
+    """A filter of a handler: what drivers of addresses say may hold credentials."""
+    record.msg, record.args = masked(record.getMessage()), ()
+    return True
+
+
 class _KeyValue(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = self.formatTime(record, "%H:%M:%S")
@@ -242,6 +254,7 @@ def set_up_logging(log_format: LogFormat, level: int) -> None:
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(_Json() if chosen is LogFormat.json else _KeyValue())
+    handler.addFilter(_without_credentials)
     for name, lowest in (("equipoise", level), ("py.warnings", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers = [handler]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise import __version__
+from equipoise.datasets.redaction import masked
 
 
 def environment() -> dict[str, Any]:
@@ -21,7 +22,7 @@ def environment() -> dict[str, Any]:
         "versions": {
             name: version(name) for name in ("ray", "torch", "numpy", "pandas", "pyarrow", "scikit-learn")
         },
-        "command": " ".join(sys.argv),
+        "command": masked(" ".join(sys.argv)),
     }
 
 

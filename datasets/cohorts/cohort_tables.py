@@ -20,6 +20,7 @@ from equipoise.datasets.cohorts.pixel_sizes import mpp_notes
 from equipoise.datasets.cohorts.sites import SCHEMES, SiteScheme
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.params import CohortSource, Columns, TableSource, label_key
+from equipoise.datasets.remote.addresses import refuse_credentials
 from equipoise.datasets.slides.mpp import NATIVE
 from equipoise.datasets.tables.cells import is_key, key_marker
 from equipoise.datasets.tables.reading import (
@@ -266,7 +267,7 @@ def list_slides(
     Raises
     ------
     DataError
-        If a file belongs to two patients or an mpp is no number.
+        If a file belongs to two patients, an mpp is no number, or an address holds credentials.
     """
     import pandas as pd
 
@@ -288,6 +289,8 @@ def list_slides(
             incomplete.append(f"row {number} of {table_label(source)} has no {what}")
             continue
         path = _join(folder, name)
+        if "://" in path:
+            refuse_credentials(path, f"{table_label(source)}, row {number}")
         if path not in owner:
             owner[path] = patient
             rows[path] = (patient, path, slide_stem(name), size)

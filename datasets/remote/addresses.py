@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.datasets.errors import DataError
+from equipoise.datasets.redaction import CREDENTIALS_FIX, has_credentials
 
 #: Protocol → the extra of this package that brings its driver.
 _EXTRAS = {
@@ -25,14 +26,27 @@ def is_remote(path: str | Path) -> bool:
     return isinstance(path, str) and "://" in path
 
 
+def refuse_credentials(address: str, where: str) -> None:
+    """Addresses are written into manifests, stores and reports, where credentials do not belong.
+
+    Raises
+    ------
+    DataError
+        If the address holds a password, a key or a signature; they are masked in the message.
+    """
+    if has_credentials(address):
+        raise DataError(f"the address {address} holds credentials", where=where, fix=CREDENTIALS_FIX)
+
+
 def connect(address: str) -> tuple[Any, str]:
     """The file system of an address, without cached listings, and the path in it.
 
     Raises
     ------
     DataError
-        If the protocol is unknown, or its driver is not installed.
+        If the protocol is unknown, its driver is not installed, or the address holds credentials.
     """
+    refuse_credentials(address, "address of a file")
     from fsspec.core import url_to_fs
 
     protocol = address.split("::", 1)[0].split("://", 1)[0]

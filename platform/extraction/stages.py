@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.datasets.atomic_io import atomic_path
+from equipoise.datasets.redaction import masked
 from equipoise.datasets.slides.fingerprint import sha256
 from equipoise.datasets.slides.grid import TilePlan, plan_tiles
 from equipoise.datasets.slides.problems import SlideProblem
@@ -378,10 +379,11 @@ def _end(staging: Staging, key: str, step: str) -> None:
 def failure(error: Exception) -> Row:
     """Status and reason of an exception; unexpected errors include file and line."""
     if isinstance(error, SlideProblem):
-        return {"status": error.status, "error": error.line}
+        return {"status": error.status, "error": masked(error.line)}
     frame = traceback.extract_tb(error.__traceback__)[-1]
     location = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
-    return {"status": "error", "error": f"{type(error).__name__}: {error} ({location})".replace("\n", " ")}
+    reason = f"{type(error).__name__}: {error} ({location})".replace("\n", " ")
+    return {"status": "error", "error": masked(reason)}
 
 
 def _slide_metadata(reader: SlideReader) -> Row:

@@ -25,6 +25,7 @@ from equipoise.datasets.atomic_io import (
     writer_lock,
 )
 from equipoise.datasets.errors import InUseError
+from equipoise.datasets.redaction import masked
 from equipoise.platform.errors import StudyError
 from equipoise.platform.fingerprints import require_same
 from equipoise.platform.study.schema import Study, fixed_settings
@@ -208,7 +209,7 @@ class RunFolder:
         try:
             result = work()
         except BaseException as error:
-            ended = {"status": "failed", "error": str(error) or type(error).__name__}
+            ended = {"status": "failed", "error": masked(str(error)) or type(error).__name__}
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 ended = {"status": "interrupted"}
             self._record_step(name, {**ended, "seconds": _seconds_since(started)})

@@ -13,6 +13,7 @@ import yaml
 
 from equipoise.datasets.atomic_io import read_json, write_json, write_text
 from equipoise.datasets.cohorts.published_folds import fold_files
+from equipoise.datasets.redaction import masked
 from equipoise.datasets.tables.reading import locate
 from equipoise.models.rna.folders import CONFIG, WEIGHTS
 from equipoise.platform.environment import environment, packages
@@ -39,7 +40,8 @@ def record(study: Study, folder: RunFolder) -> None:
             where=str(folder.root),
             fix="restore the tables, choose another folder with -o, or --resume never to start again",
         )
-    write_text(folder.provenance / "study.yaml", study.file.read_text(encoding="utf-8"))
+    # Its values hold no credentials, its comments might.
+    write_text(folder.provenance / "study.yaml", masked(study.file.read_text(encoding="utf-8")))
     write_text(folder.provenance / "resolved.yaml", yaml.safe_dump(study.resolved(), sort_keys=False))
     write_json(folder.provenance / "schema.json", json_schema())
     write_json(folder.provenance / "inputs.json", inputs)

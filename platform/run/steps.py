@@ -296,7 +296,7 @@ def extract(context: RunContext) -> StepResult:
 def train(context: RunContext) -> StepResult:
     """Train every fold that is not finished yet; external cohorts are not readable here."""
     from equipoise.platform.training.build import recipe_of
-    from equipoise.platform.training.crossval import check_fingerprint, fold_folder, train_fold
+    from equipoise.platform.training.crossval import fold_folder, is_trained, train_fold
     from equipoise.platform.training.epoch_log import EpochLog
     from equipoise.platform.training.folds import run_folds
 
@@ -318,8 +318,7 @@ def train(context: RunContext) -> StepResult:
     for name, fold in zip(names, folds, strict=True):
         if context.only_folds and name not in context.only_folds:
             continue
-        if fold_folder(context.folder.folds, fold).exists():
-            check_fingerprint(context.folder.folds, fold, recipe, **features)
+        if is_trained(context.folder.folds, fold, recipe, **features):
             log.info("train fold=%s already done", name)
             continue
         report = EpochLog(context.folder.tensorboard / name, name, study.training.epochs)
@@ -334,7 +333,7 @@ def evaluate(context: RunContext) -> StepResult:
     """Predict external cohorts with every fold's model, then compute all metrics."""
     import pandas as pd
 
-    from equipoise.datasets.atomic_io import read_json
+    from equipoise.datasets.atomic_io import read_whole_json
     from equipoise.platform.evaluation import latents
     from equipoise.platform.evaluation.branches import EXTERNAL_BRANCHES, write_fold_branches
     from equipoise.platform.evaluation.evaluate import evaluate as compute
@@ -343,6 +342,7 @@ def evaluate(context: RunContext) -> StepResult:
     from equipoise.platform.training.batches import CaseList
     from equipoise.platform.training.build import pick_device, recipe_of
     from equipoise.platform.training.crossval import check_fingerprint, fold_folder, load_fold
+    from equipoise.platform.training.fold_files import changed_file, file_hashes, require_whole
 
     folder, inputs, recipe = context.folder, context.inputs, recipe_of(context.study)
     folds = _make_folds(context, inputs.cohorts)
@@ -355,6 +355,7 @@ def evaluate(context: RunContext) -> StepResult:
         )
     # Before anything is written: predictions of other folds than these would not match the manifest.
     for fold in folds:
+        require_whole(fold_folder(folder.folds, fold), fold)
         check_fingerprint(
             folder.folds, fold, recipe, features=inputs.features, content_keys=inputs.content_keys
         )
@@ -362,7 +363,7 @@ def evaluate(context: RunContext) -> StepResult:
     device = pick_device(context.study.training.device)
     reader = inputs.cases("external")
     cases = CaseList(reader, tuple(reader))
-    wanted = {"patients": {patient: inputs.content_keys[patient] for patient in reader}}
+    wanted = {patient: inputs.content_keys[patient] for patient in reader}
     parts = []
     for fold in folds:
         path = fold_folder(folder.folds, fold)
@@ -374,14 +375,17 @@ def evaluate(context: RunContext) -> StepResult:
             path / latents.EXTERNAL_LATENTS,
             path / "external.json",
         )
-        if read_json(made_for) != wanted or not read.exists():
+        made = read_whole_json(made_for) or {}
+        hashes = made.get("files", {kept.name: "", read.name: ""})
+        if made.get("patients") != wanted or changed_file(path, hashes):
             made_for.unlink(missing_ok=True)
             trained = load_fold(path, device)
             external, vectors = trained.predict_with_latents(cases, "external")
             write_predictions(external, kept)
             latents.write_latents(vectors, read)
             write_fold_branches(trained.predict_branches(cases, "external"), path / EXTERNAL_BRANCHES)
-            write_json(made_for, wanted)
+            written = file_hashes(path, (kept.name, read.name, EXTERNAL_BRANCHES))
+            write_json(made_for, {"patients": wanted, "files": written})
         parts.append(read_predictions(kept))
     predictions = pd.concat(parts, ignore_index=True)
     write_predictions(predictions, folder.evaluation / "predictions.parquet")

@@ -163,16 +163,10 @@ def _train_epoch(fold: Fold, study: Study, inputs: TrialInputs, work: Path, *, l
 
 def rewrite_fingerprint(checkpoint: Path, fingerprint: Mapping[str, Any]) -> None:
     """Let a training with other settings continue from a checkpoint; does nothing if there is none."""
-    import torch
+    from equipoise.platform.training.checkpoint import read_state, write_state
 
-    from equipoise.datasets.atomic_io import atomic_path
-
-    if not checkpoint.exists():
-        return
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    state["identity"] = json.dumps(fingerprint)
-    with atomic_path(checkpoint) as temporary:
-        torch.save(state, temporary)
+    if checkpoint.exists():
+        write_state(checkpoint, read_state(checkpoint) | {"identity": json.dumps(fingerprint)})
 
 
 def initial_settings(space: Space, drawn: Mapping[int, Config], study: Study) -> dict[int, Config]:

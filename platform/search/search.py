@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equipoise.datasets.atomic_io import read_json, write_json
-from equipoise.platform.errors import ToleranceError
+from equipoise.datasets.atomic_io import read_whole_json, write_json
+from equipoise.platform.errors import DataError, ToleranceError
 from equipoise.platform.fingerprints import content_hash, require_same
 from equipoise.platform.progress import ProgressBar
 from equipoise.platform.search.configuration import config_from_study
@@ -166,6 +166,10 @@ def run_inline(search_context: SearchContext, folder: Path) -> list[Trial]:
 
 def read_finished(folder: Path) -> list[Trial]:
     """Finished trials; records of those whose process died are removed: they go on from the state that they left."""
+    for path in trials_folder(folder).glob("[0-9]*.json"):
+        if read_whole_json(path) is None:
+            log.warning("search: %s is damaged; its trial is run again", path.name)
+            path.unlink()
     finished = []
     for trial in read_trials(trials_folder(folder)):
         if trial.died:
@@ -240,7 +244,13 @@ def check_same_search(folder: Path, fingerprint: Mapping[str, Any]) -> None:
         Naming what differs.
     """
     path = folder / "made_by.json"
-    earlier = read_json(path)
+    earlier = read_whole_json(path)
+    if earlier is None and path.exists():
+        raise DataError(
+            "the file that says what the trials in this folder belong to is damaged",
+            where=str(path),
+            fix="remove it if study and tables are those that the search began with, or remove search/ to start again",
+        )
     if earlier is None:
         write_json(path, fingerprint)
         return

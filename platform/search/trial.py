@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equipoise.datasets.atomic_io import read_json, write_text
+from equipoise.datasets.atomic_io import read_whole_json, write_text
+from equipoise.datasets.redaction import masked
 from equipoise.platform.errors import DataError, EquipoiseError
 from equipoise.platform.search.configuration import study_from_config, trial_label
 from equipoise.platform.search.context import TrialInputs
@@ -120,8 +121,8 @@ class TrialRun:
 
     def begin(self) -> None:
         """Record start and configuration, unless the trial is resumed; folds of another configuration are deleted."""
-        begun = read_json(self.work / "begun.json")
-        if begun is None or begun["config"] != self.config:
+        begun = read_whole_json(self.work / "begun.json")
+        if begun is None or begun.get("config") != self.config:
             shutil.rmtree(self.work, ignore_errors=True)
             begun = {"config": self.config, "started": current_time()}
             write_text(self.work / "begun.json", json.dumps(begun))
@@ -133,7 +134,7 @@ class TrialRun:
 
     def finished(self, fold: Fold) -> FoldScore | None:
         """The score of a fold that was finished in an earlier session; None if it was not."""
-        score = read_json(self.work / f"fold-{fold.name}.json")
+        score = read_whole_json(self.work / f"fold-{fold.name}.json")  # a damaged one is computed again
         return None if score is None else fold_from_json(score)
 
     def add(self, score: FoldScore) -> None:
@@ -323,7 +324,7 @@ def failure_reason(error: BaseException) -> str:
     if torch is not None and torch.cuda.is_available() and isinstance(error, torch.OutOfMemoryError):
         torch.cuda.empty_cache()  # the process continues with the next trial
     text = str(error) if isinstance(error, EquipoiseError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())[:1000]
+    return masked(" ".join(text.split()))[:1000]
 
 
 def current_time() -> str:
@@ -335,5 +336,7 @@ def unfinished_configs(search: Path) -> dict[int, Config]:
     """Configurations of trials that have started and not ended, by index."""
     result = {}
     for path in sorted((search / "work").glob("[0-9]*/begun.json")):
-        result[int(path.parent.name)] = read_json(path)["config"]
+        begun = read_whole_json(path)
+        if begun is not None:
+            result[int(path.parent.name)] = begun["config"]
     return result

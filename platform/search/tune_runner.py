@@ -25,6 +25,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.search import Searcher as TuneSearcher
 
 from equipoise.platform.cluster.session import environment_variables
@@ -175,7 +176,7 @@ def _fit(
     """Run Tune and delete its files afterwards."""
     scratch = search / "ray"
     shutil.rmtree(scratch, ignore_errors=True)
-    with environment_variables(_ENVIRONMENT), _silenced("ray.tune"):
+    with environment_variables(_ENVIRONMENT), _secrets_stay_here(), _silenced("ray.tune"):
         tune.Tuner(
             tune.with_resources(trainable, resources),
             param_space=start,
@@ -386,6 +387,21 @@ def _innermost_line(text: str) -> str:
 
 def _name_of(trial: Any) -> str:
     return trial_name(trial.config["index"], trial_label(trial.config["settings"]))
+
+
+@contextmanager
+def _secrets_stay_here() -> Iterator[None]:
+    """Let Tune put no credentials into the runtime environment of trials, which Ray writes into its logs.
+
+    Tune would copy keys of AWS from the driver. Workers of a local Ray have the driver's environment anyway; nodes of a
+    cluster have credentials of their own.
+    """
+    before = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in before if not name.startswith("AWS_")}
+    try:
+        yield
+    finally:
+        class_cache.ENV_VARS_TO_PROPAGATE = before
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from equipoise.datasets.redaction import CREDENTIALS_FIX, has_credentials, masked
 from equipoise.platform.errors import StudyError
 from equipoise.platform.renamed import current_key, current_study
 from equipoise.platform.study.messages import describe_errors, duplicate_keys
@@ -53,6 +54,8 @@ def read_study(
     for key, value in overrides.items():
         set_override(data, key, value)
     data = current_study(data, "--set")
+    if hidden := _credentials(data):
+        raise StudyError("addresses hold credentials\n" + "\n".join(hidden), where=str(file), fix=CREDENTIALS_FIX)
     try:
         study = Study.model_validate(data, context={CHECKS: checks})
     except ValidationError as error:
@@ -66,6 +69,14 @@ def read_study(
         ) from None
     study._file = file.resolve()
     return study
+
+
+def _credentials(value: Any, key: str = "") -> list[str]:
+    """A line for every address with credentials in a study, which is copied into run folders; they are masked."""
+    if isinstance(value, str):
+        return [f"  {key}: {masked(value)}"] if has_credentials(value) else []
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [line for name, item in items for line in _credentials(item, f"{key}.{name}" if key else str(name))]
 
 
 def set_override(data: dict[str, Any], key: str, value: Any) -> None:

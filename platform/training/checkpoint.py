@@ -6,7 +6,10 @@ rate schedule: both are functions of (seed, epoch), see :mod:`equipoise.platform
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,11 +22,18 @@ from torch import Tensor, nn
 from equipoise.datasets.atomic_io import atomic_path
 from equipoise.models.base import frozen_digests
 from equipoise.models.gptomic.protocol import BranchedModel
+from equipoise.platform.errors import DataError
 from equipoise.platform.fingerprints import content_hash, require_same
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.params import BalancingParams, TrainingParams
 from equipoise.platform.training.start import training_record
 from equipoise.platform.training.targets import Targets
+
+log = logging.getLogger("equipoise")
+
+#: Stands before the SHA-256 at the end of a checkpoint.
+_SEAL = b"equipoise-sha256"
+_SEALED = len(_SEAL) + 32
 
 
 class Stateful(Protocol):
@@ -111,8 +121,7 @@ def save(
         "best_weights": progress.best_weights,
         "parts": {name: part.state_dict() for name, part in parts.items()},
     }
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    write_state(path, state)
 
 
 def load(path: Path, fingerprint: dict[str, Any], parts: Mapping[str, Stateful]) -> TrainingProgress:
@@ -122,8 +131,10 @@ def load(path: Path, fingerprint: dict[str, Any], parts: Mapping[str, Stateful])
     ------
     StudyError
         If the checkpoint belongs to another training; the message names what differs.
+    DataError
+        If it is damaged.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_state(path)
     require_same(
         json.loads(state["identity"]),
         fingerprint,
@@ -136,3 +147,55 @@ def load(path: Path, fingerprint: dict[str, Any], parts: Mapping[str, Stateful])
     history = state["history"]  # a list in checkpoints of earlier versions
     rows = json.loads(history) if isinstance(history, str) else history
     return TrainingProgress(rows, state["best_epoch"], state["best_weights"])
+
+
+def resume(path: Path, fingerprint: dict[str, Any], parts: Mapping[str, Stateful]) -> TrainingProgress:
+    """As :func:`load`; nothing done yet where there is no checkpoint, or a damaged one, which is removed.
+
+    Raises
+    ------
+    StudyError
+        If the checkpoint belongs to another training.
+    """
+    if not path.exists():
+        return TrainingProgress()
+    try:
+        return load(path, fingerprint, parts)
+    except DataError as error:
+        log.warning("%s: %s; this training starts again", path, error.what)
+        path.unlink()
+        return TrainingProgress()
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write plain data and tensors atomically, followed by the SHA-256 of the file."""
+    content = io.BytesIO()
+    torch.save(dict(state), content)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(content.getbuffer())
+        file.write(_SEAL + hashlib.sha256(content.getbuffer()).digest())
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a file of :func:`write_state`; those of earlier versions have no SHA-256.
+
+    Raises
+    ------
+    DataError
+        If the file is not what was written.
+    """
+    content = path.read_bytes()
+    body, seal, digest = content[:-_SEALED], content[-_SEALED:-32], content[-32:]
+    if seal != _SEAL:
+        body = content
+    elif hashlib.sha256(body).digest() != digest:
+        raise DataError("the checkpoint is damaged: its SHA-256 differs", where=str(path))
+    try:
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+        if not {"identity", "history", "best_epoch", "best_weights", "parts"} <= set(state):
+            raise ValueError("parts of it are missing")
+        json.loads(state["identity"])
+    except Exception as error:  # a zip archive of pickles can be damaged in many ways
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise DataError(f"the checkpoint is damaged: {reason[0]}", where=str(path)) from error
+    return dict(state)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from equipoise.datasets.atomic_io import read_whole_json
 from equipoise.models.base import MultiTaskModel, frozen_digests
 from equipoise.models.ensemble import Ensemble, Member
 from equipoise.models.seeds import torch_seed
@@ -33,6 +34,7 @@ from equipoise.platform.training.build import build_model
 from equipoise.platform.training.convergence import convergence_warnings
 from equipoise.platform.training.ensemble import TrainedEnsemble, fit_ensemble
 from equipoise.platform.training.exact import distances, fit_exactly, fits_exactly, is_convex, refit
+from equipoise.platform.training.fold_files import FINGERPRINT_FILE, fold_problem, write_config
 from equipoise.platform.training.loop import FitResult, Reporter, fit
 from equipoise.platform.training.modulation import modulation_warnings
 from equipoise.platform.training.params import Recipe, entry_params
@@ -49,8 +51,6 @@ if TYPE_CHECKING:
 
 #: Layout of a fold folder.
 FORMAT = "equipoise-fold/1"
-#: File with the fingerprint of an unfinished fold; the fingerprint becomes part of ``config.json``.
-FINGERPRINT_FILE = "made_by.json"
 
 log = logging.getLogger("equipoise")
 
@@ -144,8 +144,7 @@ def train_fold(
     _check_parts(fold)
     folder = fold_folder(folds, fold)
     made_from = _fingerprint(fold, recipe, features, content_keys)
-    if folder.exists():
-        check_fingerprint(folds, fold, recipe, features=features, content_keys=content_keys)
+    if is_trained(folds, fold, recipe, features=features, content_keys=content_keys):
         return folder
     partial = folds / f".{folder.name}.partial"
     _discard_mismatch(partial, made_from)
@@ -304,12 +303,39 @@ def check_fingerprint(
     )
 
 
+def is_trained(
+    folds: Path, fold: Fold, recipe: Recipe, *, features: str, content_keys: Mapping[str, str]
+) -> bool:
+    """Whether a fold is finished; one whose files are damaged is removed, with a warning, and is not.
+
+    Raises
+    ------
+    StudyError
+        If it was trained with other settings or data.
+    """
+    folder = fold_folder(folds, fold)
+    if not folder.exists():
+        return False
+    if problem := fold_problem(folder, fold):
+        log.warning("train fold=%s starts again: %s", folder.name, problem)
+        shutil.rmtree(folder)
+        return False
+    check_fingerprint(folds, fold, recipe, features=features, content_keys=content_keys)
+    return True
+
+
 def _discard_mismatch(partial: Path, made_from: dict[str, Any]) -> None:
     """Delete an unfinished fold unless it was started with the same settings, patients, labels and slides."""
-    from equipoise.datasets.atomic_io import read_json
-
-    if partial.exists() and differences(read_json(partial / FINGERPRINT_FILE, {}), made_from):
-        log.warning("%s was started with other data or settings and starts again", partial.name)
+    if not partial.exists():
+        return
+    begun = read_whole_json(partial / FINGERPRINT_FILE)
+    if begun is None or differences(begun, made_from):
+        reason = (
+            f"{FINGERPRINT_FILE} is damaged"
+            if begun is None
+            else "it was started with other data or settings"
+        )
+        log.warning("train fold=%s starts again: %s", partial.name.split(".")[1], reason)
         shutil.rmtree(partial)
 
 
@@ -413,4 +439,4 @@ def _write(
         table = csv.DictWriter(file, list(dict.fromkeys(name for row in result.history for name in row)))
         table.writeheader()
         table.writerows(result.history)
-    write_json(partial / "config.json", trained.config)
+    write_config(partial, trained.config)

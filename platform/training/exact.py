@@ -129,8 +129,8 @@ def fit_exactly(
         model, targets, train, val, recipe.training, recipe.balancing, seed
     )
     progress = checkpoints.TrainingProgress()
-    if checkpoint is not None and checkpoint.exists():
-        progress = checkpoints.load(checkpoint, fingerprint, {})
+    if checkpoint is not None:
+        progress = checkpoints.resume(checkpoint, fingerprint, {})
     if not progress.history:
         progress.add(_solve(model, targets, train, val, recipe, seed), model)
         if checkpoint is not None:

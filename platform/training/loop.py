@@ -129,8 +129,8 @@ def fit(
     if checkpoint is not None:
         fingerprint = checkpoints.training_fingerprint(model, targets, train, val, params, balancing, seed)
     progress = checkpoints.TrainingProgress()
-    if checkpoint is not None and checkpoint.exists():
-        progress = checkpoints.load(checkpoint, fingerprint, state.stateful)
+    if checkpoint is not None:
+        progress = checkpoints.resume(checkpoint, fingerprint, state.stateful)
     elif (memory := state.losses.memory) is not None:
         before = reader.outputs(model, train, group)
         memory.start(targets.heads, before.outputs, before.targets, before.label_mask, before.cohort)

@@ -154,5 +154,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
             if number == len(lines) and not line.endswith("\n"):
                 return
             raise FederationError(
-                f"not a row of an audit log ({error})", where=f"{path}, line {number}", fix="restore the file"
+                f"not a row of an audit log ({error})",
+                where=f"{path}, line {number}",
+                fix=f"restore the file, or remove the folder {path.parent}: this federation then starts again",
             ) from None

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.datasets.atomic_io import atomic_path, read_json
+from equipoise.datasets.atomic_io import atomic_path, read_json, read_whole_json
 from equipoise.platform.federation.vector import Schema
 from equipoise.platform.fingerprints import require_same
 
@@ -98,7 +98,7 @@ def load_checkpoint(folder: Path, schema: Schema, identity: Mapping[str, Any]) -
         If it belongs to another federation, naming what differs.
     """
     for path in reversed(_rounds(folder)):
-        manifest = read_json(path / "manifest.json", {})
+        manifest = read_whole_json(path / "manifest.json") or {}
         if manifest.get("format") != FORMAT or not _intact(path, manifest.get("sha256", {})):
             log.warning("%s is damaged; continuing from the previous round", path.name)
             continue
@@ -137,7 +137,7 @@ def _file_of(client: str) -> str:
 def _write_state(path: Path, state: bytes, digest: str, earlier: list[Path]) -> None:
     if earlier:
         before = earlier[-1] / "clients" / path.name
-        known = read_json(earlier[-1] / "manifest.json", {}).get("sha256", {})
+        known = (read_whole_json(earlier[-1] / "manifest.json") or {}).get("sha256", {})
         if before.exists() and known.get(f"clients/{path.name}") == digest:
             try:
                 os.link(before, path)

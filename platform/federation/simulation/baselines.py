@@ -220,15 +220,17 @@ def client_folder(client: str) -> str:
 
 def _predicted_elsewhere(inputs: FoldInputs, folder: Path, others: Sequence[str] = ()) -> pd.DataFrame:
     """Test rows of the other patients that the model of a finished fold can read, and external rows."""
-    from equipoise.datasets.atomic_io import read_json, write_json
+    from equipoise.datasets.atomic_io import read_whole_json, write_json
     from equipoise.platform.evaluation.predictions import write_predictions
     from equipoise.platform.training.batches import CaseList
     from equipoise.platform.training.build import pick_device
+    from equipoise.platform.training.fold_files import changed_file, file_hashes
 
     cached, cached_patients = folder / "federated_elsewhere.parquet", folder / "federated_elsewhere.json"
     external = inputs.external.patients
-    wanted = {"patients": {patient: inputs.content_keys[patient] for patient in (*others, *external)}}
-    if read_json(cached_patients) != wanted:
+    wanted = {patient: inputs.content_keys[patient] for patient in (*others, *external)}
+    made = read_whole_json(cached_patients) or {}
+    if made.get("patients") != wanted or changed_file(folder, made.get("files", {cached.name: ""})):
         trained = load_fold(folder, pick_device(inputs.recipe.training.device))
         parts: list[tuple[CaseList, Role]] = [
             (_readable(CaseList(inputs.cases, tuple(others)), trained), "test"),
@@ -237,7 +239,7 @@ def _predicted_elsewhere(inputs: FoldInputs, folder: Path, others: Sequence[str]
         tables = [trained.predict(cases, role) for cases, role in parts if len(cases)]
         empty = read_predictions(folder / "preds.parquet").iloc[:0]
         write_predictions(_joined(tables or [empty]), cached)
-        write_json(cached_patients, wanted)
+        write_json(cached_patients, {"patients": wanted, "files": file_hashes(folder, (cached.name,))})
     return read_predictions(cached)
 
 

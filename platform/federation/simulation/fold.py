@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equipoise.datasets.atomic_io import read_json, write_json
+from equipoise.datasets.atomic_io import read_json, read_whole_json, write_json
 from equipoise.datasets.cohorts.splits import Fold
 from equipoise.models.base import MultiTaskModel
 from equipoise.platform.federation.clients.study_trainer import ClientData
@@ -34,6 +34,7 @@ from equipoise.platform.progress import ProgressBar
 from equipoise.platform.training.batches import CaseList, CaseSource
 from equipoise.platform.training.crossval import fold_seed
 from equipoise.platform.training.start import recipe_record
+from equipoise.platform.training.fold_files import changed_file, file_hashes
 from equipoise.platform.training.targets import Targets
 
 if TYPE_CHECKING:
@@ -89,7 +90,12 @@ def federate_fold(
     from equipoise.platform.evaluation.predictions import read_predictions, write_predictions
 
     made_from = _fingerprint(inputs, planned, parts, params)
-    metadata = read_json(folder / FACTS_FILE, None)
+    metadata = read_whole_json(folder / FACTS_FILE)
+    if metadata is None and (folder / FACTS_FILE).exists():
+        _warn_of_damage(planned, f"{FACTS_FILE} is damaged")
+    elif metadata is not None and (problem := changed_file(folder, metadata.get("files", {}))):
+        _warn_of_damage(planned, problem)
+        metadata = None
     if metadata is not None:
         require_same(
             metadata["made_by"],
@@ -120,6 +126,7 @@ def federate_fold(
     write_predictions(predictions, folder / PREDICTIONS_FILE)
     metadata = {
         "made_by": made_from,
+        "files": file_hashes(folder, (PREDICTIONS_FILE, "targets.json")),
         "left_out": planned.left_out,
         "history": list(result.history),
         "kept_round": result.kept_round,
@@ -143,6 +150,10 @@ def federate_fold(
     }
     write_json(folder / FACTS_FILE, _without_nan(metadata))
     return read_predictions(folder / PREDICTIONS_FILE)
+
+
+def _warn_of_damage(planned: PlannedFold, problem: str) -> None:
+    log.warning("federate %s %s goes on from its last round: %s", planned.plan, planned.fold.name, problem)
 
 
 @dataclass(frozen=True)
