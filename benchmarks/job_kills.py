@@ -1,4 +1,4 @@
-"""SIGTERM and SIGKILL at random moments of ``train``, ``search`` and ``federate``: what the resumed job leaves is compared.
+"""SIGTERM and SIGKILL at random moments of ``train``, ``search`` and ``federate``: what resumed jobs leave is compared.
 
 A job runs on SYNTHETIC tables. It is ended at a random moment, by both signals in turn, ``equipoise status`` is asked
 how it ended, and the same command is run again; a job that is done begins anew in another folder while kills are left.
@@ -87,7 +87,7 @@ def write_study(root: Path) -> Path:
 
 
 def kill_job(job: str, root: Path, kills: int, rng: random.Random) -> JobKills:
-    """End a job so many times, resume it each time, and compare every folder that it finished with an undisturbed one."""
+    """End a job so many times, resume it each time, and compare each folder that it finished with an undisturbed one."""
     started = time.perf_counter()
     study = write_study(root)
     result = JobKills(job)
@@ -120,10 +120,10 @@ def kill_job(job: str, root: Path, kills: int, rng: random.Random) -> JobKills:
 
 
 def stale_files(folder: Path) -> list[Path]:
-    """What only a job that still works may leave: temporary files, unfinished folds and trials, scratch, a held lock."""
+    """What only a job that still works may leave: temporary files, unfinished folds and trials, scratch, a lock."""
     patterns = (".*.tmp", ".*.partial", "*.pt", "*.hang", "*.last")
     found = [path for pattern in patterns for path in folder.rglob(pattern)]
-    found += [path for path in (folder / "search" / "work").glob("*")]
+    found += (folder / "search" / "work").glob("*")
     found += [path for path in (folder / "search" / "ray", folder / "folds" / "ray") if path.exists()]
     if (folder / "writer.lock").stat().st_size:
         found.append(folder / "writer.lock")

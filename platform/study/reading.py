@@ -55,7 +55,9 @@ def read_study(
         set_override(data, key, value)
     data = current_study(data, "--set")
     if hidden := _credentials(data):
-        raise StudyError("addresses hold credentials\n" + "\n".join(hidden), where=str(file), fix=CREDENTIALS_FIX)
+        raise StudyError(
+            "addresses hold credentials\n" + "\n".join(hidden), where=str(file), fix=CREDENTIALS_FIX
+        )
     try:
         study = Study.model_validate(data, context={CHECKS: checks})
     except ValidationError as error:
@@ -76,7 +78,9 @@ def _credentials(value: Any, key: str = "") -> list[str]:
     if isinstance(value, str):
         return [f"  {key}: {masked(value)}"] if has_credentials(value) else []
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [line for name, item in items for line in _credentials(item, f"{key}.{name}" if key else str(name))]
+    return [
+        line for name, item in items for line in _credentials(item, f"{key}.{name}" if key else str(name))
+    ]
 
 
 def set_override(data: dict[str, Any], key: str, value: Any) -> None:
