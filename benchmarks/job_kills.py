@@ -87,7 +87,7 @@ def write_study(root: Path) -> Path:
 
 
 def kill_job(job: str, root: Path, kills: int, rng: random.Random) -> JobKills:
-    """End a job so many times, resume it each time, and compare each folder that it finished with an undisturbed one."""
+    """End a job so many times, resume it, and compare the folders that it finished with an undisturbed one."""
     started = time.perf_counter()
     study = write_study(root)
     result = JobKills(job)

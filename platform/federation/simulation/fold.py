@@ -33,8 +33,8 @@ from equipoise.platform.fingerprints import content_hash, fingerprint, require_s
 from equipoise.platform.progress import ProgressBar
 from equipoise.platform.training.batches import CaseList, CaseSource
 from equipoise.platform.training.crossval import fold_seed
-from equipoise.platform.training.start import recipe_record
 from equipoise.platform.training.fold_files import changed_file, file_hashes
+from equipoise.platform.training.start import recipe_record
 from equipoise.platform.training.targets import Targets
 
 if TYPE_CHECKING:
