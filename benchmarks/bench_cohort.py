@@ -131,7 +131,9 @@ class BenchCohort:
 def fewer_tiles(case: Case, rng: np.random.Generator) -> Case:
     """The case with some of its tiles, in memory."""
     chosen = np.sort(rng.permutation(len(case.bag))[:TILES])
-    return replace(case, bag=np.array(case.bag[chosen]), coords=np.array(case.coords[chosen]))
+    ends = np.cumsum(case.tiles)
+    tiles = tuple(np.bincount(np.searchsorted(ends, chosen, side="right"), minlength=len(ends)).tolist())
+    return replace(case, bag=np.array(case.bag[chosen]), coords=np.array(case.coords[chosen]), tiles=tiles)
 
 
 def prepare(work: Path) -> Path:
