@@ -135,6 +135,11 @@ class MultiTaskModel(nn.Module):
         return None
 
     @property
+    def hides_modalities(self) -> bool:
+        """Whether modalities of training cases are hidden at random."""
+        return False
+
+    @property
     def reads_states(self) -> bool:
         """Whether the model reads hidden states in place of tiles, where a case has them."""
         return False

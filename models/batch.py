@@ -109,12 +109,14 @@ class CaseShape:
 
     ``features`` is 0 in a study without tiles; ``omics`` holds the tables (modality → columns) that the model
     reads, ``clinical`` among them. ``sets`` holds the gene sets of tables that have some: modality → the
-    columns of each set.
+    columns of each set. ``presence`` holds, for models that ask for it, modality → share of the training patients of
+    each class of the main task that have it (for survival: without and with an event); ``wsi`` are tiles.
     """
 
     features: int
     omics: Mapping[str, int] = field(default_factory=dict)
     sets: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    presence: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,11 @@ class ModelParams(StrictParams):
         """Hidden states of a slide encoder that the model reads from a store in place of tiles; None for none."""
         return None
 
+    @property
+    def needs_presence(self) -> bool:
+        """Whether the model is told what share of the patients of each class has a modality."""
+        return False
+
 
 class MultiModalParams(ModelParams):
     """Base of the parameters of models that read any of the modalities."""
@@ -280,6 +285,16 @@ class ConcatParams(MultiModalParams):
         description="how often a modality of a training case is hidden; one always stays",
         json_schema_extra={"search": {"uniform": [0.0, 0.5]}},
     )
+    class_balanced_dropout: bool = Field(
+        False,
+        description="hide modalities such that training shows each equally often in every class of the main task, so "
+        "that a missing one does not give the class away; nothing is made to stay",
+    )
+
+    @property
+    def needs_presence(self) -> bool:
+        """With dropout that is balanced by class."""
+        return self.class_balanced_dropout
 
 
 class GptomicParams(MultiModalParams):
@@ -393,6 +408,17 @@ class ModalTuneParams(MultiModalParams):
         description="how often a modality of a training case is hidden; one always stays",
         json_schema_extra={"search": {"uniform": [0.0, 0.5]}},
     )
+    class_balanced_dropout: bool = Field(
+        False,
+        description="hide modalities such that training shows each equally often in every class of the main task, so "
+        "that a missing one does not give the class away; nothing is made to stay",
+    )
+
+    @property
+    def needs_presence(self) -> bool:
+        """With dropout that is balanced by class."""
+        return self.class_balanced_dropout
+
     reference_residual: bool = Field(
         False, description="add residuals twice, as the published code does by mistake"
     )

@@ -45,6 +45,8 @@ ADDED: dict[str, Any] = {
     "model_params.output_scale": 1.0,
     "model.cache": False,
     "model.prototypes": None,
+    "model.class_balanced_dropout": False,
+    "model_params.class_balanced_dropout": False,
     "model_params.cache": False,
     "model_params.prototypes": None,
 }

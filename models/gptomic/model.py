@@ -139,9 +139,9 @@ class Gptomic(MultiTaskModel):
             )
 
     @property
-    def modality_dropout(self) -> float:
-        """How often a branch of a training case is hidden."""
-        return self.hides
+    def hides_modalities(self) -> bool:
+        """Whether branches of training cases are hidden."""
+        return self.hides > 0
 
     @property
     def attached(self) -> bool:

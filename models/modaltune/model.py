@@ -21,6 +21,7 @@ from equipoise.models.entries import ModalTuneParams
 from equipoise.models.modaltune.frozen import FrozenStages
 from equipoise.models.modaltune.interaction import Interaction
 from equipoise.models.slide_encoders.protocol import SlideEncoder, SlideTokens
+from equipoise.models.tables.modality_dropout import ModalityDropout
 from equipoise.models.tables.rows import table_of
 
 #: The modality of tiles, and those of tables in the order of their tokens.
@@ -97,13 +98,20 @@ class ModalTune(MultiTaskModel):
         )
         self.output_norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, params.embedding)
-        self.modality_dropout = params.modality_dropout
+        self.dropout = ModalityDropout(
+            params.modality_dropout, list(self.tokens), shape, heads, by_class=params.class_balanced_dropout
+        )
         self.build_heads(params.embedding)
 
     @property
     def reads_states(self) -> bool:
         """Whether hidden states of the slide encoder may stand in for tiles."""
         return self.frozen is not None and self.frozen.kept is not None
+
+    @property
+    def hides_modalities(self) -> bool:
+        """Whether modalities of training cases are hidden."""
+        return self.dropout.hides
 
     def frozen_digest(self) -> str | None:
         """Of the slide encoder; None without slides."""
@@ -180,15 +188,12 @@ class ModalTune(MultiTaskModel):
         return torch.cat(parts, dim=1), torch.cat(lacking, dim=1)
 
     def _shown(self, batch: CaseBatch) -> dict[str, Tensor]:
-        """Presence of the modalities, with some hidden at random in training; one that is there always stays."""
+        """Presence of the modalities, with some hidden at random in training."""
         present_BM = torch.stack(
             [batch.mask.any(dim=1) if name == WSI else batch.present[name] for name in self.tokens], dim=1
         )
-        if self.training and self.modality_dropout:
-            draw_BM = torch.rand(present_BM.shape, device=present_BM.device).masked_fill(~present_BM, -1)
-            kept_BM = draw_BM >= self.modality_dropout
-            kept_BM |= draw_BM == draw_BM.max(dim=1, keepdim=True).values
-            present_BM = present_BM & kept_BM
+        if self.training:
+            present_BM = self.dropout(batch, present_BM)
         return {name: present_BM[:, m] for m, name in enumerate(self.tokens)}
 
     def task_modules(self, index: int) -> list[nn.Module | nn.Parameter]:

@@ -16,6 +16,7 @@ from equipoise.models.base import MultiTaskModel
 from equipoise.models.batch import CaseBatch, CaseShape, TaskHead
 from equipoise.models.entries import ConcatParams
 from equipoise.models.mil.abmil import GatedAttention
+from equipoise.models.tables.modality_dropout import ModalityDropout
 from equipoise.models.tables.rows import table_of
 from equipoise.models.tables.snn import SelfNormalising
 
@@ -96,7 +97,13 @@ class Concat(MultiTaskModel):
             encoders[name] = TableEncoder(name, width, params.dim, params.layers, params.dropout)
         if not encoders:
             raise ValueError("the data have neither tiles nor tables")
-        self.modality_dropout = params.modality_dropout
+        self.dropout = ModalityDropout(
+            params.modality_dropout,
+            list(encoders),
+            shape,
+            heads,
+            by_class=params.class_balanced_dropout,
+        )
         self.encoders = nn.ModuleDict(encoders)
         self.tokens = nn.ParameterDict({name: 0.02 * torch.randn(params.dim) for name in encoders})
         self.fusion = Concatenation(len(encoders), params.dim, params.dropout)
@@ -123,11 +130,11 @@ class Concat(MultiTaskModel):
         return torch.stack(flags, dim=1)
 
     def _shown(self, batch: CaseBatch) -> Tensor:
-        """Presence, with modalities hidden at random in training; one that is there always stays."""
+        """Presence, with modalities hidden at random in training."""
         present_BM = self.presence(batch)
-        if not self.training or self.modality_dropout == 0:
-            return present_BM
-        draw_BM = torch.rand(present_BM.shape, device=present_BM.device).masked_fill(~present_BM, -1)
-        kept_BM = draw_BM >= self.modality_dropout
-        kept_BM |= draw_BM == draw_BM.max(dim=1, keepdim=True).values
-        return present_BM & kept_BM
+        return self.dropout(batch, present_BM) if self.training else present_BM
+
+    @property
+    def hides_modalities(self) -> bool:
+        """Whether modalities of training cases are hidden."""
+        return self.dropout.hides

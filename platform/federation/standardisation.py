@@ -34,7 +34,7 @@ from equipoise.datasets.tables.tasks import Task
 from equipoise.models.text.params import TextParams
 from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.federation.messages import pack, unpack
-from equipoise.platform.federation.privacy.compatibility import statistics_refusals
+from equipoise.platform.federation.privacy.compatibility import PRESENCE_REFUSAL, statistics_refusals
 from equipoise.platform.federation.privacy.noised_statistics import noised_rows
 from equipoise.platform.federation.privacy.params import NoisedStatistics
 from equipoise.platform.training.batches import CaseList
@@ -60,6 +60,7 @@ def federated_targets(
     scaling: Literal["minmax", "standard"] = "minmax",
     tables: TableParams | None = None,
     text: TextParams | None = None,
+    presence: bool = False,
     min_n: int = 5,
     noised: NoisedStatistics | None = None,
     seed: int = 0,
@@ -68,7 +69,7 @@ def federated_targets(
 
     Parameters
     ----------
-    tasks, class_weights, scaling, tables, text
+    tasks, class_weights, scaling, tables, text, presence
         As there; ``minmax`` scales mean ± two standard deviations to [0, 1].
     clients
         Name → training patients.
@@ -93,6 +94,8 @@ def federated_targets(
     if noised is not None:
         if refusals := statistics_refusals(noised, tasks, tables or TableParams()):
             raise StudyError("; ".join(refusals), where="federation.privacy.statistics")
+        if presence:
+            raise StudyError(PRESENCE_REFUSAL, where="federation.privacy.statistics")
         rows = {c: noised_rows(own, tasks, noised, seed=seed, client=c) for c, own in rows.items()}
     return targets_from_statistics(
         tasks,
@@ -101,6 +104,7 @@ def federated_targets(
         scaling=scaling,
         tables=tables,
         text=text,
+        presence=presence,
     )
 
 

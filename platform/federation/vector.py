@@ -71,9 +71,13 @@ class Schema:
     ----------
     segments
         In the order of the model's state dictionary.
+    frozen_parts
+        Digests of weights that the model uses and nobody trains or sends: an update of a client with others is not
+        accepted.
     """
 
     segments: tuple[Segment, ...]
+    frozen_parts: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: nn.Module, tasks: Sequence[str]) -> Schema:
@@ -84,6 +88,8 @@ class Schema:
         FederationError
             If the state holds anything but float32 numbers and counters.
         """
+        from equipoise.models.base import frozen_digests
+
         groups, norms = _groups(model, tasks), _norm_names(model)
         trained = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
         known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -95,7 +101,7 @@ class Schema:
             group, stop = groups.get(id(value), SHARED), at + value.numel()
             segments.append(Segment(name, tuple(value.shape), group, kind, at, stop, name in trained))
             at = stop
-        return cls(tuple(segments))
+        return cls(tuple(segments), tuple(frozen_digests(model)))
 
     @cached_property
     def size(self) -> int:
@@ -104,8 +110,9 @@ class Schema:
 
     @cached_property
     def hash(self) -> str:
-        """Changes with any name, shape, group or kind."""
-        rows = [[s.name, list(s.shape), s.group, s.kind, s.trained] for s in self.segments]
+        """Changes with any name, shape, group or kind, and with weights that are frozen outside the vector."""
+        rows: list[Any] = [[s.name, list(s.shape), s.group, s.kind, s.trained] for s in self.segments]
+        rows += self.frozen_parts
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     @cached_property

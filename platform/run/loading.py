@@ -53,7 +53,11 @@ def federation_problems(study: Study) -> list[str]:
     """Why clients of the federation cannot work as the study says; empty without the section."""
     if study.federation is None:
         return []
-    from equipoise.platform.federation.privacy.compatibility import balancing_refusals, statistics_refusals
+    from equipoise.platform.federation.privacy.compatibility import (
+        PRESENCE_REFUSAL,
+        balancing_refusals,
+        statistics_refusals,
+    )
     from equipoise.platform.federation.privacy.params import NoisedStatistics
 
     privacy = study.federation.privacy
@@ -61,6 +65,7 @@ def federation_problems(study: Study) -> list[str]:
     if isinstance(privacy.statistics, NoisedStatistics):
         tables = resolve_tables(study.tables, study.cohorts, study.base)
         reasons += statistics_refusals(privacy.statistics, study.tasks, tables)
+        reasons += [PRESENCE_REFUSAL] if study.model.needs_presence else []
     if study.training.risk_sets == "memory":
         reasons.append(
             "sites keep no scores between rounds, and training.risk_sets: memory compares with them: write batch, and "

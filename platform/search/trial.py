@@ -281,6 +281,7 @@ def fitting_inputs(fold: Fold, study: Study, inputs: TrialInputs) -> FittingInpu
         scaling=recipe.training.target_scaling,
         tables=recipe.tables,
         text=recipe.training.text,
+        presence=recipe.needs_presence,
     )
     seed = fold_seed(recipe.seed, fold)
     model = initial_model(recipe, targets, seed=seed)

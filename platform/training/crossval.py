@@ -160,6 +160,7 @@ def train_fold(
         scaling=recipe.training.target_scaling,
         tables=recipe.tables,
         text=recipe.training.text,
+        presence=recipe.needs_presence,
     )
     seed = fold_seed(recipe.seed, fold)
     names = [head.name for head in targets.heads]

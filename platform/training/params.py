@@ -388,6 +388,11 @@ class Recipe(StrictParams):
     seed: int = Field(default=0, ge=0)
     """Seed of initial weights, order of patients, dropout and drawn tiles, together with repeat and fold."""
 
+    @property
+    def needs_presence(self) -> bool:
+        """Whether the model is told what share of the patients of each class has a modality."""
+        return bool(getattr(entry_params("models", self.model, self.model_params), "needs_presence", False))
+
     @model_validator(mode="after")
     def _known_model(self) -> Self:
         entry_params("models", self.model, self.model_params)

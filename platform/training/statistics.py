@@ -78,6 +78,9 @@ class TrainingRows:
         Sites and cohorts of the patients.
     widths
         Features per tile that their bags have.
+    presence
+        Modality → ``[K]`` patients of each class of the main task that have it; ``""`` → all of them. Empty if the main
+        task has no classes and no events.
     """
 
     labels: dict[str, list[Any]]
@@ -85,12 +88,15 @@ class TrainingRows:
     sites: set[str] = field(default_factory=set)
     widths: set[int] = field(default_factory=set)
     cohorts: set[str] = field(default_factory=set)
+    presence: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, cases: Iterable[Case], tasks: Sequence[Task]) -> TrainingRows:
         """Read every case once, one at a time."""
         result = cls({task.name: [] for task in tasks})
+        main = next((task for task in tasks if task.main), tasks[0])
         for case in cases:
+            result._count(case, main)
             result.sites.add(case.site)
             result.cohorts.add(case.cohort)
             if len(case.bag):
@@ -104,6 +110,15 @@ class TrainingRows:
                 if not is_missing(case.targets.get(task.name)):
                     result.labels[task.name].append(case.targets[task.name])
         return result
+
+    def _count(self, case: Case, main: Task) -> None:
+        label = case.targets.get(main.name)
+        if main.type == "regression" or is_missing(label):
+            return
+        at = int(np.asarray(label, float).reshape(-1)[-1] > 0 if main.type != "multiclass" else label)  # type: ignore[arg-type]
+        classes = len(main.class_names) if main.type == "multiclass" else 2
+        for name in ["", *(["wsi"] if len(case.bag) else []), *case.omics]:
+            self.presence.setdefault(name, np.zeros(classes))[at] += 1
 
 
 @dataclass(frozen=True)
@@ -241,6 +256,13 @@ def label_sums(statistics: Statistics, tasks: Sequence[Task]) -> dict[str, Label
             counts = second[f"{task.name}/classes"]
             result[task.name] = LabelSums(n, classes=tuple(int(count) for count in counts))
     return result
+
+
+def presence_of(statistics: Statistics) -> dict[str, tuple[float, ...]]:
+    """Modality → share of the patients of each class of the main task that have it, 0 for a class without patients."""
+    sums = statistics.total(lambda rows: dict(rows.presence))
+    counts = sums.pop("", np.zeros(0))
+    return {name: tuple((part / np.maximum(counts, 1)).tolist()) for name, part in sums.items()}
 
 
 def _sums_of_labels(rows: TrainingRows, tasks: Sequence[Task], centres: Mapping[str, float]) -> Sums:

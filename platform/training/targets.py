@@ -39,6 +39,7 @@ from equipoise.platform.training.statistics import (
     TrainingRows,
     is_missing,
     label_sums,
+    presence_of,
 )
 from equipoise.platform.training.text import class_target, load_text_encoder, survival_target
 
@@ -177,6 +178,11 @@ class Targets:
                 if self.shape.sets
                 else {}
             ),
+            **(
+                {"presence": {name: list(part) for name, part in self.shape.presence.items()}}
+                if self.shape.presence
+                else {}
+            ),
             "sites": list(self.sites),
             "cohorts": list(self.cohorts),
             "tables": {name: transform_to_json(table) for name, table in self.tables.items()},
@@ -224,7 +230,8 @@ class Targets:
             )
         tables = {name: transform_from_json(table) for name, table in data["tables"].items()}
         sets = {name: tuple(tuple(s) for s in rows) for name, rows in data.get("sets", {}).items()}
-        shape = CaseShape(data["features"], data["omics"], sets)
+        presence = {name: tuple(part) for name, part in data.get("presence", {}).items()}
+        shape = CaseShape(data["features"], data["omics"], sets, presence)
         return cls(tuple(tasks), shape, tuple(data["sites"]), tables, tuple(data.get("cohorts", ())))
 
 
@@ -236,11 +243,18 @@ def fit_targets(
     scaling: Literal["minmax", "standard"] = "minmax",
     tables: TableParams | None = None,
     text: TextParams | None = None,
+    presence: bool = False,
 ) -> Targets:
     """:func:`targets_from_statistics` of training patients that are at hand: read once, one at a time."""
     statistics = LocalStatistics(TrainingRows.of(train, tasks))
     return targets_from_statistics(
-        tasks, statistics, class_weights=class_weights, scaling=scaling, tables=tables, text=text
+        tasks,
+        statistics,
+        class_weights=class_weights,
+        scaling=scaling,
+        tables=tables,
+        text=text,
+        presence=presence,
     )
 
 
@@ -252,6 +266,7 @@ def targets_from_statistics(
     scaling: Literal["minmax", "standard"] = "minmax",
     tables: TableParams | None = None,
     text: TextParams | None = None,
+    presence: bool = False,
 ) -> Targets:
     """Fit class weights, scalers, transforms of tables, widths, sites and cohorts from sums over training patients.
 
@@ -267,6 +282,8 @@ def targets_from_statistics(
         Section ``tables`` of the study.
     text
         Section ``training.text``: which tasks have a head on text; None for none.
+    presence
+        Whether the model asks what share of the patients of each class has a modality.
 
     Raises
     ------
@@ -293,12 +310,13 @@ def targets_from_statistics(
             "the training part has no tile and no table to learn from",
             fix="manifest/exclusions.csv says who is left out and why",
         )
+    leading = next((task for task in tasks if task.main), tasks[0])
     shape = CaseShape(
         widths[0] if widths else 0,
         {name: len(t.names) for name, t in transforms.items()},
         columns_of_sets(transforms, tables or TableParams()),
+        _presence(statistics, leading, {*transforms, *(["wsi"] if widths else [])}) if presence else {},
     )
-    leading = next((task for task in tasks if task.main), tasks[0])
     sums = label_sums(statistics, tasks)
     fitted = []
     for task in tasks:
@@ -315,6 +333,33 @@ def targets_from_statistics(
         fitted.append(target)
     sites, cohorts = (tuple(sorted(names)) for names in (statistics.sites, statistics.cohorts))
     return Targets(tuple(fitted), shape, sites, transforms, cohorts)
+
+
+def _presence(statistics: Statistics, main: Task, modalities: set[str]) -> dict[str, tuple[float, ...]]:
+    """Modality → share of the patients of each class that have it, of modalities that the model reads."""
+    shares = presence_of(statistics)
+    if not shares:
+        raise DataError(
+            "modality dropout is balanced over the classes of the main task, which has none",
+            where=f"task {main.name}",
+            fix="make a task with classes or events the main one, or write model: {class_balanced_dropout: false}",
+        )
+    names = main.class_names if main.type == "multiclass" else None
+    nobody = (0.0,) * (len(names) if names else 2)
+    shares = {name: shares.get(name, nobody) for name in sorted(modalities)}
+    for name, of_classes in shares.items():
+        never = [at for at, share in enumerate(of_classes) if not share]
+        if never and any(of_classes):
+            kinds = names or (
+                ("no event", "an event") if main.type == "survival" else ("negative", "positive")
+            )
+            warnings.warn(
+                f"task {main.name}: no training patient of {', '.join(kinds[at] for at in never)} has {name}, which "
+                "no dropout can hide",
+                DataWarning,
+                stacklevel=3,
+            )
+    return shares
 
 
 def _fit(

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from equipoise.datasets.omics.fitting import columns_of
+from equipoise.models.base import frozen_digests
 from equipoise.models.losses import LossSums, TaskLosses
 from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.federation.clients.local_training import LocalJob, LocalOutcome
@@ -144,8 +145,8 @@ class StudyTrainer:
         """Counts of the client's patients."""
         cases = self.declared[client].train
         batch = batch_size(self.local, self.training, self.targets, len(cases))
-        dropout = float(getattr(self.model, "modality_dropout", 0.0))
-        return declare(client, cases, self.targets, groups, batch=batch, hides_modalities=dropout > 0)
+        hides = bool(getattr(self.model, "hides_modalities", False))
+        return declare(client, cases, self.targets, groups, batch=batch, hides_modalities=hides)
 
     def train(self, job: LocalJob) -> LocalOutcome:
         """Train on the client's patients."""
@@ -161,6 +162,7 @@ class StudyTrainer:
             passes, losses = self.steps(
                 StudyJob(job, parts, data, self.seen, self.params, size, total, self._strata(job.client))
             )
+        frozen_digests(self.model)  # an error if training has changed what is frozen
         # Losses of tasks that branches of the model add stay at the client.
         rows = zip(self.tasks, losses.means().tolist(), losses.counts.tolist(), strict=False)
         return LocalOutcome(passes, {task: (mean, count) for task, mean, count in rows}, _state_of(balancer))

@@ -74,6 +74,13 @@ def balancing_refusals(privacy: PrivacyParams, weighting: str, aggregation: str)
     return record_level_refusals((), (), weighting=weighting, aggregation=aggregation)
 
 
+#: Why dropout that is balanced by class cannot be fitted from noisy sums.
+PRESENCE_REFUSAL = (
+    "sums with noise do not say how many patients of a class have a modality: write model: "
+    "{class_balanced_dropout: false}"
+)
+
+
 def statistics_refusals(
     statistics: NoisedStatistics, tasks: Sequence[Task], tables: TableParams
 ) -> list[str]:

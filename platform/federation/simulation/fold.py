@@ -271,6 +271,7 @@ def clients_and_targets(
         scaling=recipe.training.target_scaling,
         tables=recipe.tables,
         text=recipe.training.text,
+        presence=recipe.needs_presence,
         min_n=params.min_n,
         noised=statistics if isinstance(statistics, NoisedStatistics) else None,
         seed=seed,

@@ -19,6 +19,7 @@ from equipoise.models.slide_encoders.entries import RandomTransformerParams
 from equipoise.models.slide_encoders.random_transformer import RandomTransformer
 from equipoise.models.slide_encoders.state_encoding import encode_states
 from equipoise.platform.errors import DataError, StudyError
+from equipoise.platform.federation.standardisation import federated_targets
 from equipoise.platform.training import checkpoint as checkpoints
 from equipoise.platform.training.batches import CaseList, collate, draw_tiles
 from equipoise.platform.training.build import build_model
@@ -191,6 +192,44 @@ def test_pathways_of_a_study_survive_the_folder(fold, tasks, cases, tmp_path) ->
     assert fit_targets(tasks, train).shape.sets == {}
     with pytest.raises(StudyError, match="need gene sets of the rna table"):
         build_model("modaltune", made.model_params, fit_targets(tasks, train).shape, HEADS, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["modaltune", "concat"])
+def test_dropout_balanced_by_class_is_fitted_and_survives_the_folder(
+    fold, tasks, cases, tmp_path, kind
+) -> None:
+    """Shares are those of the training patients; a model that does not ask for them stores none."""
+    own = SMALL if kind == "modaltune" else {"dim": 4, "hidden": 4}
+    made = recipe().model_copy(update={"model": kind, "model_params": own | {"class_balanced_dropout": True}})
+    assert made.needs_presence
+    loaded = load_fold(trained(fold, tasks, cases, tmp_path, made))
+    wanted = {}
+    for name, has in (("wsi", lambda c: len(c.bag) > 0), ("rna", lambda c: "rna" in c.omics)):
+        groups = [[cases[p] for p in fold.train if cases[p].targets["MSI"] == k] for k in (0, 1)]
+        wanted[name] = tuple(sum(map(has, group)) / len(group) for group in groups)
+    for name, shares in wanted.items():
+        assert loaded.targets.shape.presence[name] == pytest.approx(shares)
+    sites = {"A": CaseList(cases, fold.train[:5]), "B": CaseList(cases, fold.train[5:])}
+    apart = federated_targets(tasks, sites, presence=True, min_n=1)
+    assert apart.shape.presence == loaded.targets.shape.presence
+    assert fit_targets(tasks, CaseList(cases, fold.train)).shape.presence == {}
+    with pytest.raises(DataError, match="the main task, which has none"):
+        fit_targets(tasks[2:3], CaseList(cases, fold.train), presence=True)
+
+
+def test_tokens_of_what_is_hidden_are_learned(fold, tasks, cases) -> None:
+    """Where everybody has everything, the learned tokens of missing modalities get gradients from dropout alone."""
+    everything = {p: c for p, c in cases.items() if len(c.bag) and "rna" in c.omics}
+    targets = fit_targets(tasks, CaseList(everything, tuple(everything)), presence=True)
+    shape = replace(targets.shape, presence={"wsi": (1.0, 0.5), "rna": (0.4, 1.0)})
+    batch = collate(list(everything.values()), targets)
+    for changes, learned in (({"class_balanced_dropout": True}, True), ({}, False)):
+        model = build_model("modaltune", SMALL | changes, shape, targets.heads, seed=0)
+        assert model.hides_modalities is learned
+        torch.manual_seed(1)
+        sum(out.square().sum() for out in model.train()(batch).values()).backward()
+        for name in ("wsi", "rna"):
+            assert bool(model.tokens[name].grad.abs().sum() > 0) is learned, name
 
 
 def test_balancing_where_tasks_part(fold, tasks, cases, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from equipoise.platform.errors import ResourceError, StudyError
-from equipoise.platform.training.batches import CaseList
+from equipoise.platform.training.batches import CaseList, collate
 from equipoise.platform.training.build import build_model
 from equipoise.platform.training.loop import fit
 from equipoise.platform.training.on_ray import fit_on_workers, run_folds_in_parallel
@@ -100,6 +101,36 @@ def test_branches_are_slowed_alike_by_all_workers(
     for name, value in models[1].state_dict().items():
         if name != COX_BIAS:
             torch.testing.assert_close(models[0].state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_an_adapter_around_a_frozen_encoder(ray_session: None, tasks, make_cases, tmp_path: Path) -> None:
+    """Two workers equal one with ModalTune."""
+    cases = {p: dataclasses.replace(case, mpp=(0.5,), extent=112.0) for p, case in make_cases(16).items()}
+    patients = tuple(cases)
+    train, val = CaseList(cases, patients[:12]), CaseList(cases, patients[12:])
+    targets = fit_targets(tasks, train)
+    small = {
+        "slide_encoder_params": {"width": 16, "depth": 3, "heads": 2},
+        "bottleneck": 8,
+        "attention_heads": 2,
+        "embedding": 8,
+        "rna_params": {"hidden": 4, "tokens": 2, "dropout": 0.0},
+    }
+    recipe = Recipe(model="modaltune", model_params=small, training=TRAINING)
+    models = [build_model("modaltune", small, targets.shape, targets.heads, seed=5) for _ in range(2)]
+    checkpoint = tmp_path / "checkpoint.pt"
+    result = fit_on_workers(models[0], targets, train, val, recipe, seed=5, checkpoint=checkpoint)
+    expected = fit(models[1], targets, train, val, TRAINING, seed=5)
+    for a, b in zip(result.history, expected.history, strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-4, nan_ok=True)
+    batch = collate(list(val), targets)
+    found, wanted = (model.eval()(batch) for model in models)
+    for task in wanted:
+        apart = (found[task] - wanted[task]).detach()
+        apart = apart - apart.mean(0) if task == "OS" else apart  # a log risk has no constant
+        assert apart.abs().max() < 1e-3, task
 
 
 def test_more_workers_than_patients_in_a_batch_are_refused(

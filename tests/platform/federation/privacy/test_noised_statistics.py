@@ -157,6 +157,8 @@ def test_ranges_are_needed_and_transforms_of_single_rows_refused() -> None:
         federated_targets(
             TASKS, clients, tables=TABLES, noised=NoisedStatistics(noise=1.0, bounds=BOUNDS | {"rna": (0, 9)})
         )
+    with pytest.raises(StudyError, match="class_balanced_dropout: false"):
+        federated_targets(TASKS, clients, tables=TABLES, noised=noised(1.0), presence=True)
 
 
 def test_means_and_spreads_of_two_valued_rows() -> None:
