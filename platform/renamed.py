@@ -26,6 +26,7 @@ ADDED: dict[str, Any] = {
     "balancing.every": 1,
     "federation.candidates": [],
     "federation.keep": "last",
+    "features.stain": "brightfield",
     "weighting_params.reach": 0,
     "rna.standardise": "training",
     "rna.pseudocount": 1.0,

@@ -24,6 +24,7 @@ STATUS_STAGE = {
     "no_mpp": "mpp ok",
     "mpp_out_of_range": "mpp ok",
     "upsampling": "mpp ok",
+    "wrong_stain": "tissue",
     "no_tissue": "tissue",
     "too_few_tiles": "tissue",
 }

@@ -13,9 +13,13 @@ from typing import NamedTuple
 
 from equipoise.datasets.remote.addresses import is_remote
 from equipoise.datasets.remote.slide_files import RemoteFile, acquire_slide, call_file_system, remote_files
+from equipoise.datasets.slides.dicom import is_slide_part
 from equipoise.datasets.slides.problems import SlideProblem
 
 _PART = 64 * 1024
+
+#: Bytes that tell a DICOM file.
+_HEAD = 512
 
 
 class _Member(NamedTuple):
@@ -39,11 +43,24 @@ def fingerprint(path: str | Path) -> str:
         ``missing`` or ``unreadable``.
     """
     digest = hashlib.sha256()
-    for member in _members(path):
+    members = _members(path)
+    heads = [member.read(0, _PART) for member in members]
+    for at in _of_slide([member.name for member in members], heads):
+        member, head = members[at], heads[at]
         digest.update(f"{member.name}\0{member.size}\0".encode())
-        digest.update(member.read(0, _PART))
+        digest.update(head)
         digest.update(member.read(max(0, member.size - _PART), _PART))
     return digest.hexdigest()[:32]
+
+
+def _of_slide(names: list[str], heads: list[bytes]) -> list[int]:
+    """Which files belong to a slide: of a DICOM folder its images, as notes and annotations come and go; else all.
+
+    ``names`` are those within the slide, ``heads`` how the files begin.
+    """
+    everything = list(range(len(names)))
+    images = [at for at in everything if is_slide_part(heads[at])] if all(names) else []
+    return images or everything
 
 
 def sha256(path: str | Path) -> str:
@@ -67,7 +84,10 @@ def sha256(path: str | Path) -> str:
 
 def _sha256(path: Path) -> str:
     digests = []
-    for name, file in _local_files(path):
+    files = _local_files(path)
+    heads = [_local(name, file).read(0, _HEAD) for name, file in files]
+    for at in _of_slide([name for name, _ in files], heads):
+        name, file = files[at]
         try:
             with file.open("rb") as stream:
                 digests.append((name, hashlib.file_digest(stream, "sha256").hexdigest()))

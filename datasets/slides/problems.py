@@ -13,6 +13,7 @@ STATUSES = {
     "no_mpp": "the slide does not say how large its pixels are and no table or study does",
     "mpp_out_of_range": "the stated pixel size lies outside 0.1-5 um/px and cannot be true",
     "upsampling": "the slide is coarser than the resolution asked for",
+    "wrong_stain": "fluorescence, grey levels or another stain than the study accepts",
     "no_tissue": "nothing but glass",
     "too_few_tiles": "tissue, but fewer tiles than the study asks for",
     "error": "an unexpected error, kept word for word",
@@ -28,6 +29,7 @@ FAILURES = frozenset(
         "no_mpp",
         "mpp_out_of_range",
         "upsampling",
+        "wrong_stain",
         "error",
         "quarantined",
     }

@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 
 from equipoise.datasets.remote.addresses import is_remote
 from equipoise.datasets.remote.slide_files import acquire_slide
+from equipoise.datasets.slides.dicom import PIXEL_FIX, dicom_slide, is_dicom_file, require_dicom_level
 from equipoise.datasets.slides.jpeg_tiff import JpegLevel, JpegTiff, self_check
 from equipoise.datasets.slides.mpp import Sampling, choose_sampling, slide_mpp
 from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.resample import area_resample, source_size
+from equipoise.datasets.slides.tiff_directory import sample_problem
 
 #: Ways to bring pixels to a resolution. ``dct`` is ``area`` wherever a slide has no JPEG tiles to decode smaller.
 RESAMPLINGS = ("area", "dct")
@@ -73,6 +75,8 @@ class SlideReader:
         um per level-0 pixel and where the number comes from.
     vendor
         OpenSlide's name of the format.
+    remarks
+        What the reader found out and went around, a sentence each.
     """
 
     def __init__(
@@ -89,8 +93,10 @@ class SlideReader:
         #: Per level that was asked for: empty if its tiles are decoded here, else why they are not.
         self._refused: dict[int, str] = {}
         try:
-            self._file = slide_file(Path(path) if self._copy is None else self._copy.path)
+            self._file, self.remarks = slide_file(Path(path) if self._copy is None else self._copy.path)
             handle, _ = self._handle()
+            if why := sample_problem(self._file):
+                raise SlideProblem("unreadable", why, where=str(path), fix=PIXEL_FIX)
             properties = dict(handle.properties)
             self.dimensions: tuple[int, int] = handle.dimensions
             self.level_dimensions: tuple[tuple[int, int], ...] = tuple(handle.level_dimensions)
@@ -166,6 +172,12 @@ class SlideReader:
             For an unknown ``resample``.
         """
         level, scale = self._source((w0, h0), out_px, resample)
+        return self._read_from(level, x0, y0, out_px, scale, resample)
+
+    def _read_from(
+        self, level: int, x0: int, y0: int, out_px: tuple[int, int], scale: tuple[float, float], resample: str
+    ) -> NDArray[np.uint8]:
+        """As :meth:`read`, from a given level and its pixels per output pixel."""
         fast = self._read_fast(np.array([x0]), np.array([y0]), level, out_px, scale, resample)
         if fast is None:
             pixels = self._read_level(x0, y0, level, source_size(out_px, scale))
@@ -235,15 +247,35 @@ class SlideReader:
         width = max(1, math.floor(width0 * self.mpp / target + 1e-6))
         height = max(1, math.floor(height0 * self.mpp / target + 1e-6))
         dx, dy = width0 / width, height0 / height
-        finest = max(d for d in self.level_downsamples if d <= min(dx, dy) * (1 + 1e-6))
-        step = max(1, int(_THUMBNAIL_SOURCE * finest / max(dx, dy)))
+        levels = sorted(
+            (level for level, d in enumerate(self.level_downsamples) if d <= min(dx, dy) * (1 + 1e-6)),
+            key=lambda level: -self.level_downsamples[level],
+        )
+        for at, level in enumerate(levels):
+            try:
+                return self._thumbnail(level, (width, height), (dx, dy)), dx * self.mpp
+            except SlideProblem as problem:
+                if problem.status != "unreadable" or at + 1 == len(levels):
+                    raise
+                other = f"the overview was made from level {levels[at + 1]}"
+                remark = f"level {level} cannot be read ({problem.what}), {other}"
+                if remark not in self.remarks:
+                    self.remarks.append(remark)
+        raise AssertionError("level 0 is never coarser than the thumbnail")
+
+    def _thumbnail(self, level: int, size: tuple[int, int], scale: tuple[float, float]) -> NDArray[np.uint8]:
+        """The whole slide at ``size`` (width, height) from one level; ``scale`` is level-0 pixels per pixel."""
+        (width, height), (dx, dy) = size, scale
+        step = max(1, int(_THUMBNAIL_SOURCE * self.level_downsamples[level] / max(dx, dy)))
         out = np.empty((height, width, 3), np.uint8)
         for top in range(0, height, step):
             for left in range(0, width, step):
                 h, w = min(step, height - top), min(step, width - left)
-                piece = self.read(math.floor(left * dx), math.floor(top * dy), w * dx, h * dy, (w, h))
-                out[top : top + h, left : left + w] = piece
-        return out, dx * self.mpp
+                x, y = math.floor(left * dx), math.floor(top * dy)
+                out[top : top + h, left : left + w] = self._read_from(
+                    level, x, y, (w, h), self._scale((w * dx, h * dy), (w, h), level), "area"
+                )
+        return out
 
     def __repr__(self) -> str:
         width, height = self.dimensions
@@ -287,7 +319,12 @@ class SlideReader:
                 where=str(self.path),
             )
         level = self.level_downsamples.index(max(fits))
-        return level, (downsample[0] / max(fits), downsample[1] / max(fits))
+        return level, self._scale(size, out_px, level)
+
+    def _scale(self, size: tuple[float, float], out_px: tuple[int, int], level: int) -> tuple[float, float]:
+        """Pixels of a level per output pixel, where ``size`` level-0 pixels become ``out_px``."""
+        downsample = self.level_downsamples[level]
+        return size[0] / out_px[0] / downsample, size[1] / out_px[1] / downsample
 
     def _read_fast(
         self,
@@ -373,14 +410,19 @@ def on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return ((rgba[..., :3].astype(np.uint16) * a + 255 * (255 - a) + 127) // 255).astype(np.uint8)
 
 
-def slide_file(path: Path) -> Path:
-    """The file that OpenSlide opens; the first ``.dcm`` of a DICOM folder."""
-    if not path.is_dir():
-        return path
-    files = sorted(path.glob("*.dcm"))
-    if not files:
-        raise SlideProblem("not_a_slide", "the folder holds no .dcm file", where=str(path))
-    return files[0]
+def slide_file(path: Path) -> tuple[Path, list[str]]:
+    """The file that OpenSlide opens, and remarks; of a DICOM folder, the largest level of the slide in it.
+
+    Raises
+    ------
+    SlideProblem
+        For a folder without a slide or with several, and a DICOM file that is no level of one.
+    """
+    if path.is_dir():
+        return dicom_slide(path)
+    if is_dicom_file(path):
+        require_dicom_level(path)
+    return path, []
 
 
 def open_handle(file: Path) -> openslide.OpenSlide:

@@ -19,6 +19,7 @@ import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -184,6 +185,30 @@ def read_directories(fd: int) -> list[Directory]:
         directory, at = _read_one(fd, order, size, at, big)
         directories.append(directory)
     return directories
+
+
+def sample_problem(file: Path) -> str:
+    """Why the pixels of a TIFF are not read as they are; empty where they are, and for files of other kinds.
+
+    OpenSlide shows 16 bits by their upper 8, so that 12-bit data are nearly black, and of five channels the first as
+    grey.
+    """
+    try:
+        fd = os.open(file, os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        tiled = [directory for directory in read_directories(fd) if 322 in directory and 324 in directory]
+        bits = max((int(value) for value in tiled[0].values(258)), default=8) if tiled else 8
+        samples = tiled[0].number(277, 1) if tiled else 3
+    except (ValueError, OSError):
+        return ""
+    finally:
+        os.close(fd)
+    if bits <= 8 and samples <= 4:
+        return ""
+    channels = "grey levels" if samples == 1 else f"{samples} samples"
+    return f"its pixels have {channels} of {bits} bits; slides in colour are read: 3 samples of 8 bits"
 
 
 def _read_one(fd: int, order: ByteOrder, size: int, at: int, big: bool) -> tuple[Directory, int]:

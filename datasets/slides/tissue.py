@@ -8,6 +8,9 @@ A saturation threshold takes pen ink and tissue out of focus for tissue worth en
 tissue. Ink is what no mixture of haematoxylin and eosin can absorb; focus is judged within a slide only, because
 between scanners and formats the same sharpness gives very different numbers (a fixed limit called every tile of one
 format out of focus: mahmoodlab/TRIDENT, pull request 219).
+
+On a dark background and in grey levels (:mod:`equipoise.datasets.slides.stain`) brightness takes the place of
+saturation, which is noise there.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.datasets.slides.reader import SlideReader
+from equipoise.datasets.slides.stain import appearance
 
 _DENSITY = -np.log10((np.arange(256) + 1) / 256).astype(np.float32)
 
@@ -124,8 +128,13 @@ def find_tissue(reader: SlideReader, params: TissueParams) -> Tissue:
         ``unreadable`` if the thumbnail cannot be read.
     """
     thumbnail, mpp = reader.thumbnail(params.mpp)
-    ink = find_ink(thumbnail, mpp, params)
-    mask, threshold = tissue_mask(thumbnail, mpp, params, ink)
+    seen = appearance(thumbnail)
+    if seen.dark_background or seen.grey:  # whether it is accepted is decided elsewhere
+        ink = None
+        mask, threshold = _mask_of(_brightness(thumbnail, seen.dark_background, params), mpp, params)
+    else:
+        ink = find_ink(thumbnail, mpp, params)
+        mask, threshold = tissue_mask(thumbnail, mpp, params, ink)
     blur = find_blur(thumbnail, mask, mpp, params)
     return Tissue(mask & ~blur, reader.dimensions, threshold, thumbnail, mpp, ink, blur)
 
@@ -147,11 +156,28 @@ def tissue_mask(
     mask, threshold
         bool ``[h, w]`` and the saturation threshold that was used.
     """
-    saturation = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[..., 1]
+    saturation = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[..., 1], np.uint8)
     saturation[image.max(axis=2) < params.black] = 0
     if ink is not None:
         saturation[ink] = 0
-    smooth = cv2.medianBlur(saturation, _odd(params.median_um / mpp))
+    filled, threshold = _mask_of(saturation, mpp, params)
+    return (filled if ink is None else filled & ~ink), threshold
+
+
+def _brightness(image: NDArray[np.uint8], dark_background: bool, params: TissueParams) -> NDArray[np.uint8]:
+    """What stands for saturation where colour says nothing: the light of fluorescence, the shade of grey levels."""
+    brightest: NDArray[np.uint8] = image.max(axis=2)
+    if dark_background:
+        return np.where(brightest < params.black, 0, brightest).astype(np.uint8)
+    glass = int(np.percentile(brightest, 95))
+    return np.where(brightest < params.black, 0, np.clip(glass - brightest.astype(int), 0, 255)).astype(
+        np.uint8
+    )
+
+
+def _mask_of(signal: NDArray[np.uint8], mpp: float, params: TissueParams) -> tuple[NDArray[np.bool_], int]:
+    """Pieces of a picture ``[h, w]`` above its bounded Otsu threshold, and the threshold."""
+    smooth = cv2.medianBlur(signal, _odd(params.median_um / mpp))
     otsu, _ = cv2.threshold(smooth, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     threshold = int(np.clip(round(otsu), params.threshold_min, params.threshold_max))
     mask = (smooth > threshold).astype(np.uint8)
@@ -160,8 +186,7 @@ def tissue_mask(
     closed = np.asarray(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, disk), np.uint8)
     smallest = params.min_area_um2 / mpp**2
     pieces = _large(closed, smallest)
-    filled = ~_large((~pieces).astype(np.uint8), smallest)  # small holes in it are filled
-    return (filled if ink is None else filled & ~ink), threshold
+    return ~_large((~pieces).astype(np.uint8), smallest), threshold  # small holes in it are filled
 
 
 def find_ink(image: NDArray[np.uint8], mpp: float, params: ArtefactParams) -> NDArray[np.bool_]:

@@ -204,7 +204,14 @@ def _slide_result(results: list[Row], counts: list[Row], tiles: int, max_bad: fl
         return results[0] | {"n": 0, "status": problem.status, "error": problem.line}
     if failed:
         return failed[0]
-    return results[0] | combine_chunks(counts, tiles)
+    return with_counts(results[0], counts, tiles)
+
+
+def with_counts(result: Row, counts: list[Row], tiles: int) -> Row:
+    """A result with what encoding adds; remarks of the plan come before those on tiles that were left out."""
+    added = combine_chunks(counts, tiles)
+    remarks = [row["error"] for row in (result, added) if row.get("error")]
+    return result | added | ({"error": "; ".join(remarks)} if remarks else {})
 
 
 def combine_chunks(counts: list[Row], tiles: int) -> Row:

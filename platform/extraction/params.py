@@ -24,6 +24,7 @@ _TILE_SETTINGS = (
     "mpp_override",
     "min_tissue",
     "min_tiles",
+    "stain",
 )
 
 #: Share of unreadable tiles that a slide may have, unless the study says otherwise.
@@ -89,6 +90,11 @@ class ExtractionParams(StrictParams):
     )
     min_tissue: float = Field(0.25, ge=0.0, le=1.0, description="minimum share of tissue in a tile")
     min_tiles: int = Field(1, ge=1, description="minimum number of tiles in a slide")
+    stain: Literal["he", "brightfield", "any"] = Field(
+        "brightfield",
+        description="slides that are accepted: brightfield refuses fluorescence and grey levels and remarks stains "
+        "other than H&E, he refuses those too, any takes everything",
+    )
     max_bad_tiles: float = Field(
         MAX_BAD_TILES,
         ge=0.0,

@@ -28,6 +28,7 @@ from equipoise.datasets.slides.grid import TilePlan, plan_tiles
 from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.qc import overlay_jpeg, picture_of, plan_geojson
 from equipoise.datasets.slides.reader import SlideReader, open_slide
+from equipoise.datasets.slides.stain import check_stain
 from equipoise.datasets.slides.tiles import (
     Timings,
     drop_unreadable,
@@ -38,7 +39,7 @@ from equipoise.datasets.slides.tiles import (
 from equipoise.datasets.slides.tissue import Tissue, TissueParams, find_tissue
 from equipoise.datasets.store.staging import Staging
 from equipoise.models.encoders.protocol import Encoder
-from equipoise.platform.extraction.chunks import CHUNK_KEY, PlanRow, Row, combine_chunks, split_into_chunks
+from equipoise.platform.extraction.chunks import CHUNK_KEY, PlanRow, Row, split_into_chunks, with_counts
 from equipoise.platform.extraction.encoders import MakeEncoder, load_encoder, require_same_encoder
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.registry import get
@@ -77,9 +78,11 @@ def plan_slide(
         the indices of its tiles in the order in which they are read.
     """
     metadata: Row = {"attempts": 1}
+    remarks: list[str] = []
     plan = order = None
     try:
         with open_slide(row["path"], row["mpp"], params.mpp_override) as reader:
+            remarks = reader.remarks
             metadata |= _slide_metadata(reader)
             plan = _plan_tiles(reader, params, metadata, qc and qc / row["key"])
             if len(plan) > params.chunk_tiles:
@@ -88,6 +91,7 @@ def plan_slide(
         metadata["sha256"] = sha256(row["path"])
     except Exception as error:
         metadata |= {"n": 0, **failure(error)}
+        metadata["error"] = "; ".join([metadata["error"], *remarks])
         plan = order = None
     tiles = 0 if plan is None else len(plan)
     return PlanRow(row["key"], row["slide"], row["path"], row["mpp"], metadata, plan, tiles=tiles), order
@@ -104,6 +108,9 @@ def _plan_tiles(
     metadata["tissue"] = round(tissue.share, 6)
     plan: TilePlan | None = None
     try:
+        remarks = [check_stain(tissue.thumbnail, tissue.mask, params.stain), *reader.remarks]
+        if any(remarks):
+            metadata["error"] = "; ".join(filter(None, remarks))
         sizes = reader.level_dimensions
         plan = plan_tiles(tissue, sampling, sizes, params.tile_px, params.min_tissue, params.min_tiles)
         return plan
@@ -302,7 +309,11 @@ def encode_tiles(
         "reader": reader.kind,
     }
     split = planned.chunks > 1
-    result = planned.result | ({CHUNK_KEY: counts} if split else combine_chunks([counts], planned.tiles))
+    result = (
+        planned.result | {CHUNK_KEY: counts}
+        if split
+        else with_counts(planned.result, [counts], planned.tiles)
+    )
     rows = (
         np.flatnonzero(read) if bad else slice(None)
     )  # the features of a large slide are not copied without need

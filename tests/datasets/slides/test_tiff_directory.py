@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equipoise.datasets.slides.tiff_directory import Directory, read_directories
+from equipoise.datasets.slides.problems import SlideProblem
+from equipoise.datasets.slides.reader import open_slide
+from equipoise.datasets.slides.tiff_directory import Directory, read_directories, sample_problem
+from equipoise.datasets.synthetic.tiff import SHORT, Tag, TiffWriter, TiledImage, picture_tags, tile_tags
 
 
 def parsed(path: Path) -> list[Directory]:
@@ -120,3 +123,32 @@ class Damage:
 def damaged(write_jpeg_slide, picture, tmp_path_factory: pytest.TempPathFactory) -> Damage:
     content = write_jpeg_slide([picture[:128, :128], picture[:64, :64]]).read_bytes()
     return Damage(content, tmp_path_factory.mktemp("damaged") / "a.svs")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "bits", "says"),
+    [
+        (np.zeros((64, 64), np.uint16), 16, "grey levels of 16 bits"),
+        (np.zeros((64, 64, 3), np.uint16), 16, "3 samples of 16 bits"),
+        (np.zeros((64, 64, 5), np.uint8), 8, "5 samples of 8 bits"),
+        (np.zeros((64, 64, 3), np.uint8), 8, ""),
+        (np.zeros((64, 64), np.uint8), 8, ""),
+    ],
+)
+def test_pixels_that_would_be_shown_wrong(tmp_path: Path, pixels: np.ndarray, bits: int, says: str) -> None:
+    samples = pixels.shape[2] if pixels.ndim == 3 else 1
+    with (tmp_path / "a.svs").open("wb") as file:
+        writer, image = TiffWriter(file), TiledImage(64, 64, 64)
+        writer.tile(image, pixels.tobytes())
+        tags = {tag.code: tag for tag in picture_tags(64, 64, subfile=0, description="Aperio test|MPP = 0.5")}
+        tags |= {tag.code: tag for tag in tile_tags(writer, image)}
+        tags |= {258: Tag(258, SHORT, [bits] * samples), 277: Tag(277, SHORT, [samples])}
+        tags |= {259: Tag(259, SHORT, [1]), 262: Tag(262, SHORT, [2 if samples == 3 else 1])}
+        writer.directory([tags[code] for code in sorted(tags) if code != 530])
+    assert says in sample_problem(tmp_path / "a.svs")
+    assert bool(sample_problem(tmp_path / "a.svs")) == bool(says)
+    if says:
+        with pytest.raises(SlideProblem, match=says) as caught:
+            open_slide(tmp_path / "a.svs")
+        assert caught.value.status == "unreadable"
+    assert sample_problem(tmp_path / "none") == ""

@@ -114,3 +114,22 @@ def test_real_tissue_is_neither_ink_nor_blurred(shared_data: Path, name: str, mp
     assert tissue.ink is not None
     assert tissue.blur is not None
     assert (tissue.ink | tissue.blur).sum() < 0.01 * tissue.mask.sum()
+
+
+@pytest.mark.parametrize("kind", ["fluorescence", "grey", "grey fluorescence"])
+def test_tissue_without_colours_of_stain_is_found_by_its_brightness(
+    write_slide, tissue_image: np.ndarray, kind: str
+) -> None:
+    """The disk of the picture, glowing in green on black with noise, or in levels of grey."""
+    rng = np.random.default_rng(6)
+    disk = tissue_image[..., 1] < 150
+    image = rng.integers(0, 12, tissue_image.shape).astype(np.uint8)
+    if kind == "grey":
+        image = np.repeat(tissue_image[..., 1:2], 3, axis=2)
+    else:
+        image[disk] += np.array([0, 160, 30] if kind == "fluorescence" else [160] * 3, np.uint8)
+        image = image if kind == "fluorescence" else np.repeat(image[..., 1:2], 3, axis=2)
+    with open_slide(write_slide([image])) as reader:
+        tissue = find_tissue(reader, PARAMS)
+    assert tissue.share == pytest.approx(disk.mean(), rel=0.06)
+    assert tissue.ink is None

@@ -20,11 +20,15 @@ GLASS = 244
 
 
 def draw(
-    seed: int, side: int = 512, colour: tuple[int, int, int] = (175, 95, 160), blank: bool = False
+    seed: int,
+    side: int = 512,
+    colour: tuple[int, int, int] = (175, 95, 160),
+    blank: bool = False,
+    glass: int = GLASS,
 ) -> np.ndarray:
     """uint8 ``[side, side, 4]``: textured tissue in the middle of glass."""
     rng = np.random.default_rng(seed)
-    image = np.full((side, side, 4), GLASS, np.int16)
+    image = np.full((side, side, 4), glass, np.int16)
     if not blank:
         tissue = np.zeros((side, side), np.uint8)
         cv2.circle(tissue, (side // 2, side // 2), side * 2 // 5, 1, -1)

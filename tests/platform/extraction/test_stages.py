@@ -252,3 +252,29 @@ def test_dct_makes_other_features_in_another_store(
     assert len(list(tmp_path.iterdir())) == 2
     assert features["area"].shape == features["dct"].shape
     assert 0 < np.abs(features["area"] - features["dct"]).mean() < 0.1
+
+
+def test_stain_is_checked_when_a_slide_is_planned(
+    make_slide: Callable[..., Path], params: ExtractionParams, tmp_path: Path
+) -> None:
+    glowing = make_slide("glowing", seed=3, side=1024, colour=(10, 150, 20), glass=6)
+    planned, _ = plan_slide(row(glowing), params, tmp_path)
+    assert planned.result["status"] == "wrong_stain"
+    assert "no transmitted light" in planned.result["error"]
+    assert "features.stain: any" in planned.result["error"]
+    assert (tmp_path / "00ff.jpg").exists()
+    taken = params.model_copy(update={"stain": "any"})
+    assert plan_slide(row(glowing), taken)[0].result["status"] == "ok"
+
+
+def test_a_remark_on_the_stain_stays_with_the_features(
+    make_slide: Callable[..., Path], params: ExtractionParams, store: FeatureStore
+) -> None:
+    brown = make_slide("brown", seed=3, side=1024, colour=(170, 125, 75))
+    planned, _ = plan_slide(row(brown), params)
+    assert planned.result["status"] == "ok"
+    result = json.loads(TileEncodingStage(params, store.staging)(planned.as_row())["result"])
+    assert result["status"] == "ok"
+    assert "immunohistochemistry or another stain" in result["error"]
+    only = params.model_copy(update={"stain": "he"})
+    assert plan_slide(row(brown), only)[0].result["status"] == "wrong_stain"
