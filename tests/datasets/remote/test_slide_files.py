@@ -140,7 +140,7 @@ def test_drivers_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     for driver in ("s3fs", "gcsfs"):
         monkeypatch.setitem(sys.modules, driver, None)
     for address, extra in (("s3://bucket/a.svs", "s3"), ("gs://bucket/a.svs", "gcs")):
-        with pytest.raises(DataError, match=rf"pip install 'equipoise\[{extra}\]'"):
+        with pytest.raises(DataError, match=rf"pip install -e '\.\[{extra}\]'"):
             open_slide(address)
     with pytest.raises(DataError, match="cannot be opened"):
         fingerprint("nonsense://bucket/a.svs")

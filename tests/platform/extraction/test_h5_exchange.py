@@ -187,7 +187,7 @@ def test_without_h5py_the_way_to_get_it_is_told(
         lambda: import_features(tmp_path, "stamp", tmp_path / "store", "uni"),
     ]
     for call in calls:
-        with pytest.raises(ResourceError, match=r"pip install 'equipoise\[h5\]'"):
+        with pytest.raises(ResourceError, match=r"pip install -e '\.\[h5\]'"):
             call()
 
 

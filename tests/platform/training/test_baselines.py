@@ -157,7 +157,7 @@ def test_the_study_key_takes_a_flag() -> None:
 def test_geneicl_says_how_it_is_installed(monkeypatch) -> None:
     monkeypatch.setattr(geneicl, "is_installed", lambda: False)
     assert not wants_geneicl(BaselineParams())
-    with pytest.raises(ResourceError, match=r"pip install 'equipoise\[geneicl\]'"):
+    with pytest.raises(ResourceError, match=r"pip install -e '\.\[geneicl\]'"):
         wants_geneicl(BaselineParams(geneicl=True))
     monkeypatch.setattr(geneicl, "is_installed", lambda: True)
     assert wants_geneicl(BaselineParams())
