@@ -1,10 +1,14 @@
-"""SIGKILL at random moments: the finished feature store must equal that of an uninterrupted process.
+"""Kills at random moments: what is finished in the end must equal what an uninterrupted process writes.
 
-A driver extracts synthetic slides on its own Ray, slowed down so that there is something to interrupt. Processes are
-killed one after another at random moments, be it the driver (its Ray then dies with it, and the same command is run
-again) or one of its workers, whether it is starting or working. Then the run is left to end.
+``extract`` by SIGKILL: a driver extracts synthetic slides on its own Ray, slowed down so that there is something to
+interrupt. Processes are killed one after another, be it the driver (its Ray then dies with it, and the same command is
+run again) or one of its workers, whether it is starting or working. Then the run is left to end.
 
-Prints the kills, a table and a last line of JSON; ``identical`` must be 1.
+``train``, ``search`` and ``federate`` by SIGTERM and SIGKILL (:mod:`benchmarks.job_kills`): equal predictions and
+records, no stale file, and ``equipoise status`` says how each ended. SYNTHETIC data throughout.
+
+Prints the kills, a table and a last line of JSON; every ``identical`` and ``status_right`` must be 1, and
+``stale_files`` 0. ``--parts`` runs some of them; the others keep their last figures.
 """
 
 import argparse
@@ -24,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.job_kills import kill_job
 from benchmarks.tree import _tree as tree_of
 from equipoise.models.encoders.handcrafted import Handcrafted
 from equipoise.platform.extraction import pipeline
@@ -33,6 +38,8 @@ from equipoise.platform.extraction.summary import ExtractionSummary
 
 PARAMS = ExtractionParams.model_validate({"tile_px": 112, "shard_slides": 4, "max_fail": 1.0})
 BATCH = 8
+#: Job → how often it is killed.
+JOB_KILLS = {"train": 10, "search": 5, "federate": 5}
 
 
 class Slow(Handcrafted):
@@ -66,7 +73,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--kills", type=int, default=10, help="of extract")
+    parser.add_argument(
+        "--parts", nargs="+", choices=("extract", *JOB_KILLS), default=("extract", *JOB_KILLS)
+    )
     parser.add_argument("--seed", type=int, default=None, help="of the moments [a new one every time]")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds of rest per batch")
     parser.add_argument("--drive", default=None, help=argparse.SUPPRESS)
@@ -75,17 +85,28 @@ def main() -> None:
         drive(Path(arguments.drive), arguments.pause)
         return
     seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        figures = disturbed(Path(folder), arguments.kills, arguments.pause, random.Random(seed))
-    figures |= {"seed": seed, "wall_s": round(time.perf_counter() - started, 1)}
+    file = Path(__file__).parent / "results" / "kills.json"
+    file.parent.mkdir(exist_ok=True)
+    figures = json.loads(file.read_text()) if file.exists() else {}
+    for part in arguments.parts:
+        started, rng = time.perf_counter(), random.Random(f"{seed} {part}")
+        with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+            if part == "extract":
+                found = disturbed(Path(folder), arguments.kills, arguments.pause, rng)
+                figures |= found | {"seed": seed, "wall_s": round(time.perf_counter() - started, 1)}
+            else:
+                row = kill_job(part, Path(folder), JOB_KILLS[part], rng).row()
+                figures.setdefault("jobs", {})[part] = row | {"seed": seed}
+        file.write_text(json.dumps(figures, indent=2) + "\n")
     for key, value in figures.items():
-        print(f"{key:<16} {value}")
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    (results / "kills.json").write_text(json.dumps(figures, indent=2) + "\n")
+        if key != "jobs":
+            print(f"{key:<16} {value}")
+    for job, row in figures.get("jobs", {}).items():
+        print(f"{job}: {row}")
     print(json.dumps(figures))
-    sys.exit(0 if figures["identical"] else 1)
+    jobs = figures.get("jobs", {}).values()
+    good = all(row["identical"] and row["status_right"] and not row["stale_files"] for row in jobs)
+    sys.exit(0 if good and figures.get("identical", 1) else 1)
 
 
 def drive(root: Path, pause_s: float) -> None:
