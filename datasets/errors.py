@@ -23,11 +23,10 @@ class EquipoiseError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
-        what, where, fix = (text and masked(text) for text in (what, where, fix))
-        super().__init__(what, where, fix)
-        self.what = what or ""
-        self.where = where
-        self.fix = fix
+        self.what = masked(what)
+        self.where = None if where is None else masked(where)
+        self.fix = None if fix is None else masked(fix)
+        super().__init__(self.what, self.where, self.fix)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
