@@ -107,7 +107,7 @@ def study_of(
         "model": {"kind": "omics", "network": "linear"},
         "training": {"batch": 64, "probe": False},
         "splits": {"scheme": "kfold", "folds": 5, "inner_val": 0.15},
-        "evaluation": {"bootstrap": 200},
+        "evaluation": {"bootstrap": 200, "min_site_events": 1},
         "federation": {
             "sites": sites,
             "rounds": asked.rounds,

@@ -22,7 +22,7 @@ import pandas as pd
 from equipoise.platform.evaluation.estimates import MetricResult, metric_results, positives
 from equipoise.platform.evaluation.intervals import ConfidenceInterval
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
-from equipoise.platform.evaluation.params import EvaluationParams
+from equipoise.platform.evaluation.params import EvaluationParams, too_few_events
 from equipoise.platform.evaluation.predictions import ROLES, validate
 from equipoise.platform.evaluation.samples import (
     ALL,
@@ -101,6 +101,8 @@ def _evaluate_sample(sample: Sample, params: EvaluationParams, seed: int) -> lis
         if len(sample.strata) < params.min_site:
             reason = f"{len(sample.strata)} labelled patients; sites below {params.min_site} get no metric"
             return [_row(sample, metric=primary, note=reason, counts=_counts(sample, 0))]
+        if few := too_few_events(params, sample.kind, _counts(sample, 0).n_pos, len(sample.strata)):
+            return [_row(sample, metric=primary, note=few, counts=_counts(sample, 0))]
     rows = []
     for result in metric_results(sample, params, seed, only):
         rows.append(

@@ -81,6 +81,11 @@ class EvaluationParams(StrictParams):
     min_site: int = Field(
         default=10, ge=1, description="minimum number of labelled patients for a site to get its own metric"
     )
+    min_site_events: int = Field(
+        default=5,
+        ge=1,
+        description="minimum number of events for a site to get a C-index of its own, which counts pairs with an event",
+    )
     baselines: BaselineParams = BaselineParams()
     seen_patients: Literal["refuse", "mark"] = Field(
         default="refuse",
@@ -125,6 +130,24 @@ class ReportParams(StrictParams):
                 raise ValueError(str(unknown)) from unknown  # pydantic collects it with the others
             entry.params.model_validate(values)
         return sections
+
+
+def too_few_events(params: EvaluationParams, kind: str, events: int | None, patients: int) -> str:
+    """Why a site gets no C-index although it has patients enough; empty for other metrics and where it does.
+
+    Parameters
+    ----------
+    kind
+        Type of the task.
+    events, patients
+        Labelled patients of the site, and those with an event.
+    """
+    if kind != "survival" or events is None or events >= params.min_site_events:
+        return ""
+    return (
+        f"{events} events among {patients} labelled patients; sites below {params.min_site_events} events get no "
+        "C-index"
+    )
 
 
 def within_problems(within: Sequence[str], tasks: "Sequence[Task]") -> list[str]:

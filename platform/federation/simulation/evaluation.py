@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
-from equipoise.platform.evaluation.params import EvaluationParams
+from equipoise.platform.evaluation.params import EvaluationParams, too_few_events
 from equipoise.platform.evaluation.predictions import kind_of, labelled
 from equipoise.platform.evaluation.samples import ALL
 from equipoise.platform.federation.simulation.site_estimates import (
@@ -35,6 +35,7 @@ from equipoise.platform.federation.simulation.site_estimates import (
     interval_of_difference,
     interval_of_worst,
     pairs_within,
+    positives_of,
     sample_of,
     weighted_mean,
 )
@@ -210,6 +211,9 @@ class TaskEvaluation:
             text = (
                 f"{predicted} of {n} labelled patients have a prediction, {self.params.min_site} are needed"
             )
+            return _nothing(_joined(text, reason), n)
+        assert sample is not None  # somebody has a prediction
+        if text := too_few_events(self.params, self.kind, positives_of(sample), predicted):
             return _nothing(_joined(text, reason), n)
         site = estimate_site(sample, self.params, self.seed)
         if predicted < n:

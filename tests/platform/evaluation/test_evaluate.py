@@ -293,6 +293,23 @@ def test_sites_get_the_primary_metric_or_the_reason_why_not(binary: Rows) -> Non
     assert few["note"].str.contains("60 labelled patients; sites below 61 get no metric").all()
 
 
+def test_a_site_needs_events_for_a_concordance_of_its_own(survival: Rows) -> None:
+    rows = survival(n=80)
+    first = rows["site"] == rows["site"].unique()[0]
+    rows.loc[first, "event"] = 0.0
+    rows.loc[rows.index[first][:4], "event"] = 1.0  # enough patients, four events
+    metrics = evaluate(rows, EvaluationParams(bootstrap=100, within=[], min_site=10))
+    sites = metrics[metrics["site"] != "all"].set_index("site")
+    assert set(sites["metric"]) == {"c_index"}
+    poor, rich = (sites.loc[name] for name in rows["site"].unique())
+    assert np.isnan(poor["value"])
+    assert "4 events among" in poor["note"]
+    assert "sites below 5 events get no C-index" in poor["note"]
+    assert 0 <= rich["value"] <= 1
+    one = evaluate(rows, EvaluationParams(bootstrap=100, within=[], min_site=10, min_site_events=4))
+    assert one[one["site"] != "all"]["value"].notna().all()
+
+
 def test_prevalence_is_the_baseline_of_average_precision(binary: Rows) -> None:
     rows = binary()
     result = row(evaluate(rows, FAST), "auprc", predictor="prevalence")

@@ -16,7 +16,7 @@ from equipoise.platform.federation.simulation.site_estimates import (
 )
 from equipoise.platform.federation.simulation.sites import Client
 
-PARAMS = EvaluationParams(bootstrap=50, min_site=5)
+PARAMS = EvaluationParams(bootstrap=50, min_site=5, min_site_events=1)
 CLIENTS = (
     Client("A", tuple(f"a{i}" for i in range(8)), ("A",)),
     Client("B", tuple(f"b{i}" for i in range(6)), ("B",)),
@@ -218,6 +218,21 @@ def test_a_site_with_one_event_has_its_distance_from_the_others_for_its_influenc
     logit = np.log(mean / (1 - mean))
     half = 1.959964 * np.sqrt(variance / 9) / (mean * (1 - mean))
     assert row["low"] == pytest.approx(1 / (1 + np.exp(half - logit)), rel=1e-4)
+
+
+def test_a_site_needs_events_for_a_concordance_of_its_own() -> None:
+    table = survival(1, SITES)
+    lonely = table["patient"].str[0] == "c"
+    table.loc[lonely, "event"] = 0.0
+    table.loc[table.index[lonely][:4], "event"] = 1.0
+    params = PARAMS.model_copy(update={"min_site_events": 5})
+    made = site_table("folds", PlanPredictions({"federated": table}), OF_SITES, params, seed=1)
+    of_site = made[(made["method"] == "federated") & (made["scope"] == "client")].set_index("client")
+    assert of_site["value"].notna().to_dict() == {"a": True, "b": True, "c": False}
+    assert f"4 events among {lonely.sum()} labelled patients; sites below 5 events" in of_site["note"]["c"]
+    mean = made[(made["method"] == "federated") & (made["scope"] == "mean")].iloc[0]
+    assert mean["value"] == pytest.approx(of_site["value"][["a", "b"]].mean())
+    assert "2 of 3 sites; without c (4 events" in mean["note"]
 
 
 def test_tasks_count_their_own_sites() -> None:
