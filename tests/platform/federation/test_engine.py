@@ -284,9 +284,13 @@ def test_a_checkpoint_of_another_federation_is_refused(federate: Make, tmp_path:
     ]
 
 
-def test_a_damaged_round_is_passed_over(federate: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damaged", ["round_000003/strategy.npz", "round_000003/manifest.json", "*/manifest.json"]
+)
+def test_a_damaged_round_is_passed_over(federate: Make, tmp_path: Path, damaged: str) -> None:
     expected = federate(strategy="scaffold", extra={"folder": tmp_path}).run()
-    (tmp_path / "round_000003" / "strategy.npz").write_bytes(b"nothing")
+    for file in tmp_path.glob(damaged):
+        file.write_bytes(b'{"nothing')
     resumed = federate(strategy="scaffold", extra={"folder": tmp_path}).run()
     assert np.array_equal(expected.vector, resumed.vector)
     assert expected.audit_log.rows == resumed.audit_log.rows

@@ -127,6 +127,23 @@ def test_what_is_done_is_kept_and_what_differs_is_refused(base: Path, run: Path)
         run_steps(study_of(base, federation__strategy="fedprox"), run, "federate")
 
 
+def test_a_damaged_federation_goes_on_from_its_last_round(
+    base: Path, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = [
+        run / "federated" / name
+        for name in ("folds/0-0/facts.json", "leave_one_site_out/0-1/predictions.parquet")
+    ]
+    before = [(file.parent / "predictions.parquet").read_bytes() for file in files]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:60])
+    with caplog.at_level("WARNING", "equipoise"):
+        run_steps(study_of(base), run, "federate")
+    warned = [line for line in caplog.messages if "goes on from its last round: " in line]
+    assert ["folds 0-0" in warned[0], "leave_one_site_out 0-1" in warned[1]] == [True, True]
+    assert [(file.parent / "predictions.parquet").read_bytes() for file in files] == before
+
+
 def test_a_run_without_the_section_has_nothing_to_do(base: Path, tmp_path: Path) -> None:
     study = study_of(base, federation=None)
     run_steps(study, tmp_path / "run", "validate", "extract", "federate", "report")
