@@ -34,7 +34,7 @@ def require_name(name: str, what: str) -> str:
     if len(name) > MAX_NAME or not re.fullmatch(NAME_PATTERN.strip("^$"), name):
         proposal = plain_name(name)
         raise ValueError(
-            f"{what} {name[:MAX_NAME]!r} becomes the name of a folder: letters, digits, '.', '_' and '-' only, the "
+            f"{what} {name[:MAX_NAME]!r} becomes a part of a path: letters, digits, '.', '_' and '-' only, the "
             f"first a letter or digit, at most {MAX_NAME} characters"
             + (f"; for instance {proposal!r}" if proposal else "")
         )

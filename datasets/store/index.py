@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from equipoise.datasets.errors import DataError
+from equipoise.datasets.names import require_name
 from equipoise.datasets.slides.problems import STATUSES
 
 if TYPE_CHECKING:
@@ -142,6 +143,8 @@ class Index:
             written = (table.schema.metadata or {}).get(_DIGEST)
             if written is not None and written != _digest_of(rows):
                 raise ValueError("its digest differs")
+            for name in {row["key"] for row in rows} | {row["shard"] for row in rows if row["shard"]}:
+                require_name(name, "key or shard")  # parts of paths: a store may come from anywhere
             return cls(rows)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"damaged index of a feature store: {error}", where=where, fix=REBUILD) from error

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.store.feature_store import FeatureStore, StoreSpec
+from equipoise.datasets.store.index import Index
 from equipoise.datasets.store.maintenance import verify_store
 from equipoise.platform.errors import StudyError
 from equipoise.platform.extraction.h5_exchange import export_features, import_features
@@ -138,11 +139,11 @@ def test_few_bad_vectors_are_left_out_and_many_refuse_the_slide(tmp_path: Path) 
 def test_a_name_never_leaves_the_folder_of_stores(tmp_path: Path, name: str) -> None:
     (tmp_path / "h5").mkdir()
     trident(tmp_path / "h5" / "s1.h5")
-    with pytest.raises(StudyError, match="becomes the name of a folder"):
+    with pytest.raises(StudyError, match="becomes a part of a path"):
         import_store(tmp_path / "h5", "trident", tmp_path / "stores" / "here", name, None, None)
     with pytest.raises(ValidationError):
         ExtractionParams.model_validate({"imported": {"path": "h5", "encoder": name}})
-    with pytest.raises(ValueError, match="becomes the name of a folder"):
+    with pytest.raises(ValueError, match="becomes a part of a path"):
         StoreSpec(name, "", dim=8, mpp=0.5, tile_px=224)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["h5"]
 
@@ -156,6 +157,18 @@ def test_a_store_that_names_a_path_is_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="damaged feature store"):
             FeatureStore.open(store.path)
         file.write_text(text, "utf-8")
+
+
+@pytest.mark.parametrize("column", ["key", "shard"])
+def test_an_index_that_names_a_path_is_refused(tmp_path: Path, column: str) -> None:
+    (tmp_path / "h5").mkdir()
+    trident(tmp_path / "h5" / "s1.h5")
+    store = import_features(tmp_path / "h5", "trident", tmp_path / "stores", "uni").store
+    (tmp_path / "outside.arrow").write_bytes(next((store / "shards").glob("*.arrow")).read_bytes())
+    row = FeatureStore.open(store).rows()[0]
+    Index([row | {column: "../../../outside.arrow"}]).save(store / "index.parquet")
+    with pytest.raises(DataError, match="becomes a part of a path"):
+        FeatureStore.open(store)
 
 
 def test_exported_files_stay_in_their_folder(tmp_path: Path) -> None:
