@@ -35,6 +35,7 @@ ADDED: dict[str, Any] = {
     "rna.unknown_genes": "keep",
     "cnv.unknown_genes": "keep",
     "mutation.unknown_genes": "keep",
+    "time.otherwise": None,
     "training.members": 1,
     "training.risk_sets": "batch",
     "training.order": "shuffled",

@@ -256,18 +256,7 @@ def _text_rows(stream: IO[str], header: int) -> Iterator[tuple[int, list[str]]]:
 
 
 def _xlsx_rows(path: Path, sheet: str | None) -> Iterator[tuple[int, list[str]]]:
-    from openpyxl import load_workbook
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about styles and extensions that hold no values
-            book = load_workbook(path, read_only=True, data_only=True)
-    except Exception as error:  # openpyxl raises whatever its XML and zip layers raise
-        raise DataError(
-            f"not a readable workbook ({type(error).__name__}: {error})",
-            where=str(path),
-            fix="save it again as .xlsx",
-        ) from error
+    book = _workbook(path)
     try:
         names = book.sheetnames
         if sheet is None and len(names) > 1:
@@ -288,6 +277,32 @@ def _xlsx_rows(path: Path, sheet: str | None) -> Iterator[tuple[int, list[str]]]
                 cells = [_shown(cell) for cell in row]
                 if any(cells):
                     yield number, cells
+    finally:
+        book.close()
+
+
+def _workbook(path: Path) -> Any:
+    from openpyxl import load_workbook
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about styles and extensions that hold no values
+            return load_workbook(path, read_only=True, data_only=True)
+    except Exception as error:  # openpyxl raises whatever its XML and zip layers raise
+        raise DataError(
+            f"not a readable workbook ({type(error).__name__}: {error})",
+            where=str(path),
+            fix="save it again as .xlsx",
+        ) from error
+
+
+def sheet_names(path: Path) -> list[str]:
+    """Sheets of a workbook; none for other files."""
+    if table_format(path) != "xlsx":
+        return []
+    book = _workbook(path)
+    try:
+        return list(book.sheetnames)
     finally:
         book.close()
 

@@ -137,10 +137,17 @@ def read_table(source: TableSource, base: Path) -> pd.DataFrame:
             )
     if table.empty:
         raise DataError("the table has column names but no rows", where=table_label(source))
-    return _filtered(table, source)
+    return filtered(table, source)
 
 
-def _filtered(table: pd.DataFrame, source: TableSource) -> pd.DataFrame:
+def filtered(table: pd.DataFrame, source: TableSource) -> pd.DataFrame:
+    """The rows that the source's ``where`` keeps.
+
+    Raises
+    ------
+    DataError
+        If a column or a value is not there, or nothing is left.
+    """
     require_columns(table, source.where, source)
     for column, wanted in source.where.items():
         values = table[column].map(label_key)

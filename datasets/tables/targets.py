@@ -249,6 +249,9 @@ def _encode_survival(
     where = f"task {task.name!r}, column {task.time.column!r}"
     unit = task.time.unit
     raw = table[task.time.column].astype(str).tolist()
+    if task.time.otherwise is not None:
+        second = table[task.time.otherwise].astype(str)
+        raw = [other if first in MISSING else first for first, other in zip(raw, second, strict=True)]
     time, reasons = _numbers(raw, patients, where, [])
     days = time * DAYS[unit]
     too_long = days > MAX_YEARS * DAYS["years"]

@@ -139,6 +139,8 @@ class SurvivalTime(StrictParams):
 
     column: str
     """Column with the time to event or to last contact."""
+    otherwise: str | None = None
+    """Column with the time of those who lack the first: ``days_to_last_follow_up`` beside ``days_to_death``."""
     unit: Literal["days", "months", "years"]
     """Unit of the column; times are kept in days."""
 
@@ -211,8 +213,9 @@ class SurvivalTask(TaskSpec):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Time and event column."""
-        return (self.time.column, self.event.column)
+        """Columns of time and event."""
+        otherwise = () if self.time.otherwise is None else (self.time.otherwise,)
+        return (self.time.column, *otherwise, self.event.column)
 
     @property
     def frame_columns(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.datasets.omics.resolution import resolve_tables
-from equipoise.platform.study.reading import read_study
+from equipoise.platform.study.reading import read_study, study_of_text
 from equipoise.platform.study.schema import Study
 
 
@@ -28,7 +28,24 @@ def load_study(path: str | Path, overrides: dict[str, Any] | None = None) -> Stu
     StudyError
         With every problem at once, each with its line.
     """
-    return read_study(path, overrides, (rna_encoder_problems, search_problems, federation_problems))
+    return read_study(path, overrides, CHECKS)
+
+
+def check_draft(text: str, file: Path) -> None:
+    """Do what ``validate`` does with a study that is not written yet; nothing is written.
+
+    Raises
+    ------
+    EquipoiseError
+        What ``validate`` would say.
+    """
+    from equipoise.datasets.cohorts.splits import make_folds
+    from equipoise.platform.run.context import read_cohorts
+
+    study = study_of_text(text, file, None, CHECKS)
+    cohorts = read_cohorts(study)
+    cohorts.require_learnable()
+    make_folds(cohorts.patients, study.split_scheme, study.tasks, study.seed, cohorts.slides)
 
 
 def rna_encoder_problems(study: Study) -> list[str]:
@@ -76,3 +93,7 @@ def federation_problems(study: Study) -> list[str]:
             "every site trains on its own patients, and training.task_sampling draws from all of them: leave it out"
         )
     return [f"federation: {reason}" for reason in reasons]
+
+
+#: What components say of a study.
+CHECKS = (rna_encoder_problems, search_problems, federation_problems)

@@ -1,33 +1,28 @@
-"""Fills a study template from the tables in a folder.
+"""Fills a study template from somebody's tables.
 
-Guesses are written into the file with the alternatives as comments; ``equipoise validate`` checks them like any other
-setting.
+What is written is tried first, on the tables in memory and then by ``hints.check``: labels that cannot be used, folds
+that cannot be made and inputs that cannot be read are left out, with a remark, so that what is written validates.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from equipoise.datasets.params import Columns, TableSource
 from equipoise.datasets.tables.tasks import RESERVED
 from equipoise.platform.errors import DataError
+from equipoise.platform.registry import nearest
+from equipoise.platform.study.draft_trial import FOLDS, Proposal, Trial, flow
+from equipoise.platform.study.table_scan import Hints, PatientTable, Scan, scan
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from equipoise.datasets.tables.columns import Findings
+    from equipoise.datasets.tables.survival_columns import SurvivalPair
 
-SLIDE_ENDINGS = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".dcm")
-TABLE_ENDINGS = (".csv", ".tsv", ".xlsx", ".parquet")
-COMPRESSED_ENDINGS = (".gz", ".bz2", ".xz", ".zip")
-#: Columns that describe a patient rather than the disease: rarely a target, so they are written as comments.
-DEMOGRAPHIC = ("age", "sex", "gender", "race", "ethnic", "female", "male", "site", "batch", "year")
-#: A table with at least this many columns, all numeric, is a matrix of genes and not a clinical table.
-WIDE = 50
-#: A column with at most this many values holds labels rather than measurements.
-FEW_VALUES = 10
-FOLDS = 5
-_MOST_OFFERED = 20
+#: Auxiliary measurements that a study of a biomarker learns beside it, covariates, lines of comments.
+AUXILIARY, MOST_COVARIATES, MOST_OFFERED = 5, 12, 20
 
 BINARY = (
     "- {name: MSI, type: binary, column: MSI, positive: MSI-H, negative: [MSS], exclude: [MSI-L], main: true}"
@@ -37,201 +32,294 @@ SURVIVAL = "- {name: OS, type: survival, time: {column: OS_MONTHS, unit: months}
 
 @dataclass
 class Draft:
-    """The content of a drafted study, guessed from a folder of tables; the defaults are Equipoise's own names."""
+    """The content of a drafted study; the defaults are Equipoise's own names."""
 
     name: str = "MY-COHORT"
-    clinical: str = "clinical.csv"
-    slides: str | None = "slides.csv"
+    clinical: Any = "clinical.csv"
+    columns: dict[str, str] = field(default_factory=dict)
+    slides: Any = "slides.csv"
     slides_dir: str | None = "slides"
+    with_slides: bool = True
     site: str = "cohort"
     scheme: str = "kfold"
     folds: int = FOLDS
-    omics: list[str] = field(default_factory=list)
+    omics: dict[str, Any] = field(default_factory=dict)
+    covariates: list[dict[str, Any]] = field(default_factory=list)
+    model: str = "joint"
     remarks: list[str] = field(default_factory=list)
-    binary: list[str] = field(default_factory=list)
-    regression: list[str] = field(default_factory=list)
-    survival: list[str] = field(default_factory=list)
-    demographic: list[str] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
     other_tasks: list[str] = field(default_factory=list)
 
 
-def biomarker(tables: Path | None, file: Path) -> str:
+def biomarker(tables: Path | None, file: Path, hints: Hints | None = None) -> str:
     """A study that predicts a biomarker and auxiliary regression targets."""
-    draft = scan_tables(tables, file.parent) if tables else Draft(binary=[BINARY])
-    if draft.binary:
-        label = draft.binary[0]
-        draft.tasks = [label if "main: true" in label else label.removesuffix("}") + ", main: true}"]
-        draft.tasks += draft.regression[:5]
-        draft.other_tasks = [*draft.binary[1:], *draft.regression[5:]]
-    else:
-        draft.other_tasks = [BINARY, *draft.regression]
-    draft.other_tasks += [*(draft.survival or [SURVIVAL]), *draft.demographic]
-    return _render(draft, "a biomarker with auxiliary targets", file)
+    summary = "a biomarker with auxiliary targets"
+    if tables is None:
+        return _render(Draft(tasks=[BINARY], other_tasks=[SURVIVAL]), summary, file)
+    return _drafted(tables, file, hints or Hints(), summary, survival_first=False)
 
 
-def survival(tables: Path | None, file: Path) -> str:
+def survival(tables: Path | None, file: Path, hints: Hints | None = None) -> str:
     """A study that predicts survival."""
-    draft = scan_tables(tables, file.parent) if tables else Draft(survival=[SURVIVAL])
-    draft.tasks = draft.survival[:1]
-    draft.other_tasks = draft.survival[1:] if draft.tasks else [SURVIVAL]
-    draft.other_tasks += [*draft.binary, *draft.regression, *draft.demographic]
-    return _render(draft, "survival", file)
+    if tables is None:
+        return _render(Draft(tasks=[SURVIVAL]), "survival", file)
+    return _drafted(tables, file, hints or Hints(), "survival", survival_first=True)
 
 
-def scan_tables(tables: Path, base: Path) -> Draft:
-    """Find the clinical table, the slides table and matrices in a folder, and guess the meaning of their columns.
+def _drafted(tables: Path, file: Path, hints: Hints, summary: str, *, survival_first: bool) -> str:
+    from equipoise.datasets.tables.columns import classify
+    from equipoise.datasets.tables.survival_columns import survival_pairs
 
-    Tables that cannot be read or used become remarks; the clinical table is the one with the most columns of text
-    or of few values.
+    base = file.parent
+    found = scan(tables, base, hints)
+    clinical = found.clinical
+    assert clinical is not None
+    _require_named(clinical, hints)
+    rest = clinical.rest
+    pairs = survival_pairs(rest, hints.time, hints.event)
+    used = {column for p in pairs for column in (p.time, p.otherwise, p.event) if column is not None}
+    findings = classify(rest, used, clinical.patients)
+    draft = Draft(name=identifier(_plain_stem(tables)), clinical=clinical.source, remarks=found.remarks)
+    draft.slides = draft.slides_dir = None
+    if not clinical.recognised:
+        keys = clinical.columns.model_dump()
+        draft.columns = {role: keys[role] for role in ("patient", "file") if keys[role] is not None}
+    trial = Trial(clinical, draft.name)
+    named = _Names()
+    families = {
+        "survival": [_of_pair(pair, named) for pair in pairs],
+        "binary": list(_of_classes(findings, findings.binary, named)),
+        "multiclass": list(_of_classes(findings, findings.multiclass, named)),
+        "regression": list(_of_numbers(findings, named)),
+    }
+    chosen = _choose(families, trial, survival_first=survival_first or hints.time is not None)
+    draft.site, draft.scheme, draft.folds = trial.site, trial.scheme, trial.folds
+    for pair in pairs:
+        draft.remarks += [f"survival {pair.name}: {remark}" for remark in pair.remarks]
+    covariates = _covariates(findings, chosen, trial)
+    _describe_inputs(draft, found, covariates)
+    draft.tasks = [p.line(main=i == 0 and p.values["type"] != "survival") for i, p in enumerate(chosen.tasks)]
+    draft.other_tasks = [p.line() for p in chosen.others]
+    text = _checked(draft, found, covariates, summary, file, hints)
+    for line in _told(found, findings, pairs, draft, trial):
+        hints.say(line)
+    return text
+
+
+def _checked(
+    draft: Draft, found: Scan, covariates: list[dict[str, Any]], summary: str, file: Path, hints: Hints
+) -> str:
+    """The text of a draft that validates: with all inputs, else without slides, without omics, without covariates."""
+    remarks, refusal = draft.remarks, None
+    for left_out in ("", "slides", "omics", "covariates"):
+        if left_out and not getattr(draft, left_out):
+            continue
+        if left_out:
+            draft.remarks = [*remarks, f"{left_out} are left out: {refusal.what if refusal else ''}"]
+        if left_out == "slides":
+            found.slides = found.slides_dir = draft.slides = None
+        elif left_out == "omics":
+            found.omics = {}
+        elif left_out:
+            covariates = []
+        if left_out:
+            _describe_inputs(draft, found, covariates)
+        text = _render(draft, summary, file)
+        try:
+            hints.check(text, file)
+        except DataError as error:
+            refusal = refusal or error
+            continue
+        return text
+    assert refusal is not None
+    raise refusal
+
+
+def _require_named(clinical: PatientTable, hints: Hints) -> None:
+    for option, column in (
+        ("--time", hints.time),
+        ("--event", hints.event),
+        *(("--where", c) for c in hints.where),
+    ):
+        if column is not None and column not in clinical.table.columns:
+            raise DataError(
+                f"{option}: no column {column!r}{nearest(column, list(clinical.table.columns))}",
+                where=clinical.shown,
+                fix=f"columns: {', '.join(map(str, clinical.table.columns[:20]))}",
+            )
+
+
+@dataclass
+class _Chosen:
+    """Tasks that are written, the first of which is the main one, and those in comments."""
+
+    tasks: list[Proposal]
+    others: list[Proposal]
+
+
+def _choose(families: dict[str, list[Proposal]], trial: Trial, *, survival_first: bool) -> _Chosen:
+    """The main task, one on which folds can be made, with auxiliary measurements beside a biomarker.
 
     Raises
     ------
     DataError
-        If the folder holds nothing that could be the clinical table.
+        If no column can be the main task.
     """
-    if not tables.is_dir():
-        raise DataError(
-            "is not a folder", where=str(tables), fix="--tables takes the folder that holds your tables"
-        )
-    draft = Draft(name=_identifier(tables.resolve().name), slides=None, slides_dir=None)
-    unread: list[str] = []
-    clinical: tuple[pd.DataFrame, pd.Series] | None = None
-    best = (-1, 0)
-    for path in sorted(p for p in tables.iterdir() if _is_table(p)):
-        shown = _relative(path, base)
-        read = _read(path, shown, base, draft, unread)
-        if read is None:
-            continue
-        table, known = read
-        if known.file is not None and draft.slides is None:
-            draft.slides = shown
-            if folder := _slides_folder(tables):
-                draft.slides_dir = _relative(folder, base)
-        others = table[[c for c in table.columns if c not in (known.patient, known.file, known.mpp)]]
-        if _is_matrix(others):
-            draft.omics.append(f"{{{_modality(path)}: {_quoted(shown)}}}")
-        elif len(others.columns) and (rank := (_count_label_columns(others), len(others.columns))) > best:
-            clinical, best, draft.clinical = (others, table[known.patient]), rank, shown
-    if clinical is None and not unread:
-        raise DataError(
-            "no clinical table with a patient column (PATIENT or case_id)"
-            + (f"; only matrices: {', '.join(draft.omics)}" if draft.omics else "")
-            + "".join(f"\n  {remark}" for remark in draft.remarks),
-            where=str(tables),
-            fix="rename the column, or write the study by hand from `equipoise init` without --tables",
-        )
-    if clinical is None:
-        draft.clinical = unread[0]  # its remark says what is missing
-    else:
-        _guess_sites(clinical[1], draft)
-        _guess_tasks(clinical[0], draft)
-    return draft
-
-
-def _is_table(path: Path) -> bool:
-    # "~$name.xlsx" is the lock file of a workbook that somebody has open.
-    name = path.name.lower()
-    if path.suffix.lower() in COMPRESSED_ENDINGS:
-        return name.removesuffix(path.suffix.lower()).endswith((".csv", ".tsv")) and not name.startswith(".")
-    return name.endswith(TABLE_ENDINGS) and not name.startswith(("~$", "."))
-
-
-def _read(
-    path: Path, shown: str, base: Path, draft: Draft, unread: list[str]
-) -> "tuple[pd.DataFrame, Columns] | None":
-    """A table with its recognised columns; ``None``, with a remark, where a study could not use it."""
-    from equipoise.datasets.omics.matrix import INDEX_NAMES
-    from equipoise.datasets.tables.reading import detect_dialect, read_table
-
-    try:
-        table = read_table(TableSource(path=str(path.resolve())), base)
-    except DataError as error:
-        unread.append(shown)
-        remark = f"{shown} was not read: {error.what}" + (f"; {error.fix}" if error.fix else "")
-        draft.remarks.append(" ".join(remark.split()))
-        return None
-    dialect = detect_dialect(table)
-    if dialect is not None:
-        return table, dialect.columns
-    if table.columns[0] in INDEX_NAMES and _is_matrix(table[table.columns[1:]]):
-        return table, Columns(
-            patient=table.columns[0]
-        )  # a matrix may have its key in a column without a name
-    columns = " ".join(", ".join(table.columns[:5]).split())
-    draft.remarks.append(f"{shown} was not used: no patient column (PATIENT or case_id) among {columns}")
-    return None
-
-
-def _is_matrix(table: "pd.DataFrame") -> bool:
-    """Whether a table has many columns, all of them numeric."""
-    return len(table.columns) >= WIDE and all(_numbers(table[column]) is not None for column in table.columns)
-
-
-def _count_label_columns(table: "pd.DataFrame") -> int:
-    """How many columns hold text or few values."""
-    return sum(
-        _numbers(table[column]) is None or 2 <= table[column].nunique() <= FEW_VALUES
-        for column in table.columns
+    usable = {kind: [p for p in of_kind if trial.can_use(p)] for kind, of_kind in families.items()}
+    order = ["survival", "binary", "multiclass", "regression"]
+    if not survival_first:
+        order = ["binary", "multiclass", "survival", "regression"]
+    main = next(
+        (
+            p
+            for demographic in (False, True)
+            for kind in (order[:1] if survival_first else order)
+            for p in usable[kind]
+            if _is_demographic(p) == demographic and trial.can_fold(p)
+        ),
+        None,
     )
+    if main is None:
+        wanted = "time of follow-up with its event" if survival_first else "label"
+        raise DataError(
+            f"no column can be the main task: no {wanted} is left"
+            + "".join(f"\n  {reason}" for reason in trial.reasons[:10]),
+            where=trial.clinical.shown,
+            fix="name them: --time COLUMN --event COLUMN"
+            if survival_first
+            else "name a time of survival with --time and --event, or write the study from `equipoise init` by hand",
+        )
+    tasks = [main]
+    if main.values["type"] in ("binary", "multiclass"):
+        tasks += [p for p in usable["regression"] if not _is_demographic(p)][:AUXILIARY]
+    everything = [
+        p for kind in sorted(order, key=lambda k: k != "survival") for p in usable[kind] if p not in tasks
+    ]
+    return _Chosen(tasks, sorted(everything, key=_is_demographic))
 
 
-def _numbers(column: "pd.Series") -> "pd.Series | None":
-    """The known values of a column as numbers, ``None`` if one is text."""
-    import pandas as pd
+def _is_demographic(proposal: Proposal) -> bool:
+    from equipoise.datasets.tables.columns import is_demographic
 
-    from equipoise.datasets.tables.reading import MISSING
-
-    numbers = pd.to_numeric(column[~column.isin(MISSING)], errors="coerce")
-    return numbers if numbers.notna().all() else None
+    return "column" in proposal.values and is_demographic(proposal.values["column"])
 
 
-def _modality(path: Path) -> str:
-    name = path.name.lower()
-    return "cnv" if "cnv" in name else "mutation" if "mut" in name else "rna"
+def _of_pair(pair: SurvivalPair, named: _Names) -> Proposal:
+    time = {"column": pair.time, "otherwise": pair.otherwise, "unit": pair.unit}
+    event: dict[str, Any] = {"column": pair.event, "event_value": _labels(pair.happened)}
+    event["censored_value"] = _labels(pair.censored)
+    if pair.unknown:
+        event["exclude"] = _labels(pair.unknown)
+    values = {"name": named.of(pair.name), "type": "survival"}
+    time = {key: value for key, value in time.items() if value is not None}
+    return Proposal(values | {"time": time, "event": event}, "; ".join(pair.remarks))
 
 
-def _guess_sites(patients: "pd.Series", draft: Draft) -> None:
-    """Take sites from barcodes where all patients have one; only then can folds keep sites together."""
-    from equipoise.datasets.cohorts.sites import tss_code
+def _of_classes(findings: Findings, columns: dict[str, list[str]], named: _Names) -> Iterator[Proposal]:
+    """Tasks of columns with few values; the rarer of two is the positive one."""
+    for column, classes in columns.items():
+        unknown = findings.unknown.get(column)
+        spelled = findings.spellings.get(column, {})
+        values: dict[str, Any] = {"name": named.of(column)}
+        if len(classes) == 2:
+            rare, common = classes
+            values |= {"type": "binary", "column": column, "positive": spelled.get(rare, rare)}
+            values["negative"] = spelled.get(common, [common])
+        elif spelled:
+            merged = {value: name for name in classes for value in spelled.get(name, [name])}
+            values |= {"type": "multiclass", "column": column, "classes": merged}
+        else:
+            values |= {"type": "multiclass", "column": column, "classes": list(classes)}
+        yield Proposal(values | ({"exclude": list(unknown)} if unknown else {}))
 
-    codes = {tss_code(patient) for patient in patients if patient}
-    if codes and None not in codes:
-        draft.site = "tss"
-        if len(codes) > 1:
-            draft.scheme, draft.folds = "site_preserved", min(FOLDS, len(codes))
+
+def _of_numbers(findings: Findings, named: _Names) -> Iterator[Proposal]:
+    """Tasks of columns with many numbers."""
+    for column in findings.numeric:
+        unknown = findings.unknown.get(column)
+        values: dict[str, Any] = {"name": named.of(column), "type": "regression", "column": column}
+        yield Proposal(values | ({"exclude": list(unknown)} if unknown else {}))
 
 
-def _guess_tasks(table: "pd.DataFrame", draft: Draft) -> None:
-    """Sort columns into two-valued labels, numbers, and pairs of time and event."""
-    from equipoise.datasets.tables.reading import MISSING
+def _labels(values: Sequence[str]) -> Any:
+    """One label alone, several in brackets; whole numbers as numbers."""
+    plain = [int(v) if v.isdigit() and str(int(v)) == v else v for v in values]
+    return plain[0] if len(plain) == 1 else plain
 
-    names = _Names()
-    numeric: list[str] = []
-    events = {_event_of(column, table) for column in table.columns if _time_unit(column)}
-    events |= {column for column in table.columns if "censor" in column.lower()}
-    for column in filter(None, table.columns):  # one without a name counts the rows
-        values = table[column][~table[column].isin(MISSING)]
-        kinds = values.nunique()
-        if kinds == 2 and column not in events:
-            rare, common = values.value_counts().index[1], values.value_counts().index[0]
-            task = _task(
-                name=names.of(column), type="binary", column=column, positive=rare, negative=[common]
-            )
-            (draft.demographic if _is_demographic(column) else draft.binary).append(task)
-        if kinds > FEW_VALUES and _numbers(values) is not None:
-            numeric.append(column)
-    for column in numeric:
-        event = _event_of(column, table)
-        unit = _time_unit(column)
-        if event and unit:
-            draft.survival.append(
-                f"- {{name: {names.of(event)}, type: survival, time: {{column: {_quoted(column)}, unit: {unit}}}, "
-                f"event: {{column: {_quoted(event)}, event_value: 1}}}}   # check: which value means that it happened?"
-            )
-        elif unit is None:
-            task = _task(name=names.of(column), type="regression", column=column)
-            (draft.demographic if _is_demographic(column) else draft.regression).append(task)
+
+def _covariates(findings: Findings, chosen: _Chosen, trial: Trial) -> list[dict[str, Any]]:
+    """Columns of the clinical table that a model may read beside the tasks."""
+    predicted = {column for p in chosen.tasks for column in p.task.columns}
+    return [
+        {"column": column, "type": kind}
+        | ({"missing": findings.unknown[column]} if column in findings.unknown else {})
+        for column, kind in findings.covariates.items()
+        if column not in predicted and trial.can_read(column, kind)
+    ][:MOST_COVARIATES]
+
+
+def _describe_inputs(draft: Draft, found: Scan, covariates: list[dict[str, Any]]) -> None:
+    """Slides, omics, covariates, and a model that reads what is there."""
+    draft.model, draft.covariates = "joint", []
+    if found.slides is not None:
+        draft.slides, draft.slides_dir = found.slides.source, found.slides_dir
+    draft.omics = found.omics
+    draft.with_slides = found.slides_dir is not None
+    if draft.with_slides:
+        return
+    draft.covariates = covariates
+    if found.slides is not None:
+        draft.remarks.append(
+            f"{found.slides.shown} lists slides, and none of their files lies here: set slides_dir"
+        )
+    if draft.omics:
+        draft.model = "elastic_net"
+    elif covariates:
+        draft.model = "clinical"
+    elif found.slides is not None:
+        draft.with_slides = True  # nothing else to read: the files may lie elsewhere
+    else:
+        draft.remarks.append(
+            "nothing that a model could read was found, so that this study can only be validated"
+        )
+
+
+def _told(
+    found: Scan, findings: Findings, pairs: Sequence[SurvivalPair], draft: Draft, trial: Trial
+) -> Iterator[str]:
+    """What was seen and skipped, for the terminal."""
+    clinical = found.clinical
+    assert clinical is not None
+    patients = clinical.patients[clinical.patients != ""].nunique()
+    yield f"{clinical.shown}: {len(clinical.table)} rows of {patients} patients ({clinical.columns.patient})"
+    for pair in pairs:
+        other = f" or {pair.otherwise}" if pair.otherwise else ""
+        yield (
+            f"  survival {pair.name}: {pair.time}{other} in {pair.unit}, {pair.event} "
+            f"{'/'.join(pair.happened)} is the event"
+        )
+    for what, columns in (
+        ("labels", [*findings.binary, *findings.multiclass]),
+        ("numbers", list(findings.numeric)),
+        ("covariates", list(findings.covariates)),
+    ):
+        if columns:
+            yield f"  {what}: {_some(columns)}"
+    for suffix, modality in clinical.suffixes.items():
+        count = sum(str(name).endswith(suffix) for name in clinical.table.columns)
+        yield f"  {modality}: {count} columns that end with {suffix}"
+    for reason, columns in findings.skipped.items():
+        yield f"  skipped ({reason}): {_some([column or 'the first one' for column in columns])}"
+    for reason in trial.reasons[:5]:
+        yield f"  {reason}"
+    for column, values in findings.studies.items():
+        yield f"  {column!r} names {len(values)} studies: --where '{column}={values[0]}' takes one of them"
+    for remark in draft.remarks:
+        yield f"  note: {remark}"
+
+
+def _some(columns: Sequence[str], most: int = 8) -> str:
+    return ", ".join(columns[:most]) + (f" and {len(columns) - most} more" if len(columns) > most else "")
 
 
 class _Names:
@@ -241,7 +329,7 @@ class _Names:
         self._taken = set(RESERVED)
 
     def of(self, column: str) -> str:
-        plain = name = _identifier(column)
+        plain = name = identifier(column)
         number = 2
         while name in self._taken:
             name, number = f"{plain}_{number}", number + 1
@@ -249,67 +337,24 @@ class _Names:
         return name
 
 
-def _time_unit(column: str) -> str | None:
-    return next((unit for unit in ("months", "years", "days") if unit in column.lower()), None)
-
-
-def _is_demographic(column: str) -> bool:
-    return any(word in column.lower().replace(" ", "_").split("_") for word in DEMOGRAPHIC)
-
-
-def _event_of(time: str, table: "pd.DataFrame") -> str | None:
-    """The two-valued column that shares a first word with a time column (OS_MONTHS and OS_EVENT)."""
-    stem = time.replace(".", "_").replace(" ", "_").split("_")[0].lower()
-    for column in table.columns:
-        if (
-            column != time
-            and column.lower().startswith(stem)
-            and set(table[column]) - {""} <= {"0", "1", "0.0", "1.0"}
-        ):
-            return column
-    return None
-
-
-def _slides_folder(tables: Path) -> Path | None:
-    """The folder with slides: this folder or one directly below it."""
-    for folder in (tables, *sorted(p for p in tables.iterdir() if p.is_dir())):
-        if any(path.suffix.lower() in SLIDE_ENDINGS for path in folder.iterdir()):
-            return folder
-    return None
-
-
 def _render(draft: Draft, summary: str, file: Path) -> str:
     from jinja2 import Environment, StrictUndefined
 
-    if (more := len(draft.other_tasks) - _MOST_OFFERED) > 0:
-        draft.other_tasks = [*draft.other_tasks[:_MOST_OFFERED], f"… and {more} more columns"]
+    if (more := len(draft.other_tasks) - MOST_OFFERED) > 0:
+        draft.other_tasks = [*draft.other_tasks[:MOST_OFFERED], f"… and {more} more columns"]
+    draft.remarks = [" ".join(remark.split()) for remark in draft.remarks]
     text = (Path(__file__).parent / "template.yaml").read_text(encoding="utf-8")
     template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(text)  # noqa: S701
-    template.globals["quoted"] = _quoted
+    template.globals["flow"] = flow
     return template.render(draft=draft, summary=summary, file=file.name)
 
 
-def _task(**values: Any) -> str:
-    return "- " + _flow(values)
-
-
-def _quoted(text: str) -> str:
-    return _flow([text])[1:-1]
-
-
-def _flow(value: Any) -> str:
-    """One line of YAML that may stand inside brackets."""
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
-    return text.strip()
-
-
-def _identifier(text: str) -> str:
+def identifier(text: str) -> str:
     """Letters, digits and dashes of a name, starting with a letter."""
     plain = "".join(c if c.isalnum() and c.isascii() else "_" for c in text).strip("_")
     return plain if plain[:1].isalpha() else f"x{plain}"
 
 
-def _relative(path: Path, base: Path) -> str:
-    import os
-
-    return os.path.relpath(path.resolve(), base.resolve())
+def _plain_stem(tables: Path) -> str:
+    name = tables.resolve().name
+    return name if tables.is_dir() else name.partition(".")[0]

@@ -42,6 +42,23 @@ def read_study(
         raise StudyError(
             "no such study file", where=str(file), fix="`equipoise init -o study.yaml` writes a commented one"
         ) from None
+    return study_of_text(text, file, overrides, checks)
+
+
+def study_of_text(
+    text: str, file: Path, overrides: dict[str, Any] | None = None, checks: Sequence[StudyCheck] = ()
+) -> Study:
+    """The study of a text, as :func:`read_study` reads it from the file.
+
+    Parameters
+    ----------
+    text
+        YAML.
+    file
+        The file that it is or will be: messages name it, and relative paths start from its folder.
+    overrides, checks
+        As in :func:`read_study`.
+    """
     data, tree = parse(text, str(file))
     if not isinstance(data, dict):
         raise StudyError(

@@ -163,7 +163,9 @@ def test_init_guesses_columns_from_tables(tmp_path: Path) -> None:
         f"p{i},{'MSI-H' if i % 4 == 0 else 'MSS'},{i * 1.5},{i * 3},{i % 2}" for i in range(1, 21)
     )
     (tables / "clini.csv").write_text(f"PATIENT,MSI status,LISS,OS_MONTHS,OS_EVENT\n{rows}\n")
-    (tables / "slide_table.csv").write_text("PATIENT,FILENAME\np1,p1.svs\n")
+    (tables / "slide_table.csv").write_text(
+        "PATIENT,FILENAME\n" + "".join(f"p{i},p{i}.svs\n" for i in range(1, 21))
+    )
     assert call("init", "--tables", "hospital", "-o", "study.yaml", cwd=tmp_path).returncode == 0
     from equipoise.platform.run.loading import load_study
 
