@@ -1,7 +1,6 @@
 """Slide encoders a study can name, without importing one."""
 
-from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
@@ -28,16 +27,14 @@ class SlideEncoderParams(StrictParams):
     pairings: ClassVar[tuple[Pairing, ...]] = ()
     #: GPUs per worker that the encoder is meant for; 0: runs on CPUs.
     gpus: ClassVar[float] = 0.0
+    #: Parameters that are paths, relative to the study file.
+    paths: ClassVar[tuple[str, ...]] = ()
 
     @property
     def pretrained_folder(self) -> str | None:
         """Folder of ``equipoise pretrain`` that the encoder comes from, ``None`` for others: it says which tiles the
         encoder takes, and on which patients nobody may test it."""
         return None
-
-    def below(self, base: Path) -> Self:
-        """The same with paths that start from ``base``."""
-        return self
 
 
 class MeanStdParams(SlideEncoderParams):
@@ -79,6 +76,8 @@ class PublishedParams(SlideEncoderParams):
 class PretrainedModelParams(SlideEncoderParams):
     """Parameters of a slide encoder of one's own."""
 
+    paths: ClassVar[tuple[str, ...]] = ("folder",)
+
     folder: str = Field(description="what `equipoise pretrain` wrote: runs/<study>/pretrain/model")
     readout: Literal["mean", "joined"] = Field(
         default="mean",
@@ -90,10 +89,6 @@ class PretrainedModelParams(SlideEncoderParams):
     def pretrained_folder(self) -> str | None:
         """The folder."""
         return self.folder
-
-    def below(self, base: Path) -> Self:
-        """The same with a folder that starts from ``base``."""
-        return self.model_copy(update={"folder": str(base / Path(self.folder).expanduser())})
 
 
 class GatedAttentionParams(PublishedParams):

@@ -175,24 +175,21 @@ def trained_tiles(tiles: StoreSpec) -> TrainedTiles:
 
 def below(params: ExtractionParams, base: Path) -> ExtractionParams:
     """The features section with paths of its slide encoder that start from the folder of the study."""
-    settings = slide_encoder_params(params)
-    if settings is None:
+    if params.slide_encoder is None:
         return params
-    return params.model_copy(update={"slide_encoder_params": settings.below(base).model_dump()})
+    given = dict(params.slide_encoder_params)
+    for name in get("slide_encoders", params.slide_encoder).attribute("paths"):
+        if isinstance(given.get(name), str):
+            given[name] = str(base / Path(given[name]).expanduser())
+    return params.model_copy(update={"slide_encoder_params": given})
 
 
 def pretrained_folder(params: ExtractionParams) -> str | None:
     """Folder of ``equipoise pretrain`` that the slide encoder comes from; ``None`` where it comes from elsewhere."""
-    settings = slide_encoder_params(params)
-    return None if settings is None else settings.pretrained_folder
-
-
-def slide_encoder_params(params: ExtractionParams) -> SlideEncoderParams | None:
-    """Parameters of the slide encoder; ``None`` without one, or where another package has other ones."""
     if params.slide_encoder is None:
         return None
     settings = get("slide_encoders", params.slide_encoder).params.model_validate(params.slide_encoder_params)
-    return settings if isinstance(settings, SlideEncoderParams) else None
+    return settings.pretrained_folder if isinstance(settings, SlideEncoderParams) else None
 
 
 def load_slide_encoder(params: ExtractionParams) -> SlideEncoder:

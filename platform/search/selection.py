@@ -12,7 +12,7 @@ import yaml
 
 from equipoise.datasets.atomic_io import write_json, write_text
 from equipoise.datasets.remote.addresses import is_remote
-from equipoise.platform.registry import entries
+from equipoise.platform.registry import entries, get
 from equipoise.platform.search.configuration import merge_config
 from equipoise.platform.search.params import SearchParams
 from equipoise.platform.search.space import SLOTS
@@ -108,6 +108,10 @@ def rebase_paths(settings: dict[str, Any], old: Path, new: Path) -> dict[str, An
             return path
         return os.path.relpath(old / path, new)
 
+    def moved_params(kind: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
+        paths = get(kind, name).attribute("paths")
+        return {key: moved(value) if key in paths else value for key, value in given.items()}
+
     def table(source: dict[str, Any] | None) -> dict[str, Any] | None:
         return None if source is None else source | {"path": moved(source["path"])}
 
@@ -127,8 +131,26 @@ def rebase_paths(settings: dict[str, Any], old: Path, new: Path) -> dict[str, An
     if features.get("imported"):
         paths = [moved(path) for path in features["imported"]["path"]]
         features["imported"] = features["imported"] | {"path": paths}
+    if features.get("slide_encoder"):
+        features["slide_encoder_params"] = moved_params(
+            "slide_encoders", features["slide_encoder"], features["slide_encoder_params"]
+        )
+    rna = dict(settings["tables"]["rna"])
+    rna["adapter"] = moved(rna["adapter"])
+    if rna["encoder"] is not None:
+        params = moved_params("rna_encoders", rna["encoder"]["name"], rna["encoder"]["params"])
+        rna["encoder"] = rna["encoder"] | {"params": params}
+    if rna["gene_sets"] is not None:
+        rna["gene_sets"] = rna["gene_sets"] | {"file": moved(rna["gene_sets"]["file"])}
+    training = settings["training"] | {"start": moved(settings["training"]["start"])}
     federation = settings["federation"]
     if federation is not None:
         sites = federation["sites"] | {"table": moved(federation["sites"]["table"])}
         federation = federation | {"sites": sites}
-    return settings | {"cohorts": cohorts, "features": features, "federation": federation}
+    return settings | {
+        "cohorts": cohorts,
+        "features": features,
+        "tables": settings["tables"] | {"rna": rna},
+        "training": training,
+        "federation": federation,
+    }

@@ -266,11 +266,15 @@ def test_what_cannot_be_pretrained_is_refused(bags: Path, changes: dict[str, Any
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_two_workers_pretrain_as_one(bags: Path, ray_session: None, tmp_path: Path) -> None:
+def test_two_workers_pretrain_as_one(
+    bags: Path, pretrained: RunContext, ray_session: None, tmp_path: Path
+) -> None:
     same = {"model": {"kind": "abmil", "dim": 16, "hidden": 8, "dropout": 0.0}, "training.bag_tiles": None}
     models = []
     for workers in (1, 2):
         context = run(bags, tmp_path / str(workers), "pretrain", **same, **{"training.workers": workers})
         models.append(read_pretrained(context.folder.pretrain / "model").tensors())
     for name, value in models[0].items():
+        if name == "attentions.0.score.bias":
+            continue  # softmax does not see it: no gradient but rounding, which Adam magnifies
         torch.testing.assert_close(models[1][name], value, rtol=1e-3, atol=1e-4, msg=name)

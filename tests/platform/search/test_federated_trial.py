@@ -245,9 +245,21 @@ def test_paths_of_the_section_move_with_the_best_study(tmp_path: Path) -> None:
             "cohorts": [{"name": "A", "role": "develop", "clinical": "a.csv", "slides": "s.csv"}],
             "tasks": [{"name": "MSI", "type": "binary", "column": "MSI", "positive": "H"}],
             "federation": {"sites": {"scheme": "institution", "table": "codes.tsv"}},
+            "tables": {"rna": {"encoder": {"name": "masked_gene", "folder": "rna"}, "adapter": "adapter"}},
+            "features": {"slide_encoder": "pretrained", "slide_encoder_params": {"folder": "model"}},
+            "training": {"start": "/abs/model"},
         }
     ).resolved()
     moved = rebase_paths(settings, tmp_path, tmp_path / "runs" / "search")
     assert moved["federation"]["sites"]["table"] == "../../codes.tsv"
     assert settings["federation"]["sites"]["table"] == "codes.tsv"
+    rna = moved["tables"]["rna"]
+    assert (rna["encoder"]["params"]["folder"], rna["adapter"]) == ("../../rna", "../../adapter")
+    assert moved["features"]["slide_encoder_params"]["folder"] == "../../model"
+    assert moved["training"]["start"] == "/abs/model"
+    genes = settings["tables"]["rna"] | {"encoder": None, "adapter": None, "gene_sets": {"file": "sets.gmt"}}
+    other = settings | {"tables": {"rna": genes}, "training": settings["training"] | {"start": "model"}}
+    moved = rebase_paths(other, tmp_path, tmp_path / "runs" / "search")
+    assert moved["tables"]["rna"]["gene_sets"]["file"] == "../../sets.gmt"
+    assert moved["training"]["start"] == "../../model"
     assert rebase_paths(settings | {"federation": None}, tmp_path, tmp_path)["federation"] is None
