@@ -255,6 +255,10 @@ def encoded(study: Study, out: Path) -> RunContext:
         ({"pretrain": {"cohorts": ["syn-crc"]}}, r"'syn-crc' is no cohort of the study.*Did you mean 'syn-crc-"),
         ({"model": {"kind": "elastic_net"}}, "pretrain: 'elastic_net' reads"),
         ({"model": {"kind": "mean_pool", "layers": 0}}, "its tasks share nothing"),
+        (
+            {"pretrain": None, "model": {"kind": "elastic_net"}, "training.task_sampling": {}},
+            "training.task_sampling: 'elastic_net' is fitted by a solver, which draws no patients",
+        ),
         ({"training.order": "stratified"}, "pretrain.sampling: .*or write sampling: null"),
         ({"pretrain": None, "model": {"kind": "omics"}, "training.start": "x"}, "training.start: 'omics' reads"),
     ],

@@ -156,6 +156,13 @@ def test_a_case_without_tiles_has_the_mean_tile(tasks, cohort) -> None:
     np.testing.assert_allclose(model.factors, [0.03, 0.03, 1, 1, 1, 1, 1])
 
 
+def test_a_solver_does_not_pass_over_task_sampling() -> None:
+    recipe = Recipe(model="clinical", tables=TABLES)
+    assert fits_exactly(recipe)
+    sampled = Recipe(model="clinical", tables=TABLES, training={"task_sampling": {"temperature": 3}})
+    assert not fits_exactly(sampled)
+
+
 def test_balanced_fits_keep_the_loop_and_tell_their_distance(tasks, cohort, tmp_path) -> None:
     train, val = parts_of(cohort)
     two = {"epochs": 2, "monitor": "val_loss"}
