@@ -50,7 +50,9 @@ def fold_problem(folder: Path, fold: Fold) -> str | None:
     of = config.get("fold", {})
     if of and (of.get("repeat"), of.get("index")) != (fold.repeat, fold.index):
         return f"{CONFIG} belongs to fold {of.get('repeat')}-{of.get('index')}"
-    return _predictions_problem(folder / PREDICTIONS, fold)
+    # Of the patients that it was trained for: whether these are those of today is what check_fingerprint asks.
+    trained_for = {"val": fold.val, "test": fold.test} | config.get("patients", {})
+    return _predictions_problem(folder / PREDICTIONS, fold, trained_for)
 
 
 def require_whole(folder: Path, fold: Fold) -> None:
@@ -84,8 +86,8 @@ def changed_file(folder: Path, hashes: Mapping[str, str]) -> str | None:
     return None
 
 
-def _predictions_problem(file: Path, fold: Fold) -> str | None:
-    """Whether the predictions are of the validation and test patients of the fold, each in its part."""
+def _predictions_problem(file: Path, fold: Fold, trained_for: Mapping[str, Sequence[str]]) -> str | None:
+    """Whether the predictions are of the validation and test patients that the fold was trained for."""
     from equipoise.platform.evaluation.predictions import read_predictions
 
     try:
@@ -95,8 +97,8 @@ def _predictions_problem(file: Path, fold: Fold) -> str | None:
     others = rows[(rows["repeat"] != fold.repeat) | (rows["fold"] != fold.index)]
     if len(others):
         return f"{file.name} holds predictions of fold {others['repeat'].iloc[0]}-{others['fold'].iloc[0]}"
-    parts: Sequence[tuple[str, Sequence[str]]] = (("val", fold.val), ("test", fold.test))
-    for role, patients in parts:
+    for role in ("val", "test"):
+        patients = trained_for[role]
         for task, of_task in rows[rows["role"] == role].groupby("task"):
             found, wanted = set(of_task["patient"]), set(patients)
             if found != wanted:
