@@ -57,6 +57,20 @@ class ExtractionSummary:
         lines = [f"  {row.slide}: {row.status}: {row.error}" for row in rows.head(most).itertuples()]
         return "\n".join([*lines, f"  and {len(rows) - most} more"] if len(rows) > most else lines)
 
+    @property
+    def remarked(self) -> int:
+        """Slides that are used although there is something to say: tiles left out, a stain, a damaged level."""
+        return len(self._remarks())
+
+    def remarks_text(self, most: int = 5) -> str:
+        """One line per slide with a remark, the first ``most`` of them."""
+        rows = self._remarks()
+        lines = [f"  {row.slide}: {row.error}" for row in rows.head(most).itertuples()]
+        return "\n".join([*lines, f"  and {len(rows) - most} more"] if len(rows) > most else lines)
+
+    def _remarks(self) -> pd.DataFrame:
+        return self.index[(self.index["status"] == "ok") & (self.index["error"] != "")]
+
     def __str__(self) -> str:
         counts = " ".join(f"{status}={n}" for status, n in self.counts.items())
         return (

@@ -17,7 +17,7 @@ from equipoise.platform.report.style import Download
 def build(run: RunFiles, params: LimitsParams) -> Section:
     """Limits, then failed slides, then metrics that could not be computed."""
     blocks: list[Block] = [Notice("Limits of the results", limits(run))]
-    blocks += _failed_slides(run, params.failures)
+    blocks += slide_blocks(run, params.failures)
     blocks += _missing_metrics(run)
     run.missing(*FILES)
     if run.problems:
@@ -103,27 +103,34 @@ def _sites(run: RunFiles) -> list[str]:
     return []
 
 
-def _failed_slides(run: RunFiles, most: int) -> list[Block]:
+def slide_blocks(run: RunFiles, most: int) -> list[Block]:
+    """Slides that could not be used, and those that are used with a remark, ``most`` rows of each."""
     if run.slides is None:
         return []
-    failed = run.slides[~run.slides["status"].isin(["ok", "listed"])]
+    texts = run.slides["error"] if "error" in run.slides else pd.Series("", index=run.slides.index)
+    slides = run.slides.assign(reason=texts.fillna("").astype(str))
+    failed = slides[~slides["status"].isin(["ok", "listed"])]
     heading = Heading("Slides that could not be used")
-    if failed.empty:
-        return [heading, Text("None.")]
-    reason = (
-        failed["error"].fillna("").astype(str) if "error" in failed else pd.Series("", index=failed.index)
-    )
-    shown = failed.assign(reason=reason)[["slide", "patient", "cohort", "status", "reason"]]
+    blocks: list[Block] = [heading, Text("None.")]
+    if not failed.empty:
+        blocks = [heading, _slide_rows(failed, "Reason", "failed-slides.csv", most)]
+    remarked = slides[(slides["status"] == "ok") & (slides["reason"] != "")]
+    if remarked.empty:
+        return blocks
+    more = Heading("Slides that are used with a remark")
+    return [*blocks, more, _slide_rows(remarked, "Remark", "remarked-slides.csv", most)]
+
+
+def _slide_rows(slides: pd.DataFrame, title: str, download: str, most: int) -> Table:
+    """The first ``most`` slides with what is to be said about them, and all of them to download."""
+    shown = slides[["slide", "patient", "cohort", "status", "reason"]]
     more = len(shown) - most
-    return [
-        heading,
-        Table(
-            ["Slide", "Patient", "Cohort", "Status", "Reason"],
-            shown.head(most).astype(str).to_numpy().tolist(),
-            caption=f"{plural(more, 'more row')} in manifest/slides.parquet." if more > 0 else "",
-            download=Download("failed-slides.csv", shown.head(1000)),
-        ),
-    ]
+    return Table(
+        ["Slide", "Patient", "Cohort", "Status", title],
+        shown.head(most).astype(str).to_numpy().tolist(),
+        caption=f"{plural(more, 'more row')} in manifest/slides.parquet." if more > 0 else "",
+        download=Download(download, shown.head(1000)),
+    )
 
 
 def _missing_metrics(run: RunFiles) -> list[Block]:

@@ -120,6 +120,8 @@ def test_few_bad_vectors_are_left_out_and_many_refuse_the_slide(tmp_path: Path) 
         rows.loc["few", "error"]
         == "2 of 100 feature vectors hold NaN or infinity in float16 and were left out"
     )
+    assert summary.remarked == 1
+    assert summary.remarks_text() == f"  few: {rows.loc['few', 'error']}"
     assert summary.failed == 1  # a slide without tiles is excluded, not failed
     _, corners = FeatureStore.open(summary.store).read("few")
     assert len(corners) == 98
