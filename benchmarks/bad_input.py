@@ -30,7 +30,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bad_input_cases import KINDS, Case, cases, make_template
+from benchmarks.bad_input_cases import KINDS, Case, cases
+from benchmarks.bad_input_template import make_template
 
 #: CPU seconds of a case on an idle core, and the wall-clock seconds after which its process is ended.
 LIMIT_S, WALL_S = 20.0, 120.0
@@ -123,7 +124,8 @@ def leftovers(folder: Path, kept: set[Path]) -> list[str]:
             elif path.suffix == ".parquet":
                 pq.read_schema(path)
             elif path.suffix == ".arrow":
-                pa.ipc.open_file(path).close()
+                with pa.ipc.open_file(path):
+                    pass
         except (ValueError, OSError, pa.ArrowException):
             bad.append(str(path))
     return bad
