@@ -228,8 +228,9 @@ def _merged_frame(
     table: pd.DataFrame, key: str, columns: list[str], merged: dict[str, dict[str, tuple[str, int]]]
 ) -> pd.DataFrame:
     """Known values; where a patient has none, the text of the first row, so that reasons can quote it."""
-    frame = table.drop_duplicates(key).set_index(key)[columns].copy()
-    frame.index.name = "patient"
+    first = ~table[key].duplicated()
+    # Columns first: rows of a table with many thousands of columns are expensive.
+    frame = table[columns][first].set_axis(table[key][first].rename("patient"))
     for column in columns:
         frame[column] = [
             merged[patient][column][0] if column in merged[patient] else text

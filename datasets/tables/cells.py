@@ -92,7 +92,8 @@ def with_decimal_points(table: pd.DataFrame, decimal: Literal[",", "."] | None) 
     if decimal == ".":
         return table
     # Whole columns are searched as one text: wide matrices would take seconds otherwise.
-    columns = [i for i in range(table.shape[1]) if "," in "\0".join(table.iloc[:, i])]
+    cells_of = table.to_numpy().T
+    columns = [i for i, cells in enumerate(cells_of) if "," in "\0".join(cells)]
     columns = [i for i in columns if _is_numeric(table.iloc[:, i])]
     if not columns or (decimal is None and not _means_commas(table, columns)):
         return table

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
+#: Most bytes of a workbook's parts, unpacked.
+MAX_UNPACKED = 500_000_000
+
 COMPRESSIONS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 DELIMITERS = (",", ";", "\t")
 #: Beginning of a text file → its encoding.
@@ -271,7 +274,7 @@ def _xlsx_rows(path: Path, sheet: str | None) -> Iterator[tuple[int, list[str]]]
                 where=str(path),
                 fix=f"sheets: {', '.join(names)}",
             )
-        with warnings.catch_warnings():
+        with _workbook_errors(path), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             for number, row in enumerate(book[sheet or names[0]].iter_rows(), start=1):
                 cells = [_shown(cell) for cell in row]
@@ -281,19 +284,35 @@ def _xlsx_rows(path: Path, sheet: str | None) -> Iterator[tuple[int, list[str]]]
         book.close()
 
 
-def _workbook(path: Path) -> Any:
-    from openpyxl import load_workbook
-
+@contextmanager
+def _workbook_errors(path: Path) -> Iterator[None]:
+    """Errors of a damaged workbook as data errors: openpyxl raises whatever its XML and zip layers raise."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about styles and extensions that hold no values
-            return load_workbook(path, read_only=True, data_only=True)
-    except Exception as error:  # openpyxl raises whatever its XML and zip layers raise
+        yield
+    except DataError:
+        raise
+    except Exception as error:
         raise DataError(
             f"not a readable workbook ({type(error).__name__}: {error})",
             where=str(path),
             fix="save it again as .xlsx",
         ) from error
+
+
+def _workbook(path: Path) -> Any:
+    from openpyxl import load_workbook
+
+    with _workbook_errors(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about styles and extensions that hold no values
+        with zipfile.ZipFile(path) as parts:
+            unpacked = sum(part.file_size for part in parts.infolist())
+        if unpacked > MAX_UNPACKED:
+            raise DataError(
+                f"the workbook has {unpacked / 1e9:.1f} GB unpacked, more than {MAX_UNPACKED / 1e9:g} GB",
+                where=str(path),
+                fix="save its sheet as .csv or .parquet",
+            )
+        return load_workbook(path, read_only=True, data_only=True)
 
 
 def sheet_names(path: Path) -> list[str]:
