@@ -138,6 +138,8 @@ def _local_files(path: Path) -> list[tuple[str, Path]]:
         return [(file.name, file) for file in sorted(path.iterdir()) if file.is_file()]
     if not path.exists():
         raise SlideProblem("missing", "no such file", where=str(path))
+    if not path.is_file():
+        raise SlideProblem("unreadable", "it is neither a file nor a folder", where=str(path))
     companions = path.with_suffix("")
     if path.suffix.lower() == ".mrxs" and companions.is_dir():
         return [("", path), *((file.name, file) for file in sorted(companions.iterdir()) if file.is_file())]

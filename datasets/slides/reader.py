@@ -429,6 +429,8 @@ def open_handle(file: Path) -> openslide.OpenSlide:
     """A handle of OpenSlide; raises :class:`SlideProblem` with what is wrong with the file."""
     if not file.exists():
         raise SlideProblem("missing", "no such file", where=str(file))
+    if not file.is_file() and not file.is_dir():
+        raise SlideProblem("not_a_slide", "it is neither a file nor a folder", where=str(file))
     try:
         return openslide.OpenSlide(str(file))
     except openslide.OpenSlideUnsupportedFormatError as error:

@@ -1,3 +1,4 @@
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -130,6 +131,8 @@ def test_a_corrupt_tile_does_not_spoil_the_tiles_after_it(tmp_path: Path) -> Non
 
 def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
     assert problem_of(tmp_path / "none.svs").status == "missing"
+    os.mkfifo(tmp_path / "pipe.svs")  # reading it would wait for ever
+    assert problem_of(tmp_path / "pipe.svs").status == "not_a_slide"
     (tmp_path / "empty.svs").touch()
     assert problem_of(tmp_path / "empty.svs").status == "unreadable"
     (tmp_path / "text.svs").write_text("no slide at all, but some text")
