@@ -69,6 +69,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)  # a folder does not replace a folder
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a full disk says nothing of the file
+            error.filename = str(path)
+        raise
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

@@ -115,7 +115,10 @@ def run_and_exit(
         status, code, reason = _ending(error, level <= logging.DEBUG)
         outcome = {"job": name, "status": status, "code": code, **reason, **result.fields}
         if result.folder is not None and result.folder.root.exists():
-            result.folder.finish(outcome)
+            try:
+                result.folder.finish(outcome)
+            except OSError as failure:  # a full disk must not take the result line, too
+                sys.stderr.write(f"status.json is not written: {failure}\n")
         end(outcome)
 
 

@@ -197,6 +197,35 @@ def test_a_partial_step_is_recorded_and_stays_to_do(
     assert "report" not in recorded["to_do"]
 
 
+def test_a_full_disk_says_which_file_and_ends_with_a_result_line(tmp_path: Path) -> None:
+    program = (
+        "import pathlib, resource, sys\n"
+        "from equipoise.datasets.atomic_io import write_text\n"
+        "from equipoise.jobs.outcome import JobResult, LogFormat, run_and_exit\n"
+        "from equipoise.platform.run.folder import RunFolder\n"
+        "root = pathlib.Path(sys.argv[1])\n"
+        "folder = RunFolder(root)\n"
+        "folder.event('start', {})\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))\n"  # as a disk without space: writing fails half way
+        "def job():\n"
+        "    try:\n        write_text(root / 'large.txt', 'x' * 9000)\n"
+        "    except OSError as error:\n"
+        "        from equipoise.jobs.outcome import JobError\n"
+        "        raise JobError(error, JobResult({'out': root}, folder)) from error\n"
+        "run_and_exit('run', job, LogFormat.plain, 20)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "run")], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 4, done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0] == f"error: {tmp_path / 'run' / 'large.txt'}: File too large"
+    assert lines[1].startswith("  fix: ")
+    assert "status.json is not written" in lines[2]
+    assert json.loads(lines[-1].removeprefix("EQUIPOISE-RESULT "))["code"] == 4
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["events.jsonl"]
+
+
 def test_jobs_without_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(lambda: {"checks": 3}, capsys)[:2] == (
         0,
