@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from equipoise.datasets.errors import DataWarning, InUseError
+from equipoise.datasets.errors import DataError, DataWarning, InUseError
 
 #: How the name of a temporary sibling begins and ends. One whose writer is dead may be removed by anybody.
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".", ".tmp"
@@ -91,8 +91,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """Read JSON, or return ``default`` where the file is absent."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+    """Read JSON, or return ``default`` where the file is absent.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
+    """
+    if not path.exists():
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"the file is damaged: {error}", where=str(path), fix="restore it from a copy, or start again"
+        ) from error
 
 
 def read_whole_json(path: Path, kind: type[Any] = dict) -> Any:
@@ -105,7 +118,7 @@ def read_whole_json(path: Path, kind: type[Any] = dict) -> Any:
     """
     try:
         value = read_json(path)
-    except (ValueError, RecursionError, OSError):
+    except (DataError, OSError):
         return None
     return value if isinstance(value, kind) else None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from equipoise.platform.errors import StudyError
+from equipoise.platform.errors import DataError, StudyError
 
 #: Largest file in bytes, deepest nesting, most values (aliases written out), longest number in characters.
 MAX_BYTES, MAX_DEPTH, MAX_VALUES, MAX_DIGITS = 2_000_000, 50, 100_000, 300
@@ -98,6 +98,27 @@ def parse(text: str, where: str) -> tuple[Any, yaml.Node | None]:
         ) from None
     except ValueError as error:  # a number that Python does not read
         raise StudyError(f"not valid YAML: {error}", where=where) from None
+
+
+def read_own(path: Path) -> Any:
+    """Values of a YAML file that this product wrote.
+
+    Raises
+    ------
+    DataError
+        If it is damaged.
+    """
+    try:
+        value, _ = parse(read_text(path), str(path))
+    except StudyError as error:
+        raise DataError(
+            f"the file is damaged: {error.what}",
+            where=error.where,
+            fix="restore it from a copy, or choose another folder with -o",
+        ) from error
+    if not isinstance(value, dict):
+        raise DataError("the file is damaged: it holds no settings", where=str(path))
+    return value
 
 
 def _check_size(text: str, where: str) -> None:

@@ -21,6 +21,7 @@ from equipoise.platform.evaluation.comparison import (
     why_no_ranking,
 )
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
+from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.evaluation.samples import ALL, MODEL
 from equipoise.platform.report.blocks import Block, Cell, Figures, Notice, Section, Table, Text
 from equipoise.platform.report.comparison_figures import critical_difference_diagram
@@ -56,7 +57,7 @@ def group_by_patients(runs: Sequence[Path]) -> list[list[Path]]:
     groups: list[tuple[set[str], list[Path]]] = []
     for run in runs:
         path = Path(run) / "evaluation/predictions.parquet"
-        patients = set(pd.read_parquet(path, columns=["patient"])["patient"]) if path.exists() else set()
+        patients = set(read_predictions(path)["patient"]) if path.exists() else set()
         joined = [g for g in groups if g[0] & patients]
         groups = [g for g in groups if not g[0] & patients]
         together = [one for _, members in joined for one in members]

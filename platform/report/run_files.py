@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import yaml
 
+from equipoise.datasets.atomic_io import read_json
 from equipoise.datasets.errors import DataError
 from equipoise.platform.evaluation.baselines import read_baselines
 from equipoise.platform.evaluation.cox_table import read_cox_table
@@ -22,6 +22,7 @@ from equipoise.platform.evaluation.predictions import kind_of, read_predictions
 from equipoise.platform.evaluation.robustness import read_robustness
 from equipoise.platform.renamed import current_record
 from equipoise.platform.report.blocks import Missing
+from equipoise.platform.yaml_files import read_own
 
 
 class FileSpec(NamedTuple):
@@ -289,7 +290,7 @@ class RunFiles:
             return None
         try:
             return reader(path)
-        except (DataError, OSError, ValueError, yaml.YAMLError, KeyError) as broken:
+        except (DataError, OSError, ValueError, KeyError) as broken:
             self.problems[name] = f"{type(broken).__name__}: {broken}"
             return None
 
@@ -333,7 +334,7 @@ def _classes(task: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def _members(fold: str, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -347,7 +348,7 @@ def _members(fold: str, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return read_own(path)
 
 
 def _csv(path: Path) -> pd.DataFrame:

@@ -5,6 +5,7 @@ Files are written atomically (:mod:`equipoise.datasets.atomic_io`). ``status.jso
 """
 
 import json
+import logging
 import os
 import socket
 import time
@@ -14,12 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from equipoise.datasets.atomic_io import (
     LOCK_FILE,
     is_locked,
-    read_json,
+    read_whole_json,
     remove_leftovers,
     write_json,
     writer_lock,
@@ -29,6 +28,9 @@ from equipoise.datasets.redaction import masked
 from equipoise.platform.errors import StudyError
 from equipoise.platform.fingerprints import require_same
 from equipoise.platform.study.schema import Study, fixed_settings
+from equipoise.platform.yaml_files import read_own
+
+log = logging.getLogger("equipoise")
 
 #: Steps of a run in their order.
 STEPS = ("validate", "extract", "train", "evaluate", "federate", "search", "pretrain", "report")
@@ -121,7 +123,7 @@ class RunFolder:
                 )
             folder._rename_earlier_run(study)
         elif earlier.exists():
-            folder._require_same_study(study, yaml.safe_load(earlier.read_text(encoding="utf-8")))
+            folder._require_same_study(study, read_own(earlier))
         return folder
 
     def _require_same_study(self, study: Study, earlier: dict[str, Any]) -> None:
@@ -189,8 +191,16 @@ class RunFolder:
         return "killed" if killed else str(self.status()["status"])
 
     def status(self) -> dict[str, Any]:
-        """The content of ``status.json``; that of a new run where the file is absent."""
-        return read_json(self.status_file, {"status": "new", "steps": {}})
+        """The content of ``status.json``; that of a new run where the file is absent or damaged.
+
+        Steps look at what they find, so that nothing is done twice where the file was lost.
+        """
+        status = read_whole_json(self.status_file)
+        if status is not None and isinstance(status.get("steps"), dict) and "status" in status:
+            return dict(status)
+        if self.status_file.exists():
+            log.warning("%s is damaged: every step looks again at what is there", self.status_file)
+        return {"status": "new", "steps": {}}
 
     def to_do(self) -> list[str]:
         """Steps that are not done, in their order; optional steps only where the study has their section."""
@@ -200,7 +210,7 @@ class RunFolder:
     def steps(self) -> list[str]:
         """Steps of the study that the folder holds, in their order."""
         resolved = self.provenance / "resolved.yaml"
-        return study_steps(yaml.safe_load(resolved.read_text(encoding="utf-8")) if resolved.exists() else {})
+        return study_steps(read_own(resolved) if resolved.exists() else {})
 
     def run_step(self, name: str, work: Callable[[], StepResult]) -> StepResult:
         """Do the work of a step; record it as running, then as done, partial, interrupted, or failed and why."""

@@ -43,7 +43,10 @@ def read_table(path: Path) -> pd.DataFrame:
         raise DataError(
             "there is no table of trials yet", where=str(path), fix="run 'equipoise search' first"
         )
-    table = pd.read_parquet(path)
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as broken:
+        raise DataError(f"not a readable Parquet file: {broken}", where=str(path)) from broken
     if lacking := [name for name in FIXED_COLUMNS if name not in table]:
         raise DataError(f"lacks the columns {', '.join(lacking)}", where=str(path))
     return table.sort_values("index", kind="stable", ignore_index=True)
