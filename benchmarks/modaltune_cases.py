@@ -102,7 +102,8 @@ def read_joined(data: Path, folder: Path) -> Joined:
                 table[f"{column}_{other}"] = table[column] if other == cancer else ""
         table.drop(columns="part").to_csv(folder / f"{cancer}.csv", index_label="PATIENT")
         genes = pd.concat([rna[study][1] for study in studies])
-        genes.loc[genes.index.isin(table.index)].to_csv(folder / f"{cancer}-rna.csv", index_label="PATIENT")
+        chosen = genes.loc[genes.index.isin(table.index)].rename_axis("PATIENT")
+        chosen.reset_index().to_parquet(folder / f"{cancer}-rna.parquet", index=False)
     file = folder / "study.yaml"
     file.write_text(yaml.safe_dump(study_of(), sort_keys=False))
     cohorts = read_cohorts(load_study(file))
@@ -182,7 +183,7 @@ def study_of() -> dict[str, Any]:
                 "name": cancer,
                 "role": "develop",
                 "clinical": f"{cancer}.csv",
-                "omics": {"rna": {"path": f"{cancer}-rna.csv", "kind": "zscore"}},
+                "omics": {"rna": {"path": f"{cancer}-rna.parquet", "kind": "zscore"}},
             }
             for cancer in CANCERS
         ],

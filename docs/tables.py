@@ -309,6 +309,72 @@ def tcga_weights() -> str:
     return markdown([*headers, "C omics", "C risk", "C best", "gain, chosen on other folds", "95 %"], rows)
 
 
+def bounds(row: Mapping[str, Any]) -> list[str]:
+    """Value and interval; no interval where there is none."""
+    low, high = row["low"], row["high"]
+    return [share(row["value"]), "–" if low is None else interval(low, high)]
+
+
+def modaltune_tcga() -> str:
+    """ModalTune without slides beside trivial baselines and ridges: survival of each cancer."""
+    found = result("modaltune_tcga")
+    if found is None:
+        return not_measured("modaltune_tcga")
+    rows = []
+    for cancer, table in found["cancers"].items():
+        rows += [[cancer, name, *bounds(row)] for name, row in table["survival"].items()]
+        rows[-1] += [*map(signed_bounds, (table["minus_ridge"], table["minus_age_class"]))]
+    headers = ["cancer", "survival, C-index", "C", "95 %", "− ridge, 95 %", "− age + class, 95 %"]
+    return markdown(headers, [row + [""] * (len(headers) - len(row)) for row in rows])
+
+
+def signed_bounds(row: Mapping[str, Any]) -> str:
+    """A difference with its interval in one cell."""
+    return f"{signed(row['value'])} {interval(row['low'], row['high'], signed)}"
+
+
+def modaltune_presence() -> str:
+    """Cases without RNA: what presence alone tells, and what comes through the missing token."""
+    found = result("modaltune_tcga")
+    if found is None:
+        return not_measured("modaltune_tcga")
+    rows = []
+    for cancer, row in found["presence"].items():
+        through = found["without_rna"].get(cancer, {})
+        shares = ", ".join(f"{name} {share(value)}" for name, value in row["share_with_rna"].items())
+        cells = [
+            share(through[key]["without_rna_ba"]["value"]) if through else "–"
+            for key in ("trained with RNA only", "trained on all cases")
+        ]
+        cases = str(through["cases"]) if through else "–"
+        alone = [share(row[key]["value"]) for key in ("training_ba", "test_ba")]
+        rows.append([cancer, shares, *alone, cases, share(row["without_rna_ba"]), *cells])
+    headers = [
+        "cancer",
+        "share with RNA, training",
+        "presence alone: training BA",
+        "test BA",
+        "test cases without",
+    ]
+    return markdown([*headers, "presence alone: their BA", "never saw one", "trained on all"], rows)
+
+
+def modaltune_pan() -> str:
+    """All cancers in one model: BRCA's accuracy, means over cancers, and what was won back."""
+    found = result("modaltune_tcga")
+    if found is None:
+        return not_measured("modaltune_tcga")
+    rows = []
+    for name, row in found["pan_cancer"]["arms"].items():
+        cells = [name, share(row["ba"]["BRCA"]["value"]), share(row["mean_ba"]["value"])]
+        cells.append(share(row["mean_c"]["value"]))
+        for key in ("lost_brca_ba", "lost_ba", "lost_c"):
+            cells.append(signed_bounds(row[key]) if key in row else "")
+        rows.append(cells)
+    headers = ["RNA alone, three seeds", "BRCA, BA", "mean BA", "mean C", "BRCA BA − per cancer, 95 %"]
+    return markdown([*headers, "mean BA − per cancer, 95 %", "mean C − per cancer, 95 %"], rows)
+
+
 def masked_gene() -> str:
     """What the masked-gene encoder learns of real cells."""
     found = result("masked_gene")
@@ -378,6 +444,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "tcga_cohorts": tcga_cohorts,
     "tcga_weights": tcga_weights,
     "tcga_survival": tcga_survival,
+    "modaltune_tcga": modaltune_tcga,
+    "modaltune_presence": modaltune_presence,
+    "modaltune_pan": modaltune_pan,
     "cox": cox,
     "risk_sets": risk_sets,
     "mixup": mixup,
