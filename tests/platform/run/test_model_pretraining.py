@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,26 @@ def encoded(study: Study, out: Path) -> RunContext:
 def test_what_cannot_be_pretrained_is_refused(bags: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         load_study(bags / "study.yaml", SETTINGS | changes)
+
+
+def test_the_job_names_the_model(
+    bags: Path, pretrained: RunContext, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from equipoise.jobs import cli, outcome
+
+    monkeypatch.setattr(outcome, "set_up_logging", lambda *_: None)  # it is for a process of its own
+    settings = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    arguments = ["pretrain", "-c", str(bags / "study.yaml"), "-o", str(bags / "run"), *settings]
+    before = (pretrained.folder.pretrain / "model" / "config.json").stat().st_mtime_ns
+    with pytest.raises(SystemExit) as ended:
+        cli._app({"pretrain": cli.JOBS["pretrain"]})(arguments, prog_name="equipoise")
+    assert ended.value.code == 0
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    result = json.loads(line.removeprefix("EQUIPOISE-RESULT "))
+    assert (result["job"], result["model"]) == ("pretrain", str(bags / "run" / "pretrain" / "model"))
+    assert (
+        pretrained.folder.pretrain / "model" / "config.json"
+    ).stat().st_mtime_ns == before  # nothing to do
 
 
 @pytest.mark.cluster
