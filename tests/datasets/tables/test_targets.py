@@ -20,6 +20,7 @@ from equipoise.datasets.tables.targets import (
     interval_edges,
     parse_number,
 )
+from equipoise.datasets.tables.tasks import SurvivalTask
 
 TASK = TypeAdapter(Task)
 NAN = float("nan")
@@ -324,3 +325,20 @@ def test_labels_in_remedies_can_be_pasted(label: str, yaml: str) -> None:
 
     assert yaml_quoted(label) == yaml
     assert str(pyyaml.safe_load(f"[{yaml_quoted(label)}]")[0]) == label
+
+
+def test_a_second_time_where_the_first_is_empty() -> None:
+    """The GDC: days to death of the dead, days to the last follow-up of the others."""
+    task = SurvivalTask.model_validate(
+        {
+            "name": "OS",
+            "type": "survival",
+            "time": {"column": "death", "otherwise": "last", "unit": "days"},
+            "event": {"column": "status", "event_value": "Dead"},
+        }
+    )
+    rows = {"death": ["10", "'--", "'--"], "last": ["9", "20", ""], "status": ["Dead", "Alive", "Alive"]}
+    encoded = encode(task, pd.DataFrame(rows, index=["a", "b", "c"]))
+    assert encoded.time[:2].tolist() == [10, 20]
+    assert encoded.known.tolist() == [True, True, False]
+    assert task.columns == ("death", "last", "status")
