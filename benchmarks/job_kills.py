@@ -71,6 +71,10 @@ class JobKills:
         }
 
 
+#: States of a folder whose job has done its work: recorded by its last step, then by the job.
+_DONE = ("done", "ok")
+
+
 def write_study(root: Path) -> Path:
     """The SYNTHETIC tables and their study; returns the study file."""
     rng = random.Random(7)
@@ -164,14 +168,17 @@ def _end(process: subprocess.Popen[bytes], folder: Path, result: JobKills) -> No
     """SIGTERM or SIGKILL, in turn; then status and, after SIGTERM, result line must say what happened."""
     name = "SIGTERM" if sum(result.kills.values()) % 2 == 0 else "SIGKILL"
     run = RunFolder(folder)
-    if run.state() != "running" and process.poll() is None:
-        result.status_wrong.append(f"{run.state()} while it ran")
+    before = run.state()
+    if before in _DONE:  # only its interpreter was still to end
+        process.wait()
+        return
+    if before != "running":
+        result.status_wrong.append(f"{before} while it ran")
     process.send_signal(getattr(signal, name))
-    code = process.wait()
-    if code == 0:  # it had done its work
+    code, state = process.wait(), run.state()
+    if state in _DONE:  # the signal came too late
         return
     result.kills[name] += 1
-    state = run.state()
     wanted = "interrupted" if name == "SIGTERM" else "killed"
     if state != wanted:
         result.status_wrong.append(f"{state} after {name}")

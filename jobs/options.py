@@ -116,7 +116,8 @@ class StudyOptions:
             print(describe_plan(study, steps))
             return JobResult({"study": study.name, "dry_run": True})
         folder = self.folder(study)
-        write_text(folder.command_file, f"{self.command_line(folder)}\n")
+        if folder.writer() is None:  # else the folder is another job's, and this one is refused
+            write_text(folder.command_file, f"{self.command_line(folder)}\n")
         return run_in_folder(study, folder, steps, **settings)
 
     def command_line(self, folder: "RunFolder") -> str:
