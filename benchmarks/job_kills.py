@@ -71,6 +71,8 @@ class JobKills:
         }
 
 
+#: Job → settings that differ: with a federation, strategies would be searched, too.
+CHANGES = {"search": ("federation=null", "training.epochs=30", "training.min_epochs=30", "search.trials=5")}
 #: States of a folder whose job has done its work: recorded by its last step, then by the job.
 _DONE = ("done", "ok")
 
@@ -136,6 +138,8 @@ def stale_files(folder: Path) -> list[Path]:
 
 def _start(job: str, study: Path, folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", f"equipoise.jobs.{job}", "-c", str(study), "-o", str(folder)]
+    for setting in CHANGES.get(job, ()):
+        command += ["-s", setting]
     with folder.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=log)
 
