@@ -437,6 +437,126 @@ def risk_sets() -> str:
     return markdown(["cohort", "compared with", "C", "difference", "95 %", "to"], rows)
 
 
+_PANCANCER = {
+    "modaltune": "ModalTune",
+    "modaltune-direct": "ModalTune, direct heads",
+    "modaltune-text": "ModalTune, text alone, as published",
+    "gptomic": "Path-GPTOmic",
+    "concat": "concatenation",
+    "rna": "RNA (and age, sex)",
+    "image": "slides alone",
+}
+#: Task → its main metric, and the balanced accuracy of classes.
+_OF_TASK = {"subtype": "auroc", "MSI": "auroc", "OS": "c_index"}
+
+
+def _with_interval(row: Mapping[str, Any]) -> str:
+    """``.842 [.796, .880]``."""
+    if row["low"] is None:
+        return share(row["value"])
+    return f"{share(row['value'])} {interval(row['low'], row['high'])}"
+
+
+def pancancer() -> str:
+    """Models of the built-in cohorts of five cancers on the same folds, and their distance from ModalTune."""
+    found = result("pancancer")
+    if found is None:
+        return not_measured("pancancer")
+    apart = {(d["run"], d["task"]): d for d in found["differences"] if d["role"] == "test"}
+    rows = []
+    for name, what in _PANCANCER.items():
+        run = found["runs"][name]
+        cells = []
+        for task, metric in _OF_TASK.items():
+            other = apart.get((name, task))
+            cells.append(share(run["test"][task][metric]["value"]))
+            cells.append(
+                ""
+                if other is None
+                else f"{signed(other['difference'])} {interval(other['low'], other['high'], signed)}"
+            )
+        rows.append([what, f"{run['parameters']:,}", *cells])
+    for name in ("elastic_net, tables", "elastic_net, mean tile"):
+        of = found["baselines"]["test"][name]
+        cells = [cell for task in _OF_TASK for cell in (share(of[task]), "")]
+        rows.append([{"elastic_net, tables": "ridge of RNA"}.get(name, "ridge of the mean tile"), "", *cells])
+    apart_from = "− ModalTune [95 %]"
+    headers = [
+        "",
+        "trained",
+        "subtype, AUROC",
+        apart_from,
+        "MSI, AUROC",
+        apart_from,
+        "survival, C",
+        apart_from,
+    ]
+    return markdown(headers, rows)
+
+
+def pancancer_held_out() -> str:
+    """The cancer that training has not seen: models as they are, and probes on their embeddings."""
+    found = result("pancancer")
+    if found is None:
+        return not_measured("pancancer")
+
+    def cells(of: Mapping[str, Any]) -> list[str]:
+        subtype, msi, survival = (of.get(task, {}) for task in _OF_TASK)
+        nothing = {"value": None, "low": None}
+        chosen = [
+            subtype.get("auroc"),
+            subtype.get("balanced_accuracy"),
+            msi.get("auroc"),
+            survival.get("c_index"),
+        ]
+        return [_with_interval(row or nothing) for row in chosen]
+
+    rows = [
+        [what, how, *cells(found["runs"][name]["transfer"][how])]
+        for name, what in _PANCANCER.items()
+        for how in ("zero-shot", "probe")
+    ]
+    trained_here = {
+        "elastic_net, tables": "ridge of RNA",
+        "elastic_net, mean tile": "ridge of the mean tile",
+        "presence of modalities": "ridge of which modalities there are",
+        "constant class": "constant class",
+    }
+    transfer = found["runs"]["modaltune"]["transfer"]
+    rows += [
+        [what, "" if name == "constant class" else "fitted there", *cells(transfer[name])]
+        for name, what in trained_here.items()
+        if name in transfer
+    ]
+    return markdown(
+        ["", "", "subtype, AUROC", "subtype, balanced accuracy", "MSI, AUROC", "survival, C"], rows
+    )
+
+
+def pancancer_robustness() -> str:
+    """Robustness index of the embeddings across cancers and across sites, beside that of random neighbours."""
+    found = result("pancancer")
+    if found is None:
+        return not_measured("pancancer")
+    rows = []
+    for name, what in _PANCANCER.items():
+        of = found["runs"][name]["robustness"]
+        cells = [
+            _with_interval(of[f"{task}, {centre}"])
+            for task in ("subtype", "MSI")
+            for centre in ("cohort", "site")
+        ]
+        rows.append([what, *cells])
+    of = found["runs"]["modaltune"]["robustness"]
+    chance = [
+        share(of[f"{task}, {centre}"]["chance"])
+        for task in ("subtype", "MSI")
+        for centre in ("cohort", "site")
+    ]
+    rows.append(["neighbours at random", *chance])
+    return markdown(["", "subtype, cancers", "subtype, sites", "MSI, cancers", "MSI, sites"], rows)
+
+
 #: Name in a page → its table.
 TABLES: dict[str, Callable[[], str]] = {
     "paper": paper,
@@ -454,4 +574,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "masked_gene": masked_gene,
     "gptomic_synthetic": gptomic_synthetic,
     "gptomic_search": gptomic_search,
+    "pancancer": pancancer,
+    "pancancer_held_out": pancancer_held_out,
+    "pancancer_robustness": pancancer_robustness,
 }

@@ -201,7 +201,8 @@ def fit_fold_baselines(
 
 
 def _part(model: LinearRows, targets: Targets, cases: CaseList) -> _Part:
-    """The row of the elastic net, then cohorts, then the true classes of classification tasks."""
+    """The row of the elastic net, then cohorts, the true classes of classification tasks, and which modalities a case
+    has: tables, then tiles."""
     batches = [collate([case], targets) for case in cases]
     first = targets.heads[0].name
     with torch.no_grad():
@@ -212,6 +213,10 @@ def _part(model: LinearRows, targets: Targets, cases: CaseList) -> _Part:
         truth = torch.cat([batch.targets[head.name] for batch in batches]).numpy()
         known = torch.cat([batch.label_mask[head.name] for batch in batches]).numpy()
         rows.append((truth[:, None] == np.arange(head.outputs)) * known[:, None].astype(float))
+    present = [[batch.present[name] for name in model.widths] for batch in batches]
+    tiles = [[batch.mask.any(dim=1)] if model.features else [] for batch in batches]
+    flags = [torch.stack([*own, *bag], dim=1) for own, bag in zip(present, tiles, strict=True)]
+    rows.append(torch.cat(flags).double().numpy())
     infos = tuple(CaseInfo(case.patient, case.cohort, case.site, case.targets) for case in cases)
     return _Part(np.concatenate(rows, axis=1), batches, infos)
 
@@ -238,14 +243,14 @@ def _groups(model: LinearRows, targets: Targets) -> dict[str, list[int]]:
     if model.features:
         groups["elastic_net, mean tile"] = list(range(at, at + model.features))
         at += model.features
-    flags += list(range(at, model.row_width))
-    groups["presence of modalities"] = flags
     at = model.row_width
     groups["cohort"] = list(range(at, at + len(targets.cohorts)))
     at += len(targets.cohorts)
     for head in _classified(targets):
         groups[f"class of {head.name}"] = list(range(at, at + head.outputs))
         at += head.outputs
+    count = len(model.widths) + bool(model.features)
+    groups["presence of modalities"] = list(range(at, at + count))
     return groups
 
 

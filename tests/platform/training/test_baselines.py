@@ -178,3 +178,17 @@ def test_geneicl_is_shown_the_rna_of_training_patients_only(tasks, cases, monkey
     with_rna = sum("rna" in cases[name].omics for name in FOLD.train)
     assert shown == [((with_rna, 12), len(FOLD.val) + len(FOLD.test))]
     assert set(tables["geneicl, rna"]["role"]) == {"val", "test"}
+
+
+def test_who_lacks_the_only_table_is_told_by_presence(tasks, cases) -> None:
+    """Slides and one table: without a flag of its own a missing table would look like an average one."""
+    rna = {
+        name: replace(case, omics={k: v for k, v in case.omics.items() if k == "rna"})
+        for name, case in cases.items()
+    }
+    recipe = Recipe(model="concat")
+    found = fit_baselines(FOLD, tasks[:1], MeanTiles(rna), recipe, BaselineParams(geneicl=False))
+    present = scores(found["presence of modalities"], "MSI")
+    has_rna = pd.Series({name: "rna" in case.omics for name, case in rna.items()})
+    assert present.groupby(has_rna[present.index]).nunique().tolist() == [1, 1]
+    assert present.nunique() == 2
