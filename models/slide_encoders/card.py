@@ -165,6 +165,50 @@ class LongNetCard(SlideCard):
         return self.width
 
 
+@dataclass(frozen=True)
+class GridShape:
+    """Dimensions of a vision transformer on the grid of tiles.
+
+    Attributes
+    ----------
+    tile_dim, width, depth, heads, mlp
+        Length of a tile's vector, width of a token, blocks, heads of each attention, hidden width of a perceptron.
+    registers
+        Tokens behind the class token that carry nothing of a tile.
+    epsilon
+        Of every LayerNorm.
+    pooling
+        How tokens become a vector: a learned query that attends to them, or the class token.
+    """
+
+    tile_dim: int
+    width: int
+    depth: int
+    heads: int
+    mlp: int
+    registers: int = 0
+    epsilon: float = 1e-6
+    pooling: Literal["attention", "class_token"] = "attention"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubModelCard(SlideCard):
+    """A slide encoder whose network is code beside its weights.
+
+    Attributes
+    ----------
+    width
+        Length of a slide's vector.
+    """
+
+    width: int
+
+    @property
+    def dim(self) -> int:
+        """The same."""
+        return self.width
+
+
 def _tiles(encoder: str, mpp: float, tile_px: int, *aliases: str) -> Pairing:
     """A pairing with the published weights of a tile encoder."""
     card = CARDS[encoder]
@@ -259,5 +303,24 @@ LONGNET: dict[str, LongNetCard] = {
     )
 }
 
+#: Slide encoders that bring their own code, by their names.
+HUB_MODELS: dict[str, HubModelCard] = {
+    card.name: card
+    for card in (
+        HubModelCard(
+            name="titan",
+            line="TITAN: transformer over the grid of CONCH v1.5 tiles, 768-d; runs its own code, if a study allows it",
+            hub="MahmoodLab/TITAN",
+            source="https://huggingface.co/MahmoodLab/TITAN",
+            file="model.safetensors",
+            sha256="4e92128317dca5c9e47d8173467105c21e4095f88d3bde9077e7f1e784b195fe",
+            licence="CC-BY-NC-ND 4.0",
+            gated=True,
+            pairing=_tiles("conch_v1_5", 0.5, 512, "conch_v15"),
+            width=768,
+        ),
+    )
+}
+
 #: Every card by its name.
-SLIDE_CARDS: dict[str, SlideCard] = {**GATED_ATTENTION, **LONGNET}
+SLIDE_CARDS: dict[str, SlideCard] = {**GATED_ATTENTION, **LONGNET, **HUB_MODELS}

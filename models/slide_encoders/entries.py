@@ -7,8 +7,11 @@ from pydantic import BaseModel, Field, create_model, model_validator
 from equipoise.models.params import StrictParams
 from equipoise.models.slide_encoders.card import (
     GATED_ATTENTION,
+    HUB_MODELS,
     LONGNET,
     GatedAttentionCard,
+    GridShape,
+    HubModelCard,
     LongNetCard,
     Pairing,
     SlideCard,
@@ -60,6 +63,44 @@ class RandomTransformerParams(SlideEncoderParams):
     width: int = Field(default=192, ge=16, le=1024, multiple_of=16, description="width of a token")
     depth: int = Field(default=4, ge=1, le=24, description="number of stages")
     heads: Literal[1, 2, 4, 8] = Field(default=4, description="heads of each attention")
+
+
+class GridVitParams(SlideEncoderParams):
+    """Parameters of the grid transformer with random weights; 768, 6 and 12 make it as large as TITAN's."""
+
+    seed: int = Field(
+        default=0, ge=0, description="which random weights; vectors of different seeds do not mix"
+    )
+    width: int = Field(default=192, ge=16, le=1536, description="width of a token")
+    depth: int = Field(default=4, ge=1, le=48, description="number of blocks, each a stage")
+    heads: int = Field(default=4, ge=1, description="heads of each attention; must divide width")
+    registers: int = Field(
+        default=0, ge=0, description="tokens beside the class token that belong to no tile"
+    )
+    pooling: Literal["attention", "class_token"] = Field(
+        default="attention", description="what a query finds in all tokens, or the class token"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="cpu", description="auto: a GPU where one is visible"
+    )
+
+    @model_validator(mode="after")
+    def _heads_share(self) -> "GridVitParams":
+        if self.width % self.heads:
+            raise ValueError(f"{self.heads} heads cannot share a width of {self.width}")
+        return self
+
+    def shape(self, tile_dim: int) -> GridShape:
+        """Sizes for tile features of length ``tile_dim``."""
+        return GridShape(
+            tile_dim,
+            self.width,
+            self.depth,
+            self.heads,
+            4 * self.width,
+            registers=self.registers,
+            pooling=self.pooling,
+        )
 
 
 class PublishedParams(SlideEncoderParams):
@@ -117,6 +158,20 @@ class LongNetParams(PublishedParams):
     )
 
 
+class HubModelParams(PublishedParams):
+    """Parameters of a slide encoder that brings its own code."""
+
+    card: ClassVar[HubModelCard]
+    gpus: ClassVar[float] = 1.0
+
+    trust_remote_code: bool = Field(
+        default=False, description="run the code in the folder with the weights: it may do anything"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: a GPU where one is visible"
+    )
+
+
 P = TypeVar("P", bound=PublishedParams)
 
 
@@ -139,6 +194,12 @@ ENTRIES: dict[str, tuple[str, type[SlideEncoderParams], str]] = {
         RandomTransformerParams,
         "equipoise.models.slide_encoders.random_transformer:RandomTransformer",
     ),
+    "grid_vit": (
+        "a transformer over the grid of tiles with ALiBi in two dimensions and attention pooling, random weights of a "
+        "fixed seed, in stages; a baseline",
+        GridVitParams,
+        "equipoise.models.slide_encoders.grid_vit:GridVit",
+    ),
     "pretrained": (
         "a model of your own from `equipoise pretrain`: what its heads would read",
         PretrainedModelParams,
@@ -159,6 +220,14 @@ ENTRIES: dict[str, tuple[str, type[SlideEncoderParams], str]] = {
             "equipoise.models.slide_encoders.longnet:LongNetEncoder",
         )
         for name, card in LONGNET.items()
+    },
+    **{
+        name: (
+            card.line,
+            params_of(card, HubModelParams),
+            "equipoise.models.slide_encoders.titan:Titan",
+        )
+        for name, card in HUB_MODELS.items()
     },
 }
 

@@ -15,12 +15,14 @@ from equipoise.models.slide_encoders.card import GATED_ATTENTION, Pairing
 from equipoise.models.slide_encoders.entries import (
     ENTRIES,
     GatedAttentionParams,
+    GridVitParams,
     MeanStdParams,
     RandomTransformerParams,
     SlideEncoderParams,
     params_of,
 )
 from equipoise.models.slide_encoders.gated_attention import GatedAttentionEncoder, GatedAttentionNetwork
+from equipoise.models.slide_encoders.grid_vit import GridVit
 from equipoise.models.slide_encoders.mean_std import MeanStd
 from equipoise.models.slide_encoders.protocol import (
     SlideEncoder,
@@ -63,6 +65,7 @@ def feather(folder: Path) -> SlideEncoder:
 MAKE: dict[str, Any] = {
     "mean_std": lambda folder: MeanStd(MeanStdParams()),
     "random_transformer": lambda folder: RandomTransformer(RandomTransformerParams(width=32, depth=2)),
+    "grid_vit": lambda folder: GridVit(GridVitParams(width=32, depth=2, registers=1)),
     "feather": feather,
 }
 
