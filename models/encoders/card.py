@@ -16,8 +16,8 @@ Pairings = tuple[tuple[float, int], ...]
 #: Where the um/px come from: its authors state them, name a magnification, or neither and others agree on them.
 Basis = Literal["stated", "magnification", "convention"]
 #: Names in a weights file: timm's, those of transformers (``ViTModel``, ``Dinov2Model``, with registers or not; of its
-#: ``CLIPVisionModel``), or those of the DINOv2 training code.
-Layout = Literal["timm", "transformers", "clip", "dinov2"]
+#: ``CLIPVisionModel``), those of the DINOv2 training code, or of torchscale's BEiT-3.
+Layout = Literal["timm", "transformers", "clip", "dinov2", "beit3"]
 #: How position embeddings of another grid are interpolated: as timm does it (bicubic, antialiased), as transformers
 #: does it (bicubic), or as the DINOv2 code does it (bicubic, by a factor with 0.1 patches added).
 Regrid = Literal["timm", "transformers", "dinov2"]

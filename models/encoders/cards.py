@@ -340,6 +340,36 @@ _CARDS = (
         regrid="dinov2",
         renames=(("attn_pool_contrast.", "head.pool."), ("ln_contrast.", "head.norm.")),
     ),
+    ModelCard(
+        "musk",
+        "MUSK: BEiT-3 large of a vision-language model, its class token for images, 1024-d",
+        "xiangjx/musk",
+        VitShape(
+            1024,
+            24,
+            16,
+            patch=16,
+            mlp=4096,
+            image=384,
+            layer_scale=False,
+            epsilon=1e-5,
+            inner_norms=True,
+        ),
+        licence=_NC_ND,
+        gated=True,
+        sha256="83d9f2429ec3f04fc3bdc4bc6d8e6c78035ea196fdce9fe05d76ea0e8cad0375",
+        pairings=((0.5, 384),),
+        normalisation=HALVES,
+        layout="beit3",
+        renames=(("beit3.", ""),),
+        drops=(
+            "beit3.text_embed.",
+            "beit3.vision_embed.mask_token",
+            "vision_head.",
+            "language_head.",
+            "logit_scale",
+        ),
+    ),
 )
 
 #: Every card by its name.

@@ -161,11 +161,61 @@ def from_dinov2(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+#: Names of torchscale's BEiT-3 outside the layers and within one, without the expert for images, ``A``.
+_BEIT3_TOP = {
+    "vision_embed.cls_token": "cls_token",
+    "vision_embed.proj.weight": "patch_embed.proj.weight",
+    "vision_embed.proj.bias": "patch_embed.proj.bias",
+    "encoder.layer_norm.weight": "norm.weight",
+    "encoder.layer_norm.bias": "norm.bias",
+}
+_BEIT3_LAYER = {
+    "self_attn_layer_norm": "layernorm_before",
+    "self_attn.q_proj": "attention.attention.query",
+    "self_attn.k_proj": "attention.attention.key",
+    "self_attn.v_proj": "attention.attention.value",
+    "self_attn.out_proj": "attention.output.dense",
+    "final_layer_norm": "layernorm_after",
+    "ffn.fc1": "intermediate.dense",
+    "ffn.fc2": "output.dense",
+}
+_BEIT3_INNER = {"self_attn.inner_attn_ln": "attn.norm", "ffn.ffn_layernorm": "mlp.norm"}
+_IN_BEIT3_LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+?)(\.weight|\.bias)$")
+_BEIT3_UNUSED = 2  # rows that torchscale keeps before the first position
+
+
+def from_beit3(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of torchscale's BEiT-3 (Wang et al., arXiv 2208.10442): the expert for images; that for text is left out.
+
+    Raises
+    ------
+    ValueError
+        As :func:`from_transformers`.
+    """
+    ours: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.startswith("encoder.") and ".B." in name:
+            continue
+        if name == "encoder.embed_positions.A.weight":
+            ours["pos_embed"] = tensor[None, _BEIT3_UNUSED:]
+            continue
+        plain = name.replace(".A.", ".", 1)
+        match = _IN_BEIT3_LAYER.fullmatch(plain) if ".A." in name else None
+        if match and match[2] in _BEIT3_LAYER:
+            ours[f"encoder.layer.{match[1]}.{_BEIT3_LAYER[match[2]]}{match[3]}"] = tensor
+        elif match and match[2] in _BEIT3_INNER:
+            ours[f"blocks.{match[1]}.{_BEIT3_INNER[match[2]]}{match[3]}"] = tensor
+        else:
+            ours[_BEIT3_TOP.get(plain, name)] = tensor
+    return from_transformers(ours)
+
+
 _RULES = {
     "timm": from_timm,
     "transformers": from_transformers,
     "clip": from_clip,
     "dinov2": from_dinov2,
+    "beit3": from_beit3,
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 Pooling = Literal["token", "mean", "token_and_mean"]
 
 #: Attributes of :class:`VitShape` that feature stores of earlier releases know nothing of.
-_ADDED_LATER = ("epsilon", "activation", "norm_before", "patch_bias")
+_ADDED_LATER = ("epsilon", "activation", "norm_before", "patch_bias", "inner_norms")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class VitShape:
         Of a perceptron that is not gated: GELU, or ``x * sigmoid(1.702 x)``, as CLIP has it.
     norm_before, patch_bias
         Whether tokens are normalised before the first block, too (CLIP); whether the patch layer has a bias.
+    inner_norms
+        Whether heads are normalised before the last layer of an attention, and what is between the layers of a
+        perceptron, too (Wang et al., arXiv 2210.06423).
 
     Raises
     ------
@@ -67,6 +70,7 @@ class VitShape:
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     norm_before: bool = False
     patch_bias: bool = True
+    inner_norms: bool = False
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -77,6 +81,8 @@ class VitShape:
             raise ValueError(f"gate and value need an even width, not {self.mlp}")
         if self.swiglu and self.activation != "gelu":
             raise ValueError(f"a gated perceptron has no activation {self.activation!r}")
+        if self.swiglu and self.inner_norms:
+            raise ValueError("a gated perceptron has no norm between its layers")
         if not self.class_token and self.pooling != "mean":
             raise ValueError(f"pooling {self.pooling!r} needs a class token")
 

@@ -94,10 +94,11 @@ class Block(nn.Module):
         super().__init__()
         width = shape.width
         self.norm1 = nn.LayerNorm(width, eps=shape.epsilon)
-        self.attn = Attention(width, shape.heads)
+        inner = shape.epsilon if shape.inner_norms else None
+        self.attn = Attention(width, shape.heads, inner)
         self.ls1 = LayerScale(width) if shape.layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(width, eps=shape.epsilon)
-        self.mlp = Mlp(width, shape.mlp, swiglu=shape.swiglu, activation=shape.activation)
+        self.mlp = Mlp(width, shape.mlp, swiglu=shape.swiglu, activation=shape.activation, inner=inner)
         self.ls2 = LayerScale(width) if shape.layer_scale else nn.Identity()
 
     def forward(self, x_BTD: Tensor) -> Tensor:
@@ -107,12 +108,21 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; one packed layer gives queries, keys and values, in this order."""
+    """Multi-head self-attention; one packed layer gives queries, keys and values, in this order.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Parameters
+    ----------
+    width, heads
+        Width of a token, number of heads.
+    inner
+        Epsilon of a LayerNorm on the joined heads; ``None``: there is none.
+    """
+
+    def __init__(self, width: int, heads: int, inner: float | None = None) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
+        self.norm = nn.Identity() if inner is None else nn.LayerNorm(width, eps=inner)
         self.proj = nn.Linear(width, width)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
@@ -121,25 +131,31 @@ class Attention(nn.Module):
         packed = self.qkv(x_BTD).view(batch, tokens, 3, self.heads, width // self.heads)
         queries, keys, values = packed.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = functional.scaled_dot_product_attention(queries, keys, values)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        return self.proj(self.norm(mixed.transpose(1, 2).reshape(batch, tokens, width)))
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU or CLIP's stand-in for it between them, or a SiLU gate times a value."""
+    """Two linear layers with GELU or CLIP's stand-in for it between them, or a SiLU gate times a value.
 
-    def __init__(self, width: int, hidden: int, *, swiglu: bool, activation: str = "gelu") -> None:
+    Behind GELU there may be a LayerNorm, with the epsilon ``inner``.
+    """
+
+    def __init__(
+        self, width: int, hidden: int, *, swiglu: bool, activation: str = "gelu", inner: float | None = None
+    ) -> None:
         super().__init__()
         self.swiglu, self.quick = swiglu, activation == "quick_gelu"
         self.fc1 = nn.Linear(width, hidden)
+        self.norm = nn.Identity() if inner is None else nn.LayerNorm(hidden, eps=inner)
         self.fc2 = nn.Linear(hidden // 2 if swiglu else hidden, width)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Each token by itself."""
         hidden = self.fc1(x_BTD)
         if self.quick:
-            return self.fc2(hidden * torch.sigmoid(1.702 * hidden))
+            return self.fc2(self.norm(hidden * torch.sigmoid(1.702 * hidden)))
         if not self.swiglu:
-            return self.fc2(functional.gelu(hidden))
+            return self.fc2(self.norm(functional.gelu(hidden)))
         gate, value = hidden.chunk(2, dim=-1)
         return self.fc2(functional.silu(gate) * value)
 

@@ -171,6 +171,36 @@ def conch_v1_5_file(card: ModelCard, rows: int = 197) -> dict[str, tuple[int, ..
     return sizes | norm(f"{pool}.ln_q", DIM) | norm(f"{pool}.ln_k") | norm("ln_contrast", DIM)
 
 
+def musk_file(card: ModelCard) -> dict[str, tuple[int, ...]]:
+    """torchscale's BEiT-3: experts for images, ``A``, and text, ``B``; 576 patches, a class token, 2 spare rows."""
+    sizes: dict[str, tuple[int, ...]] = {
+        "beit3.text_embed.weight": (9, WIDTH),
+        "beit3.vision_embed.mask_token": (1, 1, WIDTH),
+        "beit3.vision_embed.cls_token": (1, 1, WIDTH),
+        "beit3.vision_embed.proj.weight": (WIDTH, 3, 16, 16),
+        "beit3.vision_embed.proj.bias": (WIDTH,),
+        "beit3.encoder.embed_positions.A.weight": (579, WIDTH),
+        "beit3.encoder.embed_positions.B.weight": (1024, WIDTH),
+        "vision_head.weight": (WIDTH, WIDTH),
+        "language_head.weight": (WIDTH, WIDTH),
+        "logit_scale": (),
+    }
+    for expert in "AB":
+        sizes |= norm(f"beit3.encoder.layer_norm.{expert}")
+        for at in range(card.shape.depth):
+            layer = f"beit3.encoder.layers.{at}"
+            for part in ("q", "k", "v", "out"):
+                sizes |= linear(f"{layer}.self_attn.{part}_proj.{expert}", WIDTH, WIDTH)
+            sizes |= norm(f"{layer}.self_attn.inner_attn_ln.{expert}")
+            sizes |= norm(f"{layer}.self_attn_layer_norm.{expert}") | norm(
+                f"{layer}.final_layer_norm.{expert}"
+            )
+            sizes |= linear(f"{layer}.ffn.{expert}.fc1", HIDDEN, WIDTH)
+            sizes |= linear(f"{layer}.ffn.{expert}.fc2", WIDTH, HIDDEN)
+            sizes |= norm(f"{layer}.ffn.{expert}.ffn_layernorm", HIDDEN)
+    return sizes
+
+
 def published(name: str) -> tuple[ModelCard, dict[str, Tensor]]:
     """A small card and tensors under all the names that its published file has."""
     card = small(name)
@@ -186,6 +216,7 @@ def published(name: str) -> tuple[ModelCard, dict[str, Tensor]]:
         "plip": lambda: plip_file(card),
         "conch": lambda: conch_file(card),
         "conch_v1_5": lambda: conch_v1_5_file(card),
+        "musk": lambda: musk_file(card),
     }
     rows = {"uni": 197, "uni2_h": 256, "virchow": 257, "virchow2": 261, "h_optimus_0": 256, "h_optimus_1": 256,
             "gigapath": 197, "lunit_vits8": 785, "h0_mini": 256, "gpfm": 257}  # fmt: skip
@@ -208,12 +239,13 @@ def test_the_published_names_fit(name: str) -> None:
             "position",
             "pos_embed",
             "cls_token",
-        )  # packed, resized or summed
+            ".B.",
+        )  # packed, resized, summed or of another expert
         assert theirs.startswith(card.drops) or tensor.data_ptr() in used or any(w in theirs for w in copied)
 
 
 @pytest.mark.parametrize(
-    "name", ["keep", "plip", "conch", "openmidnight", "hibou_b", "phikon", "kaiko_vitl14"]
+    "name", ["keep", "plip", "conch", "openmidnight", "hibou_b", "phikon", "kaiko_vitl14", "musk"]
 )
 def test_from_file_to_vectors(name: str, tmp_path: Path) -> None:
     card, state = published(name)
@@ -357,6 +389,45 @@ def test_attentional_pooling_by_hand(name: str) -> None:
     else:
         x = x @ p[f"{pool}.to_out.weight"].T
     torch.testing.assert_close(network.head(tokens), layer_norm(x, "ln_contrast"), rtol=1e-9, atol=1e-10)
+
+
+def test_beit3_by_hand() -> None:
+    """The layers under the names of the file, one head after the other, in float64."""
+    card, state = published("musk")
+    network = card_network(card).double()
+    network.load_state_dict({key: tensor.double() for key, tensor in to_card(state, card).items()})
+    p = {key.removeprefix("beit3."): tensor.double() for key, tensor in state.items()}
+    image = torch.randn(2, 3, 384, 384, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+
+    def dense(x: Tensor, key: str) -> Tensor:
+        return x @ p[f"{key}.weight"].T + p[f"{key}.bias"]
+
+    def layer_norm(x: Tensor, key: str) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * p[f"{key}.weight"] + p[f"{key}.bias"]
+
+    patches = image.unfold(2, 16, 16).unfold(3, 16, 16).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+    x = patches @ p["vision_embed.proj.weight"].flatten(1).T + p["vision_embed.proj.bias"]
+    x = torch.cat([p["vision_embed.cls_token"].expand(2, -1, -1), x], 1)
+    x = x + torch.stack([p["encoder.embed_positions.A.weight"][2 + at] for at in range(577)])
+    each = WIDTH // 4
+    for at in range(2):
+        layer = f"encoder.layers.{at}"
+        h = layer_norm(x, f"{layer}.self_attn_layer_norm.A")
+        q, k, v = (dense(h, f"{layer}.self_attn.{part}_proj.A") for part in "qkv")
+        heads = []
+        for head in range(4):
+            part = slice(head * each, (head + 1) * each)
+            weights = (q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(each)).softmax(-1)
+            heads.append(weights @ v[..., part])
+        h = layer_norm(torch.cat(heads, -1), f"{layer}.self_attn.inner_attn_ln.A")
+        x = x + dense(h, f"{layer}.self_attn.out_proj.A")
+        h = dense(layer_norm(x, f"{layer}.final_layer_norm.A"), f"{layer}.ffn.A.fc1")
+        h = h * 0.5 * (1 + torch.erf(h / math.sqrt(2)))
+        x = x + dense(layer_norm(h, f"{layer}.ffn.A.ffn_layernorm"), f"{layer}.ffn.A.fc2")
+    wanted = layer_norm(x, "encoder.layer_norm.A")[:, 0]
+    torch.testing.assert_close(network(image), wanted, rtol=1e-9, atol=1e-10)
 
 
 def transformers_or_skip() -> Any:

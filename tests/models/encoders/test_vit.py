@@ -49,6 +49,8 @@ COUNTS |= {
     + 512 + 512 * 512 + 2 * 512 * 768 + 3 * 512 + 512 * 512 + 512 + 2 * 512 + 2 * 768 + 2 * 512,
     "conch_v1_5": BLOCKS_LARGE + 3 * 16 * 16 * 1024 + 1024 + 1024 + 785 * 1024 + 2 * 1024
     + 768 + 768 * 768 + 2 * 768 * 1024 + 768 * 768 + 2 * 768 + 2 * 1024 + 2 * 768,
+    "musk": 24 * (12 * 1024**2 + 13 * 1024 + 2 * 1024 + 2 * 4096) + 3 * 16 * 16 * 1024 + 1024 + 1024
+    + (579 - 2) * 1024 + 2 * 1024,  # norms inside attention and perceptron; two unused rows of positions
 }  # fmt: skip
 
 SMALL = VitShape(width=48, depth=2, heads=4, patch=8, mlp=96, image=32)
