@@ -92,7 +92,10 @@ class SlideEncoder(Protocol):
     stages
         Number of stages; 0: readout follows the stem.
     device
-        Where it expects the tiles.
+        Where it expects the tiles. Its network follows them there in ``stem``: tokens stay on the device of the tiles.
+
+    Width of a token and number of leading tokens that belong to no tile are those of what ``stem`` gives
+    (:func:`token_width`); every stage keeps both, and whoever works between stages leaves the leading tokens in front.
     """
 
     fingerprint: str

@@ -140,6 +140,16 @@ def test_size_of_the_published_kind() -> None:
     assert sum(p.numel() for p in network.parameters()) == wanted
 
 
+def test_size_of_moozy() -> None:
+    """42.8 M are published for its slide encoder; a mask token, which only training uses, is not counted here."""
+    shape = GridShape(384, 768, 6, 12, 3072, registers=4, epsilon=1e-5, pooling="class_token")
+    with torch.device("meta"):
+        network = GridTransformer(shape)
+    count = sum(p.numel() for p in network.parameters())
+    assert count + 768 == 42_829_056
+    assert round(count / 1e6, 1) == 42.8
+
+
 def test_identity_follows_the_seed_and_the_sizes_alone() -> None:
     def mark(**changes) -> str:
         return GridVit(GridVitParams(**{"width": 16, "heads": 2} | changes)).fingerprint
