@@ -420,6 +420,8 @@ def slide_file(path: Path) -> tuple[Path, list[str]]:
     """
     if path.is_dir():
         return dicom_slide(path)
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise SlideProblem("not_a_slide", "it is neither a file nor a folder", where=str(path))
     if is_dicom_file(path):
         require_dicom_level(path)
     return path, []
@@ -429,8 +431,6 @@ def open_handle(file: Path) -> openslide.OpenSlide:
     """A handle of OpenSlide; raises :class:`SlideProblem` with what is wrong with the file."""
     if not file.exists():
         raise SlideProblem("missing", "no such file", where=str(file))
-    if not file.is_file() and not file.is_dir():
-        raise SlideProblem("not_a_slide", "it is neither a file nor a folder", where=str(file))
     try:
         return openslide.OpenSlide(str(file))
     except openslide.OpenSlideUnsupportedFormatError as error:

@@ -117,6 +117,7 @@ class MoonParams(ServerParams):
     """Parameters of MOON."""
 
     compares_patients: ClassVar[bool] = True
+    searched_if_named: ClassVar[str] = "needs a model whose heads read what other parameters compute"
 
     mu: float = Field(
         default=1.0,

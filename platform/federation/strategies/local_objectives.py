@@ -87,7 +87,15 @@ class Moon(Strategy):
         batch = context.batch()
         with torch.no_grad():
             server, last = (_latents(other, batch) for other in self._others)
-        loss = self.mu * contrast(_latents(context.model, batch), server, last, self.temperature)
+        latents = _latents(context.model, batch)
+        if not latents.requires_grad:
+            raise StudyError(
+                f"moon compares the inputs of heads, and those of {type(context.model).__name__} with these settings are "
+                "the table itself: no parameter changes them",
+                where="federation.strategy",
+                fix="choose another strategy, or a model with a hidden layer",
+            )
+        loss = self.mu * contrast(latents, server, last, self.temperature)
         gradients = torch.autograd.grad(loss, context.parameters, allow_unused=True)
         filled = [
             torch.zeros_like(p) if g is None else g

@@ -54,7 +54,7 @@ def strategies(result: Space) -> list[str | None]:
 def test_strategies_are_those_that_the_federation_accepts() -> None:
     result = space()
     refused = dict(result.refused_strategies)
-    unnamed = {"fedbuff", "fedbn", "fedper"}  # clients and layers that a study does not tell
+    unnamed = {"fedbuff", "fedbn", "fedper", "moon"}  # clients and layers that a study does not tell
     assert set(refused) == {"scaffold", "fednova", *unnamed}
     assert {*refused, *strategies(result)} == set(entries("strategies"))
     assert "without scaffold: scaffold is defined for SGD" in result.table()

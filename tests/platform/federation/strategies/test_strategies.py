@@ -207,6 +207,19 @@ def test_moon() -> None:
         made("moon").on_train_start(context_of())
 
 
+def test_moon_says_that_no_parameter_changes_the_inputs_of_heads() -> None:
+    moon, context = made("moon"), context_of(state={"last": START})
+    table = torch.ones(4, 2)
+    type(context.model).latents = lambda self, batch: {"a": batch}  # type: ignore[attr-defined]
+    try:
+        context.batch = lambda: table  # type: ignore[method-assign, assignment]
+        moon.on_train_start(context)
+        with pytest.raises(StudyError, match="no parameter changes them"):
+            moon.on_before_optimizer_step(context)
+    finally:
+        del type(context.model).latents  # type: ignore[attr-defined]
+
+
 def test_fedbn_and_fedper_keep_their_part() -> None:
     bn = made("fedbn")
     assert bn.personal_mask(SCHEMA).tolist() == [False, False, True]  # type: ignore[union-attr]
