@@ -90,8 +90,8 @@ class Moon(Strategy):
         latents = _latents(context.model, batch)
         if not latents.requires_grad:
             raise StudyError(
-                f"moon compares the inputs of heads, and those of {type(context.model).__name__} with these settings are "
-                "the table itself: no parameter changes them",
+                f"moon compares the inputs of heads, and those of {type(context.model).__name__} with these settings "
+                "are the table itself: no parameter changes them",
                 where="federation.strategy",
                 fix="choose another strategy, or a model with a hidden layer",
             )
