@@ -82,13 +82,13 @@ class SlideCard:
         Name in a study, and what it is in one line.
     hub, file, sha256
         ``organisation/model`` on the Hugging Face hub (empty: not there), the file that holds the weights, and its
-        SHA-256.
+        SHA-256; ``None``: no digest is known.
     source
         Where the weights are to be had.
     licence, gated
         Licence of the weights; whether terms have to be accepted first.
-    pairing
-        The tile features it takes; their ``dim`` is the input's width.
+    pairing, also
+        The tile features it takes, whose ``dim`` is the input's width; others of the same length.
     nested, renames, drops
         As of :class:`~equipoise.models.encoders.card.ModelCard`.
     """
@@ -98,10 +98,11 @@ class SlideCard:
     hub: str
     source: str
     file: str
-    sha256: str
+    sha256: str | None
     licence: str
     gated: bool
     pairing: Pairing
+    also: tuple[Pairing, ...] = ()
     nested: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     drops: tuple[str, ...] = ()
@@ -189,6 +190,24 @@ class GridShape:
     registers: int = 0
     epsilon: float = 1e-6
     pooling: Literal["attention", "class_token"] = "attention"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridCard(SlideCard):
+    """A grid transformer with published weights.
+
+    Attributes
+    ----------
+    shape
+        Its sizes.
+    """
+
+    shape: GridShape
+
+    @property
+    def dim(self) -> int:
+        """Width of a token."""
+        return self.shape.width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,5 +341,27 @@ HUB_MODELS: dict[str, HubModelCard] = {
     )
 }
 
+#: Grid transformers by their names.
+GRIDS: dict[str, GridCard] = {
+    card.name: card
+    for card in (
+        GridCard(
+            name="moozy",
+            line="MOOZY: transformer over the grid of Lunit ViT-S/8 tiles, 768-d; its slide encoder alone",
+            hub="AtlasAnalyticsLab/MOOZY",
+            source="https://huggingface.co/AtlasAnalyticsLab/MOOZY",
+            file="moozy.pt",
+            sha256=None,
+            licence="CC-BY-NC-SA 4.0",
+            gated=False,
+            pairing=_tiles("lunit_vits8", 0.5, 224),
+            also=(_tiles("lunit_vits8", 0.25, 224),),
+            nested=("teacher_slide_encoder",),
+            drops=("mask_token",),
+            shape=GridShape(384, 768, 6, 12, 3072, registers=4, epsilon=1e-5, pooling="class_token"),
+        ),
+    )
+}
+
 #: Every card by its name.
-SLIDE_CARDS: dict[str, SlideCard] = {**GATED_ATTENTION, **LONGNET, **HUB_MODELS}
+SLIDE_CARDS: dict[str, SlideCard] = {**GATED_ATTENTION, **LONGNET, **HUB_MODELS, **GRIDS}

@@ -7,9 +7,11 @@ from pydantic import BaseModel, Field, create_model, model_validator
 from equipoise.models.params import StrictParams
 from equipoise.models.slide_encoders.card import (
     GATED_ATTENTION,
+    GRIDS,
     HUB_MODELS,
     LONGNET,
     GatedAttentionCard,
+    GridCard,
     GridShape,
     HubModelCard,
     LongNetCard,
@@ -172,6 +174,17 @@ class HubModelParams(PublishedParams):
     )
 
 
+class GridWeightsParams(PublishedParams):
+    """Parameters of a grid transformer with published weights."""
+
+    card: ClassVar[GridCard]
+    gpus: ClassVar[float] = 1.0
+
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: a GPU where one is visible"
+    )
+
+
 P = TypeVar("P", bound=PublishedParams)
 
 
@@ -179,7 +192,7 @@ def params_of(card: SlideCard, base: type[P]) -> type[P]:
     """The parameter model of one card."""
     model = create_model(f"{card.name}_params", __base__=base, __module__=__name__, __doc__=card.line)
     model.card = card  # type: ignore[attr-defined]
-    model.pairings = (card.pairing,)
+    model.pairings = (card.pairing, *card.also)
     return model
 
 
@@ -228,6 +241,14 @@ ENTRIES: dict[str, tuple[str, type[SlideEncoderParams], str]] = {
             "equipoise.models.slide_encoders.titan:Titan",
         )
         for name, card in HUB_MODELS.items()
+    },
+    **{
+        name: (
+            card.line,
+            params_of(card, GridWeightsParams),
+            "equipoise.models.slide_encoders.moozy:Moozy",
+        )
+        for name, card in GRIDS.items()
     },
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from equipoise.models.encoders.weights import (
@@ -15,10 +16,16 @@ from equipoise.models.encoders.weights import (
 from equipoise.models.slide_encoders.card import SlideCard
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
-def load_published(network: nn.Module, card: SlideCard, weights: str | None, sha256: str | None) -> str:
+def load_published(
+    network: nn.Module,
+    card: SlideCard,
+    weights: str | None,
+    sha256: str | None,
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+) -> str:
     """Put published weights into a network, all of them and nothing else; it is frozen and in evaluation mode then.
 
     Parameters
@@ -31,6 +38,8 @@ def load_published(network: nn.Module, card: SlideCard, weights: str | None, sha
         File or folder; ``None``: what the Hugging Face cache has.
     sha256
         Digest of a file of the user's own, in place of the published one.
+    rename
+        Brings names that prefixes cannot tell to those of the network, after the card's ``renames`` and ``drops``.
 
     Returns
     -------
@@ -50,7 +59,7 @@ def load_published(network: nn.Module, card: SlideCard, weights: str | None, sha
         )
     path = find_hub_weights(card, weights)
     check_file(path, sha256 or card.sha256, card.name, card.section)
-    state = renamed(read_weights(path, card.nested), card.renames, card.drops)
+    state = rename(renamed(read_weights(path, card.nested), card.renames, card.drops))
     load_weights(network, state, str(path))
     network.eval().requires_grad_(False)
     return digest(network)

@@ -65,16 +65,17 @@ def test_every_card_pairs_with_an_encoder_of_ours() -> None:
     """Whose own pairings admit that resolution and tile size, and whose published weights are the ones meant."""
     assert len(SLIDE_CARDS) > 0
     for name, card in SLIDE_CARDS.items():
-        pairing = card.pairing
-        params = TILE_ENCODERS[pairing.encoder][1]
-        assert pairing.mpp
-        assert pairing.tile_px
-        check_pairing(pairing.encoder, params, pairing.mpp, pairing.tile_px)
-        tile_card = CARDS.get(pairing.encoder)
-        wanted = tile_card.sha256 if tile_card else ChiefCTransPathParams.checkpoint[1]
-        assert pairing.sha256 == wanted
-        assert ENTRIES[name][1].pairings == (pairing,)
-        assert re.fullmatch("[0-9a-f]{64}", card.sha256)
+        assert ENTRIES[name][1].pairings == (card.pairing, *card.also)
+        for pairing in (card.pairing, *card.also):
+            params = TILE_ENCODERS[pairing.encoder][1]
+            assert pairing.mpp
+            assert pairing.tile_px
+            check_pairing(pairing.encoder, params, pairing.mpp, pairing.tile_px)
+            tile_card = CARDS.get(pairing.encoder)
+            wanted = tile_card.sha256 if tile_card else ChiefCTransPathParams.checkpoint[1]
+            assert pairing.sha256 == wanted
+            assert pairing.dim == card.tile_dim
+        assert card.sha256 is None or re.fullmatch("[0-9a-f]{64}", card.sha256)
 
 
 def test_the_page_is_true_to_the_registry(root: Path) -> None:
@@ -89,7 +90,8 @@ def test_the_page_is_true_to_the_registry(root: Path) -> None:
         dim, tiles, weights, licence, _ = rows[name]
         pairing = card.pairing
         assert dim == str(card.dim)
-        assert tiles == f"`{pairing.encoder}`, {pairing.tile_px} px at {pairing.mpp:g}"
+        resolutions = " or ".join(f"{p.mpp:g}" for p in (pairing, *card.also))
+        assert tiles == f"`{pairing.encoder}`, {pairing.tile_px} px at {resolutions}"
         assert weights.startswith(f"`{card.hub or card.file}`")
         assert ("gated" in weights) == card.gated
         assert licence == card.licence

@@ -10,7 +10,7 @@ from torch import nn
 
 from equipoise.models.slide_encoders import alibi
 from equipoise.models.slide_encoders.alibi import alibi_attention, alibi_slopes
-from equipoise.models.slide_encoders.card import GridShape
+from equipoise.models.slide_encoders.card import GRIDS, GridShape
 from equipoise.models.slide_encoders.entries import GridVitParams
 from equipoise.models.slide_encoders.grid_vit import AttentionPooling, GridTransformer, GridVit, draw
 from equipoise.models.slide_encoders.protocol import SlideTiles, encode_slide, run_encoder
@@ -142,9 +142,8 @@ def test_size_of_the_published_kind() -> None:
 
 def test_size_of_moozy() -> None:
     """42.8 M are published for its slide encoder; a mask token, which only training uses, is not counted here."""
-    shape = GridShape(384, 768, 6, 12, 3072, registers=4, epsilon=1e-5, pooling="class_token")
     with torch.device("meta"):
-        network = GridTransformer(shape)
+        network = GridTransformer(GRIDS["moozy"].shape)
     count = sum(p.numel() for p in network.parameters())
     assert count + 768 == 42_829_056
     assert round(count / 1e6, 1) == 42.8
