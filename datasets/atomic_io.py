@@ -70,7 +70,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)  # a folder does not replace a folder
         temporary.replace(path)
     except OSError as error:
-        if error.filename is None:  # a full disk says nothing of the file
+        if error.errno is not None and error.filename is None:  # a full disk says nothing of the file
             error.filename = str(path)
         raise
     finally:

@@ -150,7 +150,7 @@ def study_job(job: Callable[..., Any]) -> Callable[..., None]:
 
     @functools.wraps(job)
     def command(**values: Any) -> None:
-        options = StudyOptions(**{field.name: values.pop(field.name) for field in fields})
+        options = StudyOptions(**{field.name: values.pop(field.name, field.default) for field in fields})
         level = _level(options.quiet, options.verbose)
         run_and_exit(job.__name__, functools.partial(job, options, **values), options.log_format, level)
 

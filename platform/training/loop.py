@@ -131,7 +131,7 @@ def fit(
     progress = checkpoints.TrainingProgress()
     if checkpoint is not None:
         progress = checkpoints.resume(checkpoint, fingerprint, state.stateful)
-    elif (memory := state.losses.memory) is not None:
+    if not progress.history and (memory := state.losses.memory) is not None:
         before = reader.outputs(model, train, group)
         memory.start(targets.heads, before.outputs, before.targets, before.label_mask, before.cohort)
     while len(progress.history) < params.epochs and not _out_of_patience(progress, params):

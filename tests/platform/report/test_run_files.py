@@ -85,7 +85,7 @@ def test_yaml_cannot_run_code(copy: Path) -> None:
     (copy / "provenance/resolved.yaml").write_text("!!python/object/apply:os.system ['touch /tmp/never']")
     run = RunFiles(copy)
     assert run.study == {}
-    assert "could not determine a constructor" in run.problems["provenance/resolved.yaml"]
+    assert "is not allowed" in run.problems["provenance/resolved.yaml"]
 
 
 def test_without_a_study_tasks_come_from_the_predictions(copy: Path) -> None:
