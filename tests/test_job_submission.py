@@ -275,7 +275,8 @@ def test_broken_study_fails_the_job(head: Head, root: Path, tiny: Path, tmp_path
     assert "failed" in done.stdout
     output = result_line(done.stdout)
     assert (output["status"], output["code"]) == ("failed", 2)
-    assert "splits" in output["error"], "the nearest section is named"
+    assert "not valid, 1 problem" in output["error"]
+    assert "splits" in done.stdout, "the nearest section is named"
 
 
 CONNECT = """

@@ -133,6 +133,7 @@ COMMANDS: dict[str, list[str]] = {
     "synthesize": ["--preset", "none", "-o", "synthetic"],
     "extract": ["-c", "study.yaml", "-o", "run"],
     "train": ["-c", "study.yaml", "-o", "run"],
+    "pretrain": ["-c", "study.yaml", "-o", "pretrained"],
     "search": ["-c", "study.yaml", "-o", "run"],
     "federate": ["-c", "study.yaml", "-o", "run"],
     "evaluate": ["-c", "study.yaml", "-o", "run"],
