@@ -281,7 +281,8 @@ def extract(context: RunContext) -> StepResult:
     if summary.failed and summary.tolerated:
         log.warning("%d of %d slides failed\n%s", summary.failed, len(summary.index), summary.failures_text())
     if summary.remarked:
-        log.warning("%d slides are used with a remark\n%s", summary.remarked, summary.remarks_text())
+        used = "1 slide is" if summary.remarked == 1 else f"{summary.remarked} slides are"
+        log.warning("%s used with a remark\n%s", used, summary.remarks_text())
     write_manifest(context.folder, context.inputs.cohorts, summary.index)
     details: dict[str, Any] = {"slides": len(summary.index), "tiles": summary.tiles, "failed": summary.failed}
     details |= {**summary.counts, "features": summary.address, **encoded}
