@@ -72,20 +72,23 @@ def tables() -> Iterator[tuple]:
             "",
         ),
         "labels nobody asked for": (text.replace("MSS", "unsure", 4).encode(), "unsure"),
-        "infinite scores": (text.replace(rows[4]["SCORE"], "inf").encode(), "SCORE"),
-        "huge scores": (text.replace(rows[4]["SCORE"], "1e400").encode(), "SCORE"),
-        "negative times": (text.replace(f",{rows[5]['OS']},", ",-5,").encode(), "OS"),
-        "times of no number": (text.replace(f",{rows[5]['OS']},", ",n.d.,").encode(), "OS"),
-        "keys NA": (text.replace("P005", "NA").replace("P006", "NA").encode(), "NA"),
-        "keys of spaces": (text.replace("P005", "   ").encode(), "key"),
+        "infinite scores": (text.replace(rows[4]["SCORE"], "inf").encode(), "of SCORE: 23 of 24"),
+        "huge scores": (text.replace(rows[4]["SCORE"], "1e400").encode(), "of SCORE: 23 of 24"),
+        "negative times": (text.replace(f",{rows[5]['OS']},", ",-5,").encode(), "of OS: 23 of 24"),
+        "times of no number": (text.replace(f",{rows[5]['OS']},", ",n.d.,").encode(), "of OS: 23 of 24"),
+        "keys NA": (text.replace("P005", "NA").replace("P006", "NA").encode(), "2 rows are left out"),
+        "keys of spaces": (text.replace("P005", "   ").encode(), "1 rows are left out"),
         "Windows line ends": (text.replace("\n", "\r\n").encode(), ""),
         "Latin-1": (text.replace("MSS", "MSÜ", 1).encode("latin-1"), ""),
         "UTF-16": (text.encode("utf-16"), ""),
         "semicolons": (text.replace(",", ";").encode(), ""),
         "old Mac line ends": (text.replace("\n", "\r").encode(), ""),
-        "a million characters in a cell": (text.replace("MSS", "x" * 1_000_000, 1).encode(), "labels"),
+        "a million characters in a cell": (
+            text.replace("MSS", "x" * 1_000_000, 1).encode(),
+            "neither a class",
+        ),
         "emoji keys": (text.replace("P007", "😀").encode(), ""),
-        "a formula": (text.replace("MSS", "=cmd|' /C calc'!A0", 1).encode(), "labels"),
+        "a formula": (text.replace("MSS", "=cmd|' /C calc'!A0", 1).encode(), "neither a class"),
     }
     for name, (data, word) in more.items():
         yield (
@@ -152,12 +155,13 @@ def tables() -> Iterator[tuple]:
         "5%",
         "<0.1",
     ]
-    yield from wrong_cells("score", "SCORE", numbers, "remarked", "SCORE")
-    yield from wrong_cells("time", "OS", [*numbers, "-3", "0", "1e7", "2020-01-01"], "remarked", "OS")
-    yield from wrong_cells("status", "DEAD", ["2", "alive", "0.5", "?", "yes", "TRUE"], "remarked", "DEAD")
-    yield from wrong_cells(
-        "label", "MSI", ["msi-h", "MSI-H ", "MSI\u2010H", "MSI", "0", "x", "MSS/MSI-H"], "remarked", "MSI"
-    )
+    yield from wrong_cells("score", "SCORE", numbers, "remarked", "of SCORE: 19 of 24")
+    times = [*numbers, "-3", "0", "1e7", "2020-01-01"]
+    yield from wrong_cells("time", "OS", times, "remarked", "of OS: 19 of 24")
+    yield from wrong_cells("status", "DEAD", ["2", "alive", "0.5", "?", "yes", "TRUE"], "refused", "")
+    labels = ["msi-h", "MSI\u2010H", "MSI", "0", "x", "MSS/MSI-H"]
+    yield from wrong_cells("label", "MSI", labels, "refused", "")
+    yield from wrong_cells("label", "MSI", ["MSI-H "], "remarked", "of MSI: 24 of 24")
 
     def with_slides(changed: list[dict[str, str]]) -> Build:
         def build(folder: Path, template: Path) -> Work:
@@ -167,43 +171,34 @@ def tables() -> Iterator[tuple]:
 
         return build
 
-    for column, values, must, word in (
-        ("MPP", ["40", "500", "-1", "0", "nan", "inf", "half", "0,5", "1e-9", "1e9"], "remarked", "mpp"),
-        (
-            "FILENAME",
-            [
-                "",
-                "NA",
-                "../../etc/passwd",
-                "/etc/passwd",
-                "a\x00b",
-                "s" * 400,
-                "CON",
-                "s00.svs",
-                "~/x.svs",
-                "s?3.svs",
-            ],
-            "remarked",
-            "s",
-        ),
-        ("PATIENT", ["", "NA", "nobody", "P001 ", "p001", "1001.0"], "remarked", "p"),
+    lost, outside = "has slide 21", "outside 0.1-5"
+    paths = ["../../etc/passwd", "/etc/passwd", "a\x00b", "s" * 400, "CON", "~/x.svs", "s?3.svs"]
+    for column, values, places, must, word in (
+        ("MPP", ["40", "500", "-1", "0", "1e-9", "1e9"], (3, 10, 17), "remarked", outside),
+        ("MPP", ["inf", "half", "0,5"], (3, 10, 17), "refused", ""),
+        ("MPP", ["nan"], (3, 10, 17), "answered", ""),  # a slide of which the table says nothing
+        ("FILENAME", ["", "NA"], (3, 10, 17), "remarked", "3 rows are left out"),
+        ("FILENAME", paths, (3, 10, 17), "refused", ""),  # one file of three patients
+        ("FILENAME", paths, (3,), "answered", ""),
+        ("FILENAME", ["s00.svs"], (3,), "refused", ""),
+        ("PATIENT", ["", "NA"], (3, 10, 17), "remarked", "3 rows are left out"),
+        ("PATIENT", ["nobody", "P001 ", "p001", "1001.0"], (3, 10, 17), "remarked", lost),
     ):
         for value in values:
-            one = [dict(row) for row in slides]
-            for i in range(3, 24, 7):
-                one[i][column] = value
-            yield f"slides: {column} {value[:20]!r}", with_slides(one), must, word
+            changed = [row | {column: value} if i in places else row for i, row in enumerate(slides)]
+            name = f"slides: {column} {value[:20]!r}, {len(places)} rows"
+            yield name, with_slides(changed), must, word
     yield (
         "slides: a slide with two pixel sizes",
         with_slides([*slides, slides[0] | {"MPP": "0.25"}]),
         "remarked",
-        "0.25",
+        "contradict in mpp",
     )
     yield (
         "slides: a slide of two patients",
         with_slides([*slides, slides[0] | {"PATIENT": "P005"}]),
-        "remarked",
-        "two",
+        "refused",
+        "",
     )
     yield "slides: no row", with_slides([{"PATIENT": "", "FILENAME": "", "MPP": ""}]), "refused", ""
 

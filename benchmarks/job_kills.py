@@ -1,7 +1,7 @@
 """SIGTERM and SIGKILL at random moments of ``train``, ``search`` and ``federate``: what resumed jobs leave is compared.
 
 A job runs on SYNTHETIC tables. It is ended at a random moment, by both signals in turn, ``equipoise status`` is asked
-how it ended, and the same command is run again; a job that is done begins anew in another folder while kills are left.
+how it ended, and the same command is run again; a job that is done begins again in another folder while kills are left.
 Every finished folder must hold the predictions, weights and records of an undisturbed one, and nothing half-written.
 """
 

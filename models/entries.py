@@ -226,6 +226,21 @@ class OmicsParams(ModelParams):
         return self.network == "linear"
 
 
+class ModalityDropoutParams(MultiModalParams):
+    """Base of the parameters of models that hide modalities while they train."""
+
+    class_balanced_dropout: bool = Field(
+        False,
+        description="hide modalities such that training shows each equally often in every class of the main task, so "
+        "that a missing one does not give the class away; nothing is made to stay",
+    )
+
+    @property
+    def needs_presence(self) -> bool:
+        """With dropout that is balanced by class."""
+        return self.class_balanced_dropout
+
+
 class ElasticNetParams(MultiModalParams):
     """Parameters of the penalised linear model."""
 
@@ -259,7 +274,7 @@ class ElasticNetParams(MultiModalParams):
         return Penalty(self.l1_ratio, self.folds, self.penalties)
 
 
-class ConcatParams(MultiModalParams):
+class ConcatParams(ModalityDropoutParams):
     """Parameters of late fusion by concatenation."""
 
     dim: int = Field(
@@ -285,16 +300,6 @@ class ConcatParams(MultiModalParams):
         description="how often a modality of a training case is hidden; one always stays",
         json_schema_extra={"search": {"uniform": [0.0, 0.5]}},
     )
-    class_balanced_dropout: bool = Field(
-        False,
-        description="hide modalities such that training shows each equally often in every class of the main task, so "
-        "that a missing one does not give the class away; nothing is made to stay",
-    )
-
-    @property
-    def needs_presence(self) -> bool:
-        """With dropout that is balanced by class."""
-        return self.class_balanced_dropout
 
 
 class GptomicParams(MultiModalParams):
@@ -346,7 +351,7 @@ class GptomicParams(MultiModalParams):
     )
 
 
-class ModalTuneParams(MultiModalParams):
+class ModalTuneParams(ModalityDropoutParams):
     """Parameters of ModalTune; sizes of the adapter as published."""
 
     components: ClassVar[Mapping[str, str]] = {
@@ -408,16 +413,6 @@ class ModalTuneParams(MultiModalParams):
         description="how often a modality of a training case is hidden; one always stays",
         json_schema_extra={"search": {"uniform": [0.0, 0.5]}},
     )
-    class_balanced_dropout: bool = Field(
-        False,
-        description="hide modalities such that training shows each equally often in every class of the main task, so "
-        "that a missing one does not give the class away; nothing is made to stay",
-    )
-
-    @property
-    def needs_presence(self) -> bool:
-        """With dropout that is balanced by class."""
-        return self.class_balanced_dropout
 
     reference_residual: bool = Field(
         False, description="add residuals twice, as the published code does by mistake"

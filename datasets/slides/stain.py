@@ -1,6 +1,6 @@
 """Whether a slide is what models of H&E slides expect: transmitted light, colour, and the colours of H&E.
 
-Judged on the thumbnail that the tissue mask is made from (8 um/px), by three shares:
+Decided on the thumbnail that the tissue mask is made from (8 um/px), by three shares:
 
 *dark* of all pixels, *light* of the others. Light that passes glass is bright: between the dark pixels of padding,
 pen and folds, glass and pale tissue are light. Fluorescence glows on black, and saturated in one or two channels only.

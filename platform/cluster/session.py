@@ -5,7 +5,7 @@ authentication, the address of the dashboard, the size of the object store, the 
 No other module calls ``ray.init``, and nothing calls ``ray stop`` (it ends every Ray of the machine).
 
 Signals: ``ray.init`` replaces the driver's SIGTERM handler by its own, which raises ``SystemExit``. A handler of Python
-that was there before is put back at once, so that jobs end alike with and without Ray.
+that was there before is put back at once, so that jobs end in the same way with and without Ray.
 """
 
 import json

@@ -225,7 +225,7 @@ class TaskSamplingParams(StrictParams):
 
     temperature: float = Field(default=2.0, ge=1, json_schema_extra={"search": {"choice": [1.0, 2.0, 5.0]}})
     """A patient is drawn from a task in a cohort with a probability proportional to n^(1/temperature), n the training
-    patients with a label there: 1 by size, larger lets small ones come more often, ``.inf`` all equally often."""
+    patients with a label there: 1 by size, larger lets small ones come more often, 1000 all nearly equally often."""
 
 
 class PretrainParams(StrictParams):
