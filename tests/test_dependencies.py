@@ -55,7 +55,18 @@ def distributions() -> dict[str, set[str]]:
     known = {name: {canonical(d) for d in found} for name, found in packages_distributions().items()}
     return known | {
         name: {name}
-        for name in ("mlflow", "wandb", "s3fs", "gcsfs", "geneicl", "transformers")
+        for name in (
+            "mlflow",
+            "wandb",
+            "s3fs",
+            "gcsfs",
+            "geneicl",
+            "transformers",
+            "croma",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+        )
         if name not in known
     }
 

@@ -61,6 +61,7 @@ def test_slides_and_omics_become_risks(root: Path, tmp_path: Path, ray_session: 
     assert tested["score"].nunique() > 1
 
 
+@pytest.mark.slow
 def test_many_cancers_in_one_model_and_one_held_out(root: Path, tmp_path: Path, ray_session: None) -> None:
     from equipoise.datasets.synthetic import generate
     from equipoise.datasets.synthetic.catalogue import resolve_preset

@@ -9,6 +9,8 @@ import pytest
 
 from equipoise.platform.evaluation.predictions import read_predictions
 
+pytestmark = pytest.mark.slow
+
 COHORTS = {"syn-crc-a", "syn-crc-b", "syn-luad-a", "syn-luad-b", "syn-ucec-a"}
 
 

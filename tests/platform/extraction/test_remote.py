@@ -75,6 +75,7 @@ def test_everything_in_memory(
     assert len(store.read("good-0.svs")[0]) == summary.index["n"][0]
 
 
+@pytest.mark.slow
 def test_file_addresses_on_ray(
     ray_session: None, slides: pd.DataFrame, params: ExtractionParams, here: Path, tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def test_the_study_of_bench_runs_as_it_is(bench: Path) -> None:
     assert "SYNTHETIC" in (out / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_every_model_of_tiles_takes_slide_vectors(bench: Path, tmp_path: Path) -> None:
     """A patient is then a bag of as many rows as slides; a model with a slide encoder of its own needs the tiles."""
     readers = {

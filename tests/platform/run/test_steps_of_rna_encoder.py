@@ -93,6 +93,7 @@ def baseline_inputs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, tuple
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_from_tables_to_predictions(
     ray_session: None, root: Path, tmp_path: Path, baseline_inputs: list[tuple[object, tuple[str, ...]]]

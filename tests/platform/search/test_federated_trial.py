@@ -189,6 +189,7 @@ def test_a_client_that_holds_hidden_patients_is_refused(search_context: SearchCo
         )
 
 
+@pytest.mark.slow
 def test_searched_measured_and_written_as_a_study(federating: Make, bags: Path, tmp_path: Path) -> None:
     study = federating(trials=4, searcher="grid", levels=2, space=SPACE | {"training.lr": 5e-3})
     work = RunContext(study, RunFolder(tmp_path / "run"))

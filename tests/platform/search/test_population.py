@@ -51,7 +51,8 @@ def test_a_member_goes_on_from_another_with_new_settings(make_search: Make, tmp_
     assert history[2]["lr"] == pytest.approx(before[2]["lr"] * 5)
 
 
-@pytest.mark.parametrize("scheduler", [pytest.param("pbt", marks=pytest.mark.slow), "pb2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", ["pbt", "pb2"])
 def test_a_population_on_ray(make_study: Make, tmp_path: Path, scheduler: str) -> None:
     study = make_study(
         EPOCHS, trials=4, scheduler=scheduler, space={"training.lr": {"loguniform": [1e-5, 1e-1]}}

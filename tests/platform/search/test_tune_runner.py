@@ -129,6 +129,7 @@ def test_poison_ends_in_records_and_good_trials_are_whole(make_search: Make, tmp
     assert started_configs(search_context, tmp_path / "search")[6] == trials[6].config
 
 
+@pytest.mark.slow
 def test_nothing_is_written_outside_the_run_and_stopped_trials_are_recorded(
     make_study: Make, tmp_path: Path
 ) -> None:

@@ -141,6 +141,7 @@ def test_training_stops_without_progress(reference: Reference, tmp_path: Path) -
     assert len(progress.history) <= progress.best_epoch + 2 < 30
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_two_workers_of_ray_train_equal_one(ray_session: None, reference: Reference, tmp_path: Path) -> None:
     params = PARAMS.model_copy(update={"epochs": 2, "batch": 15})  # batches that two workers share unevenly
