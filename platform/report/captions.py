@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from equipoise.platform.report.formatting import (
-    count,
     estimand_of,
     estimate,
     interval,
@@ -35,6 +34,26 @@ def compare_with_chance(row: Mapping[str, Any], chance: float | None) -> ChanceC
     if row["low"] > chance:
         return "above"
     return "below" if row["high"] < chance else "unclear"
+
+
+def few_cases(row: Mapping[str, Any]) -> str:
+    """``12 events``: the little that a row rests on; empty if it is not little.
+
+    Little is fewer than :data:`FEW_CASES` events, or patients of the rarer class, and fewer than twice as many patients
+    where nothing is counted as positive (regression, all classes of a task together). The interval of so few is itself
+    uncertain: neither words nor colours may claim what it seems to show.
+    """
+    n: Any = row["n"]
+    cases: Any = row.get("n_pos")
+    if not _known(cases):
+        return plural(int(n), "patient") if _known(n) and n < 2 * FEW_CASES else ""
+    if row["kind"] == "survival":
+        return plural(int(cases), "event") if cases < FEW_CASES else ""
+    negative = n - cases
+    if min(cases, negative) >= FEW_CASES:
+        return ""
+    what = "positive" if cases <= negative else "negative"
+    return plural(int(min(cases, negative)), f"{what} patient")
 
 
 def verdict_sentence(
@@ -76,12 +95,8 @@ def verdict_caution(
         return (
             "The data are synthetic: the numbers show that the software works and say nothing about patients."
         )
-    cases = None if internal is None else internal["n_pos"]
-    if internal is not None and cases is not None and _known(cases) and cases < FEW_CASES:
-        what = "events" if internal["kind"] == "survival" else "positive patients"
-        return f"It rests on {count(cases)} {what}: an indication to follow up, not evidence."
-    if internal is not None and internal["n"] < 2 * FEW_CASES:
-        return f"It rests on {count(internal['n'])} patients: an indication to follow up, not evidence."
+    if internal is not None and (few := few_cases(internal)):
+        return f"It rests on {few}: an indication to follow up, not evidence."
     if not externals:
         return "Before use, the model must be tested on patients of another hospital."
     return ""

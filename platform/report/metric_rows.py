@@ -8,7 +8,7 @@ import pandas as pd
 
 from equipoise.platform.evaluation.metric_definitions import CHANCE_LEVEL
 from equipoise.platform.report.blocks import Cell, Table, Tone
-from equipoise.platform.report.captions import ESTIMANDS
+from equipoise.platform.report.captions import ESTIMANDS, FEW_CASES, compare_with_chance, few_cases
 from equipoise.platform.report.formatting import count, estimate, label, number, percent, procedure_interval
 from equipoise.platform.report.run_files import RunFiles, Task
 from equipoise.platform.report.style import Download, slug
@@ -18,6 +18,12 @@ Row = dict[str, Any]
 
 #: Values of ``cohort`` that stand for all cohorts: the mean of the values within them, and all patients together.
 TOGETHER = ("all", "pooled")
+
+#: What the colours of values mean, for captions of tables that use :func:`tone`.
+TONES = (
+    "Green: the intervals lie above a predictor without information. Amber: they do not, or the value rests on fewer "
+    f"than {FEW_CASES} events or patients of a class. Red: the interval lies below."
+)
 
 #: Metrics in the order in which a table shows them.
 ORDER = (
@@ -57,6 +63,24 @@ def chance_level(run: RunFiles, task: str, metric: str) -> float | None:
     row = _trivial([r for r in run.metric_rows if r["task"] == task], "", metric)
     known = row is not None and pd.notna(row["value"])
     return float(row["value"]) if row is not None and known else CHANCE_LEVEL.get(metric)
+
+
+def tone(row: Row, chance: float | None) -> Tone:
+    """Colour of a value: never more than its intervals say.
+
+    ``good`` only if every interval of the row lies above a predictor without information and the row does not rest on
+    few cases; ``bad`` if the interval for these models lies below it, equally only with enough cases; ``warn`` in
+    between; ``muted`` without an interval.
+    """
+    position = compare_with_chance(row, chance)
+    if position == "unknown" or chance is None:
+        return "muted"
+    if position == "unclear" or few_cases(row):
+        return "warn"
+    if position == "below":
+        return "bad"
+    low = row.get("low_procedure")
+    return "warn" if low is not None and pd.notna(low) and low <= chance else "good"
 
 
 def metric_table(run: RunFiles, task: Task) -> Table | None:

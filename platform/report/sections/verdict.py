@@ -5,10 +5,9 @@ from typing import Any
 
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
 from equipoise.platform.report.baseline_rows import baseline_sentence
-from equipoise.platform.report.blocks import Block, Cell, Notice, Score, Scores, Section, Table, Text, Tone
+from equipoise.platform.report.blocks import Block, Cell, Notice, Score, Scores, Section, Table, Text
 from equipoise.platform.report.captions import (
     ESTIMANDS,
-    compare_with_chance,
     verdict_caution,
     verdict_sentence,
 )
@@ -24,10 +23,16 @@ from equipoise.platform.report.formatting import (
     percent,
     procedure_interval,
 )
-from equipoise.platform.report.metric_rows import chance_level, external, first_sentence, fold_count, internal
+from equipoise.platform.report.metric_rows import (
+    TONES,
+    chance_level,
+    external,
+    first_sentence,
+    fold_count,
+    internal,
+    tone,
+)
 from equipoise.platform.report.run_files import RunFiles, Task
-
-_TONES: dict[str, Tone] = {"above": "good", "unclear": "warn", "below": "bad", "unknown": "muted"}
 
 
 def build(run: RunFiles, params: SectionParams) -> Section:
@@ -79,7 +84,7 @@ def _score(run: RunFiles, task: Task, row: dict[str, Any], metric: str, chance: 
         interval=bounds,
         detail=_patients(row),
         note=row["note"],
-        tone=_TONES[compare_with_chance(row, chance)],
+        tone=tone(row, chance),
         drawing=interval_bar(row["value"], row["low"], row["high"], chance, _limits(metric)),
     )
 
@@ -113,7 +118,7 @@ def _all_tasks(run: RunFiles) -> Table:
         columns,
         rows,
         caption=f"Primary metric of every task; {ESTIMANDS} The bar runs from 0 to 1 (correlations: −1 to 1), its "
-        "tick marks a predictor without information.",
+        f"tick marks a predictor without information. {TONES}",
         numeric=frozenset([2, *range(4, 4 + len(cohorts))]),
     )
 
@@ -121,12 +126,12 @@ def _all_tasks(run: RunFiles) -> Table:
 def _result(row: dict[str, Any] | None, chance: float | None, metric: str) -> list[str | Cell]:
     if row is None:
         return ["–", "–"]
-    tone = _TONES[compare_with_chance(row, chance)]
+    colour = tone(row, chance)
     note = first_sentence(row["note"]) if not math.isfinite(row["value"]) else procedure_interval(row)
     drawing = interval_bar(row["value"], row["low"], row["high"], chance, _limits(metric))
     return [
-        Cell(estimate(row), tone=tone, note=note),
-        Cell("" if drawing else "–", tone=tone, drawing=drawing),
+        Cell(estimate(row), tone=colour, note=note),
+        Cell("" if drawing else "–", tone=colour, drawing=drawing),
     ]
 
 
