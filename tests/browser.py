@@ -1,7 +1,8 @@
 """Chromium for tests, spoken to through the DevTools protocol over a pair of pipes: no port, no WebSocket.
 
 ``browser.page()`` opens a page that notes console errors and requests; see the fixture ``browser`` in conftest.py.
-Protocol: https://chromedevtools.github.io/devtools-protocol/; messages end in a zero byte with ``--remote-debugging-pipe``.
+Protocol: https://chromedevtools.github.io/devtools-protocol/. With ``--remote-debugging-pipe`` a message ends in a
+zero byte.
 """
 
 from __future__ import annotations
