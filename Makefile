@@ -53,6 +53,7 @@ bench: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m docs.build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) build dist demo showcase runs
+	rm -rf $(VENV) build dist site demo showcase runs
