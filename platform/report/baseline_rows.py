@@ -55,10 +55,32 @@ def baseline_blocks(run: RunFiles, task: Task) -> list[Block]:
     ]
 
 
-def strongest_baseline(run: RunFiles, task: str) -> dict[str, Any] | None:
-    """Row of the baseline with the highest value in the test folds; None if none is estimable."""
-    rows = [r for r in _rows(run, task) if r["role"] == "test" and r["cohort"] == "all"]
+def strongest_baseline(
+    run: RunFiles, task: str, role: str = "test", cohort: str = "all"
+) -> dict[str, Any] | None:
+    """Row of the baseline with the highest value in the test folds, or elsewhere; None if none is estimable."""
+    rows = [r for r in _rows(run, task) if r["role"] == role and r["cohort"] == cohort]
     return max((r for r in rows if math.isfinite(r["value"])), key=lambda r: r["value"], default=None)
+
+
+def baseline_note(row: Mapping[str, Any] | None) -> str:
+    """``age and cohort 0.62; lead 0.20 (0.05–0.34)``: a baseline beside a headline; empty without one."""
+    if row is None:
+        return ""
+    text = f"{row['predictor']} {number(row['value'], 2)}"
+    if not math.isfinite(row["lead"]):
+        return text
+    text += f"; lead {number(row['lead'], 2)}"
+    return (
+        f"{text} ({interval(row['lead_low'], row['lead_high'], 2)})"
+        if math.isfinite(row["lead_low"])
+        else text
+    )
+
+
+def lead_tone(row: Mapping[str, Any]) -> Tone:
+    """Colour of a lead: green or red only if its interval excludes 0."""
+    return "good" if row["lead_low"] > 0 else "bad" if row["lead_high"] < 0 else ""
 
 
 def baseline_sentence(run: RunFiles, task: str) -> str:
@@ -130,6 +152,5 @@ def _lead(row: dict[str, Any]) -> Cell:
         return Cell("–", tone="muted")
     if not math.isfinite(row["lead_low"]):
         return Cell(number(row["lead"]))
-    tone: Tone = "good" if row["lead_low"] > 0 else "bad" if row["lead_high"] < 0 else ""
     bounds = interval(row["lead_low"], row["lead_high"], 3)
-    return Cell(f"{number(row['lead'])} ({bounds})", tone=tone, note=p_value(row["p"]))
+    return Cell(f"{number(row['lead'])} ({bounds})", tone=lead_tone(row), note=p_value(row["p"]))

@@ -1,6 +1,5 @@
 """Federation: results of each site, costs of server aggregations, traffic and privacy."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -19,9 +18,9 @@ from equipoise.platform.report.blocks import (
     Text,
 )
 from equipoise.platform.report.entries import SectionParams
-from equipoise.platform.report.formatting import count, estimate, label, number, percent, plural
+from equipoise.platform.report.formatting import count, estimate, interval, label, listed, number, plural
 from equipoise.platform.report.run_files import FederationFiles, RunFiles
-from equipoise.platform.report.style import FAINT, SERIES, Figure, fade, layout, line, slug, text
+from equipoise.platform.report.sections.federation_figures import METHODS, round_curves, site_forest
 
 PLANS = {
     "folds": "Folds: every site is tested on its own patients who were not used for training",
@@ -60,6 +59,49 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
     blocks += _traffic(files)
     blocks.append(_privacy(files.setting))
     return Section("Federation", "The same model trained across sites that keep their patients.", blocks)
+
+
+def federation_sentence(run: RunFiles) -> str:
+    """What the main task gains or loses across the sites, in one line; empty without results of a federation."""
+    if not (run.folder / "federated").exists() or not run.tasks:
+        return ""
+    files = FederationFiles(run.folder)
+    main = run.tasks[0].name
+    if files.sites is None or not files.setting:
+        return ""
+    rows = files.sites[(files.sites["task"] == main) & files.sites["scope"].isin(["mean", "pooled"])]
+    known = rows[rows["value"].notna() & (rows["method"] == "federated")]
+    if known.empty:
+        return ""
+    plan, scope, metric = (str(known.iloc[0][name]) for name in ("plan", "scope", "metric"))
+    same = rows[(rows["plan"] == plan) & (rows["scope"] == scope)].set_index("method").to_dict("index")
+    others = [
+        f"{number(same[method]['value'], 2)} with {name}"
+        for method, name in (("pooled", "pooled training"), ("local", "models of the sites alone"))
+        if method in same and pd.notna(same[method]["value"])
+    ]
+    sites = plural(len(files.setting["clients"]), "site")
+    text = (
+        f"Federated across {sites} ({files.setting['federation']['strategy']}), {label(metric)} for {main} "
+        f"({SCOPES[scope]}) is {estimate(same['federated'], 2)}"
+    )
+    text += f", against {listed(others)}" if others else ""
+    return f"{text}{_told_apart(same)}."
+
+
+def _told_apart(rows: dict[str, dict[str, Any]]) -> str:
+    """Which paired differences of a scope exclude 0; empty without an interval."""
+    known = {name: rows[name] for name in DIFFERENCES if name in rows and pd.notna(rows[name]["low"])}
+    clear = []
+    for name, row in known.items():
+        if row["low"] > 0 or row["high"] < 0:
+            other = name.removeprefix("federated - ")
+            side = "better" if row["low"] > 0 else "worse"
+            bounds = interval(row["low"], row["high"], 2)
+            clear.append(f"{side} than {other} training by {number(abs(row['value']), 2)} ({bounds})")
+    if not known:
+        return ""
+    return f"; it is {listed(clear)}" if clear else "; the paired differences do not tell them apart"
 
 
 def _key_numbers(files: FederationFiles) -> KeyNumbers:
@@ -322,112 +364,3 @@ def size(value: int) -> str:
 
 def _or_nan(value: float | None) -> float:
     return float("nan") if value is None else float(value)
-
-
-#: Method → colour and marker; federated comes first in the legend.
-METHODS: Mapping[str, tuple[str, str]] = {
-    "federated": (SERIES[0], "square"),
-    "pooled": (SERIES[2], "circle"),
-    "local": (SERIES[1], "diamond"),
-    "ensemble": (SERIES[3], "triangle-up"),
-}
-#: Distance between the methods of a site, in units of the distance between sites.
-_SPACING = 0.17
-
-
-def round_curves(rounds: pd.DataFrame, tasks: Sequence[str]) -> Figure | None:
-    """Mean loss of each task at the clients over the rounds; several federations are averaged.
-
-    Parameters
-    ----------
-    rounds
-        Columns round, ``loss/<task>`` and, if clients computed it, ``val/<task>``.
-    tasks
-        In the order of the study.
-    """
-    data = []
-    for task_index, task in enumerate(tasks):
-        colour = SERIES[task_index % len(SERIES)]
-        for prefix, dash in (("loss/", "solid"), ("val/", "dot")):
-            if (column := f"{prefix}{task}") not in rounds or rounds[column].isna().all():
-                continue
-            mean = rounds.groupby("round")[column].mean().dropna()
-            name = text(task) if prefix == "loss/" else f"{text(task)}, validation"
-            shade = colour if prefix == "loss/" else fade(colour, 0.8)
-            data.append(line(mean.index.tolist(), mean.tolist(), name, shade, line={"dash": dash}))
-    if not data:
-        return None
-    kept = ["plan", "fold", "round", *(c for c in rounds if c.startswith(("loss/", "val/")))]
-    return Figure(
-        slug("federation", "rounds"),
-        "Losses over the rounds",
-        data,
-        layout("Round", "Mean loss over the clients"),
-        "Solid lines are training losses as clients report them, dotted ones losses of the new global model on "
-        "the clients' inner validation patients. Rising dotted lines under falling solid ones are overfitting.",
-        rounds[kept],
-    )
-
-
-def site_forest(
-    rows: pd.DataFrame, task: str, metric: str, chance: float | None, confidence: float
-) -> Figure | None:
-    """Each site's value under every method, with intervals; the largest site on top.
-
-    Parameters
-    ----------
-    rows
-        Rows of ``sites.csv`` of one plan and task, scope ``client``.
-    chance
-        Value of a predictor without information, drawn as a line.
-    """
-    shown = rows[rows["value"].notna()]
-    if shown.empty:
-        return None
-    sizes = shown.groupby("client")["n"].max().sort_values(ascending=False, kind="stable")
-    height = {client: len(sizes) - 1 - index for index, client in enumerate(sizes.index)}
-    data = []
-    for index, (method, (colour, symbol)) in enumerate(METHODS.items()):
-        rows_of_method = shown[shown["method"] == method].to_dict("records")
-        if not rows_of_method:
-            continue
-        shift = (1.5 - index) * _SPACING
-        data.append(
-            {
-                "type": "scatter", "mode": "markers", "name": method,
-                "x": [r["value"] for r in rows_of_method], "y": [height[r["client"]] + shift for r in rows_of_method],
-                "error_x": {
-                    "type": "data", "symmetric": False, "color": colour, "thickness": 1.6, "width": 0,
-                    "array": [r["high"] - r["value"] if pd.notna(r["high"]) else None for r in rows_of_method],
-                    "arrayminus": [r["value"] - r["low"] if pd.notna(r["low"]) else None for r in rows_of_method],
-                },
-                "marker": {"color": colour, "size": 8, "symbol": symbol},
-                "text": [f"{text(r['client'])}, {method}: {estimate(r)}, n = {r['n']}" for r in rows_of_method],
-                "hovertemplate": "%{text}<extra></extra>",
-            }
-        )  # fmt: skip
-    names = [text(client) for client in sizes.index]
-    drawn = layout(
-        label(metric),
-        "",
-        yaxis={
-            "tickvals": list(range(len(names))), "ticktext": names[::-1], "showgrid": False, "ticks": "",
-            "range": [-0.6, len(names) - 0.4], "fixedrange": True,
-        },
-    )  # fmt: skip
-    if chance is not None:
-        drawn["shapes"] = [
-            {"type": "line", "x0": chance, "x1": chance, "y0": 0, "y1": 1, "yref": "paper",
-             "line": {"color": FAINT, "width": 1.4, "dash": "dot"}}
-        ]  # fmt: skip
-    return Figure(
-        slug("federation", "sites", task),
-        f"{label(metric)} of {text(task)} by site",
-        data,
-        drawn,
-        f"One row per site, one mark per way of training; bars are {percent(confidence)} intervals. Where the "
-        "federated mark is right of the local one, the site benefits from federation.",
-        shown[["client", "method", "value", "low", "high", "n", "n_pos", "note"]],
-        height=130 + 44 * len(names),
-        wide=True,
-    )

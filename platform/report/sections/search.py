@@ -15,6 +15,7 @@ from equipoise.platform.report.formatting import (
     count,
     interval,
     label,
+    listed,
     number,
     p_value,
     plural,
@@ -70,6 +71,49 @@ def build(run: RunFiles, params: SearchSectionParams) -> Section | None:
     blocks += [Figures([f for f in figures if f is not None])] if figures[0] else []
     blocks += _failures(table)
     return Section("Search", _sentence(trials, metric, chosen), blocks)
+
+
+def search_sentence(run: RunFiles) -> str:
+    """What the search chose, and what that is worth on patients that no trial saw; empty without a search.
+
+    The results of the other sections are those of the study as written, whatever the search chose.
+    """
+    path = run.folder / "search" / "trials.parquet"
+    if not path.exists():
+        return ""
+    try:
+        table = read_table(path)
+    except (DataError, OSError, ValueError):
+        return ""  # the section on the search says so
+    done = table[table["status"] == "ok"].sort_values(["objective", "index"], ascending=[False, True])
+    if done.empty:
+        return f"A search of {plural(len(table), 'trial')} has no finished trial."
+    chosen = _chosen(run.folder, done.assign(rank=range(1, len(done) + 1)))
+    start = f"A search of {plural(len(table), 'trial')} chose"
+    if int(done.set_index("name").loc[chosen, "index"]) == 0:
+        return f"{start} the study as written."
+    start += f" {chosen}; the results above are those of the study as written."
+    if not (run.folder / "search" / "test.json").exists():
+        return f"{start} The choice has not been tested on patients that no trial saw."
+    measured = json.loads((run.folder / "search" / "test.json").read_text(encoding="utf-8"))
+    main = run.tasks[0].name if run.tasks else ""
+    parts = []
+    for d in measured["differences"]:
+        if d["task"] == main:
+            low, high = _nan(d["low"]), _nan(d["high"])
+            said = "better" if low > 0 else "worse" if high < 0 else "not told apart"
+            by = f"{label(d['metric'])} {_signed(_nan(d['difference']))}, {interval(low, high, 2)}"
+            parts.append(f"{said} on {d['cohort']} ({by})")
+    if not parts:
+        return start
+    return (
+        f"{start} On patients that no trial saw, the chosen trial against the study as written for {main}: "
+        + (f"{listed(parts)}.")
+    )
+
+
+def _signed(value: float) -> str:
+    return f"+{number(value, 2)}" if value > 0 else number(value, 2)
 
 
 def metric_text(name: str) -> str:

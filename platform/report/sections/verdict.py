@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
-from equipoise.platform.report.baseline_rows import baseline_sentence
+from equipoise.platform.report.baseline_rows import baseline_note, baseline_sentence, strongest_baseline
 from equipoise.platform.report.blocks import Block, Cell, Notice, Score, Scores, Section, Table, Text
 from equipoise.platform.report.captions import (
     ESTIMANDS,
@@ -21,6 +21,7 @@ from equipoise.platform.report.formatting import (
     label,
     number,
     percent,
+    plural,
     procedure_interval,
 )
 from equipoise.platform.report.metric_rows import (
@@ -32,7 +33,10 @@ from equipoise.platform.report.metric_rows import (
     internal,
     tone,
 )
+from equipoise.platform.report.operating_points import decision_remarks
 from equipoise.platform.report.run_files import RunFiles, Task
+from equipoise.platform.report.sections.federation import federation_sentence
+from equipoise.platform.report.sections.search import search_sentence
 
 
 def build(run: RunFiles, params: SectionParams) -> Section:
@@ -57,8 +61,11 @@ def build(run: RunFiles, params: SectionParams) -> Section:
     )
     scores = [_score(run, main, r, metric, chance) for r in [internal_row, *external_rows[:3]] if r]
     blocks.append(Scores(scores))
+    if remarks := decision_remarks(run):
+        blocks.append(Notice("Cut-offs that tell nobody apart", remarks, tone="bad"))
     if sentence := baseline_sentence(run, main.name):
         blocks.append(Text(sentence))
+    blocks += [Text(line) for line in (federation_sentence(run), search_sentence(run)) if line]
     if caution := verdict_caution(internal_row, external_rows, synthetic=run.synthetic):
         blocks.append(Text(caution, tone="warn"))
     blocks += _warnings(run)
@@ -82,16 +89,23 @@ def _score(run: RunFiles, task: Task, row: dict[str, Any], metric: str, chance: 
         metric=f"{label(metric)}, {task.name}",
         value=number(row["value"], 2) if math.isfinite(row["value"]) else "n/e",
         interval=bounds,
-        detail=_patients(row),
+        detail=f"{_patients(row)}{_baseline(run, task, row)}",
         note=row["note"],
         tone=tone(row, chance),
         drawing=interval_bar(row["value"], row["low"], row["high"], chance, _limits(metric)),
     )
 
 
+def _baseline(run: RunFiles, task: Task, row: dict[str, Any]) -> str:
+    """The strongest baseline on the same patients."""
+    note = baseline_note(strongest_baseline(run, task.name, row["role"], row["cohort"]))
+    return f". Strongest baseline: {note}" if note else ""
+
+
 def _all_tasks(run: RunFiles) -> Table:
     """Primary metric of each task."""
     cohorts = sorted({r["cohort"] for t in run.tasks for r in external(run, t.name, PRIMARY[t.kind])})
+    baselines = any(strongest_baseline(run, task.name) is not None for task in run.tasks)
     rows: list[list[str | Cell]] = []
     for task in run.tasks:
         metric = PRIMARY[task.kind]
@@ -102,8 +116,13 @@ def _all_tasks(run: RunFiles) -> Table:
             label(metric),
             *_result(row, chance, metric),
         ]
-        cells += [_result(by_cohort.get(c), chance, metric)[0] for c in cohorts]
         cells.append(Cell(_patients(row), tone="muted") if row else "–")
+        if baselines:
+            cells.append(_strongest(strongest_baseline(run, task.name)))
+        for cohort in cohorts:
+            outside = by_cohort.get(cohort)
+            cells.append(_result(outside, chance, metric)[0])
+            cells.append(Cell(_patients(outside), tone="muted") if outside else "–")
         rows.append(cells)
     level = f"{percent(run.confidence)} CI"
     columns = [
@@ -111,16 +130,30 @@ def _all_tasks(run: RunFiles) -> Table:
         "Metric",
         f"Test folds ({level})",
         "",
-        *[f"External {c}" for c in cohorts],
-        "Patients of the test folds",
+        "Patients",
+        *["Strongest baseline"] * baselines,
+        *[title for c in cohorts for title in (f"External {c}", "Patients")],
     ]
     return Table(
         columns,
         rows,
         caption=f"Primary metric of every task; {ESTIMANDS} The bar runs from 0 to 1 (correlations: −1 to 1), its "
         f"tick marks a predictor without information. {TONES}",
-        numeric=frozenset([2, *range(4, 4 + len(cohorts))]),
+        numeric=frozenset([2, *range(5 + baselines, 5 + baselines + 2 * len(cohorts), 2)]),
     )
+
+
+def _strongest(row: dict[str, Any] | None) -> str | Cell:
+    """Value of the strongest baseline of a task, its name and the model's lead over it."""
+    if row is None:
+        return "–"
+    lead = ""
+    if math.isfinite(row["lead"]):
+        bounds = (
+            f" ({interval(row['lead_low'], row['lead_high'], 2)})" if math.isfinite(row["lead_low"]) else ""
+        )
+        lead = f", lead {number(row['lead'], 2)}{bounds}"
+    return Cell(number(row["value"]), note=f"{row['predictor']}{lead}", tone="muted")
 
 
 def _result(row: dict[str, Any] | None, chance: float | None, metric: str) -> list[str | Cell]:
@@ -136,9 +169,9 @@ def _result(row: dict[str, Any] | None, chance: float | None, metric: str) -> li
 
 
 def _patients(row: dict[str, Any]) -> str:
-    patients = f"{count(row['n'])} patients"
+    patients = plural(int(row["n"]), "patient")
     if row["kind"] == "survival":
-        return f"{patients}, {count(row['n_pos'])} events"
+        return f"{patients}, {plural(int(row['n_pos']), 'event')}"
     return f"{patients}, {count(row['n_pos'])} positive" if row["kind"] == "binary" else patients
 
 

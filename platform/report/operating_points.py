@@ -1,0 +1,172 @@
+"""What a model decides at the cut-offs of validation: whether it tells anybody apart, in each set of patients.
+
+A good ranking can hide that a cut-off is useless: with scores that lie higher elsewhere a model with an external AUROC
+of .8 may call every patient positive. Everything is computed from the predictions table, with the same cut-offs as the
+2×2 tables and the Kaplan-Meier curves.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from equipoise.platform.evaluation.params import ThresholdParams
+from equipoise.platform.evaluation.predictions import labelled
+from equipoise.platform.evaluation.thresholds import (
+    apply_cutoffs,
+    ensemble,
+    fold_risk_cutoffs,
+    fold_thresholds,
+    risk_scales,
+    standardise_risks,
+)
+from equipoise.platform.report.formatting import count, number, plural
+from equipoise.platform.report.run_files import RunFiles, Task
+
+#: A regression predicts the same for everybody if its predictions vary less than this share of what they should.
+_CONSTANT = 0.01
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """How the labelled patients of one data set were decided on.
+
+    Parameters
+    ----------
+    dataset
+        ``the test folds``, or the name of an external cohort.
+    patients, called
+        Labelled patients, and how many of them the model calls positive (survival: high risk).
+    positive, found
+        Truly positive patients, and how many of them it calls so; None for survival.
+    """
+
+    dataset: str
+    patients: int
+    called: int
+    positive: int | None = None
+    found: int | None = None
+
+
+def decisions(run: RunFiles, task: Task) -> list[Decisions]:
+    """Decisions of a binary or survival task: test folds, then external cohorts; empty without a cut-off."""
+    if run.predictions is None or task.kind not in ("binary", "survival"):
+        return []
+    rows = run.predictions[run.predictions["task"] == task.name]
+    known = rows[labelled(rows)]
+    survival = task.kind == "survival"
+    if survival:
+        cutoffs, scales = fold_risk_cutoffs(rows), risk_scales(rows)
+        outside = known[known["role"] == "external"]
+        outside_cutoffs = cutoffs
+        if len(scales):  # as in the Kaplan-Meier curves: risks of several models on a common scale
+            outside, outside_cutoffs = (
+                standardise_risks(outside, scales),
+                fold_risk_cutoffs(standardise_risks(rows, scales)),
+            )
+    else:
+        params = ThresholdParams.model_validate((run.study.get("evaluation") or {}).get("threshold") or {})
+        cutoffs = outside_cutoffs = fold_thresholds(rows, params)
+        outside = known[known["role"] == "external"]
+    parts = [("the test folds", known[known["role"] == "test"], cutoffs)]
+    parts += [(str(name), part, outside_cutoffs) for name, part in outside.groupby("cohort", sort=True)]
+    found = []
+    for name, part, chosen in parts:
+        table = apply_cutoffs(part, chosen, inclusive=not survival).dropna(subset=["margin"])
+        if table.empty:
+            continue
+        called = table["positive"].to_numpy(bool)
+        if survival:
+            found.append(Decisions(name, len(table), int(called.sum())))
+            continue
+        truth = table["target"].to_numpy() == 1
+        found.append(
+            Decisions(name, len(table), int(called.sum()), int(truth.sum()), int((called & truth).sum()))
+        )
+    return found
+
+
+def decision_remarks(run: RunFiles) -> list[str]:
+    """A sentence for each task and set of patients in which a model does not tell anybody apart."""
+    return [sentence for task in run.tasks for sentence in _remarks(run, task)]
+
+
+def _remarks(run: RunFiles, task: Task) -> Iterator[str]:
+    if task.kind == "survival":
+        for one in decisions(run, task):
+            if one.patients > 1 and one.called in (0, one.patients):
+                group = "high" if one.called else "low"
+                yield (
+                    f"{task.name}: at the cut-off chosen on validation patients, all {count(one.patients)} patients of "
+                    f"{one.dataset} are {group} risk: the groups say nothing there."
+                )
+    elif task.kind == "binary":
+        for one in decisions(run, task):
+            if one.patients > 1 and (sentence := _binary(one)):
+                yield f"{task.name}: at the threshold chosen on validation patients, {sentence}"
+    elif run.predictions is not None:
+        rows = run.predictions[run.predictions["task"] == task.name]
+        rows = rows[labelled(rows)]
+        for name, part in _datasets(rows):
+            sentence = _one_class(name, part) if task.kind == "multiclass" else _one_value(name, part)
+            if sentence:
+                yield f"{task.name}: {sentence}"
+
+
+def _binary(one: Decisions) -> str:
+    if one.called == 0:
+        missed = f"; {_of_positive(one)} missed" if one.positive else ""
+        return (
+            f"the model calls none of the {count(one.patients)} patients of {one.dataset} positive{missed}."
+        )
+    if one.called == one.patients:
+        return f"the model calls all {count(one.patients)} patients of {one.dataset} positive."
+    if one.positive and not one.found:
+        return (
+            f"the model finds none of the {plural(one.positive, 'positive patient')} of {one.dataset} "
+            f"(sensitivity 0), though it calls {plural(one.called, 'patient')} positive."
+        )
+    negative = one.patients - (one.positive or 0)
+    if negative and one.called - (one.found or 0) == negative:
+        return (
+            f"the model calls every negative patient of {one.dataset} positive (specificity 0, "
+            f"{plural(negative, 'negative patient')})."
+        )
+    return ""
+
+
+def _of_positive(one: Decisions) -> str:
+    positive = one.positive or 0
+    return "its one positive patient is" if positive == 1 else f"all {count(positive)} positive ones are"
+
+
+def _datasets(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Test rows, and the mean scores of each external cohort."""
+    test = rows[rows["role"] == "test"]
+    if len(test):
+        yield "the test folds", test
+    for name, part in rows[rows["role"] == "external"].groupby("cohort", sort=True):
+        yield str(name), ensemble(part)
+
+
+def _one_class(dataset: str, part: pd.DataFrame) -> str:
+    """That one class has the highest probability for everybody, while the patients are of several."""
+    wide = part.pivot_table(index=["patient", "repeat", "fold"], columns="class", values="score")
+    truth = part[part["target"] == 1]["class"].nunique()
+    chosen = wide.idxmax(axis=1).unique()
+    if len(wide) < 2 or truth < 2 or len(chosen) > 1:
+        return ""
+    return f"every one of the {count(len(wide))} patients of {dataset} is predicted to be {chosen[0]}."
+
+
+def _one_value(dataset: str, part: pd.DataFrame) -> str:
+    """That the same value is predicted for everybody, while the patients differ."""
+    inside = part.groupby(["repeat", "fold"])[["score", "target"]].std(ddof=0)
+    spread, wanted = (float(np.sqrt((inside[name] ** 2).mean())) for name in ("score", "target"))
+    if len(part) < 2 or not wanted > 0 or spread > _CONSTANT * wanted:
+        return ""
+    return (
+        f"the model predicts nearly the same value for all {count(part['patient'].nunique())} patients of {dataset} "
+        f"(standard deviation {number(spread)}, of the measured values {number(wanted)})."
+    )
