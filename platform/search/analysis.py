@@ -27,6 +27,11 @@ LEADING_METRICS = tuple(dict.fromkeys(names[0] for names in SCORES.values()))
 
 WEIGHTING, AGGREGATION = f"{PARAM}balancing.weighting", f"{PARAM}balancing.aggregation"
 
+STRATEGY = f"{PARAM}federation.strategy"
+
+#: What is ranked as a method, by name of the part that it plays → column of :func:`rank_trials`.
+METHOD_PARTS = {"balancing": "method", "strategy": STRATEGY}
+
 #: Draws of the comparison of all trials, and fewer where there are so many trials that pairs take long.
 DRAWS, FEWER_DRAWS, MANY_TRIALS = 2000, 500, 200
 
@@ -160,45 +165,49 @@ def possible_ranks(done: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def rank_methods(table: pd.DataFrame, ranked: pd.DataFrame) -> pd.DataFrame:
-    """One row per method of balancing, the best median rank first; empty where methods were not searched.
+    """One row per method of balancing and per strategy of federation, the best median rank first.
+
+    Methods and strategies of a federated search are ranked among the same trials, so that one leaderboard has both;
+    empty where neither was searched.
 
     Parameters
     ----------
     table
         ``trials.parquet``.
-    found
+    ranked
         Its :func:`rank_trials`.
 
     Returns
     -------
-    Columns ``method``, ``trials`` and how many of them are ``ok``, ``failed`` and ``pruned``; ``rank_best``,
-    ``rank_q1``, ``rank_median``, ``rank_q3``; ``objective_best``, ``objective_median``; ``may_be_best``, the number
-    of its trials that cannot be excluded as the best.
+    Columns ``part`` (``balancing`` or ``strategy``), ``method``, ``trials`` and how many of them are ``ok``, ``failed``
+    and ``pruned``; ``rank_best``, ``rank_q1``, ``rank_median``, ``rank_q3``; ``objective_best``, ``objective_median``;
+    ``may_be_best``, the number of its trials that cannot be excluded as the best.
     """
     rows = []
-    for method, group in ranked[methods_searched(ranked)].groupby("method", sort=True):
-        done = group[group["status"] == "ok"]
-        quartiles = done["rank"].quantile([0.25, 0.5, 0.75]).to_numpy()
-        rows.append(
-            {"method": method, "trials": len(group)}
-            | {status: int((group["status"] == status).sum()) for status in ("ok", "failed", "pruned")}
-            | {"rank_best": done["rank"].min()}
-            | dict(zip(("rank_q1", "rank_median", "rank_q3"), quartiles, strict=True))
-            | {"objective_best": done["objective"].max(), "objective_median": done["objective"].median()}
-            | {"may_be_best": done["may_be_best"].sum(min_count=1)}
-        )
+    for part, column in METHOD_PARTS.items():
+        if column not in ranked:  # a search without a federation
+            continue
+        for method, group in ranked[methods_searched(ranked, column)].groupby(column, sort=True):
+            done = group[group["status"] == "ok"]
+            quartiles = done["rank"].quantile([0.25, 0.5, 0.75]).to_numpy()
+            rows.append(
+                {"part": part, "method": method, "trials": len(group)}
+                | {status: int((group["status"] == status).sum()) for status in ("ok", "failed", "pruned")}
+                | {"rank_best": done["rank"].min()}
+                | dict(zip(("rank_q1", "rank_median", "rank_q3"), quartiles, strict=True))
+                | {"objective_best": done["objective"].max(), "objective_median": done["objective"].median()}
+                | {"may_be_best": done["may_be_best"].sum(min_count=1)}
+            )
     result = pd.DataFrame(rows)
-    return (
-        result.sort_values(["rank_median", "rank_best"], ignore_index=True)
-        if len(result) > 1
-        else result.iloc[:0]
-    )
+    if len(result) < 2:
+        return result.iloc[:0]
+    return result.sort_values(["rank_median", "rank_best"], kind="stable", ignore_index=True)
 
 
-def methods_searched(trials: pd.DataFrame) -> pd.Series:
-    """Trials with a method of balancing; none where all but the study as written (index 0) have the same."""
-    searched = trials.loc[(trials["index"] > 0) & (trials["method"] != ""), "method"].nunique() > 1
-    return (trials["method"] != "") & searched
+def methods_searched(trials: pd.DataFrame, column: str = "method") -> pd.Series:
+    """Trials with a method of a kind; none where all but the study as written (index 0) have the same."""
+    named = trials[column].notna() & (trials[column] != "")
+    return named & (trials.loc[(trials["index"] > 0) & named, column].nunique() > 1)
 
 
 def task_metrics(table: pd.DataFrame) -> dict[str, str]:
@@ -247,6 +256,17 @@ def values_text(row: Mapping[str, Any], names: list[str]) -> str:
     for name in names:
         value = row[name]
         if value is not None and value == value and name not in (WEIGHTING, AGGREGATION):
-            shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-            parts.append(f"{name.removeprefix(PARAM).removeprefix('training.')} {shown}")
+            parts.append(f"{setting_name(name)} {setting_text(value)}")
     return ", ".join(parts)
+
+
+def setting_name(column: str) -> str:
+    """``lr`` of ``param/training.lr``; other settings keep the name of their section."""
+    return column.removeprefix(PARAM).removeprefix("training.")
+
+
+def setting_text(value: Any) -> str:
+    """A value as text; a dash for a setting that a trial does not have."""
+    if value is None or value != value:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

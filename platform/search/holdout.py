@@ -41,9 +41,9 @@ def measure(study: Study, data: StudyInputs, run: Path) -> dict[str, Any]:
     """Train and measure both, write ``search/test.json``; returns metadata for the result line.
 
     ``test.json`` holds ``looks`` (how many winners these patients have measured), ``winner``, ``default``, and rows
-    of ``who, part, task, metric, value, low, high, n``: part ``inner validation`` (with twice the standard error over
-    folds on either side), ``hold-out``, or the name of an external cohort; and ``differences`` of the winner against
-    the study as written. Metrics in full stand in ``search/final/<trial>/``.
+    of ``who, part, task, metric, value, low, high, n`` (labelled patients): part ``inner validation`` (with twice the
+    standard error over folds on either side), ``hold-out``, or the name of an external cohort; and ``differences`` of
+    the winner against the study as written. Metrics in full stand in ``search/final/<trial>/``.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def measure(study: Study, data: StudyInputs, run: Path) -> dict[str, Any]:
     both = {trial.name: trial for trial in (default, winner)}
     predictions = {name: _predict(data, run, search_context, trial) for name, trial in both.items()}
     rows, differences = _results(study, predictions, default.name)
-    rows = [*(row for trial in both.values() for row in _inner_validation_rows(trial, search_context)), *rows]
+    rows = [*(row for trial in both.values() for row in inner_validation_rows(trial, search_context)), *rows]
     looks = earlier["looks"] + 1
     if looks > 1:
         log.warning(
@@ -200,10 +200,12 @@ def _results(
     return rows, [{key: _json_value(value) for key, value in row.items()} for row in kept.to_dict("records")]
 
 
-def _inner_validation_rows(trial: Trial, search_context: SearchContext) -> list[dict[str, Any]]:
-    """Values of inner validation, with two standard errors over folds on either side."""
+def inner_validation_rows(trial: Trial, search_context: SearchContext) -> list[dict[str, Any]]:
+    """Values of a trial on inner validation, with two standard errors over folds on either side; ``n`` is labelled."""
     rows = []
     scored = {patient for fold in search_context.inputs.folds for patient in fold.test}
+    patients = search_context.cohorts.patients
+    patients = patients[patients["patient"].isin(scored)]
     for task in search_context.study.tasks:
         metric = SCORES[task.type][0]
         name = f"val/{task.name}/{metric}"
@@ -217,7 +219,7 @@ def _inner_validation_rows(trial: Trial, search_context: SearchContext) -> list[
                 "value": _json_value(centre),
                 "low": _json_value(centre - spread),
                 "high": _json_value(centre + spread),
-                "n": len(scored),
+                "n": int(patients[list(task.frame_columns)].notna().all(axis=1).sum()),
             }
         )
     return rows

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +26,30 @@ from equipoise.platform.report.sections.search_figures import (
     best_over_time,
     best_over_trials,
     importance_figure,
+    methods_text,
     parallel_coordinates,
     ranks_of_methods,
 )
+from equipoise.platform.report.sections.search_trials import (
+    by_importance,
+    metric_text,
+    spread_text,
+    trial_tables,
+)
 from equipoise.platform.report.style import Download
 from equipoise.platform.search.analysis import (
-    PARAM,
     anytime_curve,
     failures,
     objective_name,
     rank_methods,
     rank_trials,
     read_table,
-    task_metrics,
-    values_text,
     varied,
 )
 from equipoise.platform.search.importance import Importance, importance
 
-#: A dash at which no line breaks.
-_JOINT = "\u2060–\u2060"
+#: Part of ``test.json`` that the trials have seen; the others are hold-out and external cohorts.
+_SEEN = "inner validation"
 
 
 def build(run: RunFiles, params: SearchSectionParams) -> Section | None:
@@ -60,10 +65,10 @@ def build(run: RunFiles, params: SearchSectionParams) -> Section | None:
     trials, metric = rank_trials(table), objective_name(table)
     importances = importance(table)
     chosen, prefix = _chosen(run.folder, trials), "SYNTHETIC-" if run.synthetic else ""
-    blocks: list[Block] = [_trial_table(run, table, trials, metric, chosen, params.trials)]
+    blocks: list[Block] = trial_tables(run, table, trials, metric, chosen, params.trials, importances)
     blocks += _unseen(run.folder, prefix)
     methods = rank_methods(table, trials)
-    blocks += _settings(table, trials, metric, importances, [str(m) for m in methods.get("method", ())])
+    blocks += _settings(table, trials, metric, importances, methods)
     blocks += _methods(methods, prefix)
     blocks += [Heading("Course of the search")]
     curve = anytime_curve(table)
@@ -116,14 +121,6 @@ def _signed(value: float) -> str:
     return f"+{number(value, 2)}" if value > 0 else number(value, 2)
 
 
-def metric_text(name: str) -> str:
-    """``val/MSI/auroc`` → "AUROC of MSI"; ``val/mean`` → "mean over tasks"."""
-    task, slash, metric = name.removeprefix("val/").rpartition("/")
-    if slash:
-        return f"{label(metric)} of {task}"
-    return "mean over tasks" if name == "val/mean" else name
-
-
 def _chosen(folder: Path, trials: pd.DataFrame) -> str:
     """The trial that was written as ``best.yaml``; the best one if there is no such file."""
     path = folder / "search" / "best.json"
@@ -140,65 +137,35 @@ def _sentence(trials: pd.DataFrame, metric: str, chosen: str) -> str:
         return f"None of {plural(len(trials), 'trial')} finished all its folds."
     rows = trials.set_index("name")
     best = rows.loc[chosen]
-    text = f"Of {plural(len(trials), 'trial')}, {chosen} was chosen: {metric_text(metric)} {_spread(best)} on inner "
-    text += "validation"
+    text = (
+        f"Of {plural(len(trials), 'trial')}, {chosen} was chosen: {metric_text(metric)} {spread_text(best)} "
+    )
+    text += "on inner validation"
     first = trials[trials["index"] == 0]
     if len(first) and first.iloc[0]["name"] == chosen:
-        return f"{text}. It is the study as written."
-    if len(first) and math.isfinite(first.iloc[0]["objective"]):
-        text += f"; the study as written has {_spread(first.iloc[0])}"
-    if (may := trials["may_be_best"].dropna()).size:
-        text += f". {plural(int(may.sum()), 'trial')} cannot be excluded as the best"
-    return f"{text}."
+        text += ". It is the study as written"
+    elif len(first) and math.isfinite(first.iloc[0]["objective"]):
+        text += f"; the study as written has {spread_text(first.iloc[0])}"
+    return f"{text}. {_how_sure(trials)}".strip()
 
 
-def _spread(row: Any) -> str:
-    """``0.784 ± 0.012``."""
-    if not math.isfinite(row["objective_se"]):
-        return number(row["objective"])
-    return f"{number(row['objective'])} ± {number(row['objective_se'])}"
-
-
-def _trial_table(
-    run: RunFiles, table: pd.DataFrame, trials: pd.DataFrame, metric: str, chosen: str, most: int
-) -> Table:
-    """The best trials and the study as written."""
-    known_tasks = task_metrics(table)
-    order = [task.name for task in run.tasks if task.name in known_tasks] or list(known_tasks)
-    tasks = {task: f"val/{task}/{known_tasks[task]}" for task in order}
-    names = varied(table)
-    done = trials[trials["rank"].notna()]
-    shown = done[(done["rank"] <= most) | (done["index"] == 0) | (done["name"] == chosen)]
-    rows: list[list[str | Cell]] = []
-    for row in shown.to_dict("records"):
-        marks = ["chosen"] * (row["name"] == chosen) + ["the study as written"] * (row["index"] == 0)
-        known = pd.notna(row["may_be_best"])
-        rows.append(
-            [
-                f"{row['rank']:g}",
-                Cell(row["name"] + (f" ({', '.join(marks)})" if marks else ""), note=values_text(row, names)),
-                _spread(row),
-                Cell(
-                    ("yes" if row["may_be_best"] else "no") if known else "–",
-                    note=f"rank {row['rank_low']:g}{_JOINT}{row['rank_high']:g}" if known else "",
-                ),
-                *(number(row[name]) for name in tasks.values()),
-                number(row["cpu_seconds"], 1),
-            ]
+def _how_sure(trials: pd.DataFrame) -> str:
+    """How far the order of the trials is more than chance; empty where one fold leaves no error to compare with."""
+    may = trials["may_be_best"].dropna()
+    if not may.size:
+        return ""
+    several, left = len(may), int(may.sum())
+    if left == 1:
+        name = trials.loc[trials["may_be_best"].fillna(False).astype(bool), "name"].iloc[0]
+        return f"{name} is told apart from each of the other {plural(several - 1, 'finished trial')}."
+    if left == several:
+        return (
+            f"None of the {count(several)} finished trials can be excluded as the best, so their order is "
+            "no result."
         )
-    prefix = "SYNTHETIC-" if run.synthetic else ""
-    columns = ["", "Trial", f"{metric_text(metric)[:1].upper()}{metric_text(metric)[1:]}", "May be the best"]
-    columns += [f"{task}, {label(name.rpartition('/')[2])}" for task, name in tasks.items()]
-    folds = int(table["folds"].max())
-    return Table(
-        [*columns, "CPU s"],
-        rows,
-        caption=f"The best {min(most, len(done))} of {plural(len(done), 'finished trial')}: mean ± standard error "
-        f"over {plural(folds, 'inner fold')}. May be the best, and the ranks that are possible: all pairs of trials "
-        "at the 5 % level, with the error of trial and fold pooled and widened for overlapping training parts. The "
-        "winner was chosen by these values, which are therefore too optimistic for it.",
-        numeric=frozenset([0, 2, *range(4, len(columns) + 1)]),
-        download=Download(f"{prefix}search-leaderboard.csv", trials),
+    return (
+        f"{count(left)} of {count(several)} finished trials cannot be excluded as the best: their order among "
+        "themselves is not a result."
     )
 
 
@@ -214,30 +181,50 @@ def _unseen(folder: Path, prefix: str) -> list[Block]:
         return [*blocks, Text(text)]
     measured = json.loads(path.read_text(encoding="utf-8"))
     rows = pd.DataFrame(measured["rows"])
-    names = list(dict.fromkeys([measured["winner"], measured["default"]]))
-    titles = [f"{n} ({'winner' if n == measured['winner'] else 'as written'})" for n in names]
-    differences = {(d["cohort"], d["task"]): d for d in measured["differences"]}
-    lines: list[list[str | Cell]] = []
-    for (part, task, metric), group in rows.groupby(["part", "task", "metric"], sort=False):
-        by_name = group.set_index("who").to_dict("index")
-        cells: list[str | Cell] = [_estimate(by_name.get(name)) for name in names]
-        d = differences.get((part, task))
-        cells.append("–" if d is None else Cell(_difference(d), note=p_value(_nan(d["p"]))))
-        lines.append([str(part), f"{task}, {label(str(metric))}", *cells, count(group["n"].max())])
-    blocks.append(
-        Table(
-            ["Patients", "Task and metric", *titles, "Difference", "n"],
-            lines,
-            caption="Intervals: two standard errors over folds for inner validation, those of the evaluation "
-            "elsewhere; differences are paired, winner minus study as written.",
-            numeric=frozenset(range(2, 4 + len(names))),
-            download=Download(f"{prefix}search-unseen.csv", rows),
+    seen = rows["part"] == _SEEN
+    if (~seen).any():
+        caption = (
+            "Values with the intervals of the evaluation. Differences are paired, winner minus study as written; one "
+            "whose interval contains 0 does not tell them apart."
         )
-    )
+        blocks.append(_both(measured, rows[~seen], caption, f"{prefix}search-unseen.csv"))
     if measured["looks"] > 1:
         reuse = f"{count(measured['looks'])} winners were evaluated on these patients, so the choice may depend on them"
         blocks.append(Notice("Test patients used more than once", [reuse]))
+    if seen.any():
+        caption = (
+            "The same two trials on the patients that chose the winner, with two standard errors over folds on either "
+            "side. What the winner has more here than above is the price of choosing it."
+        )
+        blocks += [
+            Heading("Inner validation of the same two"),
+            _both(measured, rows[seen], caption, f"{prefix}search-inner.csv"),
+        ]
     return blocks
+
+
+def _both(measured: Mapping[str, Any], rows: pd.DataFrame, caption: str, file: str) -> Table:
+    """Winner and study as written side by side, with the paired difference where there is one."""
+    names = list(dict.fromkeys([measured["winner"], measured["default"]]))
+    titles = [f"{n} ({'winner' if n == measured['winner'] else 'as written'})" for n in names]
+    differences = {(d["cohort"], d["task"]): d for d in measured["differences"]}
+    groups = list(rows.groupby(["part", "task", "metric"], sort=False))
+    compared = any((part, task) in differences for (part, task, _), _ in groups)
+    lines: list[list[str | Cell]] = []
+    for (part, task, metric), group in groups:
+        by_name = group.set_index("who").to_dict("index")
+        cells: list[str | Cell] = [_estimate(by_name.get(name)) for name in names]
+        if compared:
+            d = differences.get((part, task))
+            cells.append("–" if d is None else Cell(_difference(d), note=p_value(_nan(d["p"]))))
+        lines.append([str(part), f"{task}, {label(str(metric))}", *cells, count(group["n"].max())])
+    return Table(
+        ["Patients", "Task and metric", *titles, *["Difference"] * compared, "Labelled patients"],
+        lines,
+        caption=caption,
+        numeric=frozenset(range(2, 3 + compared + len(names))),
+        download=Download(file, rows),
+    )
 
 
 def _estimate(row: dict[str, Any] | None) -> str:
@@ -257,13 +244,10 @@ def _nan(value: float | None) -> float:
 
 
 def _settings(
-    table: pd.DataFrame, trials: pd.DataFrame, metric: str, importances: Importance, methods: list[str]
+    table: pd.DataFrame, trials: pd.DataFrame, metric: str, importances: Importance, methods: pd.DataFrame
 ) -> list[Block]:
     """Parallel coordinates, the most important settings first; importance of settings, and ranks of methods."""
-    names = varied(table)
-    if not importances.reason:
-        rank = {name: k for k, name in enumerate(importances.table["parameter"])}
-        names = sorted(names, key=lambda name: rank.get(name.removeprefix(PARAM), len(rank)))
+    names = by_importance(varied(table), importances)
     lines = parallel_coordinates(trials, names, metric_text(metric))
     blocks: list[Block] = [Heading("Settings")]
     blocks += [Figures([lines])] if lines else []
@@ -279,12 +263,14 @@ def _settings(
 
 
 def _methods(methods: pd.DataFrame, prefix: str) -> list[Block]:
-    """Balancing methods: their table, and why there is no test between them."""
+    """Balancing methods and strategies in one table, and why there is no test between them."""
     if methods.empty:
         return []
+    both = methods["part"].nunique() > 1
+    kinds = {"balancing": "balancing", "strategy": "federation strategy"}
     rows: list[list[str | Cell]] = [
         [
-            m["method"],
+            Cell(str(m["method"]), note=kinds[m["part"]] if both else ""),
             count(m["trials"]),
             number(m["rank_median"], 1),
             interval(m["rank_q1"], m["rank_q3"], 1),
@@ -297,14 +283,21 @@ def _methods(methods: pd.DataFrame, prefix: str) -> list[Block]:
     method_table = Table(
         ["Method", "Trials", "Median rank", "Middle half", "Best", "Median", "May be the best"],
         rows,
-        caption="Balancing methods by the ranks of their finished trials, and how many of their trials cannot be "
-        "excluded as the best: a method with more trials has more chances.",
+        caption=f"Ranks of the finished trials by {methods_text(methods)}, and how many trials of each cannot be "
+        "excluded as the best: a method with more trials has more chances."
+        + (" A trial counts once for its balancing method and once for its strategy." if both else ""),
         numeric=frozenset(range(1, 7)),
         download=Download(f"{prefix}search-methods.csv", methods),
     )
     remark = "The other settings of a method's trials vary at random."
     notice = Notice("Why there is no Friedman test", [why_no_ranking(1), remark], tone="")
-    return [Heading("Balancing methods"), method_table, notice]
+    return [Heading(_methods_title(methods)), method_table, notice]
+
+
+def _methods_title(methods: pd.DataFrame) -> str:
+    parts = {"balancing": "balancing methods", "strategy": "federation strategies"}
+    title = " and ".join(parts[part] for part in parts if (methods["part"] == part).any())
+    return title[:1].upper() + title[1:]
 
 
 def _failures(table: pd.DataFrame) -> list[Block]:

@@ -21,7 +21,7 @@ from equipoise.platform.report.style import (
     line,
     text,
 )
-from equipoise.platform.search.analysis import AGGREGATION, PARAM, WEIGHTING, values_text
+from equipoise.platform.search.analysis import AGGREGATION, METHOD_PARTS, PARAM, WEIGHTING, values_text
 from equipoise.platform.search.importance import Importance
 
 #: Maximum number of axes of parallel coordinates, without method and objective; more are unreadable.
@@ -119,15 +119,24 @@ def importance_figure(importance: Importance) -> Figure | None:
     )
 
 
-def ranks_of_methods(ranked: pd.DataFrame, order: Sequence[str]) -> Figure | None:
-    """Ranks of all finished trials by balancing method, the best method on top."""
+def ranks_of_methods(ranked: pd.DataFrame, methods: pd.DataFrame) -> Figure | None:
+    """Ranks of all finished trials by balancing method and by strategy, the best of them on top.
+
+    Parameters
+    ----------
+    ranked
+        :func:`~equipoise.platform.search.analysis.rank_trials`.
+    methods
+        :func:`~equipoise.platform.search.analysis.rank_methods`, in the order to draw.
+    """
     done = ranked[ranked["rank"].notna()]
-    shown = [method for method in order if (done["method"] == method).any()]
-    if len(shown) < 2:
-        return None
     data: list[dict[str, Any]] = []
-    for method in shown[::-1]:
-        trials = done[done["method"] == method]
+    tables = []
+    for part, method in [(str(row["part"]), str(row["method"])) for row in methods.to_dict("records")][::-1]:
+        trials = done[done[METHOD_PARTS[part]] == method]
+        if trials.empty:
+            continue
+        tables.append(trials[["name", "rank", "objective"]].assign(method=method))
         data.append(
             {
                 "type": "box", "orientation": "h", "x": trials["rank"], "name": text(method), "boxpoints": "all",
@@ -136,16 +145,24 @@ def ranks_of_methods(ranked: pd.DataFrame, order: Sequence[str]) -> Figure | Non
                 "text": [text(n) for n in trials["name"]], "hovertemplate": "%{text}: rank %{x}<extra></extra>",
             }
         )  # fmt: skip
+    if len(data) < 2:
+        return None
     return Figure(
         "search-methods",
-        "Ranks of the trials by balancing method",
+        f"Ranks of the trials by {methods_text(methods)}",
         data,
         layout("Rank among finished trials (1 is the best)", "", yaxis=_NAMES),
-        "Each dot is a trial, a box spans the middle half, its line the median. If a method leads because of one "
-        "lucky trial, only one dot is at the left and its box is like the others.",
-        done[["method", "name", "rank", "objective"]],
-        height=max(320, 90 + 30 * len(shown)),
-    )  # fmt: skip
+        "Each dot is a trial; a box spans the middle half of a method's trials and its line is their median. If a "
+        "method leads because of one lucky trial, only one dot is at the left and its box is like the others.",
+        pd.concat(tables, ignore_index=True),
+        height=max(320, 90 + 30 * len(data)),
+    )
+
+
+def methods_text(methods: pd.DataFrame) -> str:
+    """``balancing method``, ``strategy``, or both, after what was searched."""
+    names = {"balancing": "balancing method", "strategy": "federation strategy"}
+    return " and ".join(names[part] for part in names if (methods["part"] == part).any())
 
 
 def best_over_trials(curve: pd.DataFrame, metric: str) -> Figure | None:

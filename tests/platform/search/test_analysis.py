@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from equipoise.platform.search.analysis import (
     varied,
     write_rankings,
 )
+from equipoise.platform.search.holdout import inner_validation_rows
 from equipoise.platform.search.trial_records import trial_table, write_table
 
 _spec = importlib.util.spec_from_file_location("searched", Path(__file__).with_name("searched.py"))
@@ -171,3 +173,17 @@ def test_what_is_no_table_of_trials_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"index": [0]}).to_parquet(tmp_path / "trials.parquet")
     with pytest.raises(DataError, match="lacks the columns name, status"):
         read_table(tmp_path / "trials.parquet")
+
+
+def test_only_labelled_patients_are_counted_on_inner_validation() -> None:
+    study = searched.study_of()
+    patients = pd.DataFrame({"patient": list("abcd"), "MSI": [0, 1, np.nan, 1], "LISS": 1.0})
+    patients = patients.assign(**{"OS.time": [9.0, np.nan, np.nan, 9.0], "OS.event": 1.0})
+    context = SimpleNamespace(
+        study=study,
+        inputs=SimpleNamespace(folds=[SimpleNamespace(test=["a", "b"]), SimpleNamespace(test=["c"])]),
+        cohorts=SimpleNamespace(patients=patients),
+    )
+    (trial,) = searched.trials_of(study, 1, failed=0, pruned=0)
+    rows = inner_validation_rows(trial, context)
+    assert {row["task"]: row["n"] for row in rows} == {"MSI": 2, "LISS": 3, "OS": 1}

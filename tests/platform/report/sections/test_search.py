@@ -14,8 +14,9 @@ from equipoise.platform.report.blocks import Block, Cell, Figures, Heading, Noti
 from equipoise.platform.report.entries import SearchSectionParams
 from equipoise.platform.report.page import write_report
 from equipoise.platform.report.run_files import RunFiles
-from equipoise.platform.report.sections.search import build, metric_text
+from equipoise.platform.report.sections.search import build
 from equipoise.platform.report.sections.search_figures import parallel_coordinates
+from equipoise.platform.report.sections.search_trials import metric_text
 from equipoise.platform.report.style import Figure
 from equipoise.platform.search.analysis import rank_trials, varied
 from equipoise.platform.search.trial_records import trial_table, write_table
@@ -65,7 +66,8 @@ def test_the_sentence_names_winner_default_and_who_may_be_best(whole: Section) -
         f"Of 40 trials, {best['name']} was chosen: mean over tasks {best['objective']:.3f} "
         f"± {best['objective_se']:.3f} on inner validation; the study as written has {first['objective']:.3f} "
         f"± {first['objective_se']:.3f}. "
-        f"{int(result['may_be_best'].sum())} trials cannot be excluded as the best."
+        f"{int(result['may_be_best'].sum())} of 37 finished trials cannot be excluded as the best: their order among "
+        "themselves is not a result."
     )
 
 
@@ -92,15 +94,31 @@ def test_the_leaderboard_ends_with_the_study_as_written(whole: Section) -> None:
     assert len(board.rows) == 11
     last = board.rows[-1][1]
     assert isinstance(last, Cell)
-    assert last.text == "000-equal+none (the study as written)"
-    assert "lr 0.0001" in last.note
+    assert (last.text, last.note) == ("000-equal+none", "the study as written")
     first = board.rows[0][1]
     assert isinstance(first, Cell)
-    assert first.text.endswith("(chosen)")
+    assert first.note == "chosen"
     assert list(board.columns)[4:7] == ["MSI, AUROC", "LISS, Pearson r", "OS, Harrell C"]
     assert board.download is not None
     assert board.download.name == "SYNTHETIC-search-leaderboard.csv"
     assert len(board.download.table) == 40
+
+
+def test_every_setting_of_a_trial_has_a_column(whole: Section) -> None:
+    _, settings, *_ = of_kind(whole, Table)
+    assert list(settings.columns)[:2] == ["Trial", "Balancing"]
+    assert {"lr", "model.dropout"} <= set(settings.columns)
+    last = dict(zip(settings.columns, settings.rows[-1], strict=True))
+    assert (last["Trial"], last["Balancing"], last["lr"]) == ("000-equal+none", "equal+none", "0.0001")
+    assert last["balancing.uncertainty.lr"] == "–"  # equal weights have no such setting
+
+
+def test_the_mean_over_tasks_is_explained(whole: Section) -> None:
+    board = next(of_kind(whole, Table))
+    assert (
+        "The mean over tasks is that of AUROC of MSI, Pearson r of LISS and Harrell C of OS, with a correlation r "
+        "counted as (r + 1) / 2, so that each runs from 0 to 1."
+    ) in board.caption
 
 
 def test_failures_stand_with_their_reasons(whole: Section) -> None:
@@ -139,14 +157,35 @@ def test_what_chose_is_not_what_measures(whole: Section, tmp_path: Path) -> None
     }
     (tmp_path / "run" / "search" / "test.json").write_text(json.dumps(facts))
     section = section_of(run)
-    table = list(of_kind(section, Table))[1]
+    # What the trials saw is not among what no trial saw.
+    _, _, table, seen, *_ = of_kind(section, Table)
     assert [str(c) for c in table.columns[2:4]] == ["003-x (winner)", "000-equal+none (as written)"]
-    assert [row[0] for row in table.rows] == ["inner validation", "hold-out"]
-    assert table.rows[1][2:4] == ["0.800", "0.700"]
-    cell = table.rows[1][4]
+    assert table.columns[-1] == "Labelled patients"
+    assert [row[0] for row in table.rows] == ["hold-out"]
+    assert [row[0] for row in seen.rows] == ["inner validation"]
+    assert "Difference" not in seen.columns
+    assert table.rows[0][2:4] == ["0.800", "0.700"]
+    cell = table.rows[0][4]
     assert isinstance(cell, Cell)
     assert cell.text == "−0.020 (−0.100 to 0.060)"
     assert any("2 winners" in item for block in of_kind(section, Notice) for item in block.items)
+
+
+def test_strategies_are_ranked_beside_balancing_methods(tmp_path: Path) -> None:
+    trials = [
+        replace(trial, config={**trial.config, "federation.strategy": ("fedavg", "fedprox")[trial.index % 2]})
+        for trial in searched.trials_of(searched.study_of(), 24)
+    ]
+    section = section_of(run_with(tmp_path / "run", trials))
+    title = "Balancing methods and federation strategies"
+    assert title in [block.text for block in of_kind(section, Heading)]
+    (board,) = [t for t in of_kind(section, Table) if t.columns[0] == "Method"]
+    kinds = {cell.text: cell.note for cell, *_ in board.rows}
+    assert {"fedavg": "federation strategy", "fedprox": "federation strategy"}.items() <= kinds.items()
+    assert kinds["equal+none"] == "balancing"
+    medians = [float(str(row[2])) for row in board.rows]
+    assert medians == sorted(medians)  # one order for both
+    assert len(drawn(section)["search-methods"].data) == len(board.rows)
 
 
 def test_few_trials_are_said_to_be_few(tmp_path: Path) -> None:
@@ -167,7 +206,10 @@ def test_the_chosen_trial_may_be_a_simpler_one(tmp_path: Path) -> None:
     trials = searched.trials_of(searched.study_of(), 8)
     run = run_with(tmp_path / "run", trials)
     (tmp_path / "run" / "search" / "best.json").write_text(json.dumps({"trial": trials[0].name}))
-    assert section_of(run).lead.endswith("It is the study as written.")
+    lead = section_of(run).lead
+    assert "It is the study as written." in lead
+    best = rank_trials(trial_table(trials)).iloc[0]["name"]
+    assert lead.endswith(f"{best} is told apart from each of the other 4 finished trials.")
 
 
 def test_nothing_but_failures_is_said(tmp_path: Path) -> None:
