@@ -99,14 +99,41 @@ def appearance(image: NDArray[np.uint8], tissue: NDArray[np.bool_] | None = None
     usual = float(np.median(brightest[brightest > 0])) if brightest.any() else 0.0
     structure = np.mean((np.abs(brightest - usual) > _STRUCTURE) & (brightest > 0))
     grey = bool(np.percentile(brightest - darkest, 99) <= _GREY and structure >= _MIN_STRUCTURE)
-    glass = np.percentile(image[light], 90, axis=0) if light.sum() >= _MIN_STAINED else np.full(3, 245.0)
-    density = -np.log10((image.astype(np.float32) + 1) / (glass.astype(np.float32) + 1))
+    density = _density(image, light)
     stained = (density.max(axis=2) > _STAINED) & ~dark
     if tissue is not None:
         stained &= tissue
     red, green, blue = density[stained].T
     pink = float(np.mean((green > 1.2 * red) & (green > blue))) if len(red) >= _MIN_STAINED else float("nan")
     return Appearance(float(dark.mean()), float(light.sum() / pixels), pink, grey)
+
+
+def mean_density(image: NDArray[np.uint8], tissue: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """How much stained tissue absorbs on average, for telling one laboratory's staining from another's.
+
+    Parameters
+    ----------
+    image
+        uint8 ``[h, w, 3]``.
+    tissue
+        bool ``[h, w]``.
+
+    Returns
+    -------
+    ``[3]`` optical densities (log10) over the glass in red, green and blue; NaN without enough stained pixels.
+    """
+    brightest, darkest = image.max(axis=2), image.min(axis=2)
+    density = _density(image, darkest >= _LIGHT)
+    stained = (density.max(axis=2) > _STAINED) & (brightest >= _DARK) & tissue
+    if stained.sum() < _MIN_STAINED:
+        return np.full(3, np.nan)
+    return density[stained].mean(axis=0, dtype=np.float64)
+
+
+def _density(image: NDArray[np.uint8], light: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """``[h, w, 3]`` optical densities over the glass, which is what is brightest among the light pixels."""
+    glass = np.percentile(image[light], 90, axis=0) if light.sum() >= _MIN_STAINED else np.full(3, 245.0)
+    return np.asarray(-np.log10((image.astype(np.float32) + 1) / (glass.astype(np.float32) + 1)), np.float32)
 
 
 def check_stain(image: NDArray[np.uint8], tissue: NDArray[np.bool_], accepted: Stain) -> str:

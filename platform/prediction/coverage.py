@@ -23,9 +23,10 @@ from equipoise.platform.prediction.conformal import (
     LEVEL,
     ClassScore,
     Conformal,
+)
+from equipoise.platform.prediction.conformal_task import TaskConformal, check_level
+from equipoise.platform.prediction.nonconformity import (
     Floats,
-    TaskConformal,
-    check_level,
     class_names,
     class_nonconformity,
     labelled_folds,

@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import betabinom
 
 from equipoise.platform.errors import DataError
-from equipoise.platform.prediction.conformal import Conformal, TaskConformal, class_nonconformity
+from equipoise.platform.prediction.conformal import Conformal
+from equipoise.platform.prediction.conformal_task import TaskConformal
 from equipoise.platform.prediction.coverage import (
     Calibrated,
     clopper_pearson,
@@ -18,6 +19,7 @@ from equipoise.platform.prediction.coverage import (
     nested_coverage,
     trade_off,
 )
+from equipoise.platform.prediction.nonconformity import class_nonconformity
 
 
 def rows(role, fold, patients, task="MSI", repeat=0, cohort="A", **columns):
