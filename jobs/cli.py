@@ -43,6 +43,7 @@ JOBS = {
     "adapt-rna": "Adapt an RNA encoder to bulk profiles by mixing single cells.",
     "store": "List, verify, clean, rebuild, export and import feature stores.",
     "status": "Show progress, failures and the next command of a run.",
+    "submit": "Run a job on a cluster of Ray or in an allocation of SLURM.",
 }
 
 
@@ -125,8 +126,10 @@ def _app(jobs: dict[str, str]) -> typer.Typer:
     )
     app.callback(invoke_without_command=False)(_version)
     for name, line in jobs.items():
-        command = import_module(module_of(name)).command if len(jobs) == 1 else _placeholder(name)
-        app.command(name, help=line if len(jobs) > 1 else None)(command)
+        module = import_module(module_of(name)) if len(jobs) == 1 else None
+        command = _placeholder(name) if module is None else module.command
+        settings = getattr(module, "CONTEXT_SETTINGS", None)
+        app.command(name, help=line if module is None else None, context_settings=settings)(command)
     return app
 
 
