@@ -1,7 +1,7 @@
 """Jobs of Equipoise in a SLURM allocation: the batch script, its submission, and how the job ended.
 
-On one node a job brings its own Ray. On several, ``ray symmetric-run`` starts one Ray over the nodes of the allocation: every
-node runs the same line, the first becomes the head and runs the command when all have joined.
+On one node a job brings its own Ray. On several, ``ray symmetric-run`` starts one Ray over the nodes of the
+allocation: every node runs the same line, the first becomes the head and runs the command when all have joined.
 
 What the script takes care of:
 
@@ -21,6 +21,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -95,7 +96,13 @@ def batch_script(name: str, command: Sequence[str], allocation: Allocation, log_
     """
     lines = ["#!/bin/bash", "# Written by `equipoise submit --slurm`. Submitting it again resumes the run."]
     lines += [f"#SBATCH --{option}" for option in _sbatch_options(name, allocation, log_file)]
-    lines += ["", "set -uo pipefail", *allocation.setup, 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"']
+    lines += [
+        "",
+        "set -uo pipefail",
+        f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
+        *allocation.setup,
+        'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"',
+    ]
     words = shlex.join(command)
     if allocation.nodes == 1:
         own = f'{words} --address local --max-cpus "$SLURM_CPUS_PER_TASK"'

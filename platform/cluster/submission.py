@@ -1,10 +1,10 @@
 """Jobs of Equipoise on a cluster, through its dashboard: submit, follow, stop, and what they ended with.
 
 A submitted job is a driver that runs on the cluster: it goes on when the machine that sent it is switched off. The code
-travels with it (the package as one of Ray's ``py_modules``, named by the hash of its content: an unchanged package is
+travels with it (the package as one of Ray's ``py_modules``, named by the hash of its content: what has not changed is
 sent once), data do not. What it ends with is Equipoise's own exit code, which Ray keeps as that of the driver.
 
-A driver that dies without a word (its node is gone, the kernel ended it) left a run folder that resumes: it is submitted
+A driver that dies without a word (its node is gone, the kernel ended it) left a run folder that resumes: it is sent
 again, a bounded number of times. A job that finds no place on the cluster is given up after a time, since Ray keeps it
 pending for as long as the cluster lives.
 """
@@ -129,12 +129,13 @@ class Cluster:
         import os
 
         with environment_variables(tokens.cluster_authentication(os.environ, self.address)):
+            from ray.exceptions import RayError
             from ray.job_submission import JobSubmissionClient
 
             tokens.refresh()
             try:
                 yield JobSubmissionClient(self.address)
-            except (ConnectionError, RuntimeError, OSError) as error:
+            except (ConnectionError, RuntimeError, OSError, RayError) as error:
                 raise self._error(error) from error
 
     def submit(self, command: JobCommand, placement: Placement, ship: bool, out: str | None) -> str:
@@ -226,7 +227,7 @@ class Cluster:
     def _error(self, error: Exception) -> ResourceError:
         text = str(error).strip()
         first = text.splitlines()[0] if text else type(error).__name__
-        if any(word in text.lower() for word in ("authentication", "unauthorized", "401", "403")):
+        if any(word in text.lower() for word in ("authentication", "unauthorized")):
             return ResourceError(
                 "the cluster refuses the token",
                 where=self.address,
