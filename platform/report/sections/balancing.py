@@ -10,7 +10,7 @@ import pandas as pd
 from equipoise.platform.registry import entries
 from equipoise.platform.report.blocks import Block, Cell, Figures, Section, Table, Text
 from equipoise.platform.report.entries import SectionParams
-from equipoise.platform.report.formatting import number, percent
+from equipoise.platform.report.formatting import number, percent, plural
 from equipoise.platform.report.run_files import RunFiles
 from equipoise.platform.report.style import (
     HIGH_RISK,
@@ -44,13 +44,19 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
     tasks = [*order, *[task for task in recorded if task not in order]]
     cosine = cosine_matrix(histories, tasks)
     place = compared_at(run.study)
+    fixed = _fixed_weights(histories, tasks)
+    conflicts = conflict_curve(histories, place)
     figures = [
-        weight_curves(histories, tasks),
-        conflict_curve(histories, place),
+        None if fixed else weight_curves(histories, tasks),
+        conflicts,
         cosine_figure(cosine, place),
     ]
-    blocks: list[Block] = [Figures([f for f in figures if f is not None], beside=_table(histories, tasks))]
-    if figures[1] is None:
+    # Weights that never change are said in the sentence above: neither curves nor a table have more to show.
+    table = None if fixed else _table(histories, tasks)
+    blocks: list[Block] = []
+    if shown := [f for f in figures if f is not None]:
+        blocks.append(Figures(shown, beside=table))
+    if conflicts is None:
         blocks.append(
             Text(
                 "Conflicts were not measured: this balancer does not need gradients per task, and computing them only "
@@ -58,12 +64,12 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
                 tone="muted",
             )
         )
-    if warning := _unconverged(run, histories, tasks):
+    if warning := weights_remark(run):
         blocks.insert(0, Text(warning, tone="warn"))
     return Section("Balancing", _sentence(run, histories, tasks, cosine), blocks)
 
 
-def _unconverged(run: RunFiles, histories: Mapping[str, pd.DataFrame], tasks: Sequence[str]) -> str:
+def weights_remark(run: RunFiles) -> str:
     """That learned loss weights did not move or had not settled, and in how many folds; nothing otherwise."""
     balancing = run.study.get("balancing")
     weighting = str(balancing.get("weighting", "")) if isinstance(balancing, Mapping) else ""
@@ -71,12 +77,13 @@ def _unconverged(run: RunFiles, histories: Mapping[str, pd.DataFrame], tasks: Se
         return ""
     found = [
         weight_convergence(
-            [{str(k): v for k, v in row.items()} for row in table.to_dict("records")], tasks
+            [{str(k): v for k, v in row.items()} for row in table.to_dict("records")],
+            [str(c).removeprefix(_PREFIX) for c in table if str(c).startswith(_PREFIX)],
         ).problem
-        for table in histories.values()
+        for table in run.histories.values()
     ]
     lines = [
-        f"in {found.count(problem)} of {len(found)} folds the weights of {weighting} {problem}"
+        f"in {found.count(problem)} of {plural(len(found), 'fold')} the weights of {weighting} {problem}"
         for problem in dict.fromkeys(found)
         if problem
     ]
@@ -84,9 +91,21 @@ def _unconverged(run: RunFiles, histories: Mapping[str, pd.DataFrame], tasks: Se
         return ""
     said = " and ".join(lines)
     return (
-        f"{said[0].upper()}{said[1:]} before the training ended. What is shown is less than the method: train for more "
-        "epochs, or raise reach or lr in balancing.weighting_params."
+        f"{said[0].upper()}{said[1:]} before training ended, so this run shows less than the method can do: train for "
+        "more epochs, or raise reach or lr in balancing.weighting_params."
     )
+
+
+def _fixed_weights(histories: Mapping[str, pd.DataFrame], tasks: Sequence[str]) -> dict[str, float]:
+    """Weight of each task if it is the same in every epoch of every fold; empty if any of them changes."""
+    found = {}
+    for task in tasks:
+        columns = [t[_PREFIX + task].dropna() for t in histories.values() if _PREFIX + task in t]
+        values = np.concatenate([np.empty(0), *columns])
+        if not len(values) or np.ptp(values) > _CONSTANT * np.abs(values).max():
+            return {}
+        found[task] = float(values[0])
+    return found
 
 
 def compared_at(study: Mapping[str, object]) -> str:
@@ -114,22 +133,23 @@ def _sentence(
     run: RunFiles, histories: Mapping[str, pd.DataFrame], tasks: list[str], cosine: pd.DataFrame
 ) -> str:
     """Weights and conflicts, in one sentence."""
+    fixed = _fixed_weights(histories, tasks)
     ends = {task: _ends(histories, task) for task in tasks}
     known = {task: last for task, (_, last) in ends.items() if math.isfinite(last)}
     changed = any(abs(last - first) > _CONSTANT * max(abs(first), abs(last)) for first, last in ends.values())
     unequal = known and max(known.values()) - min(known.values()) > _CONSTANT * max(map(abs, known.values()))
     most, least = (pick(known, key=lambda t: known[t]) if known else "" for pick in (max, min))
     if not changed and not unequal:
-        weights = "kept all tasks at the same weight"
+        weights = "all tasks kept the same weight"
+    elif fixed:
+        weights = "fixed weights, " + ", ".join(f"{task} {number(w, 2)}" for task, w in fixed.items())
     else:
-        verb = "ended with" if changed else "kept"
-        weights = (
-            f"{verb} the most weight on {most} ({number(known[most], 2)}) and the least on {least} "
-            f"({number(known[least], 2)})"
-        )
+        when = "at the end the most weight was" if changed else "the most weight was always"
+        weights = f"{when} on {most} ({number(known[most], 2)}) and the least on {least} ({number(known[least], 2)})"
+    start = f"Balancing method {method_name(run.study)}: {weights}"
     rates = over_folds(histories, "conflict_rate")
     if rates.empty:
-        return f"{method_name(run.study)} {weights}."
+        return f"{start}."
     rate = float((rates["mean"] * rates["folds"]).sum() / rates["folds"].sum())
     off = cosine.where(cosine.index.to_numpy()[:, None] != cosine.columns.to_numpy()).stack()
     worst = ""
@@ -137,10 +157,7 @@ def _sentence(
         (a, b), low = off.idxmin(), number(float(off.min()), 2)
         pair = f"; {a} and {b} agree least (mean cosine {low})"
         worst = pair if len(tasks) > 2 else f" (mean cosine {low})"
-    return (
-        f"{method_name(run.study)} {weights}; gradients were in conflict in {percent(rate)} of the steps and pairs of "
-        f"tasks{worst}."
-    )
+    return f"{start}. The gradients of two tasks were in conflict in {percent(rate)} of the steps and pairs{worst}."
 
 
 def _ends(histories: Mapping[str, pd.DataFrame], task: str) -> tuple[float, float]:

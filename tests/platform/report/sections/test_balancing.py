@@ -50,8 +50,8 @@ def test_the_sentence_says_what_happened() -> None:
     )
     assert section is not None
     assert section.lead == (
-        "dwa+pcgrad ended with the most weight on A (1.70) and the least on B (0.30); gradients were in conflict in "
-        "30 % of the steps and pairs of tasks (mean cosine 0.00)."
+        "Balancing method dwa+pcgrad: at the end the most weight was on A (1.70) and the least on B (0.30). The "
+        "gradients of two tasks were in conflict in 30 % of the steps and pairs (mean cosine 0.00)."
     )
     (figures,) = [b for b in section.blocks if isinstance(b, Figures)]
     assert [f.slug for f in figures.items] == [
@@ -79,10 +79,31 @@ def test_equal_weights_and_unmeasured_conflicts() -> None:
     same = history({"A": [1.0, 1.0], "B": [1.0, 1.0]}, conflict_rate=[np.nan] * 2)
     section = build(Run({"0-0": same.assign(**{"cosine/A|B": np.nan})}, {}), SectionParams())
     assert section is not None
-    assert section.lead == "equal kept all tasks at the same weight."
+    assert section.lead == "Balancing method equal: all tasks kept the same weight."
+    # One sentence says it: neither a chart nor a table.
+    (only,) = section.blocks
+    assert isinstance(only, Text)
+    assert "not measured" in only.text
+
+
+def test_fixed_weights_are_listed_once_and_conflicts_still_drawn() -> None:
+    fixed = history({"A": [2.0, 2.0], "B": [0.5, 0.5]}, conflict_rate=[0.4, 0.2]).assign(
+        **{"cosine/A|B": -0.2}
+    )
+    section = build(Run({"0-0": fixed, "0-1": fixed}), SectionParams())
+    assert section is not None
+    assert section.lead.startswith("Balancing method dwa+pcgrad: fixed weights, A 2.00, B 0.50. ")
+    (figures,) = [b for b in section.blocks if isinstance(b, Figures)]
+    assert [f.slug for f in figures.items] == ["balancing-conflicts", "balancing-cosines"]
+    assert figures.beside is None
+
+
+def test_weights_that_differ_between_folds_are_drawn() -> None:
+    one, other = ({"A": [w, w], "B": [1.0, 1.0]} for w in (1.0, 2.0))
+    section = build(Run({"0-0": history(one), "0-1": history(other)}), SectionParams())
+    assert section is not None
     (figures,) = [b for b in section.blocks if isinstance(b, Figures)]
     assert [f.slug for f in figures.items] == ["balancing-weights"]
-    assert any(isinstance(b, Text) and "not measured" in b.text for b in section.blocks)
 
 
 def test_weights_that_did_not_arrive_are_said() -> None:
