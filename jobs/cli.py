@@ -6,6 +6,7 @@ and imports none of them.
 
 import atexit
 import contextlib
+import keyword
 import logging
 import os
 import signal
@@ -41,6 +42,8 @@ JOBS = {
     "pretrain": "Train a model on many cohorts and tasks, as a start for other studies.",
     "pretrain-rna": "Train a small RNA encoder on single cells of your own.",
     "adapt-rna": "Adapt an RNA encoder to bulk profiles by mixing single cells.",
+    "export": "Write a trained model as a folder that leaves this machine.",
+    "import": "Check an exported model and say what it is.",
     "store": "List, verify, clean, rebuild, export and import feature stores.",
     "status": "Show progress, failures and the next command of a run.",
     "submit": "Run a job on a cluster of Ray or in an allocation of SLURM.",
@@ -60,8 +63,8 @@ def run_module(name: str) -> None:
 
 
 def module_of(name: str) -> str:
-    """Module of a job: ``adapt-rna`` is in ``equipoise.jobs.adapt_rna``."""
-    return f"equipoise.jobs.{name.replace('-', '_')}"
+    """Module of a job: ``adapt-rna`` is in ``equipoise.jobs.adapt_rna``, ``import`` in ``equipoise.jobs.import_``."""
+    return f"equipoise.jobs.{name.replace('-', '_')}{'_' if keyword.iskeyword(name) else ''}"
 
 
 def _run(jobs: dict[str, str], arguments: list[str]) -> None:

@@ -167,7 +167,7 @@ def plain_job(job: Callable[..., Any]) -> Callable[..., None]:
 
     @functools.wraps(job)
     def command(*, quiet: bool, verbose: bool, **values: Any) -> None:
-        name = job.__name__.replace("_", "-")
+        name = job.__name__.rstrip("_").replace("_", "-")
         run_and_exit(name, functools.partial(job, **values), LogFormat.auto, _level(quiet, verbose))
 
     return _with_signature(command, [*inspect.signature(job).parameters.values(), *shared])

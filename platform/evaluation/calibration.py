@@ -47,6 +47,29 @@ def breslow(time: ArrayLike, event: ArrayLike, log_hazard: ArrayLike, at: ArrayL
 
 
 @dataclass(frozen=True)
+class BaselineHazard:
+    """A calibration at a few times, without its patients: S(t | r) = exp(-H(t) exp(slope (r - mean) / spread)).
+
+    ``hazard`` are the cumulative baseline hazards H at J times.
+    """
+
+    mean: float
+    spread: float
+    slope: float
+    hazard: tuple[float, ...]
+
+    def survival(self, risk: ArrayLike) -> Floats:
+        """``[N, J]`` probabilities to live longer than each of the times, for ``[N]`` risks.
+
+        >>> BaselineHazard(0.0, 1.0, 0.0, (0.5,)).survival([1.0]).round(3).tolist()
+        [[0.607]]
+        """
+        z = (np.asarray(risk, float) - self.mean) / self.spread
+        log_hazard = np.clip(self.slope * z, -_LARGEST, _LARGEST)
+        return np.exp(-np.exp(log_hazard)[:, None] * np.asarray(self.hazard, float))
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Validation patients of a fold: ``time``, ``event``, ``risk`` and ``cohort`` of shape ``[V]``."""
 
@@ -90,6 +113,23 @@ class Calibration:
             hazard = breslow(time, event, self._log_hazard(self.risk[fitted]), at)
             of_model[here] = np.exp(-hazard * np.exp(self._log_hazard(risk[here]))[:, None])
         return of_model, reference
+
+    def shared_baseline(self, at: Floats) -> "BaselineHazard":
+        """What :meth:`survival` does for a patient of a cohort without validation patients, as a few numbers.
+
+        Parameters
+        ----------
+        at
+            ``[J]`` times.
+        """
+        if not self._spread:
+            curve = kaplan_meier(self.time, self.event)
+            survival = curve.survival[np.searchsorted(curve.time, at, side="right") - 1]
+            with np.errstate(divide="ignore"):
+                hazard = np.minimum(-np.log(survival), np.exp(_LARGEST))
+            return BaselineHazard(float(self.risk.mean()), 1.0, 0.0, tuple(hazard.tolist()))
+        hazard = breslow(self.time, self.event, self._log_hazard(self.risk), at)
+        return BaselineHazard(float(self.risk.mean()), self._spread, self._slope, tuple(hazard.tolist()))
 
     def _log_hazard(self, risk: Floats) -> Floats:
         return np.clip(self._slope * (risk - self.risk.mean()) / self._spread, -_LARGEST, _LARGEST)

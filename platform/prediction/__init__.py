@@ -1,5 +1,6 @@
-"""Models on new patients, and how far their predictions can be trusted.
+"""Models that leave their run: exported, checked where they arrive, used on new patients, and how far to trust them.
 
-``conformal`` gives sets and intervals with a stated coverage, ``coverage`` measures it; ``drift`` compares new slides
+``exported_model`` reads the folder that ``export`` writes, ``predict`` applies it. Calibrated on a run's own
+predictions and slides: ``conformal`` makes sets and intervals with a stated coverage, ``drift`` compares new slides
 with a ``reference`` of the training slides, ``quality`` flags slides that are unfit, ``abstention`` joins the three.
 """

@@ -17,6 +17,7 @@ from equipoise.platform.errors import DataError, StudyError, ToleranceError
 from equipoise.platform.run.context import RunContext, read_cohorts
 from equipoise.platform.run.folder import RunFolder, StepResult, study_steps
 from equipoise.platform.run.manifest import is_written_by_extract, write_folds, write_manifest
+from equipoise.platform.run.model_export import write_model_inputs
 from equipoise.platform.run.slide_checks import missing_files, refuse_headers, refuse_pixel_sizes
 from equipoise.platform.study.schema import Study
 
@@ -275,6 +276,7 @@ def extract(context: RunContext) -> StepResult:
             log.info("extract: nothing to do, model %s reads tables only", study.model.kind)
         usable = context.inputs.cohorts
         write_manifest(context.folder, usable, usable.slides)
+        write_model_inputs(context)
         skipped = {} if encoded else {"skipped": f"model {study.model.kind} reads tables only"}
         return StepResult({"slides": 0, **skipped, **encoded})
     log.info("extract %s", summary)
@@ -284,6 +286,7 @@ def extract(context: RunContext) -> StepResult:
         used = "1 slide is" if summary.remarked == 1 else f"{summary.remarked} slides are"
         log.warning("%s used with a remark\n%s", used, summary.remarks_text())
     write_manifest(context.folder, context.inputs.cohorts, summary.index)
+    write_model_inputs(context)
     details: dict[str, Any] = {"slides": len(summary.index), "tiles": summary.tiles, "failed": summary.failed}
     details |= {**summary.counts, "features": summary.address, **encoded}
     if not summary.tolerated:

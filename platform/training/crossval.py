@@ -348,8 +348,6 @@ def load_fold(folder: Path, device: torch.device | None = None) -> TrainedFold:
     DataError
         If the folder is not a finished fold of this layout, or was trained with another frozen slide encoder.
     """
-    from safetensors.torch import load_file
-
     from equipoise.datasets.atomic_io import read_json
 
     config = read_json(folder / "config.json", {})
@@ -361,18 +359,66 @@ def load_fold(folder: Path, device: torch.device | None = None) -> TrainedFold:
         )
     targets = Targets.from_json(read_json(folder / "targets.json"))
     made_from = config["made_by"]
-    count = made_from["training"].get("members", 1)
-    kind, settings = made_from["model"], made_from["model_params"]
-    parts = [build_model(kind, settings, targets.shape, targets.heads, seed=0) for _ in range(count)]
-    model = Ensemble(parts) if count > 1 else parts[0]  # type: ignore[arg-type]
-    if frozen_digests(model) != config.get("frozen", []):
+    model = restore_model(
+        made_from["model"],
+        made_from["model_params"],
+        targets,
+        folder / "model.safetensors",
+        members=made_from["training"].get("members", 1),
+        frozen=config.get("frozen", []),
+    )
+    return TrainedFold(model.to(device or "cpu").eval(), targets, config)
+
+
+def restore_model(
+    kind: str,
+    settings: dict[str, Any],
+    targets: Targets,
+    weights: Path,
+    *,
+    members: int,
+    frozen: Sequence[str],
+) -> nn.Module:
+    """A model of the registry with the weights of a file, on the CPU.
+
+    Parameters
+    ----------
+    kind, settings
+        Name and parameters of the model.
+    targets
+        Widths and tasks that it was trained for.
+    weights
+        ``model.safetensors``; it must hold every weight and no other.
+    members
+        Models behind one another in that file (``training.members``).
+    frozen
+        Digests of frozen parts that the file does not hold.
+
+    Raises
+    ------
+    DataError
+        If a frozen part has other weights, or the file does not fit the model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    parts = [build_model(kind, settings, targets.shape, targets.heads, seed=0) for _ in range(members)]
+    model = Ensemble(parts) if members > 1 else parts[0]  # type: ignore[arg-type]
+    if frozen_digests(model) != list(frozen):
         raise DataError(
             "the fold was trained with other weights of the frozen part of the model",
-            where=str(folder),
+            where=str(weights.parent),
             fix="put the weights file back that it was trained with",
         )
-    model.load_state_dict(load_file(folder / "model.safetensors"))  # strict: every weight is loaded
-    return TrainedFold(model.to(device or "cpu").eval(), targets, config)
+    try:
+        model.load_state_dict(load_file(weights))  # strict: every weight is loaded
+    except (SafetensorError, RuntimeError) as error:
+        raise DataError(
+            f"the weights do not fit a {kind} of these parameters: {str(error).splitlines()[0]}",
+            where=str(weights),
+            fix="take the whole folder as it was written",
+        ) from error
+    return model
 
 
 def _fingerprint(
