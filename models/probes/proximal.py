@@ -151,7 +151,8 @@ def _fista(x, likelihood, use, l1, ridge, start: Weights, lipschitz, tolerance) 
         momentum = np.where(uphill, 1.0, larger)
         before, now = now, new
         eta_before, eta = eta, eta_new
-        largest = lipschitz * np.maximum(np.abs(step.w).max(axis=(0, 1)), np.abs(step.b).max(axis=0))
+        steps = np.abs(step.w).max(axis=(0, 1), initial=0.0)  # no column may be left, only the intercept
+        largest = lipschitz * np.maximum(steps, np.abs(step.b).max(axis=0))
         if (largest < 0.3 * tolerance).all():
             break
     return now, lipschitz

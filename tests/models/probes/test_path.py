@@ -7,7 +7,7 @@ from lifelines import CoxPHFitter
 from sklearn.linear_model import ElasticNet, LogisticRegression, Ridge
 
 from equipoise.models.probes.likelihoods import Cox, Hazards, Logistic, Softmax, SquaredError
-from equipoise.models.probes.path import fit_path, optimality_residual, penalty_grid
+from equipoise.models.probes.path import LinearFit, fit_path, optimality_residual, penalty_grid, walk_path
 
 N, P = 120, 6
 RNG = np.random.default_rng(3)
@@ -147,3 +147,16 @@ def test_a_set_without_labels_is_refused():
         fit_path(X, Cox(DAYS, np.zeros(N)), [1.0], l1_ratio=0)
     with pytest.raises(ValueError, match="without gaps"):
         fit_path(np.where(X > 2, np.nan, X), SquaredError(NUMBERS), [1.0], l1_ratio=0)
+
+
+def test_where_no_column_enters_the_intercept_is_fitted_again():
+    """A start from other cases has their intercept; that of these is the logit of their prevalence."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(40, 3))
+    likelihood = Logistic(np.r_[np.ones(10), np.zeros(30)])
+    start = LinearFit(np.zeros((3, 1)), np.array([0.7]))
+    for penalty in (1e3, 1e6):
+        (step,) = walk_path(x, likelihood, [penalty], l1_ratio=0.5, start=start)
+        fit = step.fit()
+        assert (fit.weights == 0).all()
+        assert fit.intercept == pytest.approx([np.log(10 / 30)], abs=1e-6)
