@@ -1,7 +1,7 @@
-"""Writes ``docs/reference.md`` from the code and the tables of other pages from measured results.
+"""Writes ``docs/reference.md`` from the code; ``docs/benchmarks.md`` and tables of other pages from measured results.
 
-Study sections, registries and commands stand on the reference page; :mod:`docs.tables` has the tables. A test holds
-both up to date.
+Study sections, registries and commands stand on the reference page; :mod:`docs.benchmark_page` has the benchmarks,
+:mod:`docs.tables` the tables. Tests hold all of them up to date.
 """
 
 import inspect
@@ -110,7 +110,11 @@ def _attributes(kind: str) -> list[str]:
 if __name__ == "__main__":
     TARGET.write_text(text(), encoding="utf-8")
     print(f"wrote {TARGET}")
+    from docs import benchmark_page
     from docs.tables import pages, with_tables
+
+    benchmark_page.TARGET.write_text(benchmark_page.text(), encoding="utf-8")
+    print(f"wrote {benchmark_page.TARGET}")
 
     for page in pages():
         page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")

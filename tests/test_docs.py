@@ -42,6 +42,15 @@ def test_tables_of_pages_are_those_of_the_results(root: Path) -> None:
         assert tables.with_tables(text) == text, f"run `make docs`: {page.name}"
 
 
+def test_benchmark_page_is_up_to_date(root: Path) -> None:
+    module = module_of(root, "benchmark_page")
+    page = module.text()
+    assert module.TARGET.read_text(encoding="utf-8") == page, "run `make docs`"
+    results = {file.stem for file in (root / "benchmarks" / "results").glob("*.json")}
+    assert results == {name for name in re.findall(r"^## (\w+)$", page, re.MULTILINE) if module.result(name)}
+    assert "| `speedup_40x` |" in page
+
+
 def test_reference_page_names_every_option(root: Path) -> None:
     page = (root / "docs" / "reference.md").read_text(encoding="utf-8")
     commands = page.partition("## Commands")[2].partition("## Study file")[0]
@@ -53,7 +62,7 @@ def test_reference_page_names_every_option(root: Path) -> None:
 
 def test_relative_links_lead_somewhere(root: Path) -> None:
     broken = []
-    for page in [*root.glob("*.md"), *root.glob("docs/*.md")]:
+    for page in [*root.glob("*.md"), *root.glob("docs/**/*.md")]:
         for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
             if "://" not in link and not (page.parent / link).exists():
                 broken.append(f"{page.name}: {link}")
