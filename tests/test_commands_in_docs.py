@@ -241,9 +241,11 @@ def test_commands_name_jobs_options_modules_and_targets_that_exist(root: Path) -
                     problems.append(f"{place}: no job {job}")
                     continue
                 used = {part.partition("=")[0] for part in rest if re.match(r"--?[a-z]", part)}
-                problems += [
-                    f"{place}: equipoise {job} has no {name}" for name in sorted(used - options_of(job))
-                ]
+                submitted = {part for part in rest if part in JOBS} if job == "submit" else set()
+                known = options_of(job).union(
+                    *map(options_of, submitted)
+                )  # those of the job that is submitted
+                problems += [f"{place}: equipoise {job} has no {name}" for name in sorted(used - known)]
             case ["python", "-m", module, *_] if module.startswith(("equipoise.", "benchmarks.", "docs.")):
                 checked += 1
                 file = module.removeprefix("equipoise.").replace(".", "/") + ".py"
