@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo showcase test test-slow test-geneicl lint format bench docs clean
+.PHONY: setup demo showcase test test-slow test-geneicl test-s3 lint format bench docs clean
 
 setup: $(READY)
 
@@ -37,6 +37,11 @@ test-slow: $(READY)
 test-geneicl: $(READY)
 	test -d $(VENV)/geneicl || $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/geneicl 'geneicl>=1.0,<2'
 	PYTHONPATH=$(VENV)/geneicl $(BIN)/python -m pytest tests/models/probes/test_geneicl.py $(ARGS)
+
+# Slides and stores in a bucket, against a server on this machine. Its packages stay apart: they are large.
+test-s3: $(READY)
+	test -d $(VENV)/s3 || $(BIN)/python -m pip install --quiet --constraint constraints.txt --target $(VENV)/s3 s3fs 'moto[server]>=5.2,<6'
+	PYTHONPATH=$(VENV)/s3 $(BIN)/python -m pytest tests/datasets/remote/test_s3.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

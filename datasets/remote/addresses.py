@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ _EXTRAS = {
     "gs": "gcs",
     "gcs": "gcs",
 }
+#: Protocols whose paths begin with a bucket.
+_BUCKETS = (*_EXTRAS, "abfs", "az")
 
 
 def is_remote(path: str | Path) -> bool:
@@ -75,3 +78,72 @@ def join(address: str, *parts: str) -> str:
     's3://bucket/features/uni/store.json'
     """
     return "/".join([address.rstrip("/"), *parts])
+
+
+def require_answers(addresses: Iterable[str]) -> None:
+    """Ask every place (server and bucket) for one file, before thousands of files are asked for one by one.
+
+    A file that is missing or may not be read is no concern of this check: others beside it may be there.
+
+    Parameters
+    ----------
+    addresses
+        Paths and addresses; plain paths are left alone.
+
+    Raises
+    ------
+    DataError
+        If nothing answers at a place, there is no such bucket, or the machine has no credentials for it.
+    """
+    places: dict[str, str] = {}
+    for address in addresses:
+        if is_remote(address):
+            places.setdefault(_place(address), address)
+    for place, address in places.items():
+        fs, path = connect(address)
+        try:
+            _ask(fs, path, place)
+        except DataError:
+            raise
+        except PermissionError:
+            continue
+        except Exception as error:  # drivers have exceptions of their own
+            raise DataError(
+                f"does not answer: {type(error).__name__}: {error}",
+                where=place,
+                fix="check network, endpoint (AWS_ENDPOINT_URL for a server of your own) and credentials",
+            ) from error
+
+
+def _place(address: str) -> str:
+    """Server and bucket of an address, for messages: ``s3://bucket``."""
+    protocol, _, rest = address.partition("://")
+    return f"{protocol}://{rest.partition('/')[0]}"
+
+
+def _ask(fs: Any, path: str, place: str) -> None:
+    try:
+        fs.info(path)
+    except FileNotFoundError:
+        protocol = place.partition("://")[0]
+        if protocol in _BUCKETS and not _has_bucket(fs, path.partition("/")[0]):
+            raise no_bucket(place) from None
+
+
+def _has_bucket(fs: Any, bucket: str) -> bool:
+    try:
+        fs.ls(bucket)
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # it is there, and its list is not for everybody
+        return True
+    return True
+
+
+def no_bucket(place: str) -> DataError:
+    """The error of an address whose bucket does not exist."""
+    return DataError(
+        "there is no such bucket",
+        where=place,
+        fix="check its name and region, or make it first: Equipoise makes folders, not buckets",
+    )

@@ -17,11 +17,13 @@ from typing import Any, Protocol
 
 from equipoise.datasets.atomic_io import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, atomic_path, remove_leftovers
 from equipoise.datasets.errors import DataError
-from equipoise.datasets.remote.addresses import connect, is_remote, join
+from equipoise.datasets.remote.addresses import connect, is_remote, join, no_bucket
 from equipoise.datasets.remote.cache import cache_root
 
 #: File systems that show a file while it is being written.
 _SHOWS_PARTIAL_FILES = ("file", "local")
+#: File systems that compare and write in one request.
+_COMPARES = ("s3", "s3a")
 
 
 class Folder(Protocol):
@@ -64,6 +66,14 @@ class Folder(Protocol):
 
     def send(self, file: Path, name: str) -> None:
         """Upload a file of this machine; does nothing for a local folder or a file that does not exist."""
+        ...
+
+    def replace(self, name: str, content: bytes, before: bytes | None) -> bool:
+        """Write a file if it still is what it was before (None: absent); whether it was, and is written now.
+
+        Nobody can write in between where the folder is local and its lock is held, and at ``s3://``, which compares and
+        writes in one request. Other addresses compare first and write then.
+        """
         ...
 
     def drop_copy(self, name: str) -> None:
@@ -120,6 +130,13 @@ class LocalFolder:
 
     def send(self, file: Path, name: str) -> None:
         pass
+
+    def replace(self, name: str, content: bytes, before: bytes | None) -> bool:
+        if self.read(name) != before:
+            return False
+        with self.writing(name) as temporary:
+            temporary.write_bytes(content)
+        return True
 
     def drop_copy(self, name: str) -> None:
         pass
@@ -186,7 +203,7 @@ class RemoteFolder:
         if not file.exists():
             return
         fs, path = self._resolve(name)
-        with _driver_errors(self.address):
+        with _writing_errors(self.address), _driver_errors(self.address):
             if _protocol(fs) in _SHOWS_PARTIAL_FILES:
                 parent, _, last = path.rpartition("/")
                 temporary = f"{parent}/{TEMPORARY_PREFIX}{last}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
@@ -195,6 +212,30 @@ class RemoteFolder:
                 fs.mv(temporary, path)
             else:
                 fs.put_file(str(file), path)
+
+    def replace(self, name: str, content: bytes, before: bytes | None) -> bool:
+        if self.read(name) != before:
+            return False
+        fs, path = self._resolve(name)
+        if _protocol(fs) not in _COMPARES:
+            with self.writing(name) as temporary:
+                temporary.write_bytes(content)
+            return True
+        # An object's tag is the MD5 of what one request wrote; the server compares, so that nobody writes in between.
+        condition = {"IfNoneMatch": "*"} if before is None else {"IfMatch": _tag(before)}
+        with _writing_errors(self.address), _driver_errors(self.address):
+            try:
+                fs.pipe_file(path, content, chunksize=len(content) + 1, **condition)
+            except Exception as error:
+                if (
+                    "PreconditionFailed" in f"{error!r}{error.__cause__!r}"
+                    or "pre-condition" in str(error).lower()
+                ):
+                    return False
+                raise
+        with atomic_path(self.path / name) as temporary:
+            temporary.write_bytes(content)
+        return True
 
     def remove(self, name: str) -> None:
         self.drop_copy(name)
@@ -226,9 +267,13 @@ def _protocol(fs: Any) -> str:
     return fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
 
 
+def _tag(content: bytes) -> str:
+    return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
+
+
 @contextmanager
 def _driver_errors(address: str) -> Iterator[None]:
-    """Turn what a driver raises into an error that names the address."""
+    """Turn what a driver raises into an error that names the address; absent files are left to the caller."""
     try:
         yield
     except (DataError, FileNotFoundError):
@@ -239,3 +284,12 @@ def _driver_errors(address: str) -> Iterator[None]:
             where=address,
             fix="check that this machine may read and write there (credentials, network, space)",
         ) from error
+
+
+@contextmanager
+def _writing_errors(address: str) -> Iterator[None]:
+    """What a driver does not find while it writes is the bucket."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise no_bucket(address) from error

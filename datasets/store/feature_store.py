@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.datasets.atomic_io import is_temporary, writer_lock
-from equipoise.datasets.errors import DataError
+from equipoise.datasets.errors import DataError, InUseError
 from equipoise.datasets.remote.folders import Folder, folder_at
 from equipoise.datasets.store.index import (
     INDEX_FILE,
@@ -445,15 +445,15 @@ class FeatureStore:
 
     def _save_index(self) -> None:
         """Write the index, unless somebody else has: a lock holds on one machine only where the folder is remote."""
-        if self._stored_hash() != self._index_hash:
-            raise DataError(
+        before = self.folder.read(INDEX_FILE)
+        content = self._index.content(self._index.committed_rows())
+        if _digest(before) != self._index_hash or not self.folder.replace(INDEX_FILE, content, before):
+            raise InUseError(
                 "another run has written to this feature store",
                 where=self.folder.address,
                 fix="let one run at a time write to it; run again: staged slides are recovered",
             )
-        with self.folder.writing(INDEX_FILE) as temporary:
-            self._index.save(temporary, self._index.committed_rows())
-            self._index_hash = _digest(temporary.read_bytes())
+        self._index_hash = _digest(content)
 
     def _mapped_file(self, name: str) -> MappedFile:
         if name not in self._mapped:

@@ -149,11 +149,17 @@ class Index:
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"damaged index of a feature store: {error}", where=where, fix=REBUILD) from error
 
-    def save(self, file: Path, rows: Iterable[Row] | None = None) -> None:
-        """Write all rows (``rows`` instead, if given) to ``file``; the caller renames."""
+    def content(self, rows: Iterable[Row] | None = None) -> bytes:
+        """The file of all rows (of ``rows`` instead, if given); the same rows give the same bytes."""
         table = pa.Table.from_pylist(list(self._rows if rows is None else rows), schema=SCHEMA)
         table = table.replace_schema_metadata({_DIGEST: _digest_of(table.to_pylist())})
+        file = pa.BufferOutputStream()
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+        return file.getvalue().to_pybytes()
+
+    def save(self, file: Path) -> None:
+        """Write all rows to ``file``; the caller renames."""
+        file.write_bytes(self.content())
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.names import file_stem
+from equipoise.datasets.remote.addresses import require_answers
 from equipoise.datasets.slides.fingerprint import fingerprint, slide_bytes
 from equipoise.datasets.slides.problems import FAILURES, SlideProblem
 from equipoise.datasets.store.feature_store import FeatureStore
@@ -93,7 +94,8 @@ def extract(
     Raises
     ------
     DataError
-        If the store belongs to another specification or is being written by another run.
+        If the store belongs to another specification or is being written by another run, or if nothing answers at the
+        address of slides or store.
     ValueError
         If the table lacks a column.
     """
@@ -101,6 +103,7 @@ def extract(
     if missing:
         raise ValueError(f"the slides table lacks {', '.join(missing)}")
     started = time.perf_counter()
+    require_answers([*slides["path"].astype(str), str(store_root)])
     identity = identify(params)
     spec = store_spec(params, identity)
     with FeatureStore.create_or_open(store_root, spec, params.shard_slides) as store:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from equipoise.datasets.remote.addresses import require_answers
 from equipoise.datasets.slides.problems import SlideProblem
 from equipoise.datasets.slides.reader import open_slide
 from equipoise.datasets.store.feature_store import FeatureStore
@@ -124,7 +125,13 @@ def check_headers(slides: pd.DataFrame, params: ExtractionParams, threads: int =
     Returns
     -------
     The slides with ``status`` (``ok``, or the status that extraction would give), ``error`` and ``slide_mpp``.
+
+    Raises
+    ------
+    DataError
+        If the slides are at addresses where nothing answers.
     """
+    require_answers(slides["path"].astype(str))
 
     def check(path: str, mpp: float) -> tuple[str, str, float]:
         try:

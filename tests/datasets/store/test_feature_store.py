@@ -172,7 +172,7 @@ def test_a_death_between_shard_and_index_loses_nothing(
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("equipoise.datasets.store.index.Index.save", die)
+            patch.setattr("equipoise.datasets.store.index.Index.content", die)
             with pytest.raises(KeyboardInterrupt):
                 store.commit()
         survivor = FeatureStore.open(store.path)  # the old index still describes files that are there

@@ -1,0 +1,186 @@
+"""Slides and stores at ``s3://``, against a server on this machine; and what is said when nothing answers there."""
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from equipoise.datasets.errors import DataError
+from equipoise.datasets.remote.addresses import connect, require_answers
+from equipoise.datasets.remote.folders import RemoteFolder
+
+pytest.importorskip("s3fs", reason="make test-s3 installs it")
+pytest.importorskip("moto", reason="make test-s3 installs it")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A server of buckets, in memory; its address and keys are in the environment."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        try:
+            for _ in range(600):
+                assert process.poll() is None
+                try:
+                    urllib.request.urlopen(url, timeout=5)
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            fs, _ = connect("s3://here")
+            fs.mkdir("here")
+            yield url
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EQUIPOISE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_an_unknown_bucket_is_one_error(server: str, cache: Path) -> None:
+    with pytest.raises(DataError, match=r"s3://nowhere: there is no such bucket"):
+        require_answers(["s3://nowhere/a.svs", "s3://nowhere/b.svs"])
+    with pytest.raises(DataError, match="there is no such bucket"):
+        RemoteFolder("s3://nowhere/store").replace("index.parquet", b"1", None)
+    require_answers(["s3://here/absent.svs", "/plain/path.svs"])  # others beside it may be there
+
+
+def test_a_closed_endpoint_is_one_error(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(DataError, match="s3://here: does not answer") as caught:
+            require_answers([f"s3://here/{n}.svs" for n in range(1000)])
+        assert "AWS_ENDPOINT_URL" in str(caught.value)
+    finally:
+        S3FileSystem.clear_instance_cache()
+
+
+def test_the_server_compares_and_writes_in_one_request(server: str, cache: Path) -> None:
+    """Two machines, each with its mirror: who comes second is refused, whatever it has read before."""
+    folder = RemoteFolder("s3://here/compare")
+    assert folder.replace("index", b"one", None)
+    assert not folder.replace("index", b"other", None)
+    assert folder.replace("index", b"two", b"one")
+    assert folder.read("index") == b"two"
+
+    # The second has compared, and writes after the first has written.
+    def read_late(name: str) -> bytes | None:
+        return b"one"
+
+    late = RemoteFolder("s3://here/compare")
+    object.__setattr__(late, "read", read_late)
+    assert not late.replace("index", b"late", b"one")
+    assert folder.read("index") == b"two"
+
+
+def equipoise(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "equipoise.jobs.cli", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def tiny(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny study, its slides in the bucket, too."""
+    folder = tmp_path_factory.mktemp("s3")
+    done = equipoise(folder, "synthesize", "--preset", "tiny", "--out", "tiny")
+    assert done.returncode == 0, done.stderr
+    fs, _ = connect("s3://here")
+    for slides in sorted((folder / "tiny").rglob("slides")):
+        fs.put(str(slides), f"here/{slides.relative_to(folder)}", recursive=True)
+    return folder
+
+
+def overrides(folder: Path, store: str) -> list[str]:
+    """Settings that put the slides of every cohort and the store into the bucket."""
+    import yaml
+
+    study = yaml.safe_load((folder / "tiny" / "study.yaml").read_text())
+    words = ["-s", f"features.store={store}"]
+    for n, cohort in enumerate(study["cohorts"]):
+        words += ["-s", f"cohorts.{n}.slides_dir=s3://here/tiny/{cohort['slides_dir']}"]
+    return words
+
+
+def files(fs: object, root: str) -> dict[str, bytes]:
+    found = fs.find(root)  # type: ignore[attr-defined]
+    return {path.removeprefix(root).lstrip("/"): fs.cat_file(path) for path in found}  # type: ignore[attr-defined]
+
+
+def test_a_killed_extraction_resumes_and_the_store_is_that_of_this_machine(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EQUIPOISE_CACHE", str(tmp_path / "one"))
+    study = ["-c", "tiny/study.yaml", "--max-cpus", "2"]
+    local = equipoise(
+        tiny, "extract", *study, "-o", str(tmp_path / "a"), "-s", f"features.store={tmp_path}/store"
+    )
+    assert local.returncode == 0, local.stderr
+    fs, _ = connect("s3://here")
+
+    command = [sys.executable, "-m", "equipoise.jobs.extract", *study, "-o", str(tmp_path / "b")]
+    process = subprocess.Popen(
+        [*command, *overrides(tiny, "s3://here/store")],
+        cwd=tiny, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    staged = 0
+    while not staged and process.poll() is None:
+        staged = sum("staging" in path and path.endswith(".arrow") for path in fs.find("here/store"))
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(20)
+    assert staged
+
+    monkeypatch.setenv("EQUIPOISE_CACHE", str(tmp_path / "two"))  # another machine
+    again = equipoise(tiny, "extract", *study, "-o", str(tmp_path / "c"), *overrides(tiny, "s3://here/store"))
+    assert again.returncode == 0, again.stderr
+    theirs = files(fs, "here/store")
+    root = tmp_path / "store"
+    mine = {
+        str(f.relative_to(root)): f.read_bytes()
+        for f in root.rglob("*")
+        if f.is_file() and f.name != "writer.lock"
+    }
+    assert set(mine) == set(theirs)
+    differing = [name for name in mine if mine[name] != theirs[name]]
+    assert [Path(name).name for name in differing] == ["index.parquet"]
+    tables = [pd.read_parquet(io.BytesIO(side[differing[0]])) for side in (mine, theirs)]
+    unlike = [column for column in tables[0] if not tables[0][column].equals(tables[1][column])]
+    assert unlike == ["path"]
+
+    # No bucket, no slides: one error, of data.
+    lost = overrides(tiny, "s3://nowhere/store")
+    done = equipoise(tiny, "extract", *study, "-o", str(tmp_path / "d"), *lost)
+    assert done.returncode == 3, done.stderr
+    assert "there is no such bucket" in done.stderr
+    assert json.loads(done.stderr.splitlines()[-1].partition(" ")[2])["code"] == 3
