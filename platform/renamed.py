@@ -22,6 +22,12 @@ RENAMED = {
 #: Settings that the version before did not have → the value with which everything is as it was then. A record without
 #: the key equals one with this value. ``model`` is the section of a study, ``model_params`` that of a recipe.
 ADDED: dict[str, Any] = {
+    "evaluation.operating_points": [
+        {"metric": "sensitivity", "value": 0.95, "chosen_on": "val"},
+        {"metric": "specificity", "value": 0.95, "chosen_on": "val"},
+    ],
+    "evaluation.horizon": None,
+    "evaluation.subgroups": [],
     "balancing.at": "parameters",
     "balancing.every": 1,
     "federation.candidates": [],

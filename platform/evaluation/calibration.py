@@ -211,17 +211,23 @@ class PredictedSurvival:
         ends = [self.calibrations[m].until(self.cohort) for m in self._usable]
         return min([*ends, float(np.nextafter(horizon(self.time, self.event), 0))])
 
-    @cached_property
-    def brier(self) -> tuple[Influence, Influence]:
-        """Integrated Brier score from 0 to :attr:`until`: of the models, and of Kaplan-Meier."""
-        at = np.linspace(0, self.until, INTERVALS + 1)
+    def survival(self, at: Floats) -> tuple[Floats, Floats]:
+        """Probabilities ``[N, J]`` to live longer than each of J times: of the models, and of Kaplan-Meier."""
         total = np.zeros((2, len(self.time), len(at)))
         known = ~np.isnan(self.risk[:, self._usable])
         for m, seen in zip(self._usable, known.T, strict=True):
             parts = self.calibrations[m].survival(self.risk[seen, m], self.cohort[seen], at)
             total[:, seen] += np.stack(parts)
-        mean = total / known.sum(1)[:, None]
-        of_model, reference = (integrated_brier(self.time, self.event, part, at) for part in mean)
+        of_model, reference = total / known.sum(1)[:, None]
+        return of_model, reference
+
+    @cached_property
+    def brier(self) -> tuple[Influence, Influence]:
+        """Integrated Brier score from 0 to :attr:`until`: of the models, and of Kaplan-Meier."""
+        at = np.linspace(0, self.until, INTERVALS + 1)
+        of_model, reference = (
+            integrated_brier(self.time, self.event, part, at) for part in self.survival(at)
+        )
         return of_model, reference
 
 

@@ -347,9 +347,8 @@ def _estimand(sample: Sample, mean: CellMean | None = None) -> str:
 
 
 def _threshold_text(params: EvaluationParams) -> str:
-    threshold = params.threshold
-    name = "Youden" if threshold.metric == "youden" else f"sensitivity >= {threshold.value:g}"
-    return f"{name}, chosen on validation data"
+    rule = params.threshold
+    return rule.label if rule.metric == "fixed" else f"{rule.label}, chosen on validation data"
 
 
 def join_notes(*notes: str) -> str:

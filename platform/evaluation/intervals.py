@@ -274,6 +274,29 @@ def delong_interval(target: ArrayLike, score: ArrayLike, confidence: float = 0.9
     return influence_interval(mean, confidence, fixed=True)._replace(method="DeLong, logit")
 
 
+def wilson(successes: float, n: float, confidence: float = 0.95, factor: float = 1.0) -> tuple[float, float]:
+    """Score interval of a share (Wilson 1927), which has bounds for 0 and n successes too; NaN without patients.
+
+    Parameters
+    ----------
+    successes, n
+        Counts; not whole numbers where patients are weighted.
+    factor
+        By how much the variance exceeds that of independent patients: they count as ``n / factor``.
+
+    >>> [round(bound, 4) for bound in wilson(81, 263)]
+    [0.2553, 0.3662]
+    """
+    if not n > 0:
+        return float("nan"), float("nan")
+    share, size = successes / n, n / factor
+    z2 = float(ndtri(0.5 + confidence / 2)) ** 2
+    centre, total = share + z2 / (2 * size), 1 + z2 / size
+    wide = np.sqrt(z2 * (share * (1 - share) / size + z2 / (4 * size**2)))
+    low, high = float((centre - wide) / total), float((centre + wide) / total)
+    return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
+
+
 def bootstrap_weights(strata: ArrayLike, replicates: int, seed: np.random.SeedSequence) -> NDArray[np.uint16]:
     """How often each patient is drawn in each replicate, drawing with replacement inside every stratum.
 

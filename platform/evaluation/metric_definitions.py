@@ -197,7 +197,9 @@ def _binary(sample: Sample) -> list[MetricDefinition]:
     def threshold(g: ScoredPatients, _: ArrayLike | None) -> Floats:
         return np.asarray(g.threshold)
 
-    decision = partial(MetricDefinition, undefined=no_threshold, caution=partly, scale=LOGIT)
+    decision = partial(
+        MetricDefinition, undefined=no_threshold, caution=partly, remark=_one_sided_calls, scale=LOGIT
+    )
     definitions = [_auroc(one_class), _auprc(one_class)]
     if (
         sample.role != "val"
@@ -213,6 +215,20 @@ def _binary(sample: Sample) -> list[MetricDefinition]:
             MetricDefinition("threshold", threshold, no_threshold, interval=False, caution=partly),
         ]
     return [*definitions, _constant("auroc", 0.5, one_class), _prevalence(0, "")]
+
+
+def _one_sided_calls(groups: Sequence[ScoredPatients]) -> str:
+    """Says where a threshold calls nobody, or everybody, positive: it decides nothing there."""
+    usable = [g for g in groups if not np.isnan(g.threshold) and len(g.patient)]
+    notes = []
+    for who, found in (
+        ("nobody", [g for g in usable if not (g.score[:, 0] >= g.threshold).any()]),
+        ("everybody", [g for g in usable if (g.score[:, 0] >= g.threshold).all()]),
+    ):
+        if found:
+            where = f" in {len(found)} of {len(usable)} parts" if len(usable) > 1 else ""
+            notes.append(f"the threshold calls {who} positive{where}")
+    return "; ".join(notes)
 
 
 def _one_class(k: int, name: str) -> list[MetricDefinition]:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from equipoise.platform.evaluation.metrics import confusion
 from equipoise.platform.evaluation.params import ThresholdParams
 from equipoise.platform.evaluation.predictions import labelled
 
@@ -65,30 +64,36 @@ def choose_threshold(target: np.ndarray, score: np.ndarray, params: ThresholdPar
     """Threshold for "positive if score >= threshold"; NaN if a class is missing.
 
     Candidates lie midway between neighbouring scores, so that a threshold does not depend on the score of one patient,
-    plus one below all scores. Youden: the first maximum from above. Sensitivity: the highest candidate that reaches
-    the required value.
+    plus one below all scores and one above. Youden: the first maximum from above. Sensitivity: the highest candidate
+    that reaches the required value; specificity: the lowest. A fixed threshold looks at no patient.
     """
+    if params.metric == "fixed":
+        return float(params.value or 0)
     y, s = np.asarray(target, float), np.asarray(score, float)
     if not (y == 1).any() or not (y == 0).any():
         return float("nan")
-    distinct = np.unique(s)[::-1]
+    distinct, place = np.unique(-s, return_inverse=True)
+    distinct = -distinct  # the highest first; "called" up to each of them
+    called = [np.cumsum(np.bincount(place, y == truth, len(distinct))) for truth in (1, 0)]
+    sensitivity, specificity = called[0] / called[0][-1], 1 - called[1] / called[1][-1]
     candidates = np.r_[(distinct[:-1] + distinct[1:]) / 2, np.nextafter(distinct[-1], -np.inf)]
-    tables = [confusion(y, s >= c) for c in candidates]
-    sensitivity = np.array([float(t.tp / (t.tp + t.fn)) for t in tables])
+    if params.metric == "specificity":  # not always within reach of those that call somebody
+        candidates = np.r_[np.nextafter(distinct[0], np.inf), candidates]
+        reached = np.r_[1.0, specificity] >= (params.value or 1.0) - 1e-12
+        return float(candidates[np.flatnonzero(reached)[-1]])
     if params.metric == "sensitivity":
-        reached = sensitivity >= (params.value or 1.0) - 1e-12
-        return float(candidates[np.flatnonzero(reached)[0]])
-    specificity = np.array([float(t.tn / (t.tn + t.fp)) for t in tables])
+        return float(candidates[np.flatnonzero(sensitivity >= (params.value or 1.0) - 1e-12)[0]])
     return float(candidates[int(np.argmax(np.round(sensitivity + specificity, 12)))])
 
 
 def fold_thresholds(rows: pd.DataFrame, params: ThresholdParams) -> pd.Series:
     """Threshold per (repeat, fold) of one binary task, from its validation rows; NaN where not estimable.
 
-    Folds without validation rows are absent.
+    Folds without validation rows are absent, unless the threshold is fixed.
     """
     val = rows[(rows["role"] == "val") & labelled(rows)]
-    return _by_fold(val, lambda g: choose_threshold(g["target"].to_numpy(), g["score"].to_numpy(), params))
+    used = rows if params.metric == "fixed" else val
+    return _by_fold(used, lambda g: choose_threshold(g["target"].to_numpy(), g["score"].to_numpy(), params))
 
 
 def fold_risk_cutoffs(rows: pd.DataFrame) -> pd.Series:

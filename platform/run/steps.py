@@ -146,6 +146,7 @@ def validate(context: RunContext) -> StepResult:
     if extracts:
         cohorts = replace(cohorts, notes=(*cohorts.notes, *missing_files(cohorts)))
     _check_rna_encoder(context)
+    _subgroups(study)  # a misspelt column is found before training and not after it
     for line in describe_cohorts(cohorts, study).splitlines():
         log.info("%s", line)
     for account in cohorts.label_accounts:
@@ -174,6 +175,27 @@ def validate(context: RunContext) -> StepResult:
         write_folds(study, context.folder, cohorts, folds, None)
     counts = {"patients": len(cohorts.patients), "slides": len(slides), "folds": len(folds)}
     return StepResult(counts | headers)
+
+
+def _subgroups(study: Study) -> "pd.DataFrame | None":
+    """The group of every patient in each of ``evaluation.subgroups``; None without any.
+
+    Raises
+    ------
+    DataError
+        If no cohort has a column, or its values cannot be grouped.
+    """
+    from equipoise.platform.evaluation.params import split_comparison
+
+    subgroups = study.evaluation.subgroups
+    if not subgroups:
+        return None
+    from equipoise.datasets.cohorts.patient_columns import patient_columns
+    from equipoise.platform.evaluation.subgroups import subgroup_values
+
+    names = list(dict.fromkeys(split_comparison(text).column for text in subgroups))
+    values = patient_columns(study.cohorts, names, study.columns, study.base, "evaluation.subgroups")
+    return subgroup_values(values, subgroups)
 
 
 def _check_rna_encoder(context: RunContext) -> None:
@@ -342,6 +364,7 @@ def evaluate(context: RunContext) -> StepResult:
     from equipoise.datasets.atomic_io import read_whole_json
     from equipoise.platform.evaluation import latents
     from equipoise.platform.evaluation.branches import EXTERNAL_BRANCHES, write_fold_branches
+    from equipoise.platform.evaluation.detail_tables import write_details
     from equipoise.platform.evaluation.evaluate import evaluate as compute
     from equipoise.platform.evaluation.metrics_table import write_metrics
     from equipoise.platform.evaluation.predictions import read_predictions, write_predictions
@@ -398,6 +421,7 @@ def evaluate(context: RunContext) -> StepResult:
     vectors = latents.read_fold_latents(fold_folder(folder.folds, fold) for fold in folds)
     metrics = compute(predictions, context.study.evaluation, context.study.seed, vectors)
     write_metrics(metrics, folder.evaluation, context.study.evaluation)
+    write_details(predictions, folder.evaluation, context.study.evaluation, _subgroups(context.study))
     counts = {"predictions": len(predictions), "metrics": len(metrics)}
     _cox_table(context, predictions)
     counts |= _branches(context, folds, predictions)
