@@ -1,4 +1,4 @@
-"""Decisions at thresholds that were fixed on validation patients: 2x2 table, sensitivity, specificity, PPV, NPV, accuracy.
+"""Decisions at thresholds that were fixed on validation patients: 2x2 tables and the shares that are read from them.
 
 Every patient is decided once: at the threshold of the model that did not train on it, or for an external cohort by
 the mean score of the fold models against their mean threshold. Counts are therefore whole patients, and shares of

@@ -271,7 +271,8 @@ def _smooth(rows: Pooled, confidence: float) -> pd.DataFrame | None:
     fit = fit_logistic(design, rows.target, rows.weight)
     if fit is None:
         return None
-    grid = np.linspace(*np.quantile(z, [0.02, 0.98]), 60)
+    lowest, highest = np.quantile(z, [0.02, 0.98])
+    grid = np.linspace(lowest, highest, 60)
     at = np.column_stack([np.ones(len(grid)), natural_spline(grid, knots)])
     by_patient = rows.by_patient(fit.influence)
     white = by_patient.T @ by_patient * rows.patients / max(rows.patients - 1, 1)

@@ -12,7 +12,7 @@ Sources: Cochran (1954) for Q; Wang et al. (2007), NEJM 357, for what reports of
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -306,7 +306,7 @@ def _cell(sample: Sample, repeat: int, column: int, inside: NDArray[np.bool_], c
     groups = [g for g in sample.groups if g.repeat == repeat]
     kept = [inside[g.patient] for g in groups]
 
-    def joined(values: Sequence[Floats]) -> Floats:
+    def joined(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
         return np.concatenate([v[k] for v, k in zip(values, kept, strict=True)])
 
     width = 1 + max((int(g.strata.max(initial=0)) for g in groups if g.strata is not None), default=0)

@@ -49,7 +49,8 @@ def test_standard_errors_are_those_of_means() -> None:
 def test_a_threshold_below_all_scores_treats_all_and_above_all_treats_none() -> None:
     found = net_benefit(worked_example(), [0.01, 0.9])
     assert found.model[0] == pytest.approx(found.treat_all[0])
-    assert found.model[1] == 0.0 and found.gain[1] == 0.0
+    assert found.model[1] == 0.0
+    assert found.gain[1] == 0.0
 
 
 def test_curves_of_a_table(binary: Rows, multiclass: Rows) -> None:
@@ -61,7 +62,8 @@ def test_curves_of_a_table(binary: Rows, multiclass: Rows) -> None:
     keys = table[["role", "cohort", "task", "class"]].drop_duplicates()
     assert len(keys) == 2 * (1 + 3)
     assert len(table) == len(keys) * len(THRESHOLDS)
-    assert (table["low"] <= table["net_benefit"]).all() and (table["net_benefit"] <= table["high"]).all()
+    assert (table["low"] <= table["net_benefit"]).all()
+    assert (table["net_benefit"] <= table["high"]).all()
     test = predictions[(predictions["role"] == "test") & (predictions["task"] == "MSI")]
     at = table[(table["task"] == "MSI") & (table["role"] == "test") & (table["threshold"] == 0.5)].iloc[0]
     called = test["score"] >= 0.5

@@ -100,13 +100,16 @@ def test_intercept_makes_as_many_events_expected_as_observed() -> None:
 def test_perfect_separation_has_no_slope_and_a_missing_class_no_calibration() -> None:
     y = np.r_[np.zeros(20), np.ones(20)]
     apart = calibration_slope(rows_of(y, np.linspace(0.1, 0.9, 40)), 0.95)
-    assert np.isnan(apart.value) and "separate the classes" in apart.note
+    assert np.isnan(apart.value)
+    assert "separate the classes" in apart.note
     nobody = rows_of(np.zeros(20), np.full(20, 0.3))
     for compute in (calibration_slope, calibration_intercept, expected_calibration_error):
         found = compute(nobody, 0.95)
-        assert np.isnan(found.value) and "all 20 patients are negative" in found.note
+        assert np.isnan(found.value)
+        assert "all 20 patients are negative" in found.note
     equal = calibration_slope(rows_of(y, np.full(40, 0.5)), 0.95)
-    assert np.isnan(equal.value) and "equal" in equal.note
+    assert np.isnan(equal.value)
+    assert "equal" in equal.note
     assert calibration_curve(nobody, 0.95).empty
 
 

@@ -76,7 +76,8 @@ def test_the_horizon_is_the_longest_with_enough_follow_up() -> None:
     short["time"] = short["time"].clip(upper=800)
     assert table_of(short, params)["horizon"].iloc[0] == 2 * 365.25
     late = table_of(short, EvaluationParams(horizon=3000))
-    assert np.isnan(late["observed"]).all() and "the validated follow-up ends after" in late["note"].iloc[0]
+    assert np.isnan(late["observed"]).all()
+    assert "the validated follow-up ends after" in late["note"].iloc[0]
 
 
 def test_without_enough_events_there_is_a_reason(survival: Rows) -> None:
