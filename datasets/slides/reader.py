@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -75,6 +76,10 @@ class SlideReader:
         um per level-0 pixel and where the number comes from.
     vendor
         OpenSlide's name of the format.
+    bounds
+        Left, top, width and height of the scanned area in level-0 pixels, where the format states it (MIRAX,
+        Leica SCN). Coordinates of this reader count from the corner of the whole slide; viewers such as QuPath cut
+        the slide to this area and count from its corner.
     remarks
         What the reader found out and went around, a sentence each.
     """
@@ -102,6 +107,7 @@ class SlideReader:
             self.level_dimensions: tuple[tuple[int, int], ...] = tuple(handle.level_dimensions)
             self.level_downsamples: tuple[float, ...] = tuple(handle.level_downsamples)
             self.vendor = properties.get("openslide.vendor", "")
+            self.bounds = scanned_area(properties, self.dimensions)
             resolved = slide_mpp(properties, mpp_override, study_mpp)
             if fast:
                 self._jpeg = JpegTiff(self._file, self.vendor, self.level_dimensions)
@@ -399,6 +405,28 @@ class SlideReader:
         with self._lock:
             if self._handles.pop(handle, None) is not None:
                 handle.close()
+
+
+def scanned_area(
+    properties: Mapping[str, str], dimensions: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
+    """Left, top, width and height of the scanned area by OpenSlide's properties; None where they state none.
+
+    Parameters
+    ----------
+    properties
+        Of an open slide.
+    dimensions
+        Width and height at level 0; an area that is not inside is not believed.
+    """
+    try:
+        x, y, width, height = (
+            int(properties[f"openslide.bounds-{part}"]) for part in ("x", "y", "width", "height")
+        )
+    except (KeyError, ValueError):
+        return None
+    inside = 0 <= x < x + width <= dimensions[0] and 0 <= y < y + height <= dimensions[1]
+    return (x, y, width, height) if inside else None
 
 
 def on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
