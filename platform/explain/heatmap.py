@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 #: Longest side of the picture inside its frame, and the least width that text needs.
 PICTURE_PX, _LEAST_WIDTH = 1100, 460
 
+#: Ending and longest side of the small picture beside the PNG: the map alone, without the names of slide and cohort.
+PREVIEW, _PREVIEW_PX = ".jpg", 560
+
 #: How much a tile's colour covers the slide.
 OPACITY = 0.6
 
@@ -66,7 +69,7 @@ class Heatmap:
 
 
 def write_heatmap(scores: TileScores, picture: SlidePicture, path: Path) -> Heatmap:
-    """Draw a map over the picture of its slide and write it as PNG.
+    """Draw a map over the picture of its slide and write it as PNG, and small and without names as JPEG beside it.
 
     Parameters
     ----------
@@ -86,6 +89,7 @@ def write_heatmap(scores: TileScores, picture: SlidePicture, path: Path) -> Heat
     if scores.failed:
         body = _banner(body, scores)
     width = max(body.width, _LEAST_WIDTH)
+    _save_preview(body, shown, path.with_suffix(PREVIEW))
     header, footer = _header(scores, shown), _footer(scores, shown)
     inner = width + _MARGIN + _BAR + _LABELS
     top, above = _text_height(header, inner), _MARGIN
@@ -301,6 +305,18 @@ def _colour_bar(
     _write(
         draw, [(13, _SOFT, scores.unit)], x, y + height - line * len(_wrapped(scores.unit, 13, width)), width
     )
+
+
+def _save_preview(body: Image.Image, picture: SlidePicture, path: Path) -> None:
+    from PIL import Image, ImageDraw
+
+    small = body.copy()
+    _scale_bar(ImageDraw.Draw(small), picture, (0, 0), small.size)
+    small.thumbnail((_PREVIEW_PX, _PREVIEW_PX), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 def _save(page: Image.Image, path: Path) -> None:

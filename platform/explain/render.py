@@ -57,7 +57,8 @@ def render(
         File or address of the slide, read once; None, or one that cannot be read, gives maps on blank paper and no
         viewer.
     folder
-        Where the files go: ``<task>[.<class>].<method>.png`` and ``.geojson``, ``viewer.html`` and ``viewer_files/``.
+        Where the files go: ``<task>[.<class>].<method>`` with ``.png``, ``.jpg`` (small, without names) and
+        ``.geojson``; ``viewer.html`` and ``viewer_files/``.
     mpp
         Pixel size from the slides table, where the file states none.
     tiles

@@ -74,6 +74,11 @@ def write_viewer(maps: Sequence[TileScores], picture: SlidePicture, page: Path) 
     return page
 
 
+def crop_path(page: Path, scores: TileScores, at: int) -> Path:
+    """Where the crop of a tile lies, if the viewer lists it."""
+    return page.with_name(f"{page.stem}_files") / "tiles" / f"{scores.x[at]}_{scores.y[at]}.jpg"
+
+
 def remove_viewer(page: Path) -> None:
     """Remove a page and its pictures."""
     page.unlink(missing_ok=True)

@@ -150,19 +150,22 @@ class Drawings:
 
 @dataclass(frozen=True)
 class Picture:
-    """A small picture as data URI."""
+    """A small picture as data URI; ``href`` links it to a file beside the page, ``alt`` says what it shows."""
 
     uri: str
     caption: str
+    href: str = ""
+    alt: str = ""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Small pictures in a grid."""
+    """Small pictures in a grid; ``large`` ones get twice the room."""
 
     kind: ClassVar[str] = "gallery"
     items: Sequence[Picture]
     caption: str = ""
+    large: bool = False
 
 
 @dataclass(frozen=True)

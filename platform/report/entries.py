@@ -32,6 +32,18 @@ class SearchSectionParams(SectionParams):
     trials: int = Field(default=10, ge=1, le=200, description="trials of the leaderboard to show")
 
 
+class ExplainParams(SectionParams):
+    """Parameters of the maps."""
+
+    maps: int = Field(default=8, ge=0, le=24, description="maps to embed in the page")
+    tiles: int = Field(
+        default=6, ge=0, le=8, description="tiles to show at each end of the first map of a task"
+    )
+    rows: int = Field(
+        default=12, ge=1, le=100, description="rows of the tables of genes and modalities to show"
+    )
+
+
 class LimitsParams(SectionParams):
     """Parameters of failures and limits."""
 
@@ -78,6 +90,11 @@ SECTIONS: dict[str, tuple[str, type[BaseModel], str]] = {
         "sites under federated, pooled and local training; costs, traffic, privacy",
         SectionParams,
         f"{_HOME}.federation:build",
+    ),
+    "explain": (
+        "maps of slides and their checks, tiles at both ends, genes, modalities",
+        ExplainParams,
+        f"{_HOME}.explain:build",
     ),
     "limits": ("failures and limits of the results", LimitsParams, f"{_HOME}.limits:build"),
     "provenance": ("commands, environment, input hashes", SectionParams, f"{_HOME}.provenance:build"),

@@ -20,6 +20,7 @@ from equipoise.platform.evaluation.cox_table import read_cox_table
 from equipoise.platform.evaluation.metrics_table import read_metrics
 from equipoise.platform.evaluation.predictions import kind_of, read_predictions
 from equipoise.platform.evaluation.robustness import read_robustness
+from equipoise.platform.explain.tile_scores import TileScores, list_tile_scores, read_tile_scores
 from equipoise.platform.renamed import current_record
 from equipoise.platform.report.blocks import Missing
 from equipoise.platform.yaml_files import read_own
@@ -248,6 +249,13 @@ class RunFiles:
         return self._read("evaluation/cox.csv", read_cox_table)
 
     @cached_property
+    def tile_scores(self) -> list[tuple[Path, TileScores]]:
+        """Maps of slides with their files, in name order; empty before ``equipoise explain``."""
+        paths = list_tile_scores(self.folder / "explain")
+        read = [(p, self._read(p.relative_to(self.folder).as_posix(), read_tile_scores)) for p in paths]
+        return [(path, scores) for path, scores in read if scores is not None]
+
+    @cached_property
     def metric_rows(self) -> list[dict[str, Any]]:
         """The metrics table as records, in its order; empty if there is none."""
         return [] if self.metrics is None else self.metrics.to_dict("records")
@@ -293,6 +301,10 @@ class RunFiles:
         except (DataError, OSError, ValueError, KeyError) as broken:
             self.problems[name] = f"{type(broken).__name__}: {broken}"
             return None
+
+    def read_table(self, name: str) -> pd.DataFrame | None:
+        """A CSV file of the run folder with its own types; None if it is absent or unreadable."""
+        return self._read(name, lambda path: pd.read_csv(path, keep_default_na=False, na_values=[""]))
 
     def _sentences(self, name: str) -> list[str]:
         value = self._read(name, _json)
