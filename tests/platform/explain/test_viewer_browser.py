@@ -43,9 +43,15 @@ def settled(page: Page) -> None:
     page.wait_for("document.getElementById('overlay').complete")
     page.wait_for(
         "(() => { const v = document.getElementById('stage').viewer, i = v.world.getItemAt(0);"
-        " return i && i.getFullyLoaded() && !v.viewport.zoomSpring.isAtTargetValue() === false; })()"
+        " return i && i.getFullyLoaded() && v.viewport.zoomSpring.isAtTargetValue(); })()"
     )
     page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def hide(page: Page, selector: str) -> None:
+    page.evaluate(
+        f"document.querySelectorAll('{selector}').forEach(e => {{ e.style.visibility = 'hidden' }})"
+    )
 
 
 def pixels_of(page: Page) -> np.ndarray:
@@ -62,9 +68,7 @@ def test_opens_from_disk_zooms_and_lies_where_it_should(browser: Browser, page_o
     with browser.page(1200, 800) as page:
         page.open(viewer)
         settled(page)
-        page.evaluate(
-            "document.querySelectorAll('.frame, .mark, .navigator, .ruler, .tools').forEach(e => e.remove())"
-        )
+        hide(page, ".mark, .navigator, .ruler, .tools, .frame")
         boxes = []
         for zoomed in (False, True):
             if zoomed:
@@ -72,7 +76,7 @@ def test_opens_from_disk_zooms_and_lies_where_it_should(browser: Browser, page_o
                 page.evaluate("document.querySelector('#top button').focus()")
                 page.press("Enter")
                 settled(page)
-                page.evaluate("document.querySelectorAll('.frame').forEach(e => e.remove())")
+                hide(page, ".frame")
             page.evaluate("document.getElementById('overlay').style.visibility = 'hidden'")
             slide = pixels_of(page)[:, :850]
             dark = square((slide < 90).all(axis=2))
