@@ -368,6 +368,7 @@ def evaluate(context: RunContext) -> StepResult:
     from equipoise.platform.evaluation.evaluate import evaluate as compute
     from equipoise.platform.evaluation.metrics_table import write_metrics
     from equipoise.platform.evaluation.predictions import read_predictions, write_predictions
+    from equipoise.platform.evaluation.tensorboard import write_evaluation_events
     from equipoise.platform.training.batches import CaseList
     from equipoise.platform.training.build import pick_device, recipe_of
     from equipoise.platform.training.crossval import check_fingerprint, fold_folder, load_fold
@@ -423,6 +424,7 @@ def evaluate(context: RunContext) -> StepResult:
     write_metrics(metrics, folder.evaluation, context.study.evaluation)
     write_details(predictions, folder.evaluation, context.study.evaluation, _subgroups(context.study))
     counts = {"predictions": len(predictions), "metrics": len(metrics)}
+    write_evaluation_events(folder.root, predictions, vectors, context.study.seed)
     _cox_table(context, predictions)
     counts |= _branches(context, folds, predictions)
     counts |= _embeddings(context, predictions, vectors)
