@@ -175,7 +175,7 @@ def robustness(predictions: pd.DataFrame, latents: pd.DataFrame, confidence: flo
     for task, of_task in predictions.groupby("task", sort=True):
         if kind_of(of_task) not in ("binary", "multiclass"):
             continue
-        people = _people(of_task)
+        people = labelled_people(of_task)
         vectors = latents[(latents["task"] == task) & latents["role"].isin(["test", "external"])]
         vectors = vectors[vectors["patient"].isin(people.index)]
         for centre in _centres(people.loc[vectors["patient"].unique()]):
@@ -220,8 +220,8 @@ def _share(so: ArrayLike, os: ArrayLike) -> Floats:
         return np.where(so + os > 0, so / (so + os), np.nan)
 
 
-def _people(rows: pd.DataFrame) -> pd.DataFrame:
-    """Labelled patients of a task: class, cohort and site."""
+def labelled_people(rows: pd.DataFrame) -> pd.DataFrame:
+    """Labelled patients of a task, index patient: columns cohort, site and label (the number of the class)."""
     known = rows[rows["target"].notna()].drop_duplicates(["patient", "class"])
     labels = known.pivot(index="patient", columns="class", values="target")
     number = labels.to_numpy().argmax(axis=1) if labels.shape[1] > 1 else labels.iloc[:, 0].to_numpy()

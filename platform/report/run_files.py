@@ -17,6 +17,7 @@ from equipoise.datasets.atomic_io import read_json
 from equipoise.datasets.errors import DataError
 from equipoise.platform.evaluation.baselines import read_baselines
 from equipoise.platform.evaluation.cox_table import read_cox_table
+from equipoise.platform.evaluation.feature_robustness import read_feature_robustness
 from equipoise.platform.evaluation.metrics_table import read_metrics
 from equipoise.platform.evaluation.predictions import kind_of, read_predictions
 from equipoise.platform.evaluation.robustness import read_robustness
@@ -242,6 +243,11 @@ class RunFiles:
     def robustness(self) -> pd.DataFrame | None:
         """Robustness of embeddings across centres; None with one centre or without latents."""
         return self._read("evaluation/robustness.csv", read_robustness)
+
+    @cached_property
+    def feature_robustness(self) -> pd.DataFrame | None:
+        """Robustness of the encoder's features across centres; None with one centre or without slides."""
+        return self._read("evaluation/feature_robustness.csv", read_feature_robustness)
 
     @cached_property
     def cox(self) -> pd.DataFrame | None:

@@ -491,12 +491,17 @@ def _baselines(context: RunContext, folds: "Sequence[Fold]", predictions: "pd.Da
     """Fit the baselines of every fold, and set them beside the model's main metrics; they read RNA as it is."""
     from equipoise.datasets.omics.resolution import without_encoder
     from equipoise.platform.evaluation.baselines import evaluate_baselines, write_baselines
+    from equipoise.platform.evaluation.feature_robustness import (
+        feature_robustness,
+        mean_features,
+        write_feature_robustness,
+    )
     from equipoise.platform.training.baselines import MeanTiles, fit_fold_baselines
     from equipoise.platform.training.build import recipe_of
 
     study, evaluation = context.study, context.folder.evaluation
     if not study.evaluation.baselines.enabled:
-        for name in ("baselines.csv", "baselines.parquet"):
+        for name in ("baselines.csv", "baselines.parquet", "feature_robustness.csv"):
             (evaluation / name).unlink(missing_ok=True)
         return {}
     inputs = context.with_all_tables()
@@ -505,6 +510,9 @@ def _baselines(context: RunContext, folds: "Sequence[Fold]", predictions: "pd.Da
     scored = fit_fold_baselines(folds, study.tasks, develop, external, recipe, study.evaluation.baselines)
     table = evaluate_baselines(predictions, scored, study.evaluation, study.seed)
     write_baselines(scored, table, evaluation)
+    features = mean_features([develop, external])  # read for the baselines already
+    robust = feature_robustness(predictions, features, study.evaluation.confidence, study.seed)
+    write_feature_robustness(robust, evaluation)
     whole = table[(table["role"] == "test") & (table["cohort"] == "all")]
     for task, rows in whole.groupby("task", sort=False):
         shown = ", ".join(f"{row.predictor} {row.value:.3f}" for row in rows.itertuples())

@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+import pandas as pd
 
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
 from equipoise.platform.evaluation.transfer import CONSTANT
@@ -28,12 +31,17 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
     if run.transfer is not None:
         for task in run.tasks:
             blocks += _transfer(run, task)
+    if run.feature_robustness is not None:
+        blocks += [Heading("Features before training: class or centre"), _features(run.feature_robustness)]
     if run.robustness is not None:
-        blocks += [Heading("Class or centre"), _robustness(run)]
+        blocks += [Heading("Embeddings after training: class or centre"), _robustness(run.robustness)]
     if not blocks:
         return None
     return Section(
-        "Embeddings elsewhere", "What the vectors that heads read are worth beyond this study.", blocks
+        "Features and embeddings",
+        "Whether features of the encoder and embeddings of the model follow the class of a patient or the centre that "
+        "the patient comes from, and what embeddings are worth in other cohorts.",
+        blocks,
     )
 
 
@@ -87,20 +95,79 @@ def _lead(row: Mapping[str, Any]) -> Cell:
     )
 
 
-def _robustness(run: RunFiles) -> Table:
-    assert run.robustness is not None
+#: What a robustness index is, for both tables.
+_INDEX = (
+    "Robustness index: among the nearest neighbours of a patient, those of the same class from another centre, as a "
+    "share of these and those of another class from the same centre. 'At random' is the share for neighbours drawn at "
+    "random, which depends on the numbers of classes and centres; below it, centre counts for more than class."
+)
+
+
+def _index_cells(row: Mapping[str, Any]) -> list[str | Cell]:
+    """Task, centres, the index with its colour, and its value at random."""
+    low, high, chance = row["low"], row["high"], row["chance"]
+    tone: Tone = ""
+    if math.isfinite(low):
+        tone = "good" if low > chance else "bad" if high < chance else ""
+    centres = f"{row['centre']}s"
+    return [str(row["task"]), centres, Cell(estimate(row), tone=tone), number(chance)]
+
+
+def _features(table: pd.DataFrame) -> Table:
+    """Robustness of the encoder's features, with the measures of the package croma."""
     lines: list[list[str | Cell]] = []
-    for row in run.robustness.to_dict("records"):
-        low, high, chance = row["low"], row["high"], row["chance"]
-        tone: Tone = ""
-        if math.isfinite(low):
-            tone = "good" if low > chance else "bad" if high < chance else ""
+    notes: list[str] = []
+    for row in table.to_dict("records"):
+        mark = ""
+        if row["note"]:
+            if row["note"] not in notes:
+                notes.append(str(row["note"]))
+            mark = str(notes.index(str(row["note"])) + 1)
+        task, *index = _index_cells(row)
         lines.append(
             [
-                str(row["task"]),
-                f"{row['centre']}s",
-                Cell(estimate(row), tone=tone, note=str(row["note"])),
-                number(chance),
+                Cell(str(task), mark=mark),
+                *index,
+                _or_dash(row["mari"], 3),
+                Cell(_or_dash(row["croma"], 2), note=_tail(row["croma_tail"])),
+                Cell(_or_dash(row["apd"], 2), note=str(row["apd_cells"])),
+                count(row["n"]),
+            ]
+        )
+    return Table(
+        ["Task", "Centres", "Robustness index", "At random", "MaRI", "CRoMa", "APD", "Patients"],
+        lines,
+        f"Mean tile features of all labelled patients, as the encoder gives them. {_INDEX} MaRI: the same with "
+        "neighbours weighted by their distance. CRoMa: how much nearer the same class elsewhere is than another class "
+        "here, from −1 to 1, as the median over patients; below it, the mean of the worst tenth. APD: the relative "
+        "change of a probe's balanced accuracy when class and centre go together more and more among its training "
+        "patients, in the "
+        "two named centres; 0 is no loss, and far below 0 the features invite the probe to learn the centre.",
+        frozenset(range(2, 8)),
+        footnotes=notes,
+        download=Download("feature-robustness.csv", table),
+    )
+
+
+def _or_dash(value: float, decimals: int) -> str:
+    return number(value, decimals) if math.isfinite(value) else "–"
+
+
+def _tail(value: float) -> str:
+    return f"worst tenth {number(value, 2)}" if math.isfinite(value) else ""
+
+
+def _robustness(table: pd.DataFrame) -> Table:
+    lines: list[list[str | Cell]] = []
+    for row in table.to_dict("records"):
+        task, centres, index, chance = _index_cells(row)
+        assert isinstance(index, Cell)
+        lines.append(
+            [
+                task,
+                centres,
+                replace(index, note=str(row["note"])),
+                chance,
                 number(row["margin"], 2),
                 count(row["k"]),
                 percent(row["support"]) if math.isfinite(row["support"]) else "–",
@@ -108,14 +175,11 @@ def _robustness(run: RunFiles) -> Table:
             ]
         )
     return Table(
-        ["Task", "Centres", f"Robustness index ({percent(run.confidence)} CI)", "At random", "Margin", "k", "Support",
-         "Patients"],
+        ["Task", "Centres", "Robustness index", "At random", "Margin", "k", "Support", "Patients"],
         lines,
-        "Among the nearest neighbours of a patient in the space that the head of a task reads: the share of those of "
-        "the same class from another centre among these and those of another class from the same centre. 'At random' "
-        "is the share for neighbours drawn at random, which depends on the numbers of classes and centres; below it "
-        "centres are closer to each other than classes. Margin: median of how much nearer the class elsewhere is than "
-        "the others here, from −1 to 1. Test and external patients, mean over folds.",
+        f"The vectors that the head of each task reads, test and external patients, means over the folds. {_INDEX} "
+        "Margin: median of how much nearer the class elsewhere is than the others here, from −1 to 1. k: number of "
+        "neighbours. Support: share of patients with a neighbour of either kind.",
         frozenset(range(2, 8)),
-        download=Download("robustness.csv", run.robustness),
-    )  # fmt: skip
+        download=Download("robustness.csv", table),
+    )
