@@ -51,8 +51,8 @@ from equipoise.platform.prediction.nonconformity import (
     ModelKey,
     class_names,
     class_nonconformity,
+    coarser,
     labelled_folds,
-    significant,
 )
 
 if TYPE_CHECKING:
@@ -169,13 +169,13 @@ def _fit_task(
             models[key] = _calibration(values, weight, groups)
         elif kind == "regression":
             residual = (table["value"] - table["score_0"]).abs().to_numpy()
-            models[key] = _calibration(significant(residual), weight, None)
+            models[key] = _calibration(coarser(residual, kind), weight, None)
         else:
             intercept, slope, used = lines.get(key, (0.0, 0.0, frozenset()))
             free = ~table.index.isin(used)
             residual = (table["value"] - intercept - slope * table["score_0"]).to_numpy()
             models[key] = replace(
-                _calibration(significant(residual[free]), weight[free], None),
+                _calibration(coarser(residual[free], kind), weight[free], None),
                 intercept=intercept,
                 slope=slope,
             )

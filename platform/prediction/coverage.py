@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: ``class`` is empty for all patients of the task; ``n`` counts patients; ``size`` is the mean number of labels in a
-#: set, or the mean width of an interval; ``single`` the share of sets with exactly one label, and ``single_right`` how
-#: many of these hold the truth; ``expected_low`` and ``expected_high`` are NaN where several models made a set.
+#: set, the mean width of an interval, or the mean lower bound in days; ``single`` the share of sets with exactly one
+#: label, and ``single_right`` how many of these hold the truth; ``expected_low`` and ``expected_high`` are NaN where
+#: several models made a set.
 COVERAGE_COLUMNS = (
     "task", "kind", "class", "level", "n", "coverage", "low", "high", "expected_low", "expected_high", "size", "single",
     "single_right",
@@ -160,11 +161,11 @@ def covered(task: TaskConformal, rows: pd.DataFrame) -> pd.DataFrame:
         table["single"] = table["size"] == 1
     else:
         value = table["patient"].map(rows.drop_duplicates("patient").set_index("patient")[truth])
-        table["class"], table["single"] = "", False
+        table["class"], table["single"] = "", np.nan
         # the bound is the exponential of a logarithm: an equal time may lie a rounding below it
         slack = 1e-9 * (1 + value.abs())
         table["covered"] = (value >= table["low"] - slack) & (value <= table["high"] + slack)
-        table["size"] = table["high"] - table["low"]
+        table["size"] = table["low"] if task.kind == "survival" else table["high"] - table["low"]
     return table[columns]
 
 
@@ -312,7 +313,7 @@ def _summary(measured: pd.DataFrame, cells: Sequence[tuple[str, str, Calibrated]
             together = not own or sum(c.measured for c in own) != n
             level = float(part["level"].iloc[0])
             expected = (np.nan, np.nan) if together else expected_range(own, level)
-            single = part[part["single"].astype(bool)]
+            single = part[part["single"] == 1]
             records.append(
                 {
                     "task": task,

@@ -5,10 +5,11 @@ far out. A slide is flagged where it is at most :data:`LEVEL`, or where the slid
 they are too few for that. With five checks about one in twenty slides like those of training gets a flag.
 
 Per batch of patients (a hospital, a day) two tests find what no single slide shows. *Location*: Hotelling's T² of the
-patients' mean against that of every training cohort, with the covariance of training (Hotelling, Annals of
-Mathematical Statistics 2, 1931); the nearest cohort counts, so that one of several training hospitals alone raises no
-flag. *Spread*: the energy distance between the distances of new and of training slides (Székely and Rizzo, InterStat
-5, 2004), with a permutation test.
+patients' mean against that of a training cohort, with the covariance within cohorts in proportion to how much this one
+varies (Hotelling, Annals of Mathematical Statistics 2, 1931). *Spread*: the energy distance between the distances of
+the patients and those of the cohort's slides (Székely and Rizzo, InterStat 5, 2004), with a permutation test. A batch
+is flagged if it differs from every training cohort, and from all of them together: new patients of one of several
+training hospitals raise no flag.
 
 A flag says that slides differ, not that predictions are wrong: stain may differ and the prediction hold, and a model
 may fail on slides without any flag.
@@ -25,6 +26,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from equipoise.platform.errors import DataError
 from equipoise.platform.prediction.reference import (
+    EVERYBODY,
+    FEWEST_SLIDES,
     Centre,
     ValueReference,
     VectorReference,
@@ -54,8 +57,9 @@ PIXEL_SIZE = "mpp"
 
 #: ``value`` in units of the check (standard deviations for vectors), ``percentile`` among the training slides (0 to 1).
 SLIDE_COLUMNS = ("slide", "patient", "check", "value", "percentile", "p", "flagged", "reason")
-#: ``shift`` is the distance from the nearest training cohort in standard deviations per component, ``nearest`` its
-#: name; ``farther`` the probability that a new slide lies farther out than a training slide (0.5 if they are alike).
+#: ``nearest`` is the training cohort that the batch differs from least (``all``: all of them together), ``shift`` the
+#: distance from it in standard deviations per component; ``farther`` the probability that a new slide lies farther
+#: from the common mean than one of its slides (0.5 if they are alike).
 BATCH_COLUMNS = (
     "check", "patients", "slides", "shift", "nearest", "p_location", "farther", "p_spread", "flagged", "reason",
 )  # fmt: skip
@@ -120,7 +124,7 @@ class DriftReference:
         vectors = {}
         for name in VECTORS:
             known = _known(slides, name)
-            if name == "embedding" or len(set(np.asarray(slides.patient, str)[known])) >= 20:
+            if name == "embedding" or len(set(np.asarray(slides.patient, str)[known])) >= FEWEST_SLIDES:
                 part = slides.where(known)
                 vectors[name] = VectorReference.fit(part.vectors[name], part.patient, part.cohort)
         values = {name: ValueReference.of(slides.values[name]) for name in VALUES if name in slides.values}
@@ -243,36 +247,32 @@ class DriftReference:
 
 
 class Location(NamedTuple):
-    """Distance of a batch from the nearest training cohort, and its p value."""
+    """Distance of a batch from a training cohort in standard deviations per component, and its p value."""
 
     shift: float
-    nearest: str
     p: float
 
 
-def location_test(whitened: Floats, centres: Mapping[str, Centre], slides: int) -> Location:
-    """Hotelling's T² of a batch against every training cohort; the largest p value counts.
+def location_test(whitened: Floats, centre: Centre, covariance: Floats, degrees: int) -> Location:
+    """Hotelling's T² of a batch against a training cohort, with a covariance that the batch has no part in.
 
     Parameters
     ----------
     whitened
-        ``[P, q]`` patients in components of variance 1 over the training slides.
-    centres
-        Training cohorts.
-    slides
-        Training slides behind the variances.
+        ``[P, q]`` patients in the components of the reference.
+    centre
+        The training cohort.
+    covariance, degrees
+        ``[q, q]`` of the training patients, and its degrees of freedom.
     """
     from scipy.stats import f
 
     m, q = whitened.shape
-    found = []
-    for name, centre in centres.items():
-        apart = whitened.mean(axis=0) - centre.mean
-        squared = float(apart @ apart)
-        t2 = squared * m * centre.patients / (m + centre.patients)
-        p = float(f.sf(t2 * (slides - q) / (q * (slides - 1)), q, slides - q))
-        found.append(Location(float(np.sqrt(squared / q)), name, p))
-    return max(found, key=lambda one: (one.p, -one.shift))
+    apart = whitened.mean(axis=0) - centre.mean
+    squared = float(apart @ np.linalg.pinv(covariance) @ apart) / centre.scale
+    t2 = squared * m * centre.patients / (m + centre.patients)
+    p = float(f.sf(t2 * (degrees - q + 1) / (q * degrees), q, degrees - q + 1))
+    return Location(float(np.sqrt(squared / q)), p)
 
 
 def energy_distance(a: ArrayLike, b: ArrayLike) -> float:
@@ -335,19 +335,29 @@ def _batch_row(
         reason = f"{patients} patients are too few for a test of the batch; {FEWEST_PATIENTS} are needed"
         nothing = (np.nan, "", np.nan, np.nan, np.nan, False)
         return (name, patients, len(part.slide), *nothing, reason)
-    location = location_test(whitened, reference.centres, reference.slides)
     distance = reference.distance(part.vectors[name])
-    farther = float(reference.distances.percentile(distance).mean())
     first = np.unique(np.asarray(part.patient, str), return_index=True)[1]  # slides of a patient are alike
-    _, p_spread = energy_test(distance[first], reference.distances.values, rng)
-    flagged = min(location.p, p_spread) <= level / 2 + 1e-12  # two tests
-    whole = "the training patients" if location.nearest == "all" else f"training cohort {location.nearest}"
+    everybody = reference.centres[EVERYBODY].patients
+    found = []
+    for cohort, centre in reference.centres.items():
+        if cohort == EVERYBODY and len(reference.centres) == 2:
+            continue  # the only cohort is everybody
+        inside = cohort != EVERYBODY
+        covariance = reference.within if inside else reference.total
+        degrees = everybody - (len(reference.centres) - 1 if inside else 1)
+        location = location_test(whitened, centre, covariance, degrees)
+        _, p_spread = energy_test(distance[first], centre.distances.values, rng)
+        found.append((min(location.p, p_spread), -location.shift, cohort, location, p_spread))
+    smaller, _, nearest, location, p_spread = max(found, key=lambda one: one[:2])
+    farther = float(reference.centres[nearest].distances.percentile(distance).mean())
+    flagged = smaller <= level / 2 + 1e-12  # the smaller of two
+    whole = "the training patients" if nearest == EVERYBODY else f"training cohort {nearest}"
     reason = (
         f"{VECTORS[name]}: on average {location.shift:.2f} standard deviations per component from {whole} "
-        f"({_p(location.p)}); a new slide lies farther out than a training slide in {farther:.0%} of pairs "
+        f"({_p(location.p)}); a new slide lies farther out than one of its slides in {farther:.0%} of pairs "
         f"({_p(p_spread)})"
     )
-    values = (location.shift, location.nearest, location.p, farther, p_spread, flagged)
+    values = (location.shift, nearest, location.p, farther, p_spread, flagged)
     return (name, patients, len(part.slide), *values, reason)
 
 

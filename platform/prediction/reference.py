@@ -5,13 +5,13 @@ PCA: Tipping and Bishop, JRSS B 61, 1999), which is a covariance shrunk where th
 large as the vector it is the plain covariance, and the distance that of Mahalanobis.
 
 Kept are means, components, variances and the distances of the training slides in ascending order. No vector of a slide
-can be recovered: there are at least ten slides for each component.
+can be recovered: there are at least ten patients for each component.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +21,10 @@ from equipoise.platform.errors import DataError
 
 Floats = NDArray[np.float64]
 
-#: Most components, and slides behind each of them.
-MOST_COMPONENTS, SLIDES_PER_COMPONENT = 32, 10
+#: Most components, and patients behind each of them.
+MOST_COMPONENTS, PATIENTS_PER_COMPONENT = 32, 10
+#: Name of all cohorts together.
+EVERYBODY = "all"
 #: Fewest slides of a reference, and fewest patients of a cohort with a mean of its own.
 FEWEST_SLIDES, FEWEST_PATIENTS = 20, 10
 #: Parts of the training slides; the distances of each are measured from the others.
@@ -80,10 +82,24 @@ class ValueReference:
 
 
 class Centre(NamedTuple):
-    """Mean of a cohort's patients in whitened components ``[q]``, and how many they are."""
+    """One training cohort, or all of them.
+
+    Attributes
+    ----------
+    patients
+        How many.
+    mean
+        ``[q]`` mean of the patients in whitened components.
+    distances
+        Of its slides from the common mean, each from a summary without its patient.
+    scale
+        How much its patients vary around their mean, 1 as much as those of the other cohorts.
+    """
 
     patients: int
     mean: Floats
+    distances: ValueReference
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +117,10 @@ class VectorReference:
     distances
         Of the training slides, each measured from a summary without its patient.
     centres
-        Cohort → mean of its patients.
+        Cohort → where its patients are; ``all`` for all of them.
+    within, total
+        ``[q, q]`` covariances of the patients in whitened components: around the means of their cohorts, and around
+        the mean of all.
     """
 
     centre: Floats
@@ -111,6 +130,8 @@ class VectorReference:
     rest: float
     distances: ValueReference
     centres: Mapping[str, Centre]
+    within: Floats
+    total: Floats
 
     @classmethod
     def fit(cls, vectors: ArrayLike, patients: Sequence[str], cohorts: Sequence[str]) -> VectorReference:
@@ -138,32 +159,46 @@ class VectorReference:
         if not np.isfinite(x).all():
             raise DataError("features of a training slide are not finite", where="drift reference")
         parts = min(PARTS, len(names))
+        most = max(1, min(MOST_COMPONENTS, len(names) // PATIENTS_PER_COMPONENT))
         distances = np.empty(len(x))
         for part in range(parts):
             out = patient_of % parts == part
-            distances[out] = cls._summary(x[~out]).distance(x[out])
-        summary = cls._summary(x)
+            distances[out] = cls._summary(x[~out], most).distance(x[out])
+        summary = cls._summary(x, most)
         of_patient = _means(summary.whitened(x), patient_of, len(names))
-        cohort_of = np.asarray(cohorts, str)[np.unique(patient_of, return_index=True)[1]]
-        centres = {
-            str(cohort): Centre(int(n), of_patient[cohort_of == cohort].mean(axis=0))
-            for cohort, n in zip(*np.unique(cohort_of, return_counts=True), strict=True)
-            if n >= FEWEST_PATIENTS
+        cohort_of_slide = np.asarray(cohorts, str)
+        cohort_of = cohort_of_slide[np.unique(patient_of, return_index=True)[1]]
+        cohort_names, cohort_index = np.unique(cohort_of, return_inverse=True)
+        centred = of_patient - _means(of_patient, cohort_index, len(cohort_names))[cohort_index]
+        within = centred.T @ centred / max(len(names) - len(cohort_names), 1)
+        known = {
+            EVERYBODY: Centre(len(names), _significant(of_patient.mean(axis=0)), ValueReference.of(distances))
         }
-        centres["all"] = Centre(len(names), of_patient.mean(axis=0))
-        return cls(
-            summary.centre, summary.scale, summary.components, summary.variances, summary.rest,
-            ValueReference.of(distances), centres,
-        )  # fmt: skip
+        for cohort in cohort_names:
+            members = cohort_of == cohort
+            if members.sum() >= FEWEST_PATIENTS:
+                known[str(cohort)] = Centre(
+                    int(members.sum()),
+                    _significant(of_patient[members].mean(axis=0)),
+                    ValueReference.of(distances[cohort_of_slide == cohort]),
+                    _relative_variance(centred[members], within),
+                )
+        return replace(
+            summary,
+            distances=ValueReference.of(distances),
+            centres=known,
+            within=_significant(within),
+            total=_significant(np.atleast_2d(np.cov(of_patient.T))),
+        )
 
     @classmethod
-    def _summary(cls, x: Floats) -> VectorReference:
+    def _summary(cls, x: Floats, most: int) -> VectorReference:
+        """Mean and components alone."""
         n, dim = x.shape
         centre, scale = x.mean(axis=0), x.std(axis=0, ddof=1)
         scale = np.where(scale > 1e-9 * (1 + np.abs(centre)), scale, 1.0)
         centred = (x - centre) / scale
-        most = min(MOST_COMPONENTS, max(n // SLIDES_PER_COMPONENT, 1), n - 1, dim)
-        variances, directions = _leading(centred, most)
+        variances, directions = _leading(centred, min(most, n - 1, dim))
         q = max(1, int((variances > 1e-10 * variances[0]).sum()))
         left = float((centred**2).sum() / (n - 1) - variances[:q].sum())
         rest = max(left / (dim - q), _LEAST_VARIANCE) if dim > q else float("inf")
@@ -172,7 +207,7 @@ class VectorReference:
         components = _significant(directions[:q] * signs[:, None])
         return cls(
             _significant(centre), _significant(scale), components, _significant(variances[:q]), rest,
-            ValueReference(np.empty(0)), {},
+            ValueReference(np.empty(0)), {}, np.eye(q), np.eye(q),
         )  # fmt: skip
 
     @property
@@ -220,8 +255,18 @@ class VectorReference:
             "variances": self.variances.tolist(),
             "rest": self.rest if np.isfinite(self.rest) else None,
             "distances": self.distances.values.tolist(),
-            "centres": {name: {"patients": c.patients, "mean": c.mean.tolist()} for name, c in self.centres.items()},
-        }  # fmt: skip
+            "centres": {
+                name: {
+                    "patients": centre.patients,
+                    "mean": centre.mean.tolist(),
+                    "distances": centre.distances.values.tolist(),
+                    "scale": centre.scale,
+                }
+                for name, centre in self.centres.items()
+            },
+            "within": self.within.tolist(),
+            "total": self.total.tolist(),
+        }
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> VectorReference:
@@ -229,11 +274,16 @@ class VectorReference:
         try:
             arrays = {
                 name: np.asarray(state[name], float)
-                for name in ("centre", "scale", "components", "variances")
+                for name in ("centre", "scale", "components", "variances", "within", "total")
             }
             rest = float("inf") if state["rest"] is None else float(state["rest"])
             centres = {
-                name: Centre(int(centre["patients"]), np.asarray(centre["mean"], float))
+                str(name): Centre(
+                    int(centre["patients"]),
+                    np.asarray(centre["mean"], float),
+                    ValueReference(np.asarray(centre["distances"], float)),
+                    float(centre["scale"]),
+                )
                 for name, centre in state["centres"].items()
             }
             distances = ValueReference(np.asarray(state["distances"], float))
@@ -242,9 +292,17 @@ class VectorReference:
                 f"not the state of a drift reference: {wrong!r}", where="drift reference"
             ) from wrong
         q, dim = len(arrays["variances"]), len(arrays["centre"])
-        if arrays["components"].shape != (q, dim) or arrays["scale"].shape != (dim,):
+        shapes = {"components": (q, dim), "scale": (dim,), "within": (q, q), "total": (q, q)}
+        fits = all(arrays[name].shape == shape for name, shape in shapes.items())
+        if not fits or any(centre.mean.shape != (q,) for centre in centres.values()):
             raise DataError("numbers of a drift reference do not fit together", where="drift reference")
         return cls(**arrays, rest=rest, distances=distances, centres=centres)
+
+
+def _relative_variance(centred: Floats, within: Floats) -> float:
+    """Mean variance of a cohort's centred patients ``[P, q]`` in units of the common covariance, 6 digits."""
+    own = centred.T @ centred / (len(centred) - 1)
+    return float(f"{np.trace(np.linalg.pinv(within) @ own) / len(within):.6g}")
 
 
 def _leading(centred: Floats, most: int) -> tuple[Floats, Floats]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import mahalanobis
 from scipy.stats import energy_distance as of_scipy
+from scipy.stats import f as f_distribution
 from scipy.stats import kstest
 
 from equipoise.platform.errors import DataError
@@ -87,9 +88,21 @@ def test_p_values_of_the_same_distribution_are_uniform() -> None:
     for _ in range(200):
         training, new = rng.normal(size=(60, 3)), rng.normal(size=(15, 3))
         whitening = np.linalg.inv(np.linalg.cholesky(np.cov(training.T))).T
-        centre = {"all": Centre(60, np.zeros(3))}
-        found.append(location_test((new - training.mean(axis=0)) @ whitening, centre, 60).p)
+        centre = Centre(60, np.zeros(3), ValueReference.of([]))
+        found.append(location_test((new - training.mean(axis=0)) @ whitening, centre, np.eye(3), 59).p)
     assert kstest(found, "uniform").pvalue > 0.01  # exact for Gaussian vectors
+
+
+def test_location_is_hotelling_s_test_of_two_samples() -> None:
+    """Against the textbook's formula with the covariance of the training patients."""
+    rng = np.random.default_rng(12)
+    x, new = rng.normal(size=(90, 2)) @ [[2, 1], [0, 1]], rng.normal(0.3, 1, size=(25, 2))
+    reference = DriftReference.fit(slides(x))
+    found = reference.batch(slides(new), rng).iloc[0]
+    apart = new.mean(axis=0) - x.mean(axis=0)
+    t2 = 90 * 25 / 115 * apart @ np.linalg.inv(np.cov(x.T)) @ apart
+    assert found["p_location"] == pytest.approx(f_distribution.sf(t2 * 88 / (2 * 89), 2, 88), rel=1e-4)
+    assert found["nearest"] == "A"
 
 
 def test_p_values_of_slides_like_those_of_training_are_uniform() -> None:
@@ -167,6 +180,9 @@ def test_one_of_several_training_hospitals_raises_no_flag() -> None:
     found = reference.batch(slides(rng.normal(2, 1, size=(50, 3))), rng).iloc[0]
     assert found["nearest"] == "B"
     assert found["p_location"] > 0.05
+    assert not found["flagged"]
+    # farther out than most, as this cohort is on one side of the mean; not farther than its own slides
+    assert found["farther"] == pytest.approx(0.5, abs=0.12)
     assert reference.batch(slides(rng.normal([2, -2, 2], 1, size=(50, 3))), rng).iloc[0]["flagged"]
 
 
@@ -183,7 +199,7 @@ def test_the_state_holds_no_slide_and_gives_the_same_results() -> None:
     ):
         assert left.equals(right)
     assert "P0" not in json.dumps(state)
-    # ten slides or more for each of the directions that are kept
+    # ten patients or more for each of the directions that are kept
     assert len(state["vectors"]["embedding"]["components"]) == 12
     with pytest.raises(DataError, match="do not fit together"):
         state["vectors"]["embedding"]["scale"].pop()
