@@ -65,17 +65,24 @@ def overlay_jpeg(picture: NDArray[np.uint8], tissue: Tissue, plan: TilePlan | No
     return data.tobytes()
 
 
-def plan_geojson(tissue: Tissue, plan: TilePlan | None) -> bytes:
+def plan_geojson(tissue: Tissue, plan: TilePlan | None, origin: tuple[int, int] = (0, 0)) -> bytes:
     """Tissue polygons, ink and blur if there are any, and kept tiles, as a GeoJSON FeatureCollection.
 
     In level-0 pixels; QuPath reads it. Neighbouring tiles of a row are merged into one rectangle: a few hundred
     polygons instead of tens of thousands.
+
+    Parameters
+    ----------
+    tissue, plan
+        What was found on the slide.
+    origin
+        :attr:`SlideReader.origin`: QuPath counts from there.
     """
     sx = tissue.dimensions[0] / tissue.mask.shape[1]
     sy = tissue.dimensions[1] / tissue.mask.shape[0]
-    features = [_feature("tissue", _TISSUE_RGB, _outlines(tissue.mask, sx, sy), {})]
+    features = [_feature("tissue", _TISSUE_RGB, _outlines(tissue.mask, sx, sy), {}, origin)]
     for name, (mask, colour) in _rejected(tissue).items():
-        features.append(_feature(name, colour, _outlines(mask, sx, sy), {}))
+        features.append(_feature(name, colour, _outlines(mask, sx, sy), {}, origin))
     if plan is not None:
         properties = {
             "tiles": len(plan),
@@ -83,7 +90,7 @@ def plan_geojson(tissue: Tissue, plan: TilePlan | None) -> bytes:
             "mpp": round(plan.mpp, 6),
             "side": round(plan.side, 4),
         }
-        features.append(_feature("tiles", _TILE_RGB, _runs(plan), properties))
+        features.append(_feature("tiles", _TILE_RGB, _runs(plan), properties, origin))
     return json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":")).encode()
 
 
@@ -148,10 +155,17 @@ def _runs(plan: TilePlan) -> list[list[list[list[int]]]]:
     return rectangles
 
 
-def _feature(name: str, rgb: tuple[int, int, int], polygons: list, properties: dict[str, float]) -> dict:
+def _feature(
+    name: str,
+    rgb: tuple[int, int, int],
+    polygons: list[list[list[list[int]]]],
+    properties: dict[str, float],
+    origin: tuple[int, int],
+) -> dict:
+    shifted = [[[[x - origin[0], y - origin[1]] for x, y in ring] for ring in rings] for rings in polygons]
     return {
         "type": "Feature",
-        "geometry": {"type": "MultiPolygon", "coordinates": polygons},
+        "geometry": {"type": "MultiPolygon", "coordinates": shifted},
         "properties": {
             "objectType": "annotation",
             "name": name,

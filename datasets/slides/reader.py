@@ -122,6 +122,11 @@ class SlideReader:
         self.mpp_source = resolved.source
 
     @property
+    def origin(self) -> tuple[int, int]:
+        """Corner of the scanned area in level-0 pixels, from which QuPath counts; (0, 0) where none is stated."""
+        return (0, 0) if self.bounds is None else self.bounds[:2]
+
+    @property
     def kind(self) -> str:
         """Which code read the pixels so far: ``jpeg-tiff``, or ``openslide`` with the reason if there is one."""
         reasons = [

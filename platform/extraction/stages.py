@@ -412,4 +412,4 @@ def _write_qc(path: Path, reader: SlideReader, tissue: Tissue, plan: TilePlan | 
     with atomic_path(path.with_suffix(".jpg")) as temporary:
         temporary.write_bytes(overlay_jpeg(picture_of(reader, tissue), tissue, plan))
     with atomic_path(path.with_suffix(".geojson")) as temporary:
-        temporary.write_bytes(plan_geojson(tissue, plan))
+        temporary.write_bytes(plan_geojson(tissue, plan, reader.origin))

@@ -70,6 +70,62 @@ def write_slide(tmp_path_factory: pytest.TempPathFactory) -> WriteSlide:
 
 
 @pytest.fixture(scope="session")
+def write_scn(tmp_path_factory: pytest.TempPathFactory) -> WriteSlide:
+    """``write(pixels, left, top, size)``: a Leica slide of ``size`` (width, height), only ``pixels`` of it scanned."""
+
+    def write(
+        pixels: np.ndarray, left: int, top: int, size: tuple[int, int], mpp: float = 0.5, tile: int = 64
+    ) -> Path:
+        path = tmp_path_factory.mktemp("slides") / "slide.scn"
+        nm = round(mpp * 1000)
+        macro = np.full((max(1, size[1] // 16), max(1, size[0] // 16), 3), 230, np.uint8)
+        places = [(macro, (0, 0), size), (pixels, (left, top), pixels.shape[1::-1])]
+        # All of these elements: with fewer of them OpenSlide ends the process (segmentation fault).
+        settings = (
+            "<scanSettings><objectiveSettings><objective>20</objective></objectiveSettings><illuminationSettings>"
+            "<numericalAperture>0.4</numericalAperture><illuminationSource>brightfield</illuminationSource>"
+            "</illuminationSettings></scanSettings>"
+        )
+        about = "".join(
+            '<image><creationDate>2026-01-01T00:00:00Z</creationDate><device model="test" version="1"/><pixels>'
+            f'<dimension sizeX="{image.shape[1]}" sizeY="{image.shape[0]}" r="0" ifd="{at}"/></pixels>'
+            f'<view sizeX="{w * nm}" sizeY="{h * nm}" offsetX="{x * nm}" offsetY="{y * nm}"/>{settings}</image>'
+            for at, (image, (x, y), (w, h)) in enumerate(places)
+        )
+        about = (
+            '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
+            f'<collection sizeX="{size[0] * nm}" sizeY="{size[1] * nm}"><barcode>x</barcode>{about}</collection></scn>'
+        )
+        with path.open("wb") as file:
+            writer = TiffWriter(file)
+            for picture, _, _ in places:
+                height, width = picture.shape[:2]
+                image = TiledImage(width, height, tile)
+                whole = np.pad(picture, ((0, -height % tile), (0, -width % tile), (0, 0)))
+                for y in range(0, height, tile):
+                    for x in range(0, width, tile):
+                        writer.tile(image, whole[y : y + tile, x : x + tile].tobytes())
+                writer.directory(
+                    [
+                        Tag(254, LONG, [0]),
+                        Tag(256, LONG, [width]),
+                        Tag(257, LONG, [height]),
+                        Tag(258, SHORT, [8, 8, 8]),
+                        Tag(259, SHORT, [1]),
+                        Tag(262, SHORT, [2]),
+                        Tag(270, ASCII, about),
+                        Tag(277, SHORT, [3]),
+                        Tag(284, SHORT, [1]),
+                        *resolution_tags(10_000 / mpp),
+                        *tile_tags(writer, image),
+                    ]
+                )
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def noise() -> np.ndarray:
     """uint8 ``[500, 620, 3]`` without any structure: every shift of a pixel shows."""
     return np.random.default_rng(3).integers(0, 256, (500, 620, 3), dtype=np.uint8)

@@ -35,6 +35,10 @@ def test_geojson_holds_outlines_and_merged_tiles_in_level_0_pixels() -> None:
     assert sum(area(polygon) for polygon in tiles) == len(plan) * 100**2
     assert len(tiles) < len(plan)
     assert content["features"][1]["properties"]["tiles"] == len(plan)
+    moved = json.loads(plan_geojson(tissue, plan, (300, 20)))["features"]
+    for feature, before in zip(moved, (outline, tiles), strict=True):
+        shift = np.array(before[0][0]) - np.array(feature["geometry"]["coordinates"][0][0])
+        assert (shift == [300, 20]).all()  # QuPath counts from the corner of the scanned area
 
 
 def test_picture_shows_tissue_tiles_and_glass(write_slide, tissue_image) -> None:

@@ -7,7 +7,7 @@ import openslide
 import pytest
 
 from equipoise.datasets.slides.problems import SlideProblem
-from equipoise.datasets.slides.reader import on_white, open_slide
+from equipoise.datasets.slides.reader import on_white, open_slide, scanned_area
 from equipoise.datasets.slides.resample import area_resample
 from equipoise.datasets.synthetic.pyramid import encode_jpeg
 from equipoise.datasets.synthetic.tiff import ASCII, Tag, TiffWriter, TiledImage, picture_tags, tile_tags
@@ -192,3 +192,21 @@ def test_a_real_slide_that_opens_but_cannot_be_read(shared_data: Path) -> None:
         for _ in range(2):
             with pytest.raises(SlideProblem, match="Bogus marker length"):
                 reader.thumbnail(8.0)
+
+
+def test_the_scanned_area_of_a_slide_that_states_it(write_scn, write_slide, noise) -> None:
+    with open_slide(write_scn(noise, 320, 160, (1300, 900))) as reader:
+        assert reader.dimensions == (1300, 900)
+        assert reader.bounds == (320, 160, 620, 500)
+        assert reader.origin == (320, 160)
+        np.testing.assert_array_equal(reader.read(320, 160, 620, 500, (620, 500)), noise)
+        assert (reader.read(0, 0, 300, 150, (300, 150)) == 255).all()
+    with open_slide(write_slide([noise])) as reader:
+        assert (reader.bounds, reader.origin) == (None, (0, 0))
+
+
+def test_a_scanned_area_that_cannot_be_is_not_believed() -> None:
+    stated = {f"openslide.bounds-{part}": "100" for part in ("x", "y", "width", "height")}
+    assert scanned_area(stated, (200, 200)) == (100, 100, 100, 100)
+    assert scanned_area(stated, (199, 200)) is None
+    assert scanned_area(stated | {"openslide.bounds-x": "a"}, (200, 200)) is None

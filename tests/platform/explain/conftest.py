@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.datasets.slides.conftest import write_slide  # noqa: F401 - the fixture
+from tests.datasets.slides.conftest import write_scn, write_slide  # noqa: F401 - fixtures
 
 from equipoise.platform.explain.tile_scores import MapCheck, TileScores
 

@@ -17,7 +17,6 @@ import pytest
 from PIL import Image
 from tests.platform.explain.conftest import made_map
 
-from equipoise.platform.explain import slide_picture as pictures
 from equipoise.platform.explain.heatmap import write_heatmap
 from equipoise.platform.explain.render import render
 from equipoise.platform.explain.slide_picture import slide_picture
@@ -100,20 +99,10 @@ def test_on_blank_paper(tmp_path: Path) -> None:
     assert of_png(scores, None, tmp_path) == pytest.approx(hottest(scores), abs=1.0)
 
 
-def test_a_slide_that_states_its_scanned_area(
-    white_slide: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """MIRAX: level 0 is larger than what was scanned; QuPath counts from the corner of the scanned area."""
-    opened = pictures.open_slide
-
-    def bounded(path: Path, mpp: float | None) -> object:
-        reader = opened(path, mpp)
-        reader.bounds = (320, 160, 500, 400)
-        return reader
-
-    monkeypatch.setattr(pictures, "open_slide", bounded)
+def test_a_slide_that_states_its_scanned_area(write_scn: Callable[..., Path], tmp_path: Path) -> None:
+    """Leica SCN, MIRAX: level 0 is larger than what was scanned, and QuPath counts from the corner of that area."""
     scores = made_map(9, 7, 32.0, corner=(384, 224))
-    path = white_slide(1200, 900)
+    path = write_scn(np.full((400, 500, 3), 255, np.uint8), 320, 160, (1200, 900))
     drawn = render(scores, path, tmp_path)
     assert drawn.viewer is not None
     at = int(np.argmax(scores.score))
