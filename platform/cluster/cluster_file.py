@@ -41,6 +41,29 @@ EC2_KEYS = frozenset(
     }
 )
 
+#: Fields of an instance of Compute Engine that a node may need, as Ray's launcher takes them.
+GCE_KEYS = frozenset(
+    {
+        "canIpForward",
+        "disks",
+        "guestAccelerators",
+        "labels",
+        "machineType",
+        "metadata",
+        "minCpuPlatform",
+        "networkInterfaces",
+        "networkConfig",
+        "scheduling",
+        "schedulingConfig",
+        "serviceAccounts",
+        "shieldedInstanceConfig",
+        "sourceMachineImage",
+        "tags",
+    }
+)
+#: Provider → what its nodes are called, and their keys. Machines of one's own (``local``) have none.
+CLOUDS = {"aws": ("an EC2 node", EC2_KEYS), "gcp": ("a node of Compute Engine", GCE_KEYS)}
+
 #: Resources that one task of each job requests. If one of them fits on no node, the cluster waits for ever.
 DEMANDS: Mapping[str, Mapping[str, float]] = {
     "synthesize": {"CPU": 1},
@@ -110,11 +133,12 @@ def _worker_counts(config: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _cloud_keys(config: dict[str, Any]) -> Iterator[Problem]:
-    if config["provider"]["type"] != "aws":
+    if config["provider"]["type"] not in CLOUDS:
         return
+    what, keys = CLOUDS[config["provider"]["type"]]
     for name, node in config["available_node_types"].items():
-        for key in node["node_config"].keys() - EC2_KEYS:
-            yield _node(name, "node_config", key), f"unknown key of an EC2 node{nearest(key, EC2_KEYS)}"
+        for key in node["node_config"].keys() - keys:
+            yield _node(name, "node_config", key), f"unknown key of {what}{nearest(key, keys)}"
     # Ray's schema lets every key of the provider pass, so a misspelt one is silently without effect.
     known = _schema()["properties"]["provider"]["properties"]
     for key in config["provider"].keys() - known.keys():
@@ -123,6 +147,9 @@ def _cloud_keys(config: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _head_resources(config: dict[str, Any]) -> Iterator[Problem]:
+    if _has_own_machines(config):
+        yield from _head_command(config)
+        return
     head = config["head_node_type"]
     resources = config["available_node_types"][head]["resources"]
     key_path = _node(head, "resources")
@@ -136,6 +163,25 @@ def _head_resources(config: dict[str, Any]) -> Iterator[Problem]:
             key_path,
             "needs the resource control (say 100): drivers ask for it, so as never to sit on a spot node",
         )
+
+
+def _has_own_machines(config: dict[str, Any]) -> bool:
+    """Whether the file lists machines; their resources are found when Ray starts there, and stand nowhere in it."""
+    return "head_ip" in config["provider"]
+
+
+def _head_command(config: dict[str, Any]) -> Iterator[Problem]:
+    """The head of machines of one's own gets its resources from the command that starts it."""
+    for key, index, command in _start_commands(config):
+        if "--head" not in command:
+            continue
+        if not re.search(r"--num-cpus[= ]0\b", command):
+            yield (
+                (key, index),
+                "needs --num-cpus=0: tasks on the head compete with the services of the cluster",
+            )
+        if not re.search(r"--resources[= ]\S*[\"']control", command):
+            yield (key, index), "needs --resources='{\"control\": 100}': drivers of trials ask for it"
 
 
 def _tokens(config: dict[str, Any]) -> Iterator[Problem]:
@@ -161,11 +207,21 @@ def _dashboard(config: dict[str, Any]) -> Iterator[Problem]:
 
 def _spot(config: dict[str, Any]) -> Iterator[Problem]:
     for name, node in config["available_node_types"].items():
-        market = node["node_config"].get("InstanceMarketOptions", {}).get("MarketType")
-        if market == "spot" and config["provider"].get("cache_stopped_nodes", True):
+        spot = _is_spot(node["node_config"])
+        if spot and config["provider"].get("cache_stopped_nodes", True):
             yield ("provider",), f"{name} is spot, which cannot be stopped: set cache_stopped_nodes: false"
-        if market == "spot" and name == config["head_node_type"]:
+        if spot and name == config["head_node_type"]:
             yield _node(name, "node_config"), "the head must not be spot: the cluster dies with it"
+
+
+def _is_spot(node_config: Mapping[str, Any]) -> bool:
+    """Whether the cloud may take a node back: as EC2 says it, and as Compute Engine does."""
+    scheduling = node_config.get("scheduling") or []
+    said = [node_config.get("InstanceMarketOptions", {}), *scheduling]
+    return any(
+        part.get("MarketType") == "spot" or part.get("provisioningModel") == "SPOT" or part.get("preemptible")
+        for part in said
+    )
 
 
 def _images(config: dict[str, Any]) -> Iterator[Problem]:
@@ -185,6 +241,8 @@ def _images(config: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _unsatisfiable(config: dict[str, Any], demands: Mapping[str, Mapping[str, float]]) -> Iterator[Problem]:
+    if _has_own_machines(config):
+        return
     head = config["head_node_type"]
     offers = [
         node["resources"]
