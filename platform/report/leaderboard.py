@@ -17,11 +17,12 @@ from equipoise.platform.evaluation.paired import Candidate
 from equipoise.platform.evaluation.params import EvaluationParams
 from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.evaluation.samples import ALL, MODEL
-from equipoise.platform.report.formatting import count, estimate, label, listed, number
+from equipoise.platform.report.formatting import estimate, label, listed, number, plural
 from equipoise.platform.report.leaderboard_page import leaderboard_page, pairs_caution
 from equipoise.platform.report.page import render_page
 from equipoise.platform.report.run_files import RunFiles
 from equipoise.platform.report.sections.balancing import method_name
+from equipoise.platform.report.strategies import federated_candidate, why_not_comparable
 
 #: Characters of a line on a terminal, and of a run's name in it; a longer name keeps its end.
 COLUMNS, _NAME = 100, 40
@@ -35,20 +36,25 @@ class WrittenLeaderboard:
     page: Path
     table: Path
     synthetic: bool
+    remarks: tuple[str, ...] = ()
 
 
-def write_leaderboard(runs: Sequence[Path], out: Path, baseline: str | None = None) -> WrittenLeaderboard:
+def write_leaderboard(
+    runs: Sequence[Path], out: Path, baseline: str | None = None, *, strategies: bool = True
+) -> WrittenLeaderboard:
     """Compare run folders and write ``leaderboard.csv``, ``differences.csv``, ``scores.csv`` and the page.
 
     Parameters
     ----------
     runs
-        Two or more evaluated run folders. They are named by their folders, with as much of the path before it as is
-        needed to make the names unique.
+        Two or more evaluated run folders, or one with a federation. They are named by their folders, with as much of
+        the path before it as is needed to make the names unique.
     out
         Folder to write to.
     baseline
         Name of a run to compare the others with, in addition to the best.
+    strategies
+        Whether the federation of a run is one more candidate, ``<run> (<strategy>)``.
 
     Raises
     ------
@@ -62,6 +68,18 @@ def write_leaderboard(runs: Sequence[Path], out: Path, baseline: str | None = No
         raise DataError("the same run is named twice", where=", ".join(twice))
     files = {name: RunFiles(folder) for name, folder in zip(unique_names(folders), folders, strict=True)}
     candidates = [_candidate(name, run) for name, run in files.items()]
+    remarks = []
+    for name, run in list(files.items()) if strategies else ():
+        federated = federated_candidate(name, run)
+        if federated is None:
+            continue
+        if reason := why_not_comparable(federated, candidates[0]):
+            remarks.append(
+                f"{federated.name} is left out, it was not evaluated on the same patients: {reason}"
+            )
+            continue
+        candidates.append(federated)
+        files[federated.name] = run
     first = next(iter(files.values()))
     params = EvaluationParams.model_validate(first.study.get("evaluation") or {})
     order = [task.name for task in first.tasks]
@@ -73,9 +91,11 @@ def write_leaderboard(runs: Sequence[Path], out: Path, baseline: str | None = No
     for name, table in tables.items():
         with atomic_path(out / f"{name}.csv") as temporary:
             table.assign(synthetic=synthetic).to_csv(temporary, index=False)
-    page = leaderboard_page(board, files, prefix)
+    page = leaderboard_page(board, files, prefix, remarks)
     write_text(out / "leaderboard.html", render_page(page))
-    return WrittenLeaderboard(board, out / "leaderboard.html", out / "leaderboard.csv", synthetic)
+    return WrittenLeaderboard(
+        board, out / "leaderboard.html", out / "leaderboard.csv", synthetic, tuple(remarks)
+    )
 
 
 def unique_names(folders: Sequence[Path]) -> list[str]:
@@ -111,9 +131,10 @@ def leaderboard_text(written: WrittenLeaderboard) -> str:
     for task, pairs in board.pairs.items():
         best = "every run" if len(pairs.best_set) == len(pairs.names) else listed(pairs.best_set, 8)
         lines.append(
-            f"{task}: {count(pairs.separated)} pairs of runs differ; not excluded as the best: {best}"
+            f"{task}: {plural(pairs.separated, 'pair of runs differs', 'pairs of runs differ')}; not excluded as the "
+            f"best: {best}"
         )
-    lines += [*pairs_caution(board), why_no_ranking(1)]
+    lines += [*pairs_caution(board), why_no_ranking(1), *written.remarks]
     return "\n".join(
         part for line in lines for part in (wrap(line, COLUMNS) if len(line) > COLUMNS else [line])
     )

@@ -96,7 +96,7 @@ def write_dataset_leaderboards(
                 fix="name the runs of a method alike in every data set, such as brca/pcgrad and luad/pcgrad",
             )
     boards = {
-        name: write_leaderboard(group, out / name, baseline)
+        name: write_leaderboard(group, out / name, baseline, strategies=False)
         for name, group in zip(_dataset_names(folders), folders, strict=True)
     }
     scores = _scores(boards)

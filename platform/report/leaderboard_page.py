@@ -1,7 +1,7 @@
 """The page of a leaderboard: order of the runs, all pairs compared, paired differences, and limits of the
 comparison."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -37,7 +37,9 @@ Row = dict[str, Any]
 _MOST_SIDE_BY_SIDE = 8
 
 
-def leaderboard_page(board: Leaderboard, runs: Mapping[str, RunFiles], prefix: str) -> Page:
+def leaderboard_page(
+    board: Leaderboard, runs: Mapping[str, RunFiles], prefix: str, remarks: Sequence[str] = ()
+) -> Page:
     """The page of a leaderboard.
 
     Parameters
@@ -48,9 +50,11 @@ def leaderboard_page(board: Leaderboard, runs: Mapping[str, RunFiles], prefix: s
         Name → run folder, for the details of each run.
     prefix
         Prefix of the names of tables to download (``SYNTHETIC-``).
+    remarks
+        What must be said about runs that are not compared.
     """
     sections = {
-        "ranking": _ranking(board, runs, prefix),
+        "ranking": _ranking(board, runs, prefix, remarks),
         "pairs": _pairs(board, prefix),
         "tasks": _tasks(board),
         "differences": _differences(board, prefix),
@@ -72,7 +76,9 @@ def leaderboard_page(board: Leaderboard, runs: Mapping[str, RunFiles], prefix: s
     )
 
 
-def _ranking(board: Leaderboard, runs: Mapping[str, RunFiles], prefix: str) -> Section:
+def _ranking(
+    board: Leaderboard, runs: Mapping[str, RunFiles], prefix: str, remarks: Sequence[str]
+) -> Section:
     primary = _primary(board)
     datasets = list(dict.fromkeys((r["task"], r["role"], r["cohort"]) for r in primary))
     rows: list[list[str | Cell]] = []
@@ -112,7 +118,7 @@ def _ranking(board: Leaderboard, runs: Mapping[str, RunFiles], prefix: str) -> S
         numeric=frozenset([3, *range(5, len(columns))]),
         download=Download(f"{prefix}leaderboard.csv", board.table),
     )
-    return Section("Ranking", _verdict(board), [table, *_cautions(board, runs)])
+    return Section("Ranking", _verdict(board), [table, *_cautions(board, runs, remarks)])
 
 
 def _rank_cells(board: Leaderboard, name: str) -> list[str | Cell]:
@@ -149,11 +155,11 @@ def _verdict(board: Leaderboard) -> str:
     )
 
 
-def _cautions(board: Leaderboard, runs: Mapping[str, RunFiles]) -> list[Block]:
+def _cautions(board: Leaderboard, runs: Mapping[str, RunFiles], remarks: Sequence[str]) -> list[Block]:
     blocks: list[Block] = []
     if caution := pairs_caution(board):
         blocks.append(Notice("Limits of this comparison", caution))
-    notes = []
+    notes = list(remarks)
     if skipped := sorted(
         {t for c in board.candidates for t in c.predictions["task"].unique()} - set(board.tasks)
     ):

@@ -21,6 +21,7 @@ from equipoise.platform.report.entries import SectionParams
 from equipoise.platform.report.formatting import count, estimate, interval, label, listed, number, plural
 from equipoise.platform.report.run_files import FederationFiles, RunFiles
 from equipoise.platform.report.sections.federation_figures import METHODS, round_curves, site_forest
+from equipoise.platform.report.sections.federation_ranking import beside_own_training
 
 PLANS = {
     "folds": "Folds: every site is tested on its own patients who were not used for training",
@@ -49,6 +50,7 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
     blocks: list[Block] = [*files.missing]
     if files.setting:
         blocks += [_key_numbers(files), *_clients(files)]
+    blocks += beside_own_training(run)
     if files.sites is not None:
         for plan in dict.fromkeys(files.sites["plan"]):
             blocks += _plan(run, files.sites[files.sites["plan"] == plan], str(plan))

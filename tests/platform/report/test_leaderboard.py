@@ -11,12 +11,17 @@ import pandas as pd
 import pytest
 
 from equipoise.platform.errors import DataError
+from equipoise.platform.evaluation.predictions import read_predictions, write_predictions
+from equipoise.platform.report.blocks import Table, Text
+from equipoise.platform.report.formatting import number
 from equipoise.platform.report.leaderboard import (
     WrittenLeaderboard,
     leaderboard_text,
     unique_names,
     write_leaderboard,
 )
+from equipoise.platform.report.run_files import RunFiles
+from equipoise.platform.report.sections.federation_ranking import beside_own_training
 
 WAYS = (("equal", "none"), ("uncertainty", "none"), ("equal", "pcgrad"))
 
@@ -143,3 +148,48 @@ def test_the_command_writes_what_it_says(runs: list[Path], tmp_path: Path) -> No
     assert result["synthetic"] is True
     assert Path(result["page"]).exists()
     assert "may be best" in done.stdout
+
+
+def test_a_federation_is_ranked_beside_balancing_methods(
+    runs: list[Path], written: WrittenLeaderboard, tmp_path: Path
+) -> None:
+    first = Path(shutil.copytree(runs[0], tmp_path / runs[0].name))
+    home = first / "federated"
+    (home / "predictions/folds").mkdir(parents=True)
+    setting = {"federation": {"strategy": "fedprox", "server_aggregation": "median"}}
+    (home / "setting.json").write_text(json.dumps(setting))
+    # The federated model predicts what another run's model does: so it must have that run's values.
+    predictions = read_predictions(runs[1] / "evaluation/predictions.parquet")
+    write_predictions(predictions, home / "predictions/folds/federated.parquet")
+    alone = write_leaderboard([first], tmp_path / "out")
+    name = "equal-none (fedprox, median)"
+    assert set(alone.board.order) == {"equal-none", name}
+    columns = ["test/MSI/auroc", "test/LISS/pearson", "external/crc-x/OS/c_index"]
+    known = pd.read_csv(written.table, index_col="method")
+    table = pd.read_csv(alone.table, index_col="method")
+    assert table.loc[name, columns].to_list() == pytest.approx(
+        known.loc["uncertainty-none", columns].to_list()
+    )
+    assert table.loc[name, "balancing"] == "equal, federated by fedprox, median"
+    assert alone.remarks == ()
+    assert name in alone.page.read_text()
+    _, shown = beside_own_training(RunFiles(first))
+    assert isinstance(shown, Table)
+    assert shown.rows[0][0] == "MSI, AUROC"
+    difference = known.loc["uncertainty-none", columns[0]] - known.loc["equal-none", columns[0]]
+    assert shown.rows[0][3].text.startswith(f"{number(difference)} (")
+
+
+def test_a_federation_of_other_folds_is_left_out_with_a_reason(runs: list[Path], tmp_path: Path) -> None:
+    first = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    (first / "federated/predictions/folds").mkdir(parents=True)
+    (first / "federated/setting.json").write_text(json.dumps({"federation": {"strategy": "fedavg"}}))
+    predictions = read_predictions(first / "evaluation/predictions.parquet")
+    write_predictions(
+        predictions[predictions["fold"] == 0], first / "federated/predictions/folds/federated.parquet"
+    )
+    _, text = beside_own_training(RunFiles(first))
+    assert isinstance(text, Text)
+    assert text.text.startswith("Not compared: task ")
+    with pytest.raises(DataError, match="two runs or more"):
+        write_leaderboard([first], tmp_path / "out")
