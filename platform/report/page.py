@@ -1,12 +1,10 @@
 """One self-contained HTML page from the files of a run folder.
 
-The page loads nothing: scripts, styles, pictures and data are inline, and a content security policy forbids
-the browser to fetch anything or to run a script other than the two that are named by their hash. All text
-is escaped by jinja2; a patient called ``<script>`` is shown as such.
+The page loads nothing and runs nothing: styles, pictures, figures (SVG) and data are inline, it has no script, and a
+content security policy forbids the browser to fetch anything or to run any. All text is escaped by jinja2; a patient
+called ``<script>`` is shown as such.
 """
 
-import base64
-import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,16 +17,19 @@ from markupsafe import Markup
 from equipoise import __version__
 from equipoise.platform.errors import DataError
 from equipoise.platform.registry import Entry, entries
-from equipoise.platform.report.blocks import Block, Figures, Notice, Section
-from equipoise.platform.report.formatting import count, plural
+from equipoise.platform.report.blocks import Block, Figures, Notice, Section, Table
+from equipoise.platform.report.charts import chart
+from equipoise.platform.report.formatting import count, number, plural
 from equipoise.platform.report.run_files import RunFiles
-from equipoise.platform.report.style import Figure
+from equipoise.platform.report.style import Figure, colour_variables
 
 log = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
 #: A larger page causes a warning: a report should be small enough to be mailed.
-MAX_BYTES = 5_000_000
+MAX_BYTES = 6_000_000
+#: Rows of a figure's data that the page shows; the CSV file has all.
+_ROWS = 15
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class PageSection:
 
 @dataclass(frozen=True)
 class Page:
-    """A page: title, metadata and sections."""
+    """A page: title, metadata and sections; a ``remark`` stands above all of it."""
 
     title: str
     synthetic: bool
@@ -52,6 +53,7 @@ class Page:
     meta: tuple[tuple[str, str], ...]
     sections: tuple[PageSection, ...]
     kicker: str = "Equipoise study report"
+    remark: str = ""
 
 
 def write_report(run_folder: Path) -> Path:
@@ -92,29 +94,75 @@ def render(run: RunFiles) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A figure on the page.
+
+    ``drawings`` are pairs of a CSS class, which says on what screens a drawing is shown, and its SVG; ``uri`` is the
+    file to download; ``problem`` says why there is no drawing.
+    """
+
+    drawings: tuple[tuple[str, Markup], ...] = ()
+    uri: str = ""
+    problem: str = ""
+
+
 def render_page(page: Page) -> str:
     """Any page of sections as text, self-contained as described above."""
-    figures = list(_figures(page.sections))
-    ids = {id(figure): f"plot-{n}-{figure.slug}" for n, figure in enumerate(figures, start=1)}
-    synthetic = page.synthetic
-    specs = {
-        ids[id(f)]: {**f.spec(synthetic=synthetic), "name": f.download(synthetic=synthetic).name[:-4]}
-        for f in figures
+    drawn = {
+        id(figure): draw(figure, f"figure-{k}", synthetic=page.synthetic)
+        for k, figure in enumerate(_figures(page.sections), start=1)
     }
-    plotly, script = _asset("assets/plotly-cartesian.min.js"), _asset("templates/report.js")
     return (
         _environment()
         .get_template("report.html")
         .render(
             page=page,
-            id_of=lambda figure: ids[id(figure)],
-            figures=specs,
+            drawn=lambda figure: drawn[id(figure)],
+            data_of=_data_of,
+            colours=Markup(colour_variables()),  # noqa: S704, constants of this package
             css=Markup(_asset("templates/report.css")),  # noqa: S704, a file of this package
-            js=Markup(script),  # noqa: S704
-            plotly=Markup(plotly),  # noqa: S704
-            script_hashes=Markup(" ").join(_script_hash(text) for text in (plotly, script)),
         )
     )
+
+
+def draw(figure: Figure, prefix: str, *, synthetic: bool) -> Drawn:
+    """The drawings of a figure; one that cannot be drawn says why, and the page goes on."""
+    try:
+        if not figure.wide:
+            svg = chart.draw(figure, chart.HALF, prefix, synthetic=synthetic)
+            drawings = [("half", svg)]
+        else:
+            svg = chart.draw(figure, chart.WHOLE, prefix, synthetic=synthetic)
+            drawings = [("whole scrolled" if figure.scrolled else "whole", svg)]
+            if not figure.scrolled:
+                narrow = chart.draw(figure, chart.NARROW, f"{prefix}-narrow", synthetic=synthetic)
+                drawings.append(("narrow", narrow))
+    except Exception as error:
+        # As with sections: a figure that cannot be drawn must not prevent the page; its data are shown.
+        log.exception("report figure=%s failed", figure.slug)
+        return Drawn(problem=f"{type(error).__name__}: {error}")
+    # The charts escape all text themselves.
+    marked = tuple((name, Markup(text)) for name, text in drawings)  # noqa: S704
+    return Drawn(marked, chart.data_uri(chart.standalone(svg)))
+
+
+def _data_of(figure: Figure) -> Table:
+    """The first rows behind a figure, for readers who cannot see it."""
+    shown = figure.table.head(_ROWS)
+    left = len(figure.table) - len(shown)
+    rows = [[_text(value) for value in row] for row in shown.itertuples(index=False)]
+    return Table(
+        [str(column).replace("_", " ") for column in figure.table.columns],
+        rows,
+        f"The first {_ROWS} of {count(len(figure.table))} rows; the CSV file has all." if left else "",
+    )
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return number(value, 4) if value == value else "–"
+    return "–" if value is None else str(value)
 
 
 def _part(entry: Entry, run: RunFiles) -> PageSection | None:
@@ -196,9 +244,3 @@ def _environment() -> Any:
     return Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-
-
-def _script_hash(text: str) -> str:
-    """Hash of an inline script in the form of the content security policy."""
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"

@@ -1,7 +1,6 @@
 """Shared parts of all figures: the figure record, its CSV, colours, axes and the SYNTHETIC mark.
 
-Figures are plain dictionaries in plotly's JSON schema; the page renders them with the vendored plotly.js, so
-Python's plotly is not needed to write a report.
+A figure is described by plain dictionaries in the manner of plotly's JSON schema; ``charts`` draws them as SVG.
 """
 
 import base64
@@ -19,7 +18,21 @@ EXTERNAL = "#b8560f"
 LOW_RISK, HIGH_RISK = "#1c5d99", "#b3342b"
 INK, SOFT, GRID, FAINT = "#22303c", "#5b6b7a", "#e6eaee", "#b9c4ce"
 SERIES = ("#1c5d99", "#b8560f", "#1b7f6b", "#8a4f8f", "#8c6d00", "#4a6fa5", "#a33b4f", "#4c7a2d")
+PAPER = "#ffffff"
 FONT = '"Inter", "Source Sans 3", "Segoe UI", "Helvetica Neue", Arial, sans-serif'
+
+#: Light colour → name of its CSS variable. A figure's colours are these, so that dark mode can replace them.
+NAMES = {
+    INTERNAL: "blue", EXTERNAL: "orange", HIGH_RISK: "red", SERIES[2]: "teal", SERIES[3]: "purple",
+    SERIES[4]: "olive", SERIES[5]: "steel", SERIES[6]: "rose", SERIES[7]: "green",
+    INK: "figure-ink", SOFT: "figure-soft", GRID: "grid", FAINT: "rule", PAPER: "paper",
+}  # fmt: skip
+#: Name of the variable → its colour on a dark page.
+DARK = {
+    "blue": "#6cb0ee", "orange": "#f09a57", "red": "#f2897e", "teal": "#56c4ab", "purple": "#cf97d4",
+    "olive": "#d8b53e", "steel": "#90b3e3", "rose": "#ec8c9e", "green": "#93c66d",
+    "figure-ink": "#e3eaf0", "figure-soft": "#aab7c3", "grid": "#2a343e", "rule": "#5a6875", "paper": "#12181f",
+}  # fmt: skip
 
 #: Position of the legend: above the plot, where it hides no data.
 LEGEND = {
@@ -47,10 +60,12 @@ class Download:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plotly figure with the data behind it.
+    """A figure with the data behind it.
 
-    ``data`` and ``layout`` follow plotly's schema; ``table`` is the content of the CSV file; ``how_to_read`` is
-    one or two sentences for a reader who has not seen such a figure before.
+    ``data`` and ``layout`` are as in plotly's schema, of which ``charts`` draws the part that figures use; ``table``
+    is the content of the CSV file; ``how_to_read`` is one or two sentences for a reader who has not seen such a figure
+    before. A ``wide`` figure is drawn a second time for narrow screens; one that is ``scrolled`` keeps its width and
+    is moved sideways there, because its columns cannot be narrower.
     """
 
     slug: str
@@ -61,45 +76,31 @@ class Figure:
     table: pd.DataFrame = field(repr=False)
     height: int = 380
     wide: bool = False
+    scrolled: bool = False
 
-    def spec(self, *, synthetic: bool) -> dict[str, Any]:
-        """Plotly JSON without NaN; figures of synthetic data contain the word SYNTHETIC, also when copied."""
-        layout = {**self.layout, "height": self.height}
-        if synthetic:
-            layout["annotations"] = [*layout.get("annotations", []), _SYNTHETIC]
-        return plain({"data": list(self.data), "layout": layout})
+    def name(self, *, synthetic: bool) -> str:
+        """Name of its files without an extension."""
+        return ("SYNTHETIC-" if synthetic else "") + self.slug
 
     def download(self, *, synthetic: bool) -> Download:
         """The data behind the figure."""
-        return Download(("SYNTHETIC-" if synthetic else "") + self.slug + ".csv", self.table)
+        return Download(f"{self.name(synthetic=synthetic)}.csv", self.table)
 
 
-_SYNTHETIC = {
-    "text": "SYNTHETIC DATA",
-    "xref": "paper",
-    "yref": "paper",
-    "x": 0.5,
-    "y": 0.5,
-    "showarrow": False,
-    "textangle": -24,
-    "opacity": 0.1,
-    "font": {"size": 26, "color": "#b3342b"},
-}
+def colour_variables() -> str:
+    """The colours of figures as CSS variables; on screens that ask for it those of a dark page."""
+    light = "".join(f"--{name}:{colour};" for colour, name in NAMES.items())
+    dark = "".join(f"--{name}:{colour};" for name, colour in DARK.items())
+    return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
 
 
 def layout(x: str, y: str, **extra: Any) -> dict[str, Any]:
     """The common layout with axis titles; keyword arguments are merged into it one level deep."""
     base: dict[str, Any] = {
         "font": {"family": FONT, "size": 12.5, "color": INK},
-        "margin": {"l": 58, "r": 18, "t": 36, "b": 52},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
         "xaxis": axis(x),
         "yaxis": axis(y),
-        "hoverlabel": {"bgcolor": "#ffffff", "bordercolor": FAINT, "font": {"color": INK, "size": 12}},
         "legend": LEGEND,
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": FAINT, "activecolor": SOFT},
-        "autosize": True,
     }
     for key, value in extra.items():
         merge = isinstance(value, dict) and isinstance(base.get(key), dict)
@@ -118,7 +119,6 @@ def axis(title: str, **extra: Any) -> dict[str, Any]:
         "ticklen": 4,
         "tickcolor": FAINT,
         "tickfont": {"size": 11.5, "color": SOFT},
-        "automargin": True,
         **extra,
     }
 
@@ -174,7 +174,7 @@ def slug(*parts: str) -> str:
 
 
 def text(value: object) -> str:
-    """Text for plotly, which reads a subset of HTML: tags of user data must stay text."""
+    """Text of a figure, whose ``<br>`` is a line break: tags of user data must stay text."""
     return str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
