@@ -102,6 +102,7 @@ class Drawn:
     file to download; ``problem`` says why there is no drawing.
     """
 
+    id: str
     drawings: tuple[tuple[str, Markup], ...] = ()
     uri: str = ""
     problem: str = ""
@@ -110,7 +111,7 @@ class Drawn:
 def render_page(page: Page) -> str:
     """Any page of sections as text, self-contained as described above."""
     drawn = {
-        id(figure): draw(figure, f"figure-{k}", synthetic=page.synthetic)
+        id(figure): draw(figure, f"figure-{k}-{figure.slug}", synthetic=page.synthetic)
         for k, figure in enumerate(_figures(page.sections), start=1)
     }
     return (
@@ -141,10 +142,10 @@ def draw(figure: Figure, prefix: str, *, synthetic: bool) -> Drawn:
     except Exception as error:
         # As with sections: a figure that cannot be drawn must not prevent the page; its data are shown.
         log.exception("report figure=%s failed", figure.slug)
-        return Drawn(problem=f"{type(error).__name__}: {error}")
+        return Drawn(prefix, problem=f"{type(error).__name__}: {error}")
     # The charts escape all text themselves.
     marked = tuple((name, Markup(text)) for name, text in drawings)  # noqa: S704
-    return Drawn(marked, chart.data_uri(chart.standalone(svg)))
+    return Drawn(prefix, marked, chart.data_uri(chart.standalone(svg)))
 
 
 def _data_of(figure: Figure) -> Table:

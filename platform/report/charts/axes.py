@@ -1,5 +1,6 @@
 """Room for axes and their drawing: grid, lines, ticks, labels that wrap or turn, titles."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,7 @@ def labels_of_columns(scale: Scale) -> Labels:
     size, _ = font(scale)
     named = scale.kind == "category" or scale.spec.get("ticktext") is not None
     places = [scale.pixel(value) for value, _ in scale.ticks]
-    gap = min((abs(b - a) for a, b in zip(places, places[1:], strict=False)), default=abs(scale.end - scale.start))
+    gap = min((abs(b - a) for a, b in itertools.pairwise(places)), default=abs(scale.end - scale.start))
     texts = [label for _, label in scale.ticks]
     if not named:
         every = next(
@@ -63,15 +64,19 @@ def labels_of_columns(scale: Scale) -> Labels:
     words = [word for label in texts for word in label.split()]
     if all(width(word, size) <= gap - 6 for word in words) and all(len(lines) <= 3 for lines in wrapped):
         return Labels(wrapped, max((len(lines) for lines in wrapped), default=0) * size * _LINE)
-    lines = tuple(tuple(wrap(label, size, 150)) for label in texts)
+    # A turned label goes down to the left: the first ones must not leave the picture.
+    rooms = [min(150.0, (place - size) / 0.71) for place in places]
+    lines = tuple(tuple(wrap(label, size, room)) for label, room in zip(texts, rooms, strict=True))
     longest = max(width(line, size) for label in lines for line in label)
     deepest = max(len(label) for label in lines)
     return Labels(lines, 0.71 * (longest + deepest * size * _LINE), turned=True)
 
 
 def _apart(places: Sequence[float], texts: Sequence[str], size: float) -> bool:
-    ends = sorted((p - width(t, size) / 2, p + width(t, size) / 2) for p, t in zip(places, texts, strict=True))
-    return all(a[1] + 5 <= b[0] for a, b in zip(ends, ends[1:], strict=False))
+    ends = sorted(
+        (p - width(t, size) / 2, p + width(t, size) / 2) for p, t in zip(places, texts, strict=True)
+    )
+    return all(a[1] + 5 <= b[0] for a, b in itertools.pairwise(ends))
 
 
 def room_below(scale: Scale, labels: Labels, length: float) -> float:
@@ -79,17 +84,21 @@ def room_below(scale: Scale, labels: Labels, length: float) -> float:
     if scale.spec.get("visible") is False:
         return 0.0
     title = wrap(title_of(scale.spec), _TITLE, length) if title_of(scale.spec) else []
-    tick = _tick(scale)
-    return tick + (labels.across + _STANDOFF if labels.across else 0.0) + len(title) * _TITLE * _LINE + (6 if title else 0)
+    under = labels.across + _STANDOFF if labels.across else 0.0
+    return _tick(scale) + under + (len(title) * _TITLE * _LINE + 6 if title else 0.0)
 
 
-def room_beside(scale: Scale, labels: Labels) -> float:
-    """Pixels left of a vertical axis for ticks, labels and title."""
+def room_beside(scale: Scale, labels: Labels, length: float) -> float:
+    """Pixels left of a vertical axis of a length for ticks, labels and title."""
     if scale.spec.get("visible") is False:
         return 0.0
+    title = wrap(title_of(scale.spec), _TITLE, length) if title_of(scale.spec) else []
+    return _room_of_labels(scale, labels) + (len(title) * _TITLE * _LINE + 6 if title else 0.0)
+
+
+def _room_of_labels(scale: Scale, labels: Labels) -> float:
     standoff = float(scale.spec.get("ticklabelstandoff", 0)) + _STANDOFF
-    title = _TITLE * _LINE + 6 if title_of(scale.spec) else 0.0
-    return _tick(scale) + (labels.across + standoff if labels.across else 0.0) + title
+    return _tick(scale) + (labels.across + standoff if labels.across else 0.0)
 
 
 def _tick(scale: Scale) -> float:
@@ -105,7 +114,9 @@ def grid(scale: Scale, low: float, high: float) -> list[str]:
         path = "".join(f"M{n(p)},{n(low)}V{n(high)}" for p in places)
     else:
         path = "".join(f"M{n(low)},{n(p)}H{n(high)}" for p in places)
-    lines = [f'<path d="{path}" fill="none" {stroke(scale.spec.get("gridcolor") or GRID, 1)}/>'] if path else []
+    lines = (
+        [f'<path d="{path}" fill="none" {stroke(scale.spec.get("gridcolor") or GRID, 1)}/>'] if path else []
+    )
     if scale.spec.get("zeroline") and (zero := scale(0)) is not None and scale.inside(0.0):
         ends = f"M{n(zero)},{n(low)}V{n(high)}" if scale.name[0] == "x" else f"M{n(low)},{n(zero)}H{n(high)}"
         lines.append(f'<path d="{ends}" fill="none" {stroke(FAINT, 1.2)}/>')
@@ -137,12 +148,12 @@ def below(scale: Scale, labels: Labels, line: float) -> list[str]:
     if title_of(scale.spec):
         y = top + (labels.across + _STANDOFF if labels.across else 0.0) + 0.8 * _TITLE
         middle, length = (scale.start + scale.end) / 2, abs(scale.end - scale.start)
-        parts += _title(scale, [(middle, y)], wrap(title_of(scale.spec), _TITLE, length), "")
+        parts += _title(scale, middle, y, wrap(title_of(scale.spec), _TITLE, length), turned=False)
     return parts
 
 
-def beside(scale: Scale, labels: Labels, line: float, edge: float) -> list[str]:
-    """A vertical axis at pixel ``line``, its title at pixel ``edge``."""
+def beside(scale: Scale, labels: Labels, line: float) -> list[str]:
+    """A vertical axis at pixel ``line``."""
     if scale.spec.get("visible") is False:
         return []
     right = scale.spec.get("side") == "right"
@@ -154,13 +165,20 @@ def beside(scale: Scale, labels: Labels, line: float, edge: float) -> list[str]:
     for (value, _), lines in zip(scale.ticks, labels.lines, strict=True):
         first = scale.pixel(value) + 0.36 * size - (len(lines) - 1) * size * _LINE / 2
         words += [
-            f'<text x="{n(x)}" y="{n(first + k * size * _LINE)}">{text(word)}</text>' for k, word in enumerate(lines)
+            f'<text x="{n(x)}" y="{n(first + k * size * _LINE)}">{text(word)}</text>'
+            for k, word in enumerate(lines)
         ]
     if words:
-        parts += [f'<g font-size="{size:g}" text-anchor="{"start" if right else "end"}" {ink}>', *words, "</g>"]
+        parts += [
+            f'<g font-size="{size:g}" text-anchor="{"start" if right else "end"}" {ink}>',
+            *words,
+            "</g>",
+        ]
     if title_of(scale.spec):
-        middle = (scale.start + scale.end) / 2
-        parts += _title(scale, [(edge, middle)], wrap(title_of(scale.spec), _TITLE, abs(scale.end - scale.start)), "turn")
+        title = wrap(title_of(scale.spec), _TITLE, abs(scale.end - scale.start))
+        deep, room = len(title) * _TITLE * _LINE, _room_of_labels(scale, labels)
+        first = line + room + _TITLE * _LINE if right else line - room - 6 - deep + _TITLE * _LINE
+        parts += _title(scale, first, (scale.start + scale.end) / 2, title, turned=True)
     return parts
 
 
@@ -170,23 +188,27 @@ def _ruler(scale: Scale, line: float, tick: float) -> list[str]:
     path = ""
     if scale.shows("showline"):
         ends = (scale.start, scale.end)
-        path = f"M{n(ends[0])},{n(line)}H{n(ends[1])}" if horizontal else f"M{n(line)},{n(ends[0])}V{n(ends[1])}"
+        path = (
+            f"M{n(ends[0])},{n(line)}H{n(ends[1])}" if horizontal else f"M{n(line)},{n(ends[0])}V{n(ends[1])}"
+        )
     if tick:
         places = [scale.pixel(value) for value, _ in scale.ticks]
-        path += "".join(f"M{n(p)},{n(line)}v{n(tick)}" if horizontal else f"M{n(line)},{n(p)}h{n(tick)}" for p in places)
-    return [f'<path d="{path}" fill="none" {stroke(scale.spec.get("linecolor") or FAINT, 1)}/>'] if path else []
+        path += "".join(
+            f"M{n(p)},{n(line)}v{n(tick)}" if horizontal else f"M{n(line)},{n(p)}h{n(tick)}" for p in places
+        )
+    return (
+        [f'<path d="{path}" fill="none" {stroke(scale.spec.get("linecolor") or FAINT, 1)}/>'] if path else []
+    )
 
 
-def _title(scale: Scale, place: list[tuple[float, float]], lines: Sequence[str], turn: str) -> list[str]:
-    (x, y), ink = place[0], fill(_colour_of_title(scale.spec))
-    parts = [f'<g font-size="{_TITLE:g}" text-anchor="middle" {ink}>']
+def _title(scale: Scale, x: float, y: float, lines: Sequence[str], *, turned: bool) -> list[str]:
+    """Lines of a title, the first at a place; those of a turned one follow to the right."""
+    parts = [f'<g font-size="{_TITLE:g}" text-anchor="middle" {fill(_colour_of_title(scale.spec))}>']
     for k, line in enumerate(lines):
         shift = k * _TITLE * _LINE
-        if turn:
-            first = x - (len(lines) - 1) * _TITLE * _LINE
-            parts.append(f'<text transform="translate({n(first + shift)},{n(y)}) rotate(-90)">{text(line)}</text>')
-        else:
-            parts.append(f'<text x="{n(x)}" y="{n(y + shift)}">{text(line)}</text>')
+        flat = f'x="{n(x)}" y="{n(y + shift)}"'
+        place = f'transform="translate({n(x + shift)},{n(y)}) rotate(-90)"' if turned else flat
+        parts.append(f"<text {place}>{text(line)}</text>")
     return [*parts, "</g>"]
 
 

@@ -1,5 +1,6 @@
 """A figure record as one SVG: axes are fitted to the data, margins to the text, then everything is drawn in order."""
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -59,7 +60,9 @@ def standalone(svg: str) -> str:
 
 def data_uri(svg: str) -> str:
     """The file as a link. Quotes inside texts are escaped, so those that are left delimit attributes."""
-    return "data:image/svg+xml;charset=utf-8," + quote(svg.replace('"', "'"), safe=" =:/;,'()!*.-_~@&+?$|[]{}")
+    return "data:image/svg+xml;charset=utf-8," + quote(
+        svg.replace('"', "'"), safe=" =:/;,'()!*.-_~@&+?$|[]{}"
+    )
 
 
 def _watermark(wide: float, high: float) -> str:
@@ -94,14 +97,14 @@ class _Chart:
         self.bars: dict[int, list[stacking.Bar]] = {}
         values = self._values()
         self.scales = {
-            name: build_scale(name, spec, values[name], self._length(name)) for name, spec in self.specs.items()
+            name: build_scale(name, spec, values[name], self._length(name))
+            for name, spec in self.specs.items()
         }
         self._fit()
 
     @staticmethod
     def _axis_of(trace: Mapping[str, Any], along: str) -> str:
-        name = str(trace.get(f"{along}axis") or along)
-        return name
+        return str(trace.get(f"{along}axis") or along)
 
     def _length(self, name: str) -> float:
         low, high = self._domain(name)
@@ -149,16 +152,20 @@ class _Chart:
         x.add([p["x"] for p in points])
         y.add([p["y"] for p in points])
         y.air = True
-        x.air = x.air or "lines" != str(trace.get("mode") or "")
+        x.air = x.air or str(trace.get("mode") or "") != "lines"
         for key, axis, datum in (("error_x", x, "x"), ("error_y", y, "y")):
             spec = trace.get(key)
             if not isinstance(spec, Mapping):
                 continue
             for p in points:
                 plus = marks.at(spec.get("array"), p["index"])
-                minus = marks.at(spec.get("arrayminus"), p["index"]) if spec.get("symmetric") is False else plus
+                minus = (
+                    marks.at(spec.get("arrayminus"), p["index"]) if spec.get("symmetric") is False else plus
+                )
                 if known(p[datum]):
-                    axis.add([p[datum] + plus if known(plus) else None, p[datum] - minus if known(minus) else None])
+                    axis.add(
+                        [p[datum] + plus if known(plus) else None, p[datum] - minus if known(minus) else None]
+                    )
         if str(trace.get("fill")) == "tozeroy":
             y.from_zero = True
 
@@ -195,12 +202,18 @@ class _Chart:
         self.legend_below = under and bool(self.legend.entries)
         above = 0.0 if self.legend_below or not self.legend.entries else self.legend.height + 8
         self.top = max(12.0, above + 6)
-        rows = {name: axes.labels_of_rows(s, 0.4 * self.width) for name, s in self.scales.items() if name[0] == "y"}
+        rows = {
+            name: axes.labels_of_rows(s, 0.4 * self.width)
+            for name, s in self.scales.items()
+            if name[0] == "y"
+        }
         self.rows = rows
-        left = [axes.room_beside(self.scales[k], rows[k]) for k in rows if self.specs[k].get("side") != "right"]
-        right = [axes.room_beside(self.scales[k], rows[k]) for k in rows if self.specs[k].get("side") == "right"]
-        self.left = max(left, default=0.0) + 6
-        self.right = self.width - max([12.0, *right]) - self._room_of_bars_of_colours()
+        left, right = [0.0], [12.0]
+        for name, labels in rows.items():
+            room = axes.room_beside(self.scales[name], labels, self._length(name))
+            (right if self.specs[name].get("side") == "right" else left).append(room)
+        self.left = max(left) + 6
+        self.right = self.width - max(right) - self._room_of_bars_of_colours()
         self._place_columns()
         self.columns = {n_: axes.labels_of_columns(s) for n_, s in self.scales.items() if n_[0] == "x"}
         first_height = self.height
@@ -210,7 +223,9 @@ class _Chart:
             short = self._missing_height()
             if short <= 1.001:
                 break
-            self.height = min(self.bottom_margin + self.top + (self.bottom - self.top) * short, 12 * first_height)
+            self.height = min(
+                self.bottom_margin + self.top + (self.bottom - self.top) * short, 12 * first_height
+            )
 
     def _room_of_bars_of_colours(self) -> float:
         room = 0.0
@@ -272,7 +287,7 @@ class _Chart:
             if scale.kind != "category" and scale.spec.get("ticktext") is None:
                 continue
             places = sorted(scale.pixel(value) for value, _ in scale.ticks)
-            gap = min((b - a for a, b in zip(places, places[1:], strict=False)), default=0.0)
+            gap = min((b - a for a, b in itertools.pairwise(places)), default=0.0)
             if gap > 0:
                 factors.append(axes.height_of_rows(scale, labels) / gap)
         return max(factors)
@@ -359,12 +374,9 @@ class _Chart:
         other = self.scales[self._anchor(name)]
         if name[0] == "x":
             return axes.below(scale, self.columns[name], max(other.start, other.end))
-        if scale.spec.get("side") == "right":
-            line = max(other.start, other.end)
-            return axes.beside(scale, self.rows[name], line, self.width - 4)
-        line = min(other.start, other.end)
-        edge = line - axes.room_beside(scale, self.rows[name]) + 12
-        return axes.beside(scale, self.rows[name], line, edge)
+        right = scale.spec.get("side") == "right"
+        line = max(other.start, other.end) if right else min(other.start, other.end)
+        return axes.beside(scale, self.rows[name], line)
 
     def _legend(self) -> list[str]:
         left = self.left if self.left + self.legend.width <= self.width - 4 else 8.0

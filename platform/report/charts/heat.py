@@ -4,6 +4,7 @@ White is the page: a stop of that colour is drawn as nothing, and colours next t
 a map fits a dark page as well.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,8 +34,9 @@ def stops_of(trace: Mapping[str, Any]) -> Stops:
 def limits_of(trace: Mapping[str, Any]) -> tuple[float, float]:
     """Values at the two ends of the scale."""
     values = [value for row in trace.get("z") or () for value in row or () if known(value)]
-    low = trace.get("zmin") if known(trace.get("zmin")) else min(values, default=0.0)
-    high = trace.get("zmax") if known(trace.get("zmax")) else max(values, default=1.0)
+    given_low, given_high = trace.get("zmin"), trace.get("zmax")
+    low = given_low if known(given_low) else min(values, default=0.0)
+    high = given_high if known(given_high) else max(values, default=1.0)
     if known(trace.get("zmid")):
         reach = max(abs(high - trace["zmid"]), abs(trace["zmid"] - low))
         low, high = trace["zmid"] - reach, trace["zmid"] + reach
@@ -111,7 +113,7 @@ def _edges(values: Any, size: int, axis: Scale) -> list[float]:
     numbers = [float(v) for v in values]
     if len(numbers) == size + 1:
         return [axis.pixel(axis.value(v) or 0.0) for v in numbers]
-    middles = [(a + b) / 2 for a, b in zip(numbers, numbers[1:], strict=False)]
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(numbers)]
     half = (numbers[1] - numbers[0]) / 2 if size > 1 else 0.5
     last = (numbers[-1] - numbers[-2]) / 2 if size > 1 else 0.5
     return [axis.pixel(axis.value(v) or 0.0) for v in (numbers[0] - half, *middles, numbers[-1] + last)]
@@ -148,7 +150,9 @@ def colour_bar(trace: Mapping[str, Any], left: float, top: float, height: float)
     for k in range(_STRIPES):
         ink, _ = paint((k + 0.5) / _STRIPES, stops)
         y = top + height * (1 - (k + 1) / _STRIPES)
-        parts.append(f'<rect x="{n(left)}" y="{n(y)}" width="{n(wide)}" height="{n(height / _STRIPES + 0.4)}" {ink}/>')
+        parts.append(
+            f'<rect x="{n(left)}" y="{n(y)}" width="{n(wide)}" height="{n(height / _STRIPES + 0.4)}" {ink}/>'
+        )
     for value, label in bar_ticks(trace):
         y = top + height * (1 - (value - low) / (high - low or 1))
         parts.append(f'<text x="{n(left + wide + 5)}" y="{n(y + 0.36 * size)}" font-size="{size:g}" {fill(INK)}>'

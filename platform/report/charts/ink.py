@@ -7,13 +7,20 @@ other colour is written as it is. :func:`resolve` puts the light colours in for 
 import html
 import math
 import re
+from typing import TypeGuard
 
 from equipoise.platform.report.style import NAMES
 
-_VARIABLE = re.compile(r"var\(--([a-z]+)\)")
+_VARIABLE = re.compile(r"var\(--([a-z-]+)\)")
 _RGBA = re.compile(r"^rgba?\(\s*([\d.]+)\s*,\s*([\d.]+)\s*,\s*([\d.]+)\s*(?:,\s*([\d.]+)\s*)?\)$")
 _LIGHT = {name: colour for colour, name in NAMES.items()}
-_DASHES = {"dot": "1.5 3.5", "dash": "6 4", "dashdot": "6 3 1.5 3", "longdash": "10 5", "longdashdot": "10 4 2 4"}
+_DASHES = {
+    "dot": "1.5 3.5",
+    "dash": "6 4",
+    "dashdot": "6 3 1.5 3",
+    "longdash": "10 5",
+    "longdashdot": "10 4 2 4",
+}
 
 
 def n(value: float) -> str:
@@ -72,7 +79,7 @@ def title(value: str) -> str:
     return f"<title>{text(value)}</title>" if value else ""
 
 
-def known(value: object) -> bool:
+def known(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -69,7 +69,9 @@ def _sample(trace: Mapping[str, Any], left: float, middle: float) -> list[str]:
     if kind in ("bar", "box") or trace.get("fill") not in (None, "none", ""):
         shade = trace.get("fillcolor") or colour
         opacity = float(marker.get("opacity", 1)) if kind == "bar" else 1.0
-        return [f'<rect x="{n(left + 4)}" y="{n(middle - 5)}" width="16" height="10" {fill(shade, opacity)}/>']
+        return [
+            f'<rect x="{n(left + 4)}" y="{n(middle - 5)}" width="16" height="10" {fill(shade, opacity)}/>'
+        ]
     parts = []
     if "lines" in mode and float(line.get("width", 2)) > 0:
         ink = stroke(line.get("color") or INTERNAL, float(line.get("width", 2)), line.get("dash"))

@@ -173,9 +173,7 @@ def _area(trace: Trace, panel: Panel, before: Trace | None) -> list[str]:
     return [f'<path d="{"".join(paths)}" stroke="none" {fill(colour, own)}{_clip(trace, panel)}/>']
 
 
-def _error_bars(
-    trace: Trace, panel: Panel, points: Sequence[Mapping[str, Any]], key: str
-) -> Iterator[str]:
+def _error_bars(trace: Trace, panel: Panel, points: Sequence[Mapping[str, Any]], key: str) -> Iterator[str]:
     spec = trace[key]
     colour = spec.get("color") or (trace.get("marker") or {}).get("color") or _DEFAULT
     ink = stroke(_one(colour), float(spec.get("thickness", 1.5)))
@@ -220,11 +218,14 @@ def markers(trace: Trace, panel: Panel, points: Sequence[Mapping[str, Any]]) -> 
     for point in points:
         index = point["index"]
         x, y = panel.x(point["x"]), panel.y(point["y"])
-        assert x is not None and y is not None
+        assert x is not None
+        assert y is not None
         size = at(style.get("size", 7), index)
         own = "" if shared else f" {_marker_ink(style, index, opacity)}"
         hint = title(tooltip(trace, point))
-        parts.append(symbol(str(at(style.get("symbol"), index) or "circle"), x, y, float(size or 7), own, hint))
+        parts.append(
+            symbol(str(at(style.get("symbol"), index) or "circle"), x, y, float(size or 7), own, hint)
+        )
     group = f" {_marker_ink(style, 0, opacity)}" if shared else ""
     return [f"<g{group}>", *parts, "</g>"]
 
@@ -257,14 +258,14 @@ def symbol(kind: str, x: float, y: float, size: float, attributes: str = "", hin
 
 def _outline(kind: str, x: float, y: float, r: float) -> str:
     wide = 1.2 * r
-    corners = {
+    corners: dict[str, list[tuple[float, float]]] = {
         "diamond": [(0, -wide), (wide, 0), (0, wide), (-wide, 0)],
         "triangle-up": [(0, -wide), (wide, 0.8 * r), (-wide, 0.8 * r)],
         "triangle-down": [(0, wide), (wide, -0.8 * r), (-wide, -0.8 * r)],
         "triangle-left": [(-wide, 0), (0.8 * r, wide), (0.8 * r, -wide)],
         "triangle-right": [(wide, 0), (-0.8 * r, wide), (-0.8 * r, -wide)],
     }
-    bars = {
+    strokes: dict[str, list[tuple[tuple[float, float], tuple[float, float]]]] = {
         "line-ns": [((0, -r), (0, r))],
         "line-ew": [((-r, 0), (r, 0))],
         "cross": [((0, -r), (0, r)), ((-r, 0), (r, 0))],
@@ -275,10 +276,10 @@ def _outline(kind: str, x: float, y: float, r: float) -> str:
         corners["star"] = [(d * math.sin(a), -d * math.cos(a)) for a, d in turns]
     if kind in corners:
         return "M" + "L".join(f"{n(x + a)},{n(y + b)}" for a, b in corners[kind]) + "Z"
-    if kind.removesuffix("-thin") in bars:
+    if kind.removesuffix("-thin") in strokes:
         return "".join(
             f"M{n(x + a)},{n(y + b)}L{n(x + c)},{n(y + d)}"
-            for (a, b), (c, d) in bars[kind.removesuffix("-thin")]
+            for (a, b), (c, d) in strokes[kind.removesuffix("-thin")]
         )
     raise ValueError(f"marker symbol {kind!r} is not supported")
 
@@ -294,7 +295,8 @@ def _texts(trace: Trace, panel: Panel, points: Sequence[Mapping[str, Any]]) -> l
     parts = []
     for point in points:
         x, y = panel.x(point["x"]), panel.y(point["y"])
-        assert x is not None and y is not None
+        assert x is not None
+        assert y is not None
         ink = fill(at(font.get("color"), point["index"]) or INK)
         shown = " ".join(lines_of(point["text"] if point["text"] is not None else ""))
         parts.append(
@@ -319,7 +321,8 @@ def bars(trace: Trace, panel: Panel, placed: Sequence[Bar]) -> list[str]:
             continue
         x, y, w, h = (a, c, b, d) if flat else (c, a, d, b)
         point = {"x": at(trace.get("x"), bar.index), "y": at(trace.get("y"), bar.index),
-                 "text": at(trace.get("text"), bar.index), "customdata": at(trace.get("customdata"), bar.index)}  # fmt: skip
+                 "text": at(trace.get("text"), bar.index),
+                 "customdata": at(trace.get("customdata"), bar.index)}  # fmt: skip
         own = "" if shared else f" {_marker_ink(style, bar.index, opacity)}"
         hint = title(tooltip(trace, point))
         box = f'x="{n(min(x, w))}" y="{n(min(y, h))}" width="{n(abs(w - x))}" height="{n(abs(h - y))}"'
@@ -364,7 +367,10 @@ def boxes(trace: Trace, panel: Panel, place: float, wide: float) -> list[str]:
     else:
         box = f'<rect x="{n(a)}" y="{n(left)}" width="{n(b - a)}" height="{n(right - left)}"'
         lines = f"M{n(m)},{n(p[0])}V{n(p[1])}M{n(m)},{n(p[3])}V{n(p[4])}M{n(a)},{n(p[2])}H{n(b)}"
-    parts = [f"{box} {fill(trace.get('fillcolor') or PAPER)} {ink}/>", f'<path d="{lines}" fill="none" {ink}/>']
+    parts = [
+        f"{box} {fill(trace.get('fillcolor') or PAPER)} {ink}/>",
+        f'<path d="{lines}" fill="none" {ink}/>',
+    ]
     shown = trace.get("boxpoints", "outliers")
     if shown not in (False, None):
         kept = {id_ for (id_, v) in found if shown == "all" or v < inside.min() or v > inside.max()}

@@ -47,7 +47,9 @@ def shape(spec: Mapping[str, Any], paper: Paper) -> list[str]:
         return []
     x0, x1, y0, y1 = (float(place) for place in places if place is not None)
     line = spec.get("line") or {}
-    ink = stroke(line.get("color") or INK, float(line.get("width", 2)), line.get("dash"), float(spec.get("opacity", 1)))
+    ink = stroke(
+        line.get("color") or INK, float(line.get("width", 2)), line.get("dash"), float(spec.get("opacity", 1))
+    )
     area = fill(spec.get("fillcolor"), float(spec.get("opacity", 1)))
     kind = spec.get("type", "line")
     if kind == "line":
@@ -83,8 +85,14 @@ def annotation(spec: Mapping[str, Any], paper: Paper) -> list[str]:
     row = _side(spec.get("yanchor"), yref, spec.get("y", 0.5), ("bottom", "middle", "top"))
     top = at_y - {"top": 0.0, "middle": high / 2, "bottom": high}[row]
     top = min(max(top, 1.0), max(paper.height - high - 1, 1.0))
-    anchor = {"left": ("start", left), "center": ("middle", left + wide / 2), "right": ("end", left + wide)}[side]
-    turn = f' transform="rotate({n(float(spec["textangle"]))} {n(at_x)} {n(at_y)})"' if spec.get("textangle") else ""
+    anchor = {"left": ("start", left), "center": ("middle", left + wide / 2), "right": ("end", left + wide)}[
+        side
+    ]
+    turn = (
+        f' transform="rotate({n(float(spec["textangle"]))} {n(at_x)} {n(at_y)})"'
+        if spec.get("textangle")
+        else ""
+    )
     # A halo in the colour of the page keeps text readable where it crosses lines.
     halo = f' paint-order="stroke" stroke-linejoin="round" {stroke(PAPER, 3)}' if spec.get("bgcolor") else ""
     opacity = float(spec.get("opacity", 1))

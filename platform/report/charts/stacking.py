@@ -1,5 +1,6 @@
 """Where bars begin and end: stacked, side by side, or one over the other."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ def place(
     """
     positions = [_positions(trace, names) for trace in traces]
     every = sorted({p for of_trace in positions for p in of_trace if p is not None})
-    room = min((b - a for a, b in zip(every, every[1:], strict=False)), default=1.0)
+    room = min((b - a for a, b in itertools.pairwise(every)), default=1.0)
     ends: dict[tuple[float, bool], float] = {}
     placed: list[list[Bar]] = []
     for k, (trace, of_trace) in enumerate(zip(traces, positions, strict=True)):

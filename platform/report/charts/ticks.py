@@ -1,5 +1,6 @@
 """Ticks of an axis and numbers as text: round steps, decades, and the part of d3's formats that figures use."""
 
+import itertools
 import math
 import re
 
@@ -49,7 +50,7 @@ def labels(values: list[float]) -> list[str]:
         return [number(values[0], ".3g")]
     if max(abs(value) for value in values) >= 1e6 or 0 < max(abs(value) for value in values) < 1e-4:
         return [number(value, ".3g") for value in values]
-    gap = min(b - a for a, b in zip(values, values[1:], strict=False) if b > a)
+    gap = min(b - a for a, b in itertools.pairwise(values) if b > a)
     digits = next((d for d in range(7) if abs(round(gap, d) - gap) <= gap * 1e-6), 6)
     return [number(value, f",.{digits}f") for value in values]
 
