@@ -20,6 +20,7 @@ from equipoise.platform.prediction.exported_model import (
     CONFIG,
     PREPROCESSING,
     THRESHOLDS,
+    TRUST,
     WEIGHTS,
     ExportedModel,
     MemberSpec,
@@ -31,6 +32,7 @@ from equipoise.platform.prediction.operating_points import OperatingPoints, Risk
 from equipoise.platform.prediction.sealed_folder import seal
 
 if TYPE_CHECKING:
+    from equipoise.platform.prediction.trust import Trust
     from equipoise.platform.study.schema import Study
 
 #: What the run's models read, written by the step ``extract``: file below ``manifest/``.
@@ -59,7 +61,13 @@ class Refit:
 
 
 def export_run(
-    run: Path, out: Path, study: Study, *, license_name: str | None = None, refit: Refit | None = None
+    run: Path,
+    out: Path,
+    study: Study,
+    *,
+    license_name: str | None = None,
+    refit: Refit | None = None,
+    trust: Trust | None = None,
 ) -> ExportedModel:
     """Write the folder of an exported model, whole or not at all.
 
@@ -75,6 +83,8 @@ def export_run(
         Licence of the weights; the card says that none was stated if not given.
     refit
         Export this model in place of the ensemble of the folds.
+    trust
+        What says how far to trust its predictions.
 
     Raises
     ------
@@ -84,6 +94,7 @@ def export_run(
         If a step is missing.
     """
     from equipoise.platform.prediction.card import model_card
+    from equipoise.platform.prediction.reliability import reliability
     from equipoise.platform.report.run_files import RunFiles
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -109,7 +120,11 @@ def export_run(
             _write(temporary / member.file(PREPROCESSING), preprocessing(sources[member.name]))
         _write(temporary / CONFIG, config.model_dump(mode="json"))
         _write(temporary / THRESHOLDS, points.to_json())
-        (temporary / CARD).write_text(model_card(config, points, files, study), encoding="utf-8")
+        card = model_card(config, points, files, study)
+        if trust is not None:
+            _write(temporary / TRUST, trust.to_dict())
+            card += reliability(trust, predictions)
+        (temporary / CARD).write_text(card, encoding="utf-8")
         seal(temporary)
         read_exported(temporary)
         if out.exists():

@@ -12,6 +12,7 @@ from equipoise.platform.errors import StudyError
 from equipoise.platform.prediction.export import MODEL_INPUTS, export_run
 from equipoise.platform.run.context import RunContext
 from equipoise.platform.run.folder import RunFolder
+from equipoise.platform.run.model_trust import trust_of_run
 
 if TYPE_CHECKING:
     from equipoise.platform.prediction.exported_model import ExportedModel
@@ -91,12 +92,14 @@ def export_model(
                 where="--refit",
                 fix="name the study, too: -c study.yaml",
             )
-        return export_run(run, out, recorded_study(run), license_name=license_name)
+        recorded = recorded_study(run)
+        return export_run(run, out, recorded, license_name=license_name, trust=trust_of_run(run, None))
     folder = RunFolder.open(study, None if run is None else str(run), "must")
     context = RunContext(study, folder)
     with folder.writing():
         write_model_inputs(context)
-    return export_run(folder.root, out, study, license_name=license_name)
+    trust = trust_of_run(folder.root, context, refit=refit)
+    return export_run(folder.root, out, study, license_name=license_name, trust=trust)
 
 
 def recorded_study(run: Path) -> Study:

@@ -37,7 +37,7 @@ def changed(folder: Path, name: str, change) -> None:
 
 
 def test_the_folder_holds_the_models_of_the_run(finished: RunContext, exported: ExportedModel) -> None:
-    assert sorted(exported.sealed.files) == sorted(exported.config.expected_files)
+    assert sorted(exported.sealed.files) == sorted({*exported.config.expected_files, "trust.json"})
     assert [member.name for member in exported.config.members] == ["0-0", "0-1"]
     for member, trained in zip(exported.config.members, exported.members(), strict=True):
         fold = finished.folder.folds / member.name
