@@ -184,7 +184,7 @@ class DriftReference:
             usual = float(np.median(reference.distances.values))
             reasons = [
                 f"{VECTORS[name]}: {d:.1f} standard deviations from the training mean, where half of the training "
-                f"slides are within {usual:.1f}; {_rarity(q)}"
+                f"slides are within {usual:.1f}; {_rarity(q, reference.slides)}"
                 for d, q in zip(distance, p, strict=True)
             ]
             limit = max(level, 1 / (reference.slides + 1))
@@ -198,12 +198,12 @@ class DriftReference:
             part, value = slides.where(~np.isnan(value)), value[~np.isnan(value)]
             p = reference.two_sided_p(value)
             what, unit = VALUES[name]
-            low, high = reference.values[0], reference.values[-1]
+            n, low, high = len(reference.values), reference.values[0], reference.values[-1]
             reasons = [
-                f"{what} {v:.3g} {unit}; training slides have {low:.3g} to {high:.3g}; {_rarity(q)}"
+                f"{what} {v:.3g} {unit}; training slides have {low:.3g} to {high:.3g}; {_rarity(q / 2, n)}"
                 for v, q in zip(value, p, strict=True)
             ]
-            limit = max(level, 2 / (len(reference.values) + 1))
+            limit = max(level, 2 / (n + 1))
             yield _slide_table(part, name, value, reference.percentile(value), p, p <= limit + 1e-12, reasons)
 
     def _pixel_size_check(self, slides: SlideSet) -> pd.DataFrame:
@@ -392,8 +392,16 @@ def _known(slides: SlideSet, name: str) -> NDArray[np.bool_]:
     return ~np.isnan(np.asarray(slides.vectors[name], float)).any(axis=1)
 
 
-def _rarity(p: float) -> str:
-    return f"{p:.1%} of training slides are as far out" if p < 0.1 else "as training slides are"
+def _rarity(p: float, training: int) -> str:
+    """How many training slides are as far out, of a one-sided p value."""
+    others = round(p * (training + 1)) - 1
+    if p > 0.1:
+        return "as training slides are"
+    return (
+        f"{others} of {training} training slides are as far out"
+        if others
+        else "no training slide is as far out"
+    )
 
 
 def _p(p: float) -> str:

@@ -126,12 +126,13 @@ def _predictions(record: PatientRecord, found: Mapping[str, Any]) -> Section:
             answered += 1
             row.append(Cell(decision["answer"] or "see the interval"))
         rows.append(row)
-    lead = (
-        f"{plural(answered, 'task has', 'tasks have')} an answer; for {plural(withheld, 'task')} the model abstains. "
-        "The reasons are in the next section."
-        if answered + withheld
-        else "The model states no sets or intervals, and so no answers: scores alone."
-    )
+    lead = "The model states no sets or intervals, and so no answers: scores alone."
+    if answered + withheld:
+        given = (
+            f"{plural(answered, 'task has', 'tasks have')} an answer" if answered else "No task has an answer"
+        )
+        lead = f"{given}; for {count(withheld)} of {count(answered + withheld)} the model abstains, for reasons below."
+        lead = lead if withheld else f"{given}."
     caption = (
         "The prediction is the mean of the models. The set holds every label that the model cannot exclude; an answer "
         "is given where it holds exactly one and nothing speaks against the slides."
@@ -160,7 +161,7 @@ def _score(rows: pd.DataFrame) -> tuple[str | Cell, str | Cell]:
 
 def _set_text(row: pd.Series) -> str | Cell:
     if row["kind"] in ("binary", "multiclass"):
-        return ", ".join(row["labels"]) or Cell("no label fits", tone="warn")
+        return " or ".join(row["labels"]) or Cell("no label fits", tone="warn")
     low, high = float(row["low"]), float(row["high"])
     if row["kind"] == "survival":
         return f"at least {count(low)} days" if low > 0 else "no bound"
@@ -175,15 +176,13 @@ def _at(levels: Sequence[float]) -> str:
 
 def _trust(found: Mapping[str, Any], assessment: Assessment, model: ModelRecord) -> Section:
     blocks: list[Block] = []
-    against: dict[str, list[str]] = {}
-    for row in found["decisions"].itertuples():
-        for reason in row.reasons:
-            against.setdefault(reason, []).append(str(row.task))
-    tasks = found["decisions"]["task"].nunique()
-    items = [
-        reason if len(of) == tasks and tasks > 1 else f"{', '.join(of)}: {reason}"
-        for reason, of in against.items()
+    of_slides = [
+        *found["drift"][found["drift"]["flagged"].astype(bool)].itertuples(),
+        *found["quality"][found["quality"]["severity"] != "remark"].itertuples(),
     ]
+    items = [f"slide {row.slide}: {row.reason}" for row in of_slides]
+    for row in found["decisions"].itertuples():
+        items += [f"{row.task}: {reason}" for reason in row.reasons if reason not in items]
     if items:
         blocks.append(Notice("What speaks against an answer", items))
     remarks = found["quality"][found["quality"]["severity"] == "remark"]
@@ -202,7 +201,10 @@ def _trust(found: Mapping[str, Any], assessment: Assessment, model: ModelRecord)
         blocks.append(Text("Nothing was exported with this model that says how far to trust it."))
     else:
         conformal = model.trust.conformal
-        said = [f"{name}: {task.guarantee}" for name, task in (conformal.tasks if conformal else {}).items()]
+        of_sentence: dict[str, list[str]] = {}
+        for name, task in (conformal.tasks if conformal else {}).items():
+            of_sentence.setdefault(task.guarantee, []).append(name)
+        said = [f"{', '.join(names)}: {sentence}" for sentence, names in of_sentence.items()]
         said += model.trust.notes
         if said:
             blocks.append(Notice("What the sets and intervals promise", said, tone="muted"))
@@ -215,7 +217,7 @@ def _trust(found: Mapping[str, Any], assessment: Assessment, model: ModelRecord)
 
 
 def _slides(found: Mapping[str, Any], pictures: Sequence[Picture]) -> Section | None:
-    drift, quality = found["drift"], found["quality"]
+    drift = found["drift"]
     blocks: list[Block] = []
     if len(drift):
         rows: list[list[str | Cell]] = []
@@ -238,9 +240,9 @@ def _slides(found: Mapping[str, Any], pictures: Sequence[Picture]) -> Section | 
                     [
                         KeyNumber("Slides", count(drift["slide"].nunique())),
                         KeyNumber(
-                            "Unusual features",
+                            "Distance of the features",
                             f"percentile {100 * float(worst['percentile']):.0f}",
-                            "of the training slides are nearer to their mean",
+                            f"{percent(float(worst['percentile']))} of the training slides are nearer to their mean",
                         ),
                     ]
                 )
@@ -251,10 +253,6 @@ def _slides(found: Mapping[str, Any], pictures: Sequence[Picture]) -> Section | 
         )
         columns = ["Slide", "Check", "Value", "Percentile", ""]
         blocks.append(Table(columns, rows, caption=caption, numeric=frozenset({2, 3})))
-    poor = quality[quality["severity"] != "remark"]
-    if len(poor):
-        said = [f"slide {row.slide}: {row.reason}" for row in poor.itertuples()]
-        blocks.append(Notice("Quality", said))
     if pictures:
         blocks.append(Gallery(list(pictures)))
     if not blocks:
