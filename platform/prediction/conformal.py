@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 #: Nonconformity of a class; values and times have their own.
 ClassScore = Literal["lac", "aps"]
 
+#: Columns of sets and intervals.
+SET_COLUMNS = ("patient", "task", "kind", "level", "labels", "low", "high")
 #: Level at which sets are given unless another one is asked for.
 LEVEL = 0.9
 
@@ -80,6 +82,7 @@ class Conformal:
         score: ClassScore = "lac",
         class_conditional: bool = True,
         role: Literal["test", "val"] = "test",
+        negatives: Mapping[str, str] | None = None,
     ) -> Conformal:
         """Calibrate with the labelled patients of a role.
 
@@ -97,6 +100,8 @@ class Conformal:
         role
             ``test``: every development patient, scored by the models that have not seen the patient. ``val``: the
             inner validation patients of each fold; training stopped by them, so that they fit a little better.
+        negatives
+            Binary task → what its other class is called; ``not X`` if it is not named.
 
         Raises
         ------
@@ -105,7 +110,9 @@ class Conformal:
         """
         check_level(level)
         tasks = {
-            str(task): _fit_task(rows, str(task), level, score, class_conditional, role)
+            str(task): _fit_task(
+                rows, str(task), level, score, class_conditional, role, (negatives or {}).get(str(task), "")
+            )
             for task, rows in predictions.groupby("task", sort=True)
         }
         found = {task: fitted for task, fitted in tasks.items() if fitted is not None}
@@ -122,8 +129,7 @@ class Conformal:
             for task, rows in predictions.groupby("task", sort=True)
             if str(task) in self.tasks
         ]
-        columns = ["patient", "task", "kind", "level", "labels", "low", "high"]
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(SET_COLUMNS))
 
     def as_refit(self) -> Conformal:
         """For one model that was trained again on all patients, see :meth:`TaskConformal.as_refit`.
@@ -145,12 +151,12 @@ class Conformal:
 
 
 def _fit_task(
-    rows: pd.DataFrame, task: str, level: float, score: str, class_conditional: bool, role: str
+    rows: pd.DataFrame, task: str, level: float, score: str, class_conditional: bool, role: str, negative: str
 ) -> TaskConformal | None:
     from equipoise.platform.evaluation.predictions import kind_of
 
     kind = kind_of(rows)
-    classes = class_names(rows, kind)
+    classes = class_names(rows, kind, negative)
     folds = {key: table for key, table in labelled_folds(rows, kind, role) if len(table)}
     if not folds:
         return None

@@ -48,12 +48,12 @@ def with_negative(scores: Floats, kind: str) -> Floats:
     return np.concatenate([1 - scores, scores], axis=1) if kind == "binary" else scores
 
 
-def class_names(rows: pd.DataFrame, kind: str) -> tuple[str, ...]:
-    """Labels of a task in the order of their columns; ``not X`` and ``X`` for a binary task."""
+def class_names(rows: pd.DataFrame, kind: str, negative: str = "") -> tuple[str, ...]:
+    """Labels of a task in the order of their columns; for a binary task ``negative`` or ``not X``, and ``X``."""
     if kind not in ("binary", "multiclass"):
         return ()
     names = tuple(sorted(str(name) for name in rows["class"].unique()))
-    return (f"not {names[0]}", *names) if kind == "binary" else names
+    return (negative or f"not {names[0]}", *names) if kind == "binary" else names
 
 
 def labelled_folds(rows: pd.DataFrame, kind: str, role: str) -> Iterator[tuple[ModelKey, pd.DataFrame]]:

@@ -171,6 +171,11 @@ class OperatingPoints:
         return cls({name: TaskPoints.model_validate(points) for name, points in data.items()})
 
 
+def called_negative(task: Any) -> str:
+    """What a binary task calls its negative class; empty if its study does not name it."""
+    return ", ".join(task.negative) or (f"<{task.cutoff:g}" if task.cutoff is not None else "")
+
+
 def _binary(rows: pd.DataFrame, task: Any, params: ThresholdParams) -> TaskPoints:
     from equipoise.platform.evaluation.thresholds import fold_thresholds
 
@@ -179,7 +184,7 @@ def _binary(rows: pd.DataFrame, task: Any, params: ThresholdParams) -> TaskPoint
     known = [cut for cut in cutoffs.values() if cut is not None]
     return TaskPoints(
         kind="binary",
-        negative=", ".join(task.negative) or (f"<{task.cutoff:g}" if task.cutoff is not None else "other"),
+        negative=called_negative(task) or "other",
         rule=f"{params.metric}{value}, chosen on the inner validation patients of each fold",
         cutoffs=cutoffs,
         note="" if known else "no fold has validation patients of both classes: nothing is called",

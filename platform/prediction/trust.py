@@ -96,6 +96,7 @@ class Trust:
         score: ClassScore = "lac",
         class_conditional: bool = True,
         refit: bool = False,
+        negatives: Mapping[str, str] | None = None,
     ) -> Trust:
         """Calibrate with the out-of-fold predictions, and summarise the slides of the development cohorts.
 
@@ -105,7 +106,7 @@ class Trust:
             The predictions table of a run.
         slides
             Slides of the development patients; None for a model that reads none.
-        level, score, class_conditional
+        level, score, class_conditional, negatives
             As in :meth:`~equipoise.platform.prediction.conformal.Conformal.fit`.
         refit
             Whether new patients are scored by one model that was trained again on all patients, and not by the models
@@ -115,7 +116,11 @@ class Trust:
         conformal, drift = None, None
         if (predictions["role"] == "test").any():
             conformal = Conformal.fit(
-                predictions, level=level, score=score, class_conditional=class_conditional
+                predictions,
+                level=level,
+                score=score,
+                class_conditional=class_conditional,
+                negatives=negatives,
             )
             notes += [f"{task.task}: {note}" for task in conformal.tasks.values() for note in task.notes]
             if refit:

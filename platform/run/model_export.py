@@ -93,12 +93,14 @@ def export_model(
                 fix="name the study, too: -c study.yaml",
             )
         recorded = recorded_study(run)
-        return export_run(run, out, recorded, license_name=license_name, trust=trust_of_run(run, None))
+        return export_run(
+            run, out, recorded, license_name=license_name, trust=trust_of_run(run, recorded, None)
+        )
     folder = RunFolder.open(study, None if run is None else str(run), "must")
     context = RunContext(study, folder)
     with folder.writing():
         write_model_inputs(context)
-    trust = trust_of_run(folder.root, context, refit=refit)
+    trust = trust_of_run(folder.root, study, context, refit=refit)
     return export_run(folder.root, out, study, license_name=license_name, trust=trust)
 
 

@@ -7,25 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from equipoise.platform.prediction.conformal import LEVEL
+from equipoise.platform.prediction.operating_points import called_negative
 from equipoise.platform.prediction.slide_sets import MOST_LOOKS, looks_at, slide_set
 from equipoise.platform.prediction.trust import Trust
 
 if TYPE_CHECKING:
     from equipoise.platform.prediction.drift import SlideSet
     from equipoise.platform.run.context import RunContext
+    from equipoise.platform.study.schema import Study
 
 
 def trust_of_run(
-    run: Path, context: RunContext | None, *, refit: bool = False, level: float = LEVEL
+    run: Path, study: Study, context: RunContext | None, *, refit: bool = False, level: float = LEVEL
 ) -> Trust | None:
     """Calibrate on the out-of-fold predictions, and summarise the slides of the development patients.
 
     Parameters
     ----------
-    run
-        The run folder, evaluated.
+    run, study
+        The run folder, evaluated, and its study.
     context
-        The study with its features; None if it is not at hand: there is no drift check then, and a note says so.
+        The same with its features; None if they are not at hand: there is no drift check then, and a note says so.
     refit
         Whether new patients are scored by one model that was trained again on all patients.
     level
@@ -41,7 +43,8 @@ def trust_of_run(
     if predictions is None:
         return None
     slides = None if context is None else development_slides(context)
-    trust = Trust.fit(predictions, slides, level=level, refit=refit)
+    negatives = {task.name: called_negative(task) for task in study.tasks if task.type == "binary"}
+    trust = Trust.fit(predictions, slides, level=level, refit=refit, negatives=negatives)
     if context is None:
         note = "no drift check: the export was made without the study and its features (export with -c study.yaml)"
         return replace(trust, notes=(*trust.notes, note))

@@ -114,7 +114,7 @@ def _gallery(run: RunFiles, most: int) -> list[Block]:
     pictures, broken = [], []
     for path in chosen:
         try:
-            pictures.append(Picture(_embed(path), path.stem))
+            pictures.append(Picture(embedded_jpeg(path), path.stem))
         except (OSError, ValueError) as reason:
             broken.append(f"qc/{path.name}: {reason}")
     blocks: list[Block] = [Heading("Thumbnails")]
@@ -128,13 +128,21 @@ def _gallery(run: RunFiles, most: int) -> list[Block]:
     return blocks
 
 
-def _embed(path: Path) -> str:
-    """A small JPEG as data URI, re-encoded so that the page has neither the full size nor the metadata of the file."""
+def embedded_jpeg(path: Path, side: int = _SIDE) -> str:
+    """A picture as a small JPEG in a data URI, so that a page has neither the full size nor the metadata of the file.
+
+    Parameters
+    ----------
+    path
+        Picture.
+    side
+        Most pixels of its longer side.
+    """
     from PIL import Image
 
     with Image.open(path) as picture:
         small = picture.convert("RGB")
-        small.thumbnail((_SIDE, _SIDE))
+        small.thumbnail((side, side))
         buffer = io.BytesIO()
         small.save(buffer, "JPEG", quality=78)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -29,10 +29,11 @@ def test_sets_of_the_external_cohort_are_those_that_the_run_would_give(
     assert state is not None
     trust = Trust.from_dict(state)
     assert trust.conformal is not None
-    fitted = Trust.fit(predictions).conformal
+    fitted = Trust.fit(predictions, negatives={"MSI": "MSS"}).conformal
     assert fitted is not None
     external = predictions[predictions["role"] == "external"]
     assert trust.conformal.apply(external).equals(fitted.apply(external))
+    assert trust.conformal.tasks["MSI"].classes == ("MSS", "MSI-H")
     coverage = external_coverage(trust.conformal, predictions)
     assert set(coverage["task"]) == {"MSI", "GRADE", "LF", "OS"}
     card = (with_slides.path / "README.md").read_text()
