@@ -63,11 +63,17 @@ def strongest_baseline(
     return max((r for r in rows if math.isfinite(r["value"])), key=lambda r: r["value"], default=None)
 
 
+def named(row: Mapping[str, Any]) -> str:
+    """Name of a baseline inside a sentence; in quotation marks if it has a comma."""
+    name = str(row["predictor"])
+    return f"“{name}”" if "," in name else name
+
+
 def baseline_note(row: Mapping[str, Any] | None) -> str:
     """``age and cohort 0.62; lead 0.20 (0.05–0.34)``: a baseline beside a headline; empty without one."""
     if row is None:
         return ""
-    text = f"{row['predictor']} {number(row['value'], 2)}"
+    text = f"{named(row)} {number(row['value'], 2)}"
     if not math.isfinite(row["lead"]):
         return text
     text += f"; lead {number(row['lead'], 2)}"
@@ -88,9 +94,7 @@ def baseline_sentence(run: RunFiles, task: str) -> str:
     row = strongest_baseline(run, task)
     if row is None:
         return ""
-    start = (
-        f"The strongest baseline, {row['predictor']}, has {label(row['metric'])} {number(row['value'], 2)}"
-    )
+    start = f"The strongest baseline, {named(row)}, has {label(row['metric'])} {number(row['value'], 2)}"
     if not math.isfinite(row["lead"]):
         return f"{start}."
     bounds = (
@@ -108,7 +112,7 @@ def baseline_limits(run: RunFiles) -> list[str]:
             continue
         how = "behind" if row["lead_high"] < 0 else "not clearly ahead of"
         found.append(
-            f"{task.name}: the model is {how} the baseline {row['predictor']} in the test folds "
+            f"{task.name}: the model is {how} the baseline {named(row)} in the test folds "
             f"({label(row['metric'])} {number(row['value'] + row['lead'], 2)} against {number(row['value'], 2)})."
         )
     return found

@@ -261,8 +261,9 @@ def values_text(row: Mapping[str, Any], names: list[str]) -> str:
 
 
 def setting_name(column: str) -> str:
-    """``lr`` of ``param/training.lr``; other settings keep the name of their section."""
-    return column.removeprefix(PARAM).removeprefix("training.")
+    """``lr`` of ``param/training.lr``, ``fedprox.mu`` of ``param/federation.fedprox.mu``: without study and section."""
+    name = column.removeprefix(PARAM)
+    return name.partition(".")[2] if name.startswith(("training.", "balancing.", "federation.")) else name
 
 
 def setting_text(value: Any) -> str:

@@ -53,7 +53,7 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
         figures.append(coefficient_curves(run.histories, names))
     blocks: list[Block] = []
     if remarks := branch_remarks(run):
-        blocks.append(Notice("What the branches say", remarks))
+        blocks.append(Notice("Findings about the branches", remarks))
     blocks.append(Figures([figure for figure in figures if figure is not None]))
     blocks.append(_balance_table(run.histories, names))
     if run.branches is None:
@@ -96,7 +96,7 @@ def branch_remarks(run: RunFiles) -> list[str]:
             chance = chance_level(run, task.name, row["metric"])
             if chance is not None and math.isfinite(low) and low <= chance <= high:
                 found.append(
-                    f"{task.name}: the branch {row['predictor']} alone is not told apart from chance "
+                    f"{task.name}: the branch {row['predictor']} alone cannot be told apart from chance "
                     f"({label(row['metric'])} {number(value, 2)}, {interval(low, high, 2)})."
                 )
             if math.isfinite(row["lead_low"]) and row["lead_low"] <= 0:
@@ -117,10 +117,10 @@ def _unmodulated(run: RunFiles) -> str:
     if not any(still):
         return ""
     name = (run.study.get("model") or {}).get("modulation")
-    where = "in every fold" if all(still) else f"in {sum(still)} of {len(still)} folds"
+    where = "in any fold" if all(still) else f"in {sum(still)} of {len(still)} folds"
     return (
-        f"{name} never slowed a branch {where}: every coefficient stayed at 1, so that what was trained there is the "
-        "model without modulation."
+        f"{name} never slowed a branch {where}: every coefficient stayed at 1, so the model trained there is the "
+        "one without modulation."
     )
 
 

@@ -1,5 +1,6 @@
 """Federation: results of each site, costs of server aggregations, traffic and privacy."""
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -35,6 +36,10 @@ SCOPES = {
     "worst": "worst site",
     "pairs": "pairs within sites",
 }
+_HOW_LOCAL = (
+    "Models of the sites alone (local) are evaluated on the patients of their own site. They have no value over all "
+    "test patients, because scores of different models are not comparable."
+)
 #: Columns of tables after those of :data:`METHODS`, where the study asks for them.
 LINEAR = ("pooled ridge", "local ridge", "pooled elastic_net", "local elastic_net")
 #: Paired differences: value of the column ``method`` → heading.
@@ -119,7 +124,7 @@ def _key_numbers(files: FederationFiles) -> KeyNumbers:
             KeyNumber(
                 "Rounds",
                 count(params["rounds"]),
-                f"at most; the {params.get('keep') or 'last'} one is used, {setting['backend']} backend",
+                f"at most; the model of the {params.get('keep') or 'last'} round is used; {setting['backend']} backend",
             ),
             KeyNumber("Parameters", count(setting["parameters"]), "in one update"),
             KeyNumber("Traffic", size(sent), "sent by the sites in all federations"),
@@ -152,7 +157,7 @@ def _clients(files: FederationFiles) -> list[Block]:
 
 
 def _plan(run: RunFiles, table: pd.DataFrame, plan: str) -> list[Block]:
-    blocks: list[Block] = [Heading(PLANS.get(plan, plan))]
+    blocks: list[Block] = [Heading(PLANS.get(plan, plan)), Text(_HOW_LOCAL)]
     for task in run.tasks:
         of_task = table[table["task"] == task.name]
         if of_task.empty:
@@ -185,18 +190,22 @@ def _overview(rows: pd.DataFrame, task: str, metric: str) -> Table:
         lines,
         f"{label(metric)} of {task}: federated training and its baselines",
         numeric=frozenset(range(1, len(methods) + 1)),
-        footnotes=[
-            "Local models have no value over all test patients: scores of different models are not comparable. They "
-            "are evaluated on the patients of their own site.",
-            *_missing_sites(rows),
-        ],
+        footnotes=_missing_sites(rows),
     )
 
 
 def _missing_sites(rows: pd.DataFrame) -> list[str]:
     """A sentence for every method that has no value at some site."""
     means = rows[(rows["scope"] == "mean") & rows["method"].isin(_methods(rows)) & (rows["note"] != "")]
-    return [f"{row['method']}: {row['note']}." for row in means.to_dict("records")]
+    return [f"{row['method']}: {_one_reason(str(row['note']))}." for row in means.to_dict("records")]
+
+
+def _one_reason(note: str) -> str:
+    """``0 of 2 sites; without a (x), b (x)`` as one sentence, because all sites lack a value for the same reason."""
+    reasons = set(re.findall(r"\(([^()]*)\)", note))
+    if not note.startswith("0 of ") or len(reasons) != 1:
+        return note
+    return f"no site has a value: {reasons.pop()}"
 
 
 def _differences(rows: pd.DataFrame, task: str, metric: str) -> list[Block]:
@@ -308,7 +317,7 @@ def _costs(setting: dict[str, Any]) -> list[Block]:
             ],
             lines,
             "One round of honest updates from the final weights, combined by every server aggregation. A distance of 0 "
-            "is the weighted mean itself, a distance of 1 is as far from the mean as no update",
+            "is the weighted mean itself; at a distance of 1 an aggregation is as far from it as no update at all.",
             numeric=frozenset([1, 2, 3]),
         ),
     ]

@@ -109,7 +109,7 @@ def site_forest(
         data,
         drawn,
         f"One row per site, one mark per way of training; bars are {percent(confidence)} intervals. Where the "
-        "federated mark is right of the local one, the site benefits from federation.",
+        "federated mark is to the right of the local one, the site benefits from federation.",
         shown[["client", "method", "value", "low", "high", "n", "n_pos", "note"]],
         height=130 + 44 * len(names),
         wide=True,

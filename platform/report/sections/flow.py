@@ -42,7 +42,9 @@ def _lead(run: RunFiles) -> str:
     lead = f"{plural(develop, 'patient')} to develop and cross-validate the model"
     lead += f", {count(external)} of external cohorts to test it." if external else "; no external cohort."
     dropped = 0 if run.excluded is None else len(run.excluded)
-    return f"{lead} {plural(dropped, 'exclusion')}, each with its reason." if dropped else lead
+    if not dropped:
+        return lead
+    return f"{lead} {plural(dropped, 'exclusion')}, {'each ' if dropped > 1 else ''}with its reason."
 
 
 def _diagrams(run: RunFiles) -> Drawings:
@@ -60,7 +62,7 @@ def _diagrams(run: RunFiles) -> Drawings:
         drawings.append(Drawing(name, flow_diagram(name, stages)))
     return Drawings(
         drawings,
-        how_to_read="From top to bottom, each box shows the patients and slides that remain; losses are at the right, "
+        how_to_read="From top to bottom, each box shows the patients and slides that remain; losses are to the right, "
         "with their reasons in the exclusions below. Stages without losses are not drawn; the last box is the input of "
         "the model.",
         download=Download("participant-flow.csv", flow),
@@ -191,8 +193,9 @@ def _label_accounts(labels: list[dict[str, Any]]) -> list[Block]:
     table = Table(
         columns,
         rows,
-        caption="Labels of all patients who have what the model reads. Examples stand where the table has something "
-        "that is no usable label; the rest is empty, or left out by the study. Every loss is a row of the exclusions.",
+        caption="Labels of all patients who have the inputs of the model. Examples are given where the table has a "
+        "value that is not a usable label; the other missing labels are empty cells, or values that the study leaves "
+        "out. Every missing label is a row of the exclusions.",
         numeric=frozenset([3]),
         download=Download("labels.csv", _as_text(columns, rows)),
     )
@@ -221,7 +224,7 @@ def _exclusions(excluded: pd.DataFrame, everything: pd.DataFrame, most: int) -> 
     full = Table(
         ["Cohort", "Patient", "Slide", "Task", "Stage", "Reason"],
         shown[["cohort", "patient", "slide", "task", "stage", "reason"]].astype(str).to_numpy().tolist(),
-        caption="Every exclusion; one with a task leaves the patient out of that task only. "
+        caption="Every exclusion. A row with a task leaves the patient out of that task only. "
         + _left_out(everything, most),
         download=Download("exclusions.csv", shown),
         folded=True,

@@ -100,15 +100,16 @@ def _few_cases(run: RunFiles) -> list[str]:
 def _lost_labels(run: RunFiles) -> list[str]:
     """Tasks without a label in a cohort where others have some, and tasks with one class in an external cohort."""
     sentences = []
-    for account in run.labels:
-        if not account["usable"] and account["patients"]:
-            others = [a for a in run.labels if a["task"] == account["task"] and a["usable"]]
-            if others:
-                patients = plural(account["patients"], "patient")
-                sentences.append(
-                    f"{account['task']} has no label in {account['cohort']} (0 of {patients}): results of this task "
-                    "say nothing about that cohort."
-                )
+    for task_name in dict.fromkeys(str(account["task"]) for account in run.labels):
+        accounts = [a for a in run.labels if a["task"] == task_name and a["patients"]]
+        empty = [
+            f"{a['cohort']} (0 of {plural(a['patients'], 'patient')})" for a in accounts if not a["usable"]
+        ]
+        if empty and len(empty) < len(accounts):
+            which = "that cohort" if len(empty) == 1 else "these cohorts"
+            sentences.append(
+                f"{task_name} has no label in {listed(empty, 6)}: results of this task say nothing about {which}."
+            )
     for task in run.tasks:
         if run.patients is None or task.kind not in ("binary", "survival"):
             continue

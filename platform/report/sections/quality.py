@@ -34,7 +34,7 @@ def build(run: RunFiles, params: QualityParams) -> Section:
     if run.slides is not None and run.slides.empty:
         return Section("Slides and quality", "This study has no slides: its model uses tables.", [])
     blocks: list[Block] = [*run.missing("manifest/slides.parquet")]
-    lead = "Properties of the slides, and which of them could be used."
+    lead = "Properties of the slides, and how many of them could be used."
     if run.slides is not None and len(run.slides):
         ok = run.slides[run.slides["status"] == "ok"]
         lead = f"{count(len(ok))} of {count(len(run.slides))} slides could be used."
@@ -99,7 +99,8 @@ def _by_cohort(slides: pd.DataFrame) -> Table:
     return Table(
         columns,
         rows,
-        caption="Statuses of the slides. A slide that cannot be used is listed with its reason, never as white tiles.",
+        caption="Status of the slides. A slide that cannot be used is listed with its reason; it is never replaced by "
+        "white tiles.",
         numeric=frozenset(range(1, len(columns) - 1)),
     )
 
@@ -121,7 +122,7 @@ def _gallery(run: RunFiles, most: int) -> list[Block]:
     if pictures:
         which = "Blue squares are the encoded tiles."
         if len(paths) > most:
-            which = f"{len(pictures)} of {count(len(paths))}, evenly spaced in name order. {which}"
+            which = f"{len(pictures)} of {count(len(paths))} thumbnails, evenly spaced by slide name. {which}"
         blocks.append(Gallery(pictures, which))
     if broken:
         blocks.append(Notice("Thumbnails that cannot be read", broken))

@@ -160,12 +160,12 @@ def _how_sure(trials: pd.DataFrame) -> str:
         return f"{name} is told apart from each of the other {plural(several - 1, 'finished trial')}."
     if left == several:
         return (
-            f"None of the {count(several)} finished trials can be excluded as the best, so their order is "
-            "no result."
+            f"None of the {count(several)} finished trials can be excluded as the best, so their order "
+            "may be chance."
         )
     return (
         f"{count(left)} of {count(several)} finished trials cannot be excluded as the best: their order among "
-        "themselves is not a result."
+        "themselves may be chance."
     )
 
 
@@ -194,7 +194,7 @@ def _unseen(folder: Path, prefix: str) -> list[Block]:
     if seen.any():
         caption = (
             "The same two trials on the patients that chose the winner, with two standard errors over folds on either "
-            "side. What the winner has more here than above is the price of choosing it."
+            "side. If the winner is further ahead here than above, this is the optimism of choosing it here."
         )
         blocks += [
             Heading("Inner validation of the same two"),

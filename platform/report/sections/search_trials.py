@@ -13,6 +13,7 @@ from equipoise.platform.report.style import Download
 from equipoise.platform.search.analysis import (
     AGGREGATION,
     PARAM,
+    STRATEGY,
     WEIGHTING,
     setting_name,
     setting_text,
@@ -90,8 +91,11 @@ def _mean_text(metric: str, metrics: Mapping[str, str]) -> str:
     """What the mean over tasks is a mean of; empty where another metric is maximised."""
     if metric != MEAN:
         return ""
-    of_task = listed([f"{label(name)} of {task}" for task, name in metrics.items()], 8)
-    text = f" The mean over tasks is that of {of_task}"
+    tasks_of: dict[str, list[str]] = {}
+    for task, name in metrics.items():
+        tasks_of.setdefault(name, []).append(task)
+    of_task = "; ".join(f"{label(name)} of {listed(tasks, 12)}" for name, tasks in tasks_of.items())
+    text = f" The mean over tasks is that of their first metrics ({of_task})"
     if "pearson" in metrics.values():
         text += ", with a correlation r counted as (r + 1) / 2, so that each runs from 0 to 1"
     return f"{text}."
@@ -101,7 +105,9 @@ def _settings_table(table: pd.DataFrame, shown: pd.DataFrame, importances: Impor
     """Settings that differ between trials, the most important first."""
     names = [name for name in varied(table) if name not in (WEIGHTING, AGGREGATION)]
     names = [name for name in names if shown[name].notna().any()]
-    names = by_importance(names, importances)
+    if importances.reason:  # settings that most trials have come first
+        names.sort(key=lambda name: -int(shown[name].notna().sum()))
+    names = sorted(by_importance(names, importances), key=lambda name: name != STRATEGY)
     more, names = len(names) - _MOST_SETTINGS, names[:_MOST_SETTINGS]
     balancing = shown["method"].nunique() > 1
     if not names and not balancing:

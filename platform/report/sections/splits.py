@@ -124,7 +124,7 @@ def _table_batches(found: list[dict[str, Any]]) -> list[Block]:
             task["metric"],
             number(task["value"], 3),
             number(task["chance"], 3),
-            Cell("spoiled", tone="bad") if task["spoiled"] else Cell("not seen", tone="muted"),
+            Cell("spoiled", tone="bad") if task["spoiled"] else Cell("not spoiled", tone="muted"),
         ]
         for table in found
         for task in table["tasks"]
@@ -133,11 +133,10 @@ def _table_batches(found: list[dict[str, Any]]) -> list[Block]:
         Heading("Tables that carry their batch"),
         Notice("The audit of the tables failed", [table["sentence"] for table in found], tone="bad"),
         Table(
-            ["Table", "Found by", "Groups", "Task", "Metric", "By the group alone", "By chance", "Task"],
+            ["Table", "Found by", "Groups", "Task", "Metric", "By the group alone", "By chance", "Result"],
             rows,
             numeric=frozenset([2, 5, 6]),
-            caption="A score of a spoiled task says nothing before it is above what the group alone gives; metrics "
-            "within a group are not touched by it. No transform removes exact values: prepare the table once for all "
-            "patients.",
+            caption="A score of a spoiled task means something only if it is above what the group alone gives; metrics "
+            "within a group are not affected. No transform removes this: prepare the table once for all patients.",
         ),
     ]

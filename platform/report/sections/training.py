@@ -26,7 +26,7 @@ def build(run: RunFiles, params: SectionParams) -> Section:
     """Curves of all folds: the loss of the main task, and the value that early stopping monitors."""
     blocks: list[Block] = [*run.missing("folds")]
     if run.convergence_warnings:
-        blocks.append(Notice("Fits that cannot be taken for converged", run.convergence_warnings))
+        blocks.append(Notice("Fits that may not have converged", run.convergence_warnings))
     if exact := [fold for fold, record in run.fold_records.items() if record.get("exact")]:
         blocks.append(_penalties({fold: run.histories[fold] for fold in exact if fold in run.histories}))
     blocks += _optimum(run)
@@ -37,7 +37,7 @@ def build(run: RunFiles, params: SectionParams) -> Section:
             blocks.append(Figures(shown))
         blocks.append(_table(curves))
         if sensitivity := monitor_sensitivity(curves):
-            blocks += [Heading("How much depends on the monitor"), sensitivity]
+            blocks += [Heading("Sensitivity to the early-stopping monitor"), sensitivity]
     elif not run.histories and not blocks:
         blocks.append(Text("No fold has written its history yet.", tone="muted"))
     return Section("Training", _lead(run), blocks)
@@ -45,7 +45,11 @@ def build(run: RunFiles, params: SectionParams) -> Section:
 
 def _lead(run: RunFiles) -> str:
     kind = (run.study.get("model") or {}).get("kind")
-    return f"Training of the folds of model {kind}." if kind else "Training of the folds."
+    return (
+        f"How the model ({kind}) was trained in each fold."
+        if kind
+        else "How the model was trained in each fold."
+    )
 
 
 def _penalties(histories: dict[str, pd.DataFrame]) -> Table:
@@ -156,10 +160,10 @@ def monitor_sensitivity(histories: dict[str, pd.DataFrame]) -> Table | None:
         return None
     columns = [
         "Monitor",
-        "Epochs it keeps, fold by fold",
-        "As this run",
+        "Epoch kept in each fold",
+        "Same epoch as this run",
         "Mean metric (0 to 1) on validation",
-        "Loss relative to a constant",
+        "Loss relative to a constant prediction",
     ]
     return Table(columns, rows, numeric=frozenset([2, 3, 4]))
 
@@ -199,7 +203,7 @@ def loss_curves(histories: dict[str, pd.DataFrame], train: str, val: str, what: 
         data,
         layout("Epoch", "Loss"),
         "One line per fold. Training loss that falls while validation loss rises is overfitting; the epoch "
-        "kept is chosen on the inner validation patients, who are part of neither training nor test.",
+        "kept is chosen on the inner validation patients, who belong to neither the training nor the test part.",
         _history_table(histories),
         height=330,
     )
@@ -227,7 +231,7 @@ def monitor_curves(histories: dict[str, pd.DataFrame]) -> Figure | None:
         data,
         layout("Epoch", "Monitored value, smaller is better"),
         "One line per fold, over the inner validation patients; the circle is the minimum, the epoch "
-        "whose weights were kept. If folds stop at very different epochs, the end of training is partly random.",
+        "whose weights were kept. If folds stop at very different epochs, when training ends is partly chance.",
         _history_table(histories),
         height=330,
     )

@@ -62,7 +62,7 @@ def build(run: RunFiles, params: SectionParams) -> Section:
     scores = [_score(run, main, r, metric, chance) for r in [internal_row, *external_rows[:3]] if r]
     blocks.append(Scores(scores))
     if remarks := decision_remarks(run):
-        blocks.append(Notice("Cut-offs that tell nobody apart", remarks, tone="bad"))
+        blocks.append(Notice("Operating points that do not separate patients", remarks, tone="bad"))
     if sentence := baseline_sentence(run, main.name):
         blocks.append(Text(sentence))
     blocks += [Text(line) for line in (federation_sentence(run), search_sentence(run)) if line]
@@ -130,9 +130,9 @@ def _all_tasks(run: RunFiles) -> Table:
         "Metric",
         f"Test folds ({level})",
         "",
-        "Patients",
+        "Sample",
         *["Strongest baseline"] * baselines,
-        *[title for c in cohorts for title in (f"External {c}", "Patients")],
+        *[title for c in cohorts for title in (f"External {c}", "Sample")],
     ]
     return Table(
         columns,

@@ -46,7 +46,7 @@ def test_the_strongest_is_named_and_a_model_that_is_not_ahead_of_it(run: Path) -
     best = strongest_baseline(files, "MSI")
     assert best is not None
     assert best["predictor"] == "elastic_net, tables"
-    assert "The strongest baseline, elastic_net, tables, has AUROC" in baseline_sentence(files, "MSI")
+    assert "The strongest baseline, “elastic_net, tables”, has AUROC" in baseline_sentence(files, "MSI")
     sentences = baseline_limits(files)
     assert len(sentences) <= len(files.tasks)
     assert baseline_sentence(files, "no such task") == ""
@@ -62,7 +62,7 @@ def test_a_model_behind_its_baseline_is_a_limit(run: Path, tmp_path: Path) -> No
         (run / "evaluation/predictions.parquet").read_bytes()
     )
     (text,) = [line for line in baseline_limits(RunFiles(tmp_path)) if line.startswith("MSI")]
-    assert "is behind the baseline elastic_net, tables" in text
+    assert "is behind the baseline “elastic_net, tables”" in text
 
 
 def test_rows_of_the_leaderboard(run: Path) -> None:

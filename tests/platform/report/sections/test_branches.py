@@ -122,7 +122,7 @@ def test_what_must_not_be_overlooked_is_said_aloud() -> None:
     assert branch_remarks(Run(FOLDS, branches=CLEAR)) == []
     still = {name: table.assign(**{"coefficient/omics": 1.0}) for name, table in FOLDS.items()}
     (never,) = branch_remarks(Run(still, branches=CLEAR))
-    assert never.startswith("gradmod never slowed a branch in every fold")
+    assert never.startswith("gradmod never slowed a branch in any fold")
     (partly,) = branch_remarks(Run(FOLDS | {"0-2": still["0-0"]}, branches=CLEAR))
     assert "in 1 of 3 folds" in partly
     # A method that slows nothing by design is not blamed for it.
@@ -132,7 +132,7 @@ def test_what_must_not_be_overlooked_is_said_aloud() -> None:
         row("omics", (0.66, 0.6, 0.7), (0.0, -0.03, 0.03)),
     ]
     chance, gain = branch_remarks(Run(FOLDS, branches=weak))
-    assert chance == "OS: the branch image alone is not told apart from chance (Harrell C 0.52, 0.44–0.60)."
+    assert chance == "OS: the branch image alone cannot be told apart from chance (Harrell C 0.52, 0.44–0.60)."
     assert gain.startswith(
         "OS: the fused model is not clearly better than its branch omics alone (difference 0.000"
     )

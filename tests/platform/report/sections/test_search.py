@@ -67,7 +67,7 @@ def test_the_sentence_names_winner_default_and_who_may_be_best(whole: Section) -
         f"± {best['objective_se']:.3f} on inner validation; the study as written has {first['objective']:.3f} "
         f"± {first['objective_se']:.3f}. "
         f"{int(result['may_be_best'].sum())} of 37 finished trials cannot be excluded as the best: their order among "
-        "themselves is not a result."
+        "themselves may be chance."
     )
 
 
@@ -110,14 +110,14 @@ def test_every_setting_of_a_trial_has_a_column(whole: Section) -> None:
     assert {"lr", "model.dropout"} <= set(settings.columns)
     last = dict(zip(settings.columns, settings.rows[-1], strict=True))
     assert (last["Trial"], last["Balancing"], last["lr"]) == ("000-equal+none", "equal+none", "0.0001")
-    assert last["balancing.uncertainty.lr"] == "–"  # equal weights have no such setting
+    assert last["uncertainty.lr"] == "–"  # equal weights have no such setting
 
 
 def test_the_mean_over_tasks_is_explained(whole: Section) -> None:
     board = next(of_kind(whole, Table))
     assert (
-        "The mean over tasks is that of AUROC of MSI, Pearson r of LISS and Harrell C of OS, with a correlation r "
-        "counted as (r + 1) / 2, so that each runs from 0 to 1."
+        "The mean over tasks is that of their first metrics (AUROC of MSI; Pearson r of LISS; Harrell C of OS), with a "
+        "correlation r counted as (r + 1) / 2, so that each runs from 0 to 1."
     ) in board.caption
 
 

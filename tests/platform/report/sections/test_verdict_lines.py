@@ -105,3 +105,15 @@ def test_a_baseline_stands_with_its_lead() -> None:
     assert baseline_note(row) == "age 0.62; lead 0.20 (0.05–0.34)"
     assert baseline_note(row | {"lead": float("nan")}) == "age 0.62"
     assert baseline_note(None) == ""
+
+
+def test_one_reason_of_all_sites_is_said_once() -> None:
+    from equipoise.platform.report.sections.federation import _one_reason
+
+    reason = "the site took no part in the training"
+    assert (
+        _one_reason(f"0 of 2 sites; without A ({reason}), B ({reason})") == f"no site has a value: {reason}"
+    )
+    partly = f"1 of 2 sites; without A ({reason})"
+    assert _one_reason(partly) == partly
+    assert _one_reason("0 of 2 sites; without A (x), B (y)") == "0 of 2 sites; without A (x), B (y)"
