@@ -84,6 +84,12 @@ def baseline_note(row: Mapping[str, Any] | None) -> str:
     )
 
 
+def ahead_of_baseline(run: RunFiles, task: str) -> bool:
+    """Whether the interval of the model's lead over its strongest baseline in the test folds lies above 0."""
+    row = strongest_baseline(run, task)
+    return row is not None and bool(row["lead_low"] > 0)
+
+
 def lead_tone(row: Mapping[str, Any]) -> Tone:
     """Colour of a lead: green or red only if its interval excludes 0."""
     return "good" if row["lead_low"] > 0 else "bad" if row["lead_high"] < 0 else ""

@@ -261,9 +261,15 @@ def values_text(row: Mapping[str, Any], names: list[str]) -> str:
 
 
 def setting_name(column: str) -> str:
-    """``lr`` of ``param/training.lr``, ``fedprox.mu`` of ``param/federation.fedprox.mu``: without study and section."""
+    """``lr`` of ``param/training.lr``, ``fedprox.mu`` of ``param/federation.fedprox.mu``: without the section.
+
+    Loss weights keep theirs (``loss_weights.MSI``), and the kind of model is ``model``.
+    """
     name = column.removeprefix(PARAM)
-    return name.partition(".")[2] if name.startswith(("training.", "balancing.", "federation.")) else name
+    section, _, rest = name.partition(".")
+    if name == "model.kind":
+        return section
+    return rest if section in ("training", "balancing", "federation", "model") else name
 
 
 def setting_text(value: Any) -> str:

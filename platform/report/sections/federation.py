@@ -78,6 +78,9 @@ def federation_sentence(run: RunFiles) -> str:
         return ""
     rows = files.sites[(files.sites["task"] == main) & files.sites["scope"].isin(["mean", "pooled"])]
     known = rows[rows["value"].notna() & (rows["method"] == "federated")]
+    known = known.sort_values(
+        "scope", kind="stable"
+    )  # the mean of sites first: models of sites have no pooled value
     if known.empty:
         return ""
     plan, scope, metric = (str(known.iloc[0][name]) for name in ("plan", "scope", "metric"))
@@ -227,12 +230,9 @@ def _differences(rows: pd.DataFrame, task: str, metric: str) -> list[Block]:
         Table(
             ["", *(DIFFERENCES[name] for name in names)],
             lines,
-            f"Paired differences in {label(metric)} of {task}",
+            f"Paired differences in {label(metric)} of {task}, over the sites for which both methods have a value and "
+            "the patients that both predict. An interval that contains 0 does not tell the methods apart.",
             numeric=frozenset(range(1, len(names) + 1)),
-            footnotes=[
-                "Over the sites for which both methods have a value, and the patients that both predict. An interval "
-                "that contains 0 does not tell the methods apart."
-            ],
         )
     ]
 

@@ -44,7 +44,7 @@ def beside_own_training(run: RunFiles) -> list[Block]:
             [_line(board, task, federated.name) for task in board.tasks],
             "Test folds: the model that was trained with all training patients in one place, and the federated model, "
             "on the same patients and folds. The difference is paired; its colour says whether p, corrected for all "
-            f"tasks, is below {percent(1 - run.confidence)}. `equipoise leaderboard` ranks federations and balancing "
+            f"tasks, is below {percent(1 - run.confidence)}. 'equipoise leaderboard' ranks federations and balancing "
             "methods of several runs in the same way.",
             numeric=frozenset([1, 2, 3, 4]),
             download=Download("federated-beside-own.csv", board.differences),

@@ -175,29 +175,31 @@ def _unseen(folder: Path, prefix: str) -> list[Block]:
     blocks: list[Block] = [Heading("Patients that no trial has seen")]
     if not path.exists():
         text = (
-            "Not measured yet. The winner was chosen on inner validation, which is too optimistic for it: `equipoise "
-            "search --test` trains it and the study as written, and evaluates both on hold-out and external cohorts."
+            "Not measured yet. The winner was chosen on inner validation, which is too optimistic for it: 'equipoise "
+            "search --test' trains it and the study as written, and evaluates both on hold-out and external cohorts."
         )
         return [*blocks, Text(text)]
     measured = json.loads(path.read_text(encoding="utf-8"))
     rows = pd.DataFrame(measured["rows"])
     seen = rows["part"] == _SEEN
     if (~seen).any():
-        caption = (
-            "Values with the intervals of the evaluation. Differences are paired, winner minus study as written; one "
-            "whose interval contains 0 does not tell them apart."
-        )
+        caption = "Values with the intervals of the evaluation."
+        if measured["winner"] != measured["default"]:
+            caption += (
+                " Differences are paired, winner minus study as written; one whose interval contains 0 does not tell "
+                "them apart."
+            )
         blocks.append(_both(measured, rows[~seen], caption, f"{prefix}search-unseen.csv"))
     if measured["looks"] > 1:
         reuse = f"{count(measured['looks'])} winners were evaluated on these patients, so the choice may depend on them"
         blocks.append(Notice("Test patients used more than once", [reuse]))
     if seen.any():
         caption = (
-            "The same two trials on the patients that chose the winner, with two standard errors over folds on either "
-            "side. If the winner is further ahead here than above, this is the optimism of choosing it here."
+            "The same on the patients that chose the winner, with two standard errors over folds on either side. If "
+            "the winner does better here than above, this is the optimism of choosing it here."
         )
         blocks += [
-            Heading("Inner validation of the same two"),
+            Heading("The same on inner validation, which chose the winner"),
             _both(measured, rows[seen], caption, f"{prefix}search-inner.csv"),
         ]
     return blocks
@@ -206,7 +208,9 @@ def _unseen(folder: Path, prefix: str) -> list[Block]:
 def _both(measured: Mapping[str, Any], rows: pd.DataFrame, caption: str, file: str) -> Table:
     """Winner and study as written side by side, with the paired difference where there is one."""
     names = list(dict.fromkeys([measured["winner"], measured["default"]]))
-    titles = [f"{n} ({'winner' if n == measured['winner'] else 'as written'})" for n in names]
+    roles = {measured["default"]: ["as written"]}
+    roles.setdefault(measured["winner"], []).insert(0, "winner")
+    titles = [f"{name} ({', '.join(roles[name])})" for name in names]
     differences = {(d["cohort"], d["task"]): d for d in measured["differences"]}
     groups = list(rows.groupby(["part", "task", "metric"], sort=False))
     compared = any((part, task) in differences for (part, task, _), _ in groups)
@@ -219,7 +223,7 @@ def _both(measured: Mapping[str, Any], rows: pd.DataFrame, caption: str, file: s
             cells.append("–" if d is None else Cell(_difference(d), note=p_value(_nan(d["p"]))))
         lines.append([str(part), f"{task}, {label(str(metric))}", *cells, count(group["n"].max())])
     return Table(
-        ["Patients", "Task and metric", *titles, *["Difference"] * compared, "Labelled patients"],
+        ["Sample", "Task and metric", *titles, *["Difference"] * compared, "Labelled patients"],
         lines,
         caption=caption,
         numeric=frozenset(range(2, 3 + compared + len(names))),

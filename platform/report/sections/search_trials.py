@@ -113,11 +113,17 @@ def _settings_table(table: pd.DataFrame, shown: pd.DataFrame, importances: Impor
     if not names and not balancing:
         return None
     rows: list[list[str | Cell]] = [
-        [str(row["name"]), *[str(row["method"])] * balancing, *(setting_text(row[name]) for name in names)]
+        [
+            f"{row['index']:03d}",
+            *[str(row["method"])] * balancing,
+            *(setting_text(row[name]) for name in names),
+        ]
         for row in shown.to_dict("records")
     ]
     columns = ["Trial", *["Balancing"] * balancing, *(setting_name(name) for name in names)]
-    caption = "Settings that differ between trials; a dash: the trial has no such setting."
+    caption = (
+        "Settings that differ between trials, by the number of the trial; a dash: it has no such setting."
+    )
     if more > 0:
         caption += (
             f" {plural(more, 'more setting')} of less importance can be downloaded with the table above."

@@ -4,7 +4,12 @@ import math
 from typing import Any
 
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
-from equipoise.platform.report.baseline_rows import baseline_note, baseline_sentence, strongest_baseline
+from equipoise.platform.report.baseline_rows import (
+    ahead_of_baseline,
+    baseline_note,
+    baseline_sentence,
+    strongest_baseline,
+)
 from equipoise.platform.report.blocks import Block, Cell, Notice, Score, Scores, Section, Table, Text
 from equipoise.platform.report.captions import (
     ESTIMANDS,
@@ -64,7 +69,7 @@ def build(run: RunFiles, params: SectionParams) -> Section:
     if remarks := decision_remarks(run):
         blocks.append(Notice("Operating points that do not separate patients", remarks, tone="bad"))
     if sentence := baseline_sentence(run, main.name):
-        blocks.append(Text(sentence))
+        blocks.append(Text(sentence, tone="" if ahead_of_baseline(run, main.name) else "warn"))
     blocks += [Text(line) for line in (federation_sentence(run), search_sentence(run)) if line]
     if caution := verdict_caution(internal_row, external_rows, synthetic=run.synthetic):
         blocks.append(Text(caution, tone="warn"))

@@ -132,7 +132,9 @@ def test_what_must_not_be_overlooked_is_said_aloud() -> None:
         row("omics", (0.66, 0.6, 0.7), (0.0, -0.03, 0.03)),
     ]
     chance, gain = branch_remarks(Run(FOLDS, branches=weak))
-    assert chance == "OS: the branch image alone cannot be told apart from chance (Harrell C 0.52, 0.44–0.60)."
+    assert (
+        chance == "OS: the branch image alone cannot be told apart from chance (Harrell C 0.52, 0.44–0.60)."
+    )
     assert gain.startswith(
         "OS: the fused model is not clearly better than its branch omics alone (difference 0.000"
     )

@@ -107,9 +107,9 @@ def test_the_leaderboard_ends_with_the_study_as_written(whole: Section) -> None:
 def test_every_setting_of_a_trial_has_a_column(whole: Section) -> None:
     _, settings, *_ = of_kind(whole, Table)
     assert list(settings.columns)[:2] == ["Trial", "Balancing"]
-    assert {"lr", "model.dropout"} <= set(settings.columns)
+    assert {"lr", "dropout"} <= set(settings.columns)
     last = dict(zip(settings.columns, settings.rows[-1], strict=True))
-    assert (last["Trial"], last["Balancing"], last["lr"]) == ("000-equal+none", "equal+none", "0.0001")
+    assert (last["Trial"], last["Balancing"], last["lr"]) == ("000", "equal+none", "0.0001")
     assert last["uncertainty.lr"] == "–"  # equal weights have no such setting
 
 
