@@ -144,6 +144,21 @@ class MultiTaskModel(nn.Module):
         """Whether the model reads hidden states in place of tiles, where a case has them."""
         return False
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether :meth:`attention` says where the model looks."""
+        return False
+
+    def attention(self, batch: CaseBatch) -> dict[str, Tensor]:
+        """task → ``[B, N]`` weights of the tiles, which sum to 1 over those that exist; for models that have them.
+
+        Raises
+        ------
+        NotImplementedError
+            If the model has no attention over tiles.
+        """
+        raise NotImplementedError(f"a {type(self).__name__} has no attention over tiles")
+
     def task_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
         """Modules and parameters that only the task at this index uses."""
         return [self.heads[index]]
@@ -176,6 +191,11 @@ def frozen_digests(model: nn.Module) -> list[str]:
 def reads_states(model: nn.Module) -> bool:
     """Whether a model, or a part of it, reads hidden states in place of tiles."""
     return any(part.reads_states for part in model.modules() if isinstance(part, MultiTaskModel))
+
+
+def attention_of(model: nn.Module, batch: CaseBatch) -> dict[str, Tensor] | None:
+    """:meth:`MultiTaskModel.attention` of a model, also of an ensemble; None where it has none."""
+    return model.attention(batch) if getattr(model, "has_attention", False) else None  # type: ignore[operator]
 
 
 def _parameters(part: nn.Module | nn.Parameter) -> list[nn.Parameter]:

@@ -61,6 +61,16 @@ class Ensemble(nn.Module):
         """Outputs of one member on the scale of the ensemble."""
         return self._joined([self.members[member](batch)], [member])
 
+    @property
+    def has_attention(self) -> bool:
+        """Where its members have one."""
+        return all(member.has_attention for member in self._models())
+
+    def attention(self, batch: CaseBatch) -> dict[str, Tensor]:
+        """The mean of the members' weights."""
+        each = [member.attention(batch) for member in self._models()]
+        return {name: torch.stack([weights[name] for weights in each]).mean(dim=0) for name in each[0]}
+
     def latents(self, batch: CaseBatch) -> dict[str, Tensor]:
         """What the heads of the members read, side by side: ``[B, members x dim]`` per task."""
         parts = [member.latents(batch) for member in self._models()]

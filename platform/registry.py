@@ -39,6 +39,7 @@ KINDS = {
     "splits": "equipoise.datasets.entries:SPLITS",
     "sites": "equipoise.datasets.entries:SITES",
     "cohorts": "equipoise.datasets.entries:PRESETS",
+    "attributions": "equipoise.platform.explain.entries:ATTRIBUTIONS",
     "sections": "equipoise.platform.report.entries:SECTIONS",
     "templates": "equipoise.platform.study.templates:TEMPLATES",
 }
@@ -60,6 +61,7 @@ BASES = {
     "client_schemes": "equipoise.platform.federation.simulation.entries:ClientSchemeParams",
     "splits": "equipoise.datasets.params:SplitParams",
     "sites": "equipoise.datasets.params:SiteParams",
+    "attributions": "equipoise.platform.explain.entries:AttributionParams",
     "sections": "equipoise.platform.report.entries:SectionParams",
     "templates": "equipoise.platform.study.templates:TemplateParams",
 }

@@ -61,6 +61,15 @@ class ImageBranch(nn.Module):
             return [torch.where(shown_B[:, None], vectors[0], self.token)] * len(vectors)
         return [torch.where(shown_B[:, None], vector, self.token) for vector in vectors]
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether the model of the branch has one."""
+        return self.model.has_attention
+
+    def attention(self, batch: CaseBatch) -> dict[str, Tensor]:
+        """That of the model of the branch."""
+        return self.model.attention(_with_tiles(batch))
+
     def groups(self) -> dict[str, list[Tensor]]:
         """Group of a federation → its parameters and buffers; see :meth:`Gptomic.modality_groups`."""
         state: list[Tensor] = [*self.model.parameters(), *self.model.buffers()]

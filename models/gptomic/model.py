@@ -153,6 +153,17 @@ class Gptomic(MultiTaskModel):
         """Weight of the losses of the branches' own heads; 1 where they only look on, 0 without them."""
         return (self.own_weight if self.attached else 1.0) if self.own_heads else 0.0
 
+    @property
+    def has_attention(self) -> bool:
+        """Where the model of the image branch has one."""
+        return IMAGE in self.learned and bool(self.learned[IMAGE].has_attention)
+
+    def attention(self, batch: CaseBatch) -> dict[str, Tensor]:
+        """That of the image branch."""
+        branch = self.learned[IMAGE]
+        assert isinstance(branch, ImageBranch)
+        return branch.attention(batch)
+
     def branches(self) -> dict[str, list[nn.Parameter]]:
         """Branch → its parameters, tokens included; fusion and heads are nobody's."""
         found = {name: list(branch.parameters()) for name, branch in self.learned.items()}

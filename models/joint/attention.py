@@ -77,6 +77,19 @@ class Attention(nn.Module):
         out = attend(q, k, v, key_mask_BN, self.dropout if self.training else 0.0)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
+    def weights(self, x_BQD: Tensor, memory_BND: Tensor, key_mask_BN: Tensor | None) -> Tensor:
+        """``[B, Q, N]`` with which ``x`` attends to ``memory``, the mean over heads; rows sum to 1."""
+        dim = x_BQD.shape[-1]
+        w, b = self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim]
+        q, k = (
+            nn.functional.linear(part, w[rows], b[rows]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part, rows in ((x_BQD, slice(dim)), (memory_BND, slice(dim, None)))
+        )
+        scores_BHQN = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
+        if key_mask_BN is not None:
+            scores_BHQN = scores_BHQN.masked_fill(~key_mask_BN[:, None, None, :], -torch.inf)
+        return scores_BHQN.softmax(dim=-1).mean(dim=1)
+
 
 class EncoderLayer(nn.Module):
     """Self-attention over tiles, then a feed-forward block, each with residual and layer norm after it."""
@@ -113,7 +126,11 @@ class DecoderLayer(nn.Module):
 
     def forward(self, tokens_BTD: Tensor, memory_BND: Tensor, key_mask_BN: Tensor | None) -> Tensor:
         """Returns ``[B, T, D]``."""
-        x = self.norm1(tokens_BTD + self.drop(self.self_attn(tokens_BTD, tokens_BTD, None)))
+        x = self.among_tokens(tokens_BTD)
         x = self.norm2(x + self.drop(self.multihead_attn(x, memory_BND, key_mask_BN)))
         hidden = self.drop(nn.functional.relu(self.linear1(x)))
         return self.norm3(x + self.drop(self.linear2(hidden)))
+
+    def among_tokens(self, tokens_BTD: Tensor) -> Tensor:
+        """``[B, T, D]`` the tokens when they look at the tiles, after they have looked at each other."""
+        return self.norm1(tokens_BTD + self.drop(self.self_attn(tokens_BTD, tokens_BTD, None)))

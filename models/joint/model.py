@@ -43,14 +43,35 @@ class JointTransformer(MultiTaskModel):
 
     def pool(self, batch: CaseBatch) -> Sequence[Tensor]:
         """The decoder's output of every task's token."""
-        x_BND = nn.functional.relu(self.project(batch.bags))
-        for layer in self.encoder:
-            x_BND = layer(x_BND, batch.key_mask)
-        x_BND = self.representation(x_BND)
-        tokens_BTD = torch.stack(list(self.tokens)).expand(len(batch), -1, -1)
+        x_BND, tokens_BTD = self._tiles_and_tokens(batch)
         for layer in self.decoder:
             tokens_BTD = layer(tokens_BTD, x_BND, batch.key_mask)
         return [tokens_BTD[:, i] for i in range(len(self.task_heads))]
+
+    def _tiles_and_tokens(self, batch: CaseBatch) -> tuple[Tensor, Tensor]:
+        """What the decoder reads: ``[B, N, D]`` encoded tiles and ``[B, T, D]`` the tokens of the tasks."""
+        x_BND = nn.functional.relu(self.project(batch.bags))
+        for layer in self.encoder:
+            x_BND = layer(x_BND, batch.key_mask)
+        return self.representation(x_BND), torch.stack(list(self.tokens)).expand(len(batch), -1, -1)
+
+    @property
+    def has_attention(self) -> bool:
+        """Always."""
+        return True
+
+    def attention(self, batch: CaseBatch) -> dict[str, Tensor]:
+        """task → ``[B, N]`` weights with which its token reads the tiles in the last decoder layer, mean over heads.
+
+        The encoder has mixed tiles before: a weight belongs to a tile and what it has taken from others.
+        """
+        x_BND, tokens_BTD = self._tiles_and_tokens(batch)
+        *before, last = self.decoder
+        for layer in before:
+            tokens_BTD = layer(tokens_BTD, x_BND, batch.key_mask)
+        assert isinstance(last, DecoderLayer)
+        weights_BTN = last.multihead_attn.weights(last.among_tokens(tokens_BTD), x_BND, batch.key_mask)
+        return {head.name: weights_BTN[:, i] for i, head in enumerate(self.task_heads)}
 
     def task_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
         """The task's token and its head."""

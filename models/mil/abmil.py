@@ -28,7 +28,9 @@ class GatedAttention(nn.Module):
     def forward(self, h_BNE: Tensor, mask_BN: Tensor | None) -> Tensor:
         """``[B, N]`` weights that sum to 1 over the tiles that exist and are 0 elsewhere."""
         gated = torch.tanh(self.content(h_BNE)) * torch.sigmoid(self.gate(h_BNE))
-        scores_BN = self.score(gated)[..., 0].float()
+        scores_BN = self.score(gated)[..., 0]
+        if scores_BN.dtype != torch.float64:
+            scores_BN = scores_BN.float()  # a softmax in half precision would lose small weights
         if mask_BN is not None:
             scores_BN = scores_BN.masked_fill(~mask_BN, -torch.inf)
         return scores_BN.softmax(dim=1)
@@ -56,8 +58,13 @@ class Abmil(MultiTaskModel):
         self.per_task = params.branches == "task"
         self.attentions = nn.ModuleList(GatedAttention(params.dim, params.hidden) for _ in range(branches))
 
+    @property
+    def has_attention(self) -> bool:
+        """Always."""
+        return True
+
     def attention(self, batch: CaseBatch) -> dict[str, Tensor]:
-        """task → ``[B, N]`` weights of the tiles, for heatmaps."""
+        """task → ``[B, N]`` weights with which :meth:`pool` averages the tiles."""
         h_BNE = self.project(batch.bags)
         each = self._per_task([attention(h_BNE, batch.key_mask) for attention in self.attentions])
         return {head.name: weights for head, weights in zip(self.task_heads, each, strict=True)}

@@ -96,7 +96,8 @@ class FrozenStages:
         tiles = tiles_of(batch)
         if isinstance(self.encoder, nn.Module):
             self.encoder.to(tiles.features.device)
-        with torch.no_grad():
+        # A gradient goes through it only where somebody asks for one to the tiles: to explain, never to train.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and batch.bags.requires_grad):
             return self.run(self.skipped, self.encoder.stem(tiles))
 
     def run(self, stages: range, state: SlideTokens) -> SlideTokens:

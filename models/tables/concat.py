@@ -34,14 +34,18 @@ class BagEncoder(nn.Module):
 
     def forward(self, batch: CaseBatch) -> Tensor:
         """``[B, dim]``."""
+        h_BNE, weights_BN = self.weigh(batch)
+        return (weights_BN[:, None, :].to(h_BNE) @ h_BNE)[:, 0]
+
+    def weigh(self, batch: CaseBatch) -> tuple[Tensor, Tensor]:
+        """``[B, N, dim]`` projected tiles, and ``[B, N]`` weights of their mean."""
         bags, mask = batch.bags, batch.mask
         if bags.shape[1] == 0:  # no case has a tile: one of zeros keeps shapes and gradients defined
             bags, mask = bags.new_zeros(len(batch), 1, bags.shape[2]), mask.new_zeros(len(batch), 1)
         if batch.tileless:
             mask = mask | ~mask.any(dim=1, keepdim=True)  # a softmax over nothing would be NaN
         h_BNE = self.project(bags)
-        weights_BN = self.attention(h_BNE, mask if batch.padded or batch.tileless else None)
-        return (weights_BN[:, None, :].to(h_BNE) @ h_BNE)[:, 0]
+        return h_BNE, self.attention(h_BNE, mask if batch.padded or batch.tileless else None)
 
 
 class TableEncoder(nn.Module):
@@ -111,6 +115,18 @@ class Concat(MultiTaskModel):
     def pool(self, batch: CaseBatch) -> Sequence[Tensor]:
         """The fused vector, the same for every task."""
         return [self.fusion(self.embeddings(batch))] * len(self.task_heads)
+
+    @property
+    def has_attention(self) -> bool:
+        """Where it reads tiles."""
+        return WSI in self.encoders
+
+    def attention(self, batch: CaseBatch) -> dict[str, Tensor]:
+        """task → ``[B, N]`` weights of the mean tile, the same for every task."""
+        encoder = self.encoders[WSI]
+        assert isinstance(encoder, BagEncoder)
+        weights_BN = encoder.weigh(batch)[1]
+        return {head.name: weights_BN for head in self.task_heads}
 
     def embeddings(self, batch: CaseBatch) -> dict[str, Tensor]:
         """modality → ``[B, dim]``: the output of its encoder, the learned token where it is missing.

@@ -1,7 +1,8 @@
 """Tile scores: how far each tile of a slide pushed one prediction, with the checks of that map.
 
-One Parquet file per (slide, task, class, method): columns ``x``, ``y``, ``score``; everything else stands in the schema
-metadata. Attribution writes it, and pictures, the viewer and the report read it.
+One Parquet file per (slide, task, class, method): columns ``x``, ``y``, ``score`` and, for the mean of several models,
+``spread``; everything else stands in the schema metadata. Attribution writes it, and pictures, the viewer and the
+report read it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ VERSION = "1"
 
 #: Fields that are columns; the others are metadata.
 _COLUMNS = ("x", "y", "score")
+#: A column that maps of several models have.
+_SPREAD = "spread"
 _TEXTS = ("slide", "patient", "cohort", "task", "kind", "class_name", "method", "unit")
 
 
@@ -77,6 +80,8 @@ class TileScores:
         Checks of this map.
     synthetic
         Whether the slide was generated.
+    spread
+        float32 ``[N]``, standard deviation over the models whose mean the score is; None for a single model.
     """
 
     slide: str
@@ -93,16 +98,20 @@ class TileScores:
     unit: str
     checks: tuple[MapCheck, ...] = ()
     synthetic: bool = False
+    spread: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        for name, dtype in (("x", np.int32), ("y", np.int32), ("score", np.float32)):
-            object.__setattr__(self, name, _column(getattr(self, name), dtype, name, self.slide))
+        for name, dtype in (("x", np.int32), ("y", np.int32), ("score", np.float32), ("spread", np.float32)):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _column(getattr(self, name), dtype, name, self.slide))
         object.__setattr__(self, "checks", tuple(self.checks))
         if not len(self.x) == len(self.y) == len(self.score):
             raise DataError(
                 f"{len(self.x)} x, {len(self.y)} y and {len(self.score)} scores do not belong together",
                 where=self.slide,
             )
+        if self.spread is not None and len(self.spread) != len(self.score):
+            raise DataError(f"{len(self.spread)} spreads for {len(self.score)} scores", where=self.slide)
         if not len(self.x):
             raise DataError("a map without tiles shows nothing", where=self.slide)
         if not (math.isfinite(self.side) and self.side > 0):
@@ -155,7 +164,8 @@ def write_tile_scores(scores: TileScores, path: Path) -> Path:
     metadata = {name: getattr(scores, name) for name in _TEXTS}
     metadata |= {"side": scores.side, "synthetic": scores.synthetic}
     metadata["checks"] = [_plain(check) for check in scores.checks]
-    table = pa.table({name: pa.array(getattr(scores, name)) for name in _COLUMNS})
+    columns = [*_COLUMNS, *([] if scores.spread is None else [_SPREAD])]
+    table = pa.table({name: pa.array(getattr(scores, name)) for name in columns})
     table = table.replace_schema_metadata(
         {b"equipoise.tile_scores": VERSION.encode(), b"equipoise.map": json.dumps(metadata).encode()}
     )
@@ -182,12 +192,12 @@ def read_tile_scores(path: Path) -> TileScores:
         raise DataError(f"tile scores cannot be read: {broken}", where=str(path), fix=again) from broken
     known = table.schema.metadata or {}
     version = known.get(b"equipoise.tile_scores", b"").decode()
-    if version != VERSION or tuple(table.column_names) != _COLUMNS:
+    if version != VERSION or tuple(table.column_names) not in (_COLUMNS, (*_COLUMNS, _SPREAD)):
         raise DataError(f"not a table of tile scores of layout {VERSION}", where=str(path), fix=again)
     try:
         metadata = json.loads(known[b"equipoise.map"])
         metadata["checks"] = tuple(MapCheck(**_numbers(check)) for check in metadata["checks"])
-        return TileScores(**metadata, **{name: table[name].to_numpy() for name in _COLUMNS})
+        return TileScores(**metadata, **{name: table[name].to_numpy() for name in table.column_names})
     except (KeyError, TypeError, ValueError) as broken:
         raise DataError(
             f"metadata of the tile scores are damaged: {broken}", where=str(path), fix=again

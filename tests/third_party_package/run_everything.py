@@ -10,6 +10,7 @@ from equipoise_elsewhere.methods import USED
 
 from equipoise.datasets.synthetic import generate
 from equipoise.platform.cluster.params import RayOptions
+from equipoise.platform.explain.attribution import tile_scores
 from equipoise.platform.extraction.sources import obtain_features
 from equipoise.platform.registry import get
 from equipoise.platform.run.context import RunContext
@@ -17,6 +18,7 @@ from equipoise.platform.run.folder import RunFolder
 from equipoise.platform.run.loading import load_study
 from equipoise.platform.run.steps import run_steps
 from equipoise.platform.run.synthesis import synthesize
+from equipoise.platform.training.crossval import load_fold
 
 
 def write_tables(folder: Path) -> None:
@@ -70,7 +72,12 @@ def run_slides(folder: Path) -> None:
     study = load_study(file, overrides)
     context = RunContext(study, RunFolder(folder / "run"))
     obtain_features(context.cohorts.slides, study.features, context.store_root, study.base, workers=0)
-    run_steps(study, RunFolder.open(study, str(folder / "run"), "auto"), ("extract", "train", "evaluate"))
+    run = RunFolder.open(study, str(folder / "run"), "auto")
+    run_steps(study, run, ("extract", "train", "evaluate"))
+    trained, cases = load_fold(run.folds / "0-0"), RunContext(study, run).inputs.cases("develop")
+    (first, *_) = tile_scores([trained], cases.values(), "LF", method="brightness")
+    if first.unit != "brightness, whatever the LF":
+        raise SystemExit(first.unit)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,14 @@ def test_scores_come_back_as_they_were(tmp_path: Path) -> None:
     assert list_tile_scores(tmp_path) == [path]
 
 
+def test_the_spread_over_models_is_kept(tmp_path: Path) -> None:
+    back = read_tile_scores(write_tile_scores(scores(spread=[0.1, 0.2, 0.3]), tmp_path / "a.parquet"))
+    assert back.spread is not None
+    np.testing.assert_allclose(back.spread, [0.1, 0.2, 0.3], rtol=1e-6)
+    with pytest.raises(DataError, match="2 spreads for 3 scores"):
+        scores(spread=[0.1, 0.2])
+
+
 def test_the_same_scores_give_the_same_bytes(tmp_path: Path) -> None:
     one = write_tile_scores(scores(), tmp_path / "one.parquet").read_bytes()
     assert one == write_tile_scores(scores(), tmp_path / "other.parquet").read_bytes()

@@ -12,11 +12,18 @@ from equipoise.models.modaltune.entries import ModalTokensParams
 from equipoise.models.rna.entries import RnaEncoderParams
 from equipoise.models.slide_encoders.entries import SlideEncoderParams
 from equipoise.models.text.entries import TextEncoderParams
+from equipoise.platform.explain.entries import AttributionParams
 from equipoise.platform.federation.entries import AggregationParams, StrategyParams
 from equipoise.platform.federation.simulation.entries import ClientSchemeParams
 from equipoise.platform.report.entries import SectionParams
 
 HERE = "equipoise_elsewhere.methods"
+
+
+class BrightnessParams(AttributionParams):
+    unit: ClassVar[str] = "brightness, whatever the {output}"
+
+    feature: int = Field(0, ge=0)
 
 
 class TanhParams(BaseModel):
@@ -77,5 +84,6 @@ BY_INITIAL = ("clients by the first letters of the keys", ByInitialParams, f"{HE
 EVERY_NTH = ("every n-th patient is tested", EveryNthParams, f"{HERE}:every_nth")
 LAST_DIGIT = ("sites by the last digit of the key", LastDigitParams, f"{HERE}:last_digit")
 POCKET = ("one cohort of eight small slides", BaseModel, f"{HERE}:pocket")
+BRIGHTNESS = ("how far a tile is above the mean of its case", BrightnessParams, f"{HERE}:Brightness")
 GREETING = ("a sentence of its own", SectionParams, f"{HERE}:greeting")
 TWO_SITES = ("a study of the tables of the test", BaseModel, f"{HERE}:two_sites")

@@ -182,6 +182,16 @@ def pocket(name):
     return Preset(name=name, cohorts=(cohort,), knobs=everything, study=study)
 
 
+class Brightness:
+    def __init__(self, params):
+        USED.add("attributions")
+        self.feature = params.feature
+
+    def scores(self, case):
+        column = case.batch.bags[0, :, self.feature]
+        return column - column.mean()
+
+
 def greeting(run, params):
     USED.add("sections")
     return Section("From elsewhere", "A sentence of another package.", [Text("Greetings.")])
