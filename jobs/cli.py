@@ -36,6 +36,7 @@ JOBS = {
     "search": "Search balancing, loss weights, architecture (Ray Tune).",
     "federate": "Train across sites that keep their patients, and compare with baselines.",
     "evaluate": "Predict external cohorts and compute metrics with intervals.",
+    "explain": "Explain predictions: maps of slides with checks, tiles, genes, modalities.",
     "report": "Write report.html from the run folder.",
     "leaderboard": "Compare runs: ranks, intervals, paired differences.",
     "run": "Run all steps from slides to report; finished steps are skipped.",

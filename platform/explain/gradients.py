@@ -80,6 +80,14 @@ def integrated_gradients(
     dict
         The shapes of the inputs without the first dimension; all values sum to the difference between the outputs.
     """
+    found = mean_gradients(case, inputs, start, steps)
+    return {name: found[name] * (x - start[name])[0] for name, x in inputs.items()}
+
+
+def mean_gradients(
+    case: Explained, inputs: Mapping[str, Tensor], start: Mapping[str, Tensor], steps: int
+) -> dict[str, Tensor]:
+    """The mean gradient along the path, parameters as of :func:`integrated_gradients`."""
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     dtype, device = next(iter(inputs.values())).dtype, case.batch.site.device
     t_S = torch.as_tensor((nodes + 1) / 2, dtype=dtype, device=device)
@@ -92,7 +100,7 @@ def integrated_gradients(
         _, gradients = case.gradients(points)
         for name, gradient in gradients.items():
             total[name] += (_along(w, gradient) * gradient).sum(dim=0)
-    return {name: total[name] * distance[name][0] for name in inputs}
+    return total
 
 
 def _along(values_S: Tensor, like: Tensor) -> Tensor:

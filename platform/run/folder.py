@@ -33,9 +33,9 @@ from equipoise.platform.yaml_files import read_own
 log = logging.getLogger("equipoise")
 
 #: Steps of a run in their order.
-STEPS = ("validate", "extract", "train", "evaluate", "federate", "search", "pretrain", "report")
+STEPS = ("validate", "extract", "train", "evaluate", "federate", "search", "pretrain", "explain", "report")
 #: Optional step → the section of the study without which it does nothing.
-STEP_SECTIONS = {"federate": "federation", "search": "search", "pretrain": "pretrain"}
+STEP_SECTIONS = {"federate": "federation", "search": "search", "pretrain": "pretrain", "explain": "explain"}
 
 
 def study_steps(settings: Mapping[str, Any]) -> list[str]:
@@ -81,6 +81,7 @@ class RunFolder:
         self.search = self.root / "search"
         self.pretrain = self.root / "pretrain"
         self.evaluation = self.root / "evaluation"
+        self.explain = self.root / "explain"
         self.tensorboard = self.root / "tb"
         self.report = self.root / "report.html"
         self.status_file = self.root / "status.json"

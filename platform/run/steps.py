@@ -370,25 +370,12 @@ def evaluate(context: RunContext) -> StepResult:
     from equipoise.platform.evaluation.predictions import read_predictions, write_predictions
     from equipoise.platform.evaluation.tensorboard import write_evaluation_events
     from equipoise.platform.training.batches import CaseList
-    from equipoise.platform.training.build import pick_device, recipe_of
-    from equipoise.platform.training.crossval import check_fingerprint, fold_folder, load_fold
-    from equipoise.platform.training.fold_files import changed_file, file_hashes, require_whole
+    from equipoise.platform.training.build import pick_device
+    from equipoise.platform.training.crossval import fold_folder, load_fold
+    from equipoise.platform.training.fold_files import changed_file, file_hashes
 
-    folder, inputs, recipe = context.folder, context.inputs, recipe_of(context.study)
-    folds = _make_folds(context, inputs.cohorts)
-    missing = [f"{f.repeat}-{f.index}" for f in folds if not fold_folder(folder.folds, f).exists()]
-    if missing:
-        raise StudyError(
-            f"folds {', '.join(missing)} are not trained yet",
-            where=str(folder.folds),
-            fix="run `equipoise train`",
-        )
-    # Before anything is written: predictions of other folds than these would not match the manifest.
-    for fold in folds:
-        require_whole(fold_folder(folder.folds, fold), fold)
-        check_fingerprint(
-            folder.folds, fold, recipe, features=inputs.features, content_keys=inputs.content_keys
-        )
+    folder, inputs = context.folder, context.inputs
+    folds = _require_folds(context)
     _set_threads(context.study)
     device = pick_device(context.study.training.device)
     reader = inputs.cases("external")
@@ -566,6 +553,20 @@ def pretrain(context: RunContext) -> StepResult:
     return StepResult(result.fields())
 
 
+def explain(context: RunContext) -> StepResult:
+    """Explain predictions of chosen patients, if the study has a section for it: maps, tiles, genes, modalities."""
+    if context.study.explain is None:
+        log.info("explain: nothing to do, the study has no explain section")
+        return StepResult({"skipped": "the study has no explain section"})
+    from equipoise.platform.explain.explain import explain as explain_patients
+    from equipoise.platform.run.explanation import explain_inputs
+
+    _set_threads(context.study)
+    folds = _require_folds(context)
+    given = explain_inputs(context, context.study.explain, [fold.name for fold in folds])
+    return StepResult(explain_patients(given, context.folder.explain))
+
+
 def report(context: RunContext) -> StepResult:
     """Write ``report.html`` from the run folder and nothing else.
 
@@ -593,6 +594,7 @@ STEP_FUNCTIONS: dict[str, Callable[[RunContext], StepResult]] = {
     "federate": federate,
     "search": search,
     "pretrain": pretrain,
+    "explain": explain,
     "report": report,
 }
 
@@ -602,6 +604,36 @@ def _set_threads(study: Study) -> None:
     import torch
 
     torch.set_num_threads(study.training.threads)
+
+
+def _require_folds(context: RunContext) -> "list[Fold]":
+    """The folds, each of them trained with the settings and data of today.
+
+    Raises
+    ------
+    StudyError
+        If one is not trained yet, or was trained with other settings or data.
+    """
+    from equipoise.platform.training.build import recipe_of
+    from equipoise.platform.training.crossval import check_fingerprint, fold_folder
+    from equipoise.platform.training.fold_files import require_whole
+
+    folder, inputs, recipe = context.folder, context.inputs, recipe_of(context.study)
+    folds = _make_folds(context, inputs.cohorts)
+    missing = [f"{f.repeat}-{f.index}" for f in folds if not fold_folder(folder.folds, f).exists()]
+    if missing:
+        raise StudyError(
+            f"folds {', '.join(missing)} are not trained yet",
+            where=str(folder.folds),
+            fix="run `equipoise train`",
+        )
+    # Before anything is written: results of other folds than these would not match the manifest.
+    for fold in folds:
+        require_whole(fold_folder(folder.folds, fold), fold)
+        check_fingerprint(
+            folder.folds, fold, recipe, features=inputs.features, content_keys=inputs.content_keys
+        )
+    return folds
 
 
 def _make_folds(context: RunContext, cohorts: "Cohorts") -> "list[Fold]":

@@ -25,6 +25,7 @@ from equipoise.datasets.tables.tasks import Task
 from equipoise.models.slide_encoders.entries import check_tiles
 from equipoise.platform.cluster.params import RayOptions
 from equipoise.platform.evaluation.params import EvaluationParams, ReportParams, within_problems
+from equipoise.platform.explain.params import ExplainParams
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.registry import entries, get, nearest
@@ -135,6 +136,8 @@ class Study(StrictParams):
     """Federated training across sites that keep their patients, in addition to training on pooled patients."""
     pretrain: PretrainParams | None = None
     """Pre-training of the model on many cohorts, as a start for other studies (``equipoise pretrain``)."""
+    explain: ExplainParams | None = None
+    """Maps of slides, genes and modalities of chosen predictions (``equipoise explain``)."""
     evaluation: EvaluationParams = Field(default_factory=EvaluationParams)
     """Intervals and thresholds."""
     report: ReportParams = Field(default_factory=ReportParams)
@@ -167,6 +170,7 @@ class Study(StrictParams):
             *_text_problems(self),
             *_start_problems(self),
             *_pretrain_problems(self),
+            *_explain_problems(self),
             *transform_problems(self.tables, self.cohorts),
         ]
         problems += _search_problems(self)
@@ -224,6 +228,7 @@ CHANGEABLE_KEYS = (
     "search",
     "federation",  # a finished federation records its own settings
     "pretrain",  # and so does a pre-training
+    "explain",  # a map records what it was made from
     "evaluation",
     "report",
     "resources",
@@ -260,6 +265,8 @@ def smoke_overrides(study: Study) -> dict[str, Any]:
     options = type(study.splits).model_fields
     if "folds" in options:
         overrides |= {f"splits.{key}": n for key, n in (("folds", 2), ("repeats", 1)) if key in options}
+    if study.explain is not None:
+        overrides |= {"explain.slides": 1, "explain.patients": 4}
     if study.search is not None:
         overrides |= {"search.trials": 4 if study.search.population else 2, "search.folds": 2}
     if study.federation is not None:
@@ -426,6 +433,15 @@ def _pretrain_problems(study: Study) -> list[str]:
         said = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
         problems.append(f"pretrain.sampling: {said}; or write sampling: null")
     return problems
+
+
+def _explain_problems(study: Study) -> list[str]:
+    """Problems of the section that explains predictions."""
+    known = [task.name for task in study.tasks]
+    named = (study.explain.tasks if study.explain is not None else None) or ()
+    return [
+        f"explain.tasks: {name!r} is no task{nearest(name, known)}" for name in named if name not in known
+    ]
 
 
 def _search_problems(study: Study) -> list[str]:

@@ -233,3 +233,22 @@ def test_killed_at_random_moments_gives_the_same_predictions(tiny: Path, tmp_pat
 def test_a_folder_in_which_nothing_ran_has_no_report(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing to report"):
         steps.run_steps(load_study(tiny / "study.yaml"), RunFolder(tmp_path / "empty"), ["report"])
+
+
+def test_predictions_are_explained_where_the_study_asks_for_it(finished: tuple[Path, Path]) -> None:
+    """Maps of both cohorts from stored features, tiles cut out of the slides; federation and report stay done."""
+    from equipoise.platform.explain.tile_scores import list_tile_scores, read_tile_scores
+
+    root, run = finished
+    assert "no explain section" in RunFolder(run).status()["steps"]["explain"]["skipped"]
+    study = study_of(root, explain={"slides": 1, "tasks": ["MSI"], "methods": ["attention", "gradient_input"]})
+    result = run_steps(study, run, "explain", "report")
+    assert result.steps["explain"].details["maps"] == 4
+    maps = [read_tile_scores(path) for path in list_tile_scores(run / "explain")]
+    assert {one.cohort for one in maps} == {"syn-crc-a", "syn-crc-b"}
+    assert all(one.synthetic for one in maps)
+    tiles = pd.read_parquet(run / "explain" / "tiles.parquet")
+    assert all((run / "explain" / crop).is_file() for crop in tiles["crop"])
+    assert RunFolder(run).to_do() == []
+    again = run_steps(study, run, "explain")
+    assert again.steps["explain"].details["made"] == 0
