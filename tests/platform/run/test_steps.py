@@ -241,7 +241,9 @@ def test_predictions_are_explained_where_the_study_asks_for_it(finished: tuple[P
 
     root, run = finished
     assert "no explain section" in RunFolder(run).status()["steps"]["explain"]["skipped"]
-    study = study_of(root, explain={"slides": 1, "tasks": ["MSI"], "methods": ["attention", "gradient_input"]})
+    study = study_of(
+        root, explain={"slides": 1, "tasks": ["MSI"], "methods": ["attention", "gradient_input"]}
+    )
     result = run_steps(study, run, "explain", "report")
     assert result.steps["explain"].details["maps"] == 4
     maps = [read_tile_scores(path) for path in list_tile_scores(run / "explain")]
