@@ -31,6 +31,7 @@ from equipoise.platform.explain.checks import (
 from equipoise.platform.explain.crops import crop_name, write_crops
 from equipoise.platform.explain.explain_inputs import ExplainInputs, write_csv
 from equipoise.platform.explain.explain_tables import explain_tables
+from equipoise.platform.explain.explained import TrainedModel
 from equipoise.platform.explain.params import MethodChoice
 from equipoise.platform.explain.selection import Chosen, choose, choose_named, held_out
 from equipoise.platform.explain.tile_scores import (
@@ -166,30 +167,44 @@ def _make(
     class_name: str,
     method: Method,
 ) -> list[TileScores]:
-    models = [given.models.folds[name] for name in names]
-    (scores,) = explain_case(models, case, task, class_name, method)
-    checks = _checks(given, one, scores, names) if given.params.checks else []
-    return [merge_checks(part, checks) for part in scores.by_slide(synthetic=given.synthetic)]
+    """The maps of all slides of a patient, for one task, class and method."""
+    folds = given.models.folds
+    others = [name for name in folds if name not in names] if given.params.checks else []
+    if given.behind is None:
+        asked: list[tuple[Case, list[TrainedModel], list[TrainedModel]]] = [
+            (case, [folds[name] for name in names], [folds[name] for name in others])
+        ]
+    else:  # one slide at a time, through the slide encoder
+        asked = []
+        for at in range(len(case.slides)):
+            own = given.behind.case(case, at)
+            width = own.bag.shape[1]
+            parts = (
+                [given.behind.model(folds[name], case, at, width) for name in group]
+                for group in (names, others)
+            )
+            asked.append((own, *parts))  # type: ignore[arg-type]
+    maps = []
+    learned = sum(one.patient in folds[name].config["patients"]["train"] for name in others)
+    for own, models, more in asked:
+        (scores,) = explain_case(models, own, task, class_name, method)
+        checks = _checks(scores, more, learned, given.seed) if given.params.checks else []
+        maps += [merge_checks(part, checks) for part in scores.by_slide(synthetic=given.synthetic)]
+    return maps
 
 
-def _checks(given: ExplainInputs, one: Chosen, scores: CaseScores, names: Sequence[str]) -> list[MapCheck]:
+def _checks(scores: CaseScores, others: Sequence[TrainedModel], learned: int, seed: int) -> list[MapCheck]:
+    """All checks of a map; ``others`` are models that do not explain the patient, most of which learned from it."""
     count = len(scores.mean)
     if count < FEWEST_TILES:
         return [too_few_tiles(name, count) for name in ("deletion", "randomisation")]
-    checks = [
-        deletion_check(deletion_curves(scores, seed=given.seed)),
-        randomisation_check(scores, seed=given.seed),
-    ]
-    others = [name for name in given.models.folds if name not in names]
+    checks = [deletion_check(deletion_curves(scores, seed=seed)), randomisation_check(scores, seed=seed)]
     each = scores.each
-    if others:  # of a development patient: the other folds' models have learned from the patient
-        more = [given.models.folds[name] for name in others]
-        (beside,) = explain_case(
-            more, scores.case, scores.output.task.head.name, scores.output.class_name, scores.method
-        )
+    if others:
+        task = scores.output.task.head.name
+        (beside,) = explain_case(others, scores.case, task, scores.output.class_name, scores.method)
         each = np.concatenate([each, beside.each])
     if len(each) > 1:
-        learned = sum(one.patient in given.models.folds[name].config["patients"]["train"] for name in others)
         checks.append(agreement_check(each, learned))
     completeness = completeness_check(scores)
     return [*checks, *([] if completeness is None else [completeness])]

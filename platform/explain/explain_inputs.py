@@ -12,6 +12,7 @@ from equipoise.platform.explain.fold_models import FoldModels
 from equipoise.platform.explain.outputs import explained_outputs
 from equipoise.platform.explain.params import ExplainParams
 from equipoise.platform.explain.selection import held_out
+from equipoise.platform.explain.slide_vectors import SlideTilesBehind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +50,8 @@ class ExplainInputs:
         Pathway → genes; empty without.
     mpp_override
         um per pixel that the study gives all slides; None if it does not.
+    behind
+        The slide encoder, for models that read one vector per slide; None for those that read tiles.
     """
 
     params: ExplainParams
@@ -63,6 +66,7 @@ class ExplainInputs:
     whole_slides: str
     gene_sets: Mapping[str, Sequence[str]]
     mpp_override: float | None
+    behind: SlideTilesBehind | None = None
 
     def classes(self, patient: str, task: str) -> list[str]:
         """Classes of a task that are explained for a patient; ``""`` for a task without classes."""

@@ -105,7 +105,7 @@ class Explained:
             found = torch.autograd.grad(out_B.sum(), list(leaves.values()), allow_unused=True)
         if cut := [name for name, gradient in zip(leaves, found, strict=True) if gradient is None]:
             raise StudyError(_no_gradient(self.model, cut))
-        return out_B.detach(), dict(zip(leaves, found, strict=True))  # type: ignore[arg-type]
+        return out_B.detach(), dict(zip(leaves, found, strict=True))
 
     def repeated(self, inputs: Mapping[str, Tensor]) -> CaseBatch:
         """Copies of the case, one for each row of the inputs, which take the place of its own."""

@@ -1,6 +1,7 @@
 """What the step ``explain`` reads out of a run: fold models, predictions, gene sets."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from equipoise.datasets.atomic_io import read_json
 from equipoise.platform.explain.explain import explained_tasks
@@ -9,6 +10,9 @@ from equipoise.platform.explain.fold_models import FoldModels
 from equipoise.platform.explain.params import ExplainParams
 from equipoise.platform.fingerprints import content_hash
 from equipoise.platform.run.context import RunContext
+
+if TYPE_CHECKING:
+    from equipoise.platform.explain.slide_vectors import SlideTilesBehind
 
 
 def explain_inputs(context: RunContext, params: ExplainParams, folds: Sequence[str]) -> ExplainInputs:
@@ -44,20 +48,22 @@ def explain_inputs(context: RunContext, params: ExplainParams, folds: Sequence[s
         folds={folder.name: content_hash([str(read_json(folder / "config.json"))]) for folder in folders},
         seed=study.seed,
         synthetic=study.synthetic,
-        whole_slides=_whole_slides(context),
+        whole_slides="" if study.reads_slides else f"model {study.model.kind} reads tables only",
         gene_sets={} if chosen is None or study.encodes_rna else chosen.sets,
         mpp_override=None if study.features.imported is not None else study.features.mpp_override,
+        behind=_slide_encoder(context),
     )
 
 
-def _whole_slides(context: RunContext) -> str:
-    """Why tiles cannot be explained although the study may have slides; empty if they can."""
+def _slide_encoder(context: RunContext) -> "SlideTilesBehind | None":
+    """The slide encoder of the study and the store of the tiles that it read; None without."""
+    from equipoise.platform.explain.slide_vectors import SlideTilesBehind
+    from equipoise.platform.extraction.slide_vectors import below, load_slide_encoder
+    from equipoise.platform.extraction.sources import open_features
+
     study = context.study
-    if not study.reads_slides:
-        return f"model {study.model.kind} reads tables only"
-    if study.features.slide_encoder is not None:
-        return (
-            f"the model reads one vector per slide, which {study.features.slide_encoder} made of its tiles before: "
-            "there is no way back from the prediction to a tile"
-        )
-    return ""
+    if not study.reads_slides or study.features.slide_encoder is None:
+        return None
+    of_tiles = study.features.model_copy(update={"slide_encoder": None, "slide_encoder_params": {}})
+    tiles = open_features(of_tiles, context.store_root, study.base, context.cohorts.slides)
+    return SlideTilesBehind(load_slide_encoder(below(study.features, study.base)), tiles)
