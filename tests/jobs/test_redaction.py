@@ -137,6 +137,7 @@ COMMANDS: dict[str, list[str]] = {
     "search": ["-c", "study.yaml", "-o", "run"],
     "federate": ["-c", "study.yaml", "-o", "run"],
     "evaluate": ["-c", "study.yaml", "-o", "run"],
+    "explain": ["-c", "study.yaml", "-o", "run"],
     "report": ["-c", "study.yaml", "-o", "run"],
     "run": ["-c", "study.yaml", "-o", "other", "--smoke"],
     "leaderboard": ["run", "other"],
