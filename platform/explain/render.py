@@ -45,6 +45,7 @@ def render(
     folder: Path,
     *,
     mpp: float | None = None,
+    study_mpp: float | None = None,
     tiles: Selection = "all",
 ) -> Rendered:
     """Draw the maps of one slide.
@@ -59,8 +60,8 @@ def render(
     folder
         Where the files go: ``<task>[.<class>].<method>`` with ``.png``, ``.jpg`` (small, without names) and
         ``.geojson``; ``viewer.html`` and ``viewer_files/``.
-    mpp
-        Pixel size from the slides table, where the file states none.
+    mpp, study_mpp
+        Pixel sizes from the slides table and from the study, as :func:`open_slide` takes them.
     tiles
         Which tiles the GeoJSON files hold.
 
@@ -71,7 +72,7 @@ def render(
     """
     maps = [maps] if isinstance(maps, TileScores) else list(maps)
     stems = _stems(maps)
-    picture = slide_picture(slide, maps, MOST_PIXELS, mpp, LISTED)
+    picture = slide_picture(slide, maps, MOST_PIXELS, (mpp, study_mpp), LISTED)
     area = picture.scanned()
     heatmaps = [
         write_heatmap(scores, area, folder / f"{stem}.png").path

@@ -101,7 +101,7 @@ def slide_picture(
     slide: str | Path | None,
     maps: Sequence[TileScores],
     pixels: int,
-    mpp: float | None = None,
+    mpp: tuple[float | None, float | None] = (None, None),
     crops: int = 0,
 ) -> SlidePicture:
     """Read a slide for its maps, or return blank paper.
@@ -115,14 +115,14 @@ def slide_picture(
     pixels
         Pixels that the picture may have at most.
     mpp
-        Pixel size from the slides table, where the file states none.
+        Pixel sizes from the slides table and from the study, as :func:`open_slide` takes them.
     crops
         Tiles to crop at the high end of each map, and as many at the low end.
     """
     if slide is None:
         return blank_paper(maps, "the slide was not given")
     try:
-        with open_slide(slide, mpp) as reader:
+        with open_slide(slide, *mpp) as reader:
             return _read(reader, maps, pixels, crops)
     except SlideProblem as problem:
         log.warning("%s: the maps are drawn on blank paper: %s", problem.where or slide, problem.what)
@@ -146,6 +146,8 @@ def _read(reader: SlideReader, maps: Sequence[TileScores], pixels: int, crops: i
     width, height = reader.dimensions
     _require_inside(maps, width, height, str(reader.path))
     shrink = max(1.0, math.sqrt(width * height / pixels))
+    # A level of the slide that is a little coarser is read as it is, not made from one that is many times as large.
+    shrink = min((d for d in reader.level_downsamples if shrink <= d <= 2 * shrink), default=shrink)
     thumbnail, _ = reader.thumbnail(reader.mpp * shrink)
     chosen = {(int(m.x[at]), int(m.y[at])): m.side for m in maps for at in extreme_tiles(m, crops)}
     squares = {corner: _crop(reader, corner, side) for corner, side in chosen.items()}
