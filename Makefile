@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo showcase test test-slow test-geneicl test-s3 lint format bench docs clean
+.PHONY: setup demo showcase test test-slow test-geneicl test-s3 lint format bench docs dist clean
 
 setup: $(READY)
 
@@ -59,6 +59,11 @@ bench: $(READY)
 docs: $(READY)
 	$(BIN)/python -m docs.build
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Source archive and wheel; the wheel is built from the archive, with the tools of the environment.
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
 
 clean:
 	rm -rf $(VENV) build dist site demo showcase runs

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import venv
 import zipfile
@@ -98,6 +99,8 @@ def test_package_states_the_version_and_nothing_else(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())
     assert "version" not in project["project"]
     assert f"\nversion: {equipoise.__version__}\n" in (root / "CITATION.cff").read_text()
+    versions = re.findall(r"^## (\d+\.\d+\.\d+)", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert versions[0] == equipoise.__version__, "the newest version comes first"
 
 
 def test_product_does_not_import_its_own_interface(root: Path) -> None:
@@ -142,10 +145,16 @@ def checkout(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wheel(checkout: Path) -> Path:
+def distribution(checkout: Path) -> Path:
+    """The folder with source archive and wheel, as ``make dist`` makes them: the wheel from the archive."""
+    run(sys.executable, "-m", "build", "--no-isolation", cwd=checkout, timeout=300)
+    return checkout / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(distribution: Path) -> Path:
     """The wheel."""
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", cwd=checkout, timeout=300)
-    [built] = (checkout / "dist").glob("*.whl")
+    [built] = distribution.glob("*.whl")
     return built
 
 
@@ -181,7 +190,8 @@ def borrow_packages(python: Path, folder: Path) -> None:
     install does not.
     """
     site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder)
-    Path(site, "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    folders = [path for path in sys.path if Path(path).name == "site-packages"]
+    Path(site, "borrowed.pth").write_text("\n".join(folders) + "\n")
 
 
 def test_wheel_holds_every_file_of_the_rooms(root: Path, wheel: Path) -> None:
@@ -192,6 +202,24 @@ def test_wheel_holds_every_file_of_the_rooms(root: Path, wheel: Path) -> None:
     assert held == expected | {f"equipoise/{name}" for name in PACKAGE_FILES}
     assert {Path(name).suffix for name in held} >= {".py", ".html", ".css", ".js", ".json", ".yaml"}
     assert licences == {"LICENSE", "NOTICE"}
+
+
+def test_source_archive_holds_the_files_of_the_wheel(distribution: Path, wheel: Path) -> None:
+    """Files, not links: an archive without what the links lead to builds an empty wheel."""
+    import equipoise
+
+    [archive] = distribution.glob("*.tar.gz")
+    top = f"equipoise-{equipoise.__version__}"
+    assert archive.name == f"{top}.tar.gz"
+    with tarfile.open(archive) as packed:
+        members = packed.getmembers()
+    assert all(member.isfile() or member.isdir() for member in members)
+    files = {member.name for member in members if member.isfile()}
+    with zipfile.ZipFile(wheel) as held:
+        names = {name for name in held.namelist() if name.startswith("equipoise/")}
+    assert {f"{top}/.src/{name}" for name in names} <= files
+    assert {f"{top}/{name}" for name in ("LICENSE", "NOTICE", "README.md", "pyproject.toml")} <= files
+    assert not any(name.startswith((f"{top}/tests/", f"{top}/.venv/")) for name in files)
 
 
 def test_wheel_is_what_a_new_environment_imports(root: Path, installed: Path) -> None:
@@ -220,7 +248,10 @@ def test_editable_install_follows_the_links(checkout: Path, linked: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_demo_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
-    command = [installed / "bin" / "equipoise", "demo", "--preset", "tiny", "--out", tmp_path / "demo"]
+    equipoise = installed / "bin" / "equipoise"
+    assert "handcrafted" in run(equipoise, "ls", "encoders", cwd=tmp_path)
+    assert "FAIL" not in run(equipoise, "doctor", cwd=tmp_path)
+    command = [equipoise, "demo", "--preset", "tiny", "--out", tmp_path / "demo"]
     output = run(*command, "--max-cpus", "2", cwd=tmp_path, timeout=540)
     assert output.splitlines()[-2].startswith("report: ")
     (status,) = tmp_path.rglob("status.json")

@@ -82,6 +82,9 @@ def test_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(root: 
     start = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     assert 'href="tables.html"' in start
     assert 'src="report.png"' in start
+    notebook = (tmp_path / "site" / "notebooks" / "library.html").read_text(encoding="utf-8")
+    assert 'src="library-1.png"' in notebook
+    assert (tmp_path / "site" / "notebooks" / "library-1.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
