@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ from equipoise.platform.explain.tile_scores import (
     merge_checks,
     read_tile_scores,
     scores_path,
+    scores_stem,
     write_tile_scores,
 )
 from equipoise.platform.fingerprints import content_hash, differences, fingerprint
@@ -87,13 +88,24 @@ def explain(given: ExplainInputs, folder: Path) -> dict[str, Any]:
     )
     maps: list[TileScores] = []
     made = 0
+    drawn_again: set[str] = set()
     for number, one in enumerate(chosen, start=1):
-        found, new = _explain_patient(given, one, folder)
+        found, fresh = _explain_patient(given, one, folder)
         maps += found
-        made += new
-        log.info("explain patient=%s %d/%d maps=%d new=%d", one.patient, number, len(chosen), len(found), new)
+        made += len(fresh)
+        drawn_again |= {scores.slide for scores in fresh}
+        log.info(
+            "explain patient=%s %d/%d maps=%d new=%d",
+            one.patient,
+            number,
+            len(chosen),
+            len(found),
+            len(fresh),
+        )
     write_csv(_slides_table(given, chosen), folder / SLIDES)
     write_csv(_checks_table(maps), folder / CHECKS)
+    if given.params.pictures:
+        skipped += _draw(given, maps, drawn_again, folder)
     tiles, crops = _tiles_table(given, maps, folder)
     skipped += [{"what": f"tile pictures of {slide}", "reason": reason} for slide, reason in crops.items()]
     with atomic_path(folder / TILES) as temporary:
@@ -128,12 +140,14 @@ def _remove_others(folder: Path, slides: Iterable[str]) -> None:
             shutil.rmtree(made.parent)
 
 
-def _explain_patient(given: ExplainInputs, one: Chosen, folder: Path) -> tuple[list[TileScores], int]:
-    """The maps of all slides of a patient, and how many had to be made."""
+def _explain_patient(
+    given: ExplainInputs, one: Chosen, folder: Path
+) -> tuple[list[TileScores], list[TileScores]]:
+    """The maps of all slides of a patient, and those that had to be made."""
     case = given.models.case(one.patient, one.role)
     names = given.models.unseen(one.patient, one.role)
     maps: list[TileScores] = []
-    new = 0
+    new: list[TileScores] = []
     wanted: dict[str, set[str]] = {slide: set() for slide in case.slides}
     for choice in given.params.methods:
         method = Method.named(choice.name, choice.params)
@@ -147,14 +161,15 @@ def _explain_patient(given: ExplainInputs, one: Chosen, folder: Path) -> tuple[l
                     for path, scores in zip(paths, fresh, strict=True):
                         _record(path, write_tile_scores(scores, path), made_from)
                     kept = list(fresh)
-                    new += len(fresh)
+                    new += fresh
                 maps += [part for part in kept if part is not None]
                 for slide, path in zip(case.slides, paths, strict=True):
                     wanted[slide].add(path.name)
     for slide, files in wanted.items():
         for path in (folder / file_stem(slide)).glob("*.parquet"):
-            if path.name not in files:
-                path.unlink()
+            if path.name not in files:  # with its pictures
+                for other in path.parent.glob(f"{path.stem}.*"):
+                    other.unlink()
     return maps, new
 
 
@@ -208,6 +223,31 @@ def _checks(scores: CaseScores, others: Sequence[TrainedModel], learned: int, se
         checks.append(agreement_check(each, learned))
     completeness = completeness_check(scores)
     return [*checks, *([] if completeness is None else [completeness])]
+
+
+def _draw(
+    given: ExplainInputs, maps: Sequence[TileScores], again: Collection[str], folder: Path
+) -> list[dict[str, str]]:
+    """Pictures of the slides whose maps are new, or that have none; what is missing and why."""
+    from equipoise.platform.explain.render import VIEWER, render
+
+    slides = given.inputs.cohorts.slides.set_index("slide")
+    by_slide: dict[str, list[TileScores]] = {}
+    for scores in maps:
+        by_slide.setdefault(scores.slide, []).append(scores)
+    missing = []
+    for slide, own in by_slide.items():
+        place = folder / file_stem(slide)
+        stems = [scores_stem(scores.task, scores.class_name, scores.method) for scores in own]
+        there = [place / VIEWER, *(place / f"{stem}.png" for stem in stems)]
+        if slide not in again and all(file.is_file() for file in there):
+            continue  # without a viewer the slide was not there, and may be now
+        row = slides.loc[slide]
+        mpp = float(row["mpp"]) if pd.notna(row["mpp"]) else given.mpp_override
+        rendered = render(own, str(row["path"]), place, mpp=mpp)
+        if rendered.missing:
+            missing.append({"what": f"viewer of {slide}", "reason": rendered.missing})
+    return missing
 
 
 def _made_from(

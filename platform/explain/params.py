@@ -54,6 +54,9 @@ class ExplainParams(StrictParams):
     )
     top_k: int = Field(default=8, ge=1, le=100, description="tiles at either end that are listed and cut out")
     crops: bool = Field(default=True, description="cut these tiles out of the slide, where it is there")
+    pictures: bool = Field(
+        default=True, description="draw maps: PNG, GeoJSON for QuPath, a viewer of the slide"
+    )
     checks: bool = Field(
         default=True, description="check every map: deletion, randomisation, agreement of folds"
     )

@@ -1,5 +1,6 @@
 """The step on made-up patients: files, resuming, refusals; tables against closed forms of a linear model."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,7 +103,7 @@ def given() -> ExplainInputs:
     )
     inputs = SimpleNamespace(cohorts=cohorts, features="store", content_keys={p: p for p in everyone})
     return ExplainInputs(
-        params=ExplainParams(slides=2, top_k=3, patients=8, steps=2),
+        params=ExplainParams(slides=2, top_k=3, patients=8, steps=2, pictures=False),
         models=FoldModels(folds, CASES),  # type: ignore[arg-type]
         inputs=inputs,  # type: ignore[arg-type]
         predictions=predictions(),
@@ -118,7 +119,7 @@ def given() -> ExplainInputs:
 
 
 #: Maps alone.
-QUICK = ExplainParams(slides=1, top_k=3, checks=False, patients=0)
+QUICK = ExplainParams(slides=1, top_k=3, checks=False, patients=0, pictures=False)
 
 
 def with_changes(given: ExplainInputs, **changes: Any) -> ExplainInputs:
@@ -169,7 +170,10 @@ def test_a_run_is_explained_once(given: ExplainInputs, tmp_path: Path) -> None:
     assert again == first | {"made": 0}
     assert before == {path: path.stat().st_mtime_ns for path in list_tile_scores(tmp_path)}
     changed = explain(
-        with_changes(given, folds={"0-0": "one", "0-1": "other"}, params=ExplainParams(slides=1)), tmp_path
+        with_changes(
+            given, folds={"0-0": "one", "0-1": "other"}, params=ExplainParams(slides=1, pictures=False)
+        ),
+        tmp_path,
     )
     assert (changed["maps"], changed["made"]) == (4, 4)
     assert {path.parent.name for path in list_tile_scores(tmp_path)} == {"E2-1", "P5-1"}
@@ -186,7 +190,9 @@ def test_damaged_scores_are_made_again(given: ExplainInputs, tmp_path: Path) -> 
 
 
 def test_named_slides_and_patients(given: ExplainInputs, tmp_path: Path) -> None:
-    named = with_changes(given, params=ExplainParams(slides=("P0-2", "E1"), checks=False, patients=0))
+    named = with_changes(
+        given, params=ExplainParams(slides=("P0-2", "E1"), checks=False, patients=0, pictures=False)
+    )
     assert explain(named, tmp_path)["maps"] == 6  # both slides of P0, which the model reads together
     assert not (tmp_path / "genes.csv").exists()
     with pytest.raises(DataError, match=r"'P0-3' is no slide and no patient.*Did you mean 'P0-[12]'"):
@@ -294,7 +300,9 @@ def test_a_slide_gets_pictures_of_its_ends(
 
 
 def test_methods_without_a_direction_and_planted_cases(given: ExplainInputs, tmp_path: Path) -> None:
-    both = ExplainParams(methods=("attention", "single_tile"), slides=1, patients=0, checks=False)  # type: ignore[arg-type]
+    both = ExplainParams(
+        methods=("attention", "single_tile"), slides=1, patients=0, checks=False, pictures=False
+    )  # type: ignore[arg-type]
     explain(with_changes(given, params=both), tmp_path)
     names = {path.name for path in list_tile_scores(tmp_path)}
     assert names == {
@@ -303,6 +311,23 @@ def test_methods_without_a_direction_and_planted_cases(given: ExplainInputs, tmp
     trained = given.models.folds["0-0"]
     (scores,) = explain_case([trained], CASES["test"]["P0"], "MSI", None, Method.named("attention"))
     assert not scores.method.signed
+
+
+def test_maps_are_drawn_and_go_with_their_scores(given: ExplainInputs, tmp_path: Path) -> None:
+    """On blank paper, because the slides are not there, which is said."""
+    drawn = ExplainParams(methods=("attention", "single_tile"), slides=("P1",), checks=False, patients=0)  # type: ignore[arg-type]
+    given = with_changes(given, params=drawn, tasks=("MSI",))
+    explain(given, tmp_path)
+    pictures = sorted(tmp_path.glob("P1-1/*.png"))
+    assert [path.name for path in pictures] == ["MSI.MSI-H.attention.png", "MSI.MSI-H.single_tile.png"]
+    for _ in range(2):
+        skipped = json.loads((tmp_path / "settings.json").read_text())["skipped"]
+        assert "viewer of P1-1" in [item["what"] for item in skipped]
+        explain(given, tmp_path)
+    pictures[1].unlink()
+    explain(with_changes(given, params=drawn.model_copy(update={"methods": drawn.methods[1:]})), tmp_path)
+    assert {path.name.split(".")[2] for path in tmp_path.glob("P1-1/MSI*")} == {"single_tile"}
+    assert pictures[1].is_file()
 
 
 def test_tasks_that_are_explained() -> None:
