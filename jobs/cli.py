@@ -45,6 +45,7 @@ JOBS = {
     "adapt-rna": "Adapt an RNA encoder to bulk profiles by mixing single cells.",
     "export": "Write a trained model as a folder that leaves this machine.",
     "import": "Check an exported model and say what it is.",
+    "predict": "Predict new slides, features or tables with an exported model.",
     "store": "List, verify, clean, rebuild, export and import feature stores.",
     "status": "Show progress, failures and the next command of a run.",
     "submit": "Run a job on a cluster of Ray or in an allocation of SLURM.",

@@ -20,6 +20,9 @@ def export(
         list[str] | None,
         typer.Option("-s", "--set", help="Overrides that the run was started with.", metavar="KEY=VALUE"),
     ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Train one model on all development patients and export it.")
+    ] = False,
     license_name: Annotated[
         str | None,
         typer.Option("--license", help="Licence of the weights, as the card names it.", metavar="NAME"),
@@ -35,7 +38,11 @@ def export(
 
     study = None if config is None else load_study(config, parse_overrides(settings or []))
     model = export_model(
-        Path(out), run=None if run is None else Path(run), study=study, license_name=license_name
+        Path(out),
+        run=None if run is None else Path(run),
+        study=study,
+        license_name=license_name,
+        refit=refit,
     )
     print(description(model))
     synthetic = {"synthetic": True} if model.config.synthetic else {}

@@ -29,7 +29,7 @@ from equipoise.datasets.cohorts.checks import (
     survival_notes,
     unit_notes,
 )
-from equipoise.datasets.cohorts.cohort_tables import read_cohort
+from equipoise.datasets.cohorts.cohort_tables import RawCohort, read_cohort
 from equipoise.datasets.cohorts.flow import STATUS_STAGE, Flow, exclusion_table
 from equipoise.datasets.cohorts.keys import similar_note
 from equipoise.datasets.cohorts.label_account import STAGE, LabelAccount, label_accounts, label_gaps
@@ -254,6 +254,26 @@ def load_cohorts(
     raw = [
         read_cohort(s, needed, (s.columns or Columns()).or_else(columns), base, site_schemes) for s in sources
     ]
+    return assemble(raw, tasks, columns, base, covariates=covariates, reads=reads)
+
+
+def assemble(
+    raw: Sequence[RawCohort],
+    tasks: Sequence[Task],
+    columns: Columns | None,
+    base: Path,
+    *,
+    covariates: Sequence[Covariate] = (),
+    reads: frozenset[str] | None = None,
+) -> Cohorts:
+    """Check and encode cohorts whose tables are read, and read their omics; parameters as of :func:`load_cohorts`.
+
+    Raises
+    ------
+    DataError
+        As :func:`load_cohorts`.
+    """
+    predicted = list(dict.fromkeys(column for task in tasks for column in task.columns))
     refuse_shared_patients(raw)
     notes = [note for cohort in raw for note in cohort.notes]
     owner = {patient: cohort.source.name for cohort in raw for patient in cohort.labels.index}
@@ -267,7 +287,7 @@ def load_cohorts(
     flows = run_flow(raw, encoded, omics if suffice else None)
     flow = _by_cohort(row for cohort in flows for row in cohort.counts)
     patients = patient_table(raw, encoded, flows)
-    names = [source.name for source in sources]
+    names = [cohort.source.name for cohort in raw]
     refuse_empty(patients, flow, names, learning=False)
     notes += clinical_notes + read.notes
     notes += [note for task in encoded for note in task.notes]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipoise.datasets.atomic_io import atomic_path, read_json, read_whole_json
+from equipoise.datasets.omics.params import CLINICAL
 from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.prediction.exported_model import (
     CARD,
@@ -201,7 +202,7 @@ def _config(
         combined_note="" if refit is None else refit.note,
         threads=study.training.threads,
         tasks=study.tasks,
-        reads=sorted(study.reads if study.reads_slides else study.reads - {"wsi"}),
+        reads=[*(["wsi"] if study.reads_slides else []), *tables["modalities"]],
         features=features,
         tables=tables,
         max_fail=study.features.max_fail,
@@ -237,9 +238,13 @@ def _features(study: Study, inputs: dict[str, Any], local: list[LocalFile]) -> A
 
 
 def _tables(study: Study, inputs: dict[str, Any], local: list[LocalFile]) -> Any:
-    read = [name for name in sorted(study.reads) if name != "wsi"]
+    there: set[str] = {
+        modality for cohort in study.cohorts if cohort.role == "develop" for modality in cohort.omics
+    }
+    there |= {CLINICAL} if study.tables.clinical else set()
+    read = sorted(study.reads & there)
     table: dict[str, Any] = {"modalities": read, "expression": inputs.get("expression")}
-    if "clinical" in read:
+    if CLINICAL in read:
         table["clinical"] = [covariate.model_dump(mode="json") for covariate in study.tables.clinical]
     if study.encodes_rna:
         rna = study.tables.rna

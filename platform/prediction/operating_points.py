@@ -153,11 +153,7 @@ class OperatingPoints:
             for name, points in self.tasks.items()
             for part in _applied(points, rows[rows["task"] == name])
         ]
-        table = pd.concat(parts, ignore_index=True)
-        order = {patient: i for i, patient in enumerate(dict.fromkeys(rows["patient"]))}
-        return table.assign(_order=table["patient"].map(order)).sort_values(
-            "_order", kind="stable", ignore_index=True
-        )[list(COLUMNS)]
+        return pd.concat(parts, ignore_index=True)[list(COLUMNS)]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``thresholds.json``."""

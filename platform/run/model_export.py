@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from equipoise.datasets.atomic_io import write_json
 from equipoise.platform.errors import StudyError
-from equipoise.platform.prediction.export import MODEL_INPUTS, export_run
+from equipoise.platform.prediction.export import MODEL_INPUTS, Refit, export_run
 from equipoise.platform.run.context import RunContext
 from equipoise.platform.run.folder import RunFolder
 from equipoise.platform.run.model_trust import trust_of_run
@@ -100,8 +100,37 @@ def export_model(
     context = RunContext(study, folder)
     with folder.writing():
         write_model_inputs(context)
+        refitted = _refit(context) if refit else None
     trust = trust_of_run(folder.root, study, context, refit=refit)
-    return export_run(folder.root, out, study, license_name=license_name, trust=trust)
+    return export_run(folder.root, out, study, license_name=license_name, refit=refitted, trust=trust)
+
+
+def _refit(context: RunContext) -> Refit:
+    """Train one model on all development patients, in ``export/refit`` of the run folder."""
+    import torch
+
+    from equipoise.datasets.atomic_io import read_json
+    from equipoise.platform.prediction.operating_points import RiskScale
+    from equipoise.platform.training.build import recipe_of
+    from equipoise.platform.training.refit import refit_everyone
+
+    study = context.study
+    torch.set_num_threads(study.training.threads)
+    folds = [read_json(file) for file in sorted(context.folder.folds.glob("*/config.json"))]
+    if not folds:
+        raise StudyError(
+            "no fold is trained yet, whose epochs a refit takes",
+            where=str(context.folder.root),
+            fix="run `equipoise train`",
+        )
+    out = context.folder.root / "export" / "refit"
+    model = refit_everyone(study.tasks, context.inputs, recipe_of(study), folds, out, seed=study.seed)
+    risks = {}
+    for task in study.tasks:
+        scores = model.scores.loc[model.scores["task"] == task.name, "score"]
+        if task.type == "survival" and scores.std(ddof=0) > 0:
+            risks[task.name] = RiskScale(mean=float(scores.mean()), sd=float(scores.std(ddof=0)))
+    return Refit(model.folder, risks, model.note)
 
 
 def recorded_study(run: Path) -> Study:

@@ -84,6 +84,7 @@ def fit(
     report: Reporter | None = None,
     checkpoint: Path | None = None,
     group: WorkerGroup = SINGLE_WORKER,
+    stop_after: int | None = None,
 ) -> FitResult:
     """Train until inner validation stops improving, and leave the best weights in the model.
 
@@ -106,6 +107,8 @@ def fit(
         File for the state after every epoch; training resumes from it if it exists.
     group
         Workers that train together; each of them calls ``fit`` with the same arguments.
+    stop_after
+        Train this many epochs of the schedule without validation, and keep the last weights; ``val`` is empty then.
 
     Raises
     ------
@@ -116,7 +119,8 @@ def fit(
     StudyError
         If the checkpoint belongs to another training.
     """
-    check_patients(train, val)
+    if stop_after is None:
+        check_patients(train, val)
     balancing = balancing or BalancingParams()
     size = params.batch_for(targets.heads, len(train))
     reader = BatchReader(targets, train, val, states=reads_states(model))
@@ -134,7 +138,8 @@ def fit(
     if not progress.history and (memory := state.losses.memory) is not None:
         before = reader.outputs(model, train, group)
         memory.start(targets.heads, before.outputs, before.targets, before.label_mask, before.cohort)
-    while len(progress.history) < params.epochs and not _out_of_patience(progress, params):
+    epochs = params.epochs if stop_after is None else min(stop_after, params.epochs)
+    while len(progress.history) < epochs and not _out_of_patience(progress, params):
         epoch = len(progress.history)
         lr = learning_rate(params, epoch)
         for settings in state.optimizer.param_groups:
@@ -159,6 +164,13 @@ def fit(
         trained = steps.totals()
         known = torch.where(trained.counts > 0, trained.means(), math.nan)
         state.balancer.weighting.on_epoch_end(known.double().cpu())
+        if stop_after is not None:
+            progress.best_epoch = 0  # the next weights are the ones to keep
+            row = history_row(epoch, lr, targets, trained, None) | {"monitor": math.nan}
+            progress.add(row | steps.record.row() | steps.branch_row(), model)
+            if report is not None:
+                report(progress.history[-1])
+            continue
         result, branch_row = validation_outputs(model, targets, val, reader, group)
         validated = monitor.losses_of(result)
         if not bool(torch.isfinite(validated.means()).all()):
@@ -263,11 +275,13 @@ def _start(
 
 
 def history_row(
-    epoch: int, lr: float, targets: Targets, trained: LossSums, validated: LossSums
+    epoch: int, lr: float, targets: Targets, trained: LossSums, validated: LossSums | None
 ) -> dict[str, float]:
-    """What the history says of the losses of an epoch (from 0)."""
+    """What the history says of the losses of an epoch (from 0); without validation, of training alone."""
     row: dict[str, float] = {"epoch": epoch + 1, "lr": lr}
     for part, losses in (("train", trained), ("val", validated)):
+        if losses is None:
+            continue
         values = torch.where(losses.counts > 0, losses.means(), math.nan).tolist()
         # Losses of tasks that branches add stand behind those of the study.
         row |= {f"{part}/{head.name}": value for head, value in zip(targets.heads, values, strict=False)}

@@ -61,6 +61,12 @@ def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def run_settings() -> dict[str, Any]:
+    """Settings of the run beside those of the study file."""
+    return dict(SETTINGS)
+
+
+@pytest.fixture(scope="session")
 def finished(bags: Path) -> RunContext:
     """The run: two folds of two epochs, evaluated on the external cohort."""
     study = load_study(bags / "study.yaml", SETTINGS)
