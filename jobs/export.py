@@ -23,6 +23,9 @@ def export(
     refit: Annotated[
         bool, typer.Option("--refit", help="Train one model on all development patients and export it.")
     ] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Write every model as ONNX, too (models of tiles).")
+    ] = False,
     license_name: Annotated[
         str | None,
         typer.Option("--license", help="Licence of the weights, as the card names it.", metavar="NAME"),
@@ -43,6 +46,7 @@ def export(
         study=study,
         license_name=license_name,
         refit=refit,
+        onnx=onnx,
     )
     print(description(model))
     synthetic = {"synthetic": True} if model.config.synthetic else {}

@@ -37,8 +37,12 @@ def attend(
         ``[B, H, Q, E]``.
     """
     batch, heads, queries, _ = q_BHQE.shape
-    few = batch * heads * queries * k_BHNE.shape[2] <= DENSE_WEIGHTS
-    if few or dropout == 0 or q_BHQE.device.type != "cpu":
+    # Sizes are asked for last: a graph that is exported has none.
+    if (
+        dropout == 0
+        or q_BHQE.device.type != "cpu"
+        or batch * heads * queries * k_BHNE.shape[2] <= DENSE_WEIGHTS
+    ):
         mask = None if key_mask_BN is None else key_mask_BN[:, None, None, :]
         return nn.functional.scaled_dot_product_attention(
             q_BHQE, k_BHNE, v_BHNE, attn_mask=mask, dropout_p=dropout

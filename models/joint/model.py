@@ -53,7 +53,7 @@ class JointTransformer(MultiTaskModel):
         x_BND = nn.functional.relu(self.project(batch.bags))
         for layer in self.encoder:
             x_BND = layer(x_BND, batch.key_mask)
-        return self.representation(x_BND), torch.stack(list(self.tokens)).expand(len(batch), -1, -1)
+        return self.representation(x_BND), torch.stack(list(self.tokens)).expand(batch.bags.shape[0], -1, -1)
 
     @property
     def has_attention(self) -> bool:

@@ -8,6 +8,7 @@ columns, thresholds.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.prediction.exported_model import (
     CARD,
     CONFIG,
+    ONNX,
     PREPROCESSING,
     THRESHOLDS,
     TRUST,
@@ -29,12 +31,15 @@ from equipoise.platform.prediction.exported_model import (
     read_exported,
 )
 from equipoise.platform.prediction.local_files import LocalFile, without_places
+from equipoise.platform.prediction.onnx_model import write_onnx
 from equipoise.platform.prediction.operating_points import OperatingPoints, RiskScale
 from equipoise.platform.prediction.sealed_folder import seal
 
 if TYPE_CHECKING:
     from equipoise.platform.prediction.trust import Trust
     from equipoise.platform.study.schema import Study
+
+log = logging.getLogger("equipoise")
 
 #: What the run's models read, written by the step ``extract``: file below ``manifest/``.
 MODEL_INPUTS = "model_inputs.json"
@@ -69,6 +74,7 @@ def export_run(
     license_name: str | None = None,
     refit: Refit | None = None,
     trust: Trust | None = None,
+    onnx: bool = False,
 ) -> ExportedModel:
     """Write the folder of an exported model, whole or not at all.
 
@@ -86,6 +92,8 @@ def export_run(
         Export this model in place of the ensemble of the folds.
     trust
         What says how far to trust its predictions.
+    onnx
+        Write every member as ONNX, too.
 
     Raises
     ------
@@ -126,7 +134,14 @@ def export_run(
             _write(temporary / TRUST, trust.to_dict())
             card += reliability(trust, predictions)
         (temporary / CARD).write_text(card, encoding="utf-8")
-        seal(temporary)
+        digest = seal(temporary)
+        if onnx:
+            for member, trained in zip(
+                config.members, read_exported(temporary, sha256=digest).members(), strict=True
+            ):
+                worst = write_onnx(trained, config.kind, config.reads, temporary / member.file(ONNX))
+                log.info("onnx %s: onnxruntime and torch differ by %.1e at most", member.name, worst)
+            seal(temporary)
         read_exported(temporary)
         if out.exists():
             out.rmdir()

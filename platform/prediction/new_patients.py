@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from equipoise.datasets.cohorts.cohort_tables import SlideList
     from equipoise.datasets.store.feature_store import FeatureStore
     from equipoise.datasets.store.state_store import StateStore
+    from equipoise.models.slide_encoders.hidden_states import HiddenStates
     from equipoise.platform.extraction.params import ExtractionParams
 
 Session = Callable[[], AbstractContextManager[object]]
@@ -342,7 +343,8 @@ def _states(
     from equipoise.platform.extraction.params import ExtractionParams
     from equipoise.platform.training.params import entry_params
 
-    kept = entry_params("models", model.config.kind, model.config.params).hidden_states
+    settings = entry_params("models", model.config.kind, model.config.params)
+    kept: HiddenStates | None = getattr(settings, "hidden_states", None)
     if kept is None or cohorts.slides.empty:
         return None
     params = (

@@ -58,6 +58,7 @@ def export_model(
     study: Study | None = None,
     license_name: str | None = None,
     refit: bool = False,
+    onnx: bool = False,
 ) -> ExportedModel:
     """Export the models of a run.
 
@@ -73,6 +74,8 @@ def export_model(
         Licence of the weights.
     refit
         Train one model on all development patients, which needs the study and its data.
+    onnx
+        Write every model as ONNX, too.
 
     Raises
     ------
@@ -94,7 +97,7 @@ def export_model(
             )
         recorded = recorded_study(run)
         return export_run(
-            run, out, recorded, license_name=license_name, trust=trust_of_run(run, recorded, None)
+            run, out, recorded, license_name=license_name, trust=trust_of_run(run, recorded, None), onnx=onnx
         )
     folder = RunFolder.open(study, None if run is None else str(run), "must")
     context = RunContext(study, folder)
@@ -102,7 +105,9 @@ def export_model(
         write_model_inputs(context)
         refitted = _refit(context) if refit else None
     trust = trust_of_run(folder.root, study, context, refit=refit)
-    return export_run(folder.root, out, study, license_name=license_name, refit=refitted, trust=trust)
+    return export_run(
+        folder.root, out, study, license_name=license_name, refit=refitted, trust=trust, onnx=onnx
+    )
 
 
 def _refit(context: RunContext) -> Refit:

@@ -200,3 +200,21 @@ def test_what_cannot_be_exported_says_why(
     with pytest.raises(DataError, match=r"model\.safetensors is not what was written"):
         export_model(tmp_path / "x", run=run)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_refit_learns_from_everybody(finished: RunContext, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished.folder.root, tmp_path / "run"))
+    model = export_model(tmp_path / "x", run=run, study=finished.study, refit=True)
+    (member,) = model.config.members
+    folds = [read_json(run / "folds" / name / "config.json")["best_epoch"] for name in ("0-0", "0-1")]
+    assert (member.name, member.epochs) == ("refit", round(sum(folds) / 2))
+    everyone = (finished.inputs.cohorts.patients["role"] == "develop").sum()
+    assert f"all {everyone} development patients" in model.config.combined_note
+    assert "tested on nobody" in (model.path / "README.md").read_text()
+    weights = run / "export" / "refit" / "0-0" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    again = export_model(tmp_path / "again", run=run, study=finished.study, refit=True)
+    assert weights.stat().st_mtime_ns == written
+    assert again.sealed.sha256 == model.sealed.sha256
+    with pytest.raises(StudyError, match=r"-c study\.yaml"):
+        export_model(tmp_path / "y", run=run, refit=True)
