@@ -151,8 +151,8 @@ def tensorboard(folder: Path) -> Iterator[str]:
         process.wait(30)
 
 
-def table_text(address: str, expected: list[str], picture: Path | None = None) -> str:
-    """The text of the HParams table, once it contains everything that is expected.
+def table_text(address: str, expected: list[str], picture: Path | None = None, tab: str = "hparams") -> str:
+    """The text of the HParams table, or of another tab, once it contains everything that is expected.
 
     Parameters
     ----------
@@ -162,6 +162,8 @@ def table_text(address: str, expected: list[str], picture: Path | None = None) -
         Lines to wait for.
     picture
         File for a picture of the table.
+    tab
+        ``hparams``, ``pr_curves``, …
 
     Raises
     ------
@@ -169,7 +171,7 @@ def table_text(address: str, expected: list[str], picture: Path | None = None) -
         If something has not appeared; the message names it.
     """
     with Chromium() as browser:
-        browser.call("Page.navigate", url=f"{address}/#hparams")
+        browser.call("Page.navigate", url=f"{address}/#{tab}")
         latest: list[str] = [""]
 
         def there() -> bool:
@@ -177,7 +179,7 @@ def table_text(address: str, expected: list[str], picture: Path | None = None) -
             return all(word in latest[0].split("\n") for word in expected)
 
         try:
-            _wait_for(there, "the table is not complete")
+            _wait_for(there, "the page is not complete")
         except TimeoutError as late:
             missing = [word for word in expected if word not in latest[0].split("\n")]
             raise TimeoutError(f"{late}: no {', '.join(missing)}") from None

@@ -185,16 +185,24 @@ def _sites(run: RunFiles) -> list[str]:
 
 
 def _centres(run: RunFiles) -> list[str]:
-    """Tasks whose embeddings are nearer by centre than by class."""
-    if run.robustness is None:
-        return []
-    return [
-        f"{row['task']}: embeddings of patients are nearer by {row['centre']} than by class (robustness index "
-        f"{number(row['value'], 2)}, {interval(row['low'], row['high'], 2)}; {number(row['chance'], 2)} at random), so "
-        "that the model may have learned where patients come from."
-        for row in run.robustness.to_dict("records")
-        if pd.notna(row["high"]) and row["high"] < row["chance"]
-    ]
+    """Tasks whose features or embeddings are nearer by centre than by class."""
+    sentences = []
+    for what, table, meaning in (
+        (
+            "features of the encoder",
+            run.feature_robustness,
+            "a model can learn where patients come from instead",
+        ),
+        ("embeddings of patients", run.robustness, "the model may have learned where patients come from"),
+    ):
+        for row in [] if table is None else table.to_dict("records"):
+            if pd.notna(row["high"]) and row["high"] < row["chance"]:
+                sentences.append(
+                    f"{row['task']}: {what} are nearer by {row['centre']} than by class (robustness index "
+                    f"{number(row['value'], 2)}, {interval(row['low'], row['high'], 2)}; {number(row['chance'], 2)} at "
+                    f"random): {meaning}."
+                )
+    return sentences
 
 
 def _lost_slides(run: RunFiles) -> list[str]:

@@ -1,5 +1,9 @@
 """Curves and vectors of a run, read back from the event files; nobody is named."""
 
+import importlib.util
+import json
+import shutil
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +120,27 @@ def test_a_second_evaluation_replaces_the_first(tmp_path: Path) -> None:
     assert not (tmp_path / "evaluation" / ".tensorboard").exists()
     assert write_evaluation_events(tmp_path, table[table["task"] == "OS"], None) == 0
     assert not (tmp_path / "tb" / "evaluation").exists()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_both_tabs_in_tensorboard(board: Path, root: Path, tmp_path: Path) -> None:
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        pytest.skip("browser: no Chromium on this machine")
+    spec = importlib.util.spec_from_file_location("screenshot", root / "docs" / "tensorboard_screenshot.py")
+    assert spec is not None
+    assert spec.loader is not None
+    screenshot = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(screenshot)
+    picture = tmp_path / "curves.png"
+    with screenshot.tensorboard(board) as address:
+        text = screenshot.table_text(
+            address, ["validation/MSI", "test/MSI", "0-0", "0-1"], picture, "pr_curves"
+        )
+        with urllib.request.urlopen(f"{address}/data/plugin/projector/info?run=0-1", timeout=30) as answer:
+            tabs = json.load(answer)["embeddings"]
+    assert "PR Curves" in text
+    assert {tab["tensorName"]: tab["tensorShape"] for tab in tabs} == {
+        "LISS:00000": [8, 3], "MSI:00000": [8, 3], "OS:00000": [8, 3]
+    }  # fmt: skip
+    assert picture.read_bytes()[:4] == b"\x89PNG"

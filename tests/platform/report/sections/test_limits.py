@@ -46,8 +46,8 @@ def planted(**parts: object) -> RunFiles:
     run = RunFiles(Path("nowhere"))
     nothing = {"study": {}, "status": {}, "inputs": None, "tasks": [], "histories": {}, "fold_records": {},
                "patients": None, "predictions": None, "leakage": None, "metric_rows": [], "labels": [],
-               "splits": [], "slides": None, "robustness": None, "table_batches": [], "thumbnails": [],
-               "baselines": None, "branches": None}  # fmt: skip
+               "splits": [], "slides": None, "robustness": None, "feature_robustness": None, "table_batches": [],
+               "thumbnails": [], "baselines": None, "branches": None}  # fmt: skip
     run.__dict__ |= nothing | parts
     return run
 
@@ -123,3 +123,5 @@ def test_embeddings_nearer_by_centre_than_by_class_are_said() -> None:
     sentence = said(planted(robustness=pd.DataFrame([row])), "nearer by site")
     assert "robustness index 0.40, 0.30–0.45; 0.60 at random" in sentence
     assert not [s for s in limits(planted(robustness=pd.DataFrame([row | {"high": 0.7}]))) if "nearer" in s]
+    features = said(planted(feature_robustness=pd.DataFrame([row])), "nearer by site")
+    assert features.startswith("MSI: features of the encoder are nearer by site than by class")
