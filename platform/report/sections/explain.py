@@ -30,20 +30,16 @@ from equipoise.platform.report.blocks import (
 from equipoise.platform.report.entries import ExplainParams
 from equipoise.platform.report.formatting import count, number, plural
 from equipoise.platform.report.run_files import RunFiles
+from equipoise.platform.report.sections.explain_tables import explain_tables
 from equipoise.platform.report.style import Download
 
 Maps = list[tuple[Path, TileScores]]
-
-_TABLES = {
-    "modalities.csv": ("Contribution of the modalities", "How far a prediction rests on each kind of input."),
-    "genes.csv": ("Genes and pathways", "How far genes, summed by pathway where there are any, pushed predictions."),
-}  # fmt: skip
 
 
 def build(run: RunFiles, params: ExplainParams) -> Section | None:
     """Previews, checks, tiles and tables; None where nothing was explained."""
     maps = _sorted(run)
-    tables = [block for name in _TABLES for block in _table(run, name, params.rows)]
+    tables = explain_tables(run, params.rows)
     problems = [f"{name}: {why}" for name, why in run.problems.items() if name.startswith("explain/")]
     if not (maps or tables or problems):
         return None
@@ -197,24 +193,6 @@ def _tiles(run: RunFiles, maps: Maps, many: int) -> list[Block]:
                     Gallery(pictures, f"{what} of slide {scores.slide}, {method(scores)}: {scores.unit}.")
                 )
     return blocks
-
-
-def _table(run: RunFiles, name: str, most: int) -> list[Block]:
-    """A table of ``explain/`` as it is: its first rows, all of it as a download."""
-    file = f"explain/{name}"
-    table = run.read_table(file)
-    if table is None or table.empty:
-        return []
-    title, what = _TABLES[name]
-    numeric = frozenset(at for at, column in enumerate(table) if pd.api.types.is_numeric_dtype(table[column]))
-    rows = [
-        [number(float(value), 3) if at in numeric else str(value) for at, value in enumerate(row)]
-        for row in table.head(most).itertuples(index=False)
-    ]
-    shown = f" The first {count(most)} of {count(len(table))} rows." if len(table) > most else ""
-    columns = [str(column).replace("_", " ").capitalize() for column in table]
-    caption = f"{what}{shown}"
-    return [Heading(title), Table(columns, rows, caption, numeric, download=Download(name, table))]
 
 
 def _link(run: RunFiles, page: Path) -> str:

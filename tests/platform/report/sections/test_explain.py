@@ -11,11 +11,12 @@ from tests.platform.explain.conftest import FAILED, PASSED, made_map
 
 from equipoise.platform.explain.render import render
 from equipoise.platform.explain.tile_scores import TileScores, scores_path, write_tile_scores
-from equipoise.platform.report.blocks import Gallery, Heading, Notice, Table
+from equipoise.platform.report.blocks import Gallery, Notice, Table
 from equipoise.platform.report.entries import ExplainParams
 from equipoise.platform.report.page import write_report
 from equipoise.platform.report.run_files import RunFiles, Task
 from equipoise.platform.report.sections.explain import build
+from equipoise.platform.report.sections.explain_tables import explain_tables
 
 MAPS = (
     made_map(slide="A-1"),
@@ -81,22 +82,52 @@ def test_previews_go_round_the_slides_and_link_viewers_that_exist(drawn: RunFile
     assert tiles[0].items[0].caption == f"{best:.3g}"
 
 
-def test_tables_are_shown_as_they_are(drawn: RunFiles) -> None:
-    genes = pd.DataFrame(
-        {"task": ["MSI"] * 20, "gene": ["NA", *map(str, range(19))], "mean_abs": np.arange(20) / 7}
-    )
-    genes.to_csv(drawn.folder / "explain" / "genes.csv", index=False)
-    section = build(drawn, ExplainParams(rows=5))
-    assert section is not None
-    assert Heading("Genes and pathways") in section.blocks
-    table = section.blocks[-1]
+def test_genes_are_averaged_over_cohorts_and_ranked(drawn: RunFiles) -> None:
+    """By hand: gene A has (3 * 0.1 + 1 * 0.5) / 4 = 0.2 on average, gene NA 0.3."""
+    rows = [
+        ("X", "test", "MSI", "MSIH", "rna", "A", 3, 0.1, 0.1),
+        ("Y", "external", "MSI", "MSIH", "rna", "A", 1, -0.5, 0.5),
+        ("X", "test", "MSI", "MSIH", "rna", "NA", 3, 0.3, 0.3),
+        ("X", "test", "OS", "", "rna", "B", 3, 9.0, 9.0),
+    ]
+    columns = ["cohort", "role", "task", "class", "modality", "gene", "n", "mean", "mean_abs"]
+    pd.DataFrame(rows, columns=columns).to_csv(drawn.folder / "explain" / "genes.csv", index=False)
+    table = explain_tables(drawn, 5)[-1]
     assert isinstance(table, Table)
-    assert list(table.columns) == ["Task", "Gene", "Mean abs"]
-    assert table.rows[0][1] == "NA"  # a gene, not a missing value
-    assert len(table.rows) == 5
-    assert "The first 5 of 20 rows" in table.caption
+    assert list(table.rows) == [
+        ["MSI: MSIH", "NA", "rna", "3", "0.300", "0.300"],  # a gene, not a missing value
+        ["MSI: MSIH", "A", "rna", "4", "0.200", "−0.050"],
+        ["OS", "B", "rna", "3", "9.000", "9.000"],
+    ]
+    (first, last) = explain_tables(drawn, 1)[-1].rows  # type: ignore[union-attr]
+    assert (first[1], last[1]) == ("NA", "B")  # the largest of each task
+
+
+def test_modalities_name_no_patients(drawn: RunFiles) -> None:
+    rows = [
+        ("P1", "MSI", "MSIH", "rna", 0.4, 0.25),
+        ("P2", "MSI", "MSIH", "rna", -0.2, 0.75),
+        ("P1", "OS", "", "wsi", 1, 1),
+    ]
+    columns = ["patient", "task", "class", "modality", "change", "ig_share"]
+    pd.DataFrame(rows, columns=columns).to_csv(drawn.folder / "explain" / "modalities.csv", index=False)
+    table = explain_tables(drawn, 5)[1]
+    assert isinstance(table, Table)
+    assert list(table.rows) == [
+        ["MSI: MSIH", "rna", "2", "0.300", "0.100", "50 %"],
+        ["OS", "wsi", "1", "1.000", "1.000", "100 %"],
+    ]
     assert table.download is not None
-    assert len(table.download.table) == 20
+    assert "P1" not in table.download.table.to_csv()
+
+
+def test_a_table_of_another_layout_is_named(drawn: RunFiles) -> None:
+    (drawn.folder / "explain" / "genes.csv").write_text("name,value\nA,1\n")
+    section = build(drawn, ExplainParams())
+    assert section is not None
+    first = section.blocks[0]
+    assert isinstance(first, Notice)
+    assert first.items[0].startswith("explain/genes.csv: lacks the columns task, class, gene")
 
 
 def test_a_broken_map_is_named_and_the_others_are_shown(drawn: RunFiles) -> None:
