@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from equipoise.platform.explain.explain_inputs import ExplainInputs, write_csv
 from equipoise.platform.explain.explain_tables import explain_tables
 from equipoise.platform.explain.explained import TrainedModel
 from equipoise.platform.explain.params import MethodChoice
+from equipoise.platform.explain.pictures import SlideFile, draw_pictures
 from equipoise.platform.explain.selection import Chosen, choose, choose_named, held_out
 from equipoise.platform.explain.tile_scores import (
     MapCheck,
@@ -40,7 +41,6 @@ from equipoise.platform.explain.tile_scores import (
     merge_checks,
     read_tile_scores,
     scores_path,
-    scores_stem,
     write_tile_scores,
 )
 from equipoise.platform.fingerprints import content_hash, differences, fingerprint
@@ -88,24 +88,15 @@ def explain(given: ExplainInputs, folder: Path) -> dict[str, Any]:
     )
     maps: list[TileScores] = []
     made = 0
-    drawn_again: set[str] = set()
     for number, one in enumerate(chosen, start=1):
-        found, fresh = _explain_patient(given, one, folder)
+        found, new = _explain_patient(given, one, folder)
         maps += found
-        made += len(fresh)
-        drawn_again |= {scores.slide for scores in fresh}
-        log.info(
-            "explain patient=%s %d/%d maps=%d new=%d",
-            one.patient,
-            number,
-            len(chosen),
-            len(found),
-            len(fresh),
-        )
+        made += new
+        log.info("explain patient=%s %d/%d maps=%d new=%d", one.patient, number, len(chosen), len(found), new)
     write_csv(_slides_table(given, chosen), folder / SLIDES)
     write_csv(_checks_table(maps), folder / CHECKS)
     if given.params.pictures:
-        skipped += _draw(given, maps, drawn_again, folder)
+        skipped += _draw(given, folder)
     tiles, crops = _tiles_table(given, maps, folder)
     skipped += [{"what": f"tile pictures of {slide}", "reason": reason} for slide, reason in crops.items()]
     with atomic_path(folder / TILES) as temporary:
@@ -140,14 +131,12 @@ def _remove_others(folder: Path, slides: Iterable[str]) -> None:
             shutil.rmtree(made.parent)
 
 
-def _explain_patient(
-    given: ExplainInputs, one: Chosen, folder: Path
-) -> tuple[list[TileScores], list[TileScores]]:
-    """The maps of all slides of a patient, and those that had to be made."""
+def _explain_patient(given: ExplainInputs, one: Chosen, folder: Path) -> tuple[list[TileScores], int]:
+    """The maps of all slides of a patient, and how many had to be made."""
     case = given.models.case(one.patient, one.role)
     names = given.models.unseen(one.patient, one.role)
     maps: list[TileScores] = []
-    new: list[TileScores] = []
+    new = 0
     wanted: dict[str, set[str]] = {slide: set() for slide in case.slides}
     for choice in given.params.methods:
         method = Method.named(choice.name, choice.params)
@@ -161,7 +150,7 @@ def _explain_patient(
                     for path, scores in zip(paths, fresh, strict=True):
                         _record(path, write_tile_scores(scores, path), made_from)
                     kept = list(fresh)
-                    new += fresh
+                    new += len(fresh)
                 maps += [part for part in kept if part is not None]
                 for slide, path in zip(case.slides, paths, strict=True):
                     wanted[slide].add(path.name)
@@ -225,29 +214,15 @@ def _checks(scores: CaseScores, others: Sequence[TrainedModel], learned: int, se
     return [*checks, *([] if completeness is None else [completeness])]
 
 
-def _draw(
-    given: ExplainInputs, maps: Sequence[TileScores], again: Collection[str], folder: Path
-) -> list[dict[str, str]]:
-    """Pictures of the slides whose maps are new, or that have none; what is missing and why."""
-    from equipoise.platform.explain.render import VIEWER, render
-
-    slides = given.inputs.cohorts.slides.set_index("slide")
-    by_slide: dict[str, list[TileScores]] = {}
-    for scores in maps:
-        by_slide.setdefault(scores.slide, []).append(scores)
-    missing = []
-    for slide, own in by_slide.items():
-        place = folder / file_stem(slide)
-        stems = [scores_stem(scores.task, scores.class_name, scores.method) for scores in own]
-        there = [place / VIEWER, *(place / f"{stem}.png" for stem in stems)]
-        if slide not in again and all(file.is_file() for file in there):
-            continue  # without a viewer the slide was not there, and may be now
-        row = slides.loc[slide]
-        mpp = float(row["mpp"]) if pd.notna(row["mpp"]) else given.mpp_override
-        rendered = render(own, str(row["path"]), place, mpp=mpp)
-        if rendered.missing:
-            missing.append({"what": f"viewer of {slide}", "reason": rendered.missing})
-    return missing
+def _draw(given: ExplainInputs, folder: Path) -> list[dict[str, str]]:
+    """Pictures of all maps; what is missing and why."""
+    slides = {
+        str(row["slide"]): SlideFile(str(row["path"]), float(row["mpp"]), given.mpp_override)
+        for row in given.inputs.cohorts.slides.to_dict("records")
+    }
+    return [
+        {"what": f"viewer of {slide}", "reason": why} for slide, why in draw_pictures(folder, slides).items()
+    ]
 
 
 def _made_from(

@@ -83,6 +83,9 @@ def _features(scores: TileScores, chosen: np.ndarray, origin: tuple[int, int]) -
         zip(chosen.tolist(), corners, rgb, strict=True), 1
     ):
         score = float(scores.score[at])
+        measurements = {name: float(f"{score:.5g}"), "rank": place}
+        if scores.spread is not None:
+            measurements["standard deviation over models"] = float(f"{scores.spread[at]:.5g}")
         features.append(
             {
                 "type": "Feature",
@@ -96,7 +99,7 @@ def _features(scores: TileScores, chosen: np.ndarray, origin: tuple[int, int]) -
                     "classification": positive if score > middle else negative,
                     "color": colour,
                     "isLocked": True,
-                    "measurements": {name: float(f"{score:.5g}"), "rank": place},
+                    "measurements": measurements,
                 },
             }
         )

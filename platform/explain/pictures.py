@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from equipoise.datasets.atomic_io import read_whole_json, write_json
+from equipoise.datasets.remote.addresses import is_remote
 from equipoise.platform.explain.heatmap import PREVIEW
 from equipoise.platform.explain.render import VIEWER, render
 from equipoise.platform.explain.tile_scores import list_tile_scores, read_tile_scores
@@ -67,7 +68,8 @@ def draw_pictures(folder: Path, slides: Mapping[str, SlideFile]) -> dict[str, st
         slide = slides.get(maps[0].slide)
         drawn_from = _drawn_from(paths, slide)
         known = read_whole_json(home / DRAWN_FROM) or {}
-        if known.get("from") != drawn_from or not all((home / name).is_file() for name in known["files"]):
+        again = bool(known.get("missing")) and slide is not None and is_remote(slide.path)  # may be there now
+        if again or known.get("from") != drawn_from or not all((home / f).is_file() for f in known["files"]):
             _remove_others(home, {path.stem for path in paths})
             drawn = render(
                 maps,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from equipoise.datasets.errors import DataError
 from equipoise.platform.explain.geojson import Selection, write_geojson
-from equipoise.platform.explain.heatmap import write_heatmap
+from equipoise.platform.explain.heatmap import PICTURE_PX, write_heatmap
 from equipoise.platform.explain.slide_picture import slide_picture
 from equipoise.platform.explain.tile_scores import TileScores, scores_stem
 from equipoise.platform.explain.viewer import LISTED, remove_viewer, write_viewer
@@ -74,8 +74,9 @@ def render(
     stems = _stems(maps)
     picture = slide_picture(slide, maps, MOST_PIXELS, (mpp, study_mpp), LISTED)
     area = picture.scanned()
+    small = area.resized(PICTURE_PX)  # once for all maps
     heatmaps = [
-        write_heatmap(scores, area, folder / f"{stem}.png").path
+        write_heatmap(scores, small, folder / f"{stem}.png").path
         for scores, stem in zip(maps, stems, strict=True)
     ]
     geojson = [

@@ -28,6 +28,7 @@ MAPS = {
     "regression": made_map(task="LISS", kind="regression", class_name=""),
     "survival": made_map(task="OS", kind="survival", class_name="", checks=(FAILED,)),
     "one sign": made_map(score=np.abs(made_map().score), method="attention"),
+    "several models": made_map(spread=np.abs(made_map().score)),
     "one tile": made_map(x=[7], y=[9], score=[0.0]),
 }
 
