@@ -558,6 +558,29 @@ def pancancer_robustness() -> str:
 
 
 #: Name in a page → its table.
+def prediction() -> str:
+    """Coverage of every task in development and on the external cohort, and the flags of drift."""
+    found = result("prediction")
+    if found is None:
+        return not_measured("prediction")
+    rows = [
+        [
+            name,
+            f"{share(task['coverage'])} {interval(task['low'], task['high'])}",
+            interval(task["expected_low"], task["expected_high"]),
+            share(task["external_coverage"]),
+        ]
+        for name, task in found["tasks"].items()
+    ]
+    table = markdown(["task", "test folds, 95 % interval", "expected in 95 % of studies", "external"], rows)
+    raised = {True: "raised", False: "not raised"}
+    return (
+        f"{table}\n\nThe drift flag is {raised[found['drift_flag']]} for the external cohort (features or colour of "
+        f"{found['slides_flagged']:.0%} of its slides are flagged) and {raised[found['drift_flag_same_stain']]} for the "
+        f"test folds of the same stain ({found['slides_flagged_same_stain']:.1%})."
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "paper": paper,
     "tcga_modulation": tcga_modulation,
@@ -577,4 +600,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "pancancer": pancancer,
     "pancancer_held_out": pancancer_held_out,
     "pancancer_robustness": pancancer_robustness,
+    "prediction": prediction,
 }

@@ -56,6 +56,7 @@ def predict(
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Encoder workers on Ray; 0: in this process.")
     ] = 0,
+    pages: Annotated[bool, typer.Option("--pages/--no-pages", help="One page per patient.")] = True,
 ) -> dict[str, Any]:
     """Predict new patients: a table of scores and calls, flags of patients and slides. No labels are needed."""
     from pathlib import Path
@@ -78,6 +79,7 @@ def predict(
             tile_px=px,
             accept_imported=accept_imported,
             workers=workers,
+            pages=pages,
         )
     )
     print(done.text)

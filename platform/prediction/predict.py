@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipoise.datasets.atomic_io import atomic_path, write_json
+from equipoise.platform.prediction.assess import (
+    assess,
+    slide_flags,
+    with_assessment,
+    write_assessment,
+)
 from equipoise.platform.prediction.exported_model import ExportedModel
 from equipoise.platform.prediction.new_patients import NewPatients
+from equipoise.platform.prediction.trust import Assessment
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,17 +37,21 @@ class Predictions:
     ----------
     table
         One row per patient, task and output: ``patient task kind output class score threshold call flags``, see
-        :meth:`~equipoise.platform.prediction.operating_points.OperatingPoints.apply`.
+        :meth:`~equipoise.platform.prediction.operating_points.OperatingPoints.apply`, and what
+        :data:`~equipoise.platform.prediction.assess.COLUMNS` say of patient and task.
     members
         The scores of every member as rows of the predictions table (:mod:`equipoise.platform.evaluation.predictions`),
         role ``external``.
     patients
         One row per patient, also for those who cannot be predicted, ``PATIENT_COLUMNS``.
+    assessment
+        How far to trust them; None for a model that says nothing of it.
     """
 
     table: pd.DataFrame
     members: pd.DataFrame
     patients: pd.DataFrame
+    assessment: Assessment | None = None
 
 
 def predict(model: ExportedModel, new: NewPatients) -> Predictions:
@@ -73,12 +84,14 @@ def predict(model: ExportedModel, new: NewPatients) -> Predictions:
     finally:
         torch.set_num_threads(before)
     remarks = (*new.remarks, *_missing_columns(new, trained[0].targets))
-    patients = _patients(new, remarks)
+    assessment = assess(model, new, members)
+    patients = _patients(new, remarks, slide_flags(assessment))
     table = model.points.apply(members)
     order = pd.Categorical(table["patient"], categories=patients["patient"])
     table = table.iloc[order.codes.argsort(kind="stable")].reset_index(drop=True)
     flags = dict(zip(patients["patient"], patients["flags"], strict=True))
-    return Predictions(table.assign(flags=table["patient"].map(flags)), members, patients)
+    table = with_assessment(table.assign(flags=table["patient"].map(flags)), assessment)
+    return Predictions(table, members, patients, assessment)
 
 
 def _missing_columns(new: NewPatients, targets: Targets) -> list[str]:
@@ -102,7 +115,7 @@ def _columns(transform: Any) -> tuple[str, ...]:
     return () if numbers is None else tuple(numbers.columns)
 
 
-def _patients(new: NewPatients, remarks: tuple[str, ...]) -> pd.DataFrame:
+def _patients(new: NewPatients, remarks: tuple[str, ...], flagged: Mapping[str, list[str]]) -> pd.DataFrame:
     """Everybody who was named, with what is to be said of them."""
     import pandas as pd
 
@@ -116,7 +129,7 @@ def _patients(new: NewPatients, remarks: tuple[str, ...]) -> pd.DataFrame:
     for patient in new.cohorts.patients["patient"]:
         slides = of_slides.get(patient, [])
         tables = [name for name, table in new.cohorts.omics.items() if patient in table.index]
-        flags = [*remarks, *failed.get(patient, [])]
+        flags = [*remarks, *failed.get(patient, []), *flagged.get(patient, [])]
         count = int(sum(tiles.get(slide, 0) for slide in slides))
         rows.append((patient, True, len(slides), count, " ".join(tables), "; ".join(flags), ""))
     left_out: Mapping[Any, list[str]] = (
@@ -137,7 +150,7 @@ def write(result: Predictions, model: ExportedModel, new: NewPatients, out: Path
 
     ``predictions.csv`` and ``.parquet`` are the table; ``members.parquet`` has the scores of every member in the layout
     of a run, for an evaluation once labels are known; ``patients.csv`` and ``slides.csv`` name all of them;
-    ``about.json`` the model.
+    ``drift.csv``, ``batch.csv`` and ``quality.csv`` have every check of the slides; ``about.json`` the model.
     """
     from equipoise import __version__
     from equipoise.platform.evaluation.predictions import write_predictions
@@ -149,6 +162,8 @@ def write(result: Predictions, model: ExportedModel, new: NewPatients, out: Path
     with atomic_path(out / "predictions.parquet") as path:
         result.table.to_parquet(path, index=False)
     write_predictions(result.members, out / "members.parquet")
+    if result.assessment is not None:
+        write_assessment(result.assessment, out)
     config = model.config
     about = {
         "model": config.name,
@@ -182,9 +197,26 @@ def summary(result: Predictions, model: ExportedModel) -> str:
                 else "none"
             )
             lines.append(f"  {task}: {spread}")
+    lines += _trust_lines(result)
     flagged = int((result.patients["flags"] != "").sum())
     if flagged:
         lines.append(f"  flags: {flagged} patients, see patients.csv")
     for row in result.patients[~result.patients["predicted"]].head(5).itertuples():
         lines.append(f"  not predicted: {row.patient}: {row.reason}")
     return "\n".join(lines)
+
+
+def _trust_lines(result: Predictions) -> list[str]:
+    """For a person: in how many patients the model abstains, and whether the batch differs from training."""
+    found = result.assessment
+    if found is None:
+        return []
+    lines = []
+    abstained = found.decisions.groupby("task", sort=False)["abstained"].sum()
+    if len(abstained):
+        n = found.decisions["patient"].nunique()
+        lines.append(
+            f"  no answer: {', '.join(f'{task} {count} of {n}' for task, count in abstained.items())}"
+        )
+    lines += [f"  drift: {row.reason}" for row in found.batch.itertuples() if row.flagged]
+    return lines

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.platform.errors import StudyError, ToleranceError
+from equipoise.platform.prediction.assess import write_pages
 from equipoise.platform.prediction.exported_model import read_exported
 from equipoise.platform.prediction.local_files import parse_files
 from equipoise.platform.prediction.new_patients import Sources, read_new_patients
@@ -36,6 +37,7 @@ class Request:
     tile_px: int | None = None
     accept_imported: bool = False
     workers: int = 0
+    pages: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,13 @@ def run_prediction(request: Request) -> Done:
     new = read_new_patients(model, sources, out, workers=request.workers, session=_session(request.workers))
     result = predict(model, new)
     write(result, model, new, out)
+    if request.pages:
+        write_pages(result.table, model, result.assessment, new, out)
     fields: dict[str, Any] = {"out": out.resolve(), "patients": int(result.patients["predicted"].sum())}
     fields |= {"not_predicted": int((~result.patients["predicted"]).sum()), "sha256": model.sealed.sha256}
     fields |= {"synthetic": True} if model.config.synthetic else {}
+    if result.assessment is not None and len(result.assessment.batch):
+        fields["drift"] = bool(result.assessment.batch["flagged"].any())
     done = Done(summary(result, model), fields)
     if new.failed > model.config.max_fail:
         print(done.text)

@@ -79,3 +79,10 @@ def finished(bags: Path) -> RunContext:
 def exported(finished: RunContext) -> ExportedModel:
     """The run as an exported model; copy it before changing anything."""
     return export_model(finished.folder.root.parent / "exported", run=finished.folder.root)
+
+
+@pytest.fixture(scope="session")
+def with_slides(finished: RunContext) -> ExportedModel:
+    """The same with the reference of its slides: exported with the study at hand."""
+    run = finished.folder.root
+    return export_model(run.parent / "exported-with-slides", run=run, study=finished.study)

@@ -3,22 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from equipoise.platform.prediction.coverage import external_coverage
 from equipoise.platform.prediction.exported_model import ExportedModel
 from equipoise.platform.prediction.slide_sets import slide_set
 from equipoise.platform.prediction.trust import Trust
-from equipoise.platform.run.model_export import export_model
 from equipoise.platform.run.results import RunResults
 from equipoise.platform.run.steps import RunContext
-
-
-@pytest.fixture(scope="module")
-def with_slides(finished: RunContext, tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
-    """Exported with the study at hand."""
-    out = tmp_path_factory.mktemp("with-slides") / "model"
-    return export_model(out, run=finished.folder.root, study=finished.study)
 
 
 def test_sets_of_the_external_cohort_are_those_that_the_run_would_give(

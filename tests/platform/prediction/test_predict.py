@@ -19,6 +19,7 @@ from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.prediction.exported_model import ExportedModel
 from equipoise.platform.prediction.features import check_store, require_same_tiles
 from equipoise.platform.prediction.run_prediction import Request, parse_tables, run_prediction
+from equipoise.platform.prediction.trust import Trust
 from equipoise.platform.run.folder import RunFolder
 from equipoise.platform.run.loading import load_study
 from equipoise.platform.run.model_export import export_model
@@ -36,6 +37,7 @@ def predicted(bags: Path, exported: ExportedModel) -> Path:
         out=bags / "predicted",
         features=str(bags / "syn-crc-b" / "features"),
         slides=str(bags / "syn-crc-b" / "slides.csv"),
+        pages=False,
     )
     done = run_prediction(request)
     assert "(SYNTHETIC): 38 of 38 patients predicted" in done.text
@@ -88,6 +90,7 @@ def test_the_folder_says_what_it_holds(exported: ExportedModel, predicted: Path)
     about = json.loads((predicted / "about.json").read_text())
     assert about["sha256"] == exported.sealed.sha256
     assert about["synthetic"]
+    assert not (predicted / "patients").exists()
     patients = pd.read_csv(predicted / "patients.csv")
     assert patients["predicted"].all()
     assert len(pd.read_csv(predicted / "slides.csv")) == 38
@@ -100,7 +103,9 @@ def test_slides_of_a_store_are_patients_of_their_own(
 ) -> None:
     store = next(finished.study.base.glob("features/*/store.json")).parent
     check_store(exported, store)
-    done = run_prediction(Request(model=exported.path, out=tmp_path / "out", features=str(store)))
+    done = run_prediction(
+        Request(model=exported.path, out=tmp_path / "out", features=str(store), pages=False)
+    )
     assert done.fields["patients"] == len(finished.inputs.cohorts.slides)  # of both cohorts
 
 
@@ -192,6 +197,43 @@ def test_tables_of_the_command_line(tmp_path: Path) -> None:
     for pairs, message in ((("rna",), "NAME=TABLE"), (("rna=a", "rna=b"), "twice")):
         with pytest.raises(StudyError, match=message):
             parse_tables(pairs)
+
+
+def test_new_patients_get_sets_flags_and_pages(
+    finished: RunContext, with_slides: ExportedModel, bags: Path, tmp_path: Path
+) -> None:
+    """Exported with the study at hand: drift against the development slides, and a page per patient."""
+    model, out = with_slides, tmp_path / "out"
+    features, slides = str(bags / "syn-crc-b" / "features"), str(bags / "syn-crc-b" / "slides.csv")
+    done = run_prediction(Request(model=model.path, out=out, features=features, slides=slides))
+    assert done.fields["drift"] is True
+    assert "drift: mean features of the tiles" in done.text
+    assert "no answer: " in done.text
+    table = pd.read_parquet(out / "predictions.parquet")
+    state = model.trust()
+    assert state is not None
+    conformal = Trust.from_dict(state).conformal
+    assert conformal is not None
+    predictions = RunResults(finished.folder.root).predictions
+    wanted = conformal.apply(predictions[predictions["role"] == "external"])
+    lf = table[table["task"] == "LF"].set_index("patient")
+    of_run = wanted[wanted["task"] == "LF"].set_index("patient")
+    np.testing.assert_allclose(lf["low"], of_run["low"].reindex(lf.index), atol=1e-5)
+    assert set(table.loc[table["task"] == "MSI", "set"]) <= {"MSS | MSI-H", "MSS", "MSI-H", "none"}
+    assert (table["abstained"] == (table["reasons"] != "")).all()
+    drift = pd.read_csv(out / "drift.csv")
+    assert set(drift["check"]) == {"embedding", "tiles", "mpp"}
+    far = set(drift.loc[drift["flagged"], "patient"])
+    assert far
+    assert set(table.loc[table["abstained"], "patient"]) >= far
+    patients = pd.read_csv(out / "patients.csv", keep_default_na=False).set_index("patient")
+    assert patients.loc[sorted(far), "flags"].str.contains("unlike training").all()
+    assert pd.read_csv(out / "batch.csv")["flagged"].tolist() == [True]
+    pages = sorted((out / "patients").glob("*.html"))
+    assert len(pages) == 38
+    page = pages[0].read_text()
+    assert pages[0].stem in page
+    assert "Research use only" in page
 
 
 @pytest.mark.slow
