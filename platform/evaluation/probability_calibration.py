@@ -170,7 +170,11 @@ def bin_count(patients: int) -> int:
 def _logits(rows: Pooled) -> tuple[Floats, str]:
     """Logits of the predictions, with notes on what makes a fit of them uncertain."""
     edge = (rows.score < EDGE) | (rows.score > 1 - EDGE)
-    notes = [f"{int(edge.sum())} predictions of 0 or 1 are taken as {EDGE:g} from it"] * bool(edge.any())
+    notes = []
+    if edge.any():
+        notes.append(
+            f"{int(edge.sum())} predictions closer than {EDGE:g} to 0 or 1 count as that far from it"
+        )
     rare = min(rows.events, rows.patients - rows.events)
     notes += [f"{rare} patients of the rarer class: uncertain"] * (rare < FEW)
     return np.asarray(logit(np.clip(rows.score, EDGE, 1 - EDGE))), "; ".join(notes)

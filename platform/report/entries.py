@@ -44,6 +44,17 @@ class ExplainParams(SectionParams):
     )
 
 
+class ClassificationParams(SectionParams):
+    """Parameters of classification."""
+
+    misclassified: int = Field(
+        default=10, ge=0, le=200, description="misclassified patients to list for each task"
+    )
+    thumbnails: int = Field(
+        default=4, ge=0, le=20, description="thumbnails of their slides to embed, for the main task"
+    )
+
+
 class LimitsParams(SectionParams):
     """Parameters of failures and limits."""
 
@@ -77,10 +88,22 @@ SECTIONS: dict[str, tuple[str, type[BaseModel], str]] = {
         SectionParams,
         f"{_HOME}.branches:build",
     ),
-    "classification": ("ROC, precision-recall, 2x2 tables", SectionParams, f"{_HOME}.classification:build"),
+    "classification": (
+        "ROC, precision-recall, calibration, net benefit, operating points, errors",
+        ClassificationParams,
+        f"{_HOME}.classification:build",
+    ),
     "regression": ("predicted against measured, r, R², MAE", SectionParams, f"{_HOME}.regression:build"),
-    "survival": ("Kaplan-Meier by predicted risk, Harrell C", SectionParams, f"{_HOME}.survival:build"),
-    "external": ("external cohorts and sites side by side", SectionParams, f"{_HOME}.external:build"),
+    "survival": (
+        "Kaplan-Meier by predicted risk, Harrell C, calibration",
+        SectionParams,
+        f"{_HOME}.survival:build",
+    ),
+    "external": (
+        "external cohorts, sites and subgroups side by side",
+        SectionParams,
+        f"{_HOME}.external:build",
+    ),
     "embeddings": (
         "transfer of embeddings to external cohorts, their robustness across centres",
         SectionParams,

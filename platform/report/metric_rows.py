@@ -9,7 +9,15 @@ import pandas as pd
 from equipoise.platform.evaluation.metric_definitions import CHANCE_LEVEL
 from equipoise.platform.report.blocks import Cell, Table, Tone
 from equipoise.platform.report.captions import ESTIMANDS, FEW_CASES, compare_with_chance, few_cases
-from equipoise.platform.report.formatting import count, estimate, label, number, percent, procedure_interval
+from equipoise.platform.report.formatting import (
+    count,
+    estimate,
+    label,
+    number,
+    percent,
+    plural,
+    procedure_interval,
+)
 from equipoise.platform.report.run_files import RunFiles, Task
 from equipoise.platform.report.style import Download, slug
 
@@ -171,12 +179,12 @@ def _counts(rows: list[Row], datasets: list[tuple[str, str]]) -> str:
             if cohort == "pooled":  # the same patients
                 continue
             where = "Test folds" if role == "test" else cohort
-            parts.append(f"{where}: {count(row['n'])} labelled patients{positives}")
+            parts.append(f"{where}: {plural(int(row['n']), 'labelled patient')}{positives}")
     return "; ".join(parts) + "." if parts else ""
 
 
 def _positives(row: Row) -> str:
     if row["kind"] == "survival":
-        return f"{count(row['n_pos'])} events"
+        return plural(int(row["n_pos"]), "event")
     of_class = f" ({row['class']})" if row["class"] else ""
     return f"{count(row['n_pos'])} positive{of_class}"

@@ -89,10 +89,11 @@ def decisions(run: RunFiles, task: Task) -> list[Decisions]:
 
 def decision_remarks(run: RunFiles) -> list[str]:
     """A sentence for each task and set of patients in which a model does not tell anybody apart."""
-    return [sentence for task in run.tasks for sentence in _remarks(run, task)]
+    return [sentence for task in run.tasks for sentence in remarks_of(run, task)]
 
 
-def _remarks(run: RunFiles, task: Task) -> Iterator[str]:
+def remarks_of(run: RunFiles, task: Task) -> Iterator[str]:
+    """The sentences about one task."""
     if task.kind == "survival":
         for one in decisions(run, task):
             if one.patients > 1 and one.called in (0, one.patients):

@@ -17,6 +17,7 @@ from equipoise.datasets.atomic_io import read_json
 from equipoise.datasets.errors import DataError
 from equipoise.platform.evaluation.baselines import read_baselines
 from equipoise.platform.evaluation.cox_table import read_cox_table
+from equipoise.platform.evaluation.detail_tables import read_detail
 from equipoise.platform.evaluation.feature_robustness import read_feature_robustness
 from equipoise.platform.evaluation.metrics_table import read_metrics
 from equipoise.platform.evaluation.predictions import kind_of, read_predictions
@@ -56,6 +57,19 @@ FILES = {
     "folds": FileSpec("training history of the folds", "equipoise train", "histories"),
     "evaluation/predictions.parquet": FileSpec("the predictions table", "equipoise train", "predictions"),
     "evaluation/metrics.csv": FileSpec("the metrics table", "equipoise evaluate", "metrics"),
+    "evaluation/calibration.csv": FileSpec(
+        "calibration of probabilities", "equipoise evaluate", "calibration"
+    ),
+    "evaluation/calibration_curves.csv": FileSpec(
+        "calibration curves", "equipoise evaluate", "calibration_curves"
+    ),
+    "evaluation/decision_curves.csv": FileSpec("decision curves", "equipoise evaluate", "decision_curves"),
+    "evaluation/operating_points.csv": FileSpec(
+        "decisions at operating points", "equipoise evaluate", "operating_points"
+    ),
+    "evaluation/survival_calibration.csv": FileSpec(
+        "predicted and observed survival at a horizon", "equipoise evaluate", "survival_calibration"
+    ),
     "evaluation/metrics.json": FileSpec("parameters of the evaluation", "equipoise evaluate", "confidence"),
 }
 
@@ -238,6 +252,36 @@ class RunFiles:
     def transfer(self) -> pd.DataFrame | None:
         """The table of transfer to external cohorts; None unless the study asks for it."""
         return self._read("evaluation/transfer.csv", read_baselines)
+
+    @cached_property
+    def calibration(self) -> pd.DataFrame | None:
+        """Slope, intercept, expected calibration error and Brier score; None without a classification task."""
+        return self._read("evaluation/calibration.csv", read_detail)
+
+    @cached_property
+    def calibration_curves(self) -> pd.DataFrame | None:
+        """Observed against predicted shares; None without a classification task."""
+        return self._read("evaluation/calibration_curves.csv", read_detail)
+
+    @cached_property
+    def decision_curves(self) -> pd.DataFrame | None:
+        """Net benefit over thresholds; None without a classification task."""
+        return self._read("evaluation/decision_curves.csv", read_detail)
+
+    @cached_property
+    def operating_points(self) -> pd.DataFrame | None:
+        """Shares of 2x2 tables at every operating point; None without a binary task."""
+        return self._read("evaluation/operating_points.csv", read_detail)
+
+    @cached_property
+    def survival_calibration(self) -> pd.DataFrame | None:
+        """Predicted and observed shares with an event at a horizon; None without a survival task."""
+        return self._read("evaluation/survival_calibration.csv", read_detail)
+
+    @cached_property
+    def subgroups(self) -> pd.DataFrame | None:
+        """Metrics of subgroups; None where the study names none."""
+        return self._read("evaluation/subgroups.csv", read_detail)
 
     @cached_property
     def robustness(self) -> pd.DataFrame | None:

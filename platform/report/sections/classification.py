@@ -16,14 +16,29 @@ from equipoise.platform.report.blocks import (
     Cell,
     Figures,
     Heading,
+    Notice,
     Section,
     Table,
     Tables,
     figures_with,
 )
-from equipoise.platform.report.entries import SectionParams
+from equipoise.platform.report.datasets import datasets_of
+from equipoise.platform.report.entries import ClassificationParams
 from equipoise.platform.report.formatting import count, percent
 from equipoise.platform.report.metric_rows import metric_table
+from equipoise.platform.report.operating_points import remarks_of
+from equipoise.platform.report.operating_tables import (
+    calibration_table_of,
+    error_blocks,
+    operating_table,
+    rule_text,
+    threshold_rule,
+)
+from equipoise.platform.report.probability_figures import (
+    calibration_figure,
+    class_calibration_figure,
+    decision_figure,
+)
 from equipoise.platform.report.run_files import RunFiles, Task
 from equipoise.platform.report.style import (
     EXTERNAL,
@@ -39,16 +54,21 @@ from equipoise.platform.report.style import (
     unit_square,
 )
 
+#: Data sets whose calibration and net benefit are drawn; the tables have all.
+_SHOWN = 3
 #: Seed of the ROC bands; a band illustrates the data, the intervals of the study use the seed of the study.
 _BAND_SEED = 20140923
 
 
-def build(run: RunFiles, params: SectionParams) -> Section | None:
+def build(run: RunFiles, params: ClassificationParams) -> Section | None:
     """One part per task, the main task first."""
     tasks = [t for t in run.tasks if t.kind in ("binary", "multiclass")]
     if not tasks:
         return None
-    blocks: list[Block] = [*run.missing("evaluation/predictions.parquet", "evaluation/metrics.csv")]
+    needed = ["evaluation/predictions.parquet", "evaluation/metrics.csv", "evaluation/calibration.csv"]
+    if any(task.kind == "binary" for task in tasks):
+        needed.append("evaluation/operating_points.csv")
+    blocks: list[Block] = [*run.missing(*needed)]
     for task in tasks:
         blocks.append(Heading(task.name))
         table = metric_table(run, task)
@@ -61,12 +81,37 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
         decisions = _decisions(run, task, rows)
         if table and len(figures) > 1 and len(decisions) == 1:  # one cohort: both tables fit in a row
             blocks += [Figures(figures), Tables([table, *decisions]), *baselines]
-            continue
-        blocks += [*figures_with(figures, table), *baselines]
-        blocks += [Tables(decisions)] if decisions else []
-    return Section(
-        "Classification", "Binary and subtype predictions, by fold and in external cohorts.", blocks
-    )
+        else:
+            blocks += [*figures_with(figures, table), *baselines]
+            blocks += [Tables(decisions)] if decisions else []
+        blocks += [*_operating(run, task), *_probabilities(run, task)]
+        blocks += error_blocks(run, task, rows, params.misclassified, params.thumbnails if task.main else 0)
+    lead = "Predicted classes: ranking, decisions and probabilities, by fold and in external cohorts."
+    return Section("Classification", lead, blocks)
+
+
+def _operating(run: RunFiles, task: Task) -> list[Block]:
+    """Operating points of a binary task, and where the chosen one tells nobody apart."""
+    remarks = list(remarks_of(run, task))
+    blocks: list[Block] = [Notice("The decisions tell nobody apart", remarks)] if remarks else []
+    table = operating_table(run, task)
+    return [*blocks, *([table] if table else [])]
+
+
+def _probabilities(run: RunFiles, task: Task) -> list[Block]:
+    """Calibration and net benefit: figures of the test folds and the first external cohorts, and a table."""
+    curves = list(datasets_of(run.calibration_curves, task.name))
+    figures: list[Figure | None] = []
+    if task.kind == "binary":
+        figures.append(calibration_figure(curves[:_SHOWN], task.name, run.confidence))
+        benefits = list(datasets_of(run.decision_curves, task.name))[:_SHOWN]
+        figures += [decision_figure(data, task.name, run.confidence) for data in benefits]
+    else:
+        figures += [class_calibration_figure(data, task.name, run.confidence) for data in curves[:_SHOWN]]
+    drawn = [figure for figure in figures if figure is not None]
+    table = calibration_table_of(run, task)
+    blocks: list[Block] = [Figures(drawn)] if drawn else []
+    return [*blocks, *([table] if table else [])]
 
 
 def _binary_figures(run: RunFiles, task: Task, rows: pd.DataFrame) -> list[Figure]:
@@ -105,7 +150,7 @@ def _decisions(run: RunFiles, task: Task, rows: pd.DataFrame) -> list[Table]:
     if task.kind == "multiclass":
         tables = [_matrix(dataset, part) for dataset, part in datasets]
     else:
-        params = ThresholdParams.model_validate((run.study.get("evaluation") or {}).get("threshold") or {})
+        params = threshold_rule(run)
         thresholds = fold_thresholds(rows, params)
         tables = [_two_by_two(task, dataset, part, thresholds, params) for dataset, part in datasets]
     return [t for t in tables if t is not None]
@@ -121,15 +166,17 @@ def _two_by_two(
     table = confusion(decisions["target"], decisions["positive"])
     tp, fp, fn, tn = (int(v) for v in table)
     positive = str(rows["class"].iloc[0])
-    chosen = "Youden's index" if params.metric == "youden" else f"sensitivity ≥ {percent(params.value or 0)}"
+    how = "at the fixed " + params.label
+    if params.metric != "fixed":
+        rule = "Youden's index" if params.metric == "youden" else rule_text(params.label)
+        how = f"at the thresholds chosen by {rule} on the validation patients of each fold"
     return Table(
         [f"{task.name}, {dataset}", f"predicted {positive}", f"predicted not {positive}", "All"],
         [
             [f"truly {positive}", _right(tp, tp + fn), _wrong(fn, tp + fn), count(tp + fn)],
             [f"truly not {positive}", _wrong(fp, fp + tn), _right(tn, fp + tn), count(fp + tn)],
         ],
-        caption=f"Each patient once, at the thresholds chosen by {chosen} on the validation "
-        "patients of each fold; percentages refer to the row.",
+        caption=f"Each patient once, {how}; percentages refer to the row. Green: decided right.",
         numeric=frozenset([1, 2, 3]),
     )
 
@@ -151,7 +198,8 @@ def _matrix(dataset: str, rows: pd.DataFrame) -> Table | None:
     return Table(
         [dataset.capitalize(), *[f"predicted {n}" for n in names], "All"],
         lines,
-        caption="Each patient once, in the class with the highest mean probability; percentages refer to the row.",
+        caption="Each patient once, in the class with the highest mean probability; percentages refer to the row. "
+        "Green: decided right.",
         numeric=frozenset(range(1, len(names) + 2)),
     )
 

@@ -1,5 +1,7 @@
 """Survival tasks: Kaplan-Meier curves of predicted-risk groups, concordances, and Cox models of the risk."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -22,20 +24,26 @@ from equipoise.platform.evaluation.thresholds import (
 )
 from equipoise.platform.report.baseline_rows import baseline_blocks
 from equipoise.platform.report.blocks import Block, Cell, Heading, Notice, Section, Table, figures_with
+from equipoise.platform.report.datasets import Dataset, datasets_of
 from equipoise.platform.report.entries import SectionParams
 from equipoise.platform.report.formatting import count, number, p_value, percent
 from equipoise.platform.report.metric_rows import metric_table
+from equipoise.platform.report.operating_points import remarks_of
 from equipoise.platform.report.run_files import RunFiles, Task
 from equipoise.platform.report.style import (
+    FAINT,
     HIGH_RISK,
     LOW_RISK,
     SOFT,
+    Download,
     Figure,
     axis,
     band,
     layout,
     line,
     slug,
+    text,
+    unit_square,
 )
 
 _MONTH = 365.25 / 12
@@ -46,7 +54,12 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
     tasks = [t for t in run.tasks if t.kind == "survival"]
     if not tasks:
         return None
-    blocks: list[Block] = [*run.missing("evaluation/predictions.parquet", "evaluation/metrics.csv")]
+    needed = (
+        "evaluation/predictions.parquet",
+        "evaluation/metrics.csv",
+        "evaluation/survival_calibration.csv",
+    )
+    blocks: list[Block] = [*run.missing(*needed)]
     for task in tasks:
         blocks.append(Heading(task.name))
         if run.predictions is not None:
@@ -54,10 +67,14 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
             blocks += _curves(run, task, rows)
         elif table := metric_table(run, task):
             blocks.append(table)
+        if remarks := list(remarks_of(run, task)):
+            blocks.append(Notice("The risk groups tell nobody apart", remarks))
+        blocks += _calibration(run, task)
         if hazards := _hazard_ratios(run, task):
             blocks.append(hazards)
         blocks += baseline_blocks(run, task)
-    lead = "Ranking of patients by predicted risk. The cut-off between the groups is chosen on validation patients."
+    lead = "Ranking of patients by predicted risk, and predicted survival. "
+    lead += "The cut-off between the groups is chosen on validation patients."
     return Section("Survival", lead, blocks)
 
 
@@ -99,6 +116,89 @@ def _curves(run: RunFiles, task: Task, rows: pd.DataFrame) -> list[Block]:
         ]
         blocks.append(Table(columns, lines, numeric=frozenset(range(1, 6))))
     return blocks
+
+
+def _calibration(run: RunFiles, task: Task) -> list[Block]:
+    """Predicted against observed shares with an event at the horizon, as a figure and a table."""
+    datasets = list(datasets_of(run.survival_calibration, task.name))
+    if not datasets:
+        return []
+    figures = [horizon_figure([data for data in datasets if data.rows["observed"].notna().any()], task.name)]
+    lines: list[list[str | Cell]] = []
+    notes: list[str] = []
+    for data in datasets:
+        for row in data.rows.to_dict("records"):
+            together = row["group"] == "all"
+            if row["note"] and row["note"] not in notes:
+                notes.append(row["note"])
+            mark = str(notes.index(row["note"]) + 1) if row["note"] and together else ""
+            years = f"after {number(row['horizon'] / _YEAR, 1)} years" if pd.notna(row["horizon"]) else ""
+            known = pd.notna(row["observed"])
+            observed = f"{percent(row['observed'])} ({_bounds(row)})" if known else "not estimable"
+            lines.append(
+                [
+                    Cell(data.name, note=years) if together else "",
+                    Cell("all" if together else row["group"], mark=mark),
+                    count(row["n"]),
+                    count(row["events"]),
+                    percent(row["predicted"]),
+                    Cell(observed, tone="" if known else "muted"),
+                ]
+            )
+    columns = ["Patients", "Risk group", "n", "Events", "Predicted", "Observed"]
+    table = Table(
+        columns,
+        lines,
+        f"Share of patients with an event until the horizon, in groups of rising predicted risk: on average predicted, and "
+        "observed (one minus "
+        f"Kaplan–Meier, {percent(run.confidence)} intervals). Survival is predicted by Cox's model of the "
+        "risk, fitted to validation patients.",
+        frozenset(range(3, 7)),
+        footnotes=notes,
+        download=Download(
+            f"survival-calibration-{slug(task.name)}.csv", pd.concat([d.rows for d in datasets])
+        ),
+    )
+    return figures_with([figure for figure in figures if figure is not None], table)
+
+
+def _bounds(row: dict) -> str:
+    if pd.isna(row["low"]) or pd.isna(row["high"]):
+        return "no interval"
+    return f"{percent(row['low']).removesuffix(' %')}–{percent(row['high'])}"
+
+
+def horizon_figure(datasets: Sequence[Dataset], task: str) -> Figure | None:
+    """Observed against predicted share with an event at the horizon, a point per group of predicted risk."""
+    shown = [data for data in datasets if len(data.rows)]
+    if not shown:
+        return None
+    traces = [line([0, 1], [0, 1], "perfect", FAINT, 1.2, line={"dash": "dot"}, hoverinfo="skip")]
+    for data in shown:
+        groups = data.rows[data.rows["group"] != "all"]
+        rows = (groups if len(groups) else data.rows).dropna(subset=["observed"])
+        observed = rows["observed"].to_numpy(float)
+        traces.append(
+            {
+                "type": "scatter", "mode": "lines+markers", "x": rows["predicted"].to_numpy(float), "y": observed,
+                "name": f"{text(data.name)}, {number(float(rows['horizon'].iloc[0]) / _YEAR, 1)} years",
+                "line": {"color": data.colour, "width": 1.4}, "marker": {"color": data.colour, "size": 8},
+                "error_y": {"type": "data", "symmetric": False, "color": data.colour, "thickness": 1.4, "width": 0,
+                            "array": rows["high"].to_numpy(float) - observed,
+                            "arrayminus": observed - rows["low"].to_numpy(float)},
+                "text": [f"{int(n)} patients" for n in rows["n"]],
+                "hovertemplate": "predicted %{x:.0%}<br>observed %{y:.0%}<br>%{text}<extra></extra>",
+            }
+        )  # fmt: skip
+    return Figure(
+        slug("survival-calibration", task),
+        "Calibration of predicted survival",
+        traces,
+        unit_square("Predicted share with an event", "Observed share with an event"),
+        "Each point is a group of patients with similar predicted risk: the share that has had an event by the horizon "
+        "against the predicted share. Above the dotted line more patients have an event than predicted.",
+        pd.concat([data.rows.assign(patients=data.name) for data in shown], ignore_index=True),
+    )
 
 
 def _summary(dataset: str, groups: pd.DataFrame) -> list[list[str | Cell]]:

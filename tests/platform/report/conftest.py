@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 import yaml
 
+from equipoise.platform.evaluation.detail_tables import write_details
 from equipoise.platform.evaluation.evaluate import evaluate
 from equipoise.platform.evaluation.latents import EXTERNAL_LATENTS, FOLD_LATENTS, write_latents
 from equipoise.platform.evaluation.metrics_table import write_metrics
 from equipoise.platform.evaluation.params import EvaluationParams
-from equipoise.platform.evaluation.predictions import write_predictions
+from equipoise.platform.evaluation.predictions import read_predictions, write_predictions
 from equipoise.platform.evaluation.robustness import robustness, write_robustness
+from equipoise.platform.evaluation.subgroups import subgroup_values
 
 FOLDS = 3
 CLASSES = ("G1", "G2", "G3")
@@ -151,6 +153,11 @@ def write_run(root: Path, made: Made) -> Path:
             write_latents(rows[external], folder / EXTERNAL_LATENTS)
         write_robustness(robustness(predictions, latents), root / "evaluation")
     write_metrics(evaluate(predictions, PARAMS, made.seed, latents), root / "evaluation", PARAMS)
+    stages = pd.DataFrame(
+        {"STAGE": [f"S{k % 3}" for k in range(len(patients))]}, index=pd.Index(patients["patient"], name=None)
+    )
+    known = read_predictions(root / "evaluation/predictions.parquet")
+    write_details(known, root / "evaluation", PARAMS, subgroup_values(stages, ["STAGE"]))
     return root
 
 
