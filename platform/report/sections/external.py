@@ -142,8 +142,8 @@ def _subgroups(run: RunFiles) -> list[Block]:
     about = (
         "Pairs of patients are compared within fold and cohort; groups that are too small have no metric. That one "
         "group's interval includes chance and another's does not is no difference between them: the last column of the "
-        f"table tests whether all groups have the same value. {plural(tests, 'test')}, corrected for none of the others: about "
-        f"{number(0.05 * tests, 1)} would be below .05 by chance alone."
+        f"table tests whether all groups have the same value. {plural(tests, 'test')}, corrected for none of the "
+        f"others: about {number(0.05 * tests, 1)} would be below .05 by chance alone."
     )
     table = Table(
         columns,
@@ -177,7 +177,7 @@ def _subgroup_line(task: Task, role: str, cohort: str, row: dict[str, Any]) -> l
 
 def _subgroup_figures(run: RunFiles, task: Task, rows: pd.DataFrame) -> Iterator[Block]:
     """A forest plot of the subgroups of the main task."""
-    named = []
+    named: list[dict[str, Any]] = []
     for row in rows.to_dict("records"):
         where = "test folds" if row["role"] == "test" else f"external {row['cohort']}"
         group = "all patients" if row["group"] == ALL else rule_text(row["group"])

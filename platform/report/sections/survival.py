@@ -149,11 +149,10 @@ def _calibration(run: RunFiles, task: Task) -> list[Block]:
     table = Table(
         columns,
         lines,
-        f"Share of patients with an event until the horizon, in groups of rising predicted risk: on average predicted, and "
-        "observed (one minus "
-        f"Kaplan–Meier, {percent(run.confidence)} intervals). Survival is predicted by Cox's model of the "
-        "risk, fitted to validation patients.",
-        frozenset(range(3, 7)),
+        "Share of patients with an event until the horizon, in groups of rising predicted risk: predicted on average, "
+        f"and observed (one minus Kaplan–Meier, {percent(run.confidence)} intervals). Survival is predicted by Cox's "
+        "model of the risk, fitted to validation patients.",
+        frozenset(range(2, 6)),
         footnotes=notes,
         download=Download(
             f"survival-calibration-{slug(task.name)}.csv", pd.concat([d.rows for d in datasets])
