@@ -133,7 +133,13 @@ def write_pages(
     written = []
     for patient, rows in table.groupby("patient", sort=False):
         files = [(slide, file) for slide in of_patient.get(patient, []) for file in files_of(slide)]
-        shown = [Picture(embedded_jpeg(file, _PICTURE_PX), f"{slide}: {file.stem}") for slide, file in files]
+        shown = [
+            Picture(
+                embedded_jpeg(file, _PICTURE_PX),
+                slide if file.stem == file_stem(slide) else f"{slide}: {file.stem}",
+            )
+            for slide, file in files
+        ]
         record = PatientRecord(str(patient), rows, assessment or nothing(), shown)
         page = out / PAGES / f"{file_stem(str(patient))}.html"
         page.parent.mkdir(parents=True, exist_ok=True)

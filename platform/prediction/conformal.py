@@ -139,6 +139,19 @@ class Conformal:
         """
         return Conformal({n: task.as_refit() for n, task in self.tasks.items() if task.kind != "survival"})
 
+    @property
+    def guarantees(self) -> tuple[str, ...]:
+        """What may be said of the coverage; tasks of which the same is to be said are named together."""
+        of_sentence: dict[str, list[str]] = {}
+        for name, task in self.tasks.items():
+            of_sentence.setdefault(task.guarantee, []).append(name)
+        return tuple(f"{', '.join(names)}: {sentence}" for sentence, names in of_sentence.items())
+
+    @property
+    def negatives(self) -> dict[str, str]:
+        """Binary task → name of its negative class."""
+        return {name: task.classes[0] for name, task in self.tasks.items() if task.kind == "binary"}
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {"tasks": [task.to_dict() for task in self.tasks.values()]}

@@ -13,7 +13,7 @@ Angelopoulos and Bates, arXiv 2107.07511, section 3.2), and the misses of folds 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -65,6 +65,7 @@ def nested_coverage(
     level: float = LEVEL,
     score: ClassScore = "lac",
     class_conditional: bool = True,
+    negatives: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Coverage on the test patients of the folds, calibrated on their inner validation patients.
 
@@ -72,7 +73,7 @@ def nested_coverage(
     ----------
     predictions
         The predictions table of a run.
-    level, score, class_conditional
+    level, score, class_conditional, negatives
         As in :meth:`~equipoise.platform.prediction.conformal.Conformal.fit`.
 
     Returns
@@ -84,6 +85,7 @@ def nested_coverage(
 
     check_level(level)
     options: dict[str, Any] = {"level": level, "score": score, "class_conditional": class_conditional}
+    options["negatives"] = negatives
     parts, cells = [], []
     for (repeat, fold), rows in predictions.groupby(["repeat", "fold"], sort=True):
         if not (rows["role"] == "val").any():

@@ -77,7 +77,8 @@ class SlideSet:
         ``embedding``, ``[N, D]`` mean features of the tiles, and ``stain``, ``[N, 3]`` mean optical densities. A row of
         NaN is a slide of which it is not known; a vector that no slide has may be left out.
     values
-        ``mpp``, ``tissue_mm2``, ``tiles``: ``[N]``, NaN where unknown.
+        ``mpp``, ``tissue_mm2``, ``tiles``, and ``ink`` and ``blur`` of a look at the thumbnail: ``[N]``, NaN where
+        unknown.
     """
 
     slide: Sequence[str]

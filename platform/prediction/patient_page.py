@@ -18,6 +18,7 @@ from equipoise.platform.report.blocks import (
     Block,
     Cell,
     Gallery,
+    Heading,
     KeyNumber,
     KeyNumbers,
     Notice,
@@ -124,7 +125,9 @@ def _predictions(record: PatientRecord, found: Mapping[str, Any]) -> Section:
             row.append(Cell("no answer", tone="warn", note=plural(len(decision["reasons"]), "reason")))
         else:
             answered += 1
-            row.append(Cell(decision["answer"] or "see the interval"))
+            row.append(
+                decision["answer"] or ("bound" if sets.loc[task]["kind"] == "survival" else "interval")
+            )
         rows.append(row)
     lead = "The model states no sets or intervals, and so no answers: scores alone."
     if answered + withheld:
@@ -137,7 +140,24 @@ def _predictions(record: PatientRecord, found: Mapping[str, Any]) -> Section:
         "The prediction is the mean of the models. The set holds every label that the model cannot exclude; an answer "
         "is given where it holds exactly one and nothing speaks against the slides."
     )
-    return Section("Predictions", lead, [Table(columns, rows, caption=caption)])
+    blocks: list[Block] = [Table(columns, rows, caption=caption)]
+    if (later := _survival(record.predictions)) is not None:
+        blocks.append(later)
+    return Section("Predictions", lead, blocks)
+
+
+def _survival(predictions: pd.DataFrame) -> Table | None:
+    """Predicted survival past each time."""
+    rows = predictions[predictions["output"] == "survival"]
+    if rows.empty:
+        return None
+    times = list(dict.fromkeys(rows["class"]))
+    table: list[list[str | Cell]] = []
+    for task, of_task in rows.groupby("task", sort=False):
+        chance = of_task.set_index("class")["score"]
+        table.append([str(task), *(percent(float(chance[t])) if t in chance else "–" for t in times)])
+    caption = "Probability to live longer than so many days without the event."
+    return Table(["Task", *times], table, caption=caption, numeric=frozenset(range(1, len(times) + 1)))
 
 
 def _score(rows: pd.DataFrame) -> tuple[str | Cell, str | Cell]:
@@ -149,10 +169,7 @@ def _score(rows: pd.DataFrame) -> tuple[str | Cell, str | Cell]:
     if kind == "regression":
         return number(score), "–"
     if kind == "survival":
-        later = rows[rows["output"] == "survival"]
-        pairs = zip(later["score"], later["class"], strict=True)
-        chances = "; ".join(f"{percent(float(chance))} live past {days}" for chance, days in pairs)
-        return Cell(f"risk {number(score, 2)}", note=chances), call
+        return f"risk {number(score, 2)}", call
     text = Cell(f"{row['class']} {number(score, 3)}")
     threshold = float(row["threshold"])
     note = f"threshold {number(threshold, 3)}" if np.isfinite(threshold) else ""
@@ -201,13 +218,12 @@ def _trust(found: Mapping[str, Any], assessment: Assessment, model: ModelRecord)
         blocks.append(Text("Nothing was exported with this model that says how far to trust it."))
     else:
         conformal = model.trust.conformal
-        of_sentence: dict[str, list[str]] = {}
-        for name, task in (conformal.tasks if conformal else {}).items():
-            of_sentence.setdefault(task.guarantee, []).append(name)
-        said = [f"{', '.join(names)}: {sentence}" for sentence, names in of_sentence.items()]
-        said += model.trust.notes
+        said = [*(conformal.guarantees if conformal else ()), *model.trust.notes]
         if said:
-            blocks.append(Notice("What the sets and intervals promise", said, tone="muted"))
+            blocks += [
+                Heading("What the sets and intervals promise"),
+                *(Text(text, tone="muted") for text in said),
+            ]
     lead = (
         f"{plural(len(items), 'reason speaks', 'reasons speak')} against an answer."
         if items

@@ -98,13 +98,23 @@ class QualityLimits:
     most_blur: float = 0.25
 
     @classmethod
-    def fit(cls, tiles: ArrayLike) -> QualityLimits:
-        """Limits of a model whose training slides had so many tiles: fewer than all but 1 % of them are few."""
-        known = np.asarray(tiles, float)
-        known = known[np.isfinite(known)]
-        if not len(known):
-            return cls()
-        return cls(fewest_tiles=int(np.floor(np.quantile(known, 0.01))))
+    def fit(cls, tiles: ArrayLike, ink: ArrayLike = (), blur: ArrayLike = ()) -> QualityLimits:
+        """Limits of a model whose training slides were like this: what 99 of 100 of them keep is no reason for a flag.
+
+        Parameters
+        ----------
+        tiles
+            Tiles of each training slide.
+        ink, blur
+            Shares of :class:`SlideLook`, of the slides that were looked at; limits are at least the usual ones.
+        """
+        usual = cls()
+        known, inked, blurred = (_finite(values) for values in (tiles, ink, blur))
+        return cls(
+            fewest_tiles=int(np.floor(np.quantile(known, 0.01))) if len(known) else usual.fewest_tiles,
+            most_ink=max(usual.most_ink, _upper(inked)),
+            most_blur=max(usual.most_blur, _upper(blurred)),
+        )
 
     def flags(self, index: pd.DataFrame, looks: Mapping[str, SlideLook] | None = None) -> pd.DataFrame:
         """Flags of slides: a table with ``QUALITY_COLUMNS``, without rows for slides that have none.
@@ -139,6 +149,16 @@ class QualityLimits:
 
 
 _Flag = tuple[str, Severity, str]
+
+
+def _finite(values: ArrayLike) -> NDArray[np.float64]:
+    x = np.asarray(values, float)
+    return np.asarray(x[np.isfinite(x)])
+
+
+def _upper(values: NDArray[np.float64]) -> float:
+    """What 99 of 100 values do not exceed, with three decimals; 0 without values."""
+    return float(np.round(np.quantile(values, 0.99), 3)) if len(values) else 0.0
 
 
 def _of_index(row: Mapping[str, Any], limits: QualityLimits) -> list[_Flag]:

@@ -26,11 +26,11 @@ def reliability(trust: Trust, predictions: pd.DataFrame) -> str:
     lines = ["", "## How far to trust a prediction", ""]
     conformal = trust.conformal
     if conformal is not None:
-        lines += [f"- {name}: {task.guarantee}" for name, task in conformal.tasks.items()]
+        lines += [f"- {sentence}" for sentence in conformal.guarantees]
         level = next((task.level for task in conformal.tasks.values()), math.nan)
         rows = []
         if math.isfinite(level):
-            nested = nested_coverage(predictions, level=level)
+            nested = nested_coverage(predictions, level=level, negatives=conformal.negatives)
             rows = _rows(nested.assign(cohort="development, test folds"))
         if all(not task.refit for task in conformal.tasks.values()):
             rows += _rows(external_coverage(conformal, predictions))

@@ -50,6 +50,11 @@ def slide_set(
         "tissue_mm2": area.where(area > 0).to_numpy(float),
         "tiles": rows["n"].to_numpy(float),
     }
+    for name in ("ink", "blur"):
+        seen = [
+            getattr(looks[slide], name) if looks and slide in looks else np.nan for slide in known["slide"]
+        ]
+        values[name] = np.asarray(seen, float)
     return SlideSet(
         known["slide"].astype(str).tolist(),
         known["patient"].astype(str).tolist(),

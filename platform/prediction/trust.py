@@ -131,7 +131,8 @@ class Trust:
             notes.append("the run has no predictions of test patients: no sets and intervals")
         limits = QualityLimits()
         if slides is not None:
-            limits = QualityLimits.fit(slides.values["tiles"])
+            values = slides.values
+            limits = QualityLimits.fit(values["tiles"], values.get("ink", ()), values.get("blur", ()))
             try:
                 drift = DriftReference.fit(slides)
             except DataError as few:

@@ -64,6 +64,9 @@ def test_limits_follow_the_training_slides() -> None:
     assert limits.fewest_tiles == 1009
     assert QualityLimits.from_dict(json.loads(json.dumps(limits.to_dict()))) == limits
     assert QualityLimits.fit([np.nan]) == QualityLimits()
+    # slides of a laboratory that marks many of them: what is usual there is no flag
+    inked = QualityLimits.fit([100], ink=np.r_[np.zeros(80), np.full(20, 0.6)], blur=[0.01, np.nan])
+    assert (inked.most_ink, inked.most_blur) == (0.6, QualityLimits().most_blur)
     with pytest.raises(DataError, match="limits of quality are"):
         QualityLimits.from_dict({"fewest_tiles": 3})
 

@@ -163,7 +163,7 @@ def test_the_page_of_a_patient(fitted: Trust) -> None:
     words = re.sub(r"<[^>]+>", " ", markup)
     for text in (
         "no answer",
-        "62 % live past 365 days",
+        "365 days",
         "threshold 0.400",
         "at least",
         "standard deviations",
