@@ -1,7 +1,7 @@
 """A private autoscaling cluster on this machine: its nodes are further raylets, started and ended by Ray's autoscaler.
 
-Ray's ``FakeMultiNodeProvider`` stands in for the cloud; the autoscaler, its decisions and the nodes are real. Node types
-are given as in a cluster file. Ends what it started and nothing else: ``ray stop`` is never called.
+Ray's ``FakeMultiNodeProvider`` stands in for the cloud; the autoscaler, its decisions and the nodes are real. Types of
+nodes are given as in a cluster file. Ends what it started and nothing else: ``ray stop`` is never called.
 """
 
 import contextlib
