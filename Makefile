@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo showcase test test-slow test-geneicl test-s3 lint format bench docs dist clean
+.PHONY: setup demo showcase test test-slow test-geneicl test-s3 sbom audit lint format bench docs dist clean
 
 setup: $(READY)
 
@@ -42,6 +42,18 @@ test-geneicl: $(READY)
 test-s3: $(READY)
 	test -d $(VENV)/s3 || $(BIN)/python -m pip install --quiet --constraint constraints.txt --target $(VENV)/s3 s3fs 'moto[server]>=5.2,<6'
 	PYTHONPATH=$(VENV)/s3 $(BIN)/python -m pytest tests/datasets/remote/test_s3.py $(ARGS)
+
+# What is installed, as CycloneDX, and what is known to be wrong with it. The second asks a service of the network.
+$(VENV)/audit/bin/python:
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet cyclonedx-bom pip-audit
+
+sbom: $(READY) $(VENV)/audit/bin/python
+	mkdir -p dist
+	$(VENV)/audit/bin/cyclonedx-py environment $(BIN)/python -o dist/sbom.cdx.json
+
+audit: $(VENV)/audit/bin/python
+	$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 lint: $(READY)
 	$(BIN)/ruff check .
