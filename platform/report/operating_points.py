@@ -92,27 +92,38 @@ def decision_remarks(run: RunFiles) -> list[str]:
     return [sentence for task in run.tasks for sentence in remarks_of(run, task)]
 
 
-def remarks_of(run: RunFiles, task: Task) -> Iterator[str]:
+def remarks_of(run: RunFiles, task: Task) -> list[str]:
     """The sentences about one task."""
+    return [sentence for _, sentence in _remarks(run, task)]
+
+
+def not_separated(run: RunFiles, task: Task) -> list[str]:
+    """The sets of patients in which the model does not tell anybody apart: ``the test folds``, names of cohorts."""
+    return [dataset for dataset, _ in _remarks(run, task)]
+
+
+def _remarks(run: RunFiles, task: Task) -> Iterator[tuple[str, str]]:
+    """(data set, sentence) of a task."""
     if task.kind == "survival":
         for one in decisions(run, task):
             if one.patients > 1 and one.called in (0, one.patients):
                 group = "high" if one.called else "low"
                 yield (
+                    one.dataset,
                     f"{task.name}: at the cut-off chosen on validation patients, all {count(one.patients)} patients of "
-                    f"{one.dataset} are {group} risk: the groups say nothing there."
+                    f"{one.dataset} are {group} risk: the groups have no meaning there.",
                 )
     elif task.kind == "binary":
         for one in decisions(run, task):
             if one.patients > 1 and (sentence := _binary(one)):
-                yield f"{task.name}: at the threshold chosen on validation patients, {sentence}"
+                yield one.dataset, f"{task.name}: at the threshold chosen on validation patients, {sentence}"
     elif run.predictions is not None:
         rows = run.predictions[run.predictions["task"] == task.name]
         rows = rows[labelled(rows)]
         for name, part in _datasets(rows):
             sentence = _one_class(name, part) if task.kind == "multiclass" else _one_value(name, part)
             if sentence:
-                yield f"{task.name}: {sentence}"
+                yield name, f"{task.name}: {sentence}"
 
 
 def _binary(one: Decisions) -> str:

@@ -256,7 +256,7 @@ def ratio_curves(histories: Mapping[str, pd.DataFrame], names: Sequence[str]) ->
         title="Ratio ρ of the branches over the epochs",
         axis="ρ",
         how="Above 1 a branch carries more of the evidence for the training patients than the other, and a modulation "
-        "slows it. The dotted line is balance.",
+        "slows it. The dotted line marks balance.",
         log=True,
     )
 
@@ -350,9 +350,9 @@ def score_curves(histories: Mapping[str, pd.DataFrame], names: Sequence[str], ta
         f"{label(metric)} of each branch alone, {task.name}",
         data,
         layout("Epoch", f"{label(metric)}, inner validation"),
-        "Inner validation patients who have the branch; means over the folds that reached the epoch, so that lines "
-        "jump where a fold has ended. They choose the epoch: its value is slightly too good, and the table has test "
-        "patients.",
+        "On inner validation patients who have the data of the branch; means over the folds that reached the epoch, so "
+        "lines jump where a fold has ended. These patients choose the epoch, so its value is slightly too good; the "
+        "table is on test patients.",
         pd.concat(tables, ignore_index=True)[["branch", "epoch", "mean", "low", "high", "folds"]],
         height=330,
     )

@@ -24,6 +24,7 @@ from equipoise.platform.report.formatting import (
     estimate,
     interval,
     label,
+    listed,
     number,
     percent,
     plural,
@@ -38,7 +39,7 @@ from equipoise.platform.report.metric_rows import (
     internal,
     tone,
 )
-from equipoise.platform.report.operating_points import decision_remarks
+from equipoise.platform.report.operating_points import decision_remarks, not_separated
 from equipoise.platform.report.run_files import RunFiles, Task
 from equipoise.platform.report.sections.federation import federation_sentence
 from equipoise.platform.report.sections.search import search_sentence
@@ -64,6 +65,8 @@ def build(run: RunFiles, params: SectionParams) -> Section:
         chance=chance,
         confidence=run.confidence,
     )
+    if where := not_separated(run, main):
+        lead += f" At its operating point the model does not separate the patients of {listed(where)}."
     scores = [_score(run, main, r, metric, chance) for r in [internal_row, *external_rows[:3]] if r]
     blocks.append(Scores(scores))
     if remarks := decision_remarks(run):

@@ -80,8 +80,8 @@ def test_everybody_at_high_risk_is_said() -> None:
                  + survival("external", [5.0, 6.0, 7.0], "X"))  # fmt: skip
     assert decisions(run, run.tasks[0]) == [Decisions("the test folds", 2, 1), Decisions("X", 3, 3)]
     assert decision_remarks(run) == [
-        "T: at the cut-off chosen on validation patients, all 3 patients of X are high risk: the groups say nothing "
-        "there."
+        "T: at the cut-off chosen on validation patients, all 3 patients of X are high risk: the groups have no "
+        "meaning there."
     ]
 
 
@@ -134,3 +134,5 @@ def test_the_verdict_shows_it(make_run, made) -> None:  # type: ignore[no-untype
         "MSI: at the threshold chosen on validation patients, the model calls none of the"
         in notices[0].items[0]
     )
+    lead = build_verdict(run, SectionParams()).lead
+    assert lead.endswith(" At its operating point the model does not separate the patients of crc-x.")
