@@ -56,6 +56,10 @@ def predict(
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Encoder workers on Ray; 0: in this process.")
     ] = 0,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option("--maps", help="Heat-maps of a task, or of all. Repeatable.", metavar="TASK"),
+    ] = None,
     pages: Annotated[bool, typer.Option("--pages/--no-pages", help="One page per patient.")] = True,
 ) -> dict[str, Any]:
     """Predict new patients: a table of scores and calls, flags of patients and slides. No labels are needed."""
@@ -80,6 +84,7 @@ def predict(
             accept_imported=accept_imported,
             workers=workers,
             pages=pages,
+            maps=tuple(maps or ()),
         )
     )
     print(done.text)

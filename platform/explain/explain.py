@@ -192,12 +192,12 @@ def _make(
     learned = sum(one.patient in folds[name].config["patients"]["train"] for name in others)
     for own, models, more in asked:
         (scores,) = explain_case(models, own, task, class_name, method)
-        checks = _checks(scores, more, learned, given.seed) if given.params.checks else []
+        checks = map_checks(scores, more, learned, given.seed) if given.params.checks else []
         maps += [merge_checks(part, checks) for part in scores.by_slide(synthetic=given.synthetic)]
     return maps
 
 
-def _checks(scores: CaseScores, others: Sequence[TrainedModel], learned: int, seed: int) -> list[MapCheck]:
+def map_checks(scores: CaseScores, others: Sequence[TrainedModel], learned: int, seed: int) -> list[MapCheck]:
     """All checks of a map; ``others`` are models that do not explain the patient, most of which learned from it."""
     count = len(scores.mean)
     if count < FEWEST_TILES:

@@ -13,6 +13,7 @@ from equipoise.platform.errors import StudyError, ToleranceError
 from equipoise.platform.prediction.assess import write_pages
 from equipoise.platform.prediction.exported_model import read_exported
 from equipoise.platform.prediction.local_files import parse_files
+from equipoise.platform.prediction.maps import draw_maps, map_problem
 from equipoise.platform.prediction.new_patients import Sources, read_new_patients
 from equipoise.platform.prediction.predict import predict, summary, write
 
@@ -38,6 +39,7 @@ class Request:
     accept_imported: bool = False
     workers: int = 0
     pages: bool = True
+    maps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,15 @@ def run_prediction(request: Request) -> Done:
         tables=parse_tables(request.tables),
         cohort=request.cohort,
     )
+    if request.maps and (problem := map_problem(model, request.maps)):
+        raise problem
     out = request.out
     new = read_new_patients(model, sources, out, workers=request.workers, session=_session(request.workers))
     result = predict(model, new)
     write(result, model, new, out)
+    maps = draw_maps(model, new, result.table, request.maps, out) if request.maps else {}
     if request.pages:
-        write_pages(result.table, model, result.assessment, new, out)
+        write_pages(result.table, model, result.assessment, new, out, maps)
     fields: dict[str, Any] = {"out": out.resolve(), "patients": int(result.patients["predicted"].sum())}
     fields |= {"not_predicted": int((~result.patients["predicted"]).sum()), "sha256": model.sealed.sha256}
     fields |= {"synthetic": True} if model.config.synthetic else {}

@@ -49,7 +49,7 @@ def test_the_graph_predicts_patients_as_the_run_did(finished: RunContext, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["joint", "mean_pool", "transmil"])
+@pytest.mark.parametrize("kind", ["joint", "transmil"])
 def test_models_of_tiles(exported: ExportedModel, tmp_path: Path, kind: str) -> None:
     params = {"joint": {"dim": 8, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 8}}
     targets = exported.members()[0].targets

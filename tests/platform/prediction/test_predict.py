@@ -16,6 +16,7 @@ from equipoise.datasets.store.feature_store import FeatureStore
 from equipoise.datasets.store.spec import StoreSpec
 from equipoise.platform.errors import DataError, StudyError, ToleranceError
 from equipoise.platform.evaluation.predictions import read_predictions
+from equipoise.platform.explain.tile_scores import read_tile_scores
 from equipoise.platform.prediction.exported_model import ExportedModel
 from equipoise.platform.prediction.features import check_store, require_same_tiles
 from equipoise.platform.prediction.run_prediction import Request, parse_tables, run_prediction
@@ -109,6 +110,30 @@ def test_slides_of_a_store_are_patients_of_their_own(
     assert done.fields["patients"] == len(finished.inputs.cohorts.slides)  # of both cohorts
 
 
+def test_maps_of_new_slides(bags: Path, exported: ExportedModel, tmp_path: Path) -> None:
+    """Scores of every tile for the predicted class, with their checks; pictures although no slide is here."""
+    slides = pd.read_csv(bags / "syn-crc-b" / "slides.csv", dtype=str).head(1)
+    slides.to_csv(tmp_path / "slides.csv", index=False)
+    request = Request(
+        model=exported.path,
+        out=tmp_path / "out",
+        features=str(bags / "syn-crc-b" / "features"),
+        slides=str(tmp_path / "slides.csv"),
+        maps=("GRADE",),
+    )
+    run_prediction(request)
+    (folder,) = (tmp_path / "out" / "maps").iterdir()
+    table = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+    call = table.loc[table["task"] == "GRADE", "call"].iloc[0]
+    scores = read_tile_scores(folder / f"GRADE.{call}.integrated_gradients.parquet")
+    assert len(scores.score) == pd.read_csv(tmp_path / "out" / "patients.csv")["tiles"].item()
+    assert {"deletion", "randomisation"} <= {check.name for check in scores.checks}
+    assert scores.synthetic
+    assert (folder / f"GRADE.{call}.integrated_gradients.png").exists()
+    (page,) = (tmp_path / "out" / "patients").iterdir()
+    assert f"GRADE.{call}" in page.read_text()
+
+
 def test_what_is_missing_is_a_row_and_too_much_of_it_an_error(
     bags: Path, exported: ExportedModel, tmp_path: Path
 ) -> None:
@@ -140,6 +165,7 @@ def test_what_is_missing_is_a_row_and_too_much_of_it_an_error(
         ({"slides": "."}, StudyError, "imported.*nothing here can extract"),
         ({"features": "."}, DataError, "neither a feature store nor"),
         ({"files": ("a=b",)}, StudyError, "asks for none"),
+        ({"maps": ("MSS",)}, StudyError, "no task 'MSS'"),
         ({"files": ("a",)}, StudyError, "KEY=PATH"),
         ({"sha256": "0" * 64}, DataError, "not the expected"),
     ],
@@ -272,9 +298,9 @@ def test_a_fresh_process_predicts_the_same(
 
 
 MODELS: dict[str, dict[str, Any]] = {
-    "joint": {"model": {"kind": "joint", "dim": 16, "heads": 2, "feedforward": 16}, "training.members": 2},
     "clinical": {
         "model": {"kind": "clinical"},
+        "training.members": 2,
         "tables.clinical": [{"column": "AGE", "type": "number"}, {"column": "STAGE", "type": "category"}],
     },
     "elastic_net": {"model": {"kind": "elastic_net"}, "tables.rna.genes": 50},
