@@ -188,7 +188,7 @@ def tile_scores(
     cases: Iterable[Case],
     task: str,
     class_name: str | None = None,
-    method: str = "integrated_gradients",
+    method: str = "gradient_input",
     *,
     params: Mapping[str, Any] | None = None,
     synthetic: bool = False,

@@ -36,7 +36,7 @@ class ExplainParams(StrictParams):
     """``explain:`` of a study: which predictions are explained, and how."""
 
     methods: tuple[MethodChoice, ...] = Field(
-        default=(MethodChoice(name="integrated_gradients"),),
+        default=(MethodChoice(name="gradient_input"),),
         min_length=1,
         description="attribution methods; top and bottom tiles are those of the first",
     )

@@ -52,7 +52,7 @@ def test_every_class_has_a_map_unless_one_is_named() -> None:
     case = case_of(RNG.normal(size=(4, 24)))
     assert [m.class_name for m in tile_scores([trained], [case], "subtype")] == ["a", "b", "c"]
     assert [m.class_name for m in tile_scores([trained], [case], "subtype", "b")] == ["b"]
-    (risk,) = tile_scores([trained], [case], "OS")
+    (risk,) = tile_scores([trained], [case], "OS", method="integrated_gradients")
     assert (risk.class_name, risk.unit) == ("", "share of the tile in the log risk")
     with pytest.raises(StudyError, match=r"no class 'd'; it has a, b, c"):
         tile_scores([trained], [case], "subtype", "d")

@@ -103,7 +103,14 @@ def given() -> ExplainInputs:
     )
     inputs = SimpleNamespace(cohorts=cohorts, features="store", content_keys={p: p for p in everyone})
     return ExplainInputs(
-        params=ExplainParams(slides=2, top_k=3, patients=8, steps=2, pictures=False),
+        params=ExplainParams(
+            methods=("integrated_gradients",),
+            slides=2,
+            top_k=3,
+            patients=8,
+            steps=2,
+            pictures=False,  # type: ignore[arg-type]
+        ),
         models=FoldModels(folds, CASES),  # type: ignore[arg-type]
         inputs=inputs,  # type: ignore[arg-type]
         predictions=predictions(),
