@@ -60,8 +60,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     while todo:
         path = todo.pop()
         if (uri := site_uri(path)) not in files.src_uris:
-            files.append(File.generated(config, uri, content=source_page(path)))
-            todo += sources_in(ROOT / path) if (ROOT / path).is_dir() else []
+            files.append(page := File.generated(config, uri, content=source_page(path)))
+            todo += sources_in(ROOT / path) if (ROOT / path).is_dir() else sources(page)
     return files
 
 
@@ -91,11 +91,14 @@ def outside_code(markdown: str, rewritten: Any) -> str:
 
 
 def repository_path(uri: str) -> str | None:
-    """The file of the repository behind a page of the site; None for a page of sources."""
+    """The Markdown of the repository behind a page of the site; None for a page that shows other source."""
     for file, place in ROOT_PAGES.items():
         if place == uri:
             return file
-    return None if uri.startswith("source/") else f"docs/{uri}"
+    if not uri.startswith("source/"):
+        return f"docs/{uri}"
+    path = uri.removeprefix("source/")
+    return path if (ROOT / path).is_file() else None
 
 
 def site_uri(path: str) -> str:
@@ -104,7 +107,7 @@ def site_uri(path: str) -> str:
         return ROOT_PAGES[path]
     if path.startswith("docs/") and not path.endswith(".py"):
         return path.removeprefix("docs/").replace(".ipynb", ".md")
-    return f"source/{path}.md"
+    return f"source/{path}" if path.endswith(".md") else f"source/{path}.md"
 
 
 def target_of(origin: str, link: str) -> str | None:
@@ -135,9 +138,8 @@ def sources_in(folder: Path) -> list[str]:
 def source_page(path: str) -> str:
     """A file as a page: its text in a block of code; of a folder, links to its files."""
     if (ROOT / path).is_dir():
-        lines = [f"- [{name}](../{name}.md)" for name in sources_in(ROOT / path)]
-        up = "../" * path.count("/")
-        lines = [line.replace("](../", f"]({up}") for line in lines]
+        here = os.path.dirname(site_uri(path))
+        lines = [f"- [{name}]({os.path.relpath(site_uri(name), here)})" for name in sources_in(ROOT / path)]
         return f"# {path}\n\n" + "\n".join(lines) + "\n"
     text = (ROOT / path).read_text(encoding="utf-8")
     if path.endswith(".md"):

@@ -47,6 +47,9 @@ def test_links_are_pointed_at_pages_of_the_site(root: Path) -> None:
     assert pages.site_uri("docs/tables.md") == "tables.md"
     assert pages.site_uri("README.md") == "index.md"
     assert pages.site_uri("models/base.py") == "source/models/base.py.md"
+    assert pages.repository_path("source/models/base.py.md") is None
+    assert pages.site_uri("tests/README.md") == "source/tests/README.md"
+    assert pages.repository_path("project/changelog.md") == "CHANGELOG.md"
     assert pages.target_of("docs/how-to/own-encoder.md", "../../models/base.py") == "models/base.py"
     assert pages.target_of("docs/tables.md", "https://example.org/x") is None
     text = "[a](b.md) `x`\n\n```text\n[a](b.md)\n```\n\n[a](b.md#c)\n"
