@@ -1,6 +1,7 @@
 """Verdict: results of the main task, an overview of all tasks, and warnings."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
@@ -119,36 +120,38 @@ def _all_tasks(run: RunFiles) -> Table:
         metric = PRIMARY[task.kind]
         row, chance = internal(run, task.name, metric), chance_level(run, task.name, metric)
         by_cohort = {r["cohort"]: r for r in external(run, task.name, metric)}
-        cells: list[str | Cell] = [
-            Cell(task.name, note="main task" if task.main else ""),
-            label(metric),
-            *_result(row, chance, metric),
-        ]
+        mark = "main task, " if task.main else ""
+        cells: list[str | Cell] = [Cell(task.name, note=mark + label(metric)), *_result(row, chance, metric)]
         cells.append(Cell(_patients(row), tone="muted") if row else "–")
         if baselines:
             cells.append(_strongest(strongest_baseline(run, task.name)))
-        for cohort in cohorts:
-            outside = by_cohort.get(cohort)
-            cells.append(_result(outside, chance, metric)[0])
-            cells.append(Cell(_patients(outside), tone="muted") if outside else "–")
+        cells += [_outside(by_cohort.get(cohort), chance, metric) for cohort in cohorts]
         rows.append(cells)
     level = f"{percent(run.confidence)} CI"
     columns = [
         "Task",
-        "Metric",
         f"Test folds ({level})",
         "",
         "Sample",
         *["Strongest baseline"] * baselines,
-        *[title for c in cohorts for title in (f"External {c}", "Sample")],
+        *[f"External {c}" for c in cohorts],
     ]
     return Table(
         columns,
         rows,
-        caption=f"Primary metric of every task; {ESTIMANDS} The bar runs from 0 to 1 (correlations: −1 to 1), its "
+        caption=f"Primary metric of every task; {ESTIMANDS} External values have their sample below. "
+        "The bar runs from 0 to 1 (correlations: −1 to 1), its "
         f"tick marks a predictor without information. {TONES}",
-        numeric=frozenset([2, *range(5 + baselines, 5 + baselines + 2 * len(cohorts), 2)]),
+        numeric=frozenset([1, *range(4 + baselines, 4 + baselines + len(cohorts))]),
     )
+
+
+def _outside(row: dict[str, Any] | None, chance: float | None, metric: str) -> str | Cell:
+    """The result in an external cohort, with its sample below."""
+    cell = _result(row, chance, metric)[0]
+    if row is None or not isinstance(cell, Cell):
+        return cell
+    return replace(cell, note=", ".join(filter(None, [_patients(row), cell.note])))
 
 
 def _strongest(row: dict[str, Any] | None) -> str | Cell:
@@ -160,7 +163,7 @@ def _strongest(row: dict[str, Any] | None) -> str | Cell:
         bounds = (
             f" ({interval(row['lead_low'], row['lead_high'], 2)})" if math.isfinite(row["lead_low"]) else ""
         )
-        lead = f", lead {number(row['lead'], 2)}{bounds}"
+        lead = f"; lead {number(row['lead'], 2)}{bounds}"
     return Cell(number(row["value"]), note=f"{row['predictor']}{lead}", tone="muted")
 
 

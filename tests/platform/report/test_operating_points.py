@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipoise.platform.report.blocks import Notice
+from equipoise.platform.report.blocks import Notice, Table
 from equipoise.platform.report.entries import SectionParams
 from equipoise.platform.report.operating_points import Decisions, decision_remarks, decisions
 from equipoise.platform.report.run_files import RunFiles, Task
@@ -136,3 +136,13 @@ def test_the_verdict_shows_it(make_run, made) -> None:  # type: ignore[no-untype
     )
     lead = build_verdict(run, SectionParams()).lead
     assert lead.endswith(" At its operating point the model does not separate the patients of crc-x.")
+
+
+def test_external_results_stand_with_their_sample(run_folder: Path) -> None:
+    (board,) = [
+        b for b in build_verdict(RunFiles(run_folder), SectionParams()).blocks if isinstance(b, Table)
+    ]
+    column = list(board.columns).index("External crc-x")
+    by_task = {row[0].text: row for row in board.rows}
+    assert by_task["MSI"][column].note == "33 patients, 9 positive"
+    assert (by_task["OS"][0].note, by_task["MSI"][0].note) == ("Harrell C", "main task, AUROC")
