@@ -8,6 +8,7 @@ zero byte.
 from __future__ import annotations
 
 import base64
+import fcntl
 import itertools
 import json
 import os
@@ -44,8 +45,10 @@ class Browser:
         self._numbers = itertools.count(1)
         self._buffer = b""
         self._pages: dict[str, Page] = {}
-        read_end, self._to = os.pipe()
-        self._from, write_end = os.pipe()
+        low_read, self._to = os.pipe()
+        self._from, low_write = os.pipe()
+        # Above 9, so that neither is one of the two descriptors that they become.
+        read_end, write_end = (fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 10) for low in (low_read, low_write))
         # Chromium reads commands from descriptor 3 and writes answers to descriptor 4.
         shell = f'exec "$@" 3<&{read_end} 4>&{write_end} {read_end}<&- {write_end}>&-'
         self._process = subprocess.Popen(
@@ -55,8 +58,8 @@ class Browser:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(read_end)
-        os.close(write_end)
+        for end in (low_read, low_write, read_end, write_end):
+            os.close(end)
 
     @contextmanager
     def page(self, width: int = 1200, height: int = 900) -> Iterator[Page]:

@@ -19,7 +19,8 @@ from equipoise.platform.explain.tile_scores import TileScores
 #: Ends and middle of the diverging scale in OKLab: lightness, green-red, blue-yellow.
 _BELOW, _ZERO, _ABOVE = (0.44, -0.035, -0.155), (0.93, 0.0, 0.0), (0.44, 0.135, 0.09)
 
-#: Share of the scores that the ends of the scale hold; one tile beyond all others does not wash out the rest.
+#: Share of the scores that the ends of the scale hold: a tile beyond all others does not wash out the rest. It is one of
+#: the scores, not a value between two of them, which among few tiles would be close to the largest.
 _QUANTILE = 0.99
 
 #: A scale ends at the quantile only where the largest score is more than so many times as large.
@@ -82,7 +83,7 @@ def scale_of(scores: TileScores) -> ColourScale:
 
 def _end(values: NDArray[np.float64]) -> float:
     """Where the scale of values that are not negative ends."""
-    most, usual = float(values.max()), float(np.quantile(values, _QUANTILE))
+    most, usual = float(values.max()), float(np.quantile(values, _QUANTILE, method="lower"))
     end = usual if usual > 0 and most > _TOLERATED * usual else most
     return end if end > 0 else 1.0
 

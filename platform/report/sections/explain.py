@@ -10,6 +10,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
+from equipoise.datasets.names import file_stem
 from equipoise.platform.explain.captions import away, checks_line, method, towards
 from equipoise.platform.explain.heatmap import PREVIEW
 from equipoise.platform.explain.render import VIEWER
@@ -120,7 +121,7 @@ def _previews(run: RunFiles, maps: Maps, most: int) -> list[Block]:
         Picture(
             _uri(path.with_suffix(PREVIEW).read_bytes()),
             f"{scores.title}, {method(scores)}, slide {scores.slide}. {checks_line(scores)}",
-            href=_link(run, path.parent / VIEWER),
+            href=_link(run, path.parent / VIEWER, scores),
             alt=f"map of {scores.title} by {method(scores)}",
         )
         for path, scores in chosen
@@ -175,7 +176,7 @@ def _tiles(run: RunFiles, maps: Maps, many: int) -> list[Block]:
         if not any(crops for _, crops in shown):
             continue
         done.add((scores.task, scores.class_name))
-        blocks.append(Heading(f"Tiles: {scores.title}"))
+        blocks.append(Heading(f"Tiles of {scores.title}"))
         for label, crops in shown:
             if crops:
                 what = (
@@ -195,8 +196,10 @@ def _tiles(run: RunFiles, maps: Maps, many: int) -> list[Block]:
     return blocks
 
 
-def _link(run: RunFiles, page: Path) -> str:
-    return quote(page.relative_to(run.folder).as_posix()) if page.is_file() else ""
+def _link(run: RunFiles, page: Path, scores: TileScores) -> str:
+    """The viewer's address from the page; none on a page with pseudonyms, where it would name the slide."""
+    named = file_stem(scores.slide) == page.parent.name
+    return quote(page.relative_to(run.folder).as_posix()) if named and page.is_file() else ""
 
 
 def _small(path: Path, side: int = 112) -> str:

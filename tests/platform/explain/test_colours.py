@@ -64,6 +64,18 @@ def test_one_tile_does_not_wash_out_the_others() -> None:
     assert (scale.low, scale.clipped_low, scale.clipped_high) == (0, False, True)
 
 
+def test_one_tile_among_few_does_not_either() -> None:
+    scale = scale_of(
+        made_map(score=np.append(np.linspace(-0.1, 0.1, 50), 0.8), x=np.arange(51), y=np.zeros(51, int))
+    )
+    assert (scale.low, scale.high, scale.clipped_low, scale.clipped_high) == (
+        pytest.approx(-0.1),
+        pytest.approx(0.1),
+        False,
+        True,
+    )
+
+
 @pytest.mark.parametrize("value", [0.0, 2.5, -2.5])
 def test_equal_scores_have_a_scale(value: float) -> None:
     scale = scale_of(made_map(score=np.full(4, value), x=np.arange(4), y=np.zeros(4, int)))

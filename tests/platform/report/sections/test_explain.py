@@ -1,5 +1,6 @@
 """The section of maps: left out without them, checks counted, pictures and links of files that are there."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,9 +78,23 @@ def test_previews_go_round_the_slides_and_link_viewers_that_exist(drawn: RunFile
     assert "2 of 3 maps" in galleries[0].caption
     tiles = galleries[1:]
     assert len(tiles) == 2  # both ends of MSI; the map of OS failed, so its tiles are no evidence
-    assert all(len(gallery.items) == 6 for gallery in tiles)
+    assert all(len(gallery.items) == 5 for gallery in tiles)
     best = float(MAPS[0].score.max())
     assert tiles[0].items[0].caption == f"{best:.3g}"
+
+
+def test_a_page_with_pseudonyms_links_no_viewer(drawn: RunFiles) -> None:
+    pseudonymous = RunFiles(drawn.folder)
+    pseudonymous.__dict__["tile_scores"] = [
+        (path, dataclasses.replace(scores, slide=f"S-{scores.slide[0]}XYZ"))
+        for path, scores in drawn.tile_scores
+    ]
+    section = build(pseudonymous, ExplainParams())
+    assert section is not None
+    pictures = [p for block in section.blocks if isinstance(block, Gallery) for p in block.items]
+    assert pictures
+    assert {picture.href for picture in pictures} == {""}
+    assert not any("A-1" in picture.caption for picture in pictures)
 
 
 def test_genes_are_averaged_over_cohorts_and_ranked(drawn: RunFiles) -> None:
