@@ -19,8 +19,8 @@ from equipoise.platform.explain.tile_scores import TileScores
 #: Ends and middle of the diverging scale in OKLab: lightness, green-red, blue-yellow.
 _BELOW, _ZERO, _ABOVE = (0.44, -0.035, -0.155), (0.93, 0.0, 0.0), (0.44, 0.135, 0.09)
 
-#: Share of the scores that the ends of the scale hold: a tile beyond all others does not wash out the rest. It is one of
-#: the scores, not a value between two of them, which among few tiles would be close to the largest.
+#: Share of the scores that the ends of the scale hold: a tile beyond all others does not wash out the rest. It is one
+#: of the scores, not a value between two of them, which among few tiles would be close to the largest.
 _QUANTILE = 0.99
 
 #: A scale ends at the quantile only where the largest score is more than so many times as large.
