@@ -37,7 +37,7 @@ class ExplainParams(SectionParams):
 
     maps: int = Field(default=8, ge=0, le=24, description="maps to embed in the page")
     tiles: int = Field(
-        default=6, ge=0, le=8, description="tiles to show at each end of the first map of a task"
+        default=5, ge=0, le=8, description="tiles to show at each end of the first map of a task"
     )
     rows: int = Field(
         default=12, ge=1, le=100, description="rows of the tables of genes and modalities to show"
