@@ -172,3 +172,13 @@ def test_openseadragon_is_the_file_that_its_licence_names(root: Path) -> None:
     licence = (assets / "openseadragon.LICENSE.txt").read_text()
     assert hashlib.sha256((assets / "openseadragon.min.js").read_bytes()).hexdigest() in licence
     assert "Redistribution and use in source and binary forms" in licence
+
+
+def test_the_example_of_the_page_runs_as_written(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (root / "docs" / "explain.md").read_text()
+    (block,) = (code for code in re.findall(r"```python\n(.*?)```", page, re.S) if "render(" in code)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "docs/explain.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == "the slide was not given ['MSI.MSI-H.my_method.png']"
