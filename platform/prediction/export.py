@@ -135,10 +135,17 @@ def export_run(
             card += reliability(trust, predictions)
         (temporary / CARD).write_text(card, encoding="utf-8")
         digest = seal(temporary)
+        parts = [file.name for file in config.local_files if file.key.startswith("params.")]
+        if onnx and parts:
+            raise StudyError(
+                f"a part of the model is not in the export ({', '.join(parts)}), and a graph holds all of it",
+                where="--onnx",
+                fix="export it without --onnx",
+            )
+        # Loaded once, so that nothing leaves that cannot be loaded elsewhere.
+        models = [] if parts else read_exported(temporary, sha256=digest).members()
         if onnx:
-            for member, trained in zip(
-                config.members, read_exported(temporary, sha256=digest).members(), strict=True
-            ):
+            for member, trained in zip(config.members, models, strict=True):
                 worst = write_onnx(trained, config.kind, config.reads, temporary / member.file(ONNX))
                 log.info("onnx %s: onnxruntime and torch differ by %.1e at most", member.name, worst)
             seal(temporary)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from equipoise.platform.explain.tile_scores import read_tile_scores
 from equipoise.platform.prediction.exported_model import ExportedModel
 from equipoise.platform.prediction.features import check_store, require_same_tiles
 from equipoise.platform.prediction.run_prediction import Request, parse_tables, run_prediction
+from equipoise.platform.prediction.sealed_folder import seal
 from equipoise.platform.prediction.trust import Trust
 from equipoise.platform.run.folder import RunFolder
 from equipoise.platform.run.loading import load_study
@@ -309,6 +312,45 @@ MODELS: dict[str, dict[str, Any]] = {
     "modaltune": {"model": {"kind": "modaltune", "slide_encoder": "random_transformer"}},
     "vectors": {"model": {"kind": "mean_pool"}, "features.slide_encoder": "mean_std"},
 }
+
+
+@pytest.mark.slow
+def test_new_slides_are_extracted_as_in_training(tiny: Path, tmp_path: Path) -> None:
+    """From slides to the same scores as in the run, without its tables and its features."""
+    study = load_study(
+        tiny / "study.yaml",
+        {
+            "cohorts.1.role": "external",
+            "features.store": str(tmp_path / "features"),
+            "model": {"kind": "mean_pool", "dim": 8},
+            "training.epochs": 1,
+            "evaluation.baselines.enabled": False,
+        },
+    )
+    folder = RunFolder.open(study, str(tmp_path / "run"), "auto")
+    run_steps(study, folder, ["validate", "extract", "train", "evaluate"])
+    model = export_model(tmp_path / "exported", run=folder.root)
+    b = tiny / "syn-crc-b"
+    request = Request(
+        model=model.path, out=tmp_path / "out", slides=str(b / "slides.csv"), slides_dir=str(b / "slides")
+    )
+    run_prediction(request)
+    assert differences(folder.root, tmp_path / "out" / "members.parquet").max() <= 1e-6
+    slides = pd.read_csv(tmp_path / "out" / "slides.csv")
+    assert (slides["status"] == "ok").all()
+    assert len(list((tmp_path / "out" / "qc").glob("*.jpg"))) == len(slides)
+    whole = run_prediction(
+        replace(request, slides=str(b / "slides"), slides_dir=None, out=tmp_path / "folder")
+    )
+    assert whole.fields["patients"] == len(slides)  # every slide of a folder is a patient
+    wrong = tmp_path / "wrong"
+    shutil.copytree(model.path, wrong)
+    config = json.loads((wrong / "config.json").read_text())
+    config["features"]["extraction"]["mpp"] = 0.5
+    (wrong / "config.json").write_text(json.dumps(config))
+    seal(wrong)
+    with pytest.raises(DataError, match="trained on 1 um/px, not 0.5"):
+        run_prediction(replace(request, model=wrong, out=tmp_path / "refused"))
 
 
 @pytest.mark.slow
