@@ -401,14 +401,10 @@ def metrics(
 
     from equipoise.platform.evaluation.evaluate import evaluate
     from equipoise.platform.evaluation.params import EvaluationParams
-    from equipoise.platform.evaluation.stamp_import import predictions_from_stamp, read_table
+    from equipoise.platform.evaluation.stamp_import import read_any
 
     tables = [table] if isinstance(table, pd.DataFrame | str | Path) else list(table)
-    frames = [each if isinstance(each, pd.DataFrame) else read_table(Path(each)) for each in tables]
-    if len(frames) == 1 and "patient" in frames[0]:
-        predictions = frames[0]
-    else:
-        predictions = predictions_from_stamp(frames, positive)
+    predictions = read_any(tables, positive)
     return evaluate(predictions, EvaluationParams(bootstrap=bootstrap, confidence=confidence), seed)
 
 

@@ -23,6 +23,35 @@ def is_stamp(table: pd.DataFrame) -> bool:
     return "PATIENT" in table and ("pred" in table or set(_SURVIVAL) <= set(table))
 
 
+def read_any(tables: Sequence[pd.DataFrame | str | Path], positive: str | None = None) -> pd.DataFrame:
+    """Predictions in either layout as one predictions table.
+
+    Parameters
+    ----------
+    tables
+        Our predictions table alone, or STAMP's tables of one task, one per split: frames, Parquet or CSV files.
+    positive
+        Of a binary task in STAMP's layout: the class whose score counts.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be read, has neither layout, or holds impossible values.
+    """
+    where = ", ".join(str(table) for table in tables if not isinstance(table, pd.DataFrame))
+    try:
+        frames = [each if isinstance(each, pd.DataFrame) else read_table(Path(each)) for each in tables]
+        if len(frames) == 1 and "patient" in frames[0]:
+            return validate(frames[0], where or "predictions")
+        return predictions_from_stamp(frames, positive)
+    except (ValueError, OSError) as broken:
+        raise DataError(
+            f"the predictions cannot be read: {str(broken).strip()}",
+            where=where or "predictions",
+            fix="see docs/api.md for the layouts of predictions",
+        ) from broken
+
+
 def read_table(path: Path) -> pd.DataFrame:
     """Read predictions in either layout: Parquet or CSV."""
     if path.suffix == ".parquet":

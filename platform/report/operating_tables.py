@@ -20,7 +20,7 @@ from equipoise.platform.report.style import Download, slug
 
 def threshold_rule(run: RunFiles) -> ThresholdParams:
     """The operating point of headlines."""
-    return ThresholdParams.model_validate((run.study.get("evaluation") or {}).get("threshold") or {})
+    return ThresholdParams.model_validate(run.evaluation.get("threshold") or {})
 
 
 def rule_text(rule: str) -> str:

@@ -313,9 +313,13 @@ class RunFiles:
     @cached_property
     def confidence(self) -> float:
         """Level of the intervals in the metrics table."""
+        return float(self.evaluation.get("confidence") or 0.95)
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """Parameters that the metrics were computed with, else those of the study."""
         written = self._mapping("evaluation/metrics.json", _json).get("parameters") or {}
-        params = self.study.get("evaluation") or {}
-        return float(written.get("confidence") or params.get("confidence") or 0.95)
+        return {**(self.study.get("evaluation") or {}), **written}
 
     @cached_property
     def tasks(self) -> list[Task]:
