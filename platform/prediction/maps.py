@@ -53,7 +53,7 @@ def draw_maps(
     tasks: Sequence[str],
     out: Path,
     *,
-    method: str = "integrated_gradients",
+    method: str | None = None,
     seed: int = 0,
 ) -> dict[str, list[Path]]:
     """Maps of every slide with features: scores as Parquet, PNG, GeoJSON and a viewer in ``maps/<slide>/``.
@@ -72,7 +72,7 @@ def draw_maps(
     out
         The output folder.
     method
-        ``equipoise ls attributions``.
+        ``equipoise ls attributions``; that of ``equipoise explain`` if not given.
     seed
         Of the checks.
 
@@ -87,11 +87,13 @@ def draw_maps(
     """
     from equipoise.platform.explain.attribution import Method, explain_case
     from equipoise.platform.explain.explain import map_checks
+    from equipoise.platform.explain.params import ExplainParams
     from equipoise.platform.explain.tile_scores import merge_checks, scores_path, write_tile_scores
 
     if problem := map_problem(model, tasks):
         raise problem
-    members, how, folder = model.members(), Method.named(method, None), out / MAPS
+    name = method or ExplainParams().methods[0].name
+    members, how, folder = model.members(), Method.named(name), out / MAPS
     chosen = [task for task in model.config.tasks if ALL in tasks or task.name in tasks]
     calls = table.drop_duplicates(["patient", "task"]).set_index(["patient", "task"])["call"]
     drawn: dict[str, list[Path]] = {}

@@ -128,11 +128,11 @@ def test_maps_of_new_slides(bags: Path, exported: ExportedModel, tmp_path: Path)
     (folder,) = (tmp_path / "out" / "maps").iterdir()
     table = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
     call = table.loc[table["task"] == "GRADE", "call"].iloc[0]
-    scores = read_tile_scores(folder / f"GRADE.{call}.integrated_gradients.parquet")
+    scores = read_tile_scores(folder / f"GRADE.{call}.gradient_input.parquet")
     assert len(scores.score) == pd.read_csv(tmp_path / "out" / "patients.csv")["tiles"].item()
     assert {"deletion", "randomisation"} <= {check.name for check in scores.checks}
     assert scores.synthetic
-    assert (folder / f"GRADE.{call}.integrated_gradients.png").exists()
+    assert (folder / f"GRADE.{call}.gradient_input.png").exists()
     (page,) = (tmp_path / "out" / "patients").iterdir()
     assert f"GRADE.{call}" in page.read_text()
 
