@@ -194,7 +194,7 @@ def summary(result: Predictions, model: ExportedModel) -> str:
             spread = (
                 f"median {scores.median():.3g} ({scores.min():.3g} to {scores.max():.3g})"
                 if len(scores)
-                else "none"
+                else "not estimable: the models order no patients"
             )
             lines.append(f"  {task}: {spread}")
     lines += _trust_lines(result)
