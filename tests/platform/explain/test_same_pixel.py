@@ -63,7 +63,7 @@ CASES = {
     "tall": ((199, 811), made_map(6, 25, 32.0)),
     "sides with fractions": ((800, 611), made_map(23, 17, 33.36)),
     "a grid that begins elsewhere": ((900, 700), made_map(9, 7, 41.0, corner=(213, 117))),
-    "far larger than the picture": ((2601, 1503), made_map(50, 28, 52.0)),
+    "far larger than the picture": ((1801, 1203), made_map(45, 30, 40.0)),
 }
 
 
