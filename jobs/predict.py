@@ -60,6 +60,10 @@ def predict(
         list[str] | None,
         typer.Option("--maps", help="Heat-maps of a task, or of all. Repeatable.", metavar="TASK"),
     ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option("--coverage", help="Level of sets and intervals; that of the export if left out."),
+    ] = None,
     pages: Annotated[bool, typer.Option("--pages/--no-pages", help="One page per patient.")] = True,
 ) -> dict[str, Any]:
     """Predict new patients: a table of scores and calls, flags of patients and slides. No labels are needed."""
@@ -85,6 +89,7 @@ def predict(
             workers=workers,
             pages=pages,
             maps=tuple(maps or ()),
+            coverage=coverage,
         )
     )
     print(done.text)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from equipoise.datasets.atomic_io import atomic_path, write_text
 from equipoise.datasets.names import file_stem
 from equipoise.datasets.store.feature_store import FeatureStore
+from equipoise.platform.errors import StudyError
 from equipoise.platform.prediction.exported_model import ExportedModel
 from equipoise.platform.prediction.slide_sets import looks_at, slide_set
 from equipoise.platform.prediction.trust import Assessment, Trust
@@ -29,13 +30,38 @@ PAGES = "patients"
 _PICTURE_PX = 480
 
 
-def assess(model: ExportedModel, new: NewPatients, members: pd.DataFrame) -> Assessment | None:
-    """What is to be said beside the predictions; None for a model without ``trust.json``.
+def trust_of(model: ExportedModel, level: float | None = None) -> Trust | None:
+    """What travels with a model, at its own level or another; None for a model without ``trust.json``.
+
+    Raises
+    ------
+    DataError
+        If ``trust.json`` is not what it should be, or the level is none.
+    StudyError
+        If a level is asked for and there are no sets.
+    """
+    state = model.trust()
+    if state is None:
+        if level is not None:
+            raise StudyError(
+                "the model has no calibration, so that there are no sets at any level",
+                where="--coverage",
+                fix="leave it out, or export the model again",
+            )
+        return None
+    trust = Trust.from_dict(state)
+    return trust if level is None else trust.at(level)
+
+
+def assess(
+    trust: Trust | None, model: ExportedModel, new: NewPatients, members: pd.DataFrame
+) -> Assessment | None:
+    """What is to be said beside the predictions; None if nothing is known.
 
     Parameters
     ----------
-    model
-        The model.
+    trust, model
+        From :func:`trust_of`, and the model.
     new
         The patients, with their slides.
     members
@@ -44,12 +70,10 @@ def assess(model: ExportedModel, new: NewPatients, members: pd.DataFrame) -> Ass
     Raises
     ------
     DataError
-        If ``trust.json`` is not what it should be, or belongs to another model.
+        If the calibration belongs to another model.
     """
-    state = model.trust()
-    if state is None:
+    if trust is None:
         return None
-    trust = Trust.from_dict(state)
     store = new.reader.store
     if not isinstance(store, FeatureStore) or new.slides.empty:
         return trust.assess(members)
@@ -95,6 +119,7 @@ def write_assessment(assessment: Assessment, out: Path) -> None:
 def write_pages(
     table: pd.DataFrame,
     model: ExportedModel,
+    trust: Trust | None,
     assessment: Assessment | None,
     new: NewPatients,
     out: Path,
@@ -106,7 +131,7 @@ def write_pages(
     ----------
     table
         Predictions.
-    model, assessment, new
+    model, trust, assessment, new
         What predicted, and what is to be said beside it.
     out
         The output folder.
@@ -117,10 +142,9 @@ def write_pages(
     from equipoise.platform.report.blocks import Picture
     from equipoise.platform.report.sections.quality import embedded_jpeg
 
-    state = model.trust()
     about = ModelRecord(
         model.config.name,
-        None if state is None else Trust.from_dict(state),
+        trust,
         model.config.synthetic,
         {"SHA-256": model.sealed.sha256[:16], "Combined": model.config.combined},
     )

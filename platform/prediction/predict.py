@@ -16,7 +16,7 @@ from equipoise.platform.prediction.assess import (
 )
 from equipoise.platform.prediction.exported_model import ExportedModel
 from equipoise.platform.prediction.new_patients import NewPatients
-from equipoise.platform.prediction.trust import Assessment
+from equipoise.platform.prediction.trust import Assessment, Trust
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ class Predictions:
     assessment: Assessment | None = None
 
 
-def predict(model: ExportedModel, new: NewPatients) -> Predictions:
+def predict(model: ExportedModel, new: NewPatients, trust: Trust | None = None) -> Predictions:
     """Predict all patients by every member.
 
     Parameters
@@ -63,6 +63,8 @@ def predict(model: ExportedModel, new: NewPatients) -> Predictions:
         With the places of its local files.
     new
         From :func:`~equipoise.platform.prediction.new_patients.read_new_patients`.
+    trust
+        From :func:`~equipoise.platform.prediction.assess.trust_of`: what is said of their reliability.
 
     Raises
     ------
@@ -84,7 +86,7 @@ def predict(model: ExportedModel, new: NewPatients) -> Predictions:
     finally:
         torch.set_num_threads(before)
     remarks = (*new.remarks, *_missing_columns(new, trained[0].targets))
-    assessment = assess(model, new, members)
+    assessment = assess(trust, model, new, members)
     patients = _patients(new, remarks, slide_flags(assessment))
     table = model.points.apply(members)
     order = pd.Categorical(table["patient"], categories=patients["patient"])

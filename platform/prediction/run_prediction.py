@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.platform.errors import StudyError, ToleranceError
-from equipoise.platform.prediction.assess import write_pages
+from equipoise.platform.prediction.assess import trust_of, write_pages
 from equipoise.platform.prediction.exported_model import read_exported
 from equipoise.platform.prediction.local_files import parse_files
 from equipoise.platform.prediction.maps import draw_maps, map_problem
@@ -40,6 +40,7 @@ class Request:
     workers: int = 0
     pages: bool = True
     maps: tuple[str, ...] = ()
+    coverage: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def run_prediction(request: Request) -> Done:
         For a model, features or tables that cannot be used.
     """
     model = read_exported(request.model, sha256=request.sha256).with_files(parse_files(list(request.files)))
+    trust = trust_of(model, request.coverage)
     sources = Sources(
         slides=None if request.slides is None else Path(request.slides).expanduser(),
         slides_dir=request.slides_dir,
@@ -76,11 +78,11 @@ def run_prediction(request: Request) -> Done:
         raise problem
     out = request.out
     new = read_new_patients(model, sources, out, workers=request.workers, session=_session(request.workers))
-    result = predict(model, new)
+    result = predict(model, new, trust)
     write(result, model, new, out)
     maps = draw_maps(model, new, result.table, request.maps, out) if request.maps else {}
     if request.pages:
-        write_pages(result.table, model, result.assessment, new, out, maps)
+        write_pages(result.table, model, trust, result.assessment, new, out, maps)
     fields: dict[str, Any] = {"out": out.resolve(), "patients": int(result.patients["predicted"].sum())}
     fields |= {"not_predicted": int((~result.patients["predicted"]).sum()), "sha256": model.sealed.sha256}
     fields |= {"synthetic": True} if model.config.synthetic else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from equipoise.platform.errors import DataError
 from equipoise.platform.prediction.abstention import AbstentionRules
 from equipoise.platform.prediction.conformal import LEVEL, ClassScore, Conformal
+from equipoise.platform.prediction.conformal_task import check_level
 from equipoise.platform.prediction.drift import DriftReference, SlideSet
 from equipoise.platform.prediction.quality import QualityLimits, SlideLook
 
@@ -138,6 +139,20 @@ class Trust:
             except DataError as few:
                 notes.append(f"no drift check: {few.what}")
         return cls(conformal, drift, limits, AbstentionRules(), tuple(notes))
+
+    def at(self, level: float) -> Trust:
+        """The same with sets and intervals at another level; the calibration holds every level.
+
+        Raises
+        ------
+        DataError
+            If the level is not above 0.5 and below 1.
+        """
+        check_level(level)
+        if self.conformal is None:
+            return self
+        tasks = {name: replace(task, level=level) for name, task in self.conformal.tasks.items()}
+        return replace(self, conformal=Conformal(tasks))
 
     def assess(
         self,

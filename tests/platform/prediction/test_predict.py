@@ -167,6 +167,7 @@ def test_what_is_missing_is_a_row_and_too_much_of_it_an_error(
         ({"features": "nowhere"}, DataError, "no file or folder"),
         ({"slides": "."}, StudyError, "imported.*nothing here can extract"),
         ({"features": "."}, DataError, "neither a feature store nor"),
+        ({"coverage": 90.0}, DataError, "above 0.5 and below 1"),
         ({"files": ("a=b",)}, StudyError, "asks for none"),
         ({"maps": ("MSS",)}, StudyError, "no task 'MSS'"),
         ({"files": ("a",)}, StudyError, "KEY=PATH"),

@@ -12,6 +12,7 @@ from equipoise.datasets.synthetic.tiff import LONG, SHORT, Tag, TiffWriter, Tile
 from equipoise.platform.errors import DataError
 from equipoise.platform.prediction.abstention import AbstentionRules
 from equipoise.platform.prediction.quality import QualityLimits, SlideLook, look_at_slide
+from equipoise.platform.prediction.slide_sets import looks_at
 
 
 def index(*rows: dict) -> pd.DataFrame:
@@ -103,6 +104,8 @@ def test_colour_pen_and_focus_of_a_painted_slide(tmp_path: Path) -> None:
     assert look.blur == 0
     with pytest.raises(DataError, match="no such file|not exist|missing"):
         look_at_slide(tmp_path / "absent.svs")
+    table = pd.DataFrame({"slide": ["a", "b"], "path": [str(file), str(tmp_path / "absent.svs")], "mpp": 4.0})
+    assert list(looks_at(table)) == ["a"]
 
 
 def sets(**rows: dict) -> pd.DataFrame:

@@ -84,6 +84,18 @@ def test_new_patients_get_sets_flags_and_answers_before_and_after_the_file(fitte
         pd.testing.assert_frame_equal(getattr(again, name), getattr(found, name))
 
 
+def test_another_level_gives_other_sets(fitted: Trust) -> None:
+    rng = np.random.default_rng(5)
+    asked = predictions("external", ["N1", "N2", "N3"], rng)
+    at_90, at_80 = fitted.assess(asked).sets, fitted.at(0.8).assess(asked).sets
+    assert set(at_80["level"]) == {0.8}
+    liss = at_90["task"] == "LISS"
+    assert ((at_90["high"] - at_90["low"])[liss] > (at_80["high"] - at_80["low"])[liss]).all()
+    assert all(set(few) <= set(many) for few, many in zip(at_80["labels"], at_90["labels"], strict=True))
+    with pytest.raises(DataError, match="above 0.5 and below 1"):
+        fitted.at(90)
+
+
 def test_a_batch_of_another_kind_is_flagged(fitted: Trust) -> None:
     rng = np.random.default_rng(2)
     names = [f"N{i}" for i in range(30)]
