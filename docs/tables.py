@@ -576,8 +576,8 @@ def prediction() -> str:
     raised = {True: "raised", False: "not raised"}
     return (
         f"{table}\n\nThe drift flag is {raised[found['drift_flag']]} for the external cohort (features or colour of "
-        f"{found['slides_flagged']:.0%} of its slides are flagged) and {raised[found['drift_flag_same_stain']]} for the "
-        f"test folds of the same stain ({found['slides_flagged_same_stain']:.1%})."
+        f"{found['slides_flagged']:.0%} of its slides are flagged) and {raised[found['drift_flag_same_stain']]} for "
+        f"the test folds of the same stain ({found['slides_flagged_same_stain']:.1%})."
     )
 
 
