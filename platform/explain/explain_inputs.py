@@ -50,6 +50,8 @@ class ExplainInputs:
         Pathway → genes; empty without.
     mpp_override
         um per pixel that the study gives all slides; None if it does not.
+    encoder_of_rna
+        The encoder through which the model reads RNA, whose vectors have no genes; empty without.
     behind
         The slide encoder, for models that read one vector per slide; None for those that read tiles.
     """
@@ -66,6 +68,7 @@ class ExplainInputs:
     whole_slides: str
     gene_sets: Mapping[str, Sequence[str]]
     mpp_override: float | None
+    encoder_of_rna: str = ""
     behind: SlideTilesBehind | None = None
 
     def classes(self, patient: str, task: str) -> list[str]:

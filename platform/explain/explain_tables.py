@@ -62,12 +62,16 @@ def explain_tables(given: ExplainInputs, folder: Path, skipped: list[dict[str, s
     who_columns = ["patient", "cohort", "role", "task", "class"]
     genes = pd.DataFrame(columns, columns=[*who_columns, "modality", "gene", "score"])
     by = ["cohort", "role", "task", "class"]
+    if given.encoder_of_rna:
+        genes = genes[genes["modality"] != "rna"]
+        reason = f"the model reads vectors of {given.encoder_of_rna}, whose numbers are no genes"
+        skipped.append({"what": "genes and pathways", "reason": reason})
     if len(genes):
         write_csv(summarise(genes, [*by, "modality", "gene"]), folder / GENES)
         rna = genes[genes["modality"] == "rna"]
         if given.gene_sets and len(rna):
             write_csv(by_pathway(rna, given.gene_sets, by), folder / PATHWAYS)
-        elif "rna" in shape.omics:
+        elif "rna" in shape.omics and not given.encoder_of_rna:
             skipped.append(
                 {"what": "pathways", "reason": "the study names no gene sets (tables.rna.gene_sets)"}
             )

@@ -37,6 +37,7 @@ def explain_inputs(context: RunContext, params: ExplainParams, folds: Sequence[s
     folders = [context.folder.folds / name for name in folds]
     device = pick_device(study.training.device)
     models = FoldModels.of(folders, inputs.cases("develop"), inputs.cases("external"), device)
+    encoder = study.tables.rna.encoder
     chosen = resolve_tables(study.tables, study.cohorts, study.base).rna.gene_sets
     return ExplainInputs(
         params=params,
@@ -51,6 +52,7 @@ def explain_inputs(context: RunContext, params: ExplainParams, folds: Sequence[s
         whole_slides="" if study.reads_slides else f"model {study.model.kind} reads tables only",
         gene_sets={} if chosen is None or study.encodes_rna else chosen.sets,
         mpp_override=None if study.features.imported is not None else study.features.mpp_override,
+        encoder_of_rna="" if encoder is None or not study.encodes_rna else encoder.name,
         behind=_slide_encoder(context),
     )
 

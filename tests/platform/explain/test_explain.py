@@ -234,6 +234,15 @@ def test_genes_pathways_and_modalities(given: ExplainInputs, tmp_path: Path) -> 
     np.testing.assert_allclose(row["change"], values[0] - values[1], rtol=1e-4)
 
 
+def test_vectors_of_an_encoder_are_not_called_genes(given: ExplainInputs, tmp_path: Path) -> None:
+    few = ExplainParams(slides=0, steps=1, patients=1)
+    explain(with_changes(given, params=few, encoder_of_rna="scgpt"), tmp_path)
+    assert not (tmp_path / "genes.csv").exists()
+    assert (tmp_path / "modalities.csv").exists()
+    skipped = json.loads((tmp_path / "settings.json").read_text())["skipped"]
+    assert [item["what"] for item in skipped] == ["genes and pathways"]
+
+
 def test_contributions_of_genes_to_a_linear_model_are_exact() -> None:
     """Log odds linear in genes, directly and through components: w_g x_g, and their sum is the change."""
     axes = RNG.normal(size=(4, 2)).astype(np.float32)
