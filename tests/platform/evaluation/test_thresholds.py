@@ -138,3 +138,22 @@ def test_a_fold_without_a_scale_has_no_vote(survival: Rows) -> None:
     flat = rows.assign(score=np.where(rows["fold"] == 1, 0.1, rows["score"]))
     assert set(risk_scales(flat).index) == {(0, 0), (0, 2), (0, 3)}
     assert set(standardise_risks(flat, risk_scales(flat))["fold"]) == {0, 2, 3}
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.5, 0.25), (0.75, 0.45), (1.0, 0.85)])
+def test_specificity_takes_the_lowest_threshold_that_reaches_it(value: float, expected: float) -> None:
+    y = np.array([0, 0, 1, 0, 1, 0, 1])
+    s = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.8, 0.9])
+    cut = choose_threshold(y, s, ThresholdParams(metric="specificity", value=value))
+    assert cut == pytest.approx(expected)
+    assert ((s < cut) & (y == 0)).sum() / 4 >= value
+
+
+def test_a_specificity_out_of_reach_calls_nobody_and_a_fixed_threshold_looks_at_nobody() -> None:
+    y, s = np.array([1, 0]), np.array([0.3, 0.9])
+    cut = choose_threshold(y, s, ThresholdParams(metric="specificity", value=0.9))
+    assert not (s >= cut).any()
+    assert choose_threshold(np.ones(2), s, ThresholdParams(metric="fixed", value=0.25)) == 0.25
+    for wrong in ({"metric": "fixed"}, {"metric": "fixed", "value": 1}, {"metric": "specificity"}):
+        with pytest.raises(ValueError, match="needs the"):
+            ThresholdParams.model_validate(wrong)
