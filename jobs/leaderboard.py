@@ -26,22 +26,11 @@ def leaderboard(
     """
     from pathlib import Path
 
-    from equipoise.platform.report.leaderboard import leaderboard_text, write_leaderboard
-    from equipoise.platform.report.leaderboard_datasets import (
-        dataset_leaderboards_text,
-        group_by_patients,
-        write_dataset_leaderboards,
-    )
+    from equipoise.platform.report.leaderboard_datasets import compare_runs
 
-    groups = group_by_patients([Path(run) for run in runs])
-    if len(groups) > 1 and min(map(len, groups)) > 1:
-        several = write_dataset_leaderboards(groups, Path(out), baseline)
-        print(dataset_leaderboards_text(several))
-        result = {"best": several.best} | ({"synthetic": True} if several.synthetic else {})
-        return {"out": Path(out).resolve(), "page": several.page.resolve(), **result}
-    written = write_leaderboard([Path(run) for run in runs], Path(out), baseline)
-    print(leaderboard_text(written))
-    result = {"best": written.board.best} | ({"synthetic": True} if written.synthetic else {})
+    written = compare_runs([Path(run) for run in runs], Path(out), baseline)
+    print(written.text)
+    result = {"best": written.best} | ({"synthetic": True} if written.synthetic else {})
     return {"out": Path(out).resolve(), "page": written.page.resolve(), **result}
 
 

@@ -1,6 +1,7 @@
 """``equipoise report``: the run folder as one HTML page."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -11,15 +12,72 @@ from equipoise.jobs.outcome import JobResult
 @study_job
 def report(
     options: StudyOptions,
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Run folders to compare, with --compare.", metavar="RUN...")
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Compare the named runs instead, as 'equipoise leaderboard' does."),
+    ] = False,
+    share: Annotated[
+        bool, typer.Option("--share", help="Also write report-share.html, without names.")
+    ] = False,
+    pseudonymise: Annotated[
+        bool | None,
+        typer.Option(
+            "--pseudonymise/--no-pseudonymise",
+            help="Pseudonyms for patients, slides, files and machines [with --share only].",
+        ),
+    ] = None,
+    print_summary: Annotated[
+        bool, typer.Option("--print-summary", help="Also write report-summary.html: two pages to print.")
+    ] = False,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> JobResult:
     """Write report.html; it reads nothing but the run folder."""
+    if compare or runs:
+        return _compare(runs or [], options.out, compare)
     result = options.run(options.study(), ["report"])
-    if show and "report" in result.fields:
+    if "report" not in result.fields:  # a dry run
+        return result
+    from equipoise.platform.report.page import write_report
+
+    page = Path(result.fields["report"])
+    hidden = share if pseudonymise is None else pseudonymise
+    fields: dict[str, Any] = {}
+    if hidden and not share:
+        write_report(page.parent, pseudonymise=True)
+    if share:
+        fields["share"] = write_report(page.parent, name="report-share.html", pseudonymise=hidden)
+    if print_summary:
+        from equipoise.platform.report.summary import summary_page
+
+        fields["summary"] = write_report(
+            page.parent, name="report-summary.html", pseudonymise=hidden, make=summary_page
+        )
+    if show:
         import webbrowser
 
-        webbrowser.open(result.fields["report"].as_uri())
-    return result
+        webbrowser.open(page.as_uri())
+    return JobResult({**result.fields, **fields}, result.folder)
+
+
+def _compare(runs: list[str], out: str | None, asked: bool) -> JobResult:
+    """The leaderboard of several runs, in the folder of ``-o``."""
+    from equipoise.platform.errors import StudyError
+    from equipoise.platform.report.leaderboard_datasets import compare_runs
+
+    if not asked or len(runs) < 2:
+        raise StudyError(
+            "run folders are named to be compared" if not asked else "a comparison needs two runs or more",
+            where=" ".join(runs),
+            fix="equipoise report --compare RUN RUN, or name the folder of one run with -o",
+        )
+    folder = Path(out or "leaderboard")
+    written = compare_runs([Path(run) for run in runs], folder)
+    print(written.text)
+    fields = {"out": folder.resolve(), "page": written.page.resolve(), "best": written.best}
+    return JobResult(fields | ({"synthetic": True} if written.synthetic else {}))
 
 
 command = report

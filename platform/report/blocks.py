@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from markupsafe import Markup
 
-from equipoise.platform.report.style import Download, Figure
+from equipoise.platform.report.style import Download, Figure, TextFile
 
 Tone = Literal["", "good", "warn", "bad", "muted"]
 
@@ -176,6 +176,7 @@ class Code:
     text: str
     title: str = ""
     folded: bool = False
+    downloads: Sequence[TextFile] = ()
 
 
 Block = (

@@ -120,5 +120,15 @@ SECTIONS: dict[str, tuple[str, type[BaseModel], str]] = {
         f"{_HOME}.explain:build",
     ),
     "limits": ("failures and limits of the results", LimitsParams, f"{_HOME}.limits:build"),
+    "methods": (
+        "methods paragraph and Table 1 to paste",
+        SectionParams,
+        f"{_HOME}.methods:build",
+    ),
+    "checklists": (
+        "TRIPOD+AI and STARD-AI filled from the run",
+        SectionParams,
+        f"{_HOME}.checklists:build",
+    ),
     "provenance": ("commands, environment, input hashes", SectionParams, f"{_HOME}.provenance:build"),
 }

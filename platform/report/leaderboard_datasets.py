@@ -26,7 +26,12 @@ from equipoise.platform.evaluation.samples import ALL, MODEL
 from equipoise.platform.report.blocks import Block, Cell, Figures, Notice, Section, Table, Text
 from equipoise.platform.report.comparison_figures import critical_difference_diagram
 from equipoise.platform.report.formatting import count, listed, number, p_value, plural
-from equipoise.platform.report.leaderboard import WrittenLeaderboard, unique_names, write_leaderboard
+from equipoise.platform.report.leaderboard import (
+    WrittenLeaderboard,
+    leaderboard_text,
+    unique_names,
+    write_leaderboard,
+)
 from equipoise.platform.report.page import Page, PageSection, installed_version, render_page
 from equipoise.platform.report.run_files import RunFiles
 from equipoise.platform.report.style import Download
@@ -193,3 +198,23 @@ def _page(
         sections=(PageSection("datasets", section.title, section.lead, tuple(section.blocks)),),
         kicker="Equipoise leaderboard",
     )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison of run folders wrote: its text for a terminal, its page, the best run."""
+
+    text: str
+    page: Path
+    best: str
+    synthetic: bool
+
+
+def compare_runs(runs: Sequence[Path], out: Path, baseline: str | None = None) -> Comparison:
+    """One leaderboard, or several and ranks over them where runs have no common patient."""
+    groups = group_by_patients(list(runs))
+    if len(groups) > 1 and min(map(len, groups)) > 1:
+        several = write_dataset_leaderboards(groups, out, baseline)
+        return Comparison(dataset_leaderboards_text(several), several.page, several.best, several.synthetic)
+    written = write_leaderboard(list(runs), out, baseline)
+    return Comparison(leaderboard_text(written), written.page, written.board.best, written.synthetic)

@@ -6,8 +6,8 @@ called ``<script>`` is shown as such.
 """
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from equipoise.platform.registry import Entry, entries
 from equipoise.platform.report.blocks import Block, Figures, Notice, Section, Table
 from equipoise.platform.report.charts import chart
 from equipoise.platform.report.formatting import count, number, plural
+from equipoise.platform.report.glossary import terms_in
 from equipoise.platform.report.run_files import RunFiles
 from equipoise.platform.report.style import Figure, colour_variables
 
@@ -45,7 +46,10 @@ class PageSection:
 
 @dataclass(frozen=True)
 class Page:
-    """A page: title, metadata and sections; a ``remark`` stands above all of it."""
+    """A page: title, metadata and sections; a ``remark`` stands above all of it.
+
+    A ``compact`` page is printed small.
+    """
 
     title: str
     synthetic: bool
@@ -54,44 +58,107 @@ class Page:
     sections: tuple[PageSection, ...]
     kicker: str = "Equipoise study report"
     remark: str = ""
+    compact: bool = False
 
 
-def write_report(run_folder: Path) -> Path:
-    """Render ``report.html`` of a run folder and return its path.
+#: Said above a page without names.
+_PSEUDONYMOUS = (
+    "Patients, slides, files and machines have pseudonyms on this page. Their key stays in the run folder. Cohorts, "
+    "sites and pictures of tissue are shown as they are."
+)
+
+
+def write_report(
+    run_folder: Path,
+    *,
+    name: str = "report.html",
+    pseudonymise: bool = False,
+    make: Callable[[RunFiles], "Page"] | None = None,
+) -> Path:
+    """Render the page of a run folder and return its path.
 
     Missing or broken files are named in their section with the command that creates them.
+
+    Parameters
+    ----------
+    name
+        Name of the file in the run folder.
+    pseudonymise
+        Whether names of patients, slides, files and machines are replaced.
+    make
+        What makes the page; default: :func:`report_page`.
 
     Raises
     ------
     DataError
         If there is no such folder.
     """
-    from equipoise.datasets.atomic_io import write_text
-
     folder = Path(run_folder)
     if not folder.is_dir():
         raise DataError("there is no such run folder", where=str(folder), fix="run 'equipoise run' first")
-    html = render(RunFiles(folder))
+    make = make or report_page
+    if not pseudonymise:
+        return write_page(make(RunFiles(folder)), folder / name)
+    from equipoise.platform.report.pseudonyms import PseudonymousRun
+
+    run = PseudonymousRun(folder)
+    page: Page = run.pseudonyms.anything(replace(make(run), remark=_PSEUDONYMOUS))
+    return write_page(page, folder / name)
+
+
+def write_page(page: Page, path: Path) -> Path:
+    """Write a page and say so if it is too large to be mailed."""
+    from equipoise.datasets.atomic_io import write_text
+
+    html = render_page(page)
     size = len(html.encode())
     if size > MAX_BYTES:
         log.warning("report size=%d bytes is above %d", size, MAX_BYTES)
-    path = folder / "report.html"
     write_text(path, html)
     return path
 
 
 def render(run: RunFiles) -> str:
     """The page as text."""
+    return render_page(report_page(run))
+
+
+def report_page(run: RunFiles) -> Page:
+    """The page of a run as blocks."""
     parts = tuple(part for entry in entries("sections").values() if (part := _part(entry, run)))
-    return render_page(
-        Page(
-            title=_title(run),
-            synthetic=run.synthetic,
-            version=installed_version(run),
-            meta=tuple(_meta(run)),
-            sections=parts,
-        )
+    if terms := terms_in(" ".join(_words(parts))):
+        parts += (_glossary(terms),)
+    return Page(
+        title=_title(run),
+        synthetic=run.synthetic,
+        version=installed_version(run),
+        meta=tuple(_meta(run)),
+        sections=parts,
     )
+
+
+def _glossary(terms: dict[str, str]) -> PageSection:
+    table = Table(
+        ["Term", "Meaning"], [[term, meaning] for term, meaning in sorted(terms.items(), key=_by_letter)]
+    )
+    return PageSection("glossary", "Glossary", "Terms of this page in a sentence each.", (table,))
+
+
+def _by_letter(term: tuple[str, str]) -> str:
+    return term[0].casefold()
+
+
+def _words(value: Any) -> Iterator[str]:
+    """All texts of sections, without their data."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for held in value:
+            yield from _words(held)
+    elif is_dataclass(value):
+        for part in fields(value):
+            if part.name not in ("table", "data", "uri", "download"):
+                yield from _words(getattr(value, part.name))
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,20 @@ class Download:
 
 
 @dataclass(frozen=True)
+class TextFile:
+    """A text as a file in a data URI."""
+
+    name: str
+    text: str = field(repr=False)
+    mime: str = "text/plain"
+
+    @property
+    def uri(self) -> str:
+        """``data:text/plain;base64,…``"""
+        return f"data:{self.mime};charset=utf-8;base64," + base64.b64encode(self.text.encode()).decode()
+
+
+@dataclass(frozen=True)
 class Figure:
     """A figure with the data behind it.
 

@@ -568,14 +568,16 @@ def explain(context: RunContext) -> StepResult:
 
 
 def report(context: RunContext) -> StepResult:
-    """Write ``report.html`` from the run folder and nothing else.
+    """Write ``report.html`` and ``checklists/`` from the run folder and nothing else.
 
     Raises
     ------
     DataError
         If no other step has written anything there.
     """
+    from equipoise.platform.report.checklists.checklist import write_checklists
     from equipoise.platform.report.page import write_report
+    from equipoise.platform.report.run_files import RunFiles
 
     if not context.folder.manifest.is_dir() and not context.folder.search.is_dir():
         raise DataError(
@@ -583,6 +585,7 @@ def report(context: RunContext) -> StepResult:
             where=str(context.folder.root),
             fix="equipoise run, or name the folder of a run with -o",
         )
+    write_checklists(RunFiles(context.folder.root), context.folder.root)
     return StepResult({"report": str(write_report(context.folder.root))})
 
 

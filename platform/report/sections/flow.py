@@ -23,7 +23,7 @@ def build(run: RunFiles, params: FlowParams) -> Section:
     if run.flow:
         blocks.append(_diagrams(run))
     if run.patients is not None and len(run.patients):
-        blocks += [Heading("Patients"), _table_one(run, run.patients)]
+        blocks += [Heading("Patients"), table_one(run, run.patients)]
     if run.labels:
         blocks += _label_accounts(run.labels)
     if run.exclusions is not None and run.excluded is not None:
@@ -106,7 +106,7 @@ def _reasons(exclusions: pd.DataFrame | None, cohorts: list[str], stage: str) ->
     return tuple((str(reason), int(n)) for reason, n in rows["reason"].value_counts().items())
 
 
-def _table_one(run: RunFiles, patients: pd.DataFrame) -> Table:
+def table_one(run: RunFiles, patients: pd.DataFrame) -> Table:
     """Variables down, cohorts across."""
     cohorts = list(dict.fromkeys(patients["cohort"]))
     parts = [patients, *[patients[patients["cohort"] == c] for c in cohorts]]

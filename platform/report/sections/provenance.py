@@ -30,7 +30,7 @@ def build(run: RunFiles, params: SectionParams) -> Section:
     if run.inputs:
         blocks += [Heading("Inputs"), _inputs(run.inputs)]
     if run.study:
-        text = yaml.safe_dump(run.study, sort_keys=False, allow_unicode=True, width=100)
+        text = yaml.safe_dump(run.study, sort_keys=False, allow_unicode=True, width=10**6)
         blocks += [Heading("Study"), Code(text, title="provenance/resolved.yaml", folded=True)]
     return Section(
         "Provenance", "Everything on this page is computed from the files of the run folder.", blocks
