@@ -60,7 +60,7 @@ def axe_findings(page: "Page") -> list[str]:
         "(async () => { const most = await axe.run({exclude: ['.chart svg']});"
         "const drawings = await axe.run(document, {runOnly: ['svg-img-alt']});"
         "return [...most.violations, ...drawings.violations].filter(v => ['serious', 'critical'].includes(v.impact))"
-        ".map(v => `${v.id}: ${v.nodes.length} places, ${v.nodes[0].html.slice(0, 200)} ${v.nodes[0].failureSummary}`)})()"
+        ".map(v => `${v.id}: ${v.nodes.length}x ${v.nodes[0].html.slice(0, 200)} ${v.nodes[0].failureSummary}`)})()"
     )
 
 
