@@ -80,6 +80,7 @@ def test_the_walk_names_files_that_exist(root: Path) -> None:
     assert paths[::2] == [
         "Where does a slide go",
         "Where does a loss go",
+        "Where does an explanation go",
         "Where does a pre-trained model go",
         "Where does an update go",
     ]
