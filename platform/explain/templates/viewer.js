@@ -113,6 +113,7 @@
   viewer.addHandler("open", () => {
     show(shown);
     ruler();
+    viewer.canvas.setAttribute("role", "application"); // it has keys of its own
     viewer.canvas.setAttribute("aria-label", "Slide; arrows move, plus and minus zoom");
     document.documentElement.dataset.ready = "yes";
   });

@@ -114,3 +114,13 @@ def test_a_slide_that_states_its_scanned_area(write_scn: Callable[..., Path], tm
     assert of_png(scores, path, tmp_path) == pytest.approx(hottest(scores), abs=1.01)
     shown = json.loads(re.search(r'id="data">(.*?)</script>', drawn.viewer.read_text(), re.S)[1])  # type: ignore[index]
     assert shown["picture"] == [320, 160, 500, 400]
+
+
+@pytest.mark.real
+def test_on_a_slide_of_tcga(shared_data: Path, tmp_path: Path) -> None:
+    scores = made_map(19, 15, 224.0)
+    slide = shared_data / "slides" / "TCGA-CR-7395-01A-01-TS1.svs"
+    drawn = render(scores, slide, tmp_path, study_mpp=0.5)  # the file does not state it
+    assert drawn.viewer is not None, drawn.missing
+    assert of_geojson(drawn.geojson[0]) == hottest(scores)
+    assert of_viewer(drawn.viewer) == hottest(scores)

@@ -1,5 +1,6 @@
 """The viewer in Chromium, opened from disk: zoom, alignment, switching, keys, no errors, nothing from elsewhere."""
 
+import importlib.util
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -132,3 +133,23 @@ def test_a_phone_has_no_horizontal_scroll(browser: Browser, page_of: Callable) -
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate("document.getElementById('view').getBoundingClientRect().height") > 300
         assert page.errors == []
+
+
+def test_no_serious_finding_of_axe(browser: Browser, page_of: Callable) -> None:
+    viewer, _ = page_of()
+    package = importlib.util.find_spec("axe_core_python")
+    assert package is not None
+    assert package.origin is not None
+    axe = next(Path(package.origin).parent.rglob("axe.min.js")).read_text()
+    with browser.page(1200, 800) as page:
+        for scheme in ("light", "dark"):
+            page.media(prefers_color_scheme=scheme)
+            page.open(viewer)
+            settled(page)
+            page.evaluate("document.getElementById('map').value = '1'")
+            page.evaluate(
+                "document.getElementById('map').dispatchEvent(new Event('change'))"
+            )  # a failed check
+            page.evaluate(f"{axe}; 0")
+            found = page.evaluate("axe.run().then(r => r.violations.map(v => [v.id, v.impact]))")
+            assert [finding for finding in found if finding[1] in ("serious", "critical")] == [], scheme
