@@ -66,6 +66,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "abmil": {"model": {"kind": "abmil", "dim": 64, "hidden": 32}},
     "elastic_net": {"model": {"kind": "elastic_net", "modalities": ["wsi"]}},
     "mean_pool": {"model": {"kind": "mean_pool", "layers": 1, "dim": 64}},
+    "joint, 64 tiles of a bag in an epoch": {"training.bag_tiles": 64},
 }
 METHODS = ("gradient_input", "integrated_gradients", "single_tile", "attention")
 PLANTED = "planted"
