@@ -43,6 +43,7 @@ from equipoise.platform.evaluation.samples import Sample
 Floats = NDArray[np.float64]
 
 #: ``subgroup`` is the column or comparison, ``group`` its value; ``all`` patients stand first for comparison.
+#: ``n_pos`` counts positives or events; of sensitivity and specificity, the patients who are decided right.
 SUBGROUP_COLUMNS = (
     "role", "cohort", "task", "kind", "subgroup", "group", "metric", "value", "low", "high", "n", "n_pos", "p", "note",
 )  # fmt: skip
