@@ -21,7 +21,7 @@ CHECKLISTS = {
     "tripod_ai": ("TRIPOD+AI", "Collins et al., BMJ 2024;385:e078378"),
     "stard_ai": ("STARD-AI", "Sounderajah et al., Nat Med 2025;31:3283"),
 }
-FILLED, OPEN = "from the run", "open"
+FILLED, PARTLY, OPEN = "from the run", "partly", "open"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def fill(name: str, run: RunFiles) -> list[Item]:
             EVIDENCE[row["evidence"]] if row["evidence"] else None
         )
         found = ask(run) if ask is not None else None
-        status = OPEN if found is None else FILLED
+        status = OPEN if found is None else PARTLY if "Open:" in found.text else FILLED
         answer, place = ("", "") if found is None else (found.text, found.place)
         items.append(Item(row["number"], row["topic"], row["asks"], status, answer, place))
     return items

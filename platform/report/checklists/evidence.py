@@ -66,11 +66,11 @@ def _sites(run: RunFiles) -> Evidence | None:
 
 
 def _exclusions(run: RunFiles) -> Evidence | None:
-    if run.exclusions is None:
+    if run.excluded is None:
         return None
+    number = plural(len(run.excluded), "exclusion")
     return Evidence(
-        f"{plural(len(run.exclusions), 'exclusion')}, each with stage and reason. Open: clinical criteria.",
-        "flow",
+        f"{number} of patients or slides, each with stage and reason. Open: clinical criteria.", "flow"
     )
 
 
@@ -93,15 +93,17 @@ def _outcomes(run: RunFiles) -> Evidence | None:
 
 
 def _predictors(run: RunFiles) -> Evidence | None:
-    features, model = _section(run, "features"), _section(run, "model")
-    if not model.get("kind"):
+    features, cohorts = _section(run, "features"), run.study.get("cohorts") or []
+    slides = run.slides is not None and not run.slides.empty
+    names = [f"features of the tiles by {features['encoder']}"] if slides and features.get("encoder") else []
+    omics = [
+        str(name) for cohort in cohorts if isinstance(cohort, Mapping) for name in cohort.get("omics") or {}
+    ]
+    names += [f"table {name}" for name in dict.fromkeys(omics)]
+    if not names:
         return None
-    image = f"tile features of {features['encoder']}" if features.get("encoder") else ""
-    tables = _section(run, "tables")
-    omics = [name for name in tables if tables[name]]
     return Evidence(
-        f"{listed([p for p in (image, *omics) if p])}, all of them, without selection by outcome.",
-        "provenance",
+        f"{listed(names, 6).capitalize()}. Open: why these, and how they were measured.", "provenance"
     )
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from equipoise.platform.report.blocks import Block, Cell, Heading, Section, Table
-from equipoise.platform.report.checklists.checklist import CHECKLISTS, OPEN, Item, fill
+from equipoise.platform.report.checklists.checklist import CHECKLISTS, FILLED, OPEN, Item, fill
 from equipoise.platform.report.entries import SectionParams
 from equipoise.platform.report.run_files import RunFiles
 from equipoise.platform.report.style import Download
@@ -17,8 +17,10 @@ def build(run: RunFiles, params: SectionParams) -> Section:
         if name == "stard_ai" and not any(task.kind in ("binary", "multiclass") for task in run.tasks):
             continue
         items = fill(name, run)
-        left = sum(item.status == OPEN for item in items)
-        counts.append(f"{title}: {len(items) - left} of {len(items)} items from the run, {left} open")
+        done, left = (sum(item.status == status for item in items) for status in (FILLED, OPEN))
+        counts.append(
+            f"{title}: {done} of {len(items)} items from the run, {len(items) - done - left} in part, {left} open"
+        )
         blocks += [Heading(title), _table(name, source, items)]
     lead = f"{'; '.join(counts)}. A statement from the run is a start: whether it satisfies an item is for the authors."
     return Section("Reporting checklists", lead, blocks)
@@ -29,7 +31,7 @@ def _table(name: str, source: str, items: list[Item]) -> Table:
         [
             item.number,
             Cell(item.topic, note=item.asks),
-            Cell(item.status, tone="warn" if item.status == OPEN else ""),
+            Cell(item.status, tone="" if item.status == FILLED else "warn"),
             item.answer or "–",
             item.place or "–",
         ]

@@ -88,7 +88,7 @@ def _model(run: RunFiles) -> str:
     model, training = _part(run, "model"), _part(run, "training")
     if not model.get("kind"):
         return ""
-    joint = f", its tasks balanced by {method_name(run.study)}" if len(run.tasks) > 1 else ""
+    joint = f", its tasks balanced by the method {method_name(run.study)}" if len(run.tasks) > 1 else ""
     text = f"The model was {model['kind']}{joint}"
     if training.get("epochs"):
         text += (
@@ -127,11 +127,12 @@ def _statistics(run: RunFiles) -> str:
     if any(task.kind == "binary" for task in run.tasks):
         how = {"youden": "Youden's index"}.get(str(chosen.get("metric", "youden")), str(chosen.get("metric")))
         cut = f" Cut-offs were chosen by {how} on inner validation patients."
+    outside = any(row["role"] == "external" for row in run.metric_rows)
+    scored = " External cohorts were scored by the mean of the fold models." if outside else ""
     replicates = evaluation.get("bootstrap", "–")
     return (
         f"The main measures were {listed(metrics, 6)}, with {percent(run.confidence)} intervals ({replicates} "
-        f"bootstrap replicates where no closed form exists).{cut} External cohorts were scored "
-        "by the mean of the fold models."
+        f"bootstrap replicates where no closed form exists).{cut}{scored}"
     )
 
 

@@ -1,11 +1,19 @@
 """Checklists: every item once, filled from the run or open, and written beside the report; methods and glossary."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from equipoise.platform.report.checklists.checklist import CHECKLISTS, FILLED, OPEN, fill, write_checklists
+from equipoise.platform.report.checklists.checklist import (
+    CHECKLISTS,
+    FILLED,
+    OPEN,
+    PARTLY,
+    fill,
+    write_checklists,
+)
 from equipoise.platform.report.checklists.evidence import EVIDENCE
 from equipoise.platform.report.glossary import TERMS, terms_in
 from equipoise.platform.report.run_files import RunFiles
@@ -26,6 +34,9 @@ def test_every_item_is_there_once_and_has_a_status(run_folder: Path, name: str, 
     row = metrics.query("role == 'test' and task == 'MSI' and metric == 'auroc' and cohort == 'all'")
     value = float(row.query("site == 'all' and fold == 'all' and predictor == 'model'").iloc[0]["value"])
     assert performance.status == FILLED
+    assert all((item.status == PARTLY) == ("Open:" in item.answer) for item in items)
+    sources = by_number["5a" if name == "tripod_ai" else "11"]
+    assert sources.status == PARTLY, "the run does not know whom its cohorts represent"
     assert f"AUROC of MSI: test folds {value:.2f}" in performance.answer
 
 
@@ -69,3 +80,11 @@ def test_the_glossary_has_the_terms_of_a_text_and_no_other() -> None:
     assert set(terms_in("An AUROC of two folds, with its CI. Cite PPVs.")) == {"AUROC", "fold", "CI", "PPV"}
     assert terms_in("nothing of it") == {}
     assert all(meaning.endswith(".") for meaning in TERMS.values())
+
+
+def test_nothing_is_said_about_external_cohorts_that_are_not_there(run_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run_folder, tmp_path / "copy"))
+    metrics = pd.read_csv(copy / "evaluation/metrics.csv", keep_default_na=False, dtype=str)
+    metrics[metrics["role"] != "external"].to_csv(copy / "evaluation/metrics.csv", index=False)
+    assert "External cohorts were scored" in methods_paragraph(RunFiles(run_folder))
+    assert "External cohorts" not in methods_paragraph(RunFiles(copy))
