@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from equipoise.platform.report.formatting import count, plural
+from equipoise.platform.report.formatting import plural
 
 _BOX, _SIDE, _GAP, _STEP, _HEIGHT = 196, 208, 30, 78, 46
 
@@ -70,14 +70,14 @@ def interval_bar(
 
 
 def _box(stage: Stage, top: float, *, last: bool) -> Markup:
-    slides = "" if stage.slides is None else f" · {count(stage.slides)} slides"
+    slides = "" if stage.slides is None else f" · {plural(stage.slides, 'slide')}"
     return Markup(
         '<rect x="2" y="{y}" width="{w}" height="{h}" rx="5" class="{kind}"/>'
         '<text x="14" y="{y1}" class="stage">{name}</text>'
-        '<text x="14" y="{y2}" class="n">{patients} patients{slides}</text>'
+        '<text x="14" y="{y2}" class="n">{patients}{slides}</text>'
     ).format(
         y=top, w=_BOX, h=_HEIGHT, kind="box last" if last else "box", y1=top + 19, y2=top + 36,
-        name=_short(stage.name, 24), patients=count(stage.patients), slides=slides,
+        name=_short(stage.name, 24), patients=plural(stage.patients, 'patient'), slides=slides,
     )  # fmt: skip
 
 

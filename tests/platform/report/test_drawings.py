@@ -35,7 +35,7 @@ def test_stages_without_losses_are_not_drawn() -> None:
 def test_user_text_is_escaped() -> None:
     svg = flow_diagram('"><script>alert(1)</script>', [Stage("<script>", 1, None, 0, 0)])
     assert "<script>" not in svg
-    assert texts(svg) == ["<script>", "1 patients"]
+    assert texts(svg) == ["<script>", "1 patient"]
     ET.fromstring(svg)
 
 
