@@ -124,7 +124,7 @@ def command_of(job: str, arguments: Sequence[str]) -> "tuple[JobCommand, str | N
     config = _make_absolute(words, "-c", "--config")
     out = _make_absolute(words, "-o", "--out")
     if not takes_study:
-        return JobCommand(job, tuple(words)), None
+        return JobCommand(job, module_of(job), tuple(map(_absolute_if_here, words))), None
     from equipoise.platform.study.reading import parse_overrides, read_study
 
     if config is None:
@@ -134,7 +134,7 @@ def command_of(job: str, arguments: Sequence[str]) -> "tuple[JobCommand, str | N
     if out is None:
         out = os.path.abspath(os.path.join("runs", study.name))
         words += ["-o", out]
-    return JobCommand(job, tuple(words)), out
+    return JobCommand(job, module_of(job), tuple(words)), out
 
 
 def _with_ray(
@@ -189,7 +189,7 @@ def _with_slurm(
     folder = Path(out) / "slurm" if out is not None else Path.cwd()
     path = Path(os.path.abspath(script)) if script else folder / f"{command.name}.sbatch"
     logs = path.with_name(f"{path.stem}-%j.log")
-    program = [sys.executable, "-m", f"equipoise.jobs.{command.name.replace('-', '_')}", *command.arguments]
+    program = [sys.executable, "-m", command.module, *command.arguments]
     name = f"equipoise-{command.name}"
     slurm.write_script(slurm.batch_script(name, program, allocation, str(logs)), path)
     fields: dict[str, Any] = {"of": command.name, "script": path, "out": out}
@@ -269,6 +269,12 @@ def _make_absolute(words: list[str], *names: str) -> str | None:
         elif position + 1 < len(words):
             value = words[position + 1] = os.path.abspath(words[position + 1])
     return value
+
+
+def _absolute_if_here(word: str) -> str:
+    """A word that names a file or folder here as an absolute path, also behind ``=`` (``rna=table.csv``)."""
+    name, equals, path = word.rpartition("=")
+    return f"{name}{equals}{os.path.abspath(path)}" if path and os.path.exists(path) else word
 
 
 def _values(words: Sequence[str], *names: str) -> list[str]:

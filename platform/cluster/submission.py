@@ -46,21 +46,20 @@ class JobCommand:
     ----------
     name
         Name of the job (``run``, ``search``, …).
+    module
+        Its module, which ``python -m`` runs.
     arguments
         Its arguments; paths in them are absolute.
-    working_dir
-        A folder whose files travel with the job and are its current folder; None for none.
     """
 
     name: str
+    module: str
     arguments: tuple[str, ...]
-    working_dir: Path | None = None
 
     @property
     def entrypoint(self) -> str:
         """The command that the cluster runs."""
-        module = f"equipoise.jobs.{self.name.replace('-', '_')}"
-        return shlex.join(["python", "-m", module, *self.arguments])
+        return shlex.join(["python", "-m", self.module, *self.arguments])
 
 
 @dataclass(frozen=True)
@@ -152,8 +151,6 @@ class Cluster:
                 environment["env_vars"][_CACHE] = cache
             if ship:
                 environment["py_modules"] = [str(package())]
-            if command.working_dir is not None:
-                environment["working_dir"] = str(command.working_dir)
             metadata = {"equipoise_job": command.name}
             if out is not None:
                 metadata["equipoise_out"] = out

@@ -14,7 +14,7 @@ import pytest
 from equipoise.datasets.errors import DataError
 from equipoise.datasets.redaction import has_credentials, masked
 from equipoise.datasets.remote.addresses import connect
-from equipoise.jobs.cli import JOBS, _call
+from equipoise.jobs.cli import JOBS, _call, module_of
 from equipoise.jobs.outcome import _without_credentials
 from equipoise.platform.errors import StudyError
 from equipoise.platform.run.context import read_cohorts
@@ -140,6 +140,10 @@ COMMANDS: dict[str, list[str]] = {
     "explain": ["-c", "study.yaml", "-o", "run"],
     "report": ["-c", "study.yaml", "-o", "run"],
     "run": ["-c", "study.yaml", "-o", "other", "--smoke"],
+    "export": ["run", "-o", "model"],
+    "import": ["model"],
+    "predict": ["--model", "model", "--tables", "clinical=clinical.csv", "-o", "predicted"],
+    "submit": ["validate", "-c", "study.yaml", "-o", "run", "--slurm", "--write-only"],
     "leaderboard": ["run", "other"],
     "pretrain-rna": ["--reference", "absent.h5ad", "-o", "rna"],
     "adapt-rna": ["--reference", "absent.h5ad", "--labels", "type", "--encoder", "pca", "-o", "adapter"],
@@ -158,7 +162,7 @@ def test_no_job_writes_a_secret_of_the_environment(study: Path) -> None:
         ended = {}
         for job, arguments in COMMANDS.items():
             done = subprocess.run(
-                [sys.executable, "-m", f"equipoise.jobs.{job.replace('-', '_')}", *arguments],
+                [sys.executable, "-m", module_of(job), *arguments],
                 cwd=study.parent,
                 env={**os.environ, **environ, "RAY_AUTH_MODE": "token"},
                 capture_output=True,

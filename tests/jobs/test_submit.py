@@ -45,6 +45,14 @@ def test_paths_become_absolute_and_the_run_folder_is_named(study: Path) -> None:
     command, out = command_of("synthesize", ["--preset", "tiny", "--out", "x y"])
     assert out is None
     assert command.entrypoint == f"python -m equipoise.jobs.synthesize --preset tiny --out '{study}/x y'"
+    (study / "rna.csv").touch()
+    command, _ = command_of(
+        "predict", ["--model", "absent", "--tables", "rna=rna.csv", "--tables=cnv=rna.csv"]
+    )
+    assert command.arguments == (
+        "--model", "absent", "--tables", f"rna={study}/rna.csv", f"--tables=cnv={study}/rna.csv",
+    )  # fmt: skip
+    assert command_of("import", ["."])[0].entrypoint == f"python -m equipoise.jobs.import_ {study}"
 
 
 def test_a_broken_study_is_not_sent(study: Path) -> None:
