@@ -123,9 +123,17 @@ class RunFolder:
                     fix="wait for it, stop it, or choose another folder with -o",
                 )
             folder._rename_earlier_run(study)
-        elif earlier.exists():
+        elif earlier.exists() and folder.holds_results():
             folder._require_same_study(study, read_own(earlier))
         return folder
+
+    def holds_results(self) -> bool:
+        """Whether a step has left what depends on study and tables; a folder that was only validated does not."""
+        parts = (
+            *(self.qc, self.folds, self.federated, self.search, self.pretrain),
+            *(self.evaluation, self.explain, self.tensorboard, self.report),
+        )
+        return any(part.exists() for part in parts)
 
     def _require_same_study(self, study: Study, earlier: dict[str, Any]) -> None:
         before, now = fixed_settings(earlier), fixed_settings(study.resolved())

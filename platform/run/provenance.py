@@ -1,7 +1,8 @@
 """The provenance of a run: study, code, packages, machine and inputs.
 
 Written at the start of every command. A resumed run checks its inputs against those of the first command, because
-predictions must not mix old and new tables.
+predictions must not mix old and new tables. As long as the folder was only validated there is nothing to mix: tables
+and study may be corrected and validated again.
 """
 
 import hashlib
@@ -29,10 +30,10 @@ def record(study: Study, folder: RunFolder) -> None:
     Raises
     ------
     DataError
-        If a table changed since the run began.
+        If a table changed since the run began, and a step has left results.
     """
     inputs = input_hashes(study)
-    earlier = read_json(folder.provenance / "inputs.json")
+    earlier = read_json(folder.provenance / "inputs.json") if folder.holds_results() else None
     # A table that only a newer version records was compared with nothing; the study itself is compared elsewhere.
     if changed := sorted(name for name, old in (earlier or {}).items() if inputs.get(name) != old):
         raise DataError(

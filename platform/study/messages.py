@@ -17,6 +17,20 @@ from equipoise.platform.renamed import current_key
 #: Most problems that are described at once, and most characters of a value that is shown.
 MAX_PROBLEMS, _SHOWN = 50, 80
 
+#: A pattern of names: what they begin with, and of what they are.
+_NAME = re.compile(r"\^\[(?P<first>[^]]+)\]\[(?P<others>[^]]+)\]\*\$")
+
+_SECTION = "keys of its own (key: value, indented below it)"
+#: What pydantic's errors of type say, in words.
+_WANTED = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), _SECTION),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list"),
+    "string_type": "text",
+}
+
 
 def describe_errors(
     error: ValidationError, tree: yaml.Node | None, root: type[BaseModel], overridden: set[str]
@@ -93,9 +107,20 @@ def _describe_error(item: Any, root: type[BaseModel]) -> str:
         return f"needs the key {context.get('discriminator', 'kind')} to say what it is"
     if kind == "value_error":
         return str(context.get("error", item["msg"])).removeprefix("Value error, ")
+    if kind in _WANTED:
+        given = "nothing" if item["input"] is None else _shown(item["input"])
+        return f"needs {_WANTED[kind]}, not {given}"
+    if kind == "string_pattern_mismatch" and (name := _NAME.fullmatch(context["pattern"])):
+        first, others = (_characters(name[part]) for part in ("first", "others"))
+        return f"{_shown(item['input'])} has to begin with one of {first}; the rest may be {others}"
     given = item["input"]
     shown = f" (given: {_shown(given)})" if isinstance(given, str | int | float | bool | type(None)) else ""
     return item["msg"].removeprefix("Input ") + shown
+
+
+def _characters(allowed: str) -> str:
+    """A character class in words: ``A-Za-z0-9_`` becomes ``A-Z, a-z, 0-9, _``."""
+    return ", ".join(re.findall(r".-.|.", allowed))
 
 
 def _shown(value: Any) -> str:

@@ -52,13 +52,29 @@ def test_steps_are_recorded_and_later_ones_forgotten(tmp_path: Path) -> None:
 
 def test_a_run_folder_belongs_to_one_study(tmp_path: Path, study: Study) -> None:
     out = str(tmp_path / "run")
-    record(study, RunFolder.open(study, out, "auto"))
+    record(study, folder := RunFolder.open(study, out, "auto"))
     other = load_study(study.file, {"training.lr": 0.5, "evaluation.bootstrap": 60})
+    folder.folds.mkdir()
     with pytest.raises(StudyError) as caught:
         RunFolder.open(other, out, "auto")
     assert "training.lr: 0.0001 → 0.5" in str(caught.value)
     assert "bootstrap" not in str(caught.value)  # may change: it changes no prediction
     RunFolder.open(study, out, "must")
+
+
+def test_study_and_tables_may_be_corrected_until_there_are_results(tmp_path: Path, study: Study) -> None:
+    out = str(tmp_path / "run")
+    record(study, RunFolder.open(study, out, "auto"))
+    (tmp_path / "a.csv").write_text("PATIENT,MSI\np1,MSS\np2,MSI-H\n")
+    other = load_study(study.file, {"training.lr": 0.5})
+    record(other, folder := RunFolder.open(other, out, "auto"))
+    folder.qc.mkdir()
+    record(other, RunFolder.open(other, out, "must"))  # what was corrected is what the run belongs to
+    with pytest.raises(StudyError, match=r"training\.lr: 0\.5 → 0\.0001"):
+        RunFolder.open(study, out, "auto")
+    (tmp_path / "a.csv").write_text("PATIENT,MSI\np1,MSI-H\np2,MSS\n")
+    with pytest.raises(DataError, match=r"changed since this run began: a\.csv"):
+        record(other, folder)
 
 
 def test_resume_never_moves_aside_and_must_requires(tmp_path: Path, study: Study) -> None:
@@ -80,6 +96,7 @@ def test_resume_never_moves_aside_and_must_requires(tmp_path: Path, study: Study
 def test_changed_tables_are_noticed(tmp_path: Path, study: Study) -> None:
     folder = RunFolder(tmp_path / "run")
     record(study, folder)
+    folder.folds.mkdir()
     record(study, folder)  # the same tables again
     (tmp_path / "a.csv").write_text("PATIENT,MSI\np1,MSS\n")
     with pytest.raises(DataError, match=r"changed since this run began: a\.csv"):
@@ -92,6 +109,7 @@ def test_the_table_of_sites_is_an_input(tmp_path: Path, study: Study) -> None:
     federated = study.model_copy(update={"federation": FederationParams.model_validate(federation)})
     folder = RunFolder(tmp_path / "run")
     record(study, folder)  # a version that did not look at the table
+    folder.folds.mkdir()
     record(federated, folder)
     (tmp_path / "tss.csv").write_text("code,institution\nAA,Elsewhere\n")
     with pytest.raises(DataError, match=r"changed since this run began: tss\.csv"):
@@ -112,6 +130,7 @@ def test_the_adapter_of_rna_is_an_input(tmp_path: Path, study: Study) -> None:
     adapted = load_study(tmp_path / "study.yaml")
     folder = RunFolder(tmp_path / "run")
     record(adapted, folder)
+    folder.folds.mkdir()
     record(adapted, folder)
     files[1].write_text("after")
     with pytest.raises(DataError, match=r"changed since this run began: adapter/model\.safetensors"):

@@ -69,7 +69,7 @@ def test_the_run_folder_names_folds_and_who_is_in_none(study: Path) -> None:
 
 
 def test_files_that_change_during_a_run_stop_it(study: Path) -> None:
-    validate(study)
+    validate(study).folds.mkdir()
     text = (study / "folds" / "splits_1.csv").read_text()
     (study / "folds" / "splits_1.csv").write_text(text.replace("p10", "p20"))
     with pytest.raises(DataError, match=r"changed since this run began: folds/splits_1\.csv"):
