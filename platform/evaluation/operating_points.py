@@ -122,11 +122,11 @@ def _of_rule(
         "headline": rule == params.threshold,
         "threshold": float(here["threshold"].mean()),
     }
-    truth, called = here["target"].to_numpy(float) == 1, here["positive"].to_numpy(bool)
+    positive, called = here["target"].to_numpy(float) == 1, here["positive"].to_numpy(bool)
     table = TwoByTwo(
         *(
             int(np.sum(t & c))
-            for t, c in ((truth, called), (~truth, called), (truth, ~called), (~truth, ~called))
+            for t, c in ((positive, called), (~positive, called), (positive, ~called), (~positive, ~called))
         )
     )
     notes = []
@@ -167,7 +167,7 @@ def misclassified(rows: pd.DataFrame, rule: ThresholdParams) -> pd.DataFrame:
 
     Returns
     -------
-    Columns ``patient``, ``role``, ``cohort``, ``truth``, ``called``, ``score`` (of the class that is called) and
+    Columns ``patient``, ``role``, ``cohort``, ``actual``, ``called``, ``score`` (of the class that is called) and
     ``margin``, a probability by which the decision would have to move.
     """
     parts = [
@@ -187,7 +187,7 @@ def _binary_errors(rows: pd.DataFrame, rule: ThresholdParams, role: str) -> pd.D
     return pd.DataFrame(
         {
             "patient": wrong.index, "role": role, "cohort": wrong["cohort"].to_numpy(),
-            "truth": names[1 - called], "called": names[called],
+            "actual": names[1 - called], "called": names[called],
             "score": np.where(called == 1, wrong["score"], 1 - wrong["score"]),
             "margin": wrong["margin"].abs().to_numpy(),
         }
@@ -197,10 +197,10 @@ def _binary_errors(rows: pd.DataFrame, rule: ThresholdParams, role: str) -> pd.D
 def _class_errors(rows: pd.DataFrame, rule: ThresholdParams, role: str) -> pd.DataFrame:
     part = rows[(rows["role"] == role) & labelled(rows)]
     scores = part.pivot_table(index="patient", columns="class", values="score", aggfunc="mean")
-    truth = part.pivot_table(index="patient", columns="class", values="target", aggfunc="first")
+    labels = part.pivot_table(index="patient", columns="class", values="target", aggfunc="first")
     if scores.empty:
-        return pd.DataFrame(columns=["patient", "role", "cohort", "truth", "called", "score", "margin"])
-    said, true = scores.to_numpy().argmax(1), truth.to_numpy().argmax(1)
+        return pd.DataFrame(columns=["patient", "role", "cohort", "actual", "called", "score", "margin"])
+    said, true = scores.to_numpy().argmax(1), labels.to_numpy().argmax(1)
     wrong = np.flatnonzero(said != true)
     names = scores.columns.to_numpy(str)
     cohort = part.drop_duplicates("patient").set_index("patient")["cohort"]
@@ -208,7 +208,7 @@ def _class_errors(rows: pd.DataFrame, rule: ThresholdParams, role: str) -> pd.Da
     return pd.DataFrame(
         {
             "patient": scores.index[wrong], "role": role, "cohort": cohort.loc[scores.index[wrong]].to_numpy(),
-            "truth": names[true[wrong]], "called": names[said[wrong]], "score": values[wrong, said[wrong]],
+            "actual": names[true[wrong]], "called": names[said[wrong]], "score": values[wrong, said[wrong]],
             "margin": values[wrong, said[wrong]] - values[wrong, true[wrong]],
         }
     )  # fmt: skip

@@ -71,7 +71,7 @@ class TaskConformal:
     classes
         Labels; for a binary task ``not X`` and ``X``; empty without classes.
     level
-        Probability with which sets are to hold the truth.
+        Probability with which sets are to hold what is true.
     score
         ``lac`` or ``aps``, ``residual``, ``log time``.
     class_conditional
@@ -147,7 +147,7 @@ class TaskConformal:
         """What may be said of the coverage, in a sentence or two."""
         within = " within each class" if self.class_conditional and self.classes else ""
         what = {"regression": "Intervals are", "survival": "Lower bounds are"}.get(self.kind, "Sets are")
-        text = f"{what} made to hold the truth for {self.level:.0%} of new patients{within}"
+        text = f"{what} made to hold the true value for {self.level:.0%} of new patients{within}"
         if self.refit:
             return (
                 f"{text}. They are calibrated with the models of the folds and used with a model trained on all "

@@ -152,7 +152,7 @@ def error_blocks(run: RunFiles, task: Task, rows: pd.DataFrame, most: int, pictu
             [
                 row["patient"],
                 where,
-                row["truth"],
+                row["actual"],
                 row["called"],
                 percent(row["score"]),
                 number(row["margin"], 2),
@@ -162,7 +162,7 @@ def error_blocks(run: RunFiles, task: Task, rows: pd.DataFrame, most: int, pictu
     rest = "to the threshold" if task.kind == "binary" else "to the probability of the true class"
     blocks: list[Block] = [
         Table(
-            ["Misclassified patient", "Patients", "Truth", "Model says", "Probability", "Distance"],
+            ["Misclassified patient", "Patients", "Actual", "Model says", "Probability", "Distance"],
             lines,
             f"{plural(len(wrong), 'patient')} of {task.name} misclassified, {shown}. Probability is that of what the "
             f"model says, distance that {rest}.",

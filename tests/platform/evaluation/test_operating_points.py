@@ -105,7 +105,7 @@ def test_the_most_confident_errors_come_first(binary: Rows, multiclass: Rows) ->
     expected = decided[decided["positive"] != (decided["target"] == 1)]
     assert set(wrong["patient"]) == set(expected.index)
     assert wrong["margin"].is_monotonic_decreasing
-    assert (wrong["truth"] != wrong["called"]).all()
+    assert (wrong["actual"] != wrong["called"]).all()
     first = wrong.iloc[0]
     assert first["margin"] == pytest.approx(expected.loc[first["patient"], "margin"].__abs__())
     classes = misclassified(multiclass("test"), rule)

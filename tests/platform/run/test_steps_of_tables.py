@@ -145,7 +145,7 @@ def test_elastic_net_of_all_tables(root: Path, tmp_path: Path) -> None:
     assert of_age[of_age["task"] == "RESPONSE"]["value"].item() > 0.85  # age decides the response
     assert "Lead of the model" in page
     assert "The strongest baseline, " in page
-    assert "Fits that cannot be taken for converged" not in page
+    assert "Fits that may not have converged" not in page
 
 
 def test_a_fit_that_stopped_too_early_is_in_the_report(root: Path, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_fit_that_stopped_too_early_is_in_the_report(root: Path, tmp_path: Pat
     run_steps(study, tmp_path / "run")
     assert not (tmp_path / "run" / "evaluation" / "baselines.csv").exists()
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    assert "Fits that cannot be taken for converged" in page
+    assert "Fits that may not have converged" in page
     assert "the last of 2 epochs was the best" in page
     assert "Distance from the optimum" in page
 
