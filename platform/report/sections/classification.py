@@ -23,10 +23,10 @@ from equipoise.platform.report.blocks import (
     figures_with,
 )
 from equipoise.platform.report.datasets import datasets_of
+from equipoise.platform.report.decision_remarks import remarks_of
 from equipoise.platform.report.entries import ClassificationParams
 from equipoise.platform.report.formatting import count, percent
 from equipoise.platform.report.metric_rows import metric_table
-from equipoise.platform.report.operating_points import remarks_of
 from equipoise.platform.report.operating_tables import (
     calibration_table_of,
     error_blocks,

@@ -7,10 +7,10 @@ from equipoise.platform.report.baseline_rows import baseline_limits
 from equipoise.platform.report.blocks import Block, Heading, Notice, Section, Table, Text
 from equipoise.platform.report.captions import few_cases
 from equipoise.platform.report.cohort_drift import drift_sentences
+from equipoise.platform.report.decision_remarks import decision_remarks
 from equipoise.platform.report.entries import LimitsParams
 from equipoise.platform.report.formatting import count, interval, label, listed, number, percent, plural
 from equipoise.platform.report.metric_rows import external, internal
-from equipoise.platform.report.operating_points import decision_remarks
 from equipoise.platform.report.run_files import FILES, RunFiles
 from equipoise.platform.report.sections.balancing import weights_remark
 from equipoise.platform.report.sections.branches import branch_remarks
@@ -32,8 +32,16 @@ def build(run: RunFiles, params: LimitsParams) -> Section:
     )
 
 
-def limits(run: RunFiles) -> list[str]:
-    """Limits of this run, the most serious first; each is computed from the run and says its number."""
+def limits(run: RunFiles, *, name_sites: bool = True) -> list[str]:
+    """Limits of this run, the most serious first; each is computed from the run and says its number.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    name_sites
+        Whether a site may be named; not in a text that leaves with a model.
+    """
     sentences = []
     if run.synthetic:
         sentences.append(
@@ -61,7 +69,7 @@ def limits(run: RunFiles) -> list[str]:
     sentences += branch_remarks(run)
     sentences += _few_cases(run)
     sentences += _lost_labels(run)
-    sentences += _sites(run)
+    sentences += _sites(run, name_sites)
     sentences += drift_sentences(run)
     sentences += _centres(run)
     if run.metric_rows and not any(row["role"] == "external" for row in run.metric_rows):
@@ -165,7 +173,7 @@ def _kept_first(table: pd.DataFrame) -> bool:
     return int(table["epoch"].loc[best_epoch(table, "monitor")]) == int(table["epoch"].min())
 
 
-def _sites(run: RunFiles) -> list[str]:
+def _sites(run: RunFiles, named: bool) -> list[str]:
     if run.patients is None:
         return []
     develop = run.patients[run.patients["role"] == "develop"]
@@ -178,9 +186,8 @@ def _sites(run: RunFiles) -> list[str]:
             "differences between sites."
         ]
     if share.iloc[0] > 0.4:
-        return [
-            f"One site, {share.index[0]}, contributes {percent(float(share.iloc[0]))} of the development patients."
-        ]
+        which = f"One site, {share.index[0]}," if named else "One site"
+        return [f"{which} contributes {percent(float(share.iloc[0]))} of the development patients."]
     return []
 
 

@@ -25,10 +25,10 @@ from equipoise.platform.evaluation.thresholds import (
 from equipoise.platform.report.baseline_rows import baseline_blocks
 from equipoise.platform.report.blocks import Block, Cell, Heading, Notice, Section, Table, figures_with
 from equipoise.platform.report.datasets import Dataset, datasets_of
+from equipoise.platform.report.decision_remarks import remarks_of
 from equipoise.platform.report.entries import SectionParams
 from equipoise.platform.report.formatting import count, number, p_value, percent
 from equipoise.platform.report.metric_rows import metric_table
-from equipoise.platform.report.operating_points import remarks_of
 from equipoise.platform.report.run_files import RunFiles, Task
 from equipoise.platform.report.style import (
     FAINT,

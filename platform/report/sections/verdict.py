@@ -17,6 +17,7 @@ from equipoise.platform.report.captions import (
     verdict_caution,
     verdict_sentence,
 )
+from equipoise.platform.report.decision_remarks import decision_remarks, not_separated
 from equipoise.platform.report.drawings import interval_bar
 from equipoise.platform.report.entries import SectionParams
 from equipoise.platform.report.formatting import (
@@ -40,7 +41,6 @@ from equipoise.platform.report.metric_rows import (
     internal,
     tone,
 )
-from equipoise.platform.report.operating_points import decision_remarks, not_separated
 from equipoise.platform.report.run_files import RunFiles, Task
 from equipoise.platform.report.sections.federation import federation_sentence
 from equipoise.platform.report.sections.search import search_sentence

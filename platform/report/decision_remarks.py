@@ -1,8 +1,8 @@
 """What a model decides at the cut-offs of validation: whether it tells anybody apart, in each set of patients.
 
 A good ranking can hide that a cut-off is useless: with scores that lie higher elsewhere a model with an external AUROC
-of .8 may call every patient positive. Everything is computed from the predictions table, with the same cut-offs as the
-2×2 tables and the Kaplan-Meier curves.
+of .8 may call every patient positive. Binary tasks are read from the 2x2 tables of the evaluation, the groups of
+survival from the predictions table, with the cut-offs of the Kaplan-Meier curves.
 """
 
 from collections.abc import Iterator
@@ -11,16 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from equipoise.platform.evaluation.params import ThresholdParams
 from equipoise.platform.evaluation.predictions import labelled
 from equipoise.platform.evaluation.thresholds import (
     apply_cutoffs,
     ensemble,
     fold_risk_cutoffs,
-    fold_thresholds,
     risk_scales,
     standardise_risks,
 )
+from equipoise.platform.report.datasets import datasets_of
 from equipoise.platform.report.formatting import count, number, plural
 from equipoise.platform.report.run_files import RunFiles, Task
 
@@ -51,40 +50,45 @@ class Decisions:
 
 def decisions(run: RunFiles, task: Task) -> list[Decisions]:
     """Decisions of a binary or survival task: test folds, then external cohorts; empty without a cut-off."""
-    if run.predictions is None or task.kind not in ("binary", "survival"):
-        return []
+    if task.kind == "binary":
+        return [*_at_the_operating_point(run, task)]
+    return [*_risk_groups(run, task)] if task.kind == "survival" else []
+
+
+def _at_the_operating_point(run: RunFiles, task: Task) -> Iterator[Decisions]:
+    """From the 2x2 tables of the operating point of headlines, as the evaluation wrote them."""
+    for data in datasets_of(run.operating_points, task.name):
+        headline = data.rows[data.rows["headline"].astype(str) == "True"]
+        if headline.empty:
+            continue
+        tp, fp, fn, tn = (int(headline[cell].iloc[0]) for cell in ("tp", "fp", "fn", "tn"))
+        if patients := tp + fp + fn + tn:
+            yield Decisions(_name(data.role, data.cohort), patients, tp + fp, tp + fn, tp)
+
+
+def _risk_groups(run: RunFiles, task: Task) -> Iterator[Decisions]:
+    """The groups of the Kaplan-Meier curves; risks of several models are put on a common scale."""
+    if run.predictions is None:
+        return
     rows = run.predictions[run.predictions["task"] == task.name]
     known = rows[labelled(rows)]
-    survival = task.kind == "survival"
-    if survival:
-        cutoffs, scales = fold_risk_cutoffs(rows), risk_scales(rows)
-        outside = known[known["role"] == "external"]
-        outside_cutoffs = cutoffs
-        if len(scales):  # as in the Kaplan-Meier curves: risks of several models on a common scale
-            outside, outside_cutoffs = (
-                standardise_risks(outside, scales),
-                fold_risk_cutoffs(standardise_risks(rows, scales)),
-            )
-    else:
-        params = ThresholdParams.model_validate((run.study.get("evaluation") or {}).get("threshold") or {})
-        cutoffs = outside_cutoffs = fold_thresholds(rows, params)
-        outside = known[known["role"] == "external"]
-    parts = [("the test folds", known[known["role"] == "test"], cutoffs)]
-    parts += [(str(name), part, outside_cutoffs) for name, part in outside.groupby("cohort", sort=True)]
-    found = []
-    for name, part, chosen in parts:
-        table = apply_cutoffs(part, chosen, inclusive=not survival).dropna(subset=["margin"])
-        if table.empty:
-            continue
-        called = table["positive"].to_numpy(bool)
-        if survival:
-            found.append(Decisions(name, len(table), int(called.sum())))
-            continue
-        truth = table["target"].to_numpy() == 1
-        found.append(
-            Decisions(name, len(table), int(called.sum()), int(truth.sum()), int((called & truth).sum()))
-        )
-    return found
+    cutoffs, scales = fold_risk_cutoffs(rows), risk_scales(rows)
+    outside, outside_cutoffs = known[known["role"] == "external"], cutoffs
+    if len(scales):
+        outside = standardise_risks(outside, scales)
+        outside_cutoffs = fold_risk_cutoffs(standardise_risks(rows, scales))
+    parts = [("test", "", known[known["role"] == "test"], cutoffs)]
+    parts += [
+        ("external", str(name), part, outside_cutoffs) for name, part in outside.groupby("cohort", sort=True)
+    ]
+    for role, cohort, part, chosen in parts:
+        table = apply_cutoffs(part, chosen, inclusive=False).dropna(subset=["margin"])
+        if len(table):
+            yield Decisions(_name(role, cohort), len(table), int(table["positive"].to_numpy(bool).sum()))
+
+
+def _name(role: str, cohort: str) -> str:
+    return "the test folds" if role == "test" else cohort
 
 
 def decision_remarks(run: RunFiles) -> list[str]:

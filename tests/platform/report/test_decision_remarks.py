@@ -6,12 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from equipoise.platform.evaluation.operating_points import operating_points
+from equipoise.platform.evaluation.params import EvaluationParams
+from equipoise.platform.evaluation.pooled import pooled_samples
 from equipoise.platform.report.blocks import Notice, Table
+from equipoise.platform.report.decision_remarks import Decisions, decision_remarks, decisions
 from equipoise.platform.report.entries import SectionParams
-from equipoise.platform.report.operating_points import Decisions, decision_remarks, decisions
 from equipoise.platform.report.run_files import RunFiles, Task
 from equipoise.platform.report.sections.verdict import build as build_verdict
 
+PARAMS = EvaluationParams()
 BASE = {"site": "s", "repeat": 0, "fold": 0, "class": "", "target": np.nan, "time": np.nan, "event": np.nan}
 
 
@@ -19,7 +23,9 @@ def run_of(kind: str, rows: list[dict]) -> RunFiles:
     made = RunFiles(Path("nowhere"))
     table = pd.DataFrame([BASE | {"task": "T", "patient": f"{r['role']}{i}", "cohort": "A"} | r
                           for i, r in enumerate(rows)])  # fmt: skip
+    points = operating_points(pooled_samples(table, PARAMS), table, PARAMS)
     made.__dict__ |= {"predictions": table, "tasks": [Task("T", kind, True)], "study": {}}
+    made.__dict__ |= {"operating_points": points}
     return made
 
 
@@ -126,7 +132,7 @@ def test_the_verdict_shows_it(make_run, made) -> None:  # type: ignore[no-untype
     lower = (table["task"] == "MSI") & (table["role"] == "external")
     table.loc[lower, "score"] *= 0.01
     run = RunFiles(folder)
-    run.__dict__["predictions"] = table
+    run.__dict__["operating_points"] = operating_points(pooled_samples(table, PARAMS), table, PARAMS)
     notices = [
         b for b in build_verdict(run, SectionParams()).blocks if isinstance(b, Notice) and b.tone == "bad"
     ]
