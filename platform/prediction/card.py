@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
+from equipoise.platform.evaluation.subgroups import EVERYBODY
+from equipoise.platform.report.datasets import datasets_of
 from equipoise.platform.report.formatting import count, estimate, label, number, plural
-from equipoise.platform.report.metric_rows import external, internal, pick
+from equipoise.platform.report.metric_rows import TOGETHER, external, internal, pick
 from equipoise.platform.report.sections.limits import limits
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def model_card(config: ModelConfig, points: OperatingPoints, run: RunFiles, stud
         "## Training data\n\n" + _data(config, run),
         "## Performance\n\n" + _performance(config, run),
         "## Subgroups and sites\n\n" + _subgroups(config, run),
-        "## Limits\n\n" + "\n".join(f"- {sentence}" for sentence in limits(run)),
+        "## Limits\n\n" + "\n".join(f"- {sentence}" for sentence in limits(run, name_sites=False)),
         "## Versions\n\n" + _versions(config),
     ]
     return f"---\n{_front_matter(config, run)}---\n\n" + "\n\n".join(parts) + "\n"
@@ -222,31 +224,67 @@ def _performance(config: ModelConfig, run: RunFiles) -> str:
 
 
 def _subgroups(config: ModelConfig, run: RunFiles) -> str:
-    """Values by site of the test folds and external cohorts, where a site has patients enough."""
+    """Sites of the test folds and external cohorts, numbered, and the subgroups that the study names."""
+    sites = _site_rows(config, run)
+    parts = [
+        _table(["task", "patients", "site", "metric", "value", "n"], sites)
+        + "\n\nSites are numbered: their names are not part of the export."
+        if sites
+        else "No site has enough patients for a value of its own."
+    ]
+    rows = []
+    for task in config.tasks:
+        for data in datasets_of(run.subgroups, task.name):
+            rows += [
+                [
+                    task.name,
+                    data.name,
+                    row["subgroup"],
+                    "all patients" if row["group"] == EVERYBODY else row["group"],
+                    label(row["metric"]),
+                    estimate(row) if math.isfinite(row["value"]) else "–",
+                    count(row["n"]),
+                ]
+                for row in data.rows.to_dict("records")
+            ]
+    if rows:
+        parts.append(_table(["task", "patients", "subgroup", "group", "metric", "value", "n"], rows))
+        parts.append("A dash stands for a group with too few patients for a value.")
+    else:
+        parts.append(
+            "The study names no subgroups of patients, such as sex or stage (`evaluation.subgroups`)."
+        )
+    return "\n\n".join(parts)
+
+
+def _site_rows(config: ModelConfig, run: RunFiles) -> list[list[str]]:
+    """Values of sites with enough patients; a site has the same number in every row."""
+    numbers: dict[tuple[str, str], int] = {}
+    sites = dict.fromkeys(str(row["site"]) for row in run.metric_rows if row["site"] != "all")
     rows = []
     for task in config.tasks:
         for role in ("test", "external"):
             found = [
-                r
-                for r in run.metric_rows
-                if r["role"] == role and r["task"] == task.name and r["site"] != "all"
+                row
+                for site in sites
+                for row in pick(
+                    run.metric_rows, task=task.name, role=role, site=site, metric=PRIMARY[task.type]
+                )
+                if math.isfinite(row["value"]) and row["cohort"] not in TOGETHER
             ]
-            for site in dict.fromkeys(str(r["site"]) for r in found):
-                for row in pick(found, site=site, metric=PRIMARY[task.type]):
-                    if math.isfinite(row["value"]) and row["cohort"] not in ("all", "pooled"):
-                        rows.append(
-                            [
-                                task.name,
-                                str(row["cohort"]),
-                                site,
-                                label(row["metric"]),
-                                estimate(row),
-                                count(row["n"]),
-                            ]
-                        )
-    if not rows:
-        return "No site has patients enough for a value of its own."
-    return _table(["task", "cohort", "site", "metric", "value", "n"], rows)
+            for row in found:
+                key = (str(row["cohort"]), str(row["site"]))
+                rows.append(
+                    [
+                        task.name,
+                        f"{row['cohort']}, test folds" if role == "test" else f"external {row['cohort']}",
+                        f"site {numbers.setdefault(key, len(numbers) + 1)}",
+                        label(row["metric"]),
+                        estimate(row),
+                        count(row["n"]),
+                    ]
+                )
+    return rows
 
 
 def _versions(config: ModelConfig) -> str:

@@ -2,7 +2,8 @@
 
 The weights are those of the run, byte for byte. Nothing of a patient leaves: no identifier, no row, no time of an
 event, no name of a site, no path. What stays is what prediction needs: heads, scalers, medians, means and spreads of
-columns, thresholds.
+columns, thresholds. Cohorts keep the names that the study gives them: the card says on whom the model was tested, and
+the drift check which training cohort new patients are nearest to.
 """
 
 from __future__ import annotations

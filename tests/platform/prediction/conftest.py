@@ -42,6 +42,8 @@ SETTINGS: dict[str, Any] = {
     "splits.inner_val": 0.4,
     "evaluation.baselines.enabled": False,
     "evaluation.bootstrap": 50,
+    "evaluation.min_site": 5,
+    "evaluation.subgroups": ["SEX"],
     "cohorts.1.role": "external",
 }
 

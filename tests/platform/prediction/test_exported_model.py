@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -68,6 +70,11 @@ def test_nothing_of_a_patient_or_a_place_leaves(finished: RunContext, exported: 
         content = (exported.path / name).read_bytes()
         for text in private:
             assert text.encode() not in content, (name, text)
+    sites = set(patients["site"]) - set(patients["cohort"])
+    assert len(sites) > 1
+    for name in exported.sealed.files:
+        if not name.endswith(".safetensors"):
+            assert not sites & set(re.findall(r"\w+", (exported.path / name).read_text())), name
     for member in exported.config.members:
         preprocessing = read_json(exported.path / member.file("preprocessing.json"))
         assert preprocessing["sites"] == preprocessing["cohorts"] == []
@@ -96,6 +103,30 @@ def test_the_card_reads_as_one(finished: RunContext, exported: ExportedModel) ->
         assert f"## {heading}" in body
     assert "SYNTHETIC" in body
     assert "not a medical device" in body
+
+
+def test_the_card_has_sites_by_number_and_subgroups(finished: RunContext, exported: ExportedModel) -> None:
+    text = (exported.path / "README.md").read_text().split("## Subgroups and sites")[1].split("\n## ")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    metrics = RunResults(finished.folder.root).metrics
+    rows = metrics[
+        (metrics["task"] == "LF") & (metrics["metric"] == "pearson") & (metrics["predictor"] == "model")
+        & (metrics["fold"] == "all") & (metrics["site"] != "all") & (metrics["cohort"] == "syn-crc-b")
+        & (metrics["role"] == "external") & metrics["value"].notna()
+    ]  # fmt: skip
+    said = [
+        line for line in lines if line[:2] == ["LF", "external syn-crc-b"] and line[2].startswith("site ")
+    ]
+    assert len(rows) > 1
+    assert len({line[2] for line in said}) == len(said) == len(rows)
+    assert [int(line[-1]) for line in said] == rows["n"].astype(int).tolist()
+    groups = pd.read_csv(finished.folder.root / "evaluation" / "subgroups.csv")
+    women = groups[
+        (groups["task"] == "LF") & (groups["cohort"] == "syn-crc-b") & (groups["group"] == "female")
+    ]
+    (line,) = [line for line in lines if line[:4] == ["LF", "external syn-crc-b", "SEX", "female"]]
+    assert int(line[-1]) == women["n"].item()
+    assert float(line[5].split()[0].replace("−", "-")) == pytest.approx(women["value"].item(), abs=0.006)
 
 
 def test_every_file_is_guarded(copy: Path) -> None:
