@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from equipoise.datasets.atomic_io import atomic_path
 from equipoise.datasets.errors import DataError
+from equipoise.platform.evaluation.csv_tables import write_table
 from equipoise.platform.evaluation.predictions import kind_of, labelled
 from equipoise.platform.evaluation.thresholds import risk_scales, standardise_risks
 
@@ -59,10 +59,7 @@ def cox_table(
 
 def write_cox_table(table: pd.DataFrame, folder: Path) -> Path:
     """Write ``cox.csv`` below ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "cox.csv") as path:
-        table.to_csv(path, index=False)
-    return folder / "cox.csv"
+    return write_table(table, folder / "cox.csv")
 
 
 def read_cox_table(path: Path) -> pd.DataFrame:

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import pandas as pd
 
 from equipoise.datasets.atomic_io import atomic_path
-from equipoise.datasets.errors import DataError
 from equipoise.platform.evaluation.calibration_table import (
     CALIBRATION_COLUMNS,
     CURVE_COLUMNS,
     calibration_curves,
     calibration_table,
 )
+from equipoise.platform.evaluation.csv_tables import read_table, write_table
 from equipoise.platform.evaluation.decision_curves import DECISION_COLUMNS, decision_curves
 from equipoise.platform.evaluation.operating_points import OPERATING_COLUMNS, operating_points
 from equipoise.platform.evaluation.params import EvaluationParams
@@ -70,6 +70,9 @@ DETAIL_TABLES: Mapping[str, DetailTable] = MappingProxyType(
     }
 )
 SUBGROUPS = "subgroups"
+_TEXTS = frozenset(
+    {"role", "cohort", "task", "class", "kind", "metric", "point", "subgroup", "group", "note"}
+)
 
 
 def write_details(
@@ -99,7 +102,7 @@ def write_details(
     for stem, table in DETAIL_TABLES.items():
         path = folder / f"{stem}.csv"
         if kinds & table.kinds:
-            written.append(_write(table.compute(samples, predictions, params), path))
+            written.append(write_table(table.compute(samples, predictions, params), path))
         else:
             path.unlink(missing_ok=True)
     values = folder / f"{SUBGROUPS}.parquet"
@@ -111,7 +114,7 @@ def write_details(
         subgroups.rename_axis("patient").reset_index().to_parquet(temporary, index=False)
     return [
         *written,
-        _write(subgroup_table(samples, predictions, subgroups, params), folder / f"{SUBGROUPS}.csv"),
+        write_table(subgroup_table(samples, predictions, subgroups, params), folder / f"{SUBGROUPS}.csv"),
     ]
 
 
@@ -124,20 +127,4 @@ def read_detail(path: Path) -> pd.DataFrame:
         If columns are missing.
     """
     columns = SUBGROUP_COLUMNS if path.stem == SUBGROUPS else DETAIL_TABLES[path.stem].columns
-    text = {"role", "cohort", "task", "class", "kind", "metric", "point", "subgroup", "group", "note"}
-    table = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values={
-        name: [""] for name in columns if name not in text
-    })  # fmt: skip
-    if missing := [name for name in columns if name not in table]:
-        raise DataError(
-            f"the table lacks the columns {', '.join(missing)}",
-            where=str(path),
-            fix="run 'equipoise evaluate'",
-        )
-    return table
-
-
-def _write(table: pd.DataFrame, path: Path) -> Path:
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)
-    return path
+    return read_table(path, "the table", columns, [name for name in columns if name in _TEXTS])

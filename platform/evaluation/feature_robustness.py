@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from equipoise.datasets.errors import DataError
+from equipoise.platform.evaluation.csv_tables import read_table, write_rows
 from equipoise.platform.evaluation.robustness import ROBUSTNESS_COLUMNS, labelled_people, robustness
 
 Floats = NDArray[np.float64]
@@ -187,33 +187,14 @@ def performance_drop(
 
 
 def write_feature_robustness(table: pd.DataFrame, folder: Path) -> None:
-    """Write ``feature_robustness.csv`` below ``folder``, atomically; an earlier one goes where there is no row."""
-    from equipoise.datasets.atomic_io import atomic_path
-
-    path = folder / "feature_robustness.csv"
-    if not len(table):
-        path.unlink(missing_ok=True)
-        return
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)
+    """Write ``feature_robustness.csv`` below ``folder``; an earlier one goes where there is no row."""
+    write_rows(table, folder / "feature_robustness.csv")
 
 
 def read_feature_robustness(path: Path) -> pd.DataFrame:
-    """Read ``feature_robustness.csv``.
-
-    Raises
-    ------
-    DataError
-        If columns are missing.
-    """
+    """Read ``feature_robustness.csv``; raises DataError if columns are missing."""
     numbers = [name for name in FEATURE_COLUMNS if name not in _TEXTS]
-    table = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in numbers})
-    if missing := [name for name in FEATURE_COLUMNS if name not in table]:
-        raise DataError(
-            f"robustness of features lacks the columns {', '.join(missing)}",
-            where=str(path),
-            fix="run 'equipoise evaluate'",
-        )
+    table = read_table(path, "robustness of features", FEATURE_COLUMNS, _TEXTS)
     return table.astype(dict.fromkeys(numbers, float))
 
 

@@ -28,7 +28,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from equipoise.datasets.errors import DataError
+from equipoise.platform.evaluation.csv_tables import read_table, write_rows
 from equipoise.platform.evaluation.intervals import LOGIT
 from equipoise.platform.evaluation.predictions import kind_of
 from equipoise.platform.evaluation.silhouette import distances
@@ -185,33 +185,14 @@ def robustness(predictions: pd.DataFrame, latents: pd.DataFrame, confidence: flo
 
 
 def write_robustness(table: pd.DataFrame, folder: Path) -> None:
-    """Write ``robustness.csv`` below ``folder``, atomically; an earlier one goes where the table has no row."""
-    from equipoise.datasets.atomic_io import atomic_path
-
-    path = folder / "robustness.csv"
-    if not len(table):
-        path.unlink(missing_ok=True)
-        return
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)
+    """Write ``robustness.csv`` below ``folder``; an earlier one goes where the table has no row."""
+    write_rows(table, folder / "robustness.csv")
 
 
 def read_robustness(path: Path) -> pd.DataFrame:
-    """Read ``robustness.csv``.
-
-    Raises
-    ------
-    DataError
-        If columns are missing.
-    """
-    table = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in _NUMBERS})
-    if missing := [name for name in ROBUSTNESS_COLUMNS if name not in table]:
-        raise DataError(
-            f"robustness lacks the columns {', '.join(missing)}",
-            where=str(path),
-            fix="run 'equipoise evaluate'",
-        )
-    return table.astype(dict.fromkeys(_NUMBERS, float))
+    """Read ``robustness.csv``; raises DataError if columns are missing."""
+    texts = [name for name in ROBUSTNESS_COLUMNS if name not in _NUMBERS]
+    return read_table(path, "robustness", ROBUSTNESS_COLUMNS, texts).astype(dict.fromkeys(_NUMBERS, float))
 
 
 def _share(so: ArrayLike, os: ArrayLike) -> Floats:
