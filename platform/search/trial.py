@@ -269,20 +269,11 @@ def fitting_inputs(fold: Fold, study: Study, inputs: TrialInputs) -> FittingInpu
     from equipoise.platform.training.batches import CaseList
     from equipoise.platform.training.build import recipe_of
     from equipoise.platform.training.crossval import fold_seed
-    from equipoise.platform.training.start import initial_model
-    from equipoise.platform.training.targets import fit_targets
+    from equipoise.platform.training.start import initial_model, recipe_targets
 
     recipe = recipe_of(study)
     train, val, scored = (CaseList(inputs.cases, part) for part in (fold.train, fold.val, fold.test))
-    targets = fit_targets(
-        study.tasks,
-        train,
-        class_weights=recipe.training.class_weights,
-        scaling=recipe.training.target_scaling,
-        tables=recipe.tables,
-        text=recipe.training.text,
-        presence=recipe.needs_presence,
-    )
+    targets = recipe_targets(recipe, study.tasks, train)
     seed = fold_seed(recipe.seed, fold)
     model = initial_model(recipe, targets, seed=seed)
     return FittingInputs(recipe, train, val, scored, targets, model, seed)

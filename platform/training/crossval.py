@@ -39,8 +39,8 @@ from equipoise.platform.training.loop import FitResult, Reporter, fit
 from equipoise.platform.training.modulation import modulation_warnings
 from equipoise.platform.training.params import Recipe, entry_params
 from equipoise.platform.training.predict import Role, predict_with_latents
-from equipoise.platform.training.start import initial_model, recipe_record
-from equipoise.platform.training.targets import Targets, fit_targets
+from equipoise.platform.training.start import initial_model, recipe_record, recipe_targets
+from equipoise.platform.training.targets import Targets
 from equipoise.platform.training.weight_convergence import learns_weights, weight_convergence
 
 if TYPE_CHECKING:
@@ -153,15 +153,7 @@ def train_fold(
     train, val, test = (CaseList(cases, part) for part in (fold.train, fold.val, fold.test))
     together = recipe.training.members > 1
     learned = CaseList(cases, (*fold.train, *fold.val)) if together else train
-    targets = fit_targets(
-        tasks,
-        learned,
-        class_weights=recipe.training.class_weights,
-        scaling=recipe.training.target_scaling,
-        tables=recipe.tables,
-        text=recipe.training.text,
-        presence=recipe.needs_presence,
-    )
+    targets = recipe_targets(recipe, tasks, learned)
     seed = fold_seed(recipe.seed, fold)
     names = [head.name for head in targets.heads]
     members: TrainedEnsemble | None = None

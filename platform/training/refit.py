@@ -29,8 +29,7 @@ from equipoise.platform.training.exact import fits_exactly
 from equipoise.platform.training.fold_files import CONFIG, write_config
 from equipoise.platform.training.loop import fit
 from equipoise.platform.training.params import Recipe
-from equipoise.platform.training.start import initial_model, recipe_record
-from equipoise.platform.training.targets import fit_targets
+from equipoise.platform.training.start import initial_model, recipe_record, recipe_targets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,15 +143,7 @@ def _by_epochs(
         log.warning("refit starts again: it was trained with other data or settings")
         shutil.rmtree(folder)
     train = CaseList(cases, everyone)
-    targets = fit_targets(
-        tasks,
-        train,
-        class_weights=recipe.training.class_weights,
-        scaling=recipe.training.target_scaling,
-        tables=recipe.tables,
-        text=recipe.training.text,
-        presence=recipe.needs_presence,
-    )
+    targets = recipe_targets(recipe, tasks, train)
     seed = fold_seed(recipe.seed, fold)
     model = initial_model(recipe, targets, seed=seed)
     nobody = CaseList(cases, ())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,7 +16,11 @@ from equipoise.models.pretrained_folder import PretrainedFolder, TrainedTiles, r
 from equipoise.platform.errors import DataError, StudyError
 from equipoise.platform.training.build import build_model
 from equipoise.platform.training.params import Recipe, TrainingParams, entry_params
-from equipoise.platform.training.targets import Targets
+from equipoise.platform.training.targets import Targets, fit_targets
+
+if TYPE_CHECKING:
+    from equipoise.datasets.cohorts.cases import Case
+    from equipoise.datasets.tables.tasks import Task
 
 log = logging.getLogger("equipoise")
 
@@ -51,6 +55,29 @@ class Start:
             f"start from {self.folder.path} (pre-trained on {tasks}): {_listed('taken', self.taken)}; "
             f"{_listed('not taken', self.left)}; {_listed('new here', self.new)}"
         )
+
+
+def recipe_targets(recipe: Recipe, tasks: Sequence[Task], train: Iterable[Case]) -> Targets:
+    """What a recipe fits to training patients before its model: scalers, class weights, heads, columns of tables.
+
+    Parameters
+    ----------
+    recipe
+        Its settings of targets and tables.
+    tasks
+        Of the study.
+    train
+        Training patients, read once, one at a time.
+    """
+    return fit_targets(
+        tasks,
+        train,
+        class_weights=recipe.training.class_weights,
+        scaling=recipe.training.target_scaling,
+        tables=recipe.tables,
+        text=recipe.training.text,
+        presence=recipe.needs_presence,
+    )
 
 
 def initial_model(recipe: Recipe, targets: Targets, *, seed: int) -> nn.Module:
