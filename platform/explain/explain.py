@@ -28,13 +28,15 @@ from equipoise.platform.explain.checks import (
     randomisation_check,
     too_few_tiles,
 )
-from equipoise.platform.explain.crops import crop_name, write_crops
+from equipoise.platform.explain.crops import crop_path, write_crops
 from equipoise.platform.explain.explain_inputs import ExplainInputs, write_csv
 from equipoise.platform.explain.explain_tables import explain_tables
 from equipoise.platform.explain.explained import TrainedModel
 from equipoise.platform.explain.params import MethodChoice
 from equipoise.platform.explain.pictures import SlideFile, draw_pictures
+from equipoise.platform.explain.render import VIEWER
 from equipoise.platform.explain.selection import Chosen, choose, choose_named, held_out
+from equipoise.platform.explain.slide_picture import ends
 from equipoise.platform.explain.tile_scores import (
     MapCheck,
     TileScores,
@@ -296,25 +298,19 @@ def _slides_table(given: ExplainInputs, chosen: Sequence[Chosen]) -> pd.DataFram
     return pd.DataFrame(rows, columns=columns)
 
 
+_OF_A_MAP = ("slide", "patient", "cohort", "task", "class", "method")
+
+
+def _map_values(scores: TileScores) -> tuple[str, ...]:
+    """Values of the columns ``_OF_A_MAP``."""
+    return scores.slide, scores.patient, scores.cohort, scores.task, scores.class_name, scores.method
+
+
 def _checks_table(maps: Iterable[TileScores]) -> pd.DataFrame:
-    columns = [
-        "slide",
-        "patient",
-        "cohort",
-        "task",
-        "class",
-        "method",
-        "check",
-        "value",
-        "low",
-        "high",
-        "passed",
-        "reason",
-    ]
+    columns = [*_OF_A_MAP, "check", "value", "low", "high", "passed", "reason"]
     rows = []
     for s in maps:
-        who = (s.slide, s.patient, s.cohort, s.task, s.class_name, s.method)
-        rows += [(*who, c.name, c.value, c.low, c.high, c.passed, c.reason) for c in s.checks]
+        rows += [(*_map_values(s), c.name, c.value, c.low, c.high, c.passed, c.reason) for c in s.checks]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -322,21 +318,7 @@ def _tiles_table(
     given: ExplainInputs, maps: Sequence[TileScores], folder: Path
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """The tiles at either end of every map of the first method, and slide → why it has no pictures."""
-    columns = [
-        "slide",
-        "patient",
-        "cohort",
-        "task",
-        "class",
-        "method",
-        "end",
-        "rank",
-        "x",
-        "y",
-        "side",
-        "score",
-        "crop",
-    ]
+    columns = [*_OF_A_MAP, "end", "rank", "x", "y", "side", "score", "crop"]
     slides = given.inputs.cohorts.slides.set_index("slide")
     first = given.params.methods[0].name
     rows: list[tuple[Any, ...]] = []
@@ -344,36 +326,26 @@ def _tiles_table(
     for scores in maps:
         if scores.method != first:
             continue
-        order, k = scores.order(), given.params.top_k
-        k = min(k, (len(order) + 1) // 2)
-        ends = {"top": order[:k], "bottom": order[::-1][: min(k, len(order) - k)]}
-        pictures = folder / file_stem(scores.slide) / "tiles"
+        top, bottom = ends(scores, given.params.top_k)
+        page = folder / file_stem(scores.slide) / VIEWER
         if given.params.crops and scores.slide not in problems:
             row = slides.loc[scores.slide]
             reason = write_crops(
                 scores,
-                [int(at) for end in ends.values() for at in end],
+                [*top, *bottom],
                 str(row["path"]),
-                pictures,
+                page,
                 mpp=float(row["mpp"]),
                 override=given.mpp_override,
             )
             if reason:
                 problems[scores.slide] = reason
-        for end, at_K in ends.items():
+        for end, at_K in (("top", top), ("bottom", bottom)):
             for rank, at in enumerate(at_K, start=1):
-                picture = pictures / crop_name(int(scores.x[at]), int(scores.y[at]))
+                picture = crop_path(page, scores, at)
                 crop = picture.relative_to(folder).as_posix() if picture.is_file() else ""
-                who = (
-                    scores.slide,
-                    scores.patient,
-                    scores.cohort,
-                    scores.task,
-                    scores.class_name,
-                    scores.method,
-                )
                 tile = (int(scores.x[at]), int(scores.y[at]), scores.side, float(scores.score[at]), crop)
-                rows.append((*who, end, rank, *tile))
+                rows.append((*_map_values(scores), end, rank, *tile))
     return pd.DataFrame(rows, columns=columns), problems
 
 

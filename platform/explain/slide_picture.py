@@ -17,8 +17,8 @@ from equipoise.platform.explain.tile_scores import TileScores
 
 log = logging.getLogger("equipoise")
 
-#: Side of a crop of a tile in pixels.
-CROP_PX = 192
+#: Side of a crop of a tile in pixels, at most.
+CROP_PX = 224
 
 #: Blank paper has this many pixels on its longer side.
 _PAPER = 1600
@@ -41,7 +41,7 @@ class SlidePicture:
     missing
         Why there is no slide below the map; empty where there is.
     crops
-        Tile by its corner → uint8 ``[CROP_PX, CROP_PX, 3]``.
+        Tile by its corner → uint8 ``[s, s, 3]``, s at most ``CROP_PX``.
     """
 
     pixels: NDArray[np.uint8]
@@ -149,21 +149,25 @@ def _read(reader: SlideReader, maps: Sequence[TileScores], pixels: int, crops: i
     # A level of the slide that is a little coarser is read as it is, not made from one that is many times as large.
     shrink = min((d for d in reader.level_downsamples if shrink <= d <= 2 * shrink), default=shrink)
     thumbnail, _ = reader.thumbnail(reader.mpp * shrink)
-    chosen = {(int(m.x[at]), int(m.y[at])): m.side for m in maps for at in extreme_tiles(m, crops)}
-    squares = {corner: _crop(reader, corner, side) for corner, side in chosen.items()}
+    chosen = {(int(m.x[at]), int(m.y[at])): m.side for m in maps for end in ends(m, crops) for at in end}
+    squares = {corner: read_tile(reader, corner, side) for corner, side in chosen.items()}
     whole = (0.0, 0.0, float(width), float(height))
     area = whole if reader.bounds is None else reader.bounds
     return SlidePicture(thumbnail, *whole, reader.mpp, area, "", squares)
 
 
-def extreme_tiles(scores: TileScores, many: int) -> list[int]:
-    """Indices of the ``many`` highest tiles from the highest, then of as many lowest from the lowest; none twice."""
+def ends(scores: TileScores, many: int) -> tuple[list[int], list[int]]:
+    """Indices of the ``many`` highest tiles from the highest, and of as many lowest from the lowest; none twice.
+
+    Of fewer than ``2 * many`` tiles, half are at either end.
+    """
     order = scores.order().tolist()
-    top = order[:many]
-    return top + [at for at in order[::-1][:many] if at not in top]
+    top = min(many, (len(order) + 1) // 2)
+    return order[:top], order[::-1][: min(many, len(order) - top)]
 
 
-def _crop(reader: SlideReader, corner: tuple[int, int], side: float) -> NDArray[np.uint8]:
+def read_tile(reader: SlideReader, corner: tuple[int, int], side: float) -> NDArray[np.uint8]:
+    """A tile by its corner and side in level-0 pixels, at most ``CROP_PX`` wide; a slide is never upsampled."""
     px = min(CROP_PX, max(1, math.floor(side)))
     return reader.read(*corner, side, side, (px, px))
 

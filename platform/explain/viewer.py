@@ -22,9 +22,10 @@ import numpy as np
 from equipoise.datasets.atomic_io import atomic_path, write_text
 from equipoise.platform.explain.captions import RESEARCH_ONLY, away, checks_line, method, towards
 from equipoise.platform.explain.colours import ColourScale, scale_of
-from equipoise.platform.explain.deep_zoom import TILE, jpeg, write_deep_zoom
+from equipoise.platform.explain.crops import CROPS, crop_name, files_of, write_crop
+from equipoise.platform.explain.deep_zoom import TILE, write_deep_zoom
 from equipoise.platform.explain.score_grid import score_grid
-from equipoise.platform.explain.slide_picture import SlidePicture, extreme_tiles
+from equipoise.platform.explain.slide_picture import SlidePicture, ends
 from equipoise.platform.explain.tile_scores import TileScores, scores_stem
 
 _HERE = Path(__file__).parent
@@ -48,12 +49,11 @@ def write_viewer(maps: Sequence[TileScores], picture: SlidePicture, page: Path) 
     page
         Path of the HTML file.
     """
-    files = page.with_name(f"{page.stem}_files")
+    files = files_of(page)
     with atomic_path(files) as folder:
         pyramid = write_deep_zoom(picture.pixels, folder / "slide", BUDGET)
-        (folder / "tiles").mkdir()
         for (x, y), pixels in picture.crops.items():
-            (folder / "tiles" / f"{x}_{y}.jpg").write_bytes(jpeg(pixels))
+            write_crop(pixels, folder / CROPS / crop_name(x, y))
     data = {
         "slide": maps[0].slide,
         "picture": [picture.x, picture.y, picture.width, picture.height],
@@ -74,21 +74,15 @@ def write_viewer(maps: Sequence[TileScores], picture: SlidePicture, page: Path) 
     return page
 
 
-def crop_path(page: Path, scores: TileScores, at: int) -> Path:
-    """Where the crop of a tile lies, if the viewer lists it."""
-    return page.with_name(f"{page.stem}_files") / "tiles" / f"{scores.x[at]}_{scores.y[at]}.jpg"
-
-
 def remove_viewer(page: Path) -> None:
     """Remove a page and its pictures."""
     page.unlink(missing_ok=True)
-    shutil.rmtree(page.with_name(f"{page.stem}_files"), ignore_errors=True)
+    shutil.rmtree(files_of(page), ignore_errors=True)
 
 
 def _map(scores: TileScores, picture: SlidePicture, files: str) -> dict[str, Any]:
     colours, grid = scale_of(scores), score_grid(scores)
-    order = extreme_tiles(scores, LISTED)
-    half = min(LISTED, len(scores))
+    top, bottom = ends(scores, LISTED)
     return {
         "name": scores_stem(scores.task, scores.class_name, scores.method),
         "title": f"{scores.title} · {method(scores)}",
@@ -105,14 +99,14 @@ def _map(scores: TileScores, picture: SlidePicture, files: str) -> dict[str, Any
         "checks": [
             {"name": c.name.replace("_", " "), "passed": c.passed, "reason": c.reason} for c in scores.checks
         ],
-        "top": [_tile(scores, picture, files, at) for at in order[:half]],
-        "bottom": [_tile(scores, picture, files, at) for at in order[half:]],
+        "top": [_tile(scores, picture, files, at) for at in top],
+        "bottom": [_tile(scores, picture, files, at) for at in bottom],
     }
 
 
 def _tile(scores: TileScores, picture: SlidePicture, files: str, at: int) -> dict[str, Any]:
     x, y = int(scores.x[at]), int(scores.y[at])
-    crop = f"{_address(files)}/tiles/{x}_{y}.jpg" if (x, y) in picture.crops else ""
+    crop = f"{_address(files)}/{CROPS}/{crop_name(x, y)}" if (x, y) in picture.crops else ""
     return {"x": x, "y": y, "score": _number(float(scores.score[at])), "crop": crop}
 
 

@@ -12,11 +12,11 @@ import pandas as pd
 
 from equipoise.datasets.names import file_stem
 from equipoise.platform.explain.captions import away, checks_line, method, towards
+from equipoise.platform.explain.crops import crop_path
 from equipoise.platform.explain.heatmap import PREVIEW
 from equipoise.platform.explain.render import VIEWER
-from equipoise.platform.explain.slide_picture import extreme_tiles
+from equipoise.platform.explain.slide_picture import ends
 from equipoise.platform.explain.tile_scores import TileScores
-from equipoise.platform.explain.viewer import crop_path
 from equipoise.platform.report.blocks import (
     Block,
     Cell,
@@ -160,8 +160,7 @@ def _tiles(run: RunFiles, maps: Maps, many: int) -> list[Block]:
     for path, scores in maps:
         if (scores.task, scores.class_name) in done or scores.failed or not many:
             continue
-        order = extreme_tiles(scores, many)
-        ends = [(towards(scores), order[:many]), (away(scores), order[many:])]
+        top, bottom = ends(scores, many)
         shown = [
             (
                 label,
@@ -171,7 +170,7 @@ def _tiles(run: RunFiles, maps: Maps, many: int) -> list[Block]:
                     if (crop := crop_path(path.parent / VIEWER, scores, at)).is_file()
                 ],
             )
-            for label, indices in ends
+            for label, indices in ((towards(scores), top), (away(scores), bottom))
         ]
         if not any(crops for _, crops in shown):
             continue

@@ -16,7 +16,7 @@ from equipoise.platform.explain import heatmap as drawing
 from equipoise.platform.explain.captions import checks_line, drawable
 from equipoise.platform.explain.heatmap import round_length, write_heatmap
 from equipoise.platform.explain.render import render
-from equipoise.platform.explain.slide_picture import blank_paper, extreme_tiles, slide_picture
+from equipoise.platform.explain.slide_picture import blank_paper, ends, slide_picture
 
 RED = (166, 29, 36)
 
@@ -104,11 +104,10 @@ def test_letters_that_the_font_lacks() -> None:
     )
 
 
-def test_extreme_tiles_name_none_twice() -> None:
+def test_no_tile_is_at_both_ends() -> None:
     scores = made_map(x=[0, 1, 2, 3], y=[0, 0, 0, 0], score=[3.0, 1.0, 4.0, 2.0])
-    assert extreme_tiles(scores, 1) == [2, 1]
-    assert extreme_tiles(scores, 3) == [2, 0, 3, 1]
-    assert extreme_tiles(scores, 9) == [2, 0, 3, 1]
+    assert ends(scores, 1) == ([2], [1])
+    assert ends(scores, 3) == ends(scores, 9) == ([2, 0], [1, 3])
 
 
 def test_a_slide_that_cannot_be_read_gives_blank_paper(tmp_path: Path) -> None:
