@@ -74,7 +74,11 @@ class Allocation:
         values = (self.time, self.memory, self.partition, self.account, *self.options)
         for value in values:
             if value is not None and not _NAME.fullmatch(value):
-                raise StudyError(f"{value!r} is no value of an sbatch option", where="--slurm")
+                raise StudyError(
+                    f"{value!r} is no value of an sbatch option",
+                    where="--slurm",
+                    fix="use letters, digits and . : / @ % + , = - _",
+                )
 
 
 def batch_script(name: str, command: Sequence[str], allocation: Allocation, log_file: str) -> str:
@@ -164,7 +168,11 @@ def submit(script: Path) -> str:
     """
     number = _call("sbatch", "--parsable", str(script)).strip().partition(";")[0]
     if not number.isdigit():
-        raise ResourceError(f"sbatch answered {number[:80]!r}, no number of a job", where="sbatch")
+        raise ResourceError(
+            f"sbatch answered {number[:80]!r}, no number of a job",
+            where="sbatch",
+            fix="look at `squeue --me`: the job may be there; sbatch has to understand --parsable",
+        )
     return number
 
 

@@ -92,7 +92,9 @@ def _groups_of(columns: pd.DataFrame, text: str) -> pd.Series:
     if sign:
         if wrong := sorted(set(values[known & numbers.isna()]))[:3]:
             raise DataError(
-                f"{column} is compared with {value}, but holds {', '.join(map(repr, wrong))}", where=where
+                f"{column} is compared with {value}, but holds {', '.join(map(repr, wrong))}",
+                where=where,
+                fix=f"compare text with == or !=, for example '{column} == {wrong[0]}'",
             )
         compare = {">=": numbers.ge, "<=": numbers.le, ">": numbers.gt, "<": numbers.lt}[sign]
         others = {">=": "<", "<=": ">", ">": "<=", "<": ">="}[sign]

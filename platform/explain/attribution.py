@@ -166,10 +166,15 @@ def explain_case(
     if not models:
         raise StudyError("there is no model to explain")
     if not models[0].targets.shape.features:
-        raise StudyError("the model reads tables only, so that no tile of a slide can be explained")
+        raise StudyError(
+            "the model reads tables only, so that no tile of a slide can be explained",
+            fix="for tables, `equipoise explain` lists genes, pathways and modalities",
+        )
     if not len(case.bag):
         raise DataError(
-            "the patient has no tile to explain", where=f"patient {case.patient} of {case.cohort}"
+            "the patient has no tile to explain",
+            where=f"patient {case.patient} of {case.cohort}",
+            fix="choose a patient whose slides have features",
         )
     results = []
     names = [output.class_name for output in explained_outputs(models[0].targets, task, class_name)]

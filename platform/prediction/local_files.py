@@ -126,6 +126,10 @@ def parse_files(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         key, equals, place = pair.partition("=")
         if not (key and equals and place):
-            raise StudyError(f"--file {pair!r} is not of the form KEY=PATH", where="command line")
+            raise StudyError(
+                f"--file {pair!r} is not of the form KEY=PATH",
+                where="command line",
+                fix="`equipoise import` lists the keys of the files that the model asks for",
+            )
         given[key] = place
     return given

@@ -113,13 +113,21 @@ def parse_tables(pairs: tuple[str, ...]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, place = pair.partition("=")
         if not (name and equals and place):
-            raise StudyError(f"--tables {pair!r} is not of the form NAME=TABLE", where="command line")
+            raise StudyError(
+                f"--tables {pair!r} is not of the form NAME=TABLE",
+                where="command line",
+                fix="for example --tables rna=expression.csv",
+            )
         if name in tables:
             raise StudyError(f"--tables names {name} twice", where="command line", fix="name one table")
         if Path(place).suffix in (".yaml", ".yml"):
             settings, _ = parse(read_text(Path(place)), place)
             if not isinstance(settings, dict):
-                raise StudyError("settings of a table are a mapping: path, kind, …", where=place)
+                raise StudyError(
+                    "the settings of a table are not a mapping",
+                    where=place,
+                    fix="write the settings that the table has in a study: path: …, kind: …",
+                )
             tables[name] = settings
         else:
             tables[name] = place

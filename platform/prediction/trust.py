@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: Layout of the state.
 FORMAT = "equipoise-trust/1"
+_AGAIN = "export the model again with this release"
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ class Trust:
             raise DataError(
                 f"the state of trust has the format {found!r}; this release reads {FORMAT!r}",
                 where="trust.json",
-                fix="export the model again with this release",
+                fix=_AGAIN,
             )
         try:
             conformal, drift = state["conformal"], state["drift"]
@@ -230,4 +231,8 @@ class Trust:
                 tuple(str(note) for note in state["notes"]),
             )
         except (KeyError, TypeError) as wrong:
-            raise DataError(f"not the state of trust: {wrong!r} is missing", where="trust.json") from wrong
+            raise DataError(
+                f"not the state of trust: {wrong!r} is missing", where="trust.json", fix=_AGAIN
+            ) from wrong
+        except DataError as wrong:  # of a part
+            raise DataError(wrong.what, where=f"trust.json, {wrong.where}", fix=_AGAIN) from wrong
