@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from equipoise.platform.evaluation.metric_definitions import PRIMARY
 from equipoise.platform.report.formatting import count, estimate, label, listed, percent, plural
 from equipoise.platform.report.metric_rows import external, internal
+from equipoise.platform.report.operating_tables import rule_text, threshold_rule
 from equipoise.platform.report.run_files import RunFiles
 
 
@@ -178,11 +179,9 @@ def _imbalance(run: RunFiles) -> Evidence | None:
 def _threshold(run: RunFiles) -> Evidence | None:
     if not any(task.kind == "binary" for task in run.tasks):
         return None
-    chosen = _section(run, "evaluation").get("threshold") or {}
-    value = "" if chosen.get("value") is None else f" of {chosen['value']}"
+    rule = rule_text(threshold_rule(run).label)
     return Evidence(
-        f"Probabilities. Cut-offs by {chosen.get('metric', 'youden')}{value} on inner validation patients, before "
-        "the test.",
+        f"Probabilities. Operating point: {rule}, fixed on inner validation patients before the test.",
         "classification",
     )
 

@@ -149,6 +149,7 @@ def test_synthetic_runs_are_marked_everywhere(html: str) -> None:
     drawings = re.findall(r"<svg xmlns.*?</svg>", html, re.DOTALL)
     assert len(drawings) > 14
     charts = [d for d in drawings if "<desc" in d]
+    assert len(charts) > 7
     assert all(">SYNTHETIC DATA</text>" in d for d in charts)
     assert "they say nothing about patients" in html.lower()
 
