@@ -140,7 +140,7 @@ def write_pages(
     """
     from equipoise.platform.prediction.patient_page import ModelRecord, PatientRecord, patient_page
     from equipoise.platform.report.blocks import Picture
-    from equipoise.platform.report.sections.quality import embedded_jpeg
+    from equipoise.platform.report.embedded_pictures import embedded_jpeg
 
     about = ModelRecord(
         model.config.name,

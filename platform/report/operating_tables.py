@@ -12,9 +12,10 @@ from equipoise.platform.evaluation.operating_points import SHARES, misclassified
 from equipoise.platform.evaluation.params import ThresholdParams
 from equipoise.platform.report.blocks import Block, Cell, Gallery, Picture, Table, Tone
 from equipoise.platform.report.datasets import datasets_of
+from equipoise.platform.report.embedded_pictures import embedded_jpeg
 from equipoise.platform.report.formatting import count, interval, label, number, percent, plural
 from equipoise.platform.report.run_files import RunFiles, Task
-from equipoise.platform.report.sections.quality import embedded_jpeg
+from equipoise.platform.report.sections.quality import THUMBNAIL_PX
 from equipoise.platform.report.style import Download, slug
 
 
@@ -174,7 +175,9 @@ def error_blocks(run: RunFiles, task: Task, rows: pd.DataFrame, most: int, pictu
     found = thumbnails_of(run, wrong["patient"].tolist(), pictures)
     if found:
         caption = "Slides of the most confident errors. Blue squares are the encoded tiles."
-        blocks.append(Gallery([Picture(embedded_jpeg(path), name) for name, path in found], caption))
+        blocks.append(
+            Gallery([Picture(embedded_jpeg(path, THUMBNAIL_PX), name) for name, path in found], caption)
+        )
     return blocks
 
 

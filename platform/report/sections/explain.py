@@ -1,7 +1,5 @@
 """Maps of slides: what they show, whether they passed their checks, tiles at both ends, genes and modalities."""
 
-import base64
-import io
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +26,7 @@ from equipoise.platform.report.blocks import (
     Table,
     Text,
 )
+from equipoise.platform.report.embedded_pictures import embedded_jpeg, jpeg_uri
 from equipoise.platform.report.entries import ExplainParams
 from equipoise.platform.report.formatting import count, number, plural
 from equipoise.platform.report.run_files import RunFiles
@@ -35,6 +34,8 @@ from equipoise.platform.report.sections.explain_tables import explain_tables
 from equipoise.platform.report.style import Download
 
 Maps = list[tuple[Path, TileScores]]
+
+_TILE_PX = 112  # pixels of the side of an embedded tile
 
 
 def build(run: RunFiles, params: ExplainParams) -> Section | None:
@@ -119,7 +120,7 @@ def _previews(run: RunFiles, maps: Maps, most: int) -> list[Block]:
     chosen = _spread(drawn, most)
     pictures = [
         Picture(
-            _uri(path.with_suffix(PREVIEW).read_bytes()),
+            jpeg_uri(path.with_suffix(PREVIEW).read_bytes()),
             f"{scores.title}, {method(scores)}, slide {scores.slide}. {checks_line(scores)}",
             href=_link(run, path.parent / VIEWER, scores),
             alt=f"map of {scores.title} by {method(scores)}",
@@ -183,7 +184,7 @@ def _tiles(run: RunFiles, maps: Maps, many: int) -> list[Block]:
                 )
                 pictures = [
                     Picture(
-                        _small(crop),
+                        embedded_jpeg(crop, _TILE_PX),
                         f"{scores.score[at]:.3g}",
                         alt=f"tile with the score {scores.score[at]:.3g}",
                     )
@@ -199,18 +200,3 @@ def _link(run: RunFiles, page: Path, scores: TileScores) -> str:
     """The viewer's address from the page; none on a page with pseudonyms, where it would name the slide."""
     named = file_stem(scores.slide) == page.parent.name
     return quote(page.relative_to(run.folder).as_posix()) if named and page.is_file() else ""
-
-
-def _small(path: Path, side: int = 112) -> str:
-    """A crop as data URI, small enough for a page."""
-    from PIL import Image
-
-    with Image.open(path) as crop:
-        crop.thumbnail((side, side))
-        buffer = io.BytesIO()
-        crop.convert("RGB").save(buffer, "JPEG", quality=80)
-    return _uri(buffer.getvalue())
-
-
-def _uri(data: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode()

@@ -1,9 +1,5 @@
 """Quality control: statuses of the slides, resolution, tiles per slide, thumbnails."""
 
-import base64
-import io
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
@@ -21,12 +17,13 @@ from equipoise.platform.report.blocks import (
     Table,
     Tone,
 )
+from equipoise.platform.report.embedded_pictures import embedded_jpeg
 from equipoise.platform.report.entries import QualityParams
 from equipoise.platform.report.formatting import count, number, percent
 from equipoise.platform.report.run_files import RunFiles
 from equipoise.platform.report.style import SERIES, Figure, layout, text
 
-_SIDE = 320  # pixels of the longer side of an embedded thumbnail
+THUMBNAIL_PX = 320  # pixels of the longer side of an embedded thumbnail
 
 
 def build(run: RunFiles, params: QualityParams) -> Section:
@@ -115,7 +112,7 @@ def _gallery(run: RunFiles, most: int) -> list[Block]:
     pictures, broken = [], []
     for path in chosen:
         try:
-            pictures.append(Picture(embedded_jpeg(path), path.stem))
+            pictures.append(Picture(embedded_jpeg(path, THUMBNAIL_PX), path.stem))
         except (OSError, ValueError) as reason:
             broken.append(f"qc/{path.name}: {reason}")
     blocks: list[Block] = [Heading("Thumbnails")]
@@ -127,26 +124,6 @@ def _gallery(run: RunFiles, most: int) -> list[Block]:
     if broken:
         blocks.append(Notice("Thumbnails that cannot be read", broken))
     return blocks
-
-
-def embedded_jpeg(path: Path, side: int = _SIDE) -> str:
-    """A picture as a small JPEG in a data URI, so that a page has neither the full size nor the metadata of the file.
-
-    Parameters
-    ----------
-    path
-        Picture.
-    side
-        Most pixels of its longer side.
-    """
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        small = picture.convert("RGB")
-        small.thumbnail((side, side))
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=78)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def tiles_histogram(slides: pd.DataFrame) -> Figure | None:
