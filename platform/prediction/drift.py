@@ -4,12 +4,11 @@ Per slide, every check has a p value: the share of training slides, with the new
 far out. A slide is flagged where it is at most :data:`LEVEL`, or where the slide lies outside all training slides if
 they are too few for that. With five checks about one in twenty slides like those of training gets a flag.
 
-Per batch of patients (a hospital, a day) two tests find what no single slide shows. *Location*: Hotelling's T² of the
-patients' mean against that of a training cohort, with the covariance within cohorts in proportion to how much this one
-varies (Hotelling, Annals of Mathematical Statistics 2, 1931). *Spread*: the energy distance between the distances of
-the patients and those of the cohort's slides (Székely and Rizzo, InterStat 5, 2004), with a permutation test. A batch
-is flagged if it differs from every training cohort, and from all of them together: new patients of one of several
-training hospitals raise no flag.
+Per batch of patients (a hospital, a day) two tests find what no single slide shows
+(:mod:`~equipoise.platform.prediction.two_samples`). *Location*: the patients' mean against that of a training cohort,
+with the covariance within cohorts in proportion to how much this one varies. *Spread*: the distances of the patients
+against those of the cohort's slides. A batch is flagged if it differs from every training cohort, and from all of them
+together: new patients of one of several training hospitals raise no flag.
 
 A flag says that slides differ, not that predictions are wrong: stain may differ and the prediction hold, and a model
 may fail on slides without any flag.
@@ -19,20 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from equipoise.platform.errors import DataError
 from equipoise.platform.prediction.reference import (
     EVERYBODY,
     FEWEST_SLIDES,
-    Centre,
     ValueReference,
     VectorReference,
     means_by_patient,
 )
+from equipoise.platform.prediction.two_samples import energy_test, location_test
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,8 +44,6 @@ LEVEL = 0.01
 FEWEST_PATIENTS = 5
 #: Relative difference up to which pixel sizes count as the same.
 PIXEL_SIZE_TOLERANCE = 0.05
-#: Permutations of the test of spread.
-PERMUTATIONS = 999
 
 #: Vectors of a slide that are checked: name → what it is for readers.
 VECTORS = {"embedding": "mean features of the tiles", "stain": "colour of the tissue"}
@@ -245,86 +242,6 @@ class DriftReference:
                 f"not the state of a drift reference: {wrong!r}", where="drift reference"
             ) from wrong
         return cls(vectors, values, sizes)
-
-
-class Location(NamedTuple):
-    """Distance of a batch from a training cohort in standard deviations per component, and its p value."""
-
-    shift: float
-    p: float
-
-
-def location_test(whitened: Floats, centre: Centre, covariance: Floats, degrees: int) -> Location:
-    """Hotelling's T² of a batch against a training cohort, with a covariance that the batch has no part in.
-
-    Parameters
-    ----------
-    whitened
-        ``[P, q]`` patients in the components of the reference.
-    centre
-        The training cohort.
-    covariance, degrees
-        ``[q, q]`` of the training patients, and its degrees of freedom.
-    """
-    from scipy.stats import f
-
-    m, q = whitened.shape
-    apart = whitened.mean(axis=0) - centre.mean
-    squared = float(apart @ np.linalg.pinv(covariance) @ apart) / centre.scale
-    t2 = squared * m * centre.patients / (m + centre.patients)
-    p = float(f.sf(t2 * (degrees - q + 1) / (q * degrees), q, degrees - q + 1))
-    return Location(float(np.sqrt(squared / q)), p)
-
-
-def energy_distance(a: ArrayLike, b: ArrayLike) -> float:
-    """2 E|A - B| - E|A - A'| - E|B - B'|: 0 if the distributions are the same.
-
-    Parameters
-    ----------
-    a, b
-        ``[n]`` or ``[n, D]`` and ``[m]`` or ``[m, D]``.
-
-    >>> round(energy_distance([0.0, 1.0], [2.0, 3.0]), 3)
-    3.0
-    """
-    x, y = _points(a), _points(b)
-    apart = _apart(np.concatenate([x, y]))
-    return float(_energy(apart, np.r_[np.ones(len(x)), np.zeros(len(y))][None])[0])
-
-
-def energy_test(
-    a: ArrayLike, b: ArrayLike, rng: np.random.Generator, permutations: int = PERMUTATIONS
-) -> tuple[float, float]:
-    """Energy distance of two samples and its permutation p value, (1 + larger ones) / (1 + permutations)."""
-    x, y = _points(a), _points(b)
-    apart = _apart(np.concatenate([x, y]))
-    first = np.r_[np.ones(len(x)), np.zeros(len(y))]
-    labels = np.concatenate([first[None], rng.permuted(np.tile(first, (permutations, 1)), axis=1)])
-    values = _energy(apart, labels)
-    reached = int((values[1:] >= values[0] - 1e-12 * (1 + abs(values[0]))).sum())
-    return float(values[0]), (1 + reached) / (1 + permutations)
-
-
-def _points(values: ArrayLike) -> Floats:
-    x = np.asarray(values, float)
-    return x[:, None] if x.ndim == 1 else x
-
-
-def _apart(points: Floats) -> Floats:
-    """``[N, N]`` distances."""
-    from scipy.spatial.distance import cdist
-
-    return np.asarray(cdist(points, points))
-
-
-def _energy(apart: Floats, first: Floats) -> Floats:
-    """``[B]`` energy distances for B assignments ``[B, N]`` of 1 (first sample) and 0."""
-    n, m = first[0].sum(), (1 - first[0]).sum()
-    to_first = first @ apart
-    within_first = (to_first * first).sum(axis=1)
-    between = (to_first * (1 - first)).sum(axis=1)
-    within_second = apart.sum() - within_first - 2 * between
-    return np.asarray(2 * between / (n * m) - within_first / n**2 - within_second / m**2)
 
 
 def _batch_row(

@@ -13,11 +13,9 @@ from equipoise.platform.errors import DataError
 from equipoise.platform.prediction.drift import (
     DriftReference,
     SlideSet,
-    energy_distance,
-    energy_test,
-    location_test,
 )
 from equipoise.platform.prediction.reference import Centre, ValueReference, VectorReference
+from equipoise.platform.prediction.two_samples import energy_distance, energy_test, location_test
 
 
 def names(n, letter="P"):
