@@ -45,8 +45,10 @@ def fill(name: str, run: RunFiles) -> list[Item]:
             EVIDENCE[row["evidence"]] if row["evidence"] else None
         )
         found = ask(run) if ask is not None else None
-        status = OPEN if found is None else PARTLY if "Open:" in found.text else FILLED
-        answer, place = ("", "") if found is None else (found.text, found.place)
+        status, answer, place = OPEN, "", ""
+        if found is not None:
+            status, place = PARTLY if found.open else FILLED, found.place
+            answer = f"{found.text} Open: {found.open}." if found.open else found.text
         items.append(Item(row["number"], row["topic"], row["asks"], status, answer, place))
     return items
 

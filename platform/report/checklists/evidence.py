@@ -11,10 +11,11 @@ from equipoise.platform.report.run_files import RunFiles
 
 
 class Evidence(NamedTuple):
-    """A sentence, and the section of the report that shows more."""
+    """A sentence, the section of the report that shows more, and what the authors have to add."""
 
     text: str
     place: str
+    open: str = ""
 
 
 def _section(run: RunFiles, name: str) -> Mapping[str, Any]:
@@ -55,15 +56,13 @@ def _cohorts(run: RunFiles) -> Evidence | None:
     if not develop:
         return None
     beside = listed(outside) if outside else "none"
-    return Evidence(f"Development: {listed(develop)}. External: {beside}. Open: whom they represent.", "flow")
+    return Evidence(f"Development: {listed(develop)}. External: {beside}.", "flow", "whom they represent")
 
 
 def _sites(run: RunFiles) -> Evidence | None:
     if run.patients is None:
         return None
-    return Evidence(
-        f"{plural(run.patients['site'].nunique(), 'site')}. Open: setting, places and dates.", "flow"
-    )
+    return Evidence(f"{plural(run.patients['site'].nunique(), 'site')}.", "flow", "setting, places and dates")
 
 
 def _exclusions(run: RunFiles) -> Evidence | None:
@@ -71,7 +70,7 @@ def _exclusions(run: RunFiles) -> Evidence | None:
         return None
     number = plural(len(run.excluded), "exclusion")
     return Evidence(
-        f"{number} of patients or slides, each with stage and reason. Open: clinical criteria.", "flow"
+        f"{number} of patients or slides, each with stage and reason.", "flow", "clinical criteria"
     )
 
 
@@ -90,7 +89,7 @@ def _outcomes(run: RunFiles) -> Evidence | None:
     if not run.tasks:
         return None
     names = [f"{task.name} ({task.kind})" for task in run.tasks]
-    return Evidence(f"{listed(names, 8)}. Open: how and when each was assessed.", "flow")
+    return Evidence(f"{listed(names, 8)}.", "flow", "how and when each was assessed")
 
 
 def _predictors(run: RunFiles) -> Evidence | None:
@@ -104,7 +103,7 @@ def _predictors(run: RunFiles) -> Evidence | None:
     if not names:
         return None
     return Evidence(
-        f"{listed(names, 6).capitalize()}. Open: why these, and how they were measured.", "provenance"
+        f"{listed(names, 6).capitalize()}.", "provenance", "why these, and how they were measured"
     )
 
 
@@ -193,8 +192,9 @@ def _code(run: RunFiles) -> Evidence | None:
         return None
     return Evidence(
         f"Equipoise {run.environment.get('equipoise', '')}{f', commit {commit}' if commit else ''}; the study file "
-        "is in the report. Open: availability of the data.",
+        "is in the report.",
         "provenance",
+        "availability of the data",
     )
 
 
@@ -206,7 +206,7 @@ def _table_one(run: RunFiles) -> Evidence | None:
     if run.patients is None:
         return None
     return Evidence(
-        "Table 1 by cohort, with missing labels. Open: demographic and clinical characteristics.", "methods"
+        "Table 1 by cohort, with missing labels.", "methods", "demographic and clinical characteristics"
     )
 
 
@@ -242,7 +242,7 @@ def _performance(run: RunFiles) -> Evidence | None:
 
 def _limits(run: RunFiles) -> Evidence | None:
     return (
-        Evidence("Limits that follow from the run are listed. Open: those of the design.", "limits")
+        Evidence("Limits that follow from the run are listed.", "limits", "those of the design")
         if run.study
         else None
     )
@@ -254,7 +254,7 @@ def _software(run: RunFiles) -> Evidence | None:
         return None
     named = [f"{name} {version}" for name, version in versions.items()][:4]
     return Evidence(
-        f"Equipoise {run.environment.get('equipoise', '')}, {', '.join(named)}. Open: scanners.", "provenance"
+        f"Equipoise {run.environment.get('equipoise', '')}, {', '.join(named)}.", "provenance", "scanners"
     )
 
 
