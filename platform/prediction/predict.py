@@ -173,8 +173,8 @@ def write(result: Predictions, model: ExportedModel, new: NewPatients, out: Path
         "synthetic": config.synthetic,
         "equipoise": __version__,
         "patients": int(result.patients["predicted"].sum()),
-        "not predicted": int((~result.patients["predicted"]).sum()),
-        "research use only": True,
+        "not_predicted": int((~result.patients["predicted"]).sum()),
+        "research_use_only": True,
     }
     write_json(out / "about.json", about)
 
