@@ -129,7 +129,7 @@ def read_spec(location: Path | Folder) -> tuple[StoreSpec, int]:
         raise DataError(
             "no feature store here",
             where=folder.address,
-            fix="run `equipoise extract`, or correct features.store",
+            fix="name the folder of a store (features.store in a study), or run `equipoise extract`",
         )
     kind, version = content.get("encoding-type"), str(content.get("encoding-version", ""))
     if kind != ENCODING_TYPE:

@@ -188,6 +188,8 @@ def _binary(sample: Sample) -> list[MetricDefinition]:
 
     def no_threshold(g: ScoredPatients) -> str | None:
         if np.isnan(g.threshold):
+            if not g.validated:
+                return "no threshold, because there are no validation patients to choose it on"
             return "no threshold, because the validation part lacks a class"
         return one_class(g)
 

@@ -134,11 +134,15 @@ def _check_columns(table: pd.DataFrame, where: str) -> None:
 def _numeric(values: pd.Series, dtype: str, where: str) -> pd.Series:
     try:
         numbers = values.astype("float64")
-        if dtype.startswith("int") and not (numbers == np.floor(numbers)).all():
-            raise ValueError("whole numbers expected")
-        return numbers.astype(dtype)
-    except (TypeError, ValueError) as wrong:
-        raise DataError(f"column {values.name!r} does not hold {dtype}: {wrong}", where=where) from wrong
+        # NaN is no whole number either
+        bad = numbers[numbers != np.floor(numbers)] if dtype.startswith("int") else numbers[:0]
+        if bad.empty:
+            return numbers.astype(dtype)
+    except (TypeError, ValueError):
+        bad = values[pd.to_numeric(values, errors="coerce").isna() & values.notna()]
+    wanted = "whole numbers" if dtype.startswith("int") else "numbers"
+    example = f": {bad.tolist()[0]!r}" if len(bad) else ""
+    raise DataError(f"column {values.name!r} does not hold {wanted}{example}", where=where)
 
 
 def _check_rows(table: pd.DataFrame, where: str) -> None:

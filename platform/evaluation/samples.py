@@ -44,7 +44,8 @@ class ScoredPatients:
 
     ``patient [N]`` indexes the sample's patients; ``score`` and ``target`` are ``[N, K]`` with one column per
     class (K = 1 unless multiclass); ``time`` and ``event`` are ``[N]``. ``threshold`` and ``reference`` (the
-    mean validation target) are NaN where validation data do not determine them; notes state what was left out.
+    mean validation target) are NaN where validation data do not determine them; ``validated`` says if there were any
+    to choose the threshold on; notes state what was left out.
     ``latent [N, D]`` is the input of the head, None if it is not known. ``repeat`` and ``fold`` say whose test patients
     they are; ``strata [N]`` number the strata (cohorts) of the patients, None if they are all of one. ``survival``
     predicts their survival from the risks, None of other kinds of tasks and of validation patients.
@@ -59,6 +60,7 @@ class ScoredPatients:
     threshold: float = float("nan")
     reference: float = float("nan")
     threshold_note: str = ""
+    validated: bool = True
     scale_note: str = ""
     repeat: int = 0
     fold: int = 0
@@ -231,6 +233,7 @@ class _Validation:
         """The values of one fold."""
         return {
             "threshold": float("nan") if self.thresholds is None else self.thresholds.get(key, float("nan")),
+            "validated": self.thresholds is None or key in self.thresholds.index,
             "reference": float("nan") if self.references is None else self.references.get(key, float("nan")),
         }
 
@@ -241,6 +244,7 @@ class _Validation:
         if self.thresholds is not None:
             known = int(self.thresholds.notna().sum())
             values["threshold"] = float(self.thresholds.mean())
+            values["validated"] = not self.thresholds.empty
             if known < folds:
                 values["threshold_note"] = f"threshold is the mean of {known} of {folds} folds"
         if self.references is not None:

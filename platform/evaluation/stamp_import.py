@@ -12,10 +12,14 @@ import numpy as np
 import pandas as pd
 
 from equipoise.datasets.errors import DataError
+from equipoise.datasets.tables.cells import with_decimal_points
+from equipoise.datasets.tables.files import read_grid
 from equipoise.platform.evaluation.predictions import COLUMNS, read_predictions, validate
 
 #: Columns of a survival table of STAMP.
 _SURVIVAL = ("pred_score", "time", "event")
+#: Names tables that are no files in messages.
+_STAMP = "table in STAMP's layout"
 
 
 def is_stamp(table: pd.DataFrame) -> bool:
@@ -43,7 +47,7 @@ def read_any(tables: Sequence[pd.DataFrame | str | Path], positive: str | None =
         frames = [each if isinstance(each, pd.DataFrame) else read_table(Path(each)) for each in tables]
         if len(frames) == 1 and "patient" in frames[0]:
             return validate(frames[0], where or "predictions")
-        return predictions_from_stamp(frames, positive)
+        return predictions_from_stamp(frames, positive, where=where or _STAMP)
     except (ValueError, OSError) as broken:
         raise DataError(
             f"the predictions cannot be read: {str(broken).strip()}",
@@ -53,14 +57,26 @@ def read_any(tables: Sequence[pd.DataFrame | str | Path], positive: str | None =
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read predictions in either layout: Parquet or CSV."""
+    """Read predictions in either layout: Parquet, or text with any delimiter and decimal mark.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, is no table, or has no rows.
+    """
     if path.suffix == ".parquet":
         return read_predictions(path)
     if not path.is_file():
-        raise DataError("no such file", where=str(path))
-    texts = dict.fromkeys(("PATIENT", "patient", "cohort", "site", "role", "task", "class"), str)
+        what = "this is a folder, not a table of predictions" if path.is_dir() else "no such file"
+        raise DataError(what, where=str(path), fix="name the table of predictions")
+    table = with_decimal_points(read_grid(path), None)
+    if table.empty:
+        raise DataError("the table has column names but no rows", where=str(path))
     # NA may be the name of a cohort or a class; only an empty cell is missing.
-    return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""]).pipe(_empty_classes)
+    table = table.mask(table == "").reset_index(drop=True)
+    if "event" in table:
+        table["event"] = table["event"].map(lambda cell: {"True": "1", "False": "0"}.get(cell, cell))
+    return _empty_classes(table)
 
 
 def _empty_classes(table: pd.DataFrame) -> pd.DataFrame:
@@ -69,7 +85,11 @@ def _empty_classes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def predictions_from_stamp(
-    folds: Sequence[pd.DataFrame], positive: str | None = None, cohort: str = "cohort"
+    folds: Sequence[pd.DataFrame],
+    positive: str | None = None,
+    cohort: str = "cohort",
+    *,
+    where: str = _STAMP,
 ) -> pd.DataFrame:
     """Tables of one task in STAMP's layout as one predictions table of role ``test``.
 
@@ -81,6 +101,8 @@ def predictions_from_stamp(
         The class of a binary task whose score counts; without it, both classes get their own metrics.
     cohort
         Name of cohort and site in the result.
+    where
+        Names the tables in messages.
 
     Raises
     ------
@@ -95,7 +117,7 @@ def predictions_from_stamp(
         raise DataError(f"the tables are of several tasks: {', '.join(tasks)}", fix="give those of one task")
     rows = pd.concat(parts, ignore_index=True)
     rows = rows.assign(cohort=cohort, site=cohort, repeat=0, role="test")
-    return validate(rows[list(COLUMNS)], "table in STAMP's layout")
+    return validate(rows[list(COLUMNS)], where)
 
 
 def _long(table: pd.DataFrame, positive: str | None) -> pd.DataFrame:

@@ -160,7 +160,7 @@ def write_pages(
         shown = [
             Picture(
                 embedded_jpeg(file, _PICTURE_PX),
-                slide if file.stem == file_stem(slide) else f"{slide}: {file.stem}",
+                slide if file.stem == file_stem(slide) else f"{slide}: {_map_title(file)}",
             )
             for slide, file in files
         ]
@@ -170,6 +170,14 @@ def write_pages(
         write_text(page, patient_page(record, about))
         written.append(page)
     return written
+
+
+def _map_title(picture: Path) -> str:
+    """``MSI: MSI-H, gradient input``, from the scores that the picture was drawn of."""
+    from equipoise.platform.explain.tile_scores import read_tile_scores
+
+    scores = read_tile_scores(picture.with_suffix(".parquet"))
+    return f"{scores.title}, {scores.method.replace('_', ' ')}"
 
 
 def nothing() -> Assessment:

@@ -17,6 +17,7 @@ from equipoise.platform.prediction.assess import (
 from equipoise.platform.prediction.exported_model import ExportedModel
 from equipoise.platform.prediction.new_patients import NewPatients
 from equipoise.platform.prediction.trust import Assessment, Trust
+from equipoise.platform.report.formatting import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,7 +203,7 @@ def summary(result: Predictions, model: ExportedModel) -> str:
     lines += _trust_lines(result)
     flagged = int((result.patients["flags"] != "").sum())
     if flagged:
-        lines.append(f"  flags: {flagged} patients, see patients.csv")
+        lines.append(f"  flags: {plural(flagged, 'patient')}, see patients.csv")
     for row in result.patients[~result.patients["predicted"]].head(5).itertuples():
         lines.append(f"  not predicted: {row.patient}: {row.reason}")
     return "\n".join(lines)

@@ -89,7 +89,11 @@ def verify(folder: Path, *, sha256: str | None = None) -> Sealed:
         raise DataError("there is no such folder", where=str(folder), fix="name the folder of an export")
     file = folder / MANIFEST
     if file.is_symlink() or not file.is_file():
-        raise DataError(f"no exported model: {MANIFEST} is missing", where=str(folder), fix=_FIX)
+        raise DataError(
+            f"no exported model: {MANIFEST} is missing",
+            where=str(folder),
+            fix=f"name the folder that `equipoise export` wrote; if it is this one, {_FIX}",
+        )
     if file.stat().st_size > MAX_MANIFEST:
         raise DataError(f"{MANIFEST} is larger than {MAX_MANIFEST} bytes", where=str(folder), fix=_FIX)
     text = file.read_bytes()

@@ -1,6 +1,7 @@
 """Inline SVG: participant flow and the interval bars of tables. ``Markup`` escapes all user text."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -85,6 +86,9 @@ def _loss(stage: Stage, middle: float) -> Markup:
     lost = [f"−{plural(stage.lost_patients, 'patient')}"] if stage.lost_patients else []
     lost += [f"−{plural(stage.lost_slides, 'slide')}"] if stage.lost_slides else []
     lines = [f"{_short(reason, 30)} ({n})" for reason, n in stage.reasons[:2]]
+    if len(stage.reasons) == 1:  # the second line is free
+        first_line, *rest = textwrap.wrap("{} ({})".format(*stage.reasons[0]), 36)
+        lines = [first_line, *([_short(" ".join(rest), 36)] if rest else [])]
     if len(stage.reasons) > 2:
         lines[1] = f"and {len(stage.reasons) - 1} other reasons"
     full = "; ".join(f"{reason} ({n})" for reason, n in stage.reasons)

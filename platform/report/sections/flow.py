@@ -134,7 +134,7 @@ def table_one(run: RunFiles, patients: pd.DataFrame) -> Table:
 def _meaning(task: Task) -> str:
     return {
         "binary": "positive / labelled",
-        "multiclass": "classes: patients",
+        "multiclass": "labelled, by class",
         "regression": "mean ± sd, labelled",
         "survival": "events / patients, median follow-up",
     }.get(task.kind, "")
@@ -142,6 +142,7 @@ def _meaning(task: Task) -> str:
 
 def _labels(part: pd.DataFrame, task: Task) -> Cell:
     """One cell of Table 1: summary of the labels of a task in a cohort."""
+    classes = ""
     if task.kind == "survival":
         columns = [f"{task.name}.time", f"{task.name}.event"]
         if not set(columns) <= set(part):
@@ -159,12 +160,15 @@ def _labels(part: pd.DataFrame, task: Task) -> Cell:
             text = f"{count(known.sum())} / {count(len(known))}{share}"
         elif task.kind == "multiclass":
             sizes = known.astype(int).value_counts().sort_index()
-            text = ", ".join(f"{_class_name(task, k)}: {count(n)}" for k, n in sizes.items())
+            text = count(len(known))
+            classes = ", ".join(f"{_class_name(task, k)}: {count(n)}" for k, n in sizes.items())
         else:
             spread = f"{number(known.mean(), 2)} ± {number(known.std(), 2)}, " if len(known) > 1 else ""
             text = f"{spread}{count(len(known))}"
     unlabelled = len(part) - len(known)
-    return Cell(text or "–", note=f"{count(unlabelled)} without label" if unlabelled else "")
+    notes = [classes] if classes else []
+    notes += [f"{count(unlabelled)} without label"] if unlabelled else []
+    return Cell(text, note="; ".join(notes))
 
 
 def _class_name(task: Task, number: int) -> str:
@@ -238,5 +242,15 @@ def _left_out(rows: "list | pd.DataFrame", most: int) -> str:
 
 
 def _as_text(columns: list[str], rows: list[list[str | Cell]]) -> pd.DataFrame:
-    plain = [[c.text if isinstance(c, Cell) else c for c in row] for row in rows]
+    plain = [
+        [row[0].text if isinstance(row[0], Cell) else row[0], *[_with_note(c) for c in row[1:]]]
+        for row in rows
+    ]
     return pd.DataFrame(plain, columns=[columns[0] or "variable", *columns[1:]])
+
+
+def _with_note(cell: str | Cell) -> str:
+    """Text and second line of a cell as one text."""
+    if isinstance(cell, str):
+        return cell
+    return "; ".join(part for part in (cell.text, cell.note) if part)

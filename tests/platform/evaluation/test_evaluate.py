@@ -98,7 +98,9 @@ def test_thresholds_are_those_of_the_folds_validation_patients(binary: Rows) -> 
 def test_without_validation_there_is_no_threshold_and_the_row_says_so(binary: Rows) -> None:
     result = row(evaluate(binary(), FAST), "balanced_accuracy")
     assert np.isnan([result["value"], result["low"], result["high"]]).all()
-    assert "validation part lacks a class" in result["note"]
+    assert "there are no validation patients" in result["note"]
+    one_class = pd.concat([binary(), binary("val", prefix="v").query("target == 0")])
+    assert "validation part lacks a class" in row(evaluate(one_class, FAST), "balanced_accuracy")["note"]
 
 
 def test_an_ensemble_threshold_over_some_folds_says_so(binary: Rows) -> None:

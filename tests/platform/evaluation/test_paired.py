@@ -130,7 +130,7 @@ def test_what_is_not_estimable_says_why(two: tuple[Candidate, Candidate]) -> Non
     table = paired_differences({c.name: evaluate_candidate(c, FAST, 0) for c in without}, "one", 0.95)
     row = table[table["metric"] == "sensitivity"].iloc[0]
     assert np.isnan([row["difference"], row["p"], row["p_pairs"], row["p_joint"]]).all()
-    assert "validation part lacks a class" in row["note"]
+    assert "there are no validation patients" in row["note"]
 
 
 def test_survival_and_regression_have_differences_too(survival: Rows, regression: Rows) -> None:

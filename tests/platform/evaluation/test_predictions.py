@@ -61,8 +61,8 @@ WRONG = {
     "time alone": ({"time": 3.0}, "time and event"),
     "time zero": ({"time": 0.0, "event": 1.0}, "time is not above 0"),
     "patient": ({"patient": None}, "column 'patient' is empty"),
-    "fold": ({"fold": 0.5}, "does not hold int32"),
-    "text": ({"score": "high"}, "does not hold float64"),
+    "fold": ({"fold": 0.5}, "does not hold whole numbers: 0.5"),
+    "text": ({"score": "high"}, "does not hold numbers: 'high'"),
 }
 
 

@@ -11,7 +11,7 @@ from equipoise.datasets.errors import DataError
 from equipoise.platform.evaluation.evaluate import evaluate
 from equipoise.platform.evaluation.params import EvaluationParams
 from equipoise.platform.evaluation.stamp_export import export_stamp, stamp_tables
-from equipoise.platform.evaluation.stamp_import import is_stamp, predictions_from_stamp, read_table
+from equipoise.platform.evaluation.stamp_import import is_stamp, predictions_from_stamp, read_any, read_table
 
 Rows = Callable[..., pd.DataFrame]
 #: What a STAMP table keeps of a predictions table.
@@ -73,6 +73,40 @@ def test_files_in_both_layouts(regression: Rows, survival: Rows, tmp_path: Path)
     assert set(read_table(tmp_path / "ours.csv")["class"]) == {""}
     with pytest.raises(DataError, match="no such file"):
         read_table(tmp_path / "absent.csv")
+
+
+def test_tables_of_a_spreadsheet_in_another_language(binary: Rows, tmp_path: Path) -> None:
+    [table] = folds_of(binary(n=12, folds=1), {"MSI": "MSS"})
+    table.to_csv(tmp_path / "en.csv", index=False)
+    table.to_csv(tmp_path / "de.csv", index=False, sep=";", decimal=",")
+    english, german = (read_any([tmp_path / name], "MSI-H") for name in ("en.csv", "de.csv"))
+    pd.testing.assert_frame_equal(english, german)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "preds.csv: the table is empty"),
+        ("PATIENT,LISS,pred,loss\n", "preds.csv: the table has column names but no rows"),
+        (
+            "PATIENT,LISS,pred,loss\np1,1.5,high,0\n",
+            "preds.csv: column 'score' does not hold numbers: 'high'",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_in_words(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "preds.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_any([tmp_path / "preds.csv"])
+    with pytest.raises(DataError, match="this is a folder"):
+        read_any([tmp_path])
+
+
+def test_without_validation_patients_no_threshold_is_said_to_lack_them(binary: Rows) -> None:
+    [table] = folds_of(binary(n=40, folds=1), {"MSI": "MSS"})
+    metrics = evaluate(predictions_from_stamp([table], "MSI-H"), EvaluationParams(bootstrap=50))
+    [note] = metrics[(metrics["metric"] == "sensitivity") & (metrics["fold"] == "all")]["note"]
+    assert "there are no validation patients to choose it on" in note
 
 
 def test_patients_named_na_are_patients(tmp_path: Path) -> None:

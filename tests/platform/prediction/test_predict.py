@@ -134,7 +134,7 @@ def test_maps_of_new_slides(bags: Path, exported: ExportedModel, tmp_path: Path)
     assert scores.synthetic
     assert (folder / f"GRADE.{call}.gradient_input.png").exists()
     (page,) = (tmp_path / "out" / "patients").iterdir()
-    assert f"GRADE.{call}" in page.read_text()
+    assert f"GRADE: {call}, gradient input" in page.read_text()
 
 
 def test_what_is_missing_is_a_row_and_too_much_of_it_an_error(

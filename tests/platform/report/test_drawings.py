@@ -28,6 +28,13 @@ def test_flow_shows_what_is_left_and_what_is_lost() -> None:
     assert words[-2:] == ["used", "17 patients · 21 slides"]
 
 
+def test_a_single_reason_has_two_lines() -> None:
+    reason = "the slides table lists no slide of the patient in this cohort"
+    words = texts(flow_diagram("TCGA", [STAGES[0], Stage("has slide", 18, 23, 2, 2, ((reason, 2),))]))
+    start = words.index("−2 patients, −2 slides")
+    assert " ".join(words[start + 1 : start + 3]) == f"{reason} (2)"
+
+
 def test_stages_without_losses_are_not_drawn() -> None:
     assert "unique" not in texts(flow_diagram("TCGA", STAGES))
 
