@@ -92,7 +92,7 @@ def _drafted(tables: Path, file: Path, hints: Hints, summary: str, *, survival_f
         "multiclass": list(_of_classes(findings, findings.multiclass, named)),
         "regression": list(_of_numbers(findings, named)),
     }
-    chosen = _choose(families, trial, survival_first=survival_first or hints.time is not None)
+    chosen = _choose(families, trial, found.remarks, survival_first=survival_first or hints.time is not None)
     draft.site, draft.scheme, draft.folds = trial.site, trial.scheme, trial.folds
     for pair in pairs:
         draft.remarks += [f"survival {pair.name}: {remark}" for remark in pair.remarks]
@@ -157,7 +157,9 @@ class _Chosen:
     others: list[Proposal]
 
 
-def _choose(families: dict[str, list[Proposal]], trial: Trial, *, survival_first: bool) -> _Chosen:
+def _choose(
+    families: dict[str, list[Proposal]], trial: Trial, remarks: Sequence[str], *, survival_first: bool
+) -> _Chosen:
     """The main task, one on which folds can be made, with auxiliary measurements beside a biomarker.
 
     Raises
@@ -183,7 +185,7 @@ def _choose(families: dict[str, list[Proposal]], trial: Trial, *, survival_first
         wanted = "time of follow-up with its event" if survival_first else "label"
         raise DataError(
             f"no column can be the main task: no {wanted} is left"
-            + "".join(f"\n  {reason}" for reason in trial.reasons[:10]),
+            + "".join(f"\n  {reason}" for reason in [*trial.reasons[:10], *remarks[:10]]),
             where=trial.clinical.shown,
             fix="name them: --time COLUMN --event COLUMN"
             if survival_first

@@ -370,3 +370,14 @@ def test_row_numbers_and_censoring_are_no_targets(hospital: Path) -> None:
     names = [task.column for task in study(hospital).tasks if task.type != "survival"]
     assert names == ["MSI status", "LISS, total"]
     assert "censorship" not in draft(hospital)[0]
+
+
+def test_a_table_that_cannot_be_read_is_named_where_none_is_left(tmp_path: Path) -> None:
+    """Whoever names the patient column is told why the table with the labels was not read."""
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    (tables / "labels.csv").write_bytes("Nr;Status\np1;mäßig\np2;gut\n".encode("cp1252"))
+    (tables / "slides.csv").write_text("Nr;Datei\np1;a.svs\np2;b.svs\n")
+    with pytest.raises(DataError, match="no column can be the main task") as caught:
+        biomarker(tables, tmp_path / "study.yaml", Hints(patient="Nr"))
+    assert "labels.csv was not read: the file is not utf-8 text" in str(caught.value)
