@@ -254,7 +254,8 @@ def _role_column(table: pd.DataFrame, columns: Columns, source: TableSource, rol
             f"no column is recognised as the {meaning} ({known}){guess}",
             where=table_label(source),
             fix=_turned(table)
-            or f"name it: columns: {{{role}: COLUMN}}; columns: {_shortened(table.columns)}",
+            or f"name it: columns: {{{role}: COLUMN}} of the cohort, or rename: {{COLUMN: {next(iter(names))}}} of the "
+            f"table; columns: {_shortened(table.columns)}",
         )
     if named is not None and named not in table.columns:
         hint = f" or leave it out: {recognised!r} is recognised" if recognised else ""

@@ -46,7 +46,7 @@ class Sources:
     Attributes
     ----------
     slides
-        A folder of slides, or a table with patient and file.
+        A folder of slides, a table with patient and file, or a ``.yaml`` file with the settings of one.
     slides_dir
         Folder that the files of the table are relative to.
     features
@@ -201,7 +201,9 @@ def _listed_slides(sources: Sources) -> SlideList | None:
     if sources.slides is not None:
         if sources.slides.is_dir():
             return slides_in(sources.slides)
-        return slides_of_table(TableSource(path=str(sources.slides)), sources.slides_dir, Path.cwd())
+        settings = table_settings(str(sources.slides))
+        table = {"path": settings} if isinstance(settings, str) else settings
+        return slides_of_table(TableSource.model_validate(table), sources.slides_dir, Path.cwd())
     if sources.features is None:
         return None
     from equipoise.datasets.store.feature_store import FeatureStore
@@ -220,6 +222,28 @@ def _listed_slides(sources: Sources) -> SlideList | None:
             f"{found} here or below", where=str(sources.features), fix="name the folder of one store"
         )
     return slides_named(files)
+
+
+def table_settings(place: str) -> str | dict[str, Any]:
+    """A table, or its settings as in a study where a ``.yaml`` file is named.
+
+    Raises
+    ------
+    StudyError
+        If the file holds no settings.
+    """
+    from equipoise.platform.yaml_files import parse, read_text
+
+    if Path(place).suffix not in (".yaml", ".yml"):
+        return place
+    settings, _ = parse(read_text(Path(place)), place)
+    if not isinstance(settings, dict):
+        raise StudyError(
+            "the settings of a table are not a mapping",
+            where=place,
+            fix="write the settings that the table has in a study: path: …, rename: …",
+        )
+    return settings
 
 
 def _tables(model: ExportedModel, sources: Sources) -> UnlabelledTables:

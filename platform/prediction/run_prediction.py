@@ -14,7 +14,7 @@ from equipoise.platform.prediction.assess import trust_of, write_pages
 from equipoise.platform.prediction.exported_model import read_exported
 from equipoise.platform.prediction.local_files import parse_files
 from equipoise.platform.prediction.maps import draw_maps, map_problem
-from equipoise.platform.prediction.new_patients import Sources, read_new_patients
+from equipoise.platform.prediction.new_patients import Sources, read_new_patients, table_settings
 from equipoise.platform.prediction.predict import predict, summary, write
 
 log = logging.getLogger("equipoise")
@@ -107,8 +107,6 @@ def parse_tables(pairs: tuple[str, ...]) -> dict[str, Any]:
     StudyError
         If one is not of this form, or a table is named twice.
     """
-    from equipoise.platform.yaml_files import parse, read_text
-
     tables: dict[str, Any] = {}
     for pair in pairs:
         name, equals, place = pair.partition("=")
@@ -120,17 +118,7 @@ def parse_tables(pairs: tuple[str, ...]) -> dict[str, Any]:
             )
         if name in tables:
             raise StudyError(f"--tables names {name} twice", where="command line", fix="name one table")
-        if Path(place).suffix in (".yaml", ".yml"):
-            settings, _ = parse(read_text(Path(place)), place)
-            if not isinstance(settings, dict):
-                raise StudyError(
-                    "the settings of a table are not a mapping",
-                    where=place,
-                    fix="write the settings that the table has in a study: path: …, kind: …",
-                )
-            tables[name] = settings
-        else:
-            tables[name] = place
+        tables[name] = table_settings(place)
     return tables
 
 

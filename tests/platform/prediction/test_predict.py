@@ -21,6 +21,7 @@ from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.explain.tile_scores import read_tile_scores
 from equipoise.platform.prediction.exported_model import ExportedModel
 from equipoise.platform.prediction.features import check_store, require_same_tiles
+from equipoise.platform.prediction.new_patients import Sources, _listed_slides
 from equipoise.platform.prediction.run_prediction import Request, parse_tables, run_prediction
 from equipoise.platform.prediction.sealed_folder import seal
 from equipoise.platform.prediction.trust import Trust
@@ -227,6 +228,16 @@ def test_tables_of_the_command_line(tmp_path: Path) -> None:
     for pairs, message in ((("rna",), "NAME=TABLE"), (("rna=a", "rna=b"), "twice")):
         with pytest.raises(StudyError, match=message):
             parse_tables(pairs)
+    # The table of slides, too: with columns of any name.
+    (tmp_path / "scans.csv").write_text("Scan,Case\na.svs,P1\n")
+    (tmp_path / "scans.yaml").write_text(
+        f"path: {tmp_path}/scans.csv\nrename: {{Case: PATIENT, Scan: FILENAME}}\n"
+    )
+    listed = _listed_slides(Sources(slides=tmp_path / "scans.yaml"))
+    assert listed is not None
+    assert listed.slides[["patient", "stem"]].to_numpy().tolist() == [["P1", "a"]]
+    with pytest.raises(DataError, match=r"rename: \{COLUMN: PATIENT\} of the table"):
+        _listed_slides(Sources(slides=tmp_path / "scans.csv"))
 
 
 def test_new_patients_get_sets_flags_and_pages(
