@@ -35,7 +35,7 @@ _THIRDS = ("low", "middle", "high")
 def write_evaluation_events(
     run: Path, predictions: pd.DataFrame, latents: pd.DataFrame | None, seed: int = 0
 ) -> int:
-    """Write ``tb/evaluation`` of a run folder anew; returns the number of curves and tabs.
+    """Write ``tb/evaluation`` of a run folder in place of an earlier one; returns the number of curves and tabs.
 
     Parameters
     ----------

@@ -180,7 +180,7 @@ def randomisation_check(scores: CaseScores, *, seed: int, models: int = 10) -> M
 
 
 def agreement_check(each_FN: NDArray[np.float64], learned_from: int = 0) -> MapCheck:
-    """Pass if the maps of the folds' models rank tiles alike.
+    """Pass if the maps of the folds' models rank tiles in a similar order.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def agreement_check(each_FN: NDArray[np.float64], learned_from: int = 0) -> MapC
         raise StudyError("agreement of maps needs the models of two folds")
     value = float(np.mean(pairs))
     passed = value >= LEAST_AGREEMENT
-    about = "rank tiles alike" if passed else "do not rank tiles alike"
+    about = "rank tiles in a similar order" if passed else "do not rank tiles in a similar order"
     reason = (
         f"models of {len(each_FN)} folds {about}: rank correlation {value:.2f}, passes from {LEAST_AGREEMENT:g}"
         + (f"; {learned_from} of them learned from this patient" if learned_from else "")

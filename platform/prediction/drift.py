@@ -56,7 +56,7 @@ PIXEL_SIZE = "mpp"
 SLIDE_COLUMNS = ("slide", "patient", "check", "value", "percentile", "p", "flagged", "reason")
 #: ``nearest`` is the training cohort that the batch differs from least (``all``: all of them together), ``shift`` the
 #: distance from it in standard deviations per component; ``farther`` the probability that a new slide lies farther
-#: from the common mean than one of its slides (0.5 if they are alike).
+#: from the common mean than one of its slides (0.5 if they do not differ).
 BATCH_COLUMNS = (
     "check", "patients", "slides", "shift", "nearest", "p_location", "farther", "p_spread", "flagged", "reason",
 )  # fmt: skip
@@ -254,7 +254,7 @@ def _batch_row(
         nothing = (np.nan, "", np.nan, np.nan, np.nan, False)
         return (name, patients, len(part.slide), *nothing, reason)
     distance = reference.distance(part.vectors[name])
-    first = np.unique(np.asarray(part.patient, str), return_index=True)[1]  # slides of a patient are alike
+    first = np.unique(np.asarray(part.patient, str), return_index=True)[1]  # one slide of each patient
     everybody = reference.centres[EVERYBODY].patients
     found = []
     for cohort, centre in reference.centres.items():

@@ -1,7 +1,7 @@
 """TRIPOD+AI and STARD-AI: items in our own words, and what the run says about each.
 
 Collins GS et al., TRIPOD+AI statement, BMJ 2024;385:e078378. Sounderajah V et al., the STARD-AI reporting guideline,
-Nat Med 2025;31:3283. Items are paraphrased and numbered as in transcriptions of the two checklists; the wording that
+Nat Med 2025;31:3283. Items are paraphrased and numbered as in transcriptions of the two checklists; the text that
 counts is that of the statements.
 """
 

@@ -54,7 +54,7 @@ def axe_findings(page: "Page") -> list[str]:
     """Serious and critical findings of axe-core, each with the first place."""
     script = files("axe_core_python") / "axe.min.js"
     page.evaluate(script.read_text(encoding="utf-8") + "; 1")
-    # Data tables are all alike: the first one stands for them. Inside drawings only their names are looked at.
+    # Data tables have one form: the first one stands for them. Inside drawings only their names are looked at.
     page.evaluate("document.querySelectorAll('.data').forEach((d, k) => { if (k) d.remove(); })")
     return page.evaluate(
         "(async () => { const most = await axe.run({exclude: ['.chart svg']});"

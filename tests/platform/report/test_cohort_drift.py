@@ -1,4 +1,4 @@
-"""Pixel sizes and colours of cohorts: planted shifts are said, cohorts alike are not."""
+"""Pixel sizes and colours of cohorts: planted shifts are said, cohorts without one are not named."""
 
 from pathlib import Path
 
