@@ -27,6 +27,10 @@ from equipoise.platform.evaluation.predictions import kind_of
 from equipoise.platform.evaluation.samples import Sample
 from equipoise.platform.evaluation.subgroups import SUBGROUP_COLUMNS, subgroup_table
 from equipoise.platform.evaluation.survival_calibration import SURVIVAL_COLUMNS, survival_calibration
+from equipoise.platform.evaluation.survival_decisions import (
+    SURVIVAL_DECISION_COLUMNS,
+    survival_decision_curves,
+)
 
 
 class DetailTable(NamedTuple):
@@ -65,6 +69,12 @@ DETAIL_TABLES: Mapping[str, DetailTable] = MappingProxyType(
             "predicted and observed survival at a horizon",
             _of_samples(survival_calibration),
             SURVIVAL_COLUMNS,
+            frozenset({"survival"}),
+        ),
+        "survival_decision_curves": DetailTable(
+            "decision curves at a horizon",
+            _of_samples(survival_decision_curves),
+            SURVIVAL_DECISION_COLUMNS,
             frozenset({"survival"}),
         ),
     }

@@ -289,12 +289,21 @@ def wilson(successes: float, n: float, confidence: float = 0.95, factor: float =
     """
     if not n > 0:
         return float("nan"), float("nan")
-    share, size = successes / n, n / factor
-    z2 = float(ndtri(0.5 + confidence / 2)) ** 2
-    centre, total = share + z2 / (2 * size), 1 + z2 / size
-    wide = np.sqrt(z2 * (share * (1 - share) / size + z2 / (4 * size**2)))
-    low, high = float((centre - wide) / total), float((centre + wide) / total)
-    return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
+    low, high = wilson_limits(successes / n, n / factor, float(ndtri(0.5 + confidence / 2)))
+    return float(low), float(high)
+
+
+def wilson_limits(share: ArrayLike, size: ArrayLike, z: float) -> tuple[Floats, Floats]:
+    """Limits of :func:`wilson` for arrays of shares and of numbers of independent patients; NaN where there are none.
+
+    ``z`` is the normal quantile, 1.96 for 95 %.
+    """
+    p, n = np.asarray(share, float), np.asarray(size, float)
+    n = np.where(n > 0, n, np.nan)
+    centre, total = p + z**2 / (2 * n), 1 + z**2 / n
+    wide = np.sqrt(z**2 * (p * (1 - p) / n + z**2 / (4 * n**2)))
+    low, high = (centre - wide) / total, (centre + wide) / total
+    return np.where((p == 0) & (n > 0), 0.0, low), np.where((p == 1) & (n > 0), 1.0, high)
 
 
 def bootstrap_weights(strata: ArrayLike, replicates: int, seed: np.random.SeedSequence) -> NDArray[np.uint16]:

@@ -9,6 +9,7 @@ are Greenwood's on the log(-log) scale and are about the patients, not about oth
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,21 +41,39 @@ def survival_calibration(samples: Sequence[Sample], params: EvaluationParams) ->
     lines: list[dict] = []
     for sample in (s for s in samples if s.kind == "survival"):
         base = dict(identity(sample))
-        usable = [g for g in sample.groups if g.survival is not None and g.survival.undefined is None]
-        horizon, reason = _horizon(sample, usable, params.horizon)
-        if reason:
-            note = f"not estimable: {reason}"
-            lines.append(base | {"horizon": horizon, "group": "all", "n": len(sample.strata), "note": note})
+        found = patients_at_horizon(sample, params)
+        if found.patients is None:
+            lines.append(
+                base | {"horizon": found.horizon, "group": "all", "n": len(sample.strata), "note": found.note}
+            )
             continue
-        missing = len(sample.groups) - len(usable)
-        note = (
-            f"{missing} of {len(sample.groups)} folds cannot be calibrated and are left out"
-            if missing
-            else ""
-        )
-        patients = _patients(usable, horizon)
-        lines += [base | line | {"note": note} for line in _groups(patients, horizon, params.confidence)]
+        lines += [
+            base | line | {"note": found.note}
+            for line in _groups(found.patients, found.horizon, params.confidence)
+        ]
     return pd.DataFrame(lines, columns=list(SURVIVAL_COLUMNS))
+
+
+class AtHorizon(NamedTuple):
+    """Patients with their ``predicted`` share with an event until ``horizon`` (days), ``time`` and ``event``.
+
+    ``patients`` has one row per patient and is None where nothing can be said; ``note`` says why, or who is left out.
+    """
+
+    horizon: float
+    patients: pd.DataFrame | None
+    note: str
+
+
+def patients_at_horizon(sample: Sample, params: EvaluationParams) -> AtHorizon:
+    """The patients of a survival sample at ``evaluation.horizon``, else at the longest with enough follow-up."""
+    usable = [g for g in sample.groups if g.survival is not None and g.survival.undefined is None]
+    horizon, reason = _horizon(sample, usable, params.horizon)
+    if reason:
+        return AtHorizon(horizon, None, f"not estimable: {reason}")
+    missing = len(sample.groups) - len(usable)
+    note = f"{missing} of {len(sample.groups)} folds cannot be calibrated and are left out" if missing else ""
+    return AtHorizon(horizon, _patients(usable, horizon), note)
 
 
 def _horizon(sample: Sample, usable: list[ScoredPatients], wanted: float | None) -> tuple[float, str]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from equipoise.platform.evaluation.decision_curves import useful_range
 from equipoise.platform.report.datasets import Dataset
-from equipoise.platform.report.formatting import percent, plural
+from equipoise.platform.report.formatting import number, percent, plural
 from equipoise.platform.report.style import (
     FAINT,
     INK,
@@ -22,6 +22,7 @@ from equipoise.platform.report.style import (
     unit_square,
 )
 
+_YEAR = 365.25
 #: Data sets of a figure whose bands can still be told apart.
 _BANDS = 2
 
@@ -82,11 +83,16 @@ def _bins(bins: pd.DataFrame, name: str, colour: str, *, legend: bool) -> dict:
 
 
 def decision_figure(data: Dataset, task: str, confidence: float) -> Figure | None:
-    """Net benefit of the model, of treating all and of treating none, in one data set."""
+    """Net benefit of the model, of treating all and of treating none, in one data set.
+
+    A table of a survival task has the column ``horizon``, in days.
+    """
     rows = data.rows
     if rows.empty:
         return None
-    share = float(rows["n_pos"].iloc[0] / rows["n"].iloc[0])
+    at = f" at {number(float(rows['horizon'].iloc[0]) / _YEAR, 1)} years" if "horizon" in rows else ""
+    first = float(rows["threshold"].iloc[0])
+    share = first + float(rows["treat_all"].iloc[0]) * (1 - first)  # of patients with an event
     alive = rows["threshold"][(rows["net_benefit"] > 0) | (rows["treat_all"] > 0)]
     last = float(np.clip(1.15 * alive.max() if len(alive) else 0.5, 0.2, 0.99))
     inside = rows[rows["threshold"] <= last]
@@ -104,7 +110,7 @@ def decision_figure(data: Dataset, task: str, confidence: float) -> Figure | Non
     ]  # fmt: skip
     return Figure(
         slug("decision-curve", task, data.name),
-        f"Decision curve, {data.name}",
+        f"Decision curve{at}, {data.name}",
         drawn,
         layout(
             "Threshold probability", "Net benefit", xaxis={"range": [0, last], "tickformat": ".0%"},

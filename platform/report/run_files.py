@@ -70,6 +70,9 @@ FILES = {
     "evaluation/survival_calibration.csv": FileSpec(
         "predicted and observed survival at a horizon", "equipoise evaluate", "survival_calibration"
     ),
+    "evaluation/survival_decision_curves.csv": FileSpec(
+        "decision curves at a horizon", "equipoise evaluate", "survival_decision_curves"
+    ),
     "evaluation/metrics.json": FileSpec("parameters of the evaluation", "equipoise evaluate", "confidence"),
 }
 
@@ -277,6 +280,11 @@ class RunFiles:
     def survival_calibration(self) -> pd.DataFrame | None:
         """Predicted and observed shares with an event at a horizon; None without a survival task."""
         return self._read("evaluation/survival_calibration.csv", read_detail)
+
+    @cached_property
+    def survival_decision_curves(self) -> pd.DataFrame | None:
+        """Net benefit over thresholds at a horizon; None without a survival task."""
+        return self._read("evaluation/survival_decision_curves.csv", read_detail)
 
     @cached_property
     def subgroups(self) -> pd.DataFrame | None:

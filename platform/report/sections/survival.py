@@ -23,12 +23,22 @@ from equipoise.platform.evaluation.thresholds import (
     standardise_risks,
 )
 from equipoise.platform.report.baseline_rows import baseline_blocks
-from equipoise.platform.report.blocks import Block, Cell, Heading, Notice, Section, Table, figures_with
+from equipoise.platform.report.blocks import (
+    Block,
+    Cell,
+    Figures,
+    Heading,
+    Notice,
+    Section,
+    Table,
+    figures_with,
+)
 from equipoise.platform.report.datasets import Dataset, datasets_of
 from equipoise.platform.report.decision_remarks import remarks_of
 from equipoise.platform.report.entries import SectionParams
 from equipoise.platform.report.formatting import count, number, p_value, percent
 from equipoise.platform.report.metric_rows import metric_table
+from equipoise.platform.report.probability_figures import decision_figure
 from equipoise.platform.report.run_files import RunFiles, Task
 from equipoise.platform.report.style import (
     FAINT,
@@ -47,6 +57,8 @@ from equipoise.platform.report.style import (
 )
 
 _MONTH = 365.25 / 12
+#: Decision curves that are drawn: of the test folds and of external cohorts.
+_SHOWN = 3
 
 
 def build(run: RunFiles, params: SectionParams) -> Section | None:
@@ -58,6 +70,7 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
         "evaluation/predictions.parquet",
         "evaluation/metrics.csv",
         "evaluation/survival_calibration.csv",
+        "evaluation/survival_decision_curves.csv",
     )
     blocks: list[Block] = [*run.missing(*needed)]
     for task in tasks:
@@ -70,6 +83,7 @@ def build(run: RunFiles, params: SectionParams) -> Section | None:
         if remarks := list(remarks_of(run, task)):
             blocks.append(Notice("The risk groups tell nobody apart", remarks))
         blocks += _calibration(run, task)
+        blocks += _decision_curves(run, task)
         if hazards := _hazard_ratios(run, task):
             blocks.append(hazards)
         blocks += baseline_blocks(run, task)
@@ -159,6 +173,15 @@ def _calibration(run: RunFiles, task: Task) -> list[Block]:
         ),
     )
     return figures_with([figure for figure in figures if figure is not None], table)
+
+
+def _decision_curves(run: RunFiles, task: Task) -> list[Block]:
+    """Net benefit at the horizon in the test folds and the first external cohorts."""
+    datasets = list(datasets_of(run.survival_decision_curves, task.name))[:_SHOWN]
+    known = [data for data in datasets if data.rows["net_benefit"].notna().all()]
+    figures = [decision_figure(data, task.name, run.confidence) for data in known]
+    drawn = [figure for figure in figures if figure is not None]
+    return [Figures(drawn)] if drawn else []
 
 
 def _bounds(row: dict) -> str:

@@ -36,14 +36,37 @@ def test_net_benefit_by_hand() -> None:
     assert found.gain == pytest.approx([0.20 - 0.125, 0.25])
 
 
-def test_standard_errors_are_those_of_means() -> None:
+def test_intervals_are_near_those_of_means_and_wider_where_patients_trained_the_models() -> None:
     found = net_benefit(worked_example(), [0.2])
     worth = np.r_[np.ones(25), np.zeros(5), np.full(20, -0.25), np.zeros(50)]
-    assert found.model_error[0] == pytest.approx(worth.std(ddof=1) / 10)
     everybody = np.r_[np.ones(30), np.full(70, -0.25)]
-    assert found.gain_error[0] == pytest.approx((worth - everybody).std(ddof=1) / 10)
-    wider = Pooled(**{**worked_example().__dict__, "factor": 1.35})
-    assert net_benefit(wider, [0.2]).model_error[0] == pytest.approx(found.model_error[0] * np.sqrt(1.35))
+    assert found.high - found.low == pytest.approx(2 * 1.96 * worth.std(ddof=1) / 10, rel=0.05)
+    lead = (worth - everybody).std(ddof=1) / 10
+    assert found.gain_high - found.gain_low == pytest.approx(2 * 1.96 * lead, rel=0.1)
+    wider = net_benefit(Pooled(**{**worked_example().__dict__, "factor": 1.35}), [0.2])
+    assert wider.high - wider.low == pytest.approx((found.high - found.low) * np.sqrt(1.35), rel=0.05)
+
+
+def test_ten_patients_without_an_event_do_not_show_that_sparing_them_is_right() -> None:
+    """At 2 % one event in fifty balances; none among ten is what most useless models see (82 % of them)."""
+    target, score = np.r_[np.zeros(10), np.ones(20), np.zeros(70)], np.r_[np.zeros(10), np.full(90, 0.5)]
+    zeros = np.zeros(100, np.int64)
+    found = net_benefit(Pooled(target, score, np.arange(100), zeros, zeros, 100, 1.0), [0.02])
+    assert found.gain[0] == pytest.approx(0.1 * 0.02 / 0.98)
+    assert found.gain_low[0] < 0
+    share = 0.2775  # upper limit of none among ten: Wilson, z^2 / (n + z^2)
+    sparing = 0.1 * (share / 0.98)
+    assert found.gain_low[0] == pytest.approx(found.gain[0] - sparing, rel=0.01)
+
+
+def test_repeated_tests_of_a_patient_are_not_further_patients() -> None:
+    once = worked_example()
+    twice = Pooled(
+        *(np.tile(v, 2) for v in (once.target, once.score, once.patient)),
+        np.repeat([0, 1], 100), np.repeat([0, 1], 100), 100, 1.0,
+    )  # fmt: skip
+    for one, two in zip(net_benefit(once), net_benefit(twice), strict=True):
+        assert two == pytest.approx(one, nan_ok=True)
 
 
 def test_a_threshold_below_all_scores_treats_all_and_above_all_treats_none() -> None:

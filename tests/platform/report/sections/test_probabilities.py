@@ -95,6 +95,9 @@ def test_survival_says_how_predicted_survival_compares(run: RunFiles) -> None:
     shown = [t for t in [*tables, *beside] if "Risk group" in t.columns]
     assert len(shown) == 1
     assert text_of(shown[0].rows[0][0]) == "test folds"
+    figures = [f for b in section.blocks if isinstance(b, Figures) for f in b.items if "decision" in f.slug]
+    assert figures
+    assert all(" years, " in f.title for f in figures), [f.title for f in figures]
 
 
 def test_one_matrix_has_every_task_and_cohort_and_says_n(run: RunFiles) -> None:
