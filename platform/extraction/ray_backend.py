@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from equipoise.platform.cluster.pools import cpu_label_selector
 from equipoise.platform.cluster.standard_error import without_lines
 from equipoise.platform.errors import ResourceError
 from equipoise.platform.extraction.chunks import Row
@@ -76,6 +77,7 @@ def run_on_ray(rows: list[Row], stages: Stages, workers: int | None) -> Iterator
     ResourceError
         If a worker cannot build the encoder, or its encoder differs from the driver's.
     """
+    import ray
     from ray.data import DataContext
 
     context = DataContext.get_current().copy()
@@ -87,8 +89,14 @@ def run_on_ray(rows: list[Row], stages: Stages, workers: int | None) -> Iterator
     # An actor has one slide at a time (see below), so the utilisation of a pool never exceeds 1.0. It grows by a third
     # where three of four actors work: one at a time, a large slide would be half done before the pool is complete.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.75
+    resources = ray.cluster_resources()
+    gpus = gpu_share(stages.gpus, workers, resources)
+    labels = {} if gpus else cpu_label_selector()
+    context.execution_options.label_selector = (
+        labels or None
+    )  # of the nodes that Ray Data asks an autoscaler for
     with DataContext.current(context), _quiet():
-        dataset = _pipeline(rows, stages, workers)
+        dataset = _pipeline(rows, stages, pool_size(workers, len(rows), resources, gpus), gpus, labels)
         for row in dataset.iter_rows():
             if row["refused"]:
                 what, where, fix = json.loads(row["refused"])
@@ -155,13 +163,13 @@ def gpu_share(wanted: float, workers: int | None, resources: Mapping[str, float]
     return wanted
 
 
-def _pipeline(rows: list[Row], stages: Stages, workers: int | None) -> Dataset:
+def _pipeline(
+    rows: list[Row], stages: Stages, size: tuple[int, int], gpus: float, labels: dict[str, str]
+) -> Dataset:
     import ray
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-    resources = ray.cluster_resources()
-    gpus = gpu_share(stages.gpus, workers, resources)
-    minimum, maximum = pool_size(workers, len(rows), resources, gpus)
+    minimum, maximum = size
     # One row is one block: a block is what Ray schedules, retries and returns.
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     planned = dataset.flat_map(
@@ -169,6 +177,7 @@ def _pipeline(rows: list[Row], stages: Stages, workers: int | None) -> Dataset:
         fn_kwargs={"stages": stages},
         compute=TaskPoolStrategy(size=(maximum + 1) // 2),
         num_cpus=_PLANNER_CPUS,
+        label_selector=labels or None,
     )
     return planned.map(
         cast(Any, _Encode),
@@ -177,6 +186,7 @@ def _pipeline(rows: list[Row], stages: Stages, workers: int | None) -> Dataset:
         compute=ActorPoolStrategy(min_size=minimum, max_size=maximum, max_tasks_in_flight_per_actor=1),
         num_cpus=1.0 - _PLANNER_CPUS,
         num_gpus=gpus or None,
+        label_selector=labels or None,
     )
 
 

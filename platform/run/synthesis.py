@@ -10,6 +10,7 @@ from typing import Any
 
 from equipoise.datasets.atomic_io import write_text
 from equipoise.platform.cluster.params import RayOptions
+from equipoise.platform.cluster.pools import cpu_label_selector
 from equipoise.platform.cluster.session import ray_session
 from equipoise.platform.errors import ToleranceError
 from equipoise.platform.progress import ProgressBar
@@ -67,7 +68,7 @@ def _write_patients(jobs: list[Any], root: Path, options: RayOptions) -> list[tu
 
         from equipoise.datasets.synthetic.generate import write_patient
 
-        remote = ray.remote(num_cpus=1, max_retries=2)(write_patient)
+        remote = ray.remote(num_cpus=1, max_retries=2, label_selector=cpu_label_selector())(write_patient)
         # Only two tasks per CPU are submitted at a time: memory does not grow with the number of patients.
         ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         waiting = list(reversed(jobs))

@@ -28,6 +28,7 @@ from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.search import Searcher as TuneSearcher
 
+from equipoise.platform.cluster.pools import cpu_label_selector
 from equipoise.platform.cluster.session import environment_variables
 from equipoise.platform.search.configuration import trial_label
 from equipoise.platform.search.context import TrialInputs
@@ -178,7 +179,7 @@ def _fit(
     shutil.rmtree(scratch, ignore_errors=True)
     with environment_variables(_ENVIRONMENT), _secrets_stay_here(), _silenced("ray.tune"):
         tune.Tuner(
-            tune.with_resources(trainable, resources),
+            tune.with_resources(trainable, bundle_of(resources)),
             param_space=start,
             tune_config=settings,
             run_config=tune.RunConfig(
@@ -200,6 +201,14 @@ def resources_of(params: SearchParams, training: TrainingParams) -> dict[str, fl
     if gpus is None:
         gpus = GPU_SHARE if training.device != "cpu" and ray.cluster_resources().get("GPU", 0) else 0.0
     return {"cpu": training.threads if params.cpus is None else params.cpus, "gpu": gpus}
+
+
+def bundle_of(resources: dict[str, float]) -> dict[str, float] | tune.PlacementGroupFactory:
+    """The request for a trial: one that needs CPUs and no GPU keeps away from the nodes of a GPU pool."""
+    labels = {} if resources["gpu"] or not resources["cpu"] else cpu_label_selector()
+    if not labels:
+        return resources
+    return tune.PlacementGroupFactory([{"CPU": resources["cpu"]}], bundle_label_selector=[labels])
 
 
 def concurrency_of(params: SearchParams, training: TrainingParams) -> int | None:

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from torch import nn
 
+from equipoise.platform.cluster.pools import cpu_label_selector
 from equipoise.platform.errors import EquipoiseError, ResourceError, StudyError
 from equipoise.platform.progress import ProgressBar
 from equipoise.platform.training.batches import CaseList
@@ -154,6 +155,7 @@ def run_workers(
             num_workers=workers,
             use_gpu=gpus,
             resources_per_worker={"CPU": threads} | ({"GPU": 1} if gpus else {}),
+            label_selector={} if gpus else cpu_label_selector(),  # type: ignore[call-arg] # of version 2
         ),
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         run_config=RunConfig(
@@ -231,7 +233,7 @@ def run_folds_in_parallel(jobs: Sequence[Callable[[], Path]], *, max_concurrent:
     cpus
         CPUs of each.
     """
-    task = ray.remote(_fold).options(num_cpus=cpus, max_retries=2)
+    task = ray.remote(_fold).options(num_cpus=cpus, max_retries=2, label_selector=cpu_label_selector())
     queue = list(jobs)
     running: list[Any] = []
     try:

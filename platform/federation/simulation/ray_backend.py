@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 
+from equipoise.platform.cluster.pools import cpu_label_selector
 from equipoise.platform.errors import ResourceError
 from equipoise.platform.federation.clients.runner import ClientRunner, ClientSetup, join_all
 from equipoise.platform.federation.clients.study_trainer import ClientData
@@ -144,6 +145,7 @@ class WorkerPool:
         self._class: Any = ray.remote(Worker).options(
             num_cpus=cpus,
             num_gpus=gpus,
+            label_selector={} if gpus else cpu_label_selector(),
             max_restarts=0,
             max_task_retries=0,
             runtime_env={"env_vars": KEEP_PAGES},
