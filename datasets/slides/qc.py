@@ -126,7 +126,7 @@ def _outlines(mask: NDArray[np.bool_], sx: float, sy: float) -> list[list[list[l
         points = contour[:, 0, :].astype(float)
         if len(points) < 3:
             continue
-        ring = [[round((px - 0.5) / 2 * sx), round((py - 0.5) / 2 * sy)] for px, py in points]
+        ring: list[list[int]] = np.rint((points - 0.5) / 2 * (sx, sy)).astype(int).tolist()
         ring.append(ring[0])
         parent = int(hierarchy[0, at, 3])
         if parent < 0:

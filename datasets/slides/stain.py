@@ -28,13 +28,15 @@ Fluorescence whose three channels are saturated over the same tissue is not told
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.datasets.slides.problems import SlideProblem
 
+Number = TypeVar("Number", np.uint8, np.float32)
 #: Which slides are accepted.
 Stain = Literal["he", "brightfield", "any"]
 
@@ -83,6 +85,16 @@ class Appearance:
         return not self.pink < _MIN_PINK
 
 
+def highest(image: NDArray[Number]) -> NDArray[Number]:
+    """The highest of the three channels of every pixel, ``[h, w]``; several times as fast as ``max(axis=2)``."""
+    return np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])
+
+
+def lowest(image: NDArray[Number]) -> NDArray[Number]:
+    """The lowest of the three channels of every pixel, ``[h, w]``."""
+    return np.minimum(np.minimum(image[..., 0], image[..., 1]), image[..., 2])
+
+
 def appearance(image: NDArray[np.uint8], tissue: NDArray[np.bool_] | None = None) -> Appearance:
     """Measure a thumbnail.
 
@@ -93,14 +105,14 @@ def appearance(image: NDArray[np.uint8], tissue: NDArray[np.bool_] | None = None
     tissue
         bool ``[h, w]``, where stained pixels are looked for; ``None``: everywhere.
     """
-    brightest, darkest = image.max(axis=2), image.min(axis=2)
+    brightest, darkest = highest(image), lowest(image)
     dark, light = brightest < _DARK, darkest >= _LIGHT
     pixels = max(1, int((~dark).sum()))
     usual = float(np.median(brightest[brightest > 0])) if brightest.any() else 0.0
     structure = np.mean((np.abs(brightest - usual) > _STRUCTURE) & (brightest > 0))
     grey = bool(np.percentile(brightest - darkest, 99) <= _GREY and structure >= _MIN_STRUCTURE)
     density = _density(image, light)
-    stained = (density.max(axis=2) > _STAINED) & ~dark
+    stained = (highest(density) > _STAINED) & ~dark
     if tissue is not None:
         stained &= tissue
     red, green, blue = density[stained].T
@@ -122,9 +134,9 @@ def mean_density(image: NDArray[np.uint8], tissue: NDArray[np.bool_]) -> NDArray
     -------
     ``[3]`` optical densities (log10) over the glass in red, green and blue; NaN without enough stained pixels.
     """
-    brightest, darkest = image.max(axis=2), image.min(axis=2)
+    brightest, darkest = highest(image), lowest(image)
     density = _density(image, darkest >= _LIGHT)
-    stained = (density.max(axis=2) > _STAINED) & (brightest >= _DARK) & tissue
+    stained = (highest(density) > _STAINED) & (brightest >= _DARK) & tissue
     if stained.sum() < _MIN_STAINED:
         return np.full(3, np.nan)
     return density[stained].mean(axis=0, dtype=np.float64)
@@ -133,7 +145,11 @@ def mean_density(image: NDArray[np.uint8], tissue: NDArray[np.bool_]) -> NDArray
 def _density(image: NDArray[np.uint8], light: NDArray[np.bool_]) -> NDArray[np.float32]:
     """``[h, w, 3]`` optical densities over the glass, which is what is brightest among the light pixels."""
     glass = np.percentile(image[light], 90, axis=0) if light.sum() >= _MIN_STAINED else np.full(3, 245.0)
-    return np.asarray(-np.log10((image.astype(np.float32) + 1) / (glass.astype(np.float32) + 1)), np.float32)
+    levels = np.arange(1, 257, dtype=np.float32)[:, None]
+    of_level = np.asarray(-np.log10(levels / (glass.astype(np.float32) + 1)), np.float32)
+    return np.asarray(
+        cv2.LUT(image, of_level[None]), np.float32
+    )  # 256 logarithms a channel, not one per pixel
 
 
 def check_stain(image: NDArray[np.uint8], tissue: NDArray[np.bool_], accepted: Stain) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.datasets.slides.reader import SlideReader
-from equipoise.datasets.slides.stain import appearance
+from equipoise.datasets.slides.stain import appearance, highest
 
 _DENSITY = -np.log10((np.arange(256) + 1) / 256).astype(np.float32)
 
@@ -157,7 +157,7 @@ def tissue_mask(
         bool ``[h, w]`` and the saturation threshold that was used.
     """
     saturation = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[..., 1], np.uint8)
-    saturation[image.max(axis=2) < params.black] = 0
+    saturation[highest(image) < params.black] = 0
     if ink is not None:
         saturation[ink] = 0
     filled, threshold = _mask_of(saturation, mpp, params)
@@ -166,7 +166,7 @@ def tissue_mask(
 
 def _brightness(image: NDArray[np.uint8], dark_background: bool, params: TissueParams) -> NDArray[np.uint8]:
     """What stands for saturation where colour says nothing: the light of fluorescence, the shade of grey levels."""
-    brightest: NDArray[np.uint8] = image.max(axis=2)
+    brightest = highest(image)
     if dark_background:
         return np.where(brightest < params.black, 0, brightest).astype(np.uint8)
     glass = int(np.percentile(brightest, 95))
@@ -281,7 +281,7 @@ def _ink_like(
     least = np.minimum(both, green)
     ink = (red > strength) & (red > share * green)
     ink |= (both > 0.75 * strength) & (both > share * green)
-    ink |= (least > 1.25 * strength) & (least > evenness * density.max(axis=2))
+    ink |= (least > 1.25 * strength) & (least > evenness * highest(density))
     return ink
 
 
