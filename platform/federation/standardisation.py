@@ -9,7 +9,7 @@ the fences. Sites with fewer than ``min_n`` patients send nothing; they use what
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -99,7 +99,7 @@ def federated_targets(
         rows = {c: noised_rows(own, tasks, noised, seed=seed, client=c) for c, own in rows.items()}
     return targets_from_statistics(
         tasks,
-        FederatedStatistics(rows),
+        statistics_of(rows),
         class_weights=class_weights,
         scaling=scaling,
         tables=tables,
@@ -108,20 +108,41 @@ def federated_targets(
     )
 
 
-class FederatedStatistics:
-    """Training patients of several clients, of which sums are seen; they travel as bytes, like every other message.
+#: A question about rows → the answers of the sites, in the order of their names.
+Answers = Callable[[Query], Iterable[Sums]]
 
-    Implements :class:`~equipoise.platform.training.statistics.Statistics`.
+
+def statistics_of(clients: Mapping[str, TrainingRows]) -> FederatedStatistics:
+    """Statistics of clients in this process; their answers travel as bytes, like every other message.
 
     Parameters
     ----------
     clients
         Name → rows, which only that client reads.
     """
+    ordered = dict(sorted(clients.items()))
+    described = {name: as_sent(description_of(rows), {})[0] for name, rows in ordered.items()}
+    return FederatedStatistics(
+        described, lambda query: [as_sent({}, query(rows))[1] for rows in ordered.values()]
+    )
 
-    def __init__(self, clients: Mapping[str, TrainingRows]) -> None:
-        self._clients = dict(sorted(clients.items()))
-        described = {name: _sent(_description(rows), {})[0] for name, rows in self._clients.items()}
+
+class FederatedStatistics:
+    """Training patients of several clients, of which sums are seen.
+
+    Implements :class:`~equipoise.platform.training.statistics.Statistics`.
+
+    Parameters
+    ----------
+    described
+        Client → what :func:`description_of` says of its rows.
+    answers
+        Asks the clients.
+    """
+
+    def __init__(self, described: Mapping[str, Mapping[str, Any]], answers: Answers) -> None:
+        described = dict(sorted(described.items()))
+        self._answers = answers
         self.sites = {site for header in described.values() for site in header["sites"]}
         self.cohorts = {cohort for header in described.values() for cohort in header["cohorts"]}
         self.widths = {width for header in described.values() for width in header["widths"]}
@@ -136,11 +157,7 @@ class FederatedStatistics:
 
     def total(self, query: Query) -> Sums:
         """Sums of the arrays of all answers, added in the order of names."""
-        sums: Sums = {}
-        for rows in self._clients.values():
-            for name, array in _sent({}, query(rows))[1].items():
-                sums[name] = sums[name] + array if name in sums else array.astype(np.float64)
-        return sums
+        return added(self._answers(query))
 
     def extent(self, task: str, mean: float, spread: float) -> tuple[float, float]:
         """Mean ± two standard deviations."""
@@ -279,12 +296,21 @@ class FederatedTable:
         return centre_and_fence_from_sums(self, clip)
 
 
-def _sent(header: dict[str, Any], arrays: Sums) -> tuple[dict[str, Any], Sums]:
+def added(answers: Iterable[Sums]) -> Sums:
+    """The sum of all answers, array by array, in double precision."""
+    sums: Sums = {}
+    for answer in answers:
+        for name, array in answer.items():
+            sums[name] = sums[name] + array if name in sums else array.astype(np.float64)
+    return sums
+
+
+def as_sent(header: dict[str, Any], arrays: Sums) -> tuple[dict[str, Any], Sums]:
     """An answer as it arrives."""
     return unpack(SUMS_KIND, pack(SUMS_KIND, header, arrays))
 
 
-def _description(rows: TrainingRows) -> dict[str, Any]:
+def description_of(rows: TrainingRows) -> dict[str, Any]:
     """Names of sites, cohorts and columns, widths of tiles, and the scale of the values of every table."""
     tables = {
         modality: {"columns": list(table.columns), "scale": scale_of(table.matrix(table.columns))}

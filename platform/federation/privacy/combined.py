@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,7 @@ from equipoise.platform.federation.privacy.params import (
 )
 from equipoise.platform.federation.privacy.secure_aggregation import (
     MIN_CONTRIBUTORS,
+    MaskedClients,
     MaskedSum,
     Participant,
     PublicKeys,
@@ -52,10 +53,15 @@ from equipoise.platform.federation.vector import Schema, norm_of
 
 if TYPE_CHECKING:
     from equipoise.platform.federation.clients.study_trainer import LocalSteps
+    from equipoise.platform.federation.params import FederationParams
 
 SECURE_AGGREGATION = "secure_aggregation"
 #: Stream of the simulated clients' secrets.
 SECRETS = 0x5EC2E7
+
+
+#: Exchanges keys with the participants of a round: its number, their names, and the share of them that must answer.
+MeetClients = Callable[[int, Sequence[str], float], MaskedClients]
 
 
 class CombinedPrivacy:
@@ -75,6 +81,13 @@ class CombinedPrivacy:
         Whether the study weights all clients equally.
     rate
         Probability with which a client takes part in a round, 1 if all do; needed for privacy of clients.
+    secret
+        Seed of noise and keys in place of ``seed``, outside a simulation: of the site whose half it is, or of the
+        server.
+    masked_clients
+        At a server whose clients are elsewhere: exchanges keys with the participants of a round.
+    participant
+        At such a client: its side of the present round, if it has exchanged keys.
 
     Raises
     ------
@@ -93,6 +106,9 @@ class CombinedPrivacy:
         bits: int,
         uniform: bool,
         rate: float | None = None,
+        secret: int | None = None,
+        masked_clients: MeetClients | None = None,
+        participant: Callable[[int], Participant] | None = None,
     ) -> None:
         if params.client_level is not None and rate is None:
             raise StudyError(
@@ -100,7 +116,10 @@ class CombinedPrivacy:
                 where="federation.privacy.client_level",
                 fix="write participation: {scheme: poisson, fraction: 0.5}, or scheme: all",
             )
-        self.params, self.schema, self.seed, self.bits = params, schema, seed, bits
+        self.params, self.schema, self.bits = params, schema, bits
+        self.seed = seed if secret is None else secret
+        self._meet = masked_clients or self._simulated
+        self._participant = participant
         self.uniform = uniform or params.client_level is not None
         self.rate = rate if params.client_level is not None else None
         self.every_round = params.client_level is not None
@@ -111,7 +130,7 @@ class CombinedPrivacy:
         if params.record_level is not None:
             from equipoise.platform.federation.privacy.record_level import PrivateTrainer
 
-            self.steps = PrivateTrainer(params.record_level)
+            self.steps = PrivateTrainer(params.record_level, secret)
         self.clients: Accountant | None = None
         if params.client_level is not None:
             self.clients = Accountant(params.client_level.delta, params.client_level.epsilon)
@@ -119,7 +138,7 @@ class CombinedPrivacy:
         self.sampling: dict[str, tuple[float, int]] = {}
         self.owners: dict[str, int] = {}
         self.round = 0
-        self._simulated_clients: SimulatedClients | None = None
+        self._masked_clients: MaskedClients | None = None
 
     def register(
         self, manifests: Mapping[str, ClientManifest], sampling: Mapping[str, tuple[float, int]]
@@ -188,13 +207,16 @@ class CombinedPrivacy:
         for group, span in self.schema.spans:
             if weight := weights.get(group, 0.0):
                 vector[span] = fixed.encode(update.delta[span], weight)
-        draw = self._draw(update.client, request.round)
-        participant = Participant(update.client, request.round, self.schema.spans, draw)
+        if self._participant is not None:
+            participant = self._participant(request.round)
+        else:
+            draw = self._draw(update.client, request.round)
+            participant = Participant(update.client, request.round, self.schema.spans, draw)
         return participant.masked(vector.view(np.uint64), keys)
 
     def _draw(self, client: str, round_: int) -> Draw:
-        """A client's random bytes for a round. In this simulation they are a function of the federation's seed;
-        hospitals would use those of their operating system, which the server does not know."""
+        """A client's random bytes for a round. In a simulation they are a function of the federation's seed; hospitals
+        use those of their operating system, which the server does not know."""
         sequence = np.random.SeedSequence([self.seed, round_, client_number(client), SECRETS])
         return np.random.default_rng(sequence).bytes
 
@@ -208,13 +230,13 @@ class CombinedPrivacy:
 
     def open_round(self, round_: int, clients: Sequence[str]) -> Mapping[str, Any]:
         """Public keys of the participants, for secure aggregation."""
-        self.round, self._simulated_clients = round_, None
+        self.round, self._masked_clients = round_, None
         if self.params.secure_aggregation is None or self.too_few(clients):
             return {}
-        threshold = threshold_of(self.params.secure_aggregation.threshold, len(clients))
-        draws = {client: self._draw(client, round_) for client in clients}
-        self._simulated_clients = SimulatedClients(draws, round_, self.schema.spans, threshold)
-        keys = {c: [k.box.hex(), k.mask.hex()] for c, k in self._simulated_clients.keys.items()}
+        share = self.params.secure_aggregation.threshold
+        self._masked_clients = self._meet(round_, clients, share)
+        threshold = self._masked_clients.threshold
+        keys = {c: [k.box.hex(), k.mask.hex()] for c, k in self._masked_clients.keys.items()}
         return {SECURE_AGGREGATION: {"keys": keys, "threshold": threshold, "summands": len(clients)}}
 
     def accumulator(self, schema: Schema, clients: Sequence[str]) -> Accumulator:
@@ -271,11 +293,15 @@ class CombinedPrivacy:
             client: Accountant.from_state(account) for client, account in state["patients"].items()
         }
 
-    def simulated_clients(self) -> SimulatedClients:
-        """The simulated clients of the present round."""
-        if self._simulated_clients is None:
+    def masked_clients(self) -> MaskedClients:
+        """The clients of the present round that exchanged keys."""
+        if self._masked_clients is None:
             raise FederationError("a masked sum was requested before the round was opened")
-        return self._simulated_clients
+        return self._masked_clients
+
+    def _simulated(self, round_: int, clients: Sequence[str], share: float) -> MaskedClients:
+        draws = {client: self._draw(client, round_) for client in clients}
+        return SimulatedClients(draws, round_, self.schema.spans, threshold_of(share, len(clients)))
 
     def _account(self, record: RecordLevelParams) -> Accountant:
         """The account of a site's patients, with what was spent before training: on sums, and on declared counts."""
@@ -313,11 +339,10 @@ class MaskedMean:
         if factor != 1:
             raise FederationError("a masked update cannot be scaled by the server")
         if self.sum is None:
-            keys = self.privacy.simulated_clients().keys
-            assert self.privacy.params.secure_aggregation is not None
-            threshold = threshold_of(self.privacy.params.secure_aggregation.threshold, len(keys))
-            schema = self.privacy.schema
-            self.sum = MaskedSum(schema.size, schema.spans, keys, threshold, self.privacy.round)
+            schema, clients = self.privacy.schema, self.privacy.masked_clients()
+            self.sum = MaskedSum(
+                schema.size, schema.spans, clients.keys, clients.threshold, self.privacy.round
+            )
         self.sum.add(client, values)
         for group, weight in weights.items():
             if weight:
@@ -333,7 +358,7 @@ class MaskedMean:
         """
         if self.sum is None:
             return np.zeros(self.privacy.schema.size, np.int64)
-        clients = self.privacy.simulated_clients()
+        clients = self.privacy.masked_clients()
         return self.sum.unmasked(clients.reveal(self.sum.survivors, self.sum.dropped, self.weights))
 
     def withheld(self) -> Mapping[str, str]:
@@ -407,12 +432,39 @@ class NoisyMean:
 
 
 def build_privacy(
-    params: PrivacyParams, schema: Schema, *, seed: int, bits: int, uniform: bool, rate: float | None
+    params: PrivacyParams,
+    schema: Schema,
+    *,
+    seed: int,
+    bits: int,
+    uniform: bool,
+    rate: float | None,
+    **remote: Any,
 ) -> PrivacyMechanism:
-    """The privacy mechanism of a study; :class:`NoPrivacy` if it asks for none."""
+    """The privacy mechanism of a study; :class:`NoPrivacy` if it asks for none.
+
+    Parameters
+    ----------
+    remote
+        Outside a simulation: ``secret``, ``masked_clients``, ``participant`` of :class:`CombinedPrivacy`.
+    """
     if params.client_level is None and params.record_level is None and params.secure_aggregation is None:
         return NoPrivacy()
-    return CombinedPrivacy(params, schema, seed=seed, bits=bits, uniform=uniform, rate=rate)
+    return CombinedPrivacy(params, schema, seed=seed, bits=bits, uniform=uniform, rate=rate, **remote)
+
+
+def privacy_of(params: FederationParams, schema: Schema, seed: int, **remote: Any) -> PrivacyMechanism:
+    """The privacy mechanism of a ``federation`` section; ``remote`` as for :func:`build_privacy`."""
+    rates = {"poisson": params.participation.fraction, "all": 1.0}
+    return build_privacy(
+        params.privacy,
+        schema,
+        seed=seed,
+        bits=params.fixed_point_bits,
+        uniform=params.weights == "uniform",
+        rate=rates.get(params.participation.scheme),
+        **remote,
+    )
 
 
 def _require_delta(delta: float, units: int, what: str, where: str) -> None:

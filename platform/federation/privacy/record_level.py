@@ -76,10 +76,13 @@ class PrivateTrainer:
     ----------
     params
         The ``record_level`` section.
+    secret
+        Seed that only the site knows, on which its noise depends as well; None in a simulation.
     """
 
-    def __init__(self, params: RecordLevelParams) -> None:
+    def __init__(self, params: RecordLevelParams, secret: int | None = None) -> None:
         self.params = params
+        self.secret = () if secret is None else (secret,)
 
     def __call__(self, work: StudyJob) -> tuple[int, LossSums]:
         """Take as many steps as plain training would; no training losses are returned."""
@@ -104,7 +107,7 @@ class PrivateTrainer:
         )
         names = np.frombuffer("\n".join(work.data.train.patients).encode(), np.uint8)
         for index in range(steps_planned):
-            rng = noise_source(job.seed, index, PRIVATE, data=names)
+            rng = noise_source(*self.secret, job.seed, index, PRIVATE, data=names)
             steps.backward(steps.draw(rng), lambda rows, i=index: _read(work, rows, i), rng)  # type: ignore[misc]
             parts.optimizer.step()
             job.context.steps += 1

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -301,6 +302,27 @@ class MaskedSum:
             raise FederationError(f"a secret cannot be reconstructed: {error}") from None
 
 
+class MaskedClients(Protocol):
+    """The clients of a round that exchanged keys, wherever they are: the other side of :class:`MaskedSum`.
+
+    Attributes
+    ----------
+    keys
+        Client → public keys.
+    threshold
+        Fewest clients that have to answer, with which they have shared their secrets.
+    """
+
+    keys: dict[str, PublicKeys]
+    threshold: int
+
+    def reveal(
+        self, survivors: Sequence[str], dropped: Sequence[str], contributors: Mapping[str, Collection[str]]
+    ) -> list[Revealed]:
+        """The shares that the surviving clients reveal (:meth:`Participant.reveal`)."""
+        ...
+
+
 class SimulatedClients:
     """All clients of a round in one process: the simulated other side of :class:`MaskedSum`.
 
@@ -319,6 +341,7 @@ class SimulatedClients:
     """
 
     def __init__(self, draws: Mapping[str, Draw], round_: int, spans: Spans, threshold: int) -> None:
+        self.threshold = threshold
         self._participants = {n: Participant(n, round_, spans, draws[n]) for n in sorted(draws)}
         self.keys = {name: participant.advertise() for name, participant in self._participants.items()}
         sealed = {

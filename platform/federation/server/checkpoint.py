@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from equipoise.datasets.atomic_io import atomic_path, read_json, read_whole_json
+from equipoise.platform.federation.params import FREE, FederationParams
+from equipoise.platform.federation.privacy.mechanism import PrivacyMechanism
 from equipoise.platform.federation.vector import Schema
 from equipoise.platform.fingerprints import require_same
 
@@ -111,6 +113,24 @@ def load_checkpoint(folder: Path, schema: Schema, identity: Mapping[str, Any]) -
         )
         return _read(path, schema, int(manifest["rounds"]))
     return None
+
+
+def identity_of(
+    params: FederationParams, schema: Schema, initial: np.ndarray, privacy: PrivacyMechanism, seed: int
+) -> dict[str, Any]:
+    """The part of a federation's identity that does not depend on its data."""
+    settings = params.model_dump(mode="json", exclude=set(FREE))
+    if params.local.schedule != "cosine":
+        settings.pop("rounds")
+    if params.keep == "last":  # then nothing ends a federation early
+        settings.pop("patience")
+    return {
+        "federation": settings,
+        "schema": schema.hash,
+        "initial weights": hashlib.sha256(initial.tobytes()).hexdigest()[:16],
+        "shield": privacy.identity,
+        "seed": seed,
+    }
 
 
 def _read(path: Path, schema: Schema, rounds: int) -> RoundCheckpoint:

@@ -19,6 +19,7 @@ from equipoise.datasets.atomic_io import read_json, read_whole_json, write_json
 from equipoise.datasets.cohorts.splits import Fold
 from equipoise.models.base import MultiTaskModel
 from equipoise.platform.federation.clients.study_trainer import ClientData
+from equipoise.platform.federation.clients.validation import SiteValidation
 from equipoise.platform.federation.messages import ClientManifest
 from equipoise.platform.federation.params import FREE, OF_RECIPE, merged
 from equipoise.platform.federation.privacy.params import NoisedStatistics
@@ -27,7 +28,6 @@ from equipoise.platform.federation.simulation.baselines import FoldInputs
 from equipoise.platform.federation.simulation.clean_costs import clean_costs
 from equipoise.platform.federation.simulation.plans import PlannedFold
 from equipoise.platform.federation.simulation.simulation import Simulation, from_recipe
-from equipoise.platform.federation.simulation.validation import SiteValidation
 from equipoise.platform.federation.standardisation import federated_targets
 from equipoise.platform.fingerprints import content_hash, fingerprint, require_same
 from equipoise.platform.progress import ProgressBar

@@ -27,9 +27,11 @@ from equipoise.platform.federation.clients.runner import ClientRunner, ClientSet
 from equipoise.platform.federation.engine import Federation, OnRound, build_strategy
 from equipoise.platform.federation.messages import ClientManifest
 from equipoise.platform.federation.params import FederationParams
+from equipoise.platform.federation.privacy.combined import privacy_of
 from equipoise.platform.federation.result import FederationResult
+from equipoise.platform.federation.server.checkpoint import identity_of
 from equipoise.platform.federation.simulation.inline_backend import InlineBackend
-from equipoise.platform.federation.simulation.simulation import identity_of, privacy_of, with_models
+from equipoise.platform.federation.simulation.simulation import with_models
 from equipoise.platform.federation.vector import Schema
 from equipoise.platform.training.params import TrainingParams
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,25 +15,24 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import nn
 
 from equipoise.platform.federation.backend import Backend
 from equipoise.platform.federation.clients.runner import ClientRunner, ClientSetup, ClientState
+from equipoise.platform.federation.clients.setup import client_setup
 from equipoise.platform.federation.clients.study_trainer import (
     ClientData,
-    StudyTrainer,
     batch_size,
     check_clients,
-    plain_steps,
 )
 from equipoise.platform.federation.engine import Federation, OnRound, Validate, build_strategy
-from equipoise.platform.federation.params import FREE, FederationParams
+from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.federation.participation import sampling_plan
-from equipoise.platform.federation.privacy.combined import build_privacy
+from equipoise.platform.federation.privacy.combined import privacy_of
 from equipoise.platform.federation.privacy.mechanism import PrivacyMechanism
 from equipoise.platform.federation.privacy.record_level import check_supported
 from equipoise.platform.federation.result import FederationResult
+from equipoise.platform.federation.server.checkpoint import identity_of
 from equipoise.platform.federation.server.validator import UpdateValidator
 from equipoise.platform.federation.simulation.inline_backend import InlineBackend
 from equipoise.platform.federation.strategies.strategy import Strategy
@@ -142,18 +140,9 @@ class Simulation:
 
     def setup(self, strategy: Strategy, privacy: PrivacyMechanism) -> ClientSetup:
         """What the workers are given to train with this strategy and privacy mechanism."""
-        trainer = partial(
-            StudyTrainer,
-            factory=self.factory,
-            targets=self.targets,
-            local=self.params.local,
-            training=self.training,
-            balancing=self.balancing,
-            steps=privacy.steps or plain_steps,
-            rounds=self.params.rounds,
+        return client_setup(
+            self.factory, self.targets, self.params, self.training, self.balancing, strategy, privacy
         )
-        threads, min_n = self.training.threads, self.params.min_n
-        return ClientSetup(trainer, strategy, privacy, self.params.local, threads, min_n)
 
     @contextmanager
     def _backend(self) -> Iterator[Backend]:
@@ -204,37 +193,6 @@ class Simulation:
                 for name, data in self.client_data.items()
             },
         }
-
-
-def identity_of(
-    params: FederationParams, schema: Schema, initial: np.ndarray, privacy: PrivacyMechanism, seed: int
-) -> dict[str, Any]:
-    """The part of a federation's identity that does not depend on its data."""
-    settings = params.model_dump(mode="json", exclude=set(FREE))
-    if params.local.schedule != "cosine":
-        settings.pop("rounds")
-    if params.keep == "last":  # then nothing ends a federation early
-        settings.pop("patience")
-    return {
-        "federation": settings,
-        "schema": schema.hash,
-        "initial weights": hashlib.sha256(initial.tobytes()).hexdigest()[:16],
-        "shield": privacy.identity,
-        "seed": seed,
-    }
-
-
-def privacy_of(params: FederationParams, schema: Schema, seed: int) -> PrivacyMechanism:
-    """The privacy mechanism of these settings."""
-    rates = {"poisson": params.participation.fraction, "all": 1.0}
-    return build_privacy(
-        params.privacy,
-        schema,
-        seed=seed,
-        bits=params.fixed_point_bits,
-        uniform=params.weights == "uniform",
-        rate=rates.get(params.participation.scheme),
-    )
 
 
 def with_models(

@@ -13,9 +13,9 @@ from equipoise.datasets.omics.fitting import columns_of
 from equipoise.datasets.tables.tasks import RegressionTask, SurvivalTask
 from equipoise.models.cox import cox_partial_likelihood
 from equipoise.platform.federation.clients.study_trainer import ClientData
+from equipoise.platform.federation.clients.validation import SiteValidation
 from equipoise.platform.federation.params import FederationParams
 from equipoise.platform.federation.simulation.simulation import Simulation
-from equipoise.platform.federation.simulation.validation import SiteValidation
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.params import TrainingParams
 from equipoise.platform.training.targets import fit_targets

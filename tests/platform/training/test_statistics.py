@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from equipoise.datasets.omics.statistics import LocalTable, centre_and_fence_from_sums, moments
-from equipoise.platform.federation.standardisation import FederatedStatistics
+from equipoise.platform.federation.standardisation import statistics_of
 from equipoise.platform.training.statistics import LocalStatistics, TrainingRows, label_sums
 
 
@@ -15,7 +15,7 @@ def test_groups_of_any_number_give_the_same_sums(tasks, make_cases, groups: int)
     cases = list(make_cases(23).values())
     central = LocalStatistics(TrainingRows.of(cases, tasks))
     clients = {f"C{k}": TrainingRows.of(cases[k::groups], tasks) for k in range(groups)}
-    federated = FederatedStatistics(clients)
+    federated = statistics_of(clients)
     assert (federated.sites, federated.widths) == (central.sites, central.widths)
     expected, sums = label_sums(central, tasks), label_sums(federated, tasks)
     assert sums.keys() == expected.keys() == {task.name for task in tasks}

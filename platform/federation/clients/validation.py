@@ -11,7 +11,7 @@ the plain sum over the validation patients.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,24 +87,8 @@ class SiteValidation:
         model_of
             Client → the model it predicts with.
         """
-        sent: dict[str, list[tuple[float, float]]] = {}
-        for client in self.clients:
-            for task, values in self.of_client(client, model_of(client)).items():
-                sent.setdefault(task, []).append(values)
-        means = {
-            task: math.fsum(total for total, _ in pairs) / count
-            for task, pairs in sent.items()
-            if (count := math.fsum(count for _, count in pairs)) > 0
-        }
-        row = {f"val/{task}": mean for task, mean in means.items()}
-        value = self._monitored(means)
-        return row if value is None else row | {"monitor": value}
-
-    def _monitored(self, means: Mapping[str, float]) -> float | None:
-        """The sum of the mean losses, or that of the main task; metrics cannot be computed from sums of losses."""
-        if self.training.monitor in ("main_loss", "main_metric") and self.targets.main.name in means:
-            return means[self.targets.main.name]
-        return math.fsum(means.values()) if means else None
+        answers = (self.of_client(client, model_of(client)) for client in self.clients)
+        return monitored(answers, self.targets, self.training)
 
     def _of_tables(self, client: str, model: nn.Module) -> LossOfTasks:
         site = self.batches[client]
@@ -140,3 +124,34 @@ class SiteValidation:
             for head, total, count, n in rows
             if n >= self.min_n and float(count) > 0
         }
+
+
+def monitored(
+    answers: Iterable[Mapping[str, Sequence[float]]], targets: Targets, training: TrainingParams
+) -> dict[str, float]:
+    """``val/<task>``, mean losses over all sites, and ``monitor``; without the latter if no site sent anything.
+
+    The monitor is the sum of the mean losses or that of the main task; metrics cannot be computed from sums of losses.
+
+    Parameters
+    ----------
+    answers
+        What the sites sent: task → sum of losses, and number of cases or events.
+    targets, training
+        The tasks, and what is monitored.
+    """
+    sent: dict[str, list[Sequence[float]]] = {}
+    for answer in answers:
+        for task, values in answer.items():
+            sent.setdefault(task, []).append(values)
+    means = {
+        task: math.fsum(total for total, _ in pairs) / count
+        for task, pairs in sent.items()
+        if (count := math.fsum(count for _, count in pairs)) > 0
+    }
+    row = {f"val/{task}": mean for task, mean in means.items()}
+    if not means:
+        return row
+    if training.monitor in ("main_loss", "main_metric") and targets.main.name in means:
+        return row | {"monitor": means[targets.main.name]}
+    return row | {"monitor": math.fsum(means.values())}
