@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo showcase test test-slow test-geneicl test-s3 sbom audit lint format bench docs dist clean
+.PHONY: setup demo showcase test test-slow test-geneicl test-s3 test-nvflare sbom audit lint format bench docs dist clean
 
 setup: $(READY)
 
@@ -42,6 +42,11 @@ test-geneicl: $(READY)
 test-s3: $(READY)
 	test -d $(VENV)/s3 || $(BIN)/python -m pip install --quiet --constraint constraints.txt --target $(VENV)/s3 s3fs 'moto[server]>=5.2,<6'
 	PYTHONPATH=$(VENV)/s3 $(BIN)/python -m pytest tests/datasets/remote/test_s3.py $(ARGS)
+
+# Exported jobs in NVFlare's simulator. Its packages stay apart: they bring a web server.
+test-nvflare: $(READY)
+	test -d $(VENV)/nvflare || $(BIN)/python -m pip install --quiet --constraint constraints.txt --target $(VENV)/nvflare 'nvflare>=2.9,<2.10'
+	PYTHONPATH=$(VENV)/nvflare $(BIN)/python -m pytest tests/platform/federation/nvflare/test_nvflare.py $(ARGS)
 
 # What is installed, as CycloneDX, and what is known to be wrong with it. The second asks a service of the network.
 $(VENV)/audit/bin/python:

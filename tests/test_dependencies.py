@@ -63,6 +63,7 @@ def distributions() -> dict[str, set[str]]:
             "geneicl",
             "transformers",
             "croma",
+            "nvflare",
             "onnx",
             "onnxruntime",
             "onnxscript",

@@ -53,8 +53,7 @@ class RunContext:
     @property
     def store_root(self) -> str | Path:
         """Folder of feature stores: a path, or an unchanged address (``s3://…``)."""
-        named = self.study.features.store
-        return named if is_remote(named) else self.study.base / Path(named).expanduser()
+        return store_root_of(self.study)
 
     @property
     def inputs(self) -> "StudyInputs":
@@ -79,6 +78,12 @@ class RunContext:
     def forget_inputs(self) -> None:
         """Read :attr:`inputs` again when they are next used: the feature store has changed."""
         self._inputs = None
+
+
+def store_root_of(study: Study) -> str | Path:
+    """Folder of the feature stores of a study: a path, or an unchanged address (``s3://…``)."""
+    named = study.features.store
+    return named if is_remote(named) else study.base / Path(named).expanduser()
 
 
 def read_inputs(study: Study, cohorts: "Cohorts", store_root: str | Path) -> "StudyInputs":
