@@ -42,6 +42,14 @@ def federate(
 ) -> JobResult:
     """Train across the study's sites, with pooled, local and ensemble baselines; finished parts are skipped."""
     if job is not None:
+        if export is not None:
+            from equipoise.platform.errors import StudyError
+
+            raise StudyError(
+                "--export makes a job of a study, and --job a site's study of a job",
+                where="command line",
+                fix="leave one of them out",
+            )
         return _site_study(options, job)
     overrides: dict[str, Any] = {}
     if rounds is not None:
@@ -73,7 +81,7 @@ def _exported(options: StudyOptions, study: "Study") -> JobResult:
         return JobResult({"study": study.name, "dry_run": True})
     folder = export_job(made, Path(options.out or f"{study.name}-nvflare"))
     print(allow_list_line())
-    return JobResult({"out": folder.resolve(), "job": made.name, "identifier": made.identifier})
+    return JobResult({"out": folder.resolve(), "study": made.name, "federation": made.identifier})
 
 
 def _site_study(options: StudyOptions, job: str) -> JobResult:

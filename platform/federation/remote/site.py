@@ -154,6 +154,7 @@ class Session:
             "finish": self.finish,
         }
         self._participant: Participant | None = None
+        self._masked = False
         self._keys: dict[str, PublicKeys] = {}
 
     def join(self, header: Header, arrays: Arrays) -> Said:
@@ -193,7 +194,7 @@ class Session:
             )
         secret = self.states.secret() if self.params.privacy.differential else None
         self.privacy = privacy_of(
-            self.params, self.schema, self.recipe.seed, secret=secret, participant=self._in_round
+            self.params, self.schema, self.recipe.seed, secret=secret, participant=self._to_mask
         )
         self.strategy = build_strategy(self.params)
         setup = client_setup(
@@ -279,6 +280,7 @@ class Session:
     def advertise(self, header: Header, arrays: Arrays) -> Said:
         """Fresh keys for a round, from the random numbers of the operating system."""
         self._participant = Participant(self.name, int(header["round"]), self.schema.spans, os.urandom)
+        self._masked = False
         keys = self._participant.advertise()
         return {"box": keys.box.hex(), "mask": keys.mask.hex()}, {}
 
@@ -301,6 +303,14 @@ class Session:
         )
         revealed = participant.reveal(header["survivors"], header["dropped"], header["contributors"])
         return revealed_header(revealed), {}
+
+    def _to_mask(self, round_: int) -> Participant:
+        """Its side of a round, once: of two vectors under the same masks the server would learn the difference."""
+        participant = self._in_round(round_)
+        if self._masked:
+            raise FederationError("the server asks for a second update under the masks of one round")
+        self._masked = True
+        return participant
 
     def _in_round(self, round_: int) -> Participant:
         if self._participant is None or self._participant.round != round_:

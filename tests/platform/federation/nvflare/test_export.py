@@ -151,4 +151,8 @@ def test_the_command_prints_the_line_to_allow(
     assert ended.value.code == 0, said.err
     assert json.loads("{" + said.out.strip() + "}") == {"class_allow_list": [CONTROLLER, EXECUTOR]}
     assert (tmp_path / "job" / "meta.json").is_file()
+    assert '"job": "federate"' in said.err.splitlines()[-1]
     assert not (hospitals / "runs").exists()
+    with pytest.raises(SystemExit) as ended:
+        federate(config=str(hospitals / "study.yaml"), job=str(tmp_path / "job"), export="nvflare")
+    assert ended.value.code == 2

@@ -92,7 +92,7 @@ def make_job(**federation: Any) -> RemoteJob:
     """A job of a small model."""
     training = {"device": "cpu", "epochs": 3}
     model = {"dim": 4, "hidden": 2, "layers": 1, "dropout": 0.25}
-    settings = {"rounds": 3, "min_n": 1, "local": {"optimizer": "sgd", "lr": 0.05, "batch": 5}} | federation
+    settings = {"rounds": 2, "min_n": 1, "local": {"optimizer": "sgd", "lr": 0.05, "batch": 5}} | federation
     return read_job(
         {
             "name": "toy",

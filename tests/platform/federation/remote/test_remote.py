@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from equipoise.platform.errors import FederationError
+from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.federation.clients.study_trainer import ClientData
-from equipoise.platform.federation.messages import failure_text
+from equipoise.platform.federation.messages import failure_text, unpack
+from equipoise.platform.federation.remote.exchange import ANSWER_KIND
 from equipoise.platform.federation.remote.job import RemoteJob
 from equipoise.platform.federation.remote.server import run_remote
 from equipoise.platform.federation.result import FederationResult
@@ -82,8 +84,6 @@ def test_a_site_predicts_at_home_and_nothing_of_its_patients_travels(
 ) -> None:
     wire = network()
     result = run_remote(job(strategy="ditto"), wire, tmp_path / "server")
-    from equipoise.platform.evaluation.predictions import read_predictions
-
     for name, cases in hospitals.items():
         (folder,) = (tmp_path / "sites" / name).glob("*/result")
         table = read_predictions(folder / "predictions.parquet")
@@ -109,7 +109,7 @@ def test_a_killed_federation_resumes_where_the_sites_are(
     job: Job, network: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Server and sites start again; states are found under the request that made them, and a lost one is noticed."""
-    settings = job(strategy="scaffold")
+    settings = job(rounds=3, strategy="scaffold")
     whole = run_remote(settings, network(), tmp_path / "undisturbed")
 
     class Killed(BaseException):
@@ -187,6 +187,16 @@ def test_too_few_sites_with_keys_end_the_federation_with_the_reason(
     wire = network(reachable=lambda site, what, n: what != "shares" or site == "York")
     with pytest.raises(FederationError, match="1 of 4 sites exchanged keys, 3 are needed"):
         run_remote(job(**MASKED), wire, tmp_path / "server")
+
+
+def test_masks_are_used_once(job: Job, network: Callable[..., Any], tmp_path: Path) -> None:
+    """A server that asks twice in a round would learn the difference of two updates."""
+    wire = network()
+    run_remote(job(**MASKED), wire, tmp_path / "server")
+    site = wire._sites["York"]
+    question = [asked for what, asked, _ in wire.carried if what == "train"][-1]
+    _, arrays = unpack(ANSWER_KIND, site.answer(question))
+    assert "second update under the masks" in str(failure_text(arrays["update"].tobytes()))
 
 
 def test_noise_comes_from_secrets_of_sites_and_server(
