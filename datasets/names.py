@@ -53,11 +53,13 @@ def plain_name(text: str) -> str:
 def file_stem(name: str) -> str:
     """Any name of a slide as the stem of a file: ``/`` becomes ``__``, what cannot be written becomes ``_``.
 
-    >>> file_stem("CRC/A-3"), file_stem("../../etc/x")
-    ('CRC__A-3', '..__..__etc__x')
+    Names of dots alone, which mean a folder and the one above it, are written in ``_``.
+
+    >>> file_stem("CRC/A-3"), file_stem("../../etc/x"), file_stem("..")
+    ('CRC__A-3', '..__..__etc__x', '__')
     """
     readable = "".join(letter if letter.isprintable() else "_" for letter in name.replace("/", "__"))
     if len(encoded := readable.encode("utf-8", "replace")) > _MAX_BYTES:
         digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
         readable = f"{encoded[:_MAX_BYTES].decode('utf-8', 'ignore')}-{digest}"
-    return readable or "_"
+    return readable if readable.strip(".") else "_" * max(1, len(readable))

@@ -24,6 +24,8 @@ from equipoise.datasets.names import file_stem, plain_name
 
 VERSION = "1"
 
+#: Longest part of a file name that a task, class or method gives, in characters.
+_MAX_PART = 60
 #: Fields that are columns; the others are metadata.
 _COLUMNS = ("x", "y", "score")
 #: A column that maps of several models have.
@@ -219,7 +221,7 @@ def merge_checks(scores: TileScores, checks: Sequence[MapCheck]) -> TileScores:
 
 def _readable(name: str) -> str:
     """A name as part of a file name; two names that differ (``+`` and ``-``) stay different."""
-    plain = plain_name(name)
+    plain = plain_name(name)[:_MAX_PART]  # three of them and an ending are a file name
     if plain == name:
         return name
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:6]
