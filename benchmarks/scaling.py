@@ -8,8 +8,9 @@ the memory of real nodes are not measured.
 
 ``efficiency_4_nodes`` and ``efficiency_8_nodes``: slides, or trials, per second on N nodes, divided by N times those
 on one; the lower of both, each of which stands beside it. Every node has the same number of slides and of trials.
-Rates are those of the steady state: from the end of the N-th slide or trial to that of the last. ``with_start`` has
-the same with the start of all workers, which takes processor time that the nodes here have to share.
+Rates are those of the steady state: of batches since the last worker had begun, of trials since N had ended, both up
+to the end of the last, with the minutes in which nodes run out of work. ``with_start`` has the same with the start of
+all workers, which takes processor time that the nodes here have to share.
 """
 
 import argparse
@@ -48,9 +49,19 @@ PARAMS = ExtractionParams.model_validate({"mpp": 4.0, "tile_px": 224, "max_fail"
 
 
 class Small(Sleeper):
-    """An encoder of fixed latency with small batches."""
+    """An encoder of fixed latency with small batches, which notes when each of them began."""
 
     batch_size = BATCH
+
+    def __init__(self, latency_s: float, notes: Path) -> None:
+        super().__init__(latency_s)
+        self._notes = notes / secrets.token_hex(8)
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        """``[B, H, W, 3]`` to ``[B, 3]``."""
+        with self._notes.open("a") as file:
+            file.write(f"{time.time()}\n")
+        return super().__call__(tiles)
 
 
 class Rates(NamedTuple):
@@ -153,25 +164,31 @@ def rates_of(ends: list[float], count: int) -> Rates:
 
 def slides_per_s(root: Path, template: Path, count: int, each: int, latency_s: float) -> Rates:
     """An extraction of ``each`` slides per node."""
+    notes = root / "notes"
+    notes.mkdir(parents=True)
 
     def make(_: ExtractionParams) -> Small:
-        return Small(latency_s)
+        return Small(latency_s, notes)
 
     def identify(_: ExtractionParams) -> Identity:
         return Identity(Small.dim, Small.hash, Small.batch_size)
 
     table = table_of([template], each * count, root / "slides")
-    ends: list[float] = []
-    summary = extract(
-        table, PARAMS, root / "store", make_encoder=make, identify=identify,
-        progress=lambda state: ends.append(state.seconds),
-    )  # fmt: skip
-    if summary.tiles != len(table) * (summary.tiles // len(table)) or len(ends) != len(table):
-        raise SystemExit(f"slides of {summary.tiles} tiles ended {len(ends)} times")
-    print(
-        f"  {len(table)} slides of {summary.tiles // len(table)} tiles: {summary.seconds:.0f} s", flush=True
+    started = time.time()
+    summary = extract(table, PARAMS, root / "store", make_encoder=make, identify=identify)
+    began = [[float(line) for line in file.read_text().split()] for file in notes.iterdir()]
+    if len(began) != count:
+        raise SystemExit(f"{len(began)} workers for {count} nodes")
+    each_slide = summary.tiles // len(table)
+    print(f"  {len(table)} slides of {each_slide} tiles: {summary.seconds:.0f} s", flush=True)
+    batches = sorted(moment for worker in began for moment in worker)
+    last = batches[-1] + latency_s
+    steady = max(worker[0] for worker in began)
+    a_slide = -(-each_slide // BATCH)
+    return Rates(
+        sum(moment >= steady for moment in batches) / (last - steady) / a_slide,
+        len(batches) / (last - started) / a_slide,
     )
-    return rates_of(ends, count)
 
 
 def trials_per_s(search: Path, count: int, each: int, fold_s: float) -> Rates:

@@ -360,7 +360,8 @@ class StageFactory:
 
     def encoder(self) -> Callable[[Row], Row]:
         """The second stage, with its encoder built."""
-        return TileEncodingStage(self.params, self.staging, self.make_encoder)
+        # A second thread that decodes would take time from an encoder on the same CPU; one on a GPU waits for both.
+        return TileEncodingStage(self.params, self.staging, self.make_encoder, readers=2 if self.gpus else 1)
 
 
 def _begin(staging: Staging, key: str, step: str) -> Row | None:
