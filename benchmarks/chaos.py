@@ -47,7 +47,8 @@ def extracted(folder: Path) -> dict[str, str]:
     (store,) = {file.parent for file in (folder.parent / f"{folder.name}-cohorts").rglob("index.parquet")}
     opened = FeatureStore.open(store)
     rows = {}
-    for slide, status in zip(opened.index["slide"], opened.index["status"], strict=True):
+    index = opened.index()
+    for slide, status in zip(index["slide"], index["status"], strict=True):
         digest = ""
         if status == "ok":
             features, places = opened.read(slide)

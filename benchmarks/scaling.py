@@ -122,8 +122,8 @@ def summary(rates: dict[str, dict[int, Rates]]) -> dict[str, Any]:
         for part, of in efficiency.items():
             figures[f"{part}_{count}_nodes"] = of["steady"]
             figures[f"{part}_{count}_nodes_with_start"] = of["whole"]
-    for part, of in rates.items():
-        figures[f"{part}_per_s"] = {str(count): round(rate.steady, 4) for count, rate in of.items()}
+    for part, by_count in rates.items():
+        figures[f"{part}_per_s"] = {str(count): round(rate.steady, 4) for count, rate in by_count.items()}
     return figures
 
 
@@ -226,7 +226,7 @@ def asleep(index: int, config: Config, inputs: TrialInputs, search: Path, report
     run.begin()
     for fold in inputs.folds:
         time.sleep(inputs.settings["sleep"])
-        value = float(np.exp(-abs(math.log10(config["training.lr"]) + 3)))
+        value = float(np.exp(-abs(math.log10(float(str(config["training.lr"]))) + 3)))
         run.add(FoldScore(fold.name, {"val/mean": value}, 1, 1, 1, 0.0, inputs.settings["sleep"]))
         if run.complete:
             run.end("ok")
