@@ -1,7 +1,8 @@
 """Bad input of every kind: is each case refused with a reason, or taken for what it is, and nothing left half-written?
 
 The cases are drawn by seeded generators (:mod:`benchmarks.bad_input_cases`): study keys, YAML, tables, slides, ``.h5``
-files, feature stores, run folders, checkpoints, messages of clients. Each runs in a folder of its own, in a worker
+files, feature stores, run folders, checkpoints, messages of clients, exported models, options of the jobs that read
+them, cluster files, addresses of clusters and buckets, submissions. Each runs in a folder of its own, in a worker
 process that has imported the product, as ``equipoise`` would be called; a worker that dies or hangs is replaced.
 
 ``traceback`` counts uncaught errors, "this is a defect of Equipoise" and processes that died; ``nonsense_accepted``

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmarks.bad_input_clusters import addresses, cluster_files, submissions
+from benchmarks.bad_input_exports import exports, options
 from benchmarks.bad_input_files import h5_files, slides
 from benchmarks.bad_input_messages import messages
 from benchmarks.bad_input_runs import checkpoints, run_folders, stores
@@ -62,5 +64,10 @@ GENERATORS: dict[str, Callable[[], Iterator[tuple]]] = {
     "run_folders": run_folders,
     "checkpoints": checkpoints,
     "messages": messages,
+    "exports": exports,
+    "options": options,
+    "cluster_files": cluster_files,
+    "addresses": addresses,
+    "submissions": submissions,
 }
 KINDS = tuple(GENERATORS)

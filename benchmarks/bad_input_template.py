@@ -110,7 +110,7 @@ def write_h5(path: Path, seed: int, n: int = 12, dim: int = 8) -> None:
 
 
 def make_template(folder: Path, *, run: bool = True) -> None:
-    """A study with its tables and features, and its store and run folder if it is run; all good."""
+    """A study with its tables and features; if it is run its store, run folder and exported model, too. All good."""
     write_rows(folder / "clini.csv", clinical_rows())
     write_rows(folder / "slides.csv", slide_rows())
     genes = [f"G{j}" for j in range(12)]
@@ -123,10 +123,11 @@ def make_template(folder: Path, *, run: bool = True) -> None:
     write_study(folder, STUDY)
     if not run:
         return
-    command = [sys.executable, "-m", "equipoise.jobs.run", *CONFIG]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the template does not run:\n{done.stderr[-3000:]}")
+    for job in (["run", *CONFIG], ["export", "runs/t", "-o", "exported"]):
+        command = [sys.executable, "-m", f"equipoise.jobs.{job[0]}", *job[1:]]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{job[0]} of the template does not run:\n{done.stderr[-3000:]}")
 
 
 def tables_of(folder: Path, template: Path) -> None:

@@ -236,6 +236,8 @@ def _images(config: dict[str, Any]) -> Iterator[Problem]:
             named[_node(name, "docker", "worker_image")] = image
     for key_path, image in named.items():
         version = re.match(r"rayproject/ray[\w-]*:(\d+\.\d+\.\d+)", image)
+        if re.search(r":(latest|nightly)[\w-]*$", image) or ":" not in image.rpartition("/")[2]:
+            yield key_path, f"{image} is another image every week; name a version"
         if version and version[1] != ray.__version__:
             yield key_path, f"holds Ray {version[1]}, this project is installed with {ray.__version__}"
 

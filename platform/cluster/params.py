@@ -35,6 +35,8 @@ class RayOptions(StrictParams):
     @field_validator("address")
     @classmethod
     def _known_form(cls, address: str) -> str:
-        if address not in ("auto", "local") and not _ADDRESS.fullmatch(address):
+        port = address.rpartition(":")[2]
+        known = _ADDRESS.fullmatch(address) and 0 < int(port) < 65536
+        if address not in ("auto", "local") and not known:
             raise ValueError(f"{address!r} is none of auto, local, HOST:PORT, ray://HOST:PORT")
         return address

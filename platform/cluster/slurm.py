@@ -38,6 +38,16 @@ MAX_NODES = 8
 NODES_TIMEOUT_S = 600
 _LOOK_S = 5.0
 _NAME = re.compile(r"[\w.:/@%+,=-]+")
+#: Forms of times and of memory that sbatch documents, with what to write.
+_FORMS = {
+    "--time": (re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}"), "12:00:00 or 2-00:00:00"),
+    "--mem": (re.compile(r"\d+[KMGT]?"), "64G"),
+}
+#: Options that the script sets itself.
+_OURS = frozenset(
+    ("job-name", "nodes", "ntasks-per-node", "cpus-per-task", "gpus-per-node", "requeue", "open-mode", "output",
+     "time", "mem", "partition", "account")
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,16 @@ class Allocation:
                     where="--slurm",
                     fix="use letters, digits and . : / @ % + , = - _",
                 )
+        for option, value in (("--time", self.time), ("--mem", self.memory)):
+            form, example = _FORMS[option]
+            if value is not None and not form.fullmatch(value):
+                raise StudyError(
+                    f"{value!r} is none that sbatch takes", where=option, fix=f"write for example {example}"
+                )
+        if ours := sorted(name for option in self.options if (name := option.partition("=")[0]) in _OURS):
+            raise StudyError(
+                f"the script sets {ours[0]} itself", where="--sbatch", fix="use the option of `equipoise submit`"
+            )
 
 
 def batch_script(name: str, command: Sequence[str], allocation: Allocation, log_file: str) -> str:

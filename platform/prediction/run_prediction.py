@@ -61,6 +61,12 @@ def run_prediction(request: Request) -> Done:
     EquipoiseError
         For a model, features or tables that cannot be used.
     """
+    if request.out.resolve().is_relative_to(request.model.resolve()):
+        raise StudyError(
+            "the predictions would be written into the model, which could not be read afterwards",
+            where="-o",
+            fix="name a folder outside --model",
+        )
     model = read_exported(request.model, sha256=request.sha256).with_files(parse_files(list(request.files)))
     trust = trust_of(model, request.coverage)
     sources = Sources(
