@@ -581,7 +581,20 @@ def prediction() -> str:
     )
 
 
+def chaos() -> str:
+    """Every job under kills, and what was missing or different at its end."""
+    found = result("chaos")
+    if found is None:
+        return not_measured("chaos")
+    keys = ("kills", "workers", "nodes", "results", "lost", "unequal", "reruns")
+    rows = [[f"`{name}`", *(str(row[key]) for key in keys)] for name, row in found["rows"].items()]
+    sums = [str(sum(row[key] for row in found["rows"].values())) for key in keys]
+    headers = ["job", "kills", "of workers", "of nodes", "results compared", "lost", "unequal", "run again"]
+    return markdown(headers, [*rows, ["all", *sums]])
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "chaos": chaos,
     "paper": paper,
     "tcga_modulation": tcga_modulation,
     "tcga_cohorts": tcga_cohorts,

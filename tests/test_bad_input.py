@@ -11,7 +11,16 @@ from benchmarks.bad_input_cases import cases
 from benchmarks.bad_input_template import make_template
 
 #: Kind → one case in so many.
-SAMPLE = {"study_keys": 130, "yaml": 9, "tables": 23, "slides": 19, "h5": 24, "messages": 9}
+SAMPLE = {
+    "study_keys": 130,
+    "yaml": 9,
+    "tables": 23,
+    "slides": 19,
+    "h5": 24,
+    "messages": 9,
+    "cluster_files": 9,
+    "submissions": 4,
+}
 
 
 @pytest.fixture(scope="module")

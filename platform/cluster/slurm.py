@@ -97,7 +97,9 @@ class Allocation:
                 )
         if ours := sorted(name for option in self.options if (name := option.partition("=")[0]) in _OURS):
             raise StudyError(
-                f"the script sets {ours[0]} itself", where="--sbatch", fix="use the option of `equipoise submit`"
+                f"the script sets {ours[0]} itself",
+                where="--sbatch",
+                fix="use the option of `equipoise submit`",
             )
 
 

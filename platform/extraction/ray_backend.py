@@ -29,7 +29,12 @@ log = logging.getLogger(__name__)
 _PLANNER_CPUS = 0.1
 
 #: Loggers of Ray Data that report every execution.
-_NOISY_LOGGERS = ("ray.data._internal.progress", "ray.data._internal.execution.streaming_executor")
+_NOISY_LOGGERS = (
+    "ray.data._internal.progress",
+    "ray.data._internal.execution.streaming_executor",
+    # Advice to programmers of Ray, such as to reserve memory for workers that hold one slide at a time.
+    "ray.data._internal.issue_detection.issue_detector_manager",
+)
 
 
 class Stages(Protocol):

@@ -36,9 +36,9 @@ def trust_of(model: ExportedModel, level: float | None = None) -> Trust | None:
     Raises
     ------
     DataError
-        If ``trust.json`` is not what it should be, or the level is none.
+        If ``trust.json`` is not what it should be.
     StudyError
-        If a level is asked for and there are no sets.
+        If a level is asked for that is none, or there are no sets.
     """
     state = model.trust()
     if state is None:
@@ -49,6 +49,12 @@ def trust_of(model: ExportedModel, level: float | None = None) -> Trust | None:
                 fix="leave it out, or export the model again",
             )
         return None
+    if level is not None and not 0.5 < level < 1:
+        raise StudyError(
+            f"the coverage {level:g} is not above 0.5 and below 1",
+            where="--coverage",
+            fix="write for example 0.9",
+        )
     trust = Trust.from_dict(state)
     return trust if level is None else trust.at(level)
 

@@ -145,8 +145,12 @@ class TestBatchScript:
         assert "--address local" in text
 
     @pytest.mark.parametrize(
-        "wanted", [{"nodes": 9}, {"nodes": 0}, {"time": "1h; rm"}, {"options": ["a\nb"]}]
-    )
+        "wanted",
+        [
+            {"nodes": 9}, {"nodes": 0}, {"time": "1h; rm"}, {"time": "tomorrow"}, {"memory": "much"},
+            {"options": ["a\nb"]}, {"options": ["nodes=3"]},
+        ],
+    )  # fmt: skip
     def test_what_cannot_be_asked_for(self, wanted: dict[str, object]) -> None:
         with pytest.raises(StudyError):
             self.script(**wanted)

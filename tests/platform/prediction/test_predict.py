@@ -19,7 +19,7 @@ from equipoise.datasets.store.spec import StoreSpec
 from equipoise.platform.errors import DataError, StudyError, ToleranceError
 from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.explain.tile_scores import read_tile_scores
-from equipoise.platform.prediction.exported_model import ExportedModel
+from equipoise.platform.prediction.exported_model import ExportedModel, read_exported
 from equipoise.platform.prediction.features import check_store, require_same_tiles
 from equipoise.platform.prediction.new_patients import Sources, _listed_slides
 from equipoise.platform.prediction.run_prediction import Request, parse_tables, run_prediction
@@ -168,7 +168,7 @@ def test_what_is_missing_is_a_row_and_too_much_of_it_an_error(
         ({"features": "nowhere"}, DataError, "no file or folder"),
         ({"slides": "."}, StudyError, "imported.*nothing here can extract"),
         ({"features": "."}, DataError, "neither a feature store nor"),
-        ({"coverage": 90.0}, DataError, "above 0.5 and below 1"),
+        ({"coverage": 90.0}, StudyError, "above 0.5 and below 1"),
         ({"files": ("a=b",)}, StudyError, "asks for none"),
         ({"maps": ("MSS",)}, StudyError, "no task 'MSS'"),
         ({"files": ("a",)}, StudyError, "KEY=PATH"),
@@ -186,6 +186,12 @@ def test_bad_requests(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
         run_prediction(Request(model=exported.path, out=tmp_path / "out", **options))
+
+
+def test_predictions_are_not_written_into_the_model(exported: ExportedModel) -> None:
+    with pytest.raises(StudyError, match="written into the model"):
+        run_prediction(Request(model=exported.path, out=exported.path / "new"))
+    assert read_exported(exported.path).sealed.sha256 == exported.sealed.sha256
 
 
 def test_features_of_another_kind_are_refused(exported: ExportedModel, tmp_path: Path) -> None:
