@@ -8,9 +8,10 @@ the memory of real nodes are not measured.
 
 ``efficiency_4_nodes`` and ``efficiency_8_nodes``: slides, or trials, per second on N nodes, divided by N times those
 on one; the lower of both, each of which stands beside it. Every node has the same number of slides and of trials.
-Rates are those of the steady state: of batches since the last worker had begun, of trials since N had ended, both up
-to the end of the last, with the minutes in which nodes run out of work. ``with_start`` has the same with the start of
-all workers, which takes processor time that the nodes here have to share.
+Rates are those of the steady state: of batches from when the last worker had begun to when the first had nothing left
+to do, of trials from the end of the N-th to that of the last. ``with_start`` is over everything from the first call,
+with the start of all workers, which takes processor time that the nodes here have to share, and with the end, when some
+of them wait for the others.
 """
 
 import argparse
@@ -184,12 +185,11 @@ def slides_per_s(root: Path, template: Path, count: int, each: int, latency_s: f
     each_slide = summary.tiles // len(table)
     print(f"  {len(table)} slides of {each_slide} tiles: {summary.seconds:.0f} s", flush=True)
     batches = sorted(moment for worker in began for moment in worker)
-    last = batches[-1] + latency_s
-    steady = max(worker[0] for worker in began)
+    first, last = max(worker[0] for worker in began), min(worker[-1] for worker in began)
     a_slide = -(-each_slide // BATCH)
     return Rates(
-        sum(moment >= steady for moment in batches) / (last - steady) / a_slide,
-        len(batches) / (last - started) / a_slide,
+        sum(first <= moment < last for moment in batches) / (last - first) / a_slide,
+        len(batches) / (batches[-1] + latency_s - started) / a_slide,
     )
 
 
