@@ -181,8 +181,8 @@ def _kill_one(
 
 def _study(job: str, root: Path, part: str) -> Path:
     """The study of a job; an extraction has slides, and a store, of its own."""
-    if job != "extract":
-        return write_study(root / f"{part}-tables")
+    if job != "extract":  # the same for both: paths of its tables are in best.yaml
+        return write_study(root / "tables")
     cohorts = root / f"{part}-cohorts"
     command = [sys.executable, "-m", "equipoise.jobs.synthesize", "--preset", "tiny", "--out", str(cohorts)]
     subprocess.run(command, check=True, capture_output=True)
