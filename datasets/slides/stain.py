@@ -147,9 +147,8 @@ def _density(image: NDArray[np.uint8], light: NDArray[np.bool_]) -> NDArray[np.f
     glass = np.percentile(image[light], 90, axis=0) if light.sum() >= _MIN_STAINED else np.full(3, 245.0)
     levels = np.arange(1, 257, dtype=np.float32)[:, None]
     of_level = np.asarray(-np.log10(levels / (glass.astype(np.float32) + 1)), np.float32)
-    return np.asarray(
-        cv2.LUT(image, of_level[None]), np.float32
-    )  # 256 logarithms a channel, not one per pixel
+    # 256 logarithms a channel, not one per pixel.
+    return np.asarray(cv2.LUT(image, of_level[None]), np.float32)
 
 
 def check_stain(image: NDArray[np.uint8], tissue: NDArray[np.bool_], accepted: Stain) -> str:

@@ -97,9 +97,8 @@ def run_on_ray(rows: list[Row], stages: Stages, workers: int | None) -> Iterator
     resources = ray.cluster_resources()
     gpus = gpu_share(stages.gpus, workers, resources)
     labels = {} if gpus else cpu_label_selector()
-    context.execution_options.label_selector = (
-        labels or None
-    )  # of the nodes that Ray Data asks an autoscaler for
+    # Of the nodes that Ray Data asks an autoscaler for.
+    context.execution_options.label_selector = labels or None
     with DataContext.current(context), _quiet():
         dataset = _pipeline(rows, stages, pool_size(workers, len(rows), resources, gpus), gpus, labels)
         for row in dataset.iter_rows():

@@ -360,7 +360,7 @@ class StageFactory:
 
     def encoder(self) -> Callable[[Row], Row]:
         """The second stage, with its encoder built."""
-        # A second thread that decodes would take time from an encoder on the same CPU; one on a GPU waits for both.
+        # A second thread that decodes would take its time from an encoder on the same CPU; one on a GPU is fed by two.
         return TileEncodingStage(self.params, self.staging, self.make_encoder, readers=2 if self.gpus else 1)
 
 

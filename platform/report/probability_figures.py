@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from equipoise.platform.evaluation.decision_curves import useful_range
+from equipoise.platform.evaluation.survival_calibration import YEAR
 from equipoise.platform.report.datasets import Dataset
 from equipoise.platform.report.formatting import number, percent, plural
 from equipoise.platform.report.style import (
@@ -22,7 +23,6 @@ from equipoise.platform.report.style import (
     unit_square,
 )
 
-_YEAR = 365.25
 #: Data sets of a figure whose bands can still be told apart.
 _BANDS = 2
 
@@ -90,7 +90,7 @@ def decision_figure(data: Dataset, task: str, confidence: float) -> Figure | Non
     rows = data.rows
     if rows.empty:
         return None
-    at = f" at {number(float(rows['horizon'].iloc[0]) / _YEAR, 1)} years" if "horizon" in rows else ""
+    at = f" at {number(float(rows['horizon'].iloc[0]) / YEAR, 1)} years" if "horizon" in rows else ""
     first = float(rows["threshold"].iloc[0])
     share = first + float(rows["treat_all"].iloc[0]) * (1 - first)  # of patients with an event
     alive = rows["threshold"][(rows["net_benefit"] > 0) | (rows["treat_all"] > 0)]

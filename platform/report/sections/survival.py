@@ -16,6 +16,7 @@ from equipoise.platform.evaluation.survival import (
     number_at_risk,
     stratified_log_rank,
 )
+from equipoise.platform.evaluation.survival_calibration import YEAR
 from equipoise.platform.evaluation.thresholds import (
     apply_cutoffs,
     fold_risk_cutoffs,
@@ -56,7 +57,7 @@ from equipoise.platform.report.style import (
     unit_square,
 )
 
-_MONTH = 365.25 / 12
+_MONTH = YEAR / 12
 #: Decision curves that are drawn: of the test folds and of external cohorts.
 _SHOWN = 3
 
@@ -146,7 +147,7 @@ def _calibration(run: RunFiles, task: Task) -> list[Block]:
             if row["note"] and row["note"] not in notes:
                 notes.append(row["note"])
             mark = str(notes.index(row["note"]) + 1) if row["note"] and together else ""
-            years = f"after {number(row['horizon'] / _YEAR, 1)} years" if pd.notna(row["horizon"]) else ""
+            years = f"after {number(row['horizon'] / YEAR, 1)} years" if pd.notna(row["horizon"]) else ""
             known = pd.notna(row["observed"])
             observed = f"{percent(row['observed'])} ({_bounds(row)})" if known else "not estimable"
             lines.append(
@@ -203,7 +204,7 @@ def horizon_figure(datasets: Sequence[Dataset], task: str) -> Figure | None:
         traces.append(
             {
                 "type": "scatter", "mode": "lines+markers", "x": rows["predicted"].to_numpy(float), "y": observed,
-                "name": f"{text(data.name)}, {number(float(rows['horizon'].iloc[0]) / _YEAR, 1)} years",
+                "name": f"{text(data.name)}, {number(float(rows['horizon'].iloc[0]) / YEAR, 1)} years",
                 "line": {"color": data.colour, "width": 1.4}, "marker": {"color": data.colour, "size": 8},
                 "error_y": {"type": "data", "symmetric": False, "color": data.colour, "thickness": 1.4, "width": 0,
                             "array": rows["high"].to_numpy(float) - observed,
@@ -296,7 +297,6 @@ def _months(days: float | None) -> Cell:
 
 
 _GROUPS = (("low risk", False, LOW_RISK), ("high risk", True, HIGH_RISK))
-_YEAR = 365.25
 
 
 def kaplan_meier_figure(groups: pd.DataFrame, task: str, dataset: str, confidence: float) -> Figure | None:
@@ -313,7 +313,7 @@ def kaplan_meier_figure(groups: pd.DataFrame, task: str, dataset: str, confidenc
     """
     if groups.empty:
         return None
-    unit, per = ("years", _YEAR) if groups["time"].max() > 3 * _YEAR else ("months", _YEAR / 12)
+    unit, per = ("years", YEAR) if groups["time"].max() > 3 * YEAR else ("months", YEAR / 12)
     longest = float(groups["time"].max() / per)
     step = next(s for s in (1, 2, 3, 6, 12, 24, 60, 120, 1e9) if longest / s <= 7)
     ticks = np.arange(0, longest + 1e-9, step)

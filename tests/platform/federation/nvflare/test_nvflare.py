@@ -13,15 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.platform.federation.remote.simulated import simulated
 
 from equipoise.platform.evaluation.predictions import read_predictions
 from equipoise.platform.federation.clients.study_trainer import ClientData
 from equipoise.platform.federation.nvflare.export import allow_list_line, export_job
 from equipoise.platform.federation.remote.job import RemoteJob, remote_job
 from equipoise.platform.federation.result import FederationResult
-from equipoise.platform.federation.simulation.fold import validate_in_rounds
-from equipoise.platform.federation.simulation.simulation import from_recipe
-from equipoise.platform.federation.standardisation import federated_targets
 from equipoise.platform.run.federated_site import SITE_VARIABLE, read_site
 from equipoise.platform.run.loading import load_study
 
@@ -85,19 +83,7 @@ def inline(job: RemoteJob, hospitals: Path, sites: Sequence[str] = SITES) -> Fed
         patch.setenv(SITE_VARIABLE, str(hospitals))
         data = {site: read_site(site, job) for site in sites}
     clients = {site: ClientData(read.part("train"), read.part("val")) for site, read in data.items()}
-    recipe = job.recipe
-    targets = federated_targets(
-        job.tasks,
-        {site: client.train for site, client in clients.items()},
-        class_weights=recipe.training.class_weights,
-        scaling=recipe.training.target_scaling,
-        tables=recipe.tables,
-        min_n=job.params.min_n,
-    )
-    params = job.federation.model_copy(update={"backend": "inline"})
-    simulation = from_recipe(recipe, targets, clients, params, seed=recipe.seed)
-    validate_in_rounds(simulation, recipe.training)
-    return simulation.run()
+    return simulated(job, clients)
 
 
 def tail(done: subprocess.CompletedProcess[str]) -> str:

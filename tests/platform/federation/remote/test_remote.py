@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.platform.federation.remote.simulated import simulated
 
 from equipoise.platform.errors import FederationError
 from equipoise.platform.evaluation.predictions import read_predictions
@@ -18,36 +19,21 @@ from equipoise.platform.federation.remote.exchange import ANSWER_KIND
 from equipoise.platform.federation.remote.job import RemoteJob
 from equipoise.platform.federation.remote.server import run_remote
 from equipoise.platform.federation.result import FederationResult
-from equipoise.platform.federation.simulation.fold import validate_in_rounds
-from equipoise.platform.federation.simulation.simulation import from_recipe
-from equipoise.platform.federation.standardisation import federated_targets
 from equipoise.platform.training.batches import CaseList
 
 Job = Callable[..., RemoteJob]
 MASKED = {"privacy": {"secure_aggregation": {}}, "validation": {"norm_factor": None}}
 
 
-def simulated(job: RemoteJob, hospitals: Mapping[str, CaseList]) -> FederationResult:
-    """The same federation in one process, the way ``equipoise federate`` runs it."""
+def in_one_place(job: RemoteJob, hospitals: Mapping[str, CaseList]) -> FederationResult:
+    """The same federation in one process, with the parts of its patients that the sites have."""
     clients = {
         name: ClientData(
             CaseList(cases.source, cases.patients[:-4]), CaseList(cases.source, cases.patients[-4:-2])
         )
         for name, cases in hospitals.items()
     }
-    recipe = job.recipe
-    targets = federated_targets(
-        job.tasks,
-        {name: data.train for name, data in clients.items()},
-        class_weights=recipe.training.class_weights,
-        scaling=recipe.training.target_scaling,
-        tables=recipe.tables,
-        min_n=job.params.min_n,
-    )
-    params = job.federation.model_copy(update={"backend": "inline"})
-    simulation = from_recipe(recipe, targets, clients, params, seed=recipe.seed)
-    validate_in_rounds(simulation, recipe.training)
-    return simulation.run()
+    return simulated(job, clients)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +57,7 @@ def test_sites_elsewhere_give_the_bits_of_the_simulation(
 ) -> None:
     """Scalers from sums, training, validation, masks with keys of the sites' own: everything over the wire."""
     remote = run_remote(job(**settings), network(), tmp_path / "server")
-    here = simulated(job(**settings), hospitals)
+    here = in_one_place(job(**settings), hospitals)
     assert np.array_equal(remote.vector, here.vector)
     assert json.dumps(remote.history) == json.dumps(here.history)
     assert remote.kept_round == here.kept_round
@@ -141,7 +127,7 @@ def test_a_site_that_cannot_read_its_data_is_left_out(
 ) -> None:
     result = run_remote(job(), network(broken=["York"]), tmp_path / "server")
     others = {name: cases for name, cases in hospitals.items() if name != "York"}
-    assert np.array_equal(result.vector, simulated(job(), others).vector)
+    assert np.array_equal(result.vector, in_one_place(job(), others).vector)
     record = json.loads((tmp_path / "server" / "result.json").read_text())
     assert "disk is on fire" in record["left_out"]["York"]
     with pytest.raises(FederationError, match="1 of 4 sites can take part"):
@@ -165,7 +151,7 @@ def test_a_site_that_is_lost_before_the_first_round(
     assert sorted(result.manifests) == ["Leipzig", "Utrecht", "Älmhult"]
     if what == "sums":
         others = {name: cases for name, cases in hospitals.items() if name != "York"}
-        assert np.array_equal(result.vector, simulated(job(), others).vector)
+        assert np.array_equal(result.vector, in_one_place(job(), others).vector)
 
 
 @pytest.mark.parametrize("settings", [{}, MASKED], ids=["fedavg", "secure_aggregation"])
