@@ -36,17 +36,17 @@ test-slow: $(READY)
 # A pretrained model of RNA. Its package stays apart: where it is installed, every study with RNA has its baseline.
 test-geneicl: $(READY)
 	test -d $(VENV)/geneicl || $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/geneicl 'geneicl>=1.0,<2'
-	PYTHONPATH=$(VENV)/geneicl $(BIN)/python -m pytest tests/models/probes/test_geneicl.py $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(VENV)/geneicl $(BIN)/python -m pytest tests/models/probes/test_geneicl.py $(ARGS)
 
 # Slides and stores in a bucket, against a server on this machine. Its packages stay apart: they are large.
 test-s3: $(READY)
 	test -d $(VENV)/s3 || $(BIN)/python -m pip install --quiet --constraint constraints.txt --target $(VENV)/s3 s3fs 'moto[server]>=5.2,<6'
-	PYTHONPATH=$(VENV)/s3 $(BIN)/python -m pytest tests/datasets/remote/test_s3.py $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(VENV)/s3 $(BIN)/python -m pytest tests/datasets/remote/test_s3.py $(ARGS)
 
 # Exported jobs in NVFlare's simulator. Its packages stay apart: they bring a web server.
 test-nvflare: $(READY)
 	test -d $(VENV)/nvflare || $(BIN)/python -m pip install --quiet --constraint constraints.txt --target $(VENV)/nvflare 'nvflare>=2.9,<2.10'
-	PYTHONPATH=$(VENV)/nvflare $(BIN)/python -m pytest tests/platform/federation/nvflare/test_nvflare.py $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(VENV)/nvflare $(BIN)/python -m pytest tests/platform/federation/nvflare/test_nvflare.py $(ARGS)
 
 # What is installed, as CycloneDX, and what is known to be wrong with it. The second asks a service of the network.
 $(VENV)/audit/bin/python:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -137,6 +136,18 @@ def files(fs: object, root: str) -> dict[str, bytes]:
     return {path.removeprefix(root).lstrip("/"): fs.cat_file(path) for path in found}  # type: ignore[attr-defined]
 
 
+#: The command line, killed with all its processes when the first slide is staged and nothing is recorded.
+KILLED = """
+import os, signal, sys
+from equipoise.datasets.store.feature_store import FeatureStore
+from equipoise.jobs.cli import main
+
+FeatureStore.record = lambda self, rows: os.killpg(0, signal.SIGKILL)
+sys.argv[0] = "equipoise"
+main()
+"""
+
+
 def test_a_killed_extraction_resumes_and_the_store_is_that_of_this_machine(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,18 +159,15 @@ def test_a_killed_extraction_resumes_and_the_store_is_that_of_this_machine(
     assert local.returncode == 0, local.stderr
     fs, _ = connect("s3://here")
 
-    command = [sys.executable, "-m", "equipoise.jobs.extract", *study, "-o", str(tmp_path / "b")]
-    process = subprocess.Popen(
+    command = [sys.executable, "-c", KILLED, "extract", *study, "-o", str(tmp_path / "b")]
+    with subprocess.Popen(
         [*command, *overrides(tiny, "s3://here/store")],
-        cwd=tiny, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    staged = 0
-    while not staged and process.poll() is None:
-        staged = sum("staging" in path and path.endswith(".arrow") for path in fs.find("here/store"))
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(20)
-    assert staged
+        cwd=tiny, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, said
+    staged = [path for path in fs.find("here/store") if "staging" in path and path.endswith(".arrow")]
+    assert staged, said
 
     monkeypatch.setenv("EQUIPOISE_CACHE", str(tmp_path / "two"))  # another machine
     again = equipoise(tiny, "extract", *study, "-o", str(tmp_path / "c"), *overrides(tiny, "s3://here/store"))
