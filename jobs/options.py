@@ -43,6 +43,13 @@ CellGenes = Annotated[
     str | None, typer.Option("--gene-column", help="Column with gene names; default: the index.")
 ]
 
+#: Of the commands that train a study's folds.
+FoldsFrom = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--folds-from", help="Take finished folds from another run of this study. Repeatable.", metavar="RUN"
+    ),
+]
 
 #: How much is written to standard error, the same for every command.
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Warnings and errors only, no progress.")]

@@ -1,15 +1,15 @@
 """``equipoise run``: all steps from slides to report."""
 
-from equipoise.jobs.options import StudyOptions, study_job
+from equipoise.jobs.options import FoldsFrom, StudyOptions, study_job
 from equipoise.jobs.outcome import JobResult
 
 
 @study_job
-def run(options: StudyOptions) -> JobResult:
+def run(options: StudyOptions, folds_from: FoldsFrom = None) -> JobResult:
     """Run all steps from slides to report; finished steps are skipped, interrupted ones resume."""
     from equipoise.platform.run.folder import STEPS
 
-    return options.run(options.study(), STEPS)
+    return options.run(options.study(), STEPS, folds_from=folds_from or ())
 
 
 command = run

@@ -14,6 +14,7 @@ from equipoise.jobs.options import plain_job
 from equipoise.jobs.outcome import JobError, JobResult
 
 if TYPE_CHECKING:
+    from equipoise.platform.cluster.slurm_scripts import Allocation, Batch, FoldArray
     from equipoise.platform.cluster.submission import Cluster, Ended, JobCommand, Placement
 
 #: Commands that are about this machine or about a finished run.
@@ -57,6 +58,9 @@ def submit(
         typer.Option("--driver-label", help="Label of the driver's node. Repeatable.", metavar="KEY=VALUE"),
     ] = None,
     slurm: Annotated[bool, typer.Option("--slurm", help="Submit to SLURM instead, with sbatch.")] = False,
+    array: Annotated[
+        bool, typer.Option("--array", help="SLURM: train and run: every fold is a task of a job array.")
+    ] = False,
     nodes: Annotated[int, typer.Option("--nodes", help="SLURM: nodes, 1 to 8.")] = 1,
     cpus_per_node: Annotated[
         int, typer.Option("--cpus-per-node", min=1, help="SLURM: CPUs of each node.")
@@ -84,8 +88,9 @@ def submit(
     ] = False,
 ) -> JobResult:
     """Run a job on a cluster: follow its log, end with its exit code; submitted again, it resumes."""
-    from equipoise.platform.cluster.slurm import Allocation
+    from equipoise.platform.cluster.slurm_scripts import Allocation
     from equipoise.platform.cluster.submission import Cluster, placement_of
+    from equipoise.platform.errors import StudyError
 
     given = list(arguments or [])
     if job in ("status", "stop"):
@@ -95,7 +100,10 @@ def submit(
         allocation = Allocation(
             nodes, cpus_per_node, gpus_per_node, time, memory, partition, account, sbatch or (), setup or ()
         )
-        return _with_slurm(command, out, allocation, script, write_only, detach)
+        batches = _batches(command, out, allocation, script, array)
+        return _with_slurm(command, out, batches, write_only, detach)
+    if array:
+        raise StudyError("--array is for SLURM", where="--array", fix="add --slurm, or leave --array out")
     placement = placement_of(driver_resource or (), driver_label or ())
     return _with_ray(
         Cluster(_address(address)), command, out, placement, not installed, detach, retries, start_timeout
@@ -175,35 +183,95 @@ def _with_ray(
     return _result(ended, fields)
 
 
-def _with_slurm(
-    command: "JobCommand",
-    out: str | None,
-    allocation: Any,
-    script: str | None,
-    write_only: bool,
-    detach: bool,
-) -> JobResult:
-    from equipoise.platform.cluster import slurm
-    from equipoise.platform.cluster.submission import write_log
+def _batches(
+    command: "JobCommand", out: str | None, allocation: "Allocation", script: str | None, array: bool
+) -> "list[Batch]":
+    """The batch script of a job; with ``array`` also those of its folds and, before them, of its extraction."""
+    from equipoise.platform.cluster.slurm_scripts import Batch, FoldArray, batch_script
 
     folder = Path(out) / "slurm" if out is not None else Path.cwd()
     path = Path(os.path.abspath(script)) if script else folder / f"{command.name}.sbatch"
-    logs = path.with_name(f"{path.stem}-%j.log")
-    program = [sys.executable, "-m", command.module, *command.arguments]
-    name = f"equipoise-{command.name}"
-    slurm.write_script(slurm.batch_script(name, program, allocation, str(logs)), path)
-    fields: dict[str, Any] = {"of": command.name, "script": path, "out": out}
+
+    def batch(
+        job: str, words: Sequence[str] = (), folds: "FoldArray | None" = None, after: str = ""
+    ) -> Batch:
+        place = path if job == command.name else path.with_name(f"{job}.sbatch")
+        log_file = str(place.with_name(f"{place.stem}-{'%A_%a' if folds else '%j'}.log"))
+        module = {"folds": "equipoise.jobs.train", "extract": "equipoise.jobs.extract"}.get(
+            job, command.module
+        )
+        program = [sys.executable, "-m", module, *command.arguments, *words]
+        return Batch(place, batch_script(f"equipoise-{job}", program, allocation, log_file, folds), after)
+
+    if not array:
+        return [batch(command.name)]
+    names, extracts = _folds_to_train(command, Path(str(out)))
+    if not names:
+        return [batch(command.name)]
+    folds = FoldArray(names, folder / "folds")
+    taken = [word for run in folds.runs for word in ("--folds-from", str(run))]
+    before = [batch("extract")] if extracts else []
+    return [
+        *before,
+        batch("folds", (), folds, "afterok" if before else ""),
+        batch(command.name, taken, after="afterany"),
+    ]
+
+
+def _folds_to_train(command: "JobCommand", out: Path) -> tuple[list[str], bool]:
+    """Names of the folds that the run folder does not hold yet, and whether features are to be extracted first."""
+    from equipoise.platform.errors import StudyError
+    from equipoise.platform.run.context import RunContext
+    from equipoise.platform.run.folder import RunFolder
+    from equipoise.platform.run.folds import folds_of
+    from equipoise.platform.run.loading import load_study
+    from equipoise.platform.study.reading import parse_overrides
+    from equipoise.platform.study.schema import smoke_overrides
+
+    if command.name not in ("train", "run"):
+        search = (
+            "; trials of a search share one Ray: --nodes spreads them" if command.name == "search" else ""
+        )
+        raise StudyError(
+            f"the tasks of an array are folds, and {command.name} trains none{search}",
+            where="--array",
+            fix="leave --array out, or submit train or run",
+        )
+    words = command.arguments
+    config = _values(words, "-c", "--config")[-1]
+    overrides = parse_overrides(_values(words, "-s", "--set"))
+    study = load_study(config, overrides)
+    if "--smoke" in words:
+        study = load_study(config, overrides | smoke_overrides(study))
+    context = RunContext(study, RunFolder(out))
+    names = [f"{fold.repeat}-{fold.index}" for fold in folds_of(context, context.cohorts)]
+    extracts = command.name == "run" and study.reads_slides and study.features.imported is None
+    return [name for name in names if not (context.folder.folds / name).exists()], extracts
+
+
+def _with_slurm(
+    command: "JobCommand", out: str | None, batches: "Sequence[Batch]", write_only: bool, detach: bool
+) -> JobResult:
+    from equipoise.platform.cluster import slurm
+    from equipoise.platform.cluster.slurm_scripts import write_scripts
+    from equipoise.platform.cluster.submission import write_log
+
+    by_hand = write_scripts(batches)
+    last = batches[-1].script
+    fields: dict[str, Any] = {"of": command.name, "script": by_hand, "out": out}
     if write_only:
-        print(path)
+        print(by_hand)
         return JobResult(fields)
-    number = slurm.submit(path)
-    log_file = logs.with_name(logs.name.replace("%j", number))
-    fields |= {"submission": number, "log": log_file}
-    print(number)
+    numbers = slurm.submit(batches)
+    log_file = last.with_name(f"{last.stem}-{numbers[-1]}.log")
+    fields |= {"submission": numbers[-1], "log": log_file}
+    if len(numbers) > 1:
+        fields["before"] = " ".join(numbers[:-1])
+    print(*numbers, sep="\n")
     if detach:
         return JobResult(fields)
-    status = Path(out or folder) / "status.json"
-    return _result(slurm.follow(number, log_file, status, write_log), fields)
+    status = Path(out or last.parent) / "status.json"
+    return _result(slurm.follow(numbers[-1], log_file, status, write_log), fields)
 
 
 def _about(what: str, ids: Sequence[str], cluster: "Cluster | None") -> JobResult:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from equipoise.jobs.options import StudyOptions, study_job
+from equipoise.jobs.options import FoldsFrom, StudyOptions, study_job
 from equipoise.jobs.outcome import JobResult
 
 
@@ -14,9 +14,10 @@ def train(
     fold: Annotated[
         list[str] | None, typer.Option("--fold", help="Train this fold only: 0-1. Repeatable.", metavar="R-K")
     ] = None,
+    folds_from: FoldsFrom = None,
 ) -> JobResult:
     """Train every fold on the development cohorts; finished folds are skipped."""
-    return options.run(options.study(), ["train"], only_folds=fold or ())
+    return options.run(options.study(), ["train"], only_folds=fold or (), folds_from=folds_from or ())
 
 
 command = train

@@ -1,194 +1,46 @@
-"""Jobs of Equipoise in a SLURM allocation: the batch script, its submission, and how the job ended.
+"""Jobs of Equipoise in SLURM: their submission, their state, and how they ended.
 
-On one node a job brings its own Ray. On several, ``ray symmetric-run`` starts one Ray over the nodes of the
-allocation: every node runs the same line, the first becomes the head and runs the command when all have joined.
-
-What the script takes care of:
-
-* ``ray symmetric-run`` ends with ``ray stop`` on every node, which ends *every* Ray of the user there: nodes are
-  exclusive.
-* It starts neither where another Ray runs nor before all nodes are there, which takes minutes on a busy file system:
-  it waits for them for ten minutes.
-* The exit code of ``srun`` is the highest of all nodes, and a worker that could not start exits with 0: how the job
-  ended is read from ``status.json`` of the run folder.
-* A token is drawn for each job and passes through the environment, not through arguments, which every user can see.
-* The port follows from the number of the job, so that two jobs on one network do not meet.
-* The allocation may be taken back (preemption): the job is requeued, and the same command resumes.
+What they run is :mod:`equipoise.platform.cluster.slurm_scripts`.
 """
 
 import logging
-import re
-import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from equipoise.datasets.atomic_io import read_whole_json, write_text
+from equipoise.datasets.atomic_io import read_whole_json
+from equipoise.platform.cluster.slurm_scripts import Batch, sbatch
 from equipoise.platform.cluster.submission import Ended
-from equipoise.platform.errors import ResourceError, StudyError
+from equipoise.platform.errors import ResourceError
 
 log = logging.getLogger("equipoise")
 
-MAX_NODES = 8
-#: Seconds that ``ray symmetric-run`` waits for the nodes of the allocation.
-NODES_TIMEOUT_S = 600
 _LOOK_S = 5.0
-_NAME = re.compile(r"[\w.:/@%+,=-]+")
-#: Forms of times and of memory that sbatch documents, with what to write.
-_FORMS = {
-    "--time": (re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}"), "12:00:00 or 2-00:00:00"),
-    "--mem": (re.compile(r"\d+[KMGT]?"), "64G"),
-}
-#: Options that the script sets itself.
-_OURS = frozenset(
-    ("job-name", "nodes", "ntasks-per-node", "cpus-per-task", "gpus-per-node", "requeue", "open-mode", "output",
-     "time", "mem", "partition", "account")
-)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Allocation:
-    """What a job asks SLURM for.
-
-    Parameters
-    ----------
-    nodes
-        1 to 8.
-    cpus, gpus
-        Of each node.
-    time, memory, partition, account
-        As ``sbatch`` takes them; None leaves the site's default.
-    options
-        Further options of ``sbatch``, ``name=value`` or ``name``.
-    setup
-        Lines that the script runs first on the node that runs it (``module load …``, ``source …/activate``).
-    """
-
-    nodes: int = 1
-    cpus: int = 8
-    gpus: int = 0
-    time: str | None = None
-    memory: str | None = None
-    partition: str | None = None
-    account: str | None = None
-    options: Sequence[str] = field(default=())
-    setup: Sequence[str] = field(default=())
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.nodes <= MAX_NODES:
-            raise StudyError(f"{self.nodes} nodes", where="--nodes", fix=f"ask for 1 to {MAX_NODES}")
-        values = (self.time, self.memory, self.partition, self.account, *self.options)
-        for value in values:
-            if value is not None and not _NAME.fullmatch(value):
-                raise StudyError(
-                    f"{value!r} is no value of an sbatch option",
-                    where="--slurm",
-                    fix="use letters, digits and . : / @ % + , = - _",
-                )
-        for option, value in (("--time", self.time), ("--mem", self.memory)):
-            form, example = _FORMS[option]
-            if value is not None and not form.fullmatch(value):
-                raise StudyError(
-                    f"{value!r} is none that sbatch takes", where=option, fix=f"write for example {example}"
-                )
-        if ours := sorted(name for option in self.options if (name := option.partition("=")[0]) in _OURS):
-            raise StudyError(
-                f"the script sets {ours[0]} itself",
-                where="--sbatch",
-                fix="use the option of `equipoise submit`",
-            )
-
-
-def batch_script(name: str, command: Sequence[str], allocation: Allocation, log_file: str) -> str:
-    """The text of a batch script.
-
-    Parameters
-    ----------
-    name
-        Of the job, as ``squeue`` shows it.
-    command
-        What runs: program and arguments without an address of Ray; paths are absolute and on storage of all nodes.
-    allocation
-        What it asks for.
-    log_file
-        Where its output goes; ``%j`` is the number of the job.
-
-    >>> print(batch_script("msi", ["equipoise", "run"], Allocation(), "/runs/%j.log").splitlines()[-1])
-    srun --nodes=1 --ntasks=1 equipoise run --address local --max-cpus "$SLURM_CPUS_PER_TASK"
-    """
-    lines = ["#!/bin/bash", "# Written by `equipoise submit --slurm`. Submitting it again resumes the run."]
-    lines += [f"#SBATCH --{option}" for option in _sbatch_options(name, allocation, log_file)]
-    lines += [
-        "",
-        "set -uo pipefail",
-        f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
-        *allocation.setup,
-        'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"',
-    ]
-    words = shlex.join(command)
-    if allocation.nodes == 1:
-        own = f'{words} --address local --max-cpus "$SLURM_CPUS_PER_TASK"'
-        return "\n".join([*lines, "", f"srun --nodes=1 --ntasks=1 {own}"]) + "\n"
-    lines += [
-        f"export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT={NODES_TIMEOUT_S} RAY_gcs_rpc_server_reconnect_timeout_s=20",
-        "export RAY_AUTH_MODE=token",
-        # The 256 bits never appear in an argument, a file or the log.
-        "RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')",
-        "export RAY_AUTH_TOKEN",
-        "",
-        'mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")',
-        # awk reads to the end: closing the pipe early would break srun's output.
-        "ip=$(srun --nodes=1 --ntasks=1 --nodelist=\"${nodes[0]}\" hostname -I | awk 'NR==1{print $1}')",
-        'head="$ip:$((20000 + SLURM_JOB_ID % 20000))"',
-        'echo "head: ${nodes[0]} $head"',
-        "",
-        "# Only options that are valid on every node; no --kill-on-bad-exit, which would end the driver with a worker.",
-        'srun ray symmetric-run --address "$head" --min-nodes "$SLURM_NNODES" --num-cpus "$SLURM_CPUS_PER_TASK" \\',
-        f'    --disable-usage-stats -- {words} --address "$head"',
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _sbatch_options(name: str, allocation: Allocation, log_file: str) -> list[str]:
-    options = [
-        f"job-name={name}",
-        f"nodes={allocation.nodes}",
-        "ntasks-per-node=1",
-        f"cpus-per-task={allocation.cpus}",
-    ]
-    options += [f"gpus-per-node={allocation.gpus}"] if allocation.gpus else []
-    options += ["exclusive"] if allocation.nodes > 1 else []
-    options += ["requeue", "open-mode=append", f"output={log_file}"]
-    for key, value in (
-        ("time", allocation.time),
-        ("mem", allocation.memory),
-        ("partition", allocation.partition),
-        ("account", allocation.account),
-    ):
-        options += [] if value is None else [f"{key}={value}"]
-    return [*options, *allocation.options]
-
-
-def write_script(text: str, path: Path) -> Path:
-    """Write a batch script, executable; it may hold paths, and no secret."""
-    write_text(path, text)
-    path.chmod(0o755)
-    return path
-
-
-def submit(script: Path) -> str:
-    """Hand a script to ``sbatch`` and return the number of the job.
+def submit(batches: Sequence[Batch]) -> list[str]:
+    """Hand scripts to ``sbatch`` and return the numbers of their jobs.
 
     Raises
     ------
     ResourceError
-        If there is no ``sbatch`` here, or it refuses.
+        If there is no ``sbatch`` here, or it refuses; what was submitted until then is cancelled.
     """
-    number = _call("sbatch", "--parsable", str(script)).strip().partition(";")[0]
+    numbers: list[str] = []
+    try:
+        for batch in batches:
+            numbers.append(_number(_call(*sbatch(batch, numbers[-1] if numbers else ""), str(batch.script))))
+    except ResourceError:
+        for number in numbers:
+            cancel(number)
+        raise
+    return numbers
+
+
+def _number(answer: str) -> str:
+    number = answer.strip().partition(";")[0]
     if not number.isdigit():
         raise ResourceError(
             f"sbatch answered {number[:80]!r}, no number of a job",

@@ -32,6 +32,8 @@ class RunContext:
         The study and its run folder.
     only_folds
         Folds to train (``0-1``: repeat 0, fold 1); all of them if empty.
+    folds_from
+        Other run folders of the study, whose finished folds are taken before any is trained.
     check_slides
         Whether ``validate`` opens every slide's header.
     measure_winner
@@ -43,6 +45,7 @@ class RunContext:
     only_folds: tuple[str, ...] = ()
     check_slides: bool = False
     measure_winner: bool = True
+    folds_from: tuple[Path, ...] = ()
     _inputs: "StudyInputs | None" = field(default=None, init=False, repr=False)
 
     @cached_property

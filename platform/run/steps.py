@@ -19,6 +19,7 @@ from equipoise.platform.run.folder import RunFolder, StepResult, study_steps
 from equipoise.platform.run.folds import folds_of, require_folds, set_threads
 from equipoise.platform.run.manifest import is_written_by_extract, write_folds, write_manifest
 from equipoise.platform.run.slide_checks import missing_files, refuse_headers, refuse_pixel_sizes
+from equipoise.platform.run.taken_folds import take_folds
 from equipoise.platform.study.schema import Study
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def run_steps(
     only_folds: Sequence[str] = (),
     check_slides: bool = False,
     measure_winner: bool = True,
+    folds_from: Sequence[str | Path] = (),
 ) -> RunResult:
     """Run steps in order, each recorded in the run folder.
 
@@ -73,6 +75,8 @@ def run_steps(
         Whether ``validate`` opens every slide's header.
     measure_winner
         Whether ``search`` evaluates the winner on patients that no trial has seen.
+    folds_from
+        Other run folders of the study, whose finished folds ``train`` takes before it trains any.
 
     Raises
     ------
@@ -83,7 +87,8 @@ def run_steps(
     """
     from equipoise.platform.run import provenance
 
-    context = RunContext(study, folder, tuple(only_folds), check_slides, measure_winner)
+    others = tuple(map(Path, folds_from))
+    context = RunContext(study, folder, tuple(only_folds), check_slides, measure_winner, others)
     results: dict[str, StepResult] = {}
     with folder.writing():
         provenance.record(study, folder)
@@ -184,7 +189,7 @@ def _check_rna_encoder(context: RunContext) -> None:
 def train(context: RunContext) -> StepResult:
     """Train every fold that is not finished yet; external cohorts are not readable here."""
     from equipoise.platform.training.build import recipe_of
-    from equipoise.platform.training.crossval import fold_folder, is_trained, train_fold
+    from equipoise.platform.training.crossval import check_fingerprint, fold_folder, is_trained, train_fold
     from equipoise.platform.training.epoch_log import EpochLog
     from equipoise.platform.training.folds import run_folds
 
@@ -203,9 +208,12 @@ def train(context: RunContext) -> StepResult:
         raise StudyError(f"there is no fold {', '.join(unknown)}; folds: {', '.join(names)}", where="--fold")
     jobs: list[partial[Path]] = []
     features: dict[str, Any] = {"features": inputs.features, "content_keys": inputs.content_keys}
-    for name, fold in zip(names, folds, strict=True):
-        if context.only_folds and name not in context.only_folds:
-            continue
+    wanted = {
+        n: f for n, f in zip(names, folds, strict=True) if not context.only_folds or n in context.only_folds
+    }
+    check = partial(check_fingerprint, recipe=recipe, **features)
+    take_folds(list(wanted.values()), context.folder, context.folds_from, check)
+    for name, fold in wanted.items():
         if is_trained(context.folder.folds, fold, recipe, **features):
             log.info("train fold=%s already done", name)
             continue

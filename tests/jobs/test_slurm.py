@@ -6,6 +6,7 @@ are stand-ins (``tests/slurm/bin``), and ``ray stop`` is written down instead of
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -128,6 +129,31 @@ def test_two_nodes_give_what_this_machine_gives_and_a_killed_job_resumes(
     assert len(Path(nodes["STAND_IN_ROOM"], "stopped").read_text().split()) >= 2, "every node ends its Ray"
     pd.testing.assert_frame_equal(predictions(out), predictions(tiny / "local"))
     assert "AUTH_TOKEN=" not in whole.replace("RAY_AUTH_TOKEN=$", "")
+
+
+def test_folds_as_an_array_give_what_this_machine_gives(
+    nodes: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    """Extraction, a task for each fold, and a job that takes the folds; one of them it has to train itself."""
+    out = tmp_path / "run"
+    words = ["run", "-c", str(tiny / "study.yaml"), "-o", str(out), "-s", f"features.store={tmp_path}/store"]
+    spoilt = '[ "${SLURM_ARRAY_TASK_ID:-0}" != 1 ] || exit 7'  # the second task ends before it begins
+    job = submitted(nodes, tmp_path, *words, "--array", "--setup", spoilt)
+    numbers, log = job.communicate(timeout=500)
+    assert job.returncode == 0, log
+    _, folds, last = numbers.split()
+    record = json.loads(Path(nodes["STAND_IN_ROOM"], f"job-{folds}.json").read_text())
+    assert record["codes"][:2] == [0, 7]
+    assert set(record["codes"][2:]) <= {0}
+    names = sorted(path.name for path in (out / "folds").iterdir() if not path.name.startswith("."))
+    said = (out / "slurm" / f"run-{last}.log").read_text()
+    assert [name for name in names if f"fold={name} taken from" not in said] == [names[1]]
+    assert f"{out}/slurm/folds/{names[1]} holds no trained fold" in said
+    assert (out / "slurm" / f"folds-{folds}_0.log").exists()
+    pd.testing.assert_frame_equal(predictions(out), predictions(tiny / "local"))
+    for name in names:
+        theirs = (tiny / "local" / "folds" / name / "preds.parquet").read_bytes()
+        assert (out / "folds" / name / "preds.parquet").read_bytes() == theirs
 
 
 def test_the_exit_code_is_that_of_the_job(nodes: dict[str, str], tiny: Path, tmp_path: Path) -> None:

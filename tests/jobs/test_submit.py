@@ -15,7 +15,7 @@ import pytest
 from tests.ray_head import BIN, Head, private_head, result_line
 
 from equipoise.jobs.submit import command_of
-from equipoise.platform.cluster.slurm import Allocation, batch_script
+from equipoise.platform.cluster.slurm_scripts import Allocation, Batch, FoldArray, batch_script, write_scripts
 from equipoise.platform.cluster.submission import _Log, ended, package, placement_of
 from equipoise.platform.errors import StudyError
 
@@ -143,6 +143,40 @@ class TestBatchScript:
         assert "symmetric-run" not in text
         assert "--exclusive" not in text
         assert "--address local" in text
+
+    def test_a_task_of_an_array_trains_one_fold_in_a_run_folder_of_its_own(self, tmp_path: Path) -> None:
+        array = FoldArray(["0-0", "0-1", "1-0"], tmp_path / "r u n")
+        text = batch_script("f", ["echo", "train"], Allocation(), "/l/%A_%a.log", array)
+        assert "#SBATCH --array=0-2\n" in text
+        (tmp_path / "srun").write_text('#!/bin/bash\nshift 2\nexec "$@"\n')
+        (tmp_path / "srun").chmod(0o755)
+        environ = os.environ | {"SLURM_ARRAY_TASK_ID": "2", "SLURM_CPUS_PER_TASK": "4"}
+        place = f"export PATH={tmp_path}:$PATH\n"
+        head, line, rest = text.partition("set -uo pipefail\n")
+        said = subprocess.run(
+            ["bash"],
+            input=head + line + place + rest,
+            text=True,
+            capture_output=True,
+            env=environ,
+            check=True,
+        ).stdout
+        assert said == f"train --out {tmp_path}/r u n/1-0 --fold 1-0 --address local --max-cpus 4\n"
+
+    def test_scripts_that_wait_for_each_other_have_one_to_call(self, tmp_path: Path) -> None:
+        first = Batch(tmp_path / "a b" / "folds.sbatch", "#!/bin/bash\n")
+        second = Batch(tmp_path / "a b" / "run.sbatch", "#!/bin/bash\n", after="afterany")
+        assert write_scripts([first]) == first.script
+        by_hand = write_scripts([first, second])
+        (tmp_path / "sbatch").write_text('#!/bin/bash\necho "$@" >> "$0.calls"; echo "17;cluster"\n')
+        (tmp_path / "sbatch").chmod(0o755)
+        environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        said = subprocess.run([by_hand], env=environ, capture_output=True, text=True, check=True).stdout
+        assert said == "17\n17\n"
+        assert (tmp_path / "sbatch.calls").read_text().splitlines() == [
+            f"--parsable {first.script}",
+            f"--parsable --dependency=afterany:17 --kill-on-invalid-dep=yes {second.script}",
+        ]
 
     @pytest.mark.parametrize(
         "wanted",

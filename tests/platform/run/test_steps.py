@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import random
 import shutil
@@ -96,6 +97,38 @@ def test_other_settings_need_another_folder(finished: tuple[Path, Path]) -> None
     with pytest.raises(StudyError, match=r"training\.epochs: 3 → 4"):
         run_steps(study_of(root, training__epochs=4), run)
     run_steps(study_of(root, evaluation__bootstrap=60), run, "evaluate", "report")
+
+
+def train_from(study: Study, out: Path, *others: Path) -> steps.RunResult:
+    return steps.run_steps(study, RunFolder.open(study, str(out), "auto"), ["train"], folds_from=others)
+
+
+def test_folds_of_another_run_are_taken_and_what_it_lacks_is_trained(
+    finished: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, run = finished
+    shutil.copytree(run / "folds", tmp_path / "other" / "folds")
+    names = whole, damaged = sorted(f.name for f in (run / "folds").iterdir() if not f.name.startswith("."))
+    (tmp_path / "other" / "folds" / damaged / "preds.parquet").write_bytes(b"")
+    with caplog.at_level(logging.INFO, "equipoise"):
+        train_from(study_of(root), tmp_path / "run", tmp_path / "nothing", tmp_path / "other")
+    taken = [name for name in names if f"fold={name} taken from {tmp_path}/other" in caplog.text]
+    assert taken == [whole]
+    assert f"{tmp_path}/nothing holds no trained fold" in caplog.text
+    assert f"fold={damaged} is not taken from" in caplog.text
+    for name in names:
+        for file in ("preds.parquet", "model.safetensors", "latents.parquet"):
+            ours = (tmp_path / "run" / "folds" / name / file).read_bytes()
+            assert ours == (run / "folds" / name / file).read_bytes()
+    assert (tmp_path / "other" / "folds" / damaged).exists()  # another's files stay as they are
+
+
+def test_folds_of_other_settings_are_not_taken(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    root, run = finished
+    with pytest.raises(StudyError, match=r"trained with other settings or data: .*epochs") as refused:
+        train_from(study_of(root, training__epochs=2), tmp_path / "run", run)
+    assert str(run) in str(refused.value)
+    assert not (tmp_path / "run" / "folds").exists() or not any((tmp_path / "run" / "folds").iterdir())
 
 
 def test_changed_slides_are_not_evaluated_with_old_models(
