@@ -12,8 +12,8 @@ _ADDRESS = re.compile(r"(ray://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")
 class RayOptions(StrictParams):
     """Where Ray runs and how much of the machine it may use.
 
-    All but ``address``, ``workers`` and ``folds`` apply to a Ray that is started here; an existing cluster keeps
-    its own settings.
+    ``address``, ``workers``, ``gpus_per_worker`` and ``folds`` apply to every Ray, the others to one that is started
+    here; an existing cluster keeps its own settings.
     """
 
     address: str = "auto"
@@ -29,6 +29,9 @@ class RayOptions(StrictParams):
     workers: int | None = Field(default=None, ge=1)
     """Maximum number of encoder workers; default: the number of CPUs or GPUs at the start. Set it on an autoscaling
     cluster, so that the pool can grow."""
+    gpus_per_worker: float | None = Field(default=None, gt=0, le=1)
+    """Share of a GPU for each encoder worker: with 0.5 two share one. Default: what the encoder is meant for. A share
+    bounds how many start on a GPU, not the memory that they take there."""
     folds: int = Field(default=1, ge=1)
     """Folds trained at once, each in a separate process; 1 trains them in this process, one after another."""
 

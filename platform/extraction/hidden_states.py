@@ -57,6 +57,7 @@ def store_states(
     store_root: str | Path,
     *,
     workers: int | None = None,
+    gpus_per_worker: float | None = None,
     session: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> ExtractionSummary:
     """Compute the hidden states of all patients that are not in the store yet.
@@ -69,7 +70,7 @@ def store_states(
         The study's store of tiles, opened under the names of the slides table.
     kept
         Which states (:attr:`~equipoise.models.entries.ModelParams.hidden_states`).
-    params, store_root, workers, session
+    params, store_root, workers, gpus_per_worker, session
         As for :func:`~equipoise.platform.extraction.pipeline.extract`.
 
     Raises
@@ -95,7 +96,14 @@ def store_states(
             if key in todo
         ]
         stages = StateStageFactory(
-            params, store.staging, None, load_encoder, 1, tiles.folder.address, kept=kept
+            params,
+            store.staging,
+            None,
+            load_encoder,
+            1,
+            tiles.folder.address,
+            kept=kept,
+            gpus_per_worker=gpus_per_worker,
         )
         run_stages(rows, store, stages, workers, session)
         summary = summarise(

@@ -55,6 +55,7 @@ def extract(
     store_root: str | Path,
     *,
     workers: int | None = None,
+    gpus_per_worker: float | None = None,
     progress: Callable[[ExtractionProgress], None] | None = None,
     session: Callable[[], AbstractContextManager[object]] = nullcontext,
     qc_dir: str | Path | None = None,
@@ -76,6 +77,8 @@ def extract(
         Maximum number of encoder actors; default as many as the cluster has CPUs (GPUs for encoders that need one)
         when the run starts; with more than that the pool grows with the cluster. 0: everything in this process,
         without Ray.
+    gpus_per_worker
+        Share of a GPU for each encoder actor, of an encoder that needs one; default: what it is meant for.
     progress
         Called after every slide; default logs a line every ten seconds.
     session
@@ -111,7 +114,12 @@ def extract(
         todo = _unfinished(store, keys, params.retry)
         rows = _manifest(slides, keys, set(todo))
         stages = StageFactory(
-            params, store.staging, store.path / QC_FOLDER, make_encoder, identity.batch_size
+            params,
+            store.staging,
+            store.path / QC_FOLDER,
+            make_encoder,
+            identity.batch_size,
+            gpus_per_worker=gpus_per_worker,
         )
         run_stages(rows, store, stages, workers, session, progress)
         if qc_dir is not None:

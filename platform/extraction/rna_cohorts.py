@@ -35,6 +35,7 @@ def encode_cohorts(
     store_root: str | Path,
     *,
     workers: int | None = None,
+    gpus_per_worker: float | None = None,
     session: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> str:
     """Compute the vectors of all patients with RNA that the store does not have; returns the store's address.
@@ -49,7 +50,13 @@ def encode_cohorts(
     identity = identify_rna_encoder(source, base)
     store = rna_store(source, identity, store_root)
     for _, profiles in _profiles(cohorts):
-        options = {"workers": workers, "session": session, "store": store, "identity": identity}
+        options = {
+            "workers": workers,
+            "gpus_per_worker": gpus_per_worker,
+            "session": session,
+            "store": store,
+            "identity": identity,
+        }
         encode_profiles(profiles, source, base, **options)  # type: ignore[arg-type]
     log.info("rna encoder=%s vectors=%s", source.name, store.address)
     return store.address

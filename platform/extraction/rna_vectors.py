@@ -26,6 +26,7 @@ from equipoise.platform.errors import ResourceError
 from equipoise.platform.extraction.chunks import Row
 from equipoise.platform.extraction.ray_backend import run_on_ray
 from equipoise.platform.extraction.rna_encoders import KEY, identify_rna_encoder, load_rna_encoder
+from equipoise.platform.extraction.stages import gpus_of
 from equipoise.platform.progress import ProgressBar
 from equipoise.platform.registry import get
 
@@ -66,6 +67,7 @@ def encode_profiles(
     base: Path,
     *,
     workers: int | None = None,
+    gpus_per_worker: float | None = None,
     session: Callable[[], AbstractContextManager[object]] = nullcontext,
     store: VectorStore | None = None,
     identity: Identity | None = None,
@@ -81,6 +83,8 @@ def encode_profiles(
     workers
         Maximum number of encoder actors; 0: everything in this process. So it is for an encoder that says that workers
         do not pay (``in_process``).
+    gpus_per_worker
+        Share of a GPU for each encoder actor, of an encoder that needs one; default: what it is meant for.
     session
         Opens Ray, only if there is something to compute.
     store
@@ -113,7 +117,7 @@ def encode_profiles(
     missing = [i for key, i in first.items() if key not in known][::-1]
     if missing:
         rows = _rows(profiles, keys, missing)
-        stages = RnaStages(source, base, identity)
+        stages = RnaStages(source, base, identity, gpus_per_worker)
         inline = workers == 0 or entry.attribute("in_process")
         progress = ProgressBar(f"rna encoder={source.name}", len(missing), unit="samples")
         with nullcontext() if inline else session(), progress as bar:
@@ -164,11 +168,14 @@ class RnaStages:
         The encoder in the study, and the folder that its paths start from.
     identity
         Of the driver's encoder; a worker with another one refuses to work.
+    gpus_per_worker
+        Share of a GPU for each worker, of an encoder that needs one; ``None``: what it is meant for.
     """
 
     source: RnaEncoderSource
     base: Path
     identity: Identity
+    gpus_per_worker: float | None = None
 
     @property
     def label(self) -> str:
@@ -178,9 +185,8 @@ class RnaStages:
     @property
     def gpus(self) -> float:
         """Share of a GPU that a worker needs; none where the study says ``device: cpu``."""
-        if self.source.params.get("device") == "cpu":
-            return 0.0
-        return float(get("rna_encoders", self.label).attribute("gpus"))
+        meant = float(get("rna_encoders", self.label).attribute("gpus"))
+        return gpus_of(meant, self.source.params, self.gpus_per_worker)
 
     def planner(self) -> Callable[[Row], list[Row]]:
         """The identity: rows are passed on."""

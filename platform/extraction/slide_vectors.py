@@ -31,7 +31,7 @@ from equipoise.platform.extraction.chunks import Row
 from equipoise.platform.extraction.encoders import load_encoder
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.pipeline import run_stages
-from equipoise.platform.extraction.stages import MAX_ATTEMPTS, StageFactory
+from equipoise.platform.extraction.stages import MAX_ATTEMPTS, StageFactory, gpus_of
 from equipoise.platform.extraction.summary import ExtractionSummary, summarise
 from equipoise.platform.registry import get
 
@@ -51,13 +51,14 @@ def encode_slides(
     store_root: str | Path,
     *,
     workers: int | None = None,
+    gpus_per_worker: float | None = None,
     session: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> ExtractionSummary:
     """Encode all slides that have tiles and are not in the store of vectors yet.
 
     Parameters
     ----------
-    slides, params, store_root, workers, session
+    slides, params, store_root, workers, gpus_per_worker, session
         As for :func:`~equipoise.platform.extraction.pipeline.extract`; the study names a ``slide_encoder``.
     tiles
         The study's store of tiles, opened under the names of the slides table.
@@ -94,7 +95,15 @@ def encode_slides(
             for key, slide in zip(keys, slides["slide"].astype(str), strict=True)
             if key in todo
         ]
-        stages = SlideStageFactory(params, store.staging, None, load_encoder, 1, tiles.folder.address)
+        stages = SlideStageFactory(
+            params,
+            store.staging,
+            None,
+            load_encoder,
+            1,
+            tiles.folder.address,
+            gpus_per_worker=gpus_per_worker,
+        )
         run_stages(rows, store, stages, workers, session)
         return summarise(slides, keys, store, params, len(todo), time.perf_counter() - started)
 
@@ -335,8 +344,9 @@ class SlideStageFactory(StageFactory):
 
     @property
     def gpus(self) -> float:
-        """Share of a GPU that a worker needs."""
-        return float(getattr(get("slide_encoders", self.label).params, "gpus", 0.0))
+        """Share of a GPU that a worker needs; none where the study says ``device: cpu``."""
+        meant = float(getattr(get("slide_encoders", self.label).params, "gpus", 0.0))
+        return gpus_of(meant, self.params.slide_encoder_params, self.gpus_per_worker)
 
     def planner(self) -> Callable[[Row], list[Row]]:
         """The identity: rows are passed on."""

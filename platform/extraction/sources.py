@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from equipoise.datasets.remote.addresses import require_answers
 from equipoise.datasets.slides.problems import SlideProblem
@@ -35,6 +35,7 @@ def obtain_features(
     base: Path,
     *,
     workers: int | None = None,
+    gpus_per_worker: float | None = None,
     session: Callable[[], AbstractContextManager[object]] = nullcontext,
     qc_dir: str | Path | None = None,
 ) -> ExtractionSummary:
@@ -42,7 +43,7 @@ def obtain_features(
 
     Parameters
     ----------
-    slides, params, store_root, workers, session, qc_dir
+    slides, params, store_root, workers, gpus_per_worker, session, qc_dir
         As for :func:`~equipoise.platform.extraction.pipeline.extract`.
     base
         Folder that relative paths of the study start from.
@@ -59,15 +60,16 @@ def obtain_features(
     """
     params = below(params, base)
     with open_once(session) as session:
+        pool: dict[str, Any] = {"workers": workers, "gpus_per_worker": gpus_per_worker, "session": session}
         if params.imported is not None:
             summary = import_study(slides, params, store_root, base)
         else:
-            summary = extract(slides, params, store_root, workers=workers, session=session, qc_dir=qc_dir)
+            summary = extract(slides, params, store_root, **pool, qc_dir=qc_dir)
         if params.slide_encoder is None:
             return summary
         log.info("tiles %s", summary)
         tiles = _open_tiles(params, store_root, base, slides)
-        return encode_slides(slides, tiles, params, store_root, workers=workers, session=session)
+        return encode_slides(slides, tiles, params, store_root, **pool)
 
 
 def open_features(

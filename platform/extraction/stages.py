@@ -12,11 +12,11 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -336,6 +336,8 @@ class StageFactory:
         Builds the encoder.
     batch
         Tiles per call of the encoder.
+    gpus_per_worker
+        Share of a GPU for each worker, of an encoder that needs one; ``None``: what it is meant for.
     """
 
     params: ExtractionParams
@@ -343,6 +345,7 @@ class StageFactory:
     qc: Path | None
     make_encoder: MakeEncoder
     batch: int
+    gpus_per_worker: float | None = field(default=None, kw_only=True)
 
     @property
     def label(self) -> str:
@@ -351,8 +354,9 @@ class StageFactory:
 
     @property
     def gpus(self) -> float:
-        """Share of a GPU that a worker needs."""
-        return float(getattr(get("encoders", self.label).params, "gpus", 0.0))
+        """Share of a GPU that a worker needs; none where the study says ``device: cpu``."""
+        meant = float(getattr(get("encoders", self.label).params, "gpus", 0.0))
+        return gpus_of(meant, self.params.encoder_params, self.gpus_per_worker)
 
     def planner(self) -> Callable[[Row], list[Row]]:
         """The first stage."""
@@ -362,6 +366,23 @@ class StageFactory:
         """The second stage, with its encoder built."""
         # A second thread that decodes would take its time from an encoder on the same CPU; one on a GPU is fed by two.
         return TileEncodingStage(self.params, self.staging, self.make_encoder, readers=2 if self.gpus else 1)
+
+
+def gpus_of(meant: float, given: Mapping[str, Any], gpus_per_worker: float | None) -> float:
+    """Share of a GPU that a worker of an encoder needs.
+
+    Parameters
+    ----------
+    meant
+        The share that the encoder is meant for; 0: it runs on CPUs.
+    given
+        The encoder's parameters in the study.
+    gpus_per_worker
+        The share that the study asks for instead.
+    """
+    if not meant or given.get("device") == "cpu":
+        return 0.0
+    return meant if gpus_per_worker is None else gpus_per_worker
 
 
 def _begin(staging: Staging, key: str, step: str) -> Row | None:

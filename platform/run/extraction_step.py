@@ -14,11 +14,22 @@ from equipoise.platform.run.model_export import write_model_inputs
 
 if TYPE_CHECKING:
     from equipoise.platform.extraction.summary import ExtractionSummary
+    from equipoise.platform.study.schema import Study
 
 log = logging.getLogger("equipoise")
 
 #: Opens Ray when a step needs it.
 Session = Callable[[], AbstractContextManager[object]]
+
+
+def _pool(study: "Study", session: Session) -> dict[str, Any]:
+    """The workers of an encoder, as the study asks for them."""
+    resources = study.resources
+    return {
+        "workers": resources.workers,
+        "gpus_per_worker": resources.gpus_per_worker,
+        "session": session,
+    }
 
 
 def _encode_rna(context: RunContext, session: Session) -> dict[str, Any]:
@@ -28,7 +39,7 @@ def _encode_rna(context: RunContext, session: Session) -> dict[str, Any]:
     from equipoise.platform.extraction.rna_cohorts import encode_cohorts
 
     study = context.study
-    options: dict[str, Any] = {"workers": study.resources.workers, "session": session}
+    options = _pool(study, session)
     address = encode_cohorts(context.cohorts, study.tables.rna, study.base, context.store_root, **options)
     return {"rna_vectors": address}
 
@@ -56,9 +67,8 @@ def _extract_slides(context: RunContext, session: Session) -> "ExtractionSummary
         study.features,
         context.store_root,
         study.base,
-        workers=study.resources.workers,
-        session=session,
         qc_dir=context.folder.qc,
+        **_pool(study, session),
     )
 
 
@@ -72,7 +82,7 @@ def _store_states(context: RunContext, session: Session) -> dict[str, Any]:
 
     tiles = open_features(study.features, context.store_root, study.base, context.cohorts.slides)
     slides = context.cohorts.with_slide_status(tiles.index()).slides
-    options: dict[str, Any] = {"workers": study.resources.workers, "session": session}
+    options = _pool(study, session)
     summary = store_states(slides, tiles, kept, study.features, context.store_root, **options)
     log.info("hidden states %s", summary)
     return {"states": summary.address}

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
 from equipoise.datasets.omics.params import TableParams
@@ -325,6 +325,11 @@ class TrainingParams(StrictParams):
     """``auto``: a GPU where one is visible."""
     amp: Literal["auto", "off", "bf16"] = "auto"
     """Mixed precision of training steps. ``auto``: bfloat16 on a GPU that has it, else off."""
+
+    @field_validator("amp", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, amp: object) -> object:
+        return "off" if amp is False else amp  # YAML reads off, without quotes, as false
 
     @model_validator(mode="after")
     def _batch_is_positive(self) -> Self:

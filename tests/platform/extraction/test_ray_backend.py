@@ -21,6 +21,7 @@ from equipoise.platform.extraction.encoders import load_encoder
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.pipeline import extract
 from equipoise.platform.extraction.ray_backend import gpu_share, pool_size
+from equipoise.platform.extraction.stages import gpus_of
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -220,6 +221,20 @@ def test_pool_size(
     workers: int | None, slides: int, resources: dict, gpus: float, expected: tuple[int, int]
 ) -> None:
     assert pool_size(workers, slides, resources, gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("meant", "given", "asked", "expected"),
+    [
+        (1.0, {}, None, 1.0),
+        (1.0, {}, 0.5, 0.5),
+        (0.25, {"device": "auto"}, 1.0, 1.0),
+        (1.0, {"device": "cpu"}, 0.5, 0.0),  # whoever says so gets no GPU that others wait for
+        (0.0, {}, 0.5, 0.0),
+    ],
+)
+def test_gpus_of_a_worker(meant: float, given: dict, asked: float | None, expected: float) -> None:
+    assert gpus_of(meant, given, asked) == expected
 
 
 @pytest.mark.parametrize(

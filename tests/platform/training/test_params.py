@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from equipoise.models.batch import TaskHead
@@ -17,6 +18,12 @@ def test_defaults_are_the_published_settings() -> None:
     params = TrainingParams()
     assert (params.epochs, params.patience, params.lr, params.weight_decay) == (32, 7, 1e-4, 0.01)
     assert params.batch_for([TaskHead("MSI", "binary", 2), TaskHead("LF", "regression", 1)], 90) == 1
+
+
+def test_off_needs_no_quotes() -> None:
+    assert TrainingParams.model_validate(yaml.safe_load("amp: off")).amp == "off"
+    with pytest.raises(ValidationError):
+        TrainingParams.model_validate(yaml.safe_load("amp: on"))
 
 
 def test_a_survival_task_needs_patients_to_compare() -> None:
