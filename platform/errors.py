@@ -4,6 +4,8 @@ Exit codes: 0 ok, 1 run error, 2 usage or study file, 3 data, 4 environment or r
 above the tolerance.
 """
 
+import errno
+
 from equipoise.datasets.errors import DataError, DataWarning, EquipoiseError
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "ResourceError",
     "StudyError",
     "ToleranceError",
+    "is_full_disk",
 ]
 
 
@@ -37,3 +40,8 @@ class ToleranceError(EquipoiseError):
     """Work finished, but more of it failed than the study tolerates (exit code 5)."""
 
     exit_code = 5
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error says that no space is left: what was being done is not at fault, and can be done again."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

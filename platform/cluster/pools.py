@@ -1,11 +1,15 @@
-"""Where work that needs no GPU may run: not on the nodes of a GPU pool, which would start, at a price, for nothing.
+"""Where work may run: what needs no GPU not on the nodes of a GPU pool, which would start, at a price, for nothing.
 
 Ray's autoscaler prefers nodes without GPU for such work, but takes one with a GPU as soon as the other pools are at
 their limit or have nodes on their way out. The nodes of GPU pools therefore carry the label ``pool: gpu`` in our
 cluster files, and work for CPUs says that it does not want it.
+
+Ray waits for ever for a node that no pool has: :func:`require_room` refuses such work before it starts.
 """
 
 from collections.abc import Iterable, Mapping
+
+from equipoise.platform.errors import ResourceError
 
 #: Label of the nodes of a GPU pool, in cluster.yaml and the files below deploy/.
 POOL, GPU_POOL = "pool", "gpu"
@@ -45,6 +49,57 @@ def selector_for(
     of_gpu_pool = [labels.get(POOL) == GPU_POOL for resources, labels in nodes if resources.get("CPU")]
     may_come = any(resources.get("CPU") and not resources.get("GPU") for resources in node_types)
     return {} if of_gpu_pool and all(of_gpu_pool) and not may_come else dict(AVOIDS_GPU_POOL)
+
+
+def require_room(request: Resources, work: str, *, where: str, fix: str) -> None:
+    """Refuse work that no node of the open session holds, and none that its autoscaler may start.
+
+    Parameters
+    ----------
+    request
+        Amounts that have to be on one node: ``{"CPU": 8, "GPU": 0.5}``.
+    work
+        What asks for them, for the message.
+    where, fix
+        The setting, and what to do.
+
+    Raises
+    ------
+    ResourceError
+        With what the largest nodes have.
+    """
+    import ray
+
+    from equipoise.platform.cluster.session import may_grow
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if lacking := no_room(request, nodes, _node_types(), may_grow()):
+        raise ResourceError(f"{work} asks for {lacking}", where=where, fix=fix)
+
+
+def no_room(
+    request: Resources, nodes: Iterable[Resources], node_types: Iterable[Resources], may_grow: bool = True
+) -> str:
+    """Why no node holds a request, as text; empty if one does, or one may come.
+
+    A cluster that may grow without saying which nodes come, and has none for work yet, or none with a GPU for work
+    that needs one, is taken to have them.
+
+    >>> no_room({"CPU": 8}, [{"CPU": 2}, {"CPU": 4, "GPU": 1}], [])
+    '8 CPU on one node; the most that one has is 4 CPU'
+    >>> no_room({"CPU": 8}, [{"CPU": 2}], [{"CPU": 16}])
+    ''
+    """
+    nodes, types = list(nodes), list(node_types)
+    asked = {name: amount for name, amount in request.items() if amount}
+    if any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in [*nodes, *types]):
+        return ""
+    largest = {name: max((node.get(name, 0) for node in [*nodes, *types]), default=0) for name in asked}
+    if may_grow and not types and not all(largest.values()):
+        return ""
+    amounts = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
+    most = ", ".join(f"{amount:g} {name}" for name, amount in largest.items())
+    return f"{amounts} on one node; the most that one has is {most}"
 
 
 def _node_types() -> list[Resources]:

@@ -196,29 +196,42 @@ def _pipeline(
 
 def _plan(row: Row, stages: Stages) -> list[Row]:
     one_thread()
-    return stages.planner()(row)
+    try:
+        return stages.planner()(row)
+    except ResourceError as error:
+        return [_refusal(error)]
+
+
+def _refusal(error: ResourceError) -> Row:
+    """The row that takes an error of this machine to the driver."""
+    return {"refused": json.dumps([error.what, error.where, error.fix])}
 
 
 class _Encode:
     """An encoder actor: libraries are limited to one thread before the encoder is built.
 
-    An error about this machine (missing weights, another encoder) is sent to the driver as a row. Raised here, users
-    would see a dead actor with a traceback of Ray.
+    An error about this machine (missing weights, another encoder, a full disk) is sent to the driver as a row. Raised
+    here, users would see a dead actor with a traceback of Ray.
     """
 
     def __init__(self, stages: Stages) -> None:
         one_thread()
-        self._refused = ""
+        self._refused: Row | None = None
         try:
             self._encode = stages.encoder()
         except ResourceError as error:
-            self._refused = json.dumps([error.what, error.where, error.fix])
+            self._refused = _refusal(error)
             return
         self._counters = WorkerCounters(stages.label)
 
     def __call__(self, row: Row) -> Row:
-        if self._refused:
-            return {"refused": self._refused}
-        status = self._encode(row)
+        if self._refused is not None:
+            return self._refused
+        if row.get("refused"):  # the planner could not work
+            return row
+        try:
+            status = self._encode(row)
+        except ResourceError as error:
+            return _refusal(error)
         self._counters.add(status["encoded"], status["reading"], status["encoding"])
         return status | {"refused": ""}

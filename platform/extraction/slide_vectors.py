@@ -31,7 +31,7 @@ from equipoise.platform.extraction.chunks import Row
 from equipoise.platform.extraction.encoders import load_encoder
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.pipeline import run_stages
-from equipoise.platform.extraction.stages import MAX_ATTEMPTS, StageFactory, gpus_of
+from equipoise.platform.extraction.stages import MAX_ATTEMPTS, StageFactory, failure, gpus_of
 from equipoise.platform.extraction.summary import ExtractionSummary, summarise
 from equipoise.platform.registry import get
 
@@ -302,12 +302,7 @@ class SlideEncodingStage:
                 n, encoding, result = made.tiles, made.seconds, {**made.result, "attempts": 1}
                 self._staging.write(key, made.x, made.y, made.features, {"slide": row["slide"], **result})
             except Exception as error:
-                result = {
-                    "status": "error",
-                    "n": 0,
-                    "attempts": 1,
-                    "error": f"{type(error).__name__}: {error}",
-                }
+                result = {"n": 0, "attempts": 1, **failure(error)}
             self._staging.end(key, "encode")
         seconds = time.perf_counter() - started
         return {

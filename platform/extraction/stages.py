@@ -39,6 +39,7 @@ from equipoise.datasets.slides.tiles import (
 from equipoise.datasets.slides.tissue import Tissue, TissueParams, find_tissue
 from equipoise.datasets.store.staging import Staging
 from equipoise.models.encoders.protocol import Encoder
+from equipoise.platform.errors import ResourceError, is_full_disk
 from equipoise.platform.extraction.chunks import CHUNK_KEY, PlanRow, Row, split_into_chunks, with_counts
 from equipoise.platform.extraction.encoders import MakeEncoder, load_encoder, require_same_encoder
 from equipoise.platform.extraction.params import ExtractionParams
@@ -410,7 +411,19 @@ def _end(staging: Staging, key: str, step: str) -> None:
 
 
 def failure(error: Exception) -> Row:
-    """Status and reason of an exception; unexpected errors include file and line."""
+    """Status and reason of an exception; unexpected errors include file and line.
+
+    Raises
+    ------
+    ResourceError
+        For a full disk: no slide is at fault, and the next would fail, too.
+    """
+    if is_full_disk(error):
+        raise ResourceError(
+            getattr(error, "strerror", None) or "the disk is full",
+            where=str(getattr(error, "filename", None) or ""),
+            fix="free some space and run the same command again: it resumes",
+        ) from error
     if isinstance(error, SlideProblem):
         return {"status": error.status, "error": masked(error.line)}
     frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from equipoise.datasets.atomic_io import read_json, write_text
+from equipoise.platform.errors import is_full_disk
 from equipoise.platform.search.configuration import study_from_config
 from equipoise.platform.search.context import TrialInputs
 from equipoise.platform.search.params import SearchParams
@@ -97,7 +98,7 @@ def run_member(
             step = {"epoch": state["epoch"], "folds": len(scores), "objective": objective}
             report(step | done, run.work)
     except Exception as error:
-        return run.trial or run.end("failed", failure_reason(error))
+        return run.trial or run.end("failed", failure_reason(error), died=is_full_disk(error))
     return run.trial or run.end("failed", "the member had no epochs left to train")
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from equipoise.datasets.atomic_io import read_whole_json, write_text
 from equipoise.datasets.redaction import masked
-from equipoise.platform.errors import DataError, EquipoiseError
+from equipoise.platform.errors import DataError, EquipoiseError, is_full_disk
 from equipoise.platform.search.configuration import study_from_config, trial_label
 from equipoise.platform.search.context import TrialInputs
 from equipoise.platform.search.space import Config
@@ -94,7 +94,7 @@ def run_trial(
         return run.trial or run.end("pruned", str(stop) or "stopped early")
     except Exception as error:
         log.debug("trial %s", run.name, exc_info=True)
-        return run.end("failed", failure_reason(error))
+        return run.end("failed", failure_reason(error), died=is_full_disk(error))
     assert run.trial is not None
     return run.trial
 

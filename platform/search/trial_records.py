@@ -111,7 +111,8 @@ class Trial:
     changes
         Population based training: rows ``epoch`` and the settings from then on.
     died
-        Whether it failed because its process died, several times: the next search tries it again, from its folds.
+        Whether it failed because its process died, several times, or the disk was full: the next search tries it
+        again, from its folds.
     """
 
     index: int

@@ -28,7 +28,7 @@ from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.search import Searcher as TuneSearcher
 
-from equipoise.platform.cluster.pools import cpu_label_selector
+from equipoise.platform.cluster.pools import cpu_label_selector, require_room
 from equipoise.platform.cluster.session import environment_variables
 from equipoise.platform.search.configuration import trial_label
 from equipoise.platform.search.context import TrialInputs
@@ -175,6 +175,12 @@ def _fit(
     start: dict[str, Any] | None = None,
 ) -> None:
     """Run Tune and delete its files afterwards."""
+    require_room(
+        {"CPU": resources["cpu"], "GPU": resources["gpu"]},
+        "a trial",
+        where="search.cpus, search.gpus",
+        fix="write less, or run on larger nodes",
+    )
     scratch = search / "ray"
     shutil.rmtree(scratch, ignore_errors=True)
     with environment_variables(_ENVIRONMENT), _secrets_stay_here(), _silenced("ray.tune"):

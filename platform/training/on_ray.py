@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from torch import nn
 
-from equipoise.platform.cluster.pools import cpu_label_selector
+from equipoise.platform.cluster.pools import cpu_label_selector, require_room
 from equipoise.platform.errors import EquipoiseError, ResourceError, StudyError
 from equipoise.platform.progress import ProgressBar
 from equipoise.platform.training.batches import CaseList
@@ -148,6 +148,12 @@ def run_workers(
             where="training.workers",
             fix="write fewer training.workers, or raise resources.cpus",
         )
+    require_room(
+        {"CPU": threads} | ({"GPU": 1} if gpus else {}),
+        "a worker",
+        where="training.threads",
+        fix="write fewer threads, or run on larger nodes",
+    )
     trainer = TorchTrainer(
         worker,
         train_loop_config={"job": ray.put(job)},
@@ -203,7 +209,8 @@ def _train_worker(config: dict[str, Any]) -> None:
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """The :class:`EquipoiseError` that a worker raised, or a ResourceError with Ray's message."""
+    """The :class:`EquipoiseError` that a worker raised, or what its machine lacks (a full disk), or a ResourceError
+    with Ray's message."""
     seen: set[int] = set()
     waiting: list[Any] = [error]
     while waiting:
@@ -211,7 +218,8 @@ def _root_cause(error: BaseException) -> BaseException:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        if isinstance(one, EquipoiseError):
+        own = not isinstance(one, ray.exceptions.RayError)  # Ray's copy of an error has no number
+        if isinstance(one, EquipoiseError) or (isinstance(one, OSError) and own and one.errno):
             return one
         waiting += [one.__cause__, one.__context__, getattr(one, "cause", None)]
         waiting += list(getattr(one, "worker_failures", {}).values())
@@ -233,6 +241,9 @@ def run_folds_in_parallel(jobs: Sequence[Callable[[], Path]], *, max_concurrent:
     cpus
         CPUs of each.
     """
+    require_room(
+        {"CPU": cpus}, "a fold", where="training.threads", fix="write fewer threads, or run on larger nodes"
+    )
     task = ray.remote(_fold).options(num_cpus=cpus, max_retries=2, label_selector=cpu_label_selector())
     queue = list(jobs)
     running: list[Any] = []

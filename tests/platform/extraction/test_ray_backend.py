@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -15,12 +16,13 @@ import pandas as pd
 import pytest
 import ray
 
+from equipoise.datasets.store.staging import Staging
 from equipoise.models.encoders.handcrafted import Handcrafted
 from equipoise.platform.errors import ResourceError
 from equipoise.platform.extraction.encoders import load_encoder
 from equipoise.platform.extraction.params import ExtractionParams
 from equipoise.platform.extraction.pipeline import extract
-from equipoise.platform.extraction.ray_backend import gpu_share, pool_size
+from equipoise.platform.extraction.ray_backend import gpu_share, pool_size, run_on_ray
 from equipoise.platform.extraction.stages import gpus_of
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -201,6 +203,57 @@ def counted() -> dict[str, float]:
             name = f"{line.partition('{')[0]}{{{','.join(label[1] for label in labels if label)}}}"
             result[name] = result.get(name, 0.0) + float(line.rsplit(" ", 1)[1])
     return result
+
+
+def test_a_full_disk_is_no_fault_of_a_slide(
+    slides: pd.DataFrame,
+    params: ExtractionParams,
+    file_bytes: Callable[[Path], dict[str, bytes]],
+    tmp_path: Path,
+) -> None:
+    """The run ends, and the next one, with space again, gives the store of an undisturbed one."""
+
+    def full(section: ExtractionParams) -> Handcrafted:
+        write = Staging.write
+
+        def fails(self: Staging, name: str, *parts: object) -> None:
+            if len(list((tmp_path / "a").rglob("*.arrow"))) >= 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{name}.arrow")
+            write(self, name, *parts)  # type: ignore[arg-type]
+
+        Staging.write = fails  # type: ignore[method-assign] # in this worker
+        return Handcrafted()
+
+    with pytest.raises(ResourceError, match="No space left on device") as stopped:
+        extract(slides, params, tmp_path / "a", workers=1, make_encoder=full)
+    assert "free some space" in str(stopped.value)
+    again = extract(slides, params, tmp_path / "a", workers=1)
+    assert again.counts["ok"] == 5
+    assert "error" not in again.counts
+    undisturbed = extract(slides, params, tmp_path / "b", workers=0)
+    assert file_bytes(again.store) == file_bytes(undisturbed.store)
+
+
+class Unplanned:
+    """Stages whose planner has no space."""
+
+    label, gpus = "handcrafted", 0.0
+
+    def planner(self) -> Callable[[dict], list[dict]]:
+        def plan(row: dict) -> list[dict]:
+            if row["key"] == 3:
+                raise ResourceError("No space left on device", where="qc/3.jpg", fix="free some")
+            return [row]
+
+        return plan
+
+    def encoder(self) -> Callable[[dict], dict]:
+        return lambda row: row | {"encoded": 1, "reading": 0.0, "encoding": 0.0}
+
+
+def test_what_a_planner_lacks_ends_the_run() -> None:
+    with pytest.raises(ResourceError, match=r"qc/3\.jpg: No space left on device"):
+        list(run_on_ray([{"key": n} for n in range(6)], Unplanned(), 1))
 
 
 @pytest.mark.parametrize(

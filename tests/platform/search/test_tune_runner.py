@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,12 +17,14 @@ import pytest
 from ray import cloudpickle
 
 from equipoise.datasets.cohorts.cases import Case
-from equipoise.platform.errors import ToleranceError
+from equipoise.datasets.cohorts.splits import Fold
+from equipoise.platform.errors import ToleranceError, is_full_disk
 from equipoise.platform.run import steps
 from equipoise.platform.run.context import RunContext
 from equipoise.platform.run.folder import RunFolder
 from equipoise.platform.search import tune_runner
 from equipoise.platform.search.context import SearchContext, TrialInputs
+from equipoise.platform.search.params import SearchParams
 from equipoise.platform.search.search import (
     finish_search,
     prepare,
@@ -30,8 +35,9 @@ from equipoise.platform.search.search import (
     started_configs,
     unfinished_indices,
 )
-from equipoise.platform.search.trial import Report, run_trial, trials_folder
-from equipoise.platform.search.trial_records import Trial, read_trials
+from equipoise.platform.search.trial import Report, TrialRun, failure_reason, run_trial, trials_folder
+from equipoise.platform.search.trial_records import FoldScore, Trial, read_trials
+from equipoise.platform.training.params import TrainingParams
 
 Make = Callable[..., Any]
 
@@ -127,6 +133,72 @@ def test_poison_ends_in_records_and_good_trials_are_whole(make_search: Make, tmp
     assert [path.name for path in (tmp_path / "search" / "work").glob("*")] == ["006"]
     assert [trial.index for trial in read_finished(tmp_path / "search")] == [0, 1, 2, 3, 4, 5, 7]
     assert started_configs(search_context, tmp_path / "search")[6] == trials[6].config
+
+
+#: What happens to some of sixteen trials.
+RAISE, DIE, FULL = (2, 9), 5, 11
+
+
+def eventful(index: int, config: dict, inputs: TrialInputs, search: Path, report: Report) -> None:
+    """A trial without a model: it notes its process, and some raise, die once or find the disk full."""
+    run = TrialRun(index, config, inputs, search)
+    run.begin()
+    with (search / "processes").open("a") as file:
+        file.write(f"{index} {os.getpid()}\n")
+    if index in RAISE:
+        run.end("failed", "RuntimeError: broken on purpose")
+        return
+    if index == DIE and not (search / "died").exists():
+        (search / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if index == FULL:
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        run.end("failed", failure_reason(error), died=is_full_disk(error))
+        return
+    for fold in inputs.folds:
+        run.add(FoldScore(fold.name, {"val/mean": index / 16}, 1, 1, 1, 0.0, 0.0))
+        if run.complete:
+            run.end("ok")
+        report(run.step())
+
+
+class Numbered:
+    """A searcher whose trials differ by their learning rate."""
+
+    def ask(self, index: int) -> dict[str, Any]:
+        return {"balancing": "equal", "training.lr": 1e-4 * (1 + index)}
+
+    def tell(self, trial: Trial) -> None:
+        """Nothing is learned."""
+
+
+def test_sixteen_trials_share_two_processes_and_none_is_lost(tmp_path: Path, ray_session: None) -> None:
+    """Some are stopped early, two raise, one process is killed, one finds no space."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    search = tmp_path / "search"
+    search.mkdir()
+    folds = tuple(Fold(0, k, ("a",), ("b",), ("c",)) for k in range(4))
+    inputs = TrialInputs(settings={}, cases={}, folds=folds, metric="val/mean")
+    params = SearchParams.model_validate({"trials": 16, "scheduler": "asha", "max_concurrent": 2})
+    ended: list[Trial] = []
+    tune_runner.run_trials(
+        list(range(16)), Numbered(), inputs, params, search, started={}, training=TrainingParams(),
+        on_end=ended.append, run=eventful,
+    )  # fmt: skip
+    assert sorted(trial.index for trial in ended) == list(range(16))
+    trials = {trial.index: trial for trial in read_trials(trials_folder(search))}
+    assert sorted(trials) == list(range(16))
+    assert {n for n, trial in trials.items() if trial.status == "failed"} == {*RAISE, FULL}
+    assert [n for n, trial in trials.items() if trial.died] == [FULL]  # tried again by the next search
+    assert FULL not in {trial.index for trial in read_finished(search)}
+    assert trials[15].ok
+    assert any(trial.status == "pruned" for trial in trials.values())
+    for n, trial in trials.items():  # nothing of a trial reaches the next one in its process
+        assert {score.values["val/mean"] for score in trial.folds} <= {n / 16}
+        assert trial.config["training.lr"] == 1e-4 * (1 + n)
+    starts = [line.split() for line in (search / "processes").read_text().splitlines()]
+    assert sorted(int(n) for n, _ in starts) == sorted([*range(16), DIE])
+    assert len({process for _, process in starts}) <= 2 + 1
 
 
 @pytest.mark.slow
