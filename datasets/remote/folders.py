@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from equipoise.datasets.remote.cache import cache_root
 _SHOWS_PARTIAL_FILES = ("file", "local")
 #: File systems that compare and write in one request.
 _COMPARES = ("s3", "s3a")
+#: File systems of one machine, where a lock of the kernel keeps a second writer away.
+_ONE_MACHINE = ("file", "local", "memory")
 
 
 class Folder(Protocol):
@@ -164,6 +166,22 @@ class RemoteFolder:
     def child(self, name: str) -> RemoteFolder:
         return RemoteFolder(join(self.address, name))
 
+    def require_single_writer(self) -> None:
+        """Refuse a place where two writers could not be told apart.
+
+        Raises
+        ------
+        DataError
+            If :meth:`replace` cannot compare and write in one request there.
+        """
+        fs, _ = self._resolve("")
+        if _protocol(fs) not in (*_COMPARES, *_ONE_MACHINE):
+            raise DataError(
+                f"writes to {_protocol(fs)}:// have no condition here, so two jobs could write at the same time",
+                where=self.address,
+                fix="use s3://, or a folder that the machines mount; slides and feature stores may stay there",
+            )
+
     def has(self, name: str) -> bool:
         fs, path = self._resolve(name)
         with _driver_errors(self.address):  # not fs.exists, which takes every error for absence
@@ -212,6 +230,41 @@ class RemoteFolder:
                 fs.mv(temporary, path)
             else:
                 fs.put_file(str(file), path)
+
+    def send_all(self, files: Mapping[str, Path]) -> None:
+        """Upload many files, at the same time where the driver can; each may be seen before it is complete."""
+        if not files:
+            return
+        fs, path = self._resolve("")
+        with _writing_errors(self.address), _driver_errors(self.address):
+            if _protocol(fs) in _SHOWS_PARTIAL_FILES:
+                for parent in {join(path, name).rpartition("/")[0] for name in files}:
+                    fs.makedirs(parent, exist_ok=True)
+            fs.put([str(file) for file in files.values()], [join(path, name) for name in files])
+
+    def receive_all(self, files: Mapping[str, Path]) -> None:
+        """Copy many files to paths of this machine, at the same time where the driver can.
+
+        Raises
+        ------
+        FileNotFoundError
+            If one of them is not there.
+        """
+        if not files:
+            return
+        for target in files.values():
+            target.parent.mkdir(parents=True, exist_ok=True)
+        fs, path = self._resolve("")
+        with _driver_errors(self.address):
+            fs.get([join(path, name) for name in files], [str(target) for target in files.values()])
+
+    def remove_all(self, names: Sequence[str]) -> None:
+        """Remove many files; one that is not there is no error."""
+        if not names:
+            return
+        fs, path = self._resolve("")
+        with _driver_errors(self.address), suppress(FileNotFoundError):
+            fs.rm([join(path, name) for name in names])
 
     def replace(self, name: str, content: bytes, before: bytes | None) -> bool:
         if self.read(name) != before:
