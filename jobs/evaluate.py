@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from equipoise.jobs.options import StudyOptions, study_job
+from equipoise.jobs.options import StudyOptions, local_path, study_job
 from equipoise.jobs.outcome import JobResult
 
 
@@ -42,7 +42,7 @@ def evaluate(
     from equipoise.platform.report.predictions_report import evaluate_predictions, evaluation_params
     from equipoise.platform.study.reading import parse_overrides
 
-    out = None if options.out is None else Path(options.out)
+    out = None if options.out is None else local_path(options.out)
     params = evaluation_params(parse_overrides(options.set or []))
     done = evaluate_predictions(predictions, params, positive, out, options.seed or 0)
     print(done.text)

@@ -42,7 +42,7 @@ def export(
     study = None if config is None else load_study(config, parse_overrides(settings or []))
     model = export_model(
         Path(out),
-        run=None if run is None else Path(run),
+        run=run,
         study=study,
         license_name=license_name,
         refit=refit,

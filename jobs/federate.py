@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equipoise.jobs.options import StudyOptions, study_job
+from equipoise.jobs.options import StudyOptions, local_path, study_job
 from equipoise.jobs.outcome import JobResult, run_in_folder
 
 if TYPE_CHECKING:
@@ -71,15 +71,13 @@ def federate(
 
 def _exported(options: StudyOptions, study: "Study") -> JobResult:
     """Write an NVFlare job; standard output is the entry that server and sites have to allow."""
-    from pathlib import Path
-
     from equipoise.platform.federation.nvflare.export import allow_list_line, export_job
     from equipoise.platform.federation.remote.job import remote_job
 
     made = remote_job(study)
     if options.dry_run:
         return JobResult({"study": study.name, "dry_run": True})
-    folder = export_job(made, Path(options.out or f"{study.name}-nvflare"))
+    folder = export_job(made, local_path(options.out or f"{study.name}-nvflare"))
     print(allow_list_line())
     return JobResult({"out": folder.resolve(), "study": made.name, "federation": made.identifier})
 
@@ -90,7 +88,7 @@ def _site_study(options: StudyOptions, job: str) -> JobResult:
 
     from equipoise.platform.run.federated_site import write_site_study
 
-    out = write_site_study(Path(options.config), Path(job), Path(options.out or "study.yaml"))
+    out = write_site_study(Path(options.config), Path(job), local_path(options.out or "study.yaml"))
     return JobResult({"out": out.resolve()})
 
 

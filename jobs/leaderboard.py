@@ -27,8 +27,10 @@ def leaderboard(
     from pathlib import Path
 
     from equipoise.platform.report.leaderboard_datasets import compare_runs
+    from equipoise.platform.run.remote_folder import read_run_folder
 
-    written = compare_runs([Path(run) for run in runs], Path(out), baseline)
+    folders = [read_run_folder(run) for run in runs]
+    written = compare_runs([folder.root for folder in folders], Path(out), baseline)
     print(written.text)
     result = {"best": written.best} | ({"synthetic": True} if written.synthetic else {})
     return {"out": Path(out).resolve(), "page": written.page.resolve(), **result}

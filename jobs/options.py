@@ -8,16 +8,35 @@ import os
 import shlex
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from equipoise.datasets.atomic_io import write_text
+from equipoise.datasets.remote.addresses import is_remote
 from equipoise.jobs.outcome import JobResult, LogFormat, run_and_exit, run_in_folder
 
 if TYPE_CHECKING:
     from equipoise.platform.run.folder import RunFolder
     from equipoise.platform.study.schema import Study
+
+
+def local_path(out: str) -> Path:
+    """The path of an output that is written to this machine.
+
+    Raises
+    ------
+    StudyError
+        If it is an address, which only run folders may have.
+    """
+    if is_remote(out):
+        from equipoise.platform.errors import StudyError
+
+        raise StudyError(
+            f"{out} is an address, and this is no run folder", where="-o", fix="name a folder or a file"
+        )
+    return Path(out)
 
 
 class Resume(StrEnum):
@@ -73,7 +92,8 @@ class StudyOptions:
         ),
     ] = None
     out: Annotated[
-        str | None, typer.Option("-o", "--out", help="Run folder [runs/<name>].", metavar="DIR")
+        str | None,
+        typer.Option("-o", "--out", help="Run folder or s3:// address [runs/<name>].", metavar="DIR"),
     ] = None
     resume: Annotated[Resume, typer.Option("--resume", help="Resume an earlier run in the folder.")] = (
         Resume.auto
@@ -111,9 +131,9 @@ class StudyOptions:
 
     def folder(self, study: "Study") -> "RunFolder":
         """The run folder, checked against the study."""
-        from equipoise.platform.run.folder import RunFolder
+        from equipoise.platform.run.remote_folder import open_run_folder
 
-        return RunFolder.open(study, self.out, self.resume.value)
+        return open_run_folder(study, self.out, self.resume.value)
 
     def run(self, study: "Study", steps: Sequence[str], **settings: Any) -> JobResult:
         """Run steps in the study's run folder, or print what they would do (``--dry-run``)."""
@@ -137,7 +157,7 @@ class StudyOptions:
         numbers |= {"--max-cpus": self.max_cpus, "--max-gpus": self.max_gpus}
         for option, value in numbers.items():
             words += [] if value is None else [option, str(value)]
-        return shlex.join([*words, "-o", str(folder.root)])
+        return shlex.join([*words, "-o", folder.address])
 
 
 def study_job(job: Callable[..., Any]) -> Callable[..., None]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from equipoise.datasets.errors import EquipoiseError
 from equipoise.datasets.redaction import masked
 
 if TYPE_CHECKING:
@@ -72,11 +73,11 @@ def run_in_folder(study: "Study", folder: "RunFolder", steps: Sequence[str], **s
     from equipoise.datasets.errors import InUseError
     from equipoise.platform.run.steps import run_steps
 
-    out = {"out": folder.root}
+    out = {"out": folder.address}
     try:
         result = run_steps(study, folder, steps, **settings)
     except InUseError as error:
-        if error.where == str(folder.root):  # the folder and its status are another job's
+        if error.where == folder.address:  # the folder and its status are another job's
             raise
         raise JobError(error, JobResult(out, folder)) from error
     except BaseException as error:
@@ -119,7 +120,14 @@ def run_and_exit(
                 result.folder.finish(outcome)
             except OSError as failure:  # a full disk must not take the result line, too
                 sys.stderr.write(f"status.json is not written: {failure}\n")
+            except EquipoiseError as failure:  # what is written has not arrived at its address
+                outcome |= _not_committed(failure) if code == 0 else {}
+                sys.stderr.write(f"error: the outcome is not committed: {failure}\n")
         end(outcome)
+
+
+def _not_committed(error: EquipoiseError) -> dict[str, Any]:
+    return {"status": "failed", "code": error.exit_code, "error": f"the outcome is not committed: {error}"}
 
 
 def interrupt_on_sigterm() -> None:
@@ -163,8 +171,6 @@ def end(outcome: Mapping[str, Any]) -> NoReturn:
 
 def _ending(error: BaseException | None, verbose: bool) -> tuple[str, int, dict[str, str]]:
     """Status, exit code and reason of a job that ended like this; an error is written to standard error."""
-    from equipoise.datasets.errors import EquipoiseError
-
     if error is None:
         return "ok", 0, {}
     if isinstance(error, KeyboardInterrupt | SystemExit):  # SIGTERM, too; a worker's exit

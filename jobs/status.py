@@ -9,20 +9,18 @@ from equipoise.jobs.options import plain_job
 
 @plain_job
 def status(
-    run: Annotated[str, typer.Argument(help="Run folder.", metavar="RUN")],
+    run: Annotated[str, typer.Argument(help="Run folder or its address.", metavar="RUN")],
 ) -> dict[str, Any]:
     """Show progress, failures and the next command of a run."""
-    from pathlib import Path
-
     from equipoise.platform.errors import StudyError
-    from equipoise.platform.run.folder import RunFolder
+    from equipoise.platform.run.remote_folder import read_run_folder
 
-    folder = RunFolder(Path(run))
+    folder = read_run_folder(run)
     if not folder.status_file.exists():
         raise StudyError("is not a run folder: there is no status.json", where=run)
     now, writer, record, to_do = folder.state(), folder.writer(), folder.status(), folder.to_do()
     left = f"to do: {', '.join(to_do)}" if to_do else "complete"
-    print(f"{folder.root}: last job {now}{f' ({writer})' if writer else ''}, {left}")
+    print(f"{folder.address}: last job {now}{f' ({writer})' if writer else ''}, {left}")
     for step in folder.steps():
         state = record["steps"].get(step, {"status": "to do"})
         if state["status"] == "running" != now:
@@ -37,7 +35,7 @@ def status(
         print(f"report: {folder.report}")
     if to_do and folder.command_file.exists():
         print(f"next: {folder.command_file.read_text(encoding='utf-8').strip()}   (resumes where it stopped)")
-    return {"run": folder.root, "state": now, "to_do": to_do}
+    return {"run": folder.address, "state": now, "to_do": to_do}
 
 
 command = status

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from equipoise.datasets.remote.addresses import is_remote
 from equipoise.jobs.options import plain_job
 from equipoise.jobs.outcome import JobError, JobResult
 
@@ -113,7 +115,7 @@ def submit(
 def command_of(job: str, arguments: Sequence[str]) -> "tuple[JobCommand, str | None]":
     """The job as the cluster runs it, and its run folder (None for jobs without a study).
 
-    Paths of study and folder become absolute: they lie on storage that the nodes of the cluster see.
+    Paths of study and folder become absolute: they lie on storage that the nodes of the cluster see. Addresses stay.
     """
     from equipoise.jobs.cli import JOBS, module_of
     from equipoise.platform.cluster.submission import JobCommand
@@ -189,7 +191,7 @@ def _batches(
     """The batch script of a job; with ``array`` also those of its folds and, before them, of its extraction."""
     from equipoise.platform.cluster.slurm_scripts import Batch, FoldArray, batch_script
 
-    folder = Path(out) / "slurm" if out is not None else Path.cwd()
+    folder = Path.cwd() if out is None or is_remote(out) else Path(out) / "slurm"
     path = Path(os.path.abspath(script)) if script else folder / f"{command.name}.sbatch"
 
     def batch(
@@ -270,8 +272,20 @@ def _with_slurm(
     print(*numbers, sep="\n")
     if detach:
         return JobResult(fields)
-    status = Path(out or last.parent) / "status.json"
-    return _result(slurm.follow(numbers[-1], log_file, status, write_log), fields)
+    return _result(slurm.follow(numbers[-1], log_file, partial(_status_of, out), write_log), fields)
+
+
+def _status_of(out: str | None) -> dict[str, Any]:
+    """``status.json`` of a run folder; empty where there is none yet, and for jobs without one."""
+    from equipoise.platform.errors import StudyError
+    from equipoise.platform.run.remote_folder import read_run_folder
+
+    if out is None:
+        return {}
+    try:
+        return read_run_folder(out).status()
+    except StudyError:  # nothing is committed at the address
+        return {}
 
 
 def _about(what: str, ids: Sequence[str], cluster: "Cluster | None") -> JobResult:
@@ -325,18 +339,23 @@ def _address(given: str | None) -> str:
 
 
 def _make_absolute(words: list[str], *names: str) -> str | None:
-    """Make the value of an option absolute, in place; the value, None if the option is not given."""
+    """Make the path that an option has absolute, in place; the value, None if the option is not given."""
     value = None
     for position, word in enumerate(words):
         name, equals, text = word.partition("=")
         if name not in names:
             continue
         if equals:
-            value = os.path.abspath(text)
+            value = _absolute(text)
             words[position] = f"{name}={value}"
         elif position + 1 < len(words):
-            value = words[position + 1] = os.path.abspath(words[position + 1])
+            value = words[position + 1] = _absolute(words[position + 1])
     return value
+
+
+def _absolute(path: str) -> str:
+    """An absolute path; an address as it is."""
+    return path if is_remote(path) else os.path.abspath(path)
 
 
 def _absolute_if_here(word: str) -> str:

@@ -96,9 +96,7 @@ class Claim:
             try:
                 with self._lock:
                     assert self.head.writer is not None
-                    self._change(
-                        replace(self.head, writer=replace(self.head.writer, renewed=time.time()))
-                    )
+                    self._change(replace(self.head, writer=replace(self.head.writer, renewed=time.time())))
             except InUseError as error:
                 lost.set()
                 log.error("%s", error)
@@ -141,7 +139,9 @@ class Claim:
                     raise self._in_use(self.head.writer)
                 return
             time.sleep(min(_WATCH_S, LEASE_S / 5))
-        log.warning("%s: taken over from %s, which renews its claim no more", self._folder.address, writer.owner)
+        log.warning(
+            "%s: taken over from %s, which renews its claim no more", self._folder.address, writer.owner
+        )
 
     def _in_use(self, writer: Writer | None) -> InUseError:
         owner = "a process that has just started" if writer is None else writer.owner

@@ -101,7 +101,7 @@ class CommittedFile:
     size: int
 
 
-class _Superseded(Exception):
+class _SupersededError(Exception):
     """An object is gone: a later commit has replaced the one that it belongs to."""
 
 
@@ -116,8 +116,15 @@ def committed_files(folder: RemoteFolder, commit: str | None) -> dict[str, Commi
         return {}
     content = folder.read(f"{_OBJECTS}/{commit}")
     if content is None:
-        raise _Superseded
-    return {path: CommittedFile(name, size) for path, (name, size) in json.loads(content).items()}
+        raise _SupersededError
+    files = {path: CommittedFile(name, size) for path, (name, size) in json.loads(content).items()}
+    if outside := [path for path in files if path.startswith("/") or ".." in path.split("/")]:
+        raise DataError(
+            f"the commit {commit} names a file outside its folder ({outside[0]})",
+            where=folder.address,
+            fix="find out who else writes to this address, and choose another one",
+        )
+    return files
 
 
 def with_last_commit(folder: RemoteFolder, use: Callable[[Head], _Result]) -> _Result:
@@ -132,7 +139,7 @@ def with_last_commit(folder: RemoteFolder, use: Callable[[Head], _Result]) -> _R
         head = read_head(folder)
         try:
             return use(head)
-        except _Superseded:
+        except _SupersededError:
             continue
     raise DataError(
         f"files of the commit {head.commit} are missing",
@@ -159,7 +166,7 @@ def restore(folder: RemoteFolder, commit: str | None, target: Path) -> None:
     try:
         folder.receive_all({f"{_OBJECTS}/{name}": file for name, file in first.items()})
     except FileNotFoundError as error:
-        raise _Superseded from error
+        raise _SupersededError from error
     for name, file in first.items():
         if _sha256(file) != _digest_of(name):
             file.unlink()
@@ -174,10 +181,15 @@ def restore(folder: RemoteFolder, commit: str | None, target: Path) -> None:
             shutil.copyfile(first[name], target / path)
 
 
-def copy_of_last_commit(folder: RemoteFolder) -> tuple[Head, CacheLease]:
-    """The head, and the copy of its commit in the cache of this machine, to be read and never changed."""
+def copy_of_last_commit(folder: RemoteFolder) -> tuple[Head, CacheLease | None]:
+    """The head, and the copy of its commit in the cache of this machine, to be read and never changed.
 
-    def copy(head: Head) -> CacheLease:
+    There is no copy where nothing is committed.
+    """
+
+    def copy(head: Head) -> CacheLease | None:
+        if head.commit is None:
+            return None
         size = sum(file.size for file in committed_files(folder, head.commit).values())
         key = hashlib.sha256(f"{folder.address}\0{head.commit}".encode()).hexdigest()[:24]
         inside = folder.address.rpartition("/")[2]

@@ -7,10 +7,10 @@ import logging
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from equipoise.datasets.atomic_io import read_whole_json
 from equipoise.platform.cluster.slurm_scripts import Batch, sbatch
 from equipoise.platform.cluster.submission import Ended
 from equipoise.platform.errors import ResourceError
@@ -66,7 +66,12 @@ def cancel(number: str) -> None:
     _call("scancel", number)
 
 
-def follow(number: str, log_file: Path, status_file: Path, write: Callable[[str], object]) -> Ended:
+def follow(
+    number: str,
+    log_file: Path,
+    read_status: Callable[[], Mapping[str, Any]],
+    write: Callable[[str], object],
+) -> Ended:
     """Write the log of a job as it grows, and return how it ended.
 
     Parameters
@@ -75,12 +80,13 @@ def follow(number: str, log_file: Path, status_file: Path, write: Callable[[str]
         Of the job.
     log_file
         Its log.
-    status_file
-        ``status.json`` of its run folder, whose content decides; without one the state that SLURM keeps does.
+    read_status
+        The content of ``status.json`` of its run folder, which decides; where it is empty or does not change, the state
+        that SLURM keeps does.
     write
         Gets each piece of the log.
     """
-    before = _modified(status_file)
+    before = read_status()
     position, said = _size(log_file), ""
     while (now := state(number)) is not None:
         if now != said:
@@ -89,15 +95,13 @@ def follow(number: str, log_file: Path, status_file: Path, write: Callable[[str]
         position = _more(log_file, position, write)
         time.sleep(_LOOK_S)
     _more(log_file, position, write)
-    return outcome(number, status_file, before)
+    return outcome(number, read_status(), before)
 
 
-def outcome(number: str, status_file: Path, before: float) -> Ended:
-    """How a job ended: from ``status.json`` if it was written after ``before``, else from SLURM's accounting."""
-    if _modified(status_file) > before:
-        status = read_whole_json(status_file) or {}
-        if isinstance(status.get("code"), int):
-            return Ended(number, status["code"], str(status.get("error", "")).partition("\n")[0])
+def outcome(number: str, status: Mapping[str, Any], before: Mapping[str, Any]) -> Ended:
+    """How a job ended: from ``status.json`` if it is not what it was ``before``, else from SLURM's accounting."""
+    if status != before and isinstance(status.get("code"), int):
+        return Ended(number, status["code"], str(status.get("error", "")).partition("\n")[0])
     kept = accounted(number)
     if kept == "COMPLETED":
         return Ended(number, 0)
@@ -147,7 +151,3 @@ def _more(file: Path, position: int, write: Callable[[str], object]) -> int:
 
 def _size(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
-
-
-def _modified(file: Path) -> float:
-    return file.stat().st_mtime if file.exists() else 0.0

@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +72,8 @@ class RunFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
+        #: For messages and for opening it again.
+        self.address = str(self.root)
         self.provenance = self.root / "provenance"
         self.command_file = self.provenance / "command.txt"
         self.manifest = self.root / "manifest"
@@ -96,7 +98,7 @@ class RunFolder:
         study
             The study about to run.
         out
-            Folder given on the command line; by default ``runs/<name>`` below the current folder.
+            Folder or address given on the command line; by default ``runs/<name>`` below the current folder.
         resume
             ``auto`` resumes an earlier run, ``must`` requires one, ``never`` renames the folder of an earlier one.
 
@@ -107,12 +109,12 @@ class RunFolder:
         InUseError
             If an earlier run is to be renamed while a job is writing to it.
         """
-        folder = cls(Path(out) if out else Path("runs") / study.name)
+        folder = cls.at(out or str(Path("runs") / study.name))
         earlier = folder.provenance / "resolved.yaml"
         if resume == "must" and not earlier.exists():
             raise StudyError(
                 "--resume must: there is no run to resume",
-                where=str(folder.root),
+                where=folder.address,
                 fix="leave --resume out",
             )
         if resume == "never" and folder.root.exists() and any(folder.root.iterdir()):
@@ -126,6 +128,11 @@ class RunFolder:
         elif earlier.exists() and folder.holds_results():
             folder._require_same_study(study, read_own(earlier))
         return folder
+
+    @classmethod
+    def at(cls, location: str) -> "RunFolder":
+        """The run folder of a path, to be written to."""
+        return cls(Path(location))
 
     def holds_results(self) -> bool:
         """Whether a step has left what depends on study and tables; a folder that was only validated does not."""
@@ -176,13 +183,22 @@ class RunFolder:
         """
         with writer_lock(self.root, "run folder") as lock:
             lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()} since {_timestamp()}".encode())
+            lock.write(this_process().encode())
             lock.flush()
             remove_leftovers(self.root, below=True)
             try:
                 yield
             finally:
                 lock.truncate(0)  # who could not do this was killed
+
+    def commit(self) -> None:
+        """Let what is written count where the folder is elsewhere; here it does already."""
+
+    def require_shared(self, study: Study, steps: Sequence[str]) -> None:
+        """Refuse steps whose workers on other machines would write to a folder that they do not see.
+
+        A folder at a path is on storage that all machines mount, where there is more than one.
+        """
 
     def writer(self) -> str | None:
         """The job that is writing to the folder, ``process 12 on host since …``; None if there is none."""
@@ -259,6 +275,11 @@ class RunFolder:
         self.root.mkdir(parents=True, exist_ok=True)
         with self.events_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"at": _timestamp(), "event": name, **details}, default=str) + "\n")
+
+
+def this_process() -> str:
+    """For the messages of other jobs: ``process 12 on host since …``."""
+    return f"process {os.getpid()} on {socket.gethostname()} since {_timestamp()}"
 
 
 def _timestamp() -> str:

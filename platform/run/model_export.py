@@ -11,8 +11,8 @@ from equipoise.datasets.atomic_io import write_json
 from equipoise.platform.errors import StudyError
 from equipoise.platform.prediction.export import MODEL_INPUTS, Refit, export_run
 from equipoise.platform.run.context import RunContext
-from equipoise.platform.run.folder import RunFolder
 from equipoise.platform.run.model_trust import trust_of_run
+from equipoise.platform.run.remote_folder import open_run_folder, read_run_folder
 
 if TYPE_CHECKING:
     from equipoise.platform.prediction.exported_model import ExportedModel
@@ -54,7 +54,7 @@ def model_inputs(context: RunContext) -> dict[str, Any]:
 def export_model(
     out: Path,
     *,
-    run: Path | None = None,
+    run: str | Path | None = None,
     study: Study | None = None,
     license_name: str | None = None,
     refit: bool = False,
@@ -67,7 +67,7 @@ def export_model(
     out
         A new folder.
     run
-        The run folder; ``runs/<name>`` of the study if not given.
+        The run folder, a path or an address; ``runs/<name>`` of the study if not given.
     study
         The study; the one that the run folder records if not given.
     license_name
@@ -95,11 +95,11 @@ def export_model(
                 where="--refit",
                 fix="name the study, too: -c study.yaml",
             )
-        recorded = recorded_study(run)
-        return export_run(
-            run, out, recorded, license_name=license_name, trust=trust_of_run(run, recorded, None), onnx=onnx
-        )
-    folder = RunFolder.open(study, None if run is None else str(run), "must")
+        finished = read_run_folder(run)
+        recorded = recorded_study(finished.root)
+        trust = trust_of_run(finished.root, recorded, None)
+        return export_run(finished.root, out, recorded, license_name=license_name, trust=trust, onnx=onnx)
+    folder = open_run_folder(study, None if run is None else str(run), "must")
     context = RunContext(study, folder)
     with folder.writing():
         write_model_inputs(context)

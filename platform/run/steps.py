@@ -90,6 +90,7 @@ def run_steps(
     others = tuple(map(Path, folds_from))
     context = RunContext(study, folder, tuple(only_folds), check_slides, measure_winner, others)
     results: dict[str, StepResult] = {}
+    folder.require_shared(study, steps)
     with folder.writing():
         provenance.record(study, folder)
         for name in steps:
@@ -220,7 +221,7 @@ def train(context: RunContext) -> StepResult:
         report = EpochLog(context.folder.tensorboard / name, name, study.training.epochs)
         parts = (fold, study.tasks, cases, recipe, context.folder.folds)
         jobs.append(partial(train_fold, *parts, **features, report=report))
-    run_folds(jobs, study.training, study.resources)
+    run_folds(jobs, study.training, study.resources, context.folder.commit)
     done = sum(fold_folder(context.folder.folds, fold).exists() for fold in folds)
     return StepResult({"folds": len(folds), "trained": done}, complete=done == len(folds))
 

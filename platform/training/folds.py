@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from equipoise.platform.training.params import TrainingParams
 
 
-def run_folds(jobs: Sequence[partial[Path]], training: TrainingParams, resources: RayOptions) -> None:
+def run_folds(
+    jobs: Sequence[partial[Path]],
+    training: TrainingParams,
+    resources: RayOptions,
+    finished: Callable[[], object] = lambda: None,
+) -> None:
     """Train folds as a study says.
 
     Parameters
@@ -23,12 +28,15 @@ def run_folds(jobs: Sequence[partial[Path]], training: TrainingParams, resources
         Calls of :func:`~equipoise.platform.training.crossval.train_fold`, each with its ``report``.
     training, resources
         Workers and threads of a fold; the Ray to use, and how many folds are trained at once.
+    finished
+        Called after each fold while no other is trained.
     """
     if training.workers == 1 and (resources.folds == 1 or len(jobs) < 2):
         with ProgressBar("train", len(jobs), unit="folds") as bar:
             for job in jobs:
                 with job.keywords["report"]:
                     job()
+                finished()
                 bar.update()
         return
     if jobs:
@@ -40,6 +48,7 @@ def run_folds(jobs: Sequence[partial[Path]], training: TrainingParams, resources
                 with ProgressBar("train", len(jobs), unit="folds") as bar:
                     for job in jobs:
                         job()
+                        finished()
                         bar.update()
             else:
                 run_folds_in_parallel(list(jobs), max_concurrent=resources.folds, cpus=training.threads)
