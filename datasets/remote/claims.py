@@ -56,7 +56,7 @@ class Claim:
             self._require_abandoned(self.head.writer, wait)
         mine = Writer(self.token, owner, time.time())
         if not self._replace(replace(self.head, writer=mine)):
-            raise self._in_use(Head.parse(self._content, folder.address).writer)
+            raise self._in_use(Head.parse(folder.read(HEAD_FILE), folder.address).writer)
 
     def swap(self, commit: str) -> None:
         """Let a commit count.
@@ -105,24 +105,27 @@ class Claim:
                 log.warning("the claim is not renewed: %s", error)
 
     def _change(self, head: Head) -> None:
-        """Replace the head; once more where an earlier answer was lost on its way."""
+        """Replace the head; once more where an earlier change has arrived, and its answer has not."""
         if self._replace(head):
             return
-        now = Head.parse(self._content, self._folder.address)
-        if (now.writer is None or now.writer.token != self.token) or not self._replace(head):
-            raise InUseError(
-                f"another job has taken over this run folder ({now.writer.owner if now.writer else 'it has ended'})",
-                where=self._folder.address,
-                fix="nothing of it is overwritten; run the same command again when that job has ended",
-            )
+        content = self._folder.read(HEAD_FILE)
+        now = Head.parse(content, self._folder.address)
+        if now.writer is not None and now.writer.token == self.token:
+            self._content = content
+            if self._replace(head):
+                return
+        raise InUseError(
+            f"another job has taken over this run folder ({now.writer.owner if now.writer else 'it has ended'})",
+            where=self._folder.address,
+            fix="nothing of it is overwritten; run the same command again when that job has ended",
+        )
 
     def _replace(self, head: Head) -> bool:
-        """Write a head in place of the one that was last read; on False, that is the one of now."""
+        """Write a head in place of the one that is known; on False, that one is there no more and stays known."""
         content = head.content()
-        if not self._folder.replace(HEAD_FILE, content, self._content):
-            self._content = self._folder.read(HEAD_FILE)
-            if self._content != content:  # else the request had arrived, and was sent twice
-                return False
+        written = self._folder.replace(HEAD_FILE, content, self._content)
+        if not written and self._folder.read(HEAD_FILE) != content:  # else it had arrived, and was sent twice
+            return False
         self._content, self.head = content, head
         return True
 
