@@ -38,10 +38,10 @@ test-geneicl: $(READY)
 	test -d $(VENV)/geneicl || $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/geneicl 'geneicl>=1.0,<2'
 	PYTHONPATH=$(CURDIR)/$(VENV)/geneicl $(BIN)/python -m pytest tests/models/probes/test_geneicl.py $(ARGS)
 
-# Slides and stores in a bucket, against a server on this machine. Its packages stay apart: they are large.
+# Slides, stores and run folders in a bucket, against a server on this machine. Its packages stay apart: they are large.
 test-s3: $(READY)
 	test -d $(VENV)/s3 || $(BIN)/python -m pip install --quiet --constraint constraints.txt --target $(VENV)/s3 s3fs 'moto[server]>=5.2,<6'
-	PYTHONPATH=$(CURDIR)/$(VENV)/s3 $(BIN)/python -m pytest tests/datasets/remote/test_s3.py $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(VENV)/s3 $(BIN)/python -m pytest tests/datasets/remote/test_s3.py tests/platform/run/test_runs_on_s3.py $(ARGS)
 
 # Exported jobs in NVFlare's simulator. Its packages stay apart: they bring a web server.
 test-nvflare: $(READY)

@@ -23,6 +23,14 @@ from equipoise.datasets.remote.commits import (
 )
 from equipoise.datasets.remote.folders import RemoteFolder
 
+#: Folder of all working copies in the cache of a machine.
+_FOLDER = "working-copies"
+
+
+def is_working_copy(folder: Path) -> bool:
+    """Whether a folder is a working copy or in one."""
+    return _FOLDER in folder.parts
+
 
 class WorkingCopy:
     """A folder at an address, and its copy here.
@@ -46,7 +54,7 @@ class WorkingCopy:
         self.folder = RemoteFolder(address.rstrip("/"))
         self.folder.require_single_writer()
         key = hashlib.sha256(self.folder.address.encode()).hexdigest()[:24]
-        self.root: Path = cache_root() / "working-copies" / key / self.folder.address.rpartition("/")[2]
+        self.root: Path = cache_root() / _FOLDER / key / self.folder.address.rpartition("/")[2]
         self._state_file = self.root.parent / "state.json"
         self._claim: Claim | None = None
         self._files: dict[str, CommittedFile] = {}

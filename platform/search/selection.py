@@ -12,6 +12,7 @@ import yaml
 
 from equipoise.datasets.atomic_io import write_json, write_text
 from equipoise.datasets.remote.addresses import is_remote
+from equipoise.datasets.remote.working_copies import is_working_copy
 from equipoise.platform.registry import entries, get
 from equipoise.platform.search.configuration import merge_config
 from equipoise.platform.search.params import SearchParams
@@ -100,13 +101,16 @@ def folds_text(trial: Trial) -> str:
 
 
 def rebase_paths(settings: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
-    """Resolved settings whose paths start from another folder; absolute ones and addresses stay as they are."""
+    """Resolved settings whose paths start from another folder; absolute ones and addresses stay as they are.
+
+    In a working copy paths become absolute: the next machine has it elsewhere.
+    """
     old, new = old.resolve(), new.resolve()
 
     def moved(path: str | None) -> str | None:
         if path is None or is_remote(path) or Path(path).expanduser().is_absolute():
             return path
-        return os.path.relpath(old / path, new)
+        return str(old / path) if is_working_copy(new) else os.path.relpath(old / path, new)
 
     def moved_params(kind: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
         paths = get(kind, name).attribute("paths")

@@ -1,16 +1,15 @@
 """Run folders at addresses: a run is the one of a local folder, readers see its last commit, and it has one writer."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
 import pytest
+from tests.run_files import comparable
 
 from equipoise.datasets.errors import InUseError
 from equipoise.datasets.remote import claims
-from equipoise.datasets.remote.commits import local_files
 from equipoise.jobs.outcome import run_in_folder
 from equipoise.jobs.submit import command_of
 from equipoise.platform.errors import StudyError
@@ -37,8 +36,6 @@ training: {epochs: 3, min_epochs: 1, batch: 8}
 evaluation: {bootstrap: 50}
 """
 ADDRESS = "memory://runs/small"
-#: Files of which every line holds a time or a place.
-TIMES = ("events.jsonl", "provenance/environments.jsonl", "provenance/command.txt")
 
 
 @pytest.fixture
@@ -59,17 +56,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], N
     return lambda: monkeypatch.setenv("EQUIPOISE_CACHE", str(tmp_path / "elsewhere"))
 
 
-def comparable(run: RunFolder) -> dict[str, bytes]:
-    """Path → content, without times and places; names of TensorBoard's files and all that they hold are times."""
-    content = {}
-    for path, file in local_files(run.root).items():
-        if path.startswith("tb/"):
-            content[path.partition(".tfevents")[0]] = b""
-        elif path not in TIMES:
-            content[path] = re.sub(rb'"(at|seconds)": [^,}\n]*', b"", file.read_bytes())
-    return content
-
-
 def test_a_run_at_an_address_is_that_of_a_folder(
     study: Study, tmp_path: Path, elsewhere: Callable[[], None]
 ) -> None:
@@ -85,7 +71,8 @@ def test_a_run_at_an_address_is_that_of_a_folder(
     assert str(folder.root).startswith(str(tmp_path / "elsewhere"))
     assert folder.to_do() == ["extract", "train", "evaluate", "report"]
     steps.run_steps(study, folder, ["train"])
-    mine, theirs = comparable(local), comparable(read_run_folder(ADDRESS))
+    run = read_run_folder(ADDRESS)
+    mine, theirs = comparable(local.root), comparable(run.root)
     assert len([path for path in mine if path.endswith("model.safetensors")]) == 2
     assert mine == theirs
     with pytest.raises(StudyError, match=r"training\.lr"):
