@@ -414,7 +414,7 @@ def load_run(path: str | Path) -> RunResults:
     Parameters
     ----------
     path
-        ``runs/<study>``, or the folder that ``-o`` named.
+        ``runs/<study>``, or the folder or address that ``-o`` named.
 
     Returns
     -------

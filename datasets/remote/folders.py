@@ -267,15 +267,17 @@ class RemoteFolder:
             fs.rm([join(path, name) for name in names])
 
     def replace(self, name: str, content: bytes, before: bytes | None) -> bool:
+        fs, path = self._resolve(name)
+        conditional = _protocol(fs) in _COMPARES
+        tag = self._tag(name) if conditional else None
         if self.read(name) != before:
             return False
-        fs, path = self._resolve(name)
-        if _protocol(fs) not in _COMPARES:
+        if not conditional:
             with self.writing(name) as temporary:
                 temporary.write_bytes(content)
             return True
-        # An object's tag is the MD5 of what one request wrote; the server compares, so that nobody writes in between.
-        condition = {"IfNoneMatch": "*"} if before is None else {"IfMatch": _tag(before)}
+        # The tag was read before the content: whoever has written since has changed it, and the server refuses.
+        condition = {"IfNoneMatch": "*"} if before is None else {"IfMatch": tag}
         with _writing_errors(self.address), _driver_errors(self.address):
             try:
                 fs.pipe_file(path, content, chunksize=len(content) + 1, **condition)
@@ -312,16 +314,21 @@ class RemoteFolder:
         files = (str(one["name"]).rsplit("/", 1)[-1] for one in listed if one["type"] == "file")
         return sorted(name for name in files if name)
 
+    def _tag(self, name: str) -> str | None:
+        """What the server calls this version of a file; None if there is none."""
+        fs, path = self._resolve(name)
+        with _driver_errors(self.address):
+            try:
+                return str(fs.info(path)["ETag"])
+            except FileNotFoundError:
+                return None
+
     def _resolve(self, name: str) -> tuple[Any, str]:
         return connect(join(self.address, name))
 
 
 def _protocol(fs: Any) -> str:
     return fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-
-
-def _tag(content: bytes) -> str:
-    return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
 
 
 @contextmanager

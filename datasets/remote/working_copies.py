@@ -54,6 +54,7 @@ class WorkingCopy:
         self.folder = RemoteFolder(address.rstrip("/"))
         self.folder.require_single_writer()
         key = hashlib.sha256(self.folder.address.encode()).hexdigest()[:24]
+        (cache_root() / _FOLDER).mkdir(mode=0o700, exist_ok=True)  # it names patients
         self.root: Path = cache_root() / _FOLDER / key / self.folder.address.rpartition("/")[2]
         self._state_file = self.root.parent / "state.json"
         self._claim: Claim | None = None

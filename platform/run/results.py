@@ -8,6 +8,7 @@ import pandas as pd
 
 from equipoise.platform.errors import DataError
 from equipoise.platform.report.run_files import FILES, RunFiles
+from equipoise.platform.run.remote_folder import read_run_folder
 
 
 class RunResults:
@@ -19,7 +20,7 @@ class RunResults:
     Parameters
     ----------
     folder
-        ``runs/<study>``.
+        ``runs/<study>``, or the address of a run, of which the last commit is read.
 
     Raises
     ------
@@ -28,7 +29,8 @@ class RunResults:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self._run = read_run_folder(folder)
+        self.folder = self._run.root
         self._files = RunFiles(self.folder)
         if not (self.folder / "status.json").is_file():
             raise DataError(

@@ -177,7 +177,7 @@ def test_a_job_error_carries_the_error_and_the_folder(
     with pytest.raises(JobError) as caught:
         run_in_folder(study, folder, ["train"])
     assert isinstance(caught.value.error, DataError)
-    assert caught.value.result == JobResult({"out": folder.root}, folder)
+    assert caught.value.result == JobResult({"out": folder.address}, folder)
     assert not vars(caught.value.error).keys() & {"result", "facts", "folder"}, (
         "nothing is set on other errors"
     )
@@ -238,3 +238,17 @@ def test_jobs_without_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
 
     code, result, _ = ended(refused, capsys)
     assert (code, result) == (3, {"job": "train", "status": "failed", "code": 3, "error": "no such table"})
+
+
+def test_an_outcome_that_does_not_reach_its_address_is_a_failure(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unreachable(*_: object) -> None:
+        raise DataError("does not answer", where="s3://bucket/run")
+
+    folder = RunFolder(tmp_path / "run")
+    monkeypatch.setitem(steps.STEP_FUNCTIONS, "train", lambda _: StepResult())
+    monkeypatch.setattr(RunFolder, "finish", unreachable)
+    code, result, _ = ended(lambda: run_in_folder(study, folder, ["train"]), capsys)
+    assert (code, result["code"], result["status"]) == (3, 3, "failed")
+    assert "the outcome is not committed: s3://bucket/run: does not answer" in result["error"]

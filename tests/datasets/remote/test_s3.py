@@ -67,14 +67,17 @@ def test_the_server_compares_and_writes_in_one_request(server: str, cache: Path)
     assert folder.replace("index", b"two", b"one")
     assert folder.read("index") == b"two"
 
-    # The second has compared, and writes after the first has written.
-    def read_late(name: str) -> bytes | None:
-        return b"one"
-
+    # The second compares, and before it writes the first has written.
     late = RemoteFolder("s3://here/compare")
-    object.__setattr__(late, "read", read_late)
-    assert not late.replace("index", b"late", b"one")
-    assert folder.read("index") == b"two"
+
+    def read_early(name: str) -> bytes | None:
+        content = folder.read(name)
+        assert folder.replace(name, b"three", content)
+        return content
+
+    object.__setattr__(late, "read", read_early)
+    assert not late.replace("index", b"late", b"two")
+    assert folder.read("index") == b"three"
 
 
 def equipoise(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
