@@ -9,7 +9,9 @@ from equipoise.jobs.options import plain_job
 
 @plain_job
 def leaderboard(
-    runs: Annotated[list[str], typer.Argument(help="Two run folders or more.", metavar="RUN...")],
+    runs: Annotated[
+        list[str], typer.Argument(help="Two run folders or more, or addresses.", metavar="RUN...")
+    ],
     out: Annotated[
         str, typer.Option("-o", "--out", help="Folder to write to.", metavar="DIR")
     ] = "leaderboard",
@@ -27,10 +29,10 @@ def leaderboard(
     from pathlib import Path
 
     from equipoise.platform.report.leaderboard_datasets import compare_runs
-    from equipoise.platform.run.remote_folder import read_run_folder
+    from equipoise.platform.run.remote_folder import run_paths
 
-    folders = [read_run_folder(run) for run in runs]
-    written = compare_runs([folder.root for folder in folders], Path(out), baseline)
+    with run_paths(runs) as paths:
+        written = compare_runs(paths, Path(out), baseline)
     print(written.text)
     result = {"best": written.best} | ({"synthetic": True} if written.synthetic else {})
     return {"out": Path(out).resolve(), "page": written.page.resolve(), **result}

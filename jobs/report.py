@@ -66,7 +66,7 @@ def _compare(runs: list[str], out: str | None, asked: bool) -> JobResult:
     """The leaderboard of several runs, in the folder of ``-o``."""
     from equipoise.platform.errors import StudyError
     from equipoise.platform.report.leaderboard_datasets import compare_runs
-    from equipoise.platform.run.remote_folder import read_run_folder
+    from equipoise.platform.run.remote_folder import run_paths
 
     if not asked or len(runs) < 2:
         raise StudyError(
@@ -75,8 +75,8 @@ def _compare(runs: list[str], out: str | None, asked: bool) -> JobResult:
             fix="equipoise report --compare RUN RUN, or name the folder of one run with -o",
         )
     folder = Path(out or "leaderboard")
-    compared = [read_run_folder(run) for run in runs]
-    written = compare_runs([run.root for run in compared], folder)
+    with run_paths(runs) as paths:
+        written = compare_runs(paths, folder)
     print(written.text)
     fields = {"out": folder.resolve(), "page": written.page.resolve(), "best": written.best}
     return JobResult(fields | ({"synthetic": True} if written.synthetic else {}))

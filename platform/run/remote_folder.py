@@ -38,6 +38,13 @@ def read_run_folder(location: str | Path) -> RunFolder:
     return CommittedRun(str(location)) if is_remote(location) else RunFolder(Path(location))
 
 
+@contextmanager
+def run_paths(locations: Sequence[str]) -> Iterator[list[Path]]:
+    """Paths of runs to be read; of those at addresses copies, which stay for the block."""
+    copies = {location: CommittedRun(location) for location in locations if is_remote(location)}
+    yield [copies[location].root if location in copies else Path(location) for location in locations]
+
+
 class RemoteRunFolder(RunFolder):
     """The run folder at an address, to be written to.
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from equipoise.datasets.remote.addresses import is_remote
 from equipoise.platform.errors import DataError
 from equipoise.platform.report.run_files import FILES, RunFiles
-from equipoise.platform.run.remote_folder import read_run_folder
+from equipoise.platform.run.remote_folder import CommittedRun
 
 
 class RunResults:
@@ -29,8 +30,8 @@ class RunResults:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self._run = read_run_folder(folder)
-        self.folder = self._run.root
+        self._copy = CommittedRun(str(folder)) if is_remote(folder) else None  # stays as long as this object
+        self.folder = Path(folder) if self._copy is None else self._copy.root
         self._files = RunFiles(self.folder)
         if not (self.folder / "status.json").is_file():
             raise DataError(

@@ -8,6 +8,7 @@ import fsspec
 import pytest
 from tests.run_files import comparable
 
+from equipoise.api import load_run
 from equipoise.datasets.errors import InUseError
 from equipoise.datasets.remote import claims
 from equipoise.jobs.outcome import run_in_folder
@@ -21,6 +22,7 @@ from equipoise.platform.run.remote_folder import (
     RemoteRunFolder,
     open_run_folder,
     read_run_folder,
+    run_paths,
 )
 from equipoise.platform.study.schema import Study
 
@@ -75,6 +77,10 @@ def test_a_run_at_an_address_is_that_of_a_folder(
     mine, theirs = comparable(local.root), comparable(run.root)
     assert len([path for path in mine if path.endswith("model.safetensors")]) == 2
     assert mine == theirs
+    assert load_run(ADDRESS).folds.equals(load_run(local.root).folds)
+    with run_paths([ADDRESS, "runs/other"]) as paths:
+        assert comparable(paths[0]) == theirs
+        assert (paths[0].name, paths[1]) == ("small", Path("runs/other"))
     with pytest.raises(StudyError, match=r"training\.lr"):
         open_run_folder(load_study(study.file, {"training.lr": 0.5}), ADDRESS, "auto")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.run_files import comparable
-from tests.s3_server import s3_server
+from tests.s3_server import SECRET, s3_server
 
 from equipoise.datasets.remote import claims
 from equipoise.datasets.remote.commits import committed_files, read_head
@@ -159,6 +159,9 @@ def test_federation_and_search_are_those_of_a_local_folder(tables: Path) -> None
     mine, theirs = comparable(tables / "local" / "tables"), comparable(run.root)
     assert {"search/trials.parquet", "search/best.yaml", "federated/sites.csv"} <= set(mine)
     assert mine == theirs
+    folder = RemoteFolder("s3://here/runs/tables")
+    names = ["head.json", *(f"objects/{name}" for name in folder.names("objects"))]
+    assert not [name for name in names if SECRET.encode() in (folder.read(name) or b"")]
     best = (run.search / "best.yaml").read_text()
     assert f"path: {tables}/rna.csv" in best  # the folder is elsewhere on every machine
 
