@@ -88,8 +88,8 @@ class Claim:
             if not lost.is_set():
                 try:
                     self.release()
-                except InUseError as error:  # a commit that was refused has said so already
-                    log.warning("%s", error)
+                except DataError as error:  # nothing is lost: the claim is taken over when it is not renewed
+                    log.warning("the claim is not released: %s", error)
 
     def _renew(self, ended: threading.Event, lost: threading.Event) -> None:
         while not ended.wait(RENEW_S):
