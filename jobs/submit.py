@@ -190,6 +190,7 @@ def _batches(
 ) -> "list[Batch]":
     """The batch script of a job; with ``array`` also those of its folds and, before them, of its extraction."""
     from equipoise.platform.cluster.slurm_scripts import Batch, FoldArray, batch_script
+    from equipoise.platform.errors import StudyError
 
     folder = Path.cwd() if out is None or is_remote(out) else Path(out) / "slurm"
     path = Path(os.path.abspath(script)) if script else folder / f"{command.name}.sbatch"
@@ -207,6 +208,12 @@ def _batches(
 
     if not array:
         return [batch(command.name)]
+    if is_remote(str(out)):
+        raise StudyError(
+            "the tasks of an array write below the run folder, which is at an address",
+            where="--array",
+            fix="name a folder that all nodes mount with -o, or leave --array out",
+        )
     names, extracts = _folds_to_train(command, Path(str(out)))
     if not names:
         return [batch(command.name)]

@@ -18,6 +18,7 @@ from equipoise.platform.run.extraction_step import extract
 from equipoise.platform.run.folder import RunFolder, StepResult, study_steps
 from equipoise.platform.run.folds import folds_of, require_folds, set_threads
 from equipoise.platform.run.manifest import is_written_by_extract, write_folds, write_manifest
+from equipoise.platform.run.remote_folder import run_paths
 from equipoise.platform.run.slide_checks import missing_files, refuse_headers, refuse_pixel_sizes
 from equipoise.platform.run.taken_folds import take_folds
 from equipoise.platform.study.schema import Study
@@ -76,7 +77,7 @@ def run_steps(
     measure_winner
         Whether ``search`` evaluates the winner on patients that no trial has seen.
     folds_from
-        Other run folders of the study, whose finished folds ``train`` takes before it trains any.
+        Other run folders of the study or their addresses, whose finished folds ``train`` takes before it trains any.
 
     Raises
     ------
@@ -87,11 +88,10 @@ def run_steps(
     """
     from equipoise.platform.run import provenance
 
-    others = tuple(map(Path, folds_from))
-    context = RunContext(study, folder, tuple(only_folds), check_slides, measure_winner, others)
     results: dict[str, StepResult] = {}
     folder.require_shared(study, steps)
-    with folder.writing():
+    with run_paths([str(run) for run in folds_from]) as others, folder.writing():
+        context = RunContext(study, folder, tuple(only_folds), check_slides, measure_winner, tuple(others))
         provenance.record(study, folder)
         for name in steps:
             log.info("step=%s", name)

@@ -159,6 +159,20 @@ def test_a_death_during_an_upload_changes_nothing_and_another_machine_takes_over
     assert dead.root == one.copy().root
 
 
+def test_a_death_after_the_swap_leaves_the_new_commit(
+    address: str, machines: list[Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abandoned(machines[0], monkeypatch, "remove_all")
+    assert machines[2].read() == {"a": b"2", "b": b"3"}
+    for machine in (machines[0], machines[1]):
+        copy = machine.copy()
+        assert content_of(copy.root) == machines[2].read()
+        with copy.claimed("next"):
+            write(copy, {"c": str(machine.cache)})
+            copy.commit()
+    assert len(objects(address)) == 4  # three files and their list
+
+
 def test_the_same_machine_takes_over_at_once_and_goes_on(
     machines: list[Machine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,8 @@ from equipoise.api import load_run
 from equipoise.datasets.errors import InUseError
 from equipoise.datasets.remote import claims
 from equipoise.jobs.outcome import run_in_folder
-from equipoise.jobs.submit import command_of
+from equipoise.jobs.submit import _batches, command_of
+from equipoise.platform.cluster.slurm_scripts import Allocation
 from equipoise.platform.errors import StudyError
 from equipoise.platform.run import steps
 from equipoise.platform.run.folder import RunFolder, StepResult
@@ -59,8 +60,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], N
 
 
 def test_a_run_at_an_address_is_that_of_a_folder(
-    study: Study, tmp_path: Path, elsewhere: Callable[[], None]
+    study: Study, tmp_path: Path, elsewhere: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     local = RunFolder.open(study, str(tmp_path / "small"), "auto")
     steps.run_steps(study, local, ["validate", "train"])
     job = run_in_folder(study, open_run_folder(study, ADDRESS, "auto"), ["validate"])
@@ -81,6 +83,10 @@ def test_a_run_at_an_address_is_that_of_a_folder(
     with run_paths([ADDRESS, "runs/other"]) as paths:
         assert comparable(paths[0]) == theirs
         assert (paths[0].name, paths[1]) == ("small", Path("runs/other"))
+    third = RunFolder(tmp_path / "third")
+    steps.run_steps(study, third, ["train"], folds_from=[ADDRESS])
+    assert "fold=0-1 taken from" in caplog.text
+    assert comparable(third.root)["folds/0-1/config.json"] == theirs["folds/0-1/config.json"]
     with pytest.raises(StudyError, match=r"training\.lr"):
         open_run_folder(load_study(study.file, {"training.lr": 0.5}), ADDRESS, "auto")
 
@@ -164,3 +170,8 @@ def test_submit_leaves_addresses_as_they_are(study: Study) -> None:
     assert command.arguments[-2:] == ("-o", "s3://bucket/run")
     assert command_of("run", ["-c", str(study.file), "--out=s3://bucket/run"])[1] == "s3://bucket/run"
     assert json.dumps(command.arguments).count(":/") == 1
+    with pytest.raises(StudyError, match="the tasks of an array write below the run folder"):
+        _batches(command, out, Allocation(), None, array=True)
+    (batch,) = _batches(command, out, Allocation(), None, array=False)
+    assert batch.script == Path.cwd() / "run.sbatch"
+    assert "-o s3://bucket/run" in batch.text
