@@ -51,7 +51,7 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
 
 
 def require_same(
-    before: Mapping[str, Any], now: Mapping[str, Any], problem: str, *, where: Path, fix: str
+    before: Mapping[str, Any], now: Mapping[str, Any], problem: str, *, where: str | Path, fix: str
 ) -> None:
     """Refuse a stored result whose fingerprint is not that of today.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from equipoise.datasets.atomic_io import read_whole_json, write_json
-from equipoise.datasets.errors import InUseError
+from equipoise.datasets.errors import DataError, InUseError
 from equipoise.datasets.remote.cache import cache_root
 from equipoise.datasets.remote.claims import Claim
 from equipoise.datasets.remote.commits import (
@@ -22,6 +23,8 @@ from equipoise.datasets.remote.commits import (
     with_last_commit,
 )
 from equipoise.datasets.remote.folders import RemoteFolder
+
+log = logging.getLogger("equipoise")
 
 #: Folder of all working copies in the cache of a machine.
 _FOLDER = "working-copies"
@@ -117,7 +120,10 @@ class WorkingCopy:
         claim.swap(commit)
         self._files = files
         self._record(commit=commit)
-        self.folder.remove_all(removable)
+        try:
+            self.folder.remove_all(removable)
+        except DataError as error:  # the commit counts; the next one removes them, where it may
+            log.warning("objects of earlier commits stay: %s", error)
 
     def _state(self) -> dict[str, Any]:
         """The commit that the copy goes on from, and the token of its last claim."""

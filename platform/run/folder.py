@@ -121,7 +121,7 @@ class RunFolder:
             if (writer := folder.writer()) is not None:
                 raise InUseError(
                     f"--resume never: a job is writing to this run folder ({writer})",
-                    where=str(folder.root),
+                    where=folder.address,
                     fix="wait for it, stop it, or choose another folder with -o",
                 )
             folder._rename_earlier_run(study)
@@ -148,7 +148,7 @@ class RunFolder:
             {key: before.get(key) for key in now},  # sections of earlier versions do not count
             now,
             "this folder holds a run of another study",
-            where=self.root,
+            where=self.address,
             fix="choose another folder with -o, or --resume never to rename the folder of the earlier run",
         )
 
@@ -156,13 +156,13 @@ class RunFolder:
         if not (self.provenance / "resolved.yaml").exists():
             raise StudyError(
                 "--resume never: the folder is not empty and holds no run, so it is not renamed",
-                where=str(self.root),
+                where=self.address,
                 fix="choose another folder with -o",
             )
         if study.file.is_relative_to(self.root):
             raise StudyError(
                 "--resume never: the study file lies in this run folder and would move with it",
-                where=str(self.root),
+                where=self.address,
                 fix="choose another folder with -o",
             )
         number = 1

@@ -125,7 +125,7 @@ def _refit(context: RunContext) -> Refit:
     if not folds:
         raise StudyError(
             "no fold is trained yet, whose epochs a refit takes",
-            where=str(context.folder.root),
+            where=context.folder.address,
             fix="run `equipoise train`",
         )
     out = context.folder.root / "export" / "refit"

@@ -38,7 +38,7 @@ def record(study: Study, folder: RunFolder) -> None:
     if changed := sorted(name for name, old in (earlier or {}).items() if inputs.get(name) != old):
         raise DataError(
             f"changed since this run began: {', '.join(changed)}",
-            where=str(folder.root),
+            where=folder.address,
             fix="restore the tables, choose another folder with -o, or --resume never to start again",
         )
     # Its values hold no credentials, its comments might.

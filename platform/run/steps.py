@@ -301,7 +301,7 @@ def report(context: RunContext) -> StepResult:
     if not context.folder.manifest.is_dir() and not context.folder.search.is_dir():
         raise DataError(
             "nothing to report: no step has run in this folder",
-            where=str(context.folder.root),
+            where=context.folder.address,
             fix="equipoise run, or name the folder of a run with -o",
         )
     write_checklists(RunFiles(context.folder.root), context.folder.root)
