@@ -34,6 +34,8 @@ Where = Literal["local", "cluster", "job", "open"]
 CONNECT_TIMEOUT_S = 10.0
 #: Set by Ray's job supervisor for the driver of a submitted job.
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+#: "1": workers that asked for no GPU see none. Without it Ray shows them all GPUs of the node (ray-project/ray#54868).
+HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,18 @@ def worker_environment(environ: Mapping[str, str], address: str = "local") -> di
     return added
 
 
+def _session_environment(environ: Mapping[str, str], address: str = "local") -> dict[str, Any]:
+    """:func:`worker_environment`, and GPUs only for those workers that ask for one.
+
+    It is no part of the environment that a job is submitted with: the driver, which trains as well, asks Ray for nothing.
+    """
+    result = worker_environment(environ, address)
+    job = json.loads(environ.get(JOB_VARIABLE, "{}")).get("runtime_env") or {}
+    if HIDE_GPUS not in (job.get("env_vars") or {}):
+        result["env_vars"] = result.get("env_vars", {}) | {HIDE_GPUS: "1"}
+    return result
+
+
 def session_description() -> dict[str, Any]:
     """A description of the open session for the provenance of a run.
 
@@ -203,7 +217,7 @@ def _start_local(options: RayOptions) -> Any:
                 object_store_memory=size,
                 include_dashboard=options.dashboard,
                 dashboard_host="127.0.0.1",  # no port named: Ray takes the first free one from 8265 on
-                runtime_env=worker_environment(os.environ),
+                runtime_env=_session_environment(os.environ),
                 logging_level=logging.WARNING,
                 log_to_driver=False,
             )
@@ -236,7 +250,7 @@ def _connect(where: Where, address: str, options: RayOptions) -> Any:
             _probe(address)
         return ray.init(
             address=address,
-            runtime_env=worker_environment(os.environ, address),
+            runtime_env=_session_environment(os.environ, address),
             logging_level=logging.WARNING,
             log_to_driver=False,
         )

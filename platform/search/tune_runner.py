@@ -37,12 +37,10 @@ from equipoise.platform.search.searchers import Searcher
 from equipoise.platform.search.space import Config, Space
 from equipoise.platform.search.trial import TrialRun, import_trial_code, run_trial, trials_folder, work_folder
 from equipoise.platform.search.trial_records import Trial, read_trial, trial_name
+from equipoise.platform.training.on_ray import shared_gpu
 from equipoise.platform.training.params import TrainingParams
 
 log = logging.getLogger("equipoise")
-
-#: GPUs of a trial if Ray has one and the study does not say: heads over features use a fraction of one.
-GPU_SHARE = 0.25
 
 #: How often a trial whose process died is tried again.
 RETRIES = 2
@@ -203,9 +201,7 @@ def resources_of(params: SearchParams, training: TrainingParams) -> dict[str, fl
     """Resources that Ray reserves for a trial; a trial with workers only waits for them, and they reserve their own."""
     if training.workers > 1:
         return {"cpu": 0, "gpu": 0, "memory": 1}  # Tune refuses a request for nothing; a byte is free
-    gpus = params.gpus
-    if gpus is None:
-        gpus = GPU_SHARE if training.device != "cpu" and ray.cluster_resources().get("GPU", 0) else 0.0
+    gpus = shared_gpu(training) if params.gpus is None else params.gpus
     return {"cpu": training.threads if params.cpus is None else params.cpus, "gpu": gpus}
 
 

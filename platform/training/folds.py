@@ -41,7 +41,7 @@ def run_folds(
         return
     if jobs:
         from equipoise.platform.cluster.session import ray_session
-        from equipoise.platform.training.on_ray import run_folds_in_parallel
+        from equipoise.platform.training.on_ray import run_folds_in_parallel, shared_gpu
 
         with ray_session(resources):
             if training.workers > 1:
@@ -51,4 +51,9 @@ def run_folds(
                         finished()
                         bar.update()
             else:
-                run_folds_in_parallel(list(jobs), max_concurrent=resources.folds, cpus=training.threads)
+                run_folds_in_parallel(
+                    list(jobs),
+                    max_concurrent=resources.folds,
+                    cpus=training.threads,
+                    gpus=shared_gpu(training),
+                )

@@ -23,7 +23,7 @@ from equipoise.platform.errors import EquipoiseError, ResourceError, StudyError
 from equipoise.platform.progress import ProgressBar
 from equipoise.platform.training.batches import CaseList
 from equipoise.platform.training.loop import FitResult, Reporter, fit, load_fit_result
-from equipoise.platform.training.params import Recipe
+from equipoise.platform.training.params import Recipe, TrainingParams
 from equipoise.platform.training.start import initial_model
 from equipoise.platform.training.targets import Targets
 
@@ -31,6 +31,9 @@ log = logging.getLogger("equipoise")
 
 #: Restarts of all workers after which a fold is given up.
 MAX_FAILURES = 3
+
+#: GPUs of a fold or trial if Ray has one and the study does not say: heads over features use a fraction of one.
+GPU_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,14 @@ def fit_on_workers(
             fix=f"write training.batch: {training.workers} or more, or fewer workers",
         )
     if gpus is None:
-        gpus = ray.cluster_resources().get("GPU", 0) >= training.workers and training.device != "cpu"
+        have = ray.cluster_resources().get("GPU", 0)
+        gpus = have >= training.workers and training.device != "cpu"
+        if training.device == "cuda" and not gpus:
+            raise ResourceError(
+                f"{training.workers} workers on GPUs need {training.workers} GPUs, Ray has {have:g}",
+                where="training.workers",
+                fix="write fewer training.workers, or training.device: auto",
+            )
     job = FitJob(recipe, targets, train, val, seed, checkpoint.resolve(), report)
     run_workers(
         _train_worker,
@@ -229,7 +239,14 @@ def _root_cause(error: BaseException) -> BaseException:
     )
 
 
-def run_folds_in_parallel(jobs: Sequence[Callable[[], Path]], *, max_concurrent: int, cpus: int) -> None:
+def shared_gpu(training: TrainingParams) -> float:
+    """The share of a GPU for a training that shares one with others; 0 on CPUs, or if Ray has none."""
+    return GPU_SHARE if training.device != "cpu" and ray.cluster_resources().get("GPU", 0) else 0.0
+
+
+def run_folds_in_parallel(
+    jobs: Sequence[Callable[[], Path]], *, max_concurrent: int, cpus: int, gpus: float = 0.0
+) -> None:
     """Run folds as Ray tasks, at most ``max_concurrent`` at a time; the first error cancels the others.
 
     Parameters
@@ -238,13 +255,18 @@ def run_folds_in_parallel(jobs: Sequence[Callable[[], Path]], *, max_concurrent:
         Each trains one fold; picklable.
     max_concurrent
         Folds at a time.
-    cpus
-        CPUs of each.
+    cpus, gpus
+        CPUs of each, and its share of a GPU; without one, folds see no GPU.
     """
     require_room(
-        {"CPU": cpus}, "a fold", where="training.threads", fix="write fewer threads, or run on larger nodes"
+        {"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
+        "a fold",
+        where="training.threads",
+        fix="write fewer threads, or run on larger nodes",
     )
-    task = ray.remote(_fold).options(num_cpus=cpus, max_retries=2, label_selector=cpu_label_selector())
+    task = ray.remote(_fold).options(
+        num_cpus=cpus, num_gpus=gpus, max_retries=2, label_selector={} if gpus else cpu_label_selector()
+    )
     queue = list(jobs)
     running: list[Any] = []
     try:

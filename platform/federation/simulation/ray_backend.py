@@ -21,6 +21,7 @@ import numpy as np
 import ray
 
 from equipoise.platform.cluster.pools import cpu_label_selector
+from equipoise.platform.cluster.session import HIDE_GPUS
 from equipoise.platform.errors import ResourceError
 from equipoise.platform.federation.clients.runner import ClientRunner, ClientSetup, join_all
 from equipoise.platform.federation.clients.study_trainer import ClientData
@@ -148,7 +149,8 @@ class WorkerPool:
             label_selector={} if gpus else cpu_label_selector(),
             max_restarts=0,
             max_task_retries=0,
-            runtime_env={"env_vars": KEEP_PAGES},
+            # Without a share of their own, clients see the GPUs that they see inline: the device is then the same.
+            runtime_env={"env_vars": KEEP_PAGES | ({} if gpus else {HIDE_GPUS: "0"})},
         )
         self.actors: list[Any] = [self._class.remote() for _ in range(workers)]
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import pytest
 import torch
 from benchmarks.gpu import (
     SHAPE,
+    BusyGpu,
     compare_extractions,
     compare_precisions,
     difference,
+    percentage,
     sum_over_workers,
     write_encoder,
 )
@@ -101,6 +104,33 @@ def test_the_comparison_finds_a_difference(
     assert others["tiles"] == figures["tiles"]
     (one,), (two,) = (list((folder / "whole").iterdir()) for folder in (tmp_path, tmp_path / "other"))
     assert difference(one, two, two_slides["slide"]) > 1
+
+
+def test_busy_is_the_mean_of_what_was_read() -> None:
+    readings = iter([0.25, None, 0.75])
+    read_all = threading.Event()
+
+    def read() -> float | None:
+        try:
+            return next(readings)
+        except StopIteration:
+            read_all.set()
+            return None
+
+    with BusyGpu(read, interval_s=0.001) as busy:
+        assert read_all.wait(60)
+    assert busy.share == 0.5
+    with BusyGpu(lambda: None, interval_s=0.001) as unknown:
+        pass
+    assert unknown.share is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "share"),
+    [("37\n", 0.37), ("0\n", 0.0), ("[N/A]\n", None), ("No devices were found\n", None), ("", None)],
+)
+def test_answers_of_nvidia_smi(answer: str, share: float | None) -> None:
+    assert percentage(answer) == share
 
 
 @pytest.mark.slow

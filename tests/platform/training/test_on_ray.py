@@ -149,6 +149,8 @@ def test_more_workers_than_patients_in_a_batch_are_refused(
         start(batch=2, workers=3)
     with pytest.raises(ResourceError, match="4 workers of 1 CPU need 4 CPUs, Ray has 2"):
         start(workers=4)
+    with pytest.raises(ResourceError, match="2 workers on GPUs need 2 GPUs, Ray has 0"):
+        start(device="cuda")
 
 
 def test_folds_run_side_by_side_and_errors_come_back(ray_session: None, tmp_path: Path) -> None:
