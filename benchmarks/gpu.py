@@ -6,7 +6,8 @@ extracts the same synthetic slides on CPUs, with one worker on the whole GPU and
 starts with nccl.
 
 ``difference_whole``, ``difference_shared``: largest difference of a feature from the CPU's beyond one rounding step of
-float16, in which features are stored, in standard deviations of that feature. ``tiles_per_s_whole``, ``tiles_per_s_shared``: tiles by wall time, with the start of the workers.
+float16, in which features are stored, in standard deviations of that feature. ``tiles_per_s_whole``,
+``tiles_per_s_shared``: tiles by wall time, with the start of the workers.
 ``busy_whole``, ``busy_shared``: mean of the share of time in which the GPU worked, as ``nvidia-smi`` says it; null
 without that program, or where it says nothing (a part of a GPU). ``bf16_loss_difference``: of the last training loss,
 relative, of the task with the largest. ``nccl_sum``: the sum of ones over the workers, 1.0.
@@ -199,8 +200,8 @@ def compare_extractions(
 def difference(expected: Path, found: Path, slides: Any) -> float:
     """Largest difference of a feature over all tiles of all slides, in standard deviations of the feature.
 
-    One rounding step of float16 is taken off: numbers that differ in the seventh digit may be rounded to neighbours, and
-    a step is up to some hundredths of the standard deviation of a feature with a large mean.
+    One rounding step of float16 is taken off: numbers that differ in the seventh digit may be rounded to neighbours,
+    and a step is up to some hundredths of the standard deviation of a feature with a large mean.
     """
     one, other = FeatureStore.open(expected), FeatureStore.open(found)
     pairs = [(np.asarray(one.read(name)[0]), np.asarray(other.read(name)[0])) for name in slides]

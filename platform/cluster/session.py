@@ -145,7 +145,7 @@ def worker_environment(environ: Mapping[str, str], address: str = "local") -> di
 def _session_environment(environ: Mapping[str, str], address: str = "local") -> dict[str, Any]:
     """:func:`worker_environment`, and GPUs only for those workers that ask for one.
 
-    It is no part of the environment that a job is submitted with: the driver, which trains as well, asks Ray for nothing.
+    It is no part of the environment that a job is submitted with: its driver trains as well, and asks for no GPU.
     """
     result = worker_environment(environ, address)
     job = json.loads(environ.get(JOB_VARIABLE, "{}")).get("runtime_env") or {}

@@ -55,7 +55,7 @@ SHARED = """
 
     encoder = Handcrafted()
     params = ExtractionParams(encoder="ctranspath", encoder_params={"weights": "w"}, mpp=0.5, tile_px=224)
-    ray.init(num_cpus=4, num_gpus=1, object_store_memory=150_000_000, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=4, num_gpus=1, object_store_memory=150_000_000, include_dashboard=False)
     summary = extract(
         pd.read_parquet(root / "slides.parquet"), params, root / "store", workers=workers, gpus_per_worker=share,
         make_encoder=lambda _: Seen(), identify=lambda _: Identity(encoder.dim, encoder.hash, encoder.batch_size),
