@@ -159,7 +159,7 @@ def _epoch(
     shown = params.shown(width, training=True)
     order = np.random.default_rng([params.seed, TRAIN, epoch]).permutation(reference.train)
     steps = math.ceil(len(order) / params.batch)
-    total = torch.zeros((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64, device=network.mean.device)  # nccl sums nothing else
     for step in range(steps):
         share = (epoch - 1 + step / steps) / params.epochs
         for settings in optimizer.param_groups:
@@ -176,7 +176,7 @@ def _epoch(
             loss.backward()
         _reduce_gradients(network, group)
         optimizer.step()
-        total += loss.detach().double().cpu() / group.world * len(batch)
+        total += loss.detach().double() / group.world * len(batch)
     return float(group.total(total)) / len(order)
 
 
