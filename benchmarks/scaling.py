@@ -1,15 +1,17 @@
 """How four and eight nodes compare with one: slides of an extraction, and trials of a search. No torch in the work.
 
 Nodes are further raylets of one Ray on this machine, one CPU each, behind a head without CPUs. Their work waits
-instead of computing, so that nodes do not take the processor from each other: an encoder that sleeps a second per
+instead of computing, so that nodes do not take the processor from each other: an encoder that sleeps three seconds per
 batch of eight tiles, of slides whose tiles are coarse and few, and trials whose two folds sleep. What remains is what
-Equipoise and Ray do for every slide and every trial: planning, scheduling, the store, the records. Networks, disks and
-the memory of real nodes are not measured.
+Equipoise and Ray do for every slide and every trial: planning, scheduling, the store, the records. All nodes, and
+Ray's own processes of each, share the processor of this machine: where their work asks for more than it has, as eight
+nodes do with a second per batch on two hardware threads (``--latency 1``), it is the machine that is measured.
+Networks, disks and the memory of real nodes are not.
 
 ``efficiency_4_nodes`` and ``efficiency_8_nodes``: slides, or trials, per second on N nodes, divided by N times those
 on one; the lower of both, each of which stands beside it. Every node has the same number of slides and of trials.
-Rates are those of the steady state: of batches from when the last worker had begun to when the first had nothing left
-to do, of trials from the end of the N-th to that of the last. ``with_start`` is over everything from the first call,
+Rates are those of the steady state, from when the last worker had begun to when the first had nothing left to do; of a
+batch or a trial that is only partly inside, that part counts. ``with_start`` is over everything from the first call,
 with the start of all workers, which takes processor time that the nodes here have to share, and with the end, when some
 of them wait for the others.
 """
@@ -50,7 +52,7 @@ PARAMS = ExtractionParams.model_validate({"mpp": 4.0, "tile_px": 224, "max_fail"
 
 
 class Small(Sleeper):
-    """An encoder of fixed latency with small batches, which notes when each of them began."""
+    """An encoder of fixed latency with small batches, which notes when each of them began and ended."""
 
     batch_size = BATCH
 
@@ -60,9 +62,10 @@ class Small(Sleeper):
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         """``[B, H, W, 3]`` to ``[B, 3]``."""
-        with self._notes.open("a") as file:
-            file.write(f"{time.time()}\n")
-        return super().__call__(tiles)
+        began = time.time()
+        found = super().__call__(tiles)
+        note(self._notes, began)
+        return found
 
 
 class Rates(NamedTuple):
@@ -77,10 +80,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--latency", type=float, default=1.0, help="seconds per batch; at least 0.2")
+    parser.add_argument("--latency", type=float, default=3.0, help="seconds per batch; at least 0.2")
     parser.add_argument("--slides", type=int, default=4, help="slides for each node")
     parser.add_argument("--trials", type=int, default=5, help="trials for each node")
-    parser.add_argument("--fold", type=float, default=3.0, help="seconds of each of the two folds of a trial")
+    parser.add_argument("--fold", type=float, default=8.0, help="seconds of each of the two folds of a trial")
     parser.add_argument("--templates", type=Path, help="folder that keeps the slide for another run")
     arguments = parser.parse_args()
     if arguments.latency < 0.2:
@@ -159,10 +162,26 @@ def _import() -> None:
     time.sleep(2)
 
 
-def rates_of(ends: list[float], count: int) -> Rates:
-    """From the times of all ends since the start, of which the first ``count`` are the start of the steady state."""
-    ends = sorted(ends)
-    return Rates((len(ends) - count) / (ends[-1] - ends[count - 1]), len(ends) / ends[-1])
+def rates_of(spans: list[list[tuple[float, float]]], started: float) -> Rates:
+    """From the beginnings and ends of what each worker did, one after the other, and the time of the first call."""
+    first, last = max(worker[0][0] for worker in spans), min(worker[-1][1] for worker in spans)
+    every = [span for worker in spans for span in worker]
+    inside = sum(max(0.0, min(end, last) - max(begin, first)) / (end - begin) for begin, end in every)
+    return Rates(inside / (last - first), len(every) / (max(end for _, end in every) - started))
+
+
+def noted(folder: Path, count: int) -> list[list[tuple[float, float]]]:
+    """What :func:`note` wrote, worker by worker."""
+    lines = [file.read_text().splitlines() for file in folder.iterdir()]
+    if len(lines) != count:
+        raise SystemExit(f"{len(lines)} workers for {count} nodes")
+    return [[(float(a), float(b)) for a, b in (line.split() for line in worker)] for worker in lines]
+
+
+def note(file: Path, began: float) -> None:
+    """Something of this worker has ended."""
+    with file.open("a") as lines:
+        lines.write(f"{began} {time.time()}\n")
 
 
 def slides_per_s(root: Path, template: Path, count: int, each: int, latency_s: float) -> Rates:
@@ -179,18 +198,10 @@ def slides_per_s(root: Path, template: Path, count: int, each: int, latency_s: f
     table = table_of([template], each * count, root / "slides")
     started = time.time()
     summary = extract(table, PARAMS, root / "store", make_encoder=make, identify=identify)
-    began = [[float(line) for line in file.read_text().split()] for file in notes.iterdir()]
-    if len(began) != count:
-        raise SystemExit(f"{len(began)} workers for {count} nodes")
     each_slide = summary.tiles // len(table)
     print(f"  {len(table)} slides of {each_slide} tiles: {summary.seconds:.0f} s", flush=True)
-    batches = sorted(moment for worker in began for moment in worker)
-    first, last = max(worker[0] for worker in began), min(worker[-1] for worker in began)
     a_slide = -(-each_slide // BATCH)
-    return Rates(
-        sum(first <= moment < last for moment in batches) / (last - first) / a_slide,
-        len(batches) / (batches[-1] + latency_s - started) / a_slide,
-    )
+    return Rates(*(rate / a_slide for rate in rates_of(noted(notes, count), started)))
 
 
 def trials_per_s(search: Path, count: int, each: int, fold_s: float) -> Rates:
@@ -198,18 +209,21 @@ def trials_per_s(search: Path, count: int, each: int, fold_s: float) -> Rates:
     from equipoise.platform.search.tune_runner import run_trials
 
     folds = tuple(Fold(0, index, ("a",), ("b",), ("c",)) for index in range(2))
-    inputs = TrialInputs(settings={"sleep": fold_s}, cases={}, folds=folds, metric="val/mean")
+    notes = search / "notes"
+    notes.mkdir(parents=True)
+    settings = {"sleep": fold_s, "notes": str(notes)}
+    inputs = TrialInputs(settings=settings, cases={}, folds=folds, metric="val/mean")
     params = SearchParams.model_validate({"trials": each * count, "scheduler": "none"})
-    ends: list[float] = []
-    started = time.perf_counter()
+    ended: list[Trial] = []
+    started = time.time()
     run_trials(
         list(range(each * count)), _Planned(), inputs, params, search, started={},
-        training=TrainingParams(), on_end=lambda trial: ends.append(time.perf_counter() - started), run=asleep,
+        training=TrainingParams(), on_end=ended.append, run=asleep,
     )  # fmt: skip
-    if len(ends) != each * count:
-        raise SystemExit(f"{len(ends)} of {each * count} trials ended")
-    print(f"  {len(ends)} trials: {ends[-1]:.0f} s", flush=True)
-    return rates_of(ends, count)
+    if len(ended) != each * count:
+        raise SystemExit(f"{len(ended)} of {each * count} trials ended")
+    print(f"  {len(ended)} trials: {time.time() - started:.0f} s", flush=True)
+    return rates_of(noted(notes, count), started)
 
 
 class _Planned:
@@ -224,6 +238,7 @@ class _Planned:
 
 def asleep(index: int, config: Config, inputs: TrialInputs, search: Path, report: Report) -> None:
     """A trial with the records of a real one, whose folds sleep."""
+    began = time.time()
     run = TrialRun(index, config, inputs, search)
     run.begin()
     for fold in inputs.folds:
@@ -232,6 +247,7 @@ def asleep(index: int, config: Config, inputs: TrialInputs, search: Path, report
         run.add(FoldScore(fold.name, {"val/mean": value}, 1, 1, 1, 0.0, inputs.settings["sleep"]))
         if run.complete:
             run.end("ok")
+            note(Path(inputs.settings["notes"]) / str(os.getpid()), began)
         report(run.step())
 
 
