@@ -87,21 +87,29 @@ def ray_session(options: RayOptions | None = None) -> Iterator[Session]:
             before = signal.getsignal(signal.SIGTERM)
             context = _start_local(options) if where == "local" else _connect(where, address, options)
             _keep_sigterm(before)
-            _STARTED_HERE.append(where == "local")
-            yield Session(where, _url(context.dashboard_url))
+            with _remembered(where):
+                yield Session(where, _url(context.dashboard_url))
         finally:
-            _STARTED_HERE.clear()
             # Disconnects from a cluster; ends only the Ray that ray.init started itself.
             ray.shutdown()
 
 
-#: Whether the open session's Ray was started here; empty while none is open.
-_STARTED_HERE: list[bool] = []
+#: Which Ray the open session uses; empty while none is open.
+_OPEN: list[Where] = []
+
+
+@contextmanager
+def _remembered(where: Where) -> Iterator[None]:
+    _OPEN.append(where)
+    try:
+        yield
+    finally:
+        _OPEN.pop()
 
 
 def may_grow() -> bool:
     """Whether nodes may join the Ray of the open session: not one that was started here."""
-    return _STARTED_HERE != [True]
+    return _OPEN[-1:] != ["local"]
 
 
 def resolve_address(options: RayOptions, environ: Mapping[str, str]) -> tuple[Where, str]:
