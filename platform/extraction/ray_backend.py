@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from equipoise.platform.cluster.pools import cpu_label_selector
+from equipoise.platform.cluster.pools import cpu_label_selector, require_room
+from equipoise.platform.cluster.session import may_grow
 from equipoise.platform.cluster.standard_error import without_lines
 from equipoise.platform.errors import ResourceError
 from equipoise.platform.extraction.chunks import Row
@@ -80,7 +81,8 @@ def run_on_ray(rows: list[Row], stages: Stages, workers: int | None) -> Iterator
     Raises
     ------
     ResourceError
-        If a worker cannot build the encoder, or its encoder differs from the driver's.
+        If a worker cannot build the encoder, its encoder differs from the driver's, its disk is full, or no node holds
+        a worker.
     """
     import ray
     from ray.data import DataContext
@@ -95,7 +97,13 @@ def run_on_ray(rows: list[Row], stages: Stages, workers: int | None) -> Iterator
     # where three of four actors work: one at a time, a large slide would be half done before the pool is complete.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.75
     resources = ray.cluster_resources()
-    gpus = gpu_share(stages.gpus, workers, resources)
+    gpus = gpu_share(stages.gpus, workers, resources, may_grow())
+    require_room(
+        {"CPU": 1.0 - _PLANNER_CPUS, "GPU": gpus},
+        f"a worker of the encoder {stages.label}",
+        where="resources",
+        fix="run where nodes have them, lower resources.gpus_per_worker, or write device: cpu for the encoder",
+    )
     labels = {} if gpus else cpu_label_selector()
     # Of the nodes that Ray Data asks an autoscaler for.
     context.execution_options.label_selector = labels or None
@@ -155,13 +163,16 @@ def pool_size(
     return max(1, min(fitting, maximum, slides)), maximum
 
 
-def gpu_share(wanted: float, workers: int | None, resources: Mapping[str, float]) -> float:
+def gpu_share(
+    wanted: float, workers: int | None, resources: Mapping[str, float], may_grow: bool = True
+) -> float:
     """The share of a GPU to request; 0 if the cluster has none and the study does not say that it will have one.
 
     Ray waits for ever for a resource that no node has. A study that states the maximum size of the pool
-    (``resources.workers``) is taken to run on a cluster that may still start its GPU nodes.
+    (``resources.workers``) is taken to run on a cluster that may still start its GPU nodes, unless Ray was started
+    here.
     """
-    if wanted and not resources.get("GPU") and workers is None:
+    if wanted and not resources.get("GPU") and (workers is None or not may_grow):
         log.warning("this Ray cluster has no GPU: the encoder runs on CPUs, which is slow")
         return 0.0
     return wanted

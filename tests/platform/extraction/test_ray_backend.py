@@ -291,13 +291,14 @@ def test_gpus_of_a_worker(meant: float, given: dict, asked: float | None, expect
 
 
 @pytest.mark.parametrize(
-    ("wanted", "workers", "resources", "expected"),
+    ("wanted", "workers", "resources", "grows", "expected"),
     [
-        (1.0, None, {"CPU": 2.0}, 0.0),
-        (1.0, 8, {"CPU": 2.0}, 1.0),
-        (0.25, None, {"CPU": 2.0, "GPU": 1.0}, 0.25),
-        (0.0, None, {"CPU": 2.0}, 0.0),
+        (1.0, None, {"CPU": 2.0}, True, 0.0),
+        (1.0, 8, {"CPU": 2.0}, True, 1.0),
+        (1.0, 8, {"CPU": 2.0}, False, 0.0),  # this machine gets no GPU any more
+        (0.25, None, {"CPU": 2.0, "GPU": 1.0}, False, 0.25),
+        (0.0, None, {"CPU": 2.0}, True, 0.0),
     ],
 )
-def test_gpu_share(wanted: float, workers: int | None, resources: dict, expected: float) -> None:
-    assert gpu_share(wanted, workers, resources) == expected
+def test_gpu_share(wanted: float, workers: int | None, resources: dict, grows: bool, expected: float) -> None:
+    assert gpu_share(wanted, workers, resources, grows) == expected
