@@ -79,6 +79,10 @@ class CacheLease:
     path: Path
     _lock: BinaryIO | None = None
 
+    def inside(self, name: str) -> CacheLease:
+        """The same lease, for a folder in the copy."""
+        return CacheLease(self.path / name, self._lock)
+
     def release(self) -> None:
         """Allow the copy to be removed when space is needed."""
         if self._lock is not None:

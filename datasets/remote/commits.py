@@ -198,8 +198,7 @@ def copy_of_last_commit(folder: RemoteFolder) -> tuple[Head, CacheLease | None]:
             (entry / inside).mkdir()
             restore(folder, head.commit, entry / inside)
 
-        lease = NodeCache(cache_root() / "runs", cache_limit()).acquire(key, size, fill)
-        return CacheLease(lease.path / inside, lease._lock)
+        return NodeCache(cache_root() / "runs", cache_limit()).acquire(key, size, fill).inside(inside)
 
     return with_last_commit(folder, lambda head: (head, copy(head)))
 

@@ -9,6 +9,7 @@ Ray waits for ever for a node that no pool has: :func:`require_room` refuses suc
 
 from collections.abc import Iterable, Mapping
 
+from equipoise.platform.cluster import session
 from equipoise.platform.errors import ResourceError
 
 #: Label of the nodes of a GPU pool, in cluster.yaml and the files below deploy/.
@@ -70,10 +71,8 @@ def require_room(request: Resources, work: str, *, where: str, fix: str) -> None
     """
     import ray
 
-    from equipoise.platform.cluster.session import may_grow
-
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if lacking := no_room(request, nodes, _node_types(), may_grow()):
+    if lacking := no_room(request, nodes, _node_types(), session.may_grow()):
         raise ResourceError(f"{work} asks for {lacking}", where=where, fix=fix)
 
 
